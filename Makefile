@@ -1,0 +1,60 @@
+# Every target sets up what it needs by itself, in .venv, and again only when pyproject.toml has changed.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Also of the place: an environment that was moved or copied along with the folder does not work.
+FINGERPRINT := $(shell { cat pyproject.toml anomalib_tiled.pth; pwd; } | cksum | tr ' ' '-')
+READY := $(VENV)/ready-$(FINGERPRINT)
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format types clean distclean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
+	@$(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)
+
+test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY) ## Run the tests that train, start processes, or build the package
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY) ## Check rules and format of the code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## Mend what can be mended without thinking
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(READY) ## Check the types of the package
+	@$(BIN)/mypy
+
+clean: ## Remove caches and built packages
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environment too
+	@rm -rf $(VENV)
+
+# pip's errors are printed as they are; of the rest, only what takes long. A second try mends a dropped connection.
+INSTALL = $(BIN)/python -m pip install --prefer-binary --progress-bar off --disable-pip-version-check
+PROGRESS = awk '/Downloading .*[0-9] [MG]B/ { print "  " $$2, $$3, $$4; fflush() }'
+
+$(READY): pyproject.toml anomalib_tiled.pth
+	@command -v $(PYTHON) > /dev/null || { echo "There is no $(PYTHON). Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed, but $(PYTHON) is older. Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; downloads PyTorch, which may take some minutes)"
+	@rm -f $(VENV)/ready-*
+	@$(BIN)/python -c 'import pip' 2> /dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --quiet 'pip>=22.3'
+	@$(INSTALL) --editable '.[dev]' | $(PROGRESS) || { echo "  once more"; $(INSTALL) --editable '.[dev]' | $(PROGRESS); }
+	@touch $@

@@ -1,0 +1,8 @@
+"""``python -m anomalib_tiled``: the same commands as ``anomalib tiled``."""
+
+import sys
+
+from anomalib_tiled.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""The options of each command, and the settings they add up to."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import anomalib.data
+import anomalib.models
+import yaml
+from anomalib.data import AnomalibDataModule
+from anomalib.models import AnomalibModule
+from jsonargparse import ActionConfigFile, ArgumentParser
+from lightning.pytorch import Trainer
+
+from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.training.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jsonargparse import Namespace
+
+DEFAULTS = {
+    "merging": {"class_path": "anomalib_tiled.stages.merging.Mean"},
+    "scoring": {"class_path": "anomalib_tiled.stages.scoring.Max"},
+    "seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"},
+    "normalization.method": {"class_path": "anomalib_tiled.stages.normalization.MinMax"},
+    "thresholding.method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
+    "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+}
+
+KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thresholding"}
+"""The kind of plugin that a setting takes, where it is not the setting's own name."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors say what is allowed and what is nearest."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing a page of usage.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(_explained(self, message)) from ex
+
+
+def fit_parser(prog: str) -> Parser:
+    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
+    find_plugins()  # a class is found by its short name once its module is loaded
+    parser = Parser(prog=prog, description="Every setting may stand in the file, on the command line, or both.")
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
+    parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
+    parser.add_argument(
+        "--seed_everything", type=bool | int, default=True, help="Seed of the split and of every tile; true draws one."
+    )
+    parser.add_argument("--default_root_dir", type=str, default="results", help="Folder that run folders are made in.")
+    parser.add_class_arguments(TilingSettings, "tiling")
+    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=True)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    _add_stages(parser)
+    parser.add_class_arguments(MetricSettings, "metrics")
+    parser.add_subclass_arguments(Workers, "workers")
+    parser.add_argument(
+        "--cache", type=CacheSettings | None, default=CacheSettings(), help="Decoded images; null decodes on the fly."
+    )
+    parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
+    parser.set_defaults(DEFAULTS)
+    return parser
+
+
+def test_parser(prog: str) -> Parser:
+    """Give the options of ``test``."""
+    parser = run_parser(prog, "Measure a run on its test images, or on others.")
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
+    parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
+    return parser
+
+
+def run_parser(prog: str, description: str) -> Parser:
+    """Give the options of commands that only need a run folder."""
+    parser = Parser(prog=prog, description=description)
+    parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
+    return parser
+
+
+def plain_parser(prog: str, description: str) -> Parser:
+    """Give the options of commands that need none."""
+    return Parser(prog=prog, description=description)
+
+
+def settings_from(parser: Parser, parsed: Namespace) -> Settings:
+    """Turn parsed arguments into settings.
+
+    Raises:
+        ConfigurationError: Settings contradict each other.
+    """
+    mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
+    for key in ("config", "ckpt_dir"):
+        mapping.pop(key, None)
+    if isinstance(mapping["seed_everything"], bool):
+        mapping["seed_everything"] = secrets.randbelow(2**32)
+    return Settings.from_mapping(mapping)
+
+
+def _add_stages(parser: Parser) -> None:
+    parser.add_subclass_arguments(Merger, "merging", help="Joins tile maps to image maps.")
+    parser.add_subclass_arguments(Scorer, "scoring", help="Makes an image score of tile scores.")
+    parser.add_argument("--seam_smoothing", type=SeamSmoother | None, help="Smooths maps where tiles meet; or null.")
+    parser.add_argument(
+        "--normalization.stage", type=Literal["tile", "image", "none"], default="image", help="Where to normalize."
+    )
+    parser.add_subclass_arguments(Normalizer, "normalization.method", help="Brings scores to [0, 1].")
+    parser.add_argument(
+        "--thresholding.stage", type=Literal["tile", "image"], default="image", help="Where to threshold."
+    )
+    parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
+
+
+def _explained(parser: Parser, message: str) -> str:
+    """Add to a message of jsonargparse which names are allowed."""
+    if found := re.search(r"Group '(\S+)' does not accept option '(\S+)'", message):
+        group, name = found.groups()
+        return f"{group} has no setting {name!r}. {allowed_names(name, _settings_of(parser, group))}"
+    if found := re.search(r"Option '(\S+)' is not accepted", message):
+        return _unknown_setting(parser, found[1])
+    if found := re.search(r"Unrecognized arguments: --([^\s=]+)", message):
+        return _unknown_setting(parser, found[1])
+    if found := re.search(r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL):
+        key, name = found.groups()
+        return f"There is no {name!r} for {key}. {allowed_names(name, _classes_for(key))} Or give a dotted class path."
+    return message
+
+
+def _unknown_setting(parser: Parser, name: str) -> str:
+    first, _, rest = name.partition(".")
+    top = _settings_of(parser, "")
+    if first not in top:
+        where, wrong, allowed = "", first, top
+    elif rest and (inner := _settings_of(parser, first)):
+        where, wrong, allowed = f"{first} has no setting", rest, inner
+    else:
+        where, wrong, allowed = "", name, top
+    return f"{where or 'There is no setting'} {wrong!r}. {allowed_names(wrong, allowed)}"
+
+
+def _settings_of(parser: Parser, group: str) -> list[str]:
+    """Give the names of the settings in a group, or of the whole configuration."""
+    prefix = f"{group}." if group else ""
+    names = {action.dest[len(prefix) :].partition(".")[0] for action in parser._actions if action.dest.startswith(prefix)}  # noqa: SLF001, E501  # argparse has no public list of its options
+    return sorted(names - {"help", "print_config", ""})
+
+
+def _classes_for(key: str) -> Iterable[str]:
+    bases = {"model": (AnomalibModule, anomalib.models), "data": (AnomalibDataModule, anomalib.data)}
+    if key in bases:
+        base, module = bases[key]
+        return [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+    return [choice.name for choice in find_plugins().of(KIND_OF.get(key, key))]

@@ -1,0 +1,219 @@
+"""Stages and what they learn from the validation images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
+from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.thresholding import Thresholder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.config import Settings
+
+Place = Literal["tile", "image", "none"]
+NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")
+THRESHOLDING_PLACES: tuple[Place, ...] = ("tile", "image")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of an ensemble and where they are applied.
+
+    Args:
+        merger: From tile maps to image maps.
+        scorer: From tile scores to image scores.
+        smoother: Smooths maps near seams; ``None`` for no smoothing.
+        normalizer: From raw scores to scores in [0, 1].
+        thresholder: Finds the score above which is anomalous.
+        normalize_at: ``tile``, ``image`` or ``none``.
+        threshold_at: ``tile`` or ``image``.
+    """
+
+    merger: Merger
+    scorer: Scorer
+    smoother: SeamSmoother | None
+    normalizer: Normalizer
+    thresholder: Thresholder
+    normalize_at: Place
+    threshold_at: Place
+
+    @classmethod
+    def build(cls, settings: Settings) -> Stages:
+        """Make the stages that a configuration names.
+
+        Raises:
+            ConfigurationError: A stage refuses its arguments, or a place is none of the allowed ones.
+        """
+        smoothing = settings.seam_smoothing
+        return cls(
+            merger=settings.merging.build(Merger),  # type: ignore[type-abstract]
+            scorer=settings.scoring.build(Scorer),  # type: ignore[type-abstract]
+            smoother=None if smoothing is None else smoothing.build(SeamSmoother),  # type: ignore[type-abstract]
+            normalizer=settings.normalization.method.build(Normalizer),  # type: ignore[type-abstract]
+            thresholder=settings.thresholding.method.build(Thresholder),  # type: ignore[type-abstract]
+            normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
+            threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
+        )
+
+    @property
+    def learn_from_tiles(self) -> bool:
+        """Whether something is learned for each tile."""
+        return "tile" in {self.normalize_at, self.threshold_at}
+
+    @property
+    def learn_from_images(self) -> bool:
+        """Whether something is learned from whole images."""
+        return "image" in {self.normalize_at, self.threshold_at}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned of one scale of scores.
+
+    Args:
+        threshold: Score above which is anomalous, on the scale before normalization.
+        normalization: What the normalizer learned; ``None`` if scores are not normalized here.
+    """
+
+    threshold: float
+    normalization: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Level:
+    """What was learned of one tile, or of whole images.
+
+    Args:
+        scores: Scale of the scores.
+        maps: Scale of the anomaly maps.
+    """
+
+    scores: Learned
+    maps: Learned
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything that the stages learned, as plain numbers.
+
+    Args:
+        image: What was learned of whole images; ``None`` if nothing was.
+        tiles: What was learned of each tile, by its name; empty if nothing was.
+        notes: What a reader of the results should know about how it was learned.
+    """
+
+    image: Level | None = None
+    tiles: dict[str, Level] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Give what ``calibration.json`` holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, object]) -> Calibration:
+        """Rebuild a calibration from what ``calibration.json`` holds.
+
+        Raises:
+            RunFolderError: The content was altered.
+        """
+        try:
+            image, tiles, notes = content["image"], content["tiles"], content["notes"]
+            return cls(
+                image=None if image is None else _level(image),
+                tiles={name: _level(level) for name, level in tiles.items()},  # type: ignore[attr-defined]
+                notes=tuple(notes),  # type: ignore[arg-type]
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"calibration.json was altered ({error!r}). Delete it and run fit --ckpt_dir again."
+            raise RunFolderError(message) from error
+
+
+class Observed:
+    """Distributions of the validation scores of one tile, or of whole images."""
+
+    def __init__(self) -> None:
+        self.scores = ExactScores()
+        self.maps = ScoreDistribution()
+        self._every_mask_known = True
+
+    def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
+        """Count the predictions of a batch.
+
+        Args:
+            scores: Shape (batch,).
+            maps: Shape (batch, 1, height, width), or ``None``.
+            truth: Labels and masks.
+        """
+        self.scores.add(scores.cpu().numpy(), truth.labels)
+        if maps is not None:
+            masks = truth.masks
+            self._every_mask_known &= masks is not None
+            anomalous = torch.zeros(maps.shape, dtype=torch.bool).numpy() if masks is None else masks
+            self.maps.add(maps.squeeze(1).cpu().numpy(), anomalous.reshape(maps.squeeze(1).shape))
+
+    def learn(self, stages: Stages, *, normalize: bool) -> Level:
+        """Let thresholder and normalizer learn.
+
+        Without masks the threshold of the scores serves for the maps too, as in anomalib.
+        """
+        threshold = stages.thresholder.learn(self.scores)
+        scores = _learned(stages, self.scores, threshold, normalize=normalize)
+        if self.maps.empty:
+            return Level(scores, scores)
+        if self._every_mask_known:
+            threshold = stages.thresholder.learn(self.maps)
+        return Level(scores, _learned(stages, self.maps, threshold, normalize=normalize))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a batch.
+
+    Args:
+        labels: Whether each image (or tile) is anomalous, shape (batch,).
+        masks: Which pixels are, shape (batch, height, width); ``None`` if unknown.
+    """
+
+    labels: NDArray[np.bool_]
+    masks: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, labels: torch.Tensor | None, masks: torch.Tensor | None, batch: int) -> Truth:
+        """Read the truth of a batch; what has no label counts as normal."""
+        known = torch.zeros(batch, dtype=torch.bool) if labels is None else labels.bool().cpu()
+        return cls(known.numpy(), None if masks is None else masks.bool().cpu().numpy())
+
+    def cut(self, rows: slice, columns: slice) -> Truth:
+        """Give the truth of a rectangle: anomalous if a pixel in it is, or the whole image if there are no masks."""
+        if self.masks is None:
+            return self
+        masks = self.masks[:, rows, columns]
+        return Truth(masks.any(axis=(1, 2)), masks)
+
+
+def _learned(stages: Stages, scores: ScoreDistribution, threshold: float, *, normalize: bool) -> Learned:
+    return Learned(threshold, stages.normalizer.learn(scores, threshold) if normalize else None)
+
+
+def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:
+    for place in allowed:
+        if place == given:
+            return place
+    message = f"{setting}.stage cannot be {given!r}. {allowed_names(given, allowed)}"
+    raise ConfigurationError(message)
+
+
+def _level(content: dict[str, dict[str, object]]) -> Level:
+    return Level(Learned(**content["scores"]), Learned(**content["maps"]))  # type: ignore[arg-type]

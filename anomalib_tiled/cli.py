@@ -1,0 +1,102 @@
+"""The commands: from text to settings, and the only place that prints errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import TiledError, allowed_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, loaded only when it is used: anomalib takes seconds to import.
+
+    Args:
+        name: What the user types.
+        help: What it does, in a line.
+        function: Name of the function in ``anomalib_tiled.commands``.
+    """
+
+    name: str
+    help: str
+    function: str
+
+    def load(self) -> Callable[[Sequence[str], str], None]:
+        """Import the function."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
+            function: Callable[[Sequence[str], str], None] = getattr(
+                import_module("anomalib_tiled.commands"), self.function
+            )
+        return function
+
+
+COMMANDS = (
+    Command("fit", "Train a model for every tile location and calibrate; or go on with an interrupted run.", "fit"),
+    Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
+    Command("train", "Fit, then test.", "train"),
+    Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
+    Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
+)
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled") -> int:
+    """Run a command.
+
+    Args:
+        arguments: What the user typed after the program's name; ``None`` for the arguments of this process.
+        prog: The program's name in help and messages.
+
+    Returns:
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 1 anything else.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(given, prog)
+    except TiledError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # errors are for the terminal
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)  # noqa: T201  # errors are for the terminal
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _run(given: list[str], prog: str) -> None:
+    if not given or given[0] in {"-h", "--help"}:
+        _overview(prog).print_help()
+        return
+    for command in COMMANDS:
+        if command.name == given[0]:
+            command.load()(given[1:], f"{prog} {command.name}")
+            return
+    message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
+    raise TiledError(message)
+
+
+def _overview(prog: str) -> ArgumentParser:
+    """Give the page that lists the commands."""
+    width = max(len(command.name) for command in COMMANDS)
+    listed = "\n".join(f"  {command.name:<{width}}  {command.help}" for command in COMMANDS)
+    return ArgumentParser(
+        prog=prog,
+        usage=f"{prog} COMMAND [options]",
+        description="Train and test one anomaly model per tile of large images.",
+        epilog=f"commands:\n{listed}\n\n`{prog} COMMAND --help` shows the options of a command.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )

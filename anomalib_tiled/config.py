@@ -1,0 +1,235 @@
+"""Settings: what the user's configuration says, as values that the rest of the package reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.grid import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+# Values as YAML holds them: the one place where a setting may be anything, because a third party's class defines it.
+Plain = Any
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class and its arguments, as written in a configuration.
+
+    Args:
+        class_path: Dotted path of the class.
+        init_args: Its arguments as YAML holds them.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Plain] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the class without its module."""
+        return self.class_path.rpartition(".")[2]
+
+    def build(self, base: type[T], make: Callable[..., T] | None = None) -> T:
+        """Make the object, its arguments converted and nested classes built as their types say.
+
+        Args:
+            base: A base class of the class.
+            make: Called as ``make(class, **arguments)`` instead of the class itself.
+
+        Raises:
+            ConfigurationError: The class does not take these arguments, or refuses their values.
+        """
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(base, "object", fail_untyped=False)
+        if make is not None:
+            parser.add_instantiator(make, base, subclasses=True)
+        try:
+            parsed = parser.parse_object({"object": asdict(self)}, defaults=False)
+            return cast("T", parser.instantiate_classes(parsed).object)
+        except (TypeError, ValueError) as error:
+            message = f"{self.class_path} cannot be made with the arguments {dict(self.init_args)}: {error}"
+            raise ConfigurationError(message) from error
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How images are cut.
+
+    Args:
+        image_size: Height and width in pixels that images are resized to; one number for a square;
+            null for the images' own size.
+        tile_size: Height and width of a tile in pixels; one number for a square.
+        stride: Distance between the starts of neighbouring tiles in pixels, [height, width] or one number for both;
+            null for the tile size, that is no overlap.
+    """
+
+    tile_size: int | tuple[int, int]
+    image_size: int | tuple[int, int] | None = None
+    stride: int | tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class StageAt:
+    """A stage and where on the way it is applied.
+
+    Args:
+        stage: ``tile``, ``image`` or ``none``.
+        method: The stage.
+    """
+
+    stage: str
+    method: ClassSpec
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """What the test images are measured with.
+
+    Args:
+        image: Names or dotted class paths of metrics of image scores.
+        pixel: Names or dotted class paths of metrics of anomaly maps; left out where there are no masks.
+    """
+
+    image: tuple[str, ...] = ("AUROC", "F1Score")
+    pixel: tuple[str, ...] = ("AUROC", "F1Score")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where decoded images are kept.
+
+    Args:
+        directory: Folder of the cache, shared by all runs and safe to delete;
+            null for the folder ``cache`` in ``default_root_dir``.
+    """
+
+    directory: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration.
+
+    Args:
+        seed_everything: Seed of the split and of every tile.
+        default_root_dir: Folder that run folders are made in.
+        tiling: How images are cut.
+        model: Class and arguments of the model.
+        data: Class and arguments of the data module.
+        trainer: Arguments of Lightning's ``Trainer``.
+        merging: Class and arguments of the merger.
+        scoring: Class and arguments of the scorer.
+        seam_smoothing: Class and arguments of the seam smoother; ``None`` for no smoothing.
+        normalization: Normalizer and its place.
+        thresholding: Thresholder and its place.
+        metrics: What the test images are measured with.
+        workers: Class and arguments of what trains the tiles.
+        cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
+        visualize: Whether ``test`` draws pictures.
+    """
+
+    seed_everything: int
+    default_root_dir: str
+    tiling: TilingSettings
+    model: ClassSpec
+    data: ClassSpec
+    trainer: Mapping[str, Plain]
+    merging: ClassSpec
+    scoring: ClassSpec
+    seam_smoothing: ClassSpec | None
+    normalization: StageAt
+    thresholding: StageAt
+    metrics: MetricSettings
+    workers: ClassSpec
+    cache: CacheSettings | None
+    visualize: bool
+
+    @property
+    def cache_directory(self) -> Path | None:
+        """Folder of the image cache; ``None`` for no cache."""
+        if self.cache is None:
+            return None
+        return Path(self.cache.directory or Path(self.default_root_dir) / "cache")
+
+    @property
+    def training_hash(self) -> str:
+        """Fingerprint of everything that decides what a trained tile looks like."""
+        parts = (self.seed_everything, self.tiling, self.model, self.data, dict(self.trainer))
+        content = json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts])
+        return blake2b(content.encode(), digest_size=8).hexdigest()
+
+    def to_yaml(self) -> str:
+        """Write the settings in the form that ``--config`` reads."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
+        """Read settings from what a configuration file holds, every key present.
+
+        Raises:
+            ConfigurationError: A key is unknown or missing.
+        """
+        _check_keys(mapping, {each.name for each in fields(cls)})
+        return cls(
+            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize")},
+            tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
+            model=_spec(mapping["model"]),
+            data=_spec(mapping["data"]),
+            trainer=dict(mapping["trainer"] or {}),
+            merging=_spec(mapping["merging"]),
+            scoring=_spec(mapping["scoring"]),
+            seam_smoothing=None if mapping["seam_smoothing"] is None else _spec(mapping["seam_smoothing"]),
+            normalization=_stage_at(mapping["normalization"]),
+            thresholding=_stage_at(mapping["thresholding"]),
+            metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
+            workers=_spec(mapping["workers"]),
+            cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
+        )
+
+
+def as_size(value: int | Sequence[int]) -> Size:
+    """Read a size: one number for a square, or height and width."""
+    return Size(value, value) if isinstance(value, int) else Size(*value)
+
+
+def _check_keys(mapping: Mapping[str, Plain], expected: set[str]) -> None:
+    for key in mapping:
+        if key not in expected:
+            message = f"There is no setting {key!r}. {allowed_names(key, expected)}"
+            raise ConfigurationError(message)
+    if missing := expected - set(mapping):
+        message = f"The configuration lacks {', '.join(sorted(missing))}."
+        raise ConfigurationError(message)
+
+
+def _spec(mapping: Mapping[str, Plain]) -> ClassSpec:
+    return ClassSpec(mapping["class_path"], dict(mapping.get("init_args") or {}))
+
+
+def _stage_at(mapping: Mapping[str, Plain]) -> StageAt:
+    return StageAt(mapping["stage"], _spec(mapping["method"]))
+
+
+def _tupled(value: Plain) -> Plain:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Plain) -> Plain:
+    """Turn tuples and mappings into what YAML writes as lists and objects."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value

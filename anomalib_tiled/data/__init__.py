@@ -1,0 +1,20 @@
+"""Data: the split, the image cache, tiles of images, and demonstration images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomalib_tiled.data.boards import DemoBoards
+
+__all__ = ["DemoBoards"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the demonstration images only when they are asked for."""
+    if name == "DemoBoards":
+        from anomalib_tiled.data.boards import DemoBoards  # noqa: PLC0415  # importing anomalib takes seconds
+
+        return DemoBoards
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

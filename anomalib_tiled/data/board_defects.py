@@ -1,0 +1,152 @@
+"""What goes wrong on a circuit board, and the mask of the pixels that it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from anomalib_tiled.data.board_drawing import Board, develop
+from anomalib_tiled.data.board_layout import Point
+from anomalib_tiled.data.board_parts import MARGIN
+from anomalib_tiled.data.board_pen import Pen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+VISIBLE = 8
+"""Smallest change of a colour channel, of 255 steps, that belongs to a defect."""
+
+MOST_PER_IMAGE = 3
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Where a defect is done.
+
+    Args:
+        board: The board that the canvas shows.
+        pen: Draws on the canvas.
+        random: Where places and shapes come from.
+    """
+
+    board: Board
+    pen: Pen
+    random: Generator
+
+    def anywhere(self, margin: float) -> Point:
+        """Choose a place at least ``margin`` units from the border."""
+        frame = self.board.layout.frame.grown(-margin)
+        return Point(self.random.uniform(frame.left, frame.right), self.random.uniform(frame.top, frame.bottom))
+
+    def on_trace(self) -> Point:
+        """Choose a place on a trace, and so beside all parts."""
+        trace = self.board.traces[self.random.integers(len(self.board.traces))]
+        return trace[self.random.integers(1, len(trace) - 1)]
+
+    def blob(self, centre: Point, width: float, height: float) -> list[Point]:
+        """Draw up a rough ellipse, ``width`` and ``height`` in units."""
+        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        reach = self.random.uniform(0.75, 1.0, size=angles.size) / 2
+        return [
+            Point(centre.x + width * part * np.cos(angle), centre.y + height * part * np.sin(angle))
+            for part, angle in zip(reach, angles, strict=True)
+        ]
+
+
+def spoil(
+    board: Board, canvas: Image.Image, *, kind: str, random: Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Do one to three defects of a kind to a populated board.
+
+    Args:
+        board: The board that the canvas shows.
+        canvas: The board with all its parts; stays as it is.
+        kind: One of ``DEFECTS``.
+        random: Where number, places and shapes come from.
+
+    Returns:
+        The picture, shape (height, width, 3), and the mask of the pixels in which it differs from the picture without
+        defects, shape (height, width). What would be too faint to see is left out of both.
+    """
+    spoilt = canvas.copy()
+    for _ in range(random.integers(1, MOST_PER_IMAGE, endpoint=True)):
+        DEFECTS[kind](Damage(board, Pen(spoilt, board.scale), random))
+    before, after = develop(canvas), develop(spoilt)
+    mask = np.abs(after.astype(np.int16) - before).max(axis=2) >= VISIBLE
+    return np.where(mask[:, :, None], after, before), mask
+
+
+def _scratch(damage: Damage) -> None:
+    """Draw a bent line of bare metal, 60 to 130 units long."""
+    start, angle = damage.anywhere(margin=90), damage.random.uniform(0, 2 * np.pi)
+    length, bend = damage.random.uniform(60, 130), damage.random.uniform(-0.9, 0.9)
+    points = [start]
+    for step in range(12):
+        direction = angle + bend * step / 12
+        points.append(
+            Point(points[-1].x + length / 12 * np.cos(direction), points[-1].y + length / 12 * np.sin(direction))
+        )
+    damage.pen.line(points, (78, 66, 40), width=6)
+    damage.pen.line(points, (202, 192, 160), width=3.5)
+
+
+def _missing_part(damage: Damage) -> None:
+    """Take a resistor or capacitor away: the bare board shows."""
+    small = [part for part in damage.board.layout.parts if part.kind in {"resistor", "capacitor"}]
+    frame = small[damage.random.integers(len(small))].body.grown(MARGIN / 2)
+    scale = damage.board.scale
+    corner = (max(0, round(frame.left * scale)), max(0, round(frame.top * scale)))
+    pixels = (*corner, round(frame.right * scale), round(frame.bottom * scale))
+    damage.pen.canvas.paste(damage.board.bare.crop(pixels), corner)
+
+
+def _solder_bridge(damage: Damage) -> None:
+    """Join two or three neighbouring pins of a chip by a drop of tin."""
+    chips = [part for part in damage.board.layout.parts if part.kind == "chip"]
+    pads = chips[damage.random.integers(len(chips))].pads
+    first = damage.random.choice(
+        [place for place in range(len(pads) - 1) if pads[place].outwards == pads[place + 1].outwards]
+    )
+    ends = pads[first].box.centre, pads[first + 1].box.centre
+    centre = Point((ends[0].x + ends[1].x) / 2, (ends[0].y + ends[1].y) / 2)
+    width, height = 22 + abs(ends[0].x - ends[1].x) / 2, 22 + abs(ends[0].y - ends[1].y) / 2
+    damage.pen.polygon(damage.blob(centre, width + 4, height + 4), (84, 86, 88))
+    damage.pen.polygon(damage.blob(centre, width, height), (182, 186, 190))
+    damage.pen.disc(Point(centre.x - 4, centre.y - 4), (212, 212, 212), radius=3.5)
+
+
+def _burnt_spot(damage: Damage) -> None:
+    """Blacken a round spot of the board, 30 to 56 units across, with a soft edge."""
+    centre, across = damage.on_trace(), damage.random.uniform(30, 56)
+    scale = damage.board.scale
+    veil = Image.new("L", (round(2 * across * scale),) * 2)
+    pen = Pen(veil, scale, Point(centre.x - across, centre.y - across))
+    pen.polygon(damage.blob(centre, across * 1.15, across), 150)
+    pen.polygon(damage.blob(centre, across * 0.8, across * 0.7), 235)
+    veil = veil.filter(ImageFilter.GaussianBlur(2.5 * scale))
+    corner = (round((centre.x - across) * scale), round((centre.y - across) * scale))
+    damage.pen.canvas.paste((44, 26, 14), (*corner, corner[0] + veil.width, corner[1] + veil.height), veil)
+
+
+def _cut_trace(damage: Damage) -> None:
+    """Gouge a trace out of the board, down to the resin, its torn ends bare."""
+    centre = damage.on_trace()
+    width, height = damage.random.uniform(20, 38, size=2)
+    damage.pen.polygon(damage.blob(centre, width + 8, height + 8), (206, 152, 104))
+    damage.pen.polygon(damage.blob(centre, width, height), (146, 128, 78))
+    damage.pen.polygon(damage.blob(centre, width * 0.6, height * 0.6), (120, 102, 60))
+
+
+DEFECTS: dict[str, Callable[[Damage], None]] = {
+    "scratch": _scratch,
+    "missing_part": _missing_part,
+    "solder_bridge": _solder_bridge,
+    "burnt_spot": _burnt_spot,
+    "cut_trace": _cut_trace,
+}

@@ -1,0 +1,124 @@
+"""Reading images and masks, and checking them before any work is done."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.data.split import Split
+
+    Pixels = NDArray[np.uint8]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "is no image that can be read" if isinstance(error, UnidentifiedImageError) else f"is damaged ({error})"
+        message = f"{path} {reason}. Replace it or take it out of the data set."
+        raise DataError(message) from error
+
+
+def read_image(path: Path, size: Size) -> Pixels:
+    """Read an image as anomalib does: converted to RGB, as 8 bits per channel.
+
+    Args:
+        path: The image.
+        size: Height and width to resize to, if the image has another size.
+
+    Returns:
+        Pixels of shape (height, width, 3).
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    with _naming(path), Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    channels_first = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    return np.ascontiguousarray(resize(channels_first, list(size), antialias=True).permute(1, 2, 0).numpy())
+
+
+def read_mask(path: Path, size: Size) -> Pixels:
+    """Read a mask as anomalib does: 1 where the grey value is not zero.
+
+    Args:
+        path: The mask.
+        size: Height and width to resize to, if the mask has another size; nearest pixel.
+
+    Returns:
+        Zeros and ones of shape (height, width).
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    with _naming(path), Image.open(path) as image:
+        mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
+    if mask.shape == tuple(size):
+        return mask
+    return resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0].numpy()
+
+
+def size_of(path: Path) -> Size:
+    """Give height and width of an image from its header, without decoding it.
+
+    Raises:
+        DataError: The file is no image.
+    """
+    with _naming(path), Image.open(path) as image:
+        return Size(image.height, image.width)
+
+
+def common_size(split: Split, image_size: Size | None) -> Size:
+    """Give the size that all images have on their way through the ensemble.
+
+    Args:
+        split: All images and masks; every header is read.
+        image_size: Size that images are resized to; ``None`` if they keep their own.
+
+    Raises:
+        DataError: A file is no image, a mask has another size than its image, or images that keep their own size
+            have several.
+    """
+    sizes = {sample.image_path: size_of(sample.image_path) for sample in split.samples}
+    for sample in split.samples:
+        if sample.mask_path is not None:
+            _check_mask(sample.mask_path, sample.image_path, sizes[sample.image_path])
+    if image_size is not None:
+        return image_size
+    examples = {size: path for path, size in sizes.items()}
+    if len(examples) > 1:
+        listed = "; ".join(f"{size} ({path.name})" for size, path in sorted(examples.items())[:5])
+        message = (
+            f"All images must have one size where tiling.image_size is null, but there are {len(examples)}: {listed}. "
+            "Set tiling.image_size to [height, width], and images are resized to it."
+        )
+        raise DataError(message)
+    return next(iter(examples))
+
+
+def _check_mask(mask_path: Path, image_path: Path, image_size: Size) -> None:
+    mask_size = size_of(mask_path)
+    if mask_size != image_size:
+        message = (
+            f"A mask must have the size of its image: {mask_path} has {mask_size} pixels (height x width), "
+            f"{image_path} has {image_size}. Replace the mask."
+        )
+        raise DataError(message)

@@ -1,0 +1,160 @@
+"""Images and tiles of images as anomalib's models take them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.data import ImageBatch, ImageItem
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from torchvision.tv_tensors import Image, Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anomalib.data import AnomalibDataModule
+    from torchvision.transforms.v2 import Transform
+
+    from anomalib_tiled.data.cache import PixelSource
+    from anomalib_tiled.data.split import Sample, Split, Subset
+    from anomalib_tiled.grid import Tile, TileGrid
+
+
+class AreaDataset(Dataset[ImageItem]):
+    """One rectangle of every image: a tile, or the whole.
+
+    Args:
+        source: Where pixels come from.
+        samples: The images.
+        area: Rows and columns of the rectangle in pixels.
+        grid: The grid that the rectangle belongs to.
+        augmentations: Applied to whole images before the rectangle is cut out of them.
+    """
+
+    def __init__(
+        self,
+        source: PixelSource,
+        samples: Sequence[Sample],
+        *,
+        area: tuple[slice, slice],
+        grid: TileGrid,
+        augmentations: Transform | None = None,
+    ) -> None:
+        self.source = source
+        self.samples = samples
+        self.area = area
+        self.whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
+        self.augmentations = augmentations
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Give one image with the label of the rectangle, not of the whole image, where there is a mask."""
+        sample = self.samples[index]
+        image, mask = self._tensors(sample)
+        label = sample.label if mask is None else int(mask.any())
+        return ImageItem(
+            image=image,
+            gt_mask=mask,
+            gt_label=None if label is None else torch.tensor(label),
+            image_path=str(sample.image_path),
+            mask_path="" if sample.mask_path is None else str(sample.mask_path),
+        )
+
+    def _tensors(self, sample: Sample) -> tuple[Image, Mask | None]:
+        if self.augmentations is None:
+            return _as_tensors(self.source, sample, self.area)
+        image, mask = self.augmentations(*_as_tensors(self.source, sample, self.whole))
+        rows, columns = self.area
+        return Image(image[:, rows, columns]), None if mask is None else Mask(mask[rows, columns])
+
+
+def image_loader(
+    source: PixelSource, samples: Sequence[Sample], grid: TileGrid, *, batch_size: int, augmentations: Transform | None
+) -> DataLoader[ImageItem]:
+    """Load whole images, a batch at a time, in order.
+
+    Args:
+        source: Where pixels come from.
+        samples: The images.
+        grid: The grid that gives their size.
+        batch_size: Images per batch.
+        augmentations: Applied to the images.
+    """
+    whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
+    dataset = AreaDataset(source, samples, area=whole, grid=grid, augmentations=augmentations)
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+
+
+class TileDataModule(LightningDataModule):
+    """One tile location of all images, as a data module that models may ask for its loaders.
+
+    Args:
+        source: Where pixels come from.
+        split: All images.
+        grid: The grid.
+        tile: The tile location.
+        datamodule: The user's data module: name, category, batch sizes and augmentations are taken from it.
+    """
+
+    def __init__(
+        self, source: PixelSource, split: Split, *, grid: TileGrid, tile: Tile, datamodule: AnomalibDataModule
+    ) -> None:
+        super().__init__()
+        self.name = datamodule.name
+        self.category = datamodule.category
+        self.train_batch_size = datamodule.train_batch_size
+        self.eval_batch_size = datamodule.eval_batch_size
+        augmentations: Mapping[Subset, Transform | None] = {
+            "train": datamodule.train_augmentations,
+            "val": datamodule.val_augmentations,
+            "test": datamodule.test_augmentations,
+        }
+        self._datasets = {
+            subset: AreaDataset(
+                source, split.subset(subset), area=(tile.rows, tile.columns), grid=grid, augmentations=transform
+            )
+            for subset, transform in augmentations.items()
+        }
+
+    def train_dataloader(self) -> DataLoader[ImageItem]:
+        """Training tiles in random order."""
+        return self._loader("train", self.train_batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[ImageItem]:
+        """Validation tiles; the training tiles if there are no validation images."""
+        return self._loader("val" if len(self._datasets["val"]) else "train", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[ImageItem]:
+        """Test tiles."""
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
+        # No loader processes: a tile is read in a fraction of the time that handing it between processes takes.
+        dataset = self._datasets[subset]
+        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def collate(items: Sequence[ImageItem]) -> ImageBatch:
+    """Join images to a batch; what is unknown for one of them is left out for all."""
+    return ImageBatch(
+        image=torch.stack([item.image for item in items]),
+        gt_mask=_stacked([item.gt_mask for item in items]),
+        gt_label=_stacked([item.gt_label for item in items]),
+        image_path=[item.image_path for item in items],
+        mask_path=[item.mask_path for item in items],
+    )
+
+
+def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.stack(known) if len(known) == len(values) else None
+
+
+def _as_tensors(source: PixelSource, sample: Sample, area: tuple[slice, slice]) -> tuple[Image, Mask | None]:
+    pixels = torch.from_numpy(source.image(sample, *area)).permute(2, 0, 1)
+    mask = source.mask(sample, *area)
+    return Image(pixels.to(torch.float32) / 255), None if mask is None else Mask(torch.from_numpy(mask))

@@ -1,0 +1,292 @@
+"""All tile models and the stages as one anomalib model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import InferenceBatch
+from anomalib.models import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import ImageVisualizer
+from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_tiled.calibration import Calibration, Learned, Stages
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.memory import available_memory
+from anomalib_tiled.tile_model import TilePrediction, predict_tile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anomalib.data import ImageBatch
+    from anomalib.metrics import Evaluator
+
+    from anomalib_tiled.grid import Tile, TileGrid
+
+SHARE_OF_MEMORY = 0.5
+"""Share of the memory free at the start that tile models may take up."""
+
+SMALLEST = 1e-12
+"""Keeps a division by zero away where a threshold is 0 or 1."""
+
+
+class TileModels:
+    """The tile models: as many as the budget allows stay in memory, the others are loaded each time.
+
+    Tiles are asked for in the same order again and again, so keeping the first ones beats keeping the last ones.
+    Weights that are equal in all tiles, a frozen backbone for example, are held once.
+
+    Args:
+        load: Loads the model of a tile.
+        budget: Memory that models may take up, in bytes; ``None`` for half of what is free now.
+    """
+
+    def __init__(self, load: Callable[[Tile], AnomalibModule], budget: int | None = None) -> None:
+        self.budget = int(available_memory() * SHARE_OF_MEMORY) if budget is None else budget
+        self.held = 0
+        self._load = load
+        self._kept: dict[str, AnomalibModule] = {}
+        self._shared: dict[str, torch.Tensor] = {}
+
+    def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
+        """Give the model of a tile on a device, ready to predict."""
+        if tile.name in self._kept:
+            return self._kept[tile.name].to(device)
+        model = self._load(tile).to(device).eval()
+        needed = self._share_equal_weights(model)
+        if self.held + needed <= self.budget:
+            self._kept[tile.name] = model
+            self.held += needed
+        return model
+
+    def _share_equal_weights(self, model: AnomalibModule) -> int:
+        """Replace weights by those of the first model where they are equal; give the bytes that are the model's own."""
+        own = 0
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            first = self._shared.setdefault(name, tensor.data)
+            if first is not tensor.data and _equal(first, tensor.data):
+                tensor.data = first
+            else:
+                own += tensor.numel() * tensor.element_size()
+        return own
+
+
+@dataclass(frozen=True)
+class RawPrediction:
+    """What is known of a batch of images before normalization and thresholding of whole images.
+
+    Args:
+        scores: Shape (batch,).
+        maps: Shape (batch, 1, height, width); each tile filled with its score if the model gives no maps.
+        has_maps: Whether the maps are the model's.
+        labels: Whether a tile was called anomalous, shape (batch,); ``None`` unless tiles are thresholded.
+        masks: Which pixels a tile called anomalous, shape of the maps; ``None`` unless tiles are thresholded.
+    """
+
+    scores: torch.Tensor
+    maps: torch.Tensor
+    has_maps: bool
+    labels: torch.Tensor | None
+    masks: torch.Tensor | None
+
+
+class TiledEnsemble(AnomalibModule):
+    """All tile models and the stages as one model that takes whole images.
+
+    Memory is that of a batch of images and of the models kept; it does not depend on the number of images.
+
+    Args:
+        grid: Where the tiles lie.
+        tile_models: The trained models.
+        stages: Merging, scoring, smoothing, normalization, thresholding.
+        calibration: What the stages learned; without it, predictions are raw and decide nothing.
+        evaluator: Measures when anomalib's ``Engine`` tests the ensemble.
+    """
+
+    def __init__(
+        self,
+        grid: TileGrid,
+        tile_models: TileModels,
+        *,
+        stages: Stages,
+        calibration: Calibration | None = None,
+        evaluator: Evaluator | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=PreProcessor(Resize(list(grid.image_size), antialias=True)),
+            post_processor=False,
+            evaluator=evaluator,
+            visualizer=ImageVisualizer(field_size=(grid.image_size.width, grid.image_size.height)),
+        )
+        self.grid = grid
+        self.tile_models = tile_models
+        self.stages = stages
+        self.calibration = calibration
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No Trainer argument is needed: the tile models are trained one by one beforehand."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Learns from normal images."""
+        return LearningType.ONE_CLASS
+
+    def forward(self, batch: torch.Tensor, *args: object, **kwargs: object) -> InferenceBatch:
+        """Predict whole images.
+
+        Args:
+            batch: Images with values in [0, 1], shape (batch, 3, height, width).
+            args: Not used.
+            kwargs: Not used.
+
+        Returns:
+            Score and label (batch,), anomaly map and mask (batch, 1, image height, image width). Without calibration
+            label and mask are ``None``; for a model without anomaly maps the mask is.
+        """
+        del args, kwargs
+        return self.decide(self.predict_raw(batch))
+
+    def test_step(self, batch: ImageBatch, *args: object, **kwargs: object) -> ImageBatch:
+        """Predict a batch of anomalib's ``Engine.test``."""
+        del args, kwargs
+        return batch.update(**self(batch.image)._asdict())
+
+    def predict_step(self, batch: ImageBatch, *args: object, **kwargs: object) -> ImageBatch:
+        """Predict a batch of anomalib's ``Engine.predict``."""
+        return self.test_step(batch, *args, **kwargs)
+
+    @torch.inference_mode()
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[[Tile, TilePrediction], None] | None = None
+    ) -> RawPrediction:
+        """Crop, predict, merge, score and smooth; tile stages are applied, image stages are not.
+
+        Args:
+            images: Images with values in [0, 1], shape (batch, 3, height, width).
+            on_tile: Told the raw prediction of each tile.
+        """
+        if images.shape[-2:] != tuple(self.grid.image_size):
+            images = resize(images, list(self.grid.image_size), antialias=True)
+        images = images.to(self.device)
+        merging = _Merging(self, len(images))
+        for tile in self.grid.tiles:
+            raw = self._predict_tile(tile, images)
+            if on_tile is not None:
+                on_tile(tile, raw)
+            merging.add(tile, raw)
+        return merging.finish()
+
+    def decide(self, raw: RawPrediction) -> InferenceBatch:
+        """Normalize and threshold whole images."""
+        if self.calibration is None:
+            return InferenceBatch(pred_score=raw.scores, anomaly_map=raw.maps, pred_label=None, pred_mask=None)
+        scores, labels = raw.scores, raw.labels
+        maps, masks = raw.maps, raw.masks
+        if level := self.calibration.image:
+            on_maps = level.maps if raw.has_maps else level.scores
+            if self.stages.threshold_at == "image":
+                labels, masks = scores > level.scores.threshold, maps > on_maps.threshold
+            scores, maps = self._final(scores, level.scores), self._final(maps, on_maps)
+        return InferenceBatch(
+            pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
+        )
+
+    def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
+        if learned.normalization is not None:
+            return _checked(self.stages.normalizer, self.stages.normalizer.apply(scores, learned.normalization), scores)
+        if self.stages.normalize_at == "tile":
+            return _recentred(scores, learned.threshold)
+        return scores
+
+    def _predict_tile(self, tile: Tile, images: torch.Tensor) -> TilePrediction:
+        model = self.tile_models.model(tile, self.device)
+        raw = predict_tile(model, images[..., tile.rows, tile.columns])
+        for values in raw:
+            if values is not None and not values.isfinite().all():
+                message = (
+                    f"The model of tile {tile.name} predicts infinities or NaN. "
+                    "Train the tile again with other settings, for example a lower learning rate."
+                )
+                raise StageError(message)
+        return raw
+
+
+class _Merging:
+    """One batch on its way through the tiles."""
+
+    def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
+        self.stages, self.grid = ensemble.stages, ensemble.grid
+        self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
+        self.shape = (batch, 1, *self.grid.image_size)
+        self.device = ensemble.device
+        self.scores: list[torch.Tensor] = []
+        self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
+        self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
+        self.has_maps = True
+        self.stages.merger.start(self.grid, batch, device=self.device)
+
+    @property
+    def _thresholds_tiles(self) -> bool:
+        return self.stages.threshold_at == "tile" and bool(self.levels)
+
+    def add(self, tile: Tile, raw: TilePrediction) -> None:
+        self.has_maps = raw.maps is not None
+        maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
+        scores = raw.scores
+        if level := self.levels.get(tile.name):
+            on_maps = level.maps if self.has_maps else level.scores
+            if self._thresholds_tiles:
+                self.labels |= scores > level.scores.threshold
+                self.masks[..., tile.rows, tile.columns] |= maps > on_maps.threshold
+            if level.scores.normalization is not None and on_maps.normalization is not None:
+                normalizer = self.stages.normalizer
+                scores = _checked(normalizer, normalizer.apply(scores, level.scores.normalization), scores)
+                maps = _checked(normalizer, normalizer.apply(maps, on_maps.normalization), maps)
+        self.scores.append(scores)
+        self.stages.merger.add(tile, maps)
+
+    def finish(self) -> RawPrediction:
+        tile_scores = torch.stack(self.scores)
+        maps = _checked(self.stages.merger, self.stages.merger.finish(), self.shape)
+        if self.stages.smoother is not None and self.has_maps:
+            maps = _checked(self.stages.smoother, self.stages.smoother.smooth(maps, self.grid), self.shape)
+        scores = self.stages.scorer.score(tile_scores, maps if self.has_maps else None)
+        return RawPrediction(
+            scores=_checked(self.stages.scorer, scores, (self.shape[0],)),
+            maps=maps,
+            has_maps=self.has_maps,
+            labels=self.labels if self._thresholds_tiles else None,
+            masks=self.masks if self._thresholds_tiles else None,
+        )
+
+
+def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Move the threshold of scores in [0, 1] to 0.5, keeping 0, 1 and the order."""
+    below = 0.5 * scores / max(threshold, SMALLEST)
+    above = 0.5 + 0.5 * (scores - threshold) / max(1 - threshold, SMALLEST)
+    return torch.where(scores > threshold, above, below).clamp(0, 1)
+
+
+def _checked(stage: object, result: object, expected: torch.Tensor | tuple[int, ...]) -> torch.Tensor:
+    """Give the result of a stage if it is what the contract says."""
+    shape = tuple(expected.shape) if isinstance(expected, torch.Tensor) else expected
+    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    if not isinstance(result, torch.Tensor) or tuple(result.shape) != shape:
+        given = f"shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
+        message = f"The stage {name} must return a tensor of shape {shape}, but returned {given}. Mend the stage."
+        raise StageError(message)
+    if not result.isfinite().all():
+        message = f"The stage {name} returned infinities or NaN. Mend the stage."
+        raise StageError(message)
+    return result
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    same_kind = first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
+    return same_kind and torch.equal(first, second)

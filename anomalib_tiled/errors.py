@@ -1,0 +1,70 @@
+"""Errors that the user can mend, and nothing else.
+
+    TiledError                  base: printed as plain lines, exit status 2
+    ├── ConfigurationError      a setting is missing, unknown, or contradicts another
+    │   └── GridError           image size, tile size and stride do not fit together
+    ├── DataError               the images, masks or their split
+    ├── StageError              a merging, scoring, smoothing, normalization or thresholding stage
+    ├── RunFolderError          the run folder is incomplete, altered, or none at all
+    ├── StorageError            the disk is full or cannot be written
+    └── TrainingError           one or more tiles could not be trained
+
+A message says what must hold, what was given, and what to do.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class TiledError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class ConfigurationError(TiledError):
+    """A setting is missing, unknown, or contradicts another one."""
+
+
+class GridError(ConfigurationError):
+    """Image size, tile size and stride do not fit together."""
+
+
+class DataError(TiledError):
+    """Images, masks or their split cannot be used."""
+
+
+class StageError(TiledError):
+    """A stage did not do what its contract says."""
+
+
+class RunFolderError(TiledError):
+    """A run folder is incomplete, altered, or not a run folder."""
+
+
+class StorageError(TiledError):
+    """The disk is full or cannot be written."""
+
+
+class TrainingError(TiledError):
+    """One or more tiles could not be trained."""
+
+
+def allowed_names(given: str, allowed: Iterable[str]) -> str:
+    """Say which names are allowed, and which of them is nearest to the given one.
+
+    Args:
+        given: The name that is not allowed.
+        allowed: The names that are.
+
+    Returns:
+        A sentence such as ``Did you mean 'stride'? Allowed: image_size, stride, tile_size.``
+    """
+    names = sorted(set(allowed))
+    folded = {name.casefold(): name for name in names}
+    nearest = get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    suggestion = f"Did you mean {folded[nearest[0]]!r}? " if nearest else ""
+    return f"{suggestion}Allowed: {', '.join(names)}."

@@ -1,0 +1,92 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import RunFolderError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full or write-protected disk into a message that says so.
+
+    Args:
+        path: What is being written.
+
+    Raises:
+        StorageError: The disk is full, the quota is used up, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            message = f"No space left on the disk while writing {path}. Make room, then run the same command again."
+            raise StorageError(message) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            message = f"{path} cannot be written: {error.strerror}. Change its permissions or choose another folder."
+            raise StorageError(message) from error
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` to write to, and rename it once everything is written.
+
+    Args:
+        path: Name of the finished file. Its folder is made if it is missing.
+
+    Yields:
+        The temporary name. If anything goes wrong it is removed, and ``path`` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one go."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file in one go, indented for people to read."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+
+    Raises:
+        RunFolderError: The file is missing, cut short or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir {path.parent}`."
+        raise RunFolderError(message) from error
+    except ValueError as error:
+        message = f"{path} cannot be read as JSON ({error}). Delete it and run fit --ckpt_dir again."
+        raise RunFolderError(message) from error
+    if not isinstance(content, dict):
+        message = f"{path} must hold a JSON object, found a {type(content).__name__}."
+        raise RunFolderError(message)
+    return content

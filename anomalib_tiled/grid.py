@@ -1,0 +1,186 @@
+"""Where the tiles of an image lie: integers only, no pixels.
+
+Image of 10 pixels a side, tiles of 4, stride 3. The last tile is moved back so that it ends at the border:
+
+    pixel     0  1  2  3  4  5  6  7  8  9
+    column 0  ├───────────┤                    0..4
+    column 1           ├───────────┤           3..7
+    column 2                    ├───────────┤  6..10
+    cuts      0        3  4     6  7        10
+
+Between two neighbouring cuts the set of covering tiles is constant. Interior cuts are seams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+from anomalib_tiled.errors import GridError
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        """Write the size as people do: height × width."""
+        return f"{self.height} x {self.width}"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One location of the grid.
+
+    Args:
+        row: Row in the grid, counted from 0 at the top.
+        column: Column in the grid, counted from 0 at the left.
+        rows: Pixel rows that the tile covers.
+        columns: Pixel columns that the tile covers.
+    """
+
+    row: int
+    column: int
+    rows: slice
+    columns: slice
+
+    @property
+    def name(self) -> str:
+        """Name in files and messages, such as ``r00_c03``."""
+        return f"r{self.row:02d}_c{self.column:02d}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle between neighbouring cuts; every tile is a union of whole blocks."""
+
+    row: int
+    column: int
+    rows: slice
+    columns: slice
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """All tile locations of an image.
+
+    Args:
+        image_size: Height and width of the images in pixels.
+        tile_size: Height and width of a tile in pixels.
+        stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
+
+    Raises:
+        GridError: A tile is larger than the image, or the stride is not between 1 and the tile size.
+    """
+
+    image_size: Size
+    tile_size: Size
+    stride: Size
+
+    def __post_init__(self) -> None:
+        """Check that the three sizes fit together."""
+        for side, image, tile, stride in zip(
+            ("height", "width"), self.image_size, self.tile_size, self.stride, strict=True
+        ):
+            _check_side(side, image, tile, stride)
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """All tiles, row by row from the top left."""
+        rows = _starts(self.image_size.height, self.tile_size.height, self.stride.height)
+        columns = _starts(self.image_size.width, self.tile_size.width, self.stride.width)
+        return tuple(
+            Tile(row, column, slice(top, top + self.tile_size.height), slice(left, left + self.tile_size.width))
+            for row, top in enumerate(rows)
+            for column, left in enumerate(columns)
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of tile rows and tile columns."""
+        return self.tiles[-1].row + 1, self.tiles[-1].column + 1
+
+    @cached_property
+    def row_cuts(self) -> tuple[int, ...]:
+        """Pixel rows at which a tile begins or ends, the image's borders included."""
+        return tuple(sorted({edge for tile in self.tiles for edge in (tile.rows.start, tile.rows.stop)}))
+
+    @cached_property
+    def column_cuts(self) -> tuple[int, ...]:
+        """Pixel columns at which a tile begins or ends, the image's borders included."""
+        return tuple(sorted({edge for tile in self.tiles for edge in (tile.columns.start, tile.columns.stop)}))
+
+    @property
+    def row_seams(self) -> tuple[int, ...]:
+        """Interior row cuts: below each one the set of covering tiles changes."""
+        return self.row_cuts[1:-1]
+
+    @property
+    def column_seams(self) -> tuple[int, ...]:
+        """Interior column cuts: right of each one the set of covering tiles changes."""
+        return self.column_cuts[1:-1]
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The rectangles between neighbouring cuts, row by row; they cover every pixel exactly once."""
+        return tuple(
+            Block(row, column, slice(*rows), slice(*columns))
+            for row, rows in enumerate(pairwise(self.row_cuts))
+            for column, columns in enumerate(pairwise(self.column_cuts))
+        )
+
+    def to_json(self) -> dict[str, list[int]]:
+        """Give the three sizes as plain numbers."""
+        return {"image_size": [*self.image_size], "tile_size": [*self.tile_size], "stride": [*self.stride]}
+
+    def tile(self, name: str) -> Tile:
+        """Find a tile by its name.
+
+        Args:
+            name: Name such as ``r00_c03``.
+
+        Raises:
+            GridError: The grid has no such tile.
+        """
+        for tile in self.tiles:
+            if tile.name == name:
+                return tile
+        message = f"There is no tile {name!r} in this grid: it has {self.shape[0]} rows and {self.shape[1]} columns."
+        raise GridError(message)
+
+    def __str__(self) -> str:
+        """Describe the grid in a line."""
+        rows, columns = self.shape
+        return (
+            f"{rows} x {columns} tiles of {self.tile_size} pixels, "
+            f"stride {self.stride}, in images of {self.image_size} pixels"
+        )
+
+
+def _check_side(side: str, image: int, tile: int, stride: int) -> None:
+    if min(image, tile) < 1:
+        message = f"Image and tile {side} must be at least 1 pixel: image {image}, tile {tile}. Change tiling."
+        raise GridError(message)
+    if tile > image:
+        message = (
+            f"A tile must fit into the image: tile {side} is {tile} pixels, image {side} is {image} pixels. "
+            "Lower tiling.tile_size or raise tiling.image_size."
+        )
+        raise GridError(message)
+    if not 1 <= stride <= tile:
+        message = (
+            f"The stride must be between 1 and the tile {side}, or pixels would be skipped: "
+            f"stride is {stride}, tile {side} is {tile} pixels. Change tiling.stride."
+        )
+        raise GridError(message)
+
+
+def _starts(image: int, tile: int, stride: int) -> list[int]:
+    regular = list(range(0, image - tile + 1, stride))
+    if regular[-1] + tile < image:
+        regular.append(image - tile)
+    return regular

@@ -1,0 +1,183 @@
+"""The whole story: fit, test, status."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import seed_everything
+
+from anomalib_tiled.calibration import Calibration, Stages
+from anomalib_tiled.config import as_size
+from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.split import keep_generated, split_once
+from anomalib_tiled.errors import DataError, TrainingError
+from anomalib_tiled.evaluation import Measurements, Results
+from anomalib_tiled.files import write_json
+from anomalib_tiled.progress import track
+from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.report import scores_file, write_metrics
+from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.tile import train_tile, trainer_arguments
+from anomalib_tiled.training.workers import Workers
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config import Settings
+    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.grid import Tile
+
+def prepare(settings: Settings) -> RunFolder:
+    """Check everything that can be wrong before training, and make the run folder.
+
+    Raises:
+        TiledError: Something that the user has to change; nothing is left behind.
+    """
+    with TemporaryDirectory() as temporary:
+        log = Path(temporary) / "run.log"
+        with log_to(log):
+            folder = _prepare(settings)
+        folder.log_file.parent.mkdir()
+        shutil.copyfile(log, folder.log_file)
+    return folder
+
+
+def _prepare(settings: Settings) -> RunFolder:
+    seed_everything(settings.seed_everything, workers=True, verbose=False)
+    datamodule = settings.data.build(AnomalibDataModule)  # type: ignore[type-abstract]
+    split = split_once(datamodule)
+    settings = _with_image_size(settings, split)
+    _try_out(settings)
+    root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
+    folder = RunFolder.create(root, settings)
+    with folder.removed_on_failure():
+        keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
+        Run.open(folder, build_cache=True)
+    return folder
+
+
+def fit(folder: RunFolder) -> Calibration:
+    """Train every tile that is not trained yet, and let the stages learn from the validation images.
+
+    Raises:
+        TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
+    """
+    with log_to(folder.log_file):
+        run = Run.open(folder, build_cache=True)
+        _train_missing(run)
+        calibration = calibrate(run)
+        write_json(folder.calibration_file, {"grid": run.grid.to_json(), **calibration.to_json()})
+    return calibration
+
+
+def _train_missing(run: Run) -> None:
+    missing = run.folder.missing(run.grid)
+    workers = run.settings.workers.build(Workers)  # type: ignore[type-abstract]
+    failed: dict[str, list[Tile]] = {}
+    for outcome in track(workers.train(missing, partial(train_tile, run)), "Training tiles", len(missing)):
+        if outcome.error is not None:
+            reason = f"{type(outcome.error).__name__}: {outcome.error}"
+            run.folder.write_failure(outcome.tile, reason)
+            failed.setdefault(reason, []).append(outcome.tile)
+    if failed:
+        raise TrainingError(_failures(run.folder, failed))
+
+
+def test(folder: RunFolder, data: AnomalibDataModule | None = None, output: Path | None = None) -> Results:
+    """Predict test images, measure, and write metrics, scores and pictures.
+
+    Args:
+        folder: A complete run.
+        data: Data module with other test images; ``None`` for those of the run.
+        output: Folder for the results; ``None`` for the run folder.
+
+    Returns:
+        Metrics by name; ``None`` where one is not defined.
+    """
+    with log_to(folder.log_file):
+        run = Run.open(folder)
+        run = run if data is None else run.with_images_of(data)
+        return _test(run, output or folder.path)
+
+
+def _test(run: Run, output: Path) -> Results:
+    if not (samples := run.split.subset("test")):
+        message = "There must be test images, but there are none. Set test_split_mode of the data module, or use --data."
+        raise DataError(message)
+    ensemble, measurements = run.calibrated_ensemble(), Measurements(run.settings.metrics)
+    stretch = run.settings.normalization.stage == "none"
+    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
+    with scores_file(output / "scores.csv") as write_scores:
+        for batch in track(run.images("test"), "Predicting"):
+            batch.update(**ensemble(batch.image)._asdict())
+            measurements.update(batch)
+            write_scores(batch)
+            if run.settings.visualize:
+                pictures.draw(batch)
+    write_metrics(output / "metrics.json", metrics := measurements.compute())
+    return metrics
+
+
+@dataclass(frozen=True)
+class TileStatus:
+    """How far a tile is.
+
+    Args:
+        tile: The tile.
+        state: ``done``, ``failed`` or ``missing``.
+        detail: Why it failed, if it did.
+    """
+
+    tile: Tile
+    state: str
+    detail: str
+
+
+def status(folder: RunFolder) -> list[TileStatus]:
+    """Say of each tile whether it is done, missing or failed."""
+    return [_status_of(folder, tile) for tile in grid_of(folder.settings().tiling).tiles]
+
+
+def _status_of(folder: RunFolder, tile: Tile) -> TileStatus:
+    if folder.is_done(tile):
+        return TileStatus(tile, "done", "")
+    failure = folder.failure(tile)
+    return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
+
+
+def _with_image_size(settings: Settings, split: Split) -> Settings:
+    """Put the images' own size into the settings if they name none, and check that all files can be used."""
+    given = settings.tiling.image_size
+    size = common_size(split, None if given is None else as_size(given))
+    return replace(settings, tiling=replace(settings.tiling, image_size=tuple(size)))
+
+
+def _try_out(settings: Settings) -> None:
+    """Make everything once that the configuration names, so that what cannot be made fails now."""
+    grid = grid_of(settings.tiling)
+    Stages.build(settings)
+    Measurements(settings.metrics)
+    settings.workers.build(Workers)  # type: ignore[type-abstract]
+    trainer_arguments(settings.trainer)
+    build_tile_model(settings.model, grid.tile_size)
+
+
+def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:
+    """Say which tiles failed for which reason."""
+    causes = [
+        f"{', '.join(tile.name for tile in tiles)}: {reason} (log: {folder.tile_log(tiles[0])})"
+        for reason, tiles in failed.items()
+    ]
+    return "\n".join([
+        f"{sum(map(len, failed.values()))} tiles could not be trained; the others are done.",
+        *causes,
+        f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
+    ])

@@ -1,0 +1,5 @@
+"""Plugins: the hooks that other packages implement, and finding those packages."""
+
+from anomalib_tiled.plugins.specification import hookimpl
+
+__all__ = ["hookimpl"]

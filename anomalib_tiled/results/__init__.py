@@ -1,0 +1,1 @@
+"""Results: measurements, tables, pictures and logs."""

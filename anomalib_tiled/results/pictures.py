@@ -1,0 +1,91 @@
+"""Pictures of predictions, in the size and shape of the images themselves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.data import ImageItem
+from anomalib.visualization.image.item_visualizer import visualize_image_item
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_tiled.data.images import size_of
+from anomalib_tiled.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.grid import Size
+
+LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
+"""What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Draws predictions into a folder.
+
+    Args:
+        folder: Where the pictures go.
+        common: Longest folder that all images are in; below it their own folders are kept.
+        stretch: Whether maps are raw, so that each is stretched over the colours by itself.
+    """
+
+    folder: Path
+    common: Path
+    stretch: bool
+
+    @classmethod
+    def into(cls, folder: Path, image_paths: Iterable[Path], *, stretch: bool) -> Pictures:
+        """Draw pictures of these images into a folder."""
+        parents = [str(path.parent) for path in image_paths]
+        return cls(folder, Path(os.path.commonpath(parents)) if parents else folder, stretch)
+
+    def draw(self, batch: ImageBatch) -> None:
+        """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
+        for item in batch:
+            picture = visualize_image_item(
+                _in_size(item, size := size_of(Path(item.image_path))),
+                overlay_fields=[("image", LAYERS)],
+                field_size=(size.width, size.height),
+                fields_config={"anomaly_map": {"colormap": True, "normalize": self.stretch}},
+                overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": self.stretch}},
+                text_config={"enable": False},
+            )
+            if picture is not None:
+                with replacing(self.path_of(Path(item.image_path))) as temporary:
+                    picture.convert("RGB").save(temporary, format="PNG", compress_level=1)
+
+    def path_of(self, image_path: Path) -> Path:
+        """Give the path of an image's picture."""
+        relative = image_path.relative_to(self.common)
+        return (self.folder / relative).with_name(f"{relative.name if self._ambiguous(relative) else relative.stem}.png")
+
+    @staticmethod
+    def _ambiguous(relative: Path) -> bool:
+        # 000.jpg and 000.png in one folder must not share a picture.
+        return relative.suffix.lower() != ".png"
+
+
+def _in_size(item: ImageItem, size: Size) -> ImageItem:
+    return ImageItem(
+        image=item.image,
+        image_path=item.image_path,
+        anomaly_map=_resized(item.anomaly_map, size, InterpolationMode.BILINEAR),
+        pred_mask=_resized(item.pred_mask, size, InterpolationMode.NEAREST_EXACT),
+        gt_mask=_resized(item.gt_mask, size, InterpolationMode.NEAREST_EXACT),
+    )
+
+
+def _resized(values: torch.Tensor | None, size: Size, interpolation: InterpolationMode) -> torch.Tensor | None:
+    if values is None or tuple(values.shape[-2:]) == tuple(size):
+        return values
+    layer = values.to(torch.uint8) if values.dtype == torch.bool else values
+    resized = resize(layer.reshape(1, *layer.shape[-2:]), list(size), interpolation, antialias=False)[0]
+    return resized.to(values.dtype)

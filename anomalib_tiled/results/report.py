@@ -1,0 +1,73 @@
+"""Numbers for people and programs: metrics, scores, tables."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from anomalib_tiled.files import replacing, write_json
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.evaluation import Results
+    from anomalib_tiled.plugins.discovery import Plugins
+
+SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label")
+
+
+def write_metrics(path: Path, metrics: Results) -> None:
+    """Write metrics by name; one that is not defined is null."""
+    write_json(path, metrics)
+
+
+@contextmanager
+def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
+    """Write ``scores.csv`` batch by batch.
+
+    Args:
+        path: The finished file.
+
+    Yields:
+        Takes in a batch.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(SCORE_COLUMNS)
+        yield lambda batch: _write_rows(file, batch)
+
+
+def metrics_table(metrics: Results) -> Table:
+    """Give the metrics as a table for the terminal."""
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        table.add_row(name, "undefined" if value is None else f"{value:.4f}")
+    return table
+
+
+def plugins_table(plugins: Plugins) -> Table:
+    """Give the installed stages as a table for the terminal."""
+    table = Table("kind", "name", "package", "version", "description")
+    for choice in plugins.choices:
+        table.add_row(choice.kind, choice.name, choice.package, choice.version, choice.description)
+    for plugin in plugins.broken:
+        table.add_row("broken", plugin.entry_point, plugin.package, plugin.version, plugin.error)
+    return table
+
+
+def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
+    columns = (batch.image_path, _column(batch.gt_label, batch), batch.pred_score, _column(batch.pred_label, batch))
+    for image_path, gt_label, pred_score, pred_label in zip(*columns, strict=True):
+        labels = ["" if label is None else int(label) for label in (gt_label, pred_label)]
+        csv.writer(file).writerow([image_path, labels[0], f"{float(pred_score):.9g}", labels[1]])
+
+
+def _column(values: torch.Tensor | None, batch: ImageBatch) -> Sequence[torch.Tensor | None] | torch.Tensor:
+    return [None] * len(batch.image_path or []) if values is None else values

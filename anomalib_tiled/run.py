@@ -1,0 +1,141 @@
+"""A run: its folder and everything that is read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Trainer
+
+from anomalib_tiled.calibration import Calibration, Stages
+from anomalib_tiled.config import as_size
+from anomalib_tiled.data.cache import PixelSource, open_source
+from anomalib_tiled.data.split import Split, split_once
+from anomalib_tiled.data.tile_dataset import image_loader
+from anomalib_tiled.ensemble import TiledEnsemble, TileModels
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.evaluation import StreamingEvaluator
+from anomalib_tiled.files import read_json
+from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.tile_model import load_tile_model
+
+if TYPE_CHECKING:
+    import torch
+    from anomalib.data import ImageItem
+    from anomalib.models import AnomalibModule
+    from torch.utils.data import DataLoader
+
+    from anomalib_tiled.config import Settings, TilingSettings
+    from anomalib_tiled.data.split import Subset
+    from anomalib_tiled.run_folder import RunFolder
+
+PIXELS_AT_ONCE = 2**22
+"""Pixels of the images that are predicted together: memory is bounded whatever batch size the data module has."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the commands work with.
+
+    Args:
+        folder: The run folder.
+        settings: Its configuration.
+        grid: Where the tiles lie.
+        split: Which image is used for what.
+        source: Where pixels come from.
+        datamodule: Data module of the images, for its name, batch sizes and augmentations; it is never split again.
+    """
+
+    folder: RunFolder
+    settings: Settings
+    grid: TileGrid
+    split: Split
+    source: PixelSource
+    datamodule: AnomalibDataModule
+
+    @classmethod
+    def open(cls, folder: RunFolder, *, build_cache: bool = False) -> Run:
+        """Read a run folder.
+
+        Args:
+            folder: The run folder.
+            build_cache: Whether to decode all images beforehand, which pays if they are needed more than once.
+
+        Raises:
+            RunFolderError: A file of it is missing or altered.
+            DataError: An image cannot be decoded.
+            StorageError: The cache does not fit on the disk.
+        """
+        settings = folder.settings()
+        split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
+        source = open_source(split, grid, settings.cache_directory, build=build_cache)
+        return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))  # type: ignore[type-abstract]
+
+    def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
+        """Give the same run with the images of another data module."""
+        split = split_once(datamodule)
+        source = open_source(split, self.grid, None)
+        return replace(self, split=split, source=source, datamodule=datamodule)
+
+    def images(self, subset: Subset) -> DataLoader[ImageItem]:
+        """Load the images of a subset, as many at a time as memory allows whatever their size."""
+        height, width = self.grid.image_size
+        batch_size = max(1, min(self.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
+        augmentations = self.datamodule.test_augmentations if subset == "test" else self.datamodule.val_augmentations
+        samples = self.split.subset(subset)
+        return image_loader(self.source, samples, self.grid, batch_size=batch_size, augmentations=augmentations)
+
+    def ensemble(self, calibration: Calibration | None = None) -> TiledEnsemble:
+        """Load the tile models and stages as one model.
+
+        Args:
+            calibration: What the stages learned; left out while they are learning.
+
+        Raises:
+            RunFolderError: Tiles are missing.
+        """
+        if missing := self.folder.missing(self.grid):
+            names = ", ".join(tile.name for tile in missing)
+            path = self.folder.path
+            message = f"{path} lacks {len(missing)} tiles: {names}. Train them with `anomalib tiled fit --ckpt_dir {path}`."
+            raise RunFolderError(message)
+        ensemble = TiledEnsemble(
+            self.grid,
+            TileModels(self._load_tile),
+            stages=Stages.build(self.settings),
+            calibration=calibration,
+            evaluator=StreamingEvaluator(self.settings.metrics),
+        )
+        return ensemble.to(self._device()).eval()
+
+    def calibrated_ensemble(self) -> TiledEnsemble:
+        """Load the ensemble with what its stages learned.
+
+        Raises:
+            RunFolderError: Tiles or the calibration are missing.
+        """
+        return self.ensemble(Calibration.from_json(read_json(self.folder.calibration_file)))
+
+    def _load_tile(self, tile: Tile) -> AnomalibModule:
+        return load_tile_model(self.settings.model, self.grid.tile_size, self.folder.checkpoint(tile))
+
+    def _device(self) -> torch.device:
+        """Give the device that Lightning picks for the accelerator of the configuration."""
+        chosen = {key: self.settings.trainer[key] for key in ("accelerator", "devices") if key in self.settings.trainer}
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        return Trainer(**chosen, **quiet, enable_model_summary=False).strategy.root_device
+
+
+def grid_of(tiling: TilingSettings) -> TileGrid:
+    """Lay the grid that the settings describe; the image size must be known by now.
+
+    Raises:
+        GridError: The sizes do not fit together.
+    """
+    if tiling.image_size is None:
+        message = "The configuration of a run must hold tiling.image_size. It was altered; fit a new run."
+        raise RunFolderError(message)
+    tile_size = as_size(tiling.tile_size)
+    stride = tile_size if tiling.stride is None else as_size(tiling.stride)
+    return TileGrid(as_size(tiling.image_size), tile_size, stride)

@@ -1,0 +1,198 @@
+"""The run folder: what a fit leaves behind, and what later commands read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from anomalib_tiled.config import Settings
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.files import read_json, storage_errors, write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomalib_tiled.grid import Tile, TileGrid
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """What is noted of a trained tile; written last, so its presence means that the tile is done.
+
+    Args:
+        seconds: Time that the training took.
+        epochs: Epochs that were trained.
+        configuration: Fingerprint of the settings that the tile was trained with.
+    """
+
+    seconds: float
+    epochs: int
+    configuration: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of a run.
+
+    Args:
+        path: The folder; the ``ckpt_dir`` of later commands.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, settings: Settings) -> RunFolder:
+        """Make the next run folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
+
+        Args:
+            root: Folder of all runs of this model and data set.
+            settings: The effective configuration.
+        """
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            number = _next_version(root)
+            while True:  # another run may take the number at the same moment
+                try:
+                    (root / f"v{number}").mkdir()
+                except FileExistsError:
+                    number += 1
+                else:
+                    break
+            run = cls((root / f"v{number}").absolute())
+            _link_latest(root, run.path.name)
+        write_text(run.config_file, settings.to_yaml())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            RunFolderError: There is no run in it.
+        """
+        run = cls(path.absolute().resolve())
+        if not run.path.is_dir():
+            message = f"--ckpt_dir must be the folder of a run, but there is no folder {path}."
+            raise RunFolderError(message)
+        if not run.config_file.is_file():
+            message = (
+                f"--ckpt_dir must be the folder of a run, which holds config.yaml, split.csv and tiles/, but "
+                f"{path} has no config.yaml. `anomalib tiled fit` prints the folder that it makes."
+            )
+            raise RunFolderError(message)
+        return run
+
+    @contextmanager
+    def removed_on_failure(self) -> Iterator[None]:
+        """Remove the folder if what is done inside fails: before the first tile is trained there is nothing to keep."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            _link_latest(self.path.parent, f"v{_next_version(self.path.parent) - 1}")
+            raise
+
+    @property
+    def config_file(self) -> Path:
+        """The effective configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def split_file(self) -> Path:
+        """Which image is used for what."""
+        return self.path / "split.csv"
+
+    @property
+    def calibration_file(self) -> Path:
+        """What the stages learned."""
+        return self.path / "calibration.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Log of the whole run."""
+        return self.path / "logs" / "run.log"
+
+    def tile_log(self, tile: Tile) -> Path:
+        """Log of one tile's training."""
+        return self.path / "logs" / f"{tile.name}.log"
+
+    def checkpoint(self, tile: Tile) -> Path:
+        """Trained model of one tile."""
+        return self.path / "tiles" / f"{tile.name}.ckpt"
+
+    def record_file(self, tile: Tile) -> Path:
+        """Note that a tile is done."""
+        return self.path / "tiles" / f"{tile.name}.json"
+
+    def failure_file(self, tile: Tile) -> Path:
+        """Note that training a tile failed, and why."""
+        return self.path / "tiles" / f"{tile.name}.failed.json"
+
+    def settings(self) -> Settings:
+        """Read the configuration that the run was made with.
+
+        Raises:
+            RunFolderError: It was altered by hand and cannot be used any more.
+        """
+        try:
+            return Settings.from_mapping(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError) as error:
+            message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
+            raise RunFolderError(message) from error
+
+    def write_record(self, tile: Tile, record: TileRecord) -> None:
+        """Note that a tile is done."""
+        write_json(self.record_file(tile), vars(record))
+        self.failure_file(tile).unlink(missing_ok=True)
+
+    def write_failure(self, tile: Tile, reason: str) -> None:
+        """Note that a tile failed."""
+        write_json(self.failure_file(tile), {"error": reason})
+
+    def failure(self, tile: Tile) -> str | None:
+        """Why the last training of a tile failed; ``None`` if it did not."""
+        path = self.failure_file(tile)
+        return str(read_json(path).get("error")) if path.is_file() else None
+
+    def is_done(self, tile: Tile) -> bool:
+        """Whether a tile is trained, with the configuration of this run.
+
+        Raises:
+            RunFolderError: It was trained with another configuration.
+        """
+        if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
+            return False
+        record = read_json(self.record_file(tile))
+        if record.get("configuration") != self.settings().training_hash:
+            message = (
+                f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
+                f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again."
+            )
+            raise RunFolderError(message)
+        return True
+
+    def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
+        """Tiles that are not trained yet."""
+        return tuple(tile for tile in grid.tiles if not self.is_done(tile))
+
+
+def _next_version(root: Path) -> int:
+    numbers = [int(path.name[1:]) for path in root.glob("v*") if path.name[1:].isdecimal()]
+    return max(numbers, default=-1) + 1
+
+
+def _link_latest(root: Path, name: str) -> None:
+    temporary = root / f".latest.{os.getpid()}.tmp"
+    if not (root / name).is_dir():
+        (root / "latest").unlink(missing_ok=True)
+        return
+    with suppress(NotImplementedError):  # a file system without links: the run folder is all that is needed
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name, target_is_directory=True)
+        temporary.replace(root / "latest")

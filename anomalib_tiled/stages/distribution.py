@@ -1,0 +1,207 @@
+"""Distributions of scores: what calibration and metrics need to know of millions of pixels.
+
+Scores are counted in bins, normal and anomalous ones apart. A bin is a range of floats that share the leading
+bits of their ordered bit pattern, so the bins are fine near zero and coarse far away, with the same relative
+width everywhere; no range has to be known beforehand, one pass is enough, and two distributions add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+
+DROPPED_BITS = 12
+"""Of the 32 bits of a float, the trailing ones that a bin ignores: 2^20 bins, relative width 2^-11."""
+
+SIGN_BIT = np.uint32(0x8000_0000)
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Counts of scores in ascending order of score, the form that curves and thresholds are computed from.
+
+    Args:
+        lower: Lowest score of each bin, ascending, shape (bins,).
+        upper: Highest score of each bin, shape (bins,).
+        normal: Number of normal scores in each bin, shape (bins,).
+        anomalous: Number of anomalous scores in each bin, shape (bins,).
+        regions: Sum over the anomalous pixels in each bin of 1 / size of their region, shape (bins,).
+    """
+
+    lower: Floats
+    upper: Floats
+    normal: Floats
+    anomalous: Floats
+    regions: Floats
+
+
+class ScoreDistribution:
+    """Counts of scores per bin, normal and anomalous apart, with the exact lowest and highest score.
+
+    Memory grows with the range of the scores, never with their number: 8 bytes × 3 for each of at most 2^20 bins.
+    """
+
+    def __init__(self) -> None:
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+        self.maximum_normal = float("-inf")
+        self._first = 0
+        self._counts: Floats = np.zeros((3, 0))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no score was added yet."""
+        return self._counts.shape[1] == 0
+
+    @property
+    def has_normal(self) -> bool:
+        """Whether a normal score was added."""
+        return bool(self._counts[0].any())
+
+    @property
+    def has_anomalous(self) -> bool:
+        """Whether an anomalous score was added."""
+        return bool(self._counts[1].any())
+
+    def add(
+        self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: NDArray[np.float64] | None = None
+    ) -> None:
+        """Count scores.
+
+        Args:
+            scores: Finite scores, higher is more anomalous, any shape.
+            anomalous: Which of them are anomalous, same shape.
+            regions: For anomalous pixels 1 / size of their region, else 0, same shape; for AUPRO only.
+        """
+        if scores.size == 0:
+            return
+        flat, mask = np.ascontiguousarray(scores, dtype=np.float32).ravel(), np.ravel(anomalous)
+        self.minimum = min(self.minimum, float(flat.min()))
+        self.maximum = max(self.maximum, float(flat.max()))
+        self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
+        bins = _bin_of(flat)
+        self._make_room(int(bins.min()), int(bins.max()))
+        bins -= self._first
+        total = np.bincount(bins, minlength=self._counts.shape[1])
+        positive = np.bincount(bins[mask], minlength=self._counts.shape[1])
+        self._counts[0] += total - positive
+        self._counts[1] += positive
+        if regions is not None and mask.any():
+            weights = np.ravel(regions)[mask]
+            self._counts[2] += np.bincount(bins[mask], weights=weights, minlength=self._counts.shape[1])
+
+    def merge(self, other: ScoreDistribution) -> None:
+        """Add the counts of another distribution to this one."""
+        if other.empty:
+            return
+        self._make_room(other._first, other._first + other._counts.shape[1] - 1)
+        start = other._first - self._first
+        self._counts[:, start : start + other._counts.shape[1]] += other._counts
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+        self.maximum_normal = max(self.maximum_normal, other.maximum_normal)
+
+    def counts(self) -> ScoreCounts:
+        """Give the bins that hold at least one score, in ascending order of score."""
+        filled = np.flatnonzero(self._counts[0] + self._counts[1])
+        bins = filled + self._first
+        lower = np.maximum(_lowest_of(bins), self.minimum)
+        upper = np.minimum(np.nextafter(_lowest_of(bins + 1), -np.inf, dtype=np.float32), self.maximum)
+        normal, anomalous, regions = self._counts[:, filled]
+        return ScoreCounts(lower, upper.astype(np.float64), normal, anomalous, regions)
+
+    def _make_room(self, lowest: int, highest: int) -> None:
+        if self.empty:
+            self._first = lowest
+        first = min(self._first, lowest)
+        last = max(self._first + self._counts.shape[1] - 1, highest)
+        before = self._first - first
+        after = last - first + 1 - before - self._counts.shape[1]
+        if before or after:
+            self._counts = np.pad(self._counts, ((0, 0), (before, after)))
+            self._first = first
+
+
+class ExactScores(ScoreDistribution):
+    """A distribution that keeps every score: for image scores, of which there are few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scores: list[NDArray[np.float32]] = []
+        self._anomalous: list[NDArray[np.bool_]] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether no score was added yet."""
+        return not self._scores
+
+    @property
+    def has_normal(self) -> bool:
+        """Whether a normal score was added."""
+        return any((~anomalous).any() for anomalous in self._anomalous)
+
+    @property
+    def has_anomalous(self) -> bool:
+        """Whether an anomalous score was added."""
+        return any(anomalous.any() for anomalous in self._anomalous)
+
+    def add(
+        self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep scores.
+
+        Args:
+            scores: Finite scores, higher is more anomalous, any shape.
+            anomalous: Which of them are anomalous, same shape.
+            regions: Not used: an image score belongs to no region.
+        """
+        del regions
+        if scores.size == 0:
+            return
+        flat, mask = np.asarray(scores, dtype=np.float32).ravel(), np.asarray(anomalous, dtype=bool).ravel()
+        self._scores.append(flat)
+        self._anomalous.append(mask)
+        self.minimum = min(self.minimum, float(flat.min()))
+        self.maximum = max(self.maximum, float(flat.max()))
+        self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
+
+    def merge(self, other: ScoreDistribution) -> None:
+        """Add the scores of another exact distribution to this one."""
+        if not isinstance(other, ExactScores):
+            message = f"Exact scores can be added to exact scores only, not to a {type(other).__name__}."
+            raise TypeError(message)
+        for scores, anomalous in zip(other._scores, other._anomalous, strict=True):
+            self.add(scores, anomalous)
+
+    def counts(self) -> ScoreCounts:
+        """Give one bin for each distinct score, in ascending order of score."""
+        if self.empty:
+            nothing: Floats = np.zeros(0)
+            return ScoreCounts(nothing, nothing, nothing, nothing, nothing)
+        values, inverse = np.unique(np.concatenate(self._scores).astype(np.float64), return_inverse=True)
+        mask = np.concatenate(self._anomalous)
+        total = np.bincount(inverse, minlength=len(values)).astype(np.float64)
+        positive = np.bincount(inverse[mask], minlength=len(values)).astype(np.float64)
+        return ScoreCounts(values, values, total - positive, positive, np.zeros(len(values)))
+
+
+def _bin_of(scores: NDArray[np.float32]) -> Integers:
+    """Map floats to bins so that a higher float never has a lower bin."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # adding zero turns -0.0 into 0.0
+    ordered = np.where(bits & SIGN_BIT, ~bits, bits | SIGN_BIT)
+    return (ordered >> np.uint32(DROPPED_BITS)).astype(np.int64)
+
+
+def _lowest_of(bins: Integers) -> NDArray[np.float32]:
+    """Give the lowest float of each bin."""
+    ordered = (bins.astype(np.uint64) << np.uint64(DROPPED_BITS)).astype(np.uint32)
+    bits = np.where(ordered & SIGN_BIT, ordered & ~SIGN_BIT, ~ordered)
+    return bits.astype(np.uint32).view(np.float32)

@@ -1,0 +1,62 @@
+"""Scoring: from the scores of an image's tiles to the score of the image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Scorer(ABC):
+    """Contract of scoring."""
+
+    @abstractmethod
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        """Give one score for each image.
+
+        Args:
+            tile_scores: Score of each tile, higher is more anomalous, shape (tiles, batch).
+            maps: Merged anomaly maps, shape (batch, 1, height, width); ``None`` if the model gives no maps.
+
+        Returns:
+            Scores, higher is more anomalous, shape (batch,).
+        """
+
+
+class Max(Scorer):
+    """Highest tile score: one defective tile makes a defective image, however many tiles there are."""
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        """Take the highest tile score of each image."""
+        del maps
+        return tile_scores.amax(dim=0)
+
+
+class Mean(Scorer):
+    """Mean of the tile scores, as in the reference implementation; a small defect drowns in many tiles."""
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        """Take the mean tile score of each image."""
+        del maps
+        return tile_scores.mean(dim=0)
+
+
+class TopK(Scorer):
+    """Mean of the highest tile scores: less nervous than Max about one noisy tile.
+
+    Args:
+        k: Number of tile scores to average; all of them if there are fewer.
+    """
+
+    def __init__(self, k: int = 3) -> None:
+        if k < 1:
+            message = f"TopK scoring needs k of at least 1, got {k}."
+            raise ValueError(message)
+        self.k = k
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        """Take the mean of the k highest tile scores of each image."""
+        del maps
+        return tile_scores.topk(min(self.k, len(tile_scores)), dim=0).values.mean(dim=0)

@@ -1,0 +1,77 @@
+"""Workers: who trains the tiles."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from anomalib_tiled.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from anomalib_tiled.grid import Tile
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the training of a tile ended.
+
+    Args:
+        tile: The tile.
+        error: Why it failed; ``None`` if it did not.
+    """
+
+    tile: Tile
+    error: Exception | None
+
+
+class Workers(ABC):
+    """Contract of workers. A tile that fails does not stop the others."""
+
+    @abstractmethod
+    def train(self, tiles: Sequence[Tile], train_tile: Callable[[Tile], None]) -> Iterator[Outcome]:
+        """Train tiles in any order and report each as it ends.
+
+        Args:
+            tiles: What is to be trained.
+            train_tile: Trains one tile.
+
+        Raises:
+            StorageError: The disk is full; no other tile could be stored either.
+        """
+
+
+class LocalWorkers(Workers):
+    """Trains tiles on this machine, one after the other.
+
+    Args:
+        processes: Number of tiles that are trained at the same time; ``auto`` takes what is best, which is 1 for now.
+    """
+
+    def __init__(self, processes: int | Literal["auto"] = "auto") -> None:
+        if processes not in {1, "auto"}:
+            message = f"workers.init_args.processes must be 1 or auto: one tile is trained at a time, got {processes!r}."
+            raise ConfigurationError(message)
+        self.processes = processes
+
+    def train(self, tiles: Sequence[Tile], train_tile: Callable[[Tile], None]) -> Iterator[Outcome]:
+        """Train the tiles in their order."""
+        for tile in tiles:
+            yield _attempt(tile, train_tile)
+
+
+def _attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
+    try:
+        train_tile(tile)
+    except StorageError:
+        raise
+    except Exception as error:  # reported with the tile's name once all tiles were tried
+        logger.exception("Training tile %s failed.", tile.name)
+        return Outcome(tile, error)
+    return Outcome(tile, None)
