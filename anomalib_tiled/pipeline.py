@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,6 +76,7 @@ def fit(folder: RunFolder) -> Calibration:
         _train_missing(run)
         calibration = calibrate(run)
         write_json(folder.calibration_file, {"grid": run.grid.to_json(), **calibration.to_json()})
+    gc.collect()  # Lightning's modules and trainers hold each other; what follows needs their memory
     return calibration
 
 

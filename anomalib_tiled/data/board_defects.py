@@ -131,7 +131,7 @@ def _burnt_spot(damage: Damage) -> None:
     pen.polygon(damage.blob(centre, across * 0.8, across * 0.7), 235)
     veil = veil.filter(ImageFilter.GaussianBlur(2.5 * scale))
     corner = (round((centre.x - across) * scale), round((centre.y - across) * scale))
-    damage.pen.canvas.paste((44, 26, 14), (*corner, corner[0] + veil.width, corner[1] + veil.height), veil)
+    damage.pen.canvas.paste((24, 14, 8), (*corner, corner[0] + veil.width, corner[1] + veil.height), veil)
 
 
 def _cut_trace(damage: Damage) -> None:

@@ -71,13 +71,13 @@ def populate(board: Board, random: Generator) -> Image.Image:
 
     Args:
         board: The board.
-        random: Where the displacements come from; up to 1.5 image pixels.
+        random: Where the displacements come from; up to 1 image pixel.
 
     Returns:
         A canvas.
     """
     canvas = board.bare.copy()
-    displacements = np.clip(np.rint(random.normal(scale=1.0, size=(len(board.bodies), 2))), -3, 3).astype(int)
+    displacements = np.clip(np.rint(random.normal(scale=0.8, size=(len(board.bodies), 2))), -2, 2).astype(int)
     for part, body, (x, y) in zip(board.layout.parts, board.bodies, displacements, strict=True):
         frame = part.body.grown(MARGIN)
         canvas.paste(body, (round(frame.left * board.scale) + int(x), round(frame.top * board.scale) + int(y)), body)
