@@ -10,7 +10,7 @@ import anomalib.data
 import anomalib.models
 import yaml
 from anomalib.data import AnomalibDataModule
-from anomalib.models import AnomalibModule
+from anomalib.models.components import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.pytorch import Trainer
 
@@ -25,7 +25,7 @@ from anomalib_tiled.stages.thresholding import Thresholder
 from anomalib_tiled.training.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from jsonargparse import Namespace
 
@@ -136,7 +136,9 @@ def _explained(parser: Parser, message: str) -> str:
         return _unknown_setting(parser, found[1])
     if found := re.search(r"Unrecognized arguments: --([^\s=]+)", message):
         return _unknown_setting(parser, found[1])
-    if found := re.search(r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL):
+    if found := re.search(
+        r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL
+    ):
         key, name = found.groups()
         return f"There is no {name!r} for {key}. {allowed_names(name, _classes_for(key))} Or give a dotted class path."
     return message
@@ -157,7 +159,8 @@ def _unknown_setting(parser: Parser, name: str) -> str:
 def _settings_of(parser: Parser, group: str) -> list[str]:
     """Give the names of the settings in a group, or of the whole configuration."""
     prefix = f"{group}." if group else ""
-    names = {action.dest[len(prefix) :].partition(".")[0] for action in parser._actions if action.dest.startswith(prefix)}  # noqa: SLF001, E501  # argparse has no public list of its options
+    options = [action.dest for action in parser._actions]  # noqa: SLF001  # argparse has no public list of them
+    names = {name[len(prefix) :].partition(".")[0] for name in options if name.startswith(prefix)}
     return sorted(names - {"help", "print_config", ""})
 
 

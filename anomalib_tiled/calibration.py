@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
@@ -16,10 +17,11 @@ from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from anomalib_tiled.config import Settings
+    from anomalib_tiled.config import Plain, Settings
 
 Place = Literal["tile", "image", "none"]
 NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")
@@ -57,11 +59,11 @@ class Stages:
         """
         smoothing = settings.seam_smoothing
         return cls(
-            merger=settings.merging.build(Merger),  # type: ignore[type-abstract]
-            scorer=settings.scoring.build(Scorer),  # type: ignore[type-abstract]
-            smoother=None if smoothing is None else smoothing.build(SeamSmoother),  # type: ignore[type-abstract]
-            normalizer=settings.normalization.method.build(Normalizer),  # type: ignore[type-abstract]
-            thresholder=settings.thresholding.method.build(Thresholder),  # type: ignore[type-abstract]
+            merger=settings.merging.build(Merger),
+            scorer=settings.scoring.build(Scorer),
+            smoother=None if smoothing is None else smoothing.build(SeamSmoother),
+            normalizer=settings.normalization.method.build(Normalizer),
+            thresholder=settings.thresholding.method.build(Thresholder),
             normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
             threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
         )
@@ -122,7 +124,7 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: dict[str, object]) -> Calibration:
+    def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
         """Rebuild a calibration from what ``calibration.json`` holds.
 
         Raises:
@@ -132,8 +134,8 @@ class Calibration:
             image, tiles, notes = content["image"], content["tiles"], content["notes"]
             return cls(
                 image=None if image is None else _level(image),
-                tiles={name: _level(level) for name, level in tiles.items()},  # type: ignore[attr-defined]
-                notes=tuple(notes),  # type: ignore[arg-type]
+                tiles={name: _level(level) for name, level in tiles.items()},
+                notes=tuple(notes),
             )
         except (KeyError, TypeError, AttributeError) as error:
             message = f"calibration.json was altered ({error!r}). Delete it and run fit --ckpt_dir again."
@@ -200,7 +202,7 @@ class Truth:
         if self.masks is None:
             return self
         masks = self.masks[:, rows, columns]
-        return Truth(masks.any(axis=(1, 2)), masks)
+        return Truth(np.any(masks, axis=(1, 2)), masks)
 
 
 def _learned(stages: Stages, scores: ScoreDistribution, threshold: float, *, normalize: bool) -> Learned:
@@ -215,5 +217,5 @@ def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:
     raise ConfigurationError(message)
 
 
-def _level(content: dict[str, dict[str, object]]) -> Level:
-    return Level(Learned(**content["scores"]), Learned(**content["maps"]))  # type: ignore[arg-type]
+def _level(content: Mapping[str, Plain]) -> Level:
+    return Level(Learned(**content["scores"]), Learned(**content["maps"]))

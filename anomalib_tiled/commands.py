@@ -42,7 +42,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     data = None
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
-        data = spec.build(AnomalibDataModule)  # type: ignore[type-abstract]
+        data = spec.build(AnomalibDataModule)
     _report(RunFolder.open(Path(parsed.ckpt_dir)), data, None if parsed.output is None else Path(parsed.output))
 
 
@@ -113,7 +113,7 @@ def _check_same(folder: RunFolder, given: Settings) -> None:
             continue
         if name != "seed_everything" and asked != value:
             message = (
-                f"{folder.path} was made with another configuration: {name} is {value} there, but {asked} is asked for. "
+                f"{folder.path} was made with another configuration: {name} is {value} there, not {asked}. "
                 "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."
             )
             raise ConfigurationError(message)

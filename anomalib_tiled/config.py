@@ -23,6 +23,9 @@ T = TypeVar("T")
 # Values as YAML holds them: the one place where a setting may be anything, because a third party's class defines it.
 Plain = Any
 
+DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
+"""Settings that decide what a trained tile looks like."""
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -41,7 +44,7 @@ class ClassSpec:
         """Name of the class without its module."""
         return self.class_path.rpartition(".")[2]
 
-    def build(self, base: type[T], make: Callable[..., T] | None = None) -> T:
+    def build(self, base: type[T], make: Callable[..., Any] | None = None) -> T:
         """Make the object, its arguments converted and nested classes built as their types say.
 
         Args:
@@ -166,13 +169,13 @@ class Settings:
     @property
     def training_hash(self) -> str:
         """Fingerprint of everything that decides what a trained tile looks like."""
-        parts = (self.seed_everything, self.tiling, self.model, self.data, dict(self.trainer))
-        content = json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts])
+        settings = asdict(self)
+        content = json.dumps([settings[name] for name in DECIDE_TRAINING])
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
-        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+        return str(yaml.safe_dump(_plain(asdict(self)), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
 from anomalib.data import InferenceBatch
-from anomalib.models import AnomalibModule
+from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from torchvision.transforms.v2 import Resize
@@ -22,8 +22,9 @@ from anomalib_tiled.tile_model import TilePrediction, predict_tile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anomalib.data import ImageBatch
+    from anomalib.data import Batch
     from anomalib.metrics import Evaluator
+    from lightning.pytorch.utilities.types import STEP_OUTPUT
 
     from anomalib_tiled.grid import Tile, TileGrid
 
@@ -152,14 +153,14 @@ class TiledEnsemble(AnomalibModule):
         del args, kwargs
         return self.decide(self.predict_raw(batch))
 
-    def test_step(self, batch: ImageBatch, *args: object, **kwargs: object) -> ImageBatch:
+    def test_step(self, batch: Batch[Any], batch_idx: int, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict a batch of anomalib's ``Engine.test``."""
-        del args, kwargs
-        return batch.update(**self(batch.image)._asdict())
+        del batch_idx, args, kwargs
+        return cast("STEP_OUTPUT", batch.update(**self(batch.image)._asdict()))
 
-    def predict_step(self, batch: ImageBatch, *args: object, **kwargs: object) -> ImageBatch:
+    def predict_step(self, batch: Batch[Any], batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict a batch of anomalib's ``Engine.predict``."""
-        return self.test_step(batch, *args, **kwargs)
+        return self.test_step(batch, batch_idx, dataloader_idx)
 
     @torch.inference_mode()
     def predict_raw(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anomalib.metrics
 import numpy as np
@@ -87,10 +87,9 @@ class Measurements:
         """
         if batch.gt_label is not None and batch.pred_score is not None:
             self._image.update(batch, _numbers(batch.pred_score), batch.pred_label, _flags(batch.gt_label))
-        # A model without maps has no masks: what stands in its maps is for pictures only.
-        if batch.gt_mask is not None and batch.pred_mask is not None:
-            masks = _flags(batch.gt_mask).reshape(len(batch.image), *batch.gt_mask.shape[-2:])
-            self._pixel.update(batch, _numbers(batch.anomaly_map).reshape(masks.shape), batch.pred_mask, masks)
+        # A model without maps predicts no masks: what stands in its maps is for pictures only.
+        if batch.gt_mask is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
+            self._pixel.update(batch, _numbers(batch.anomaly_map), batch.pred_mask, _flags(batch.gt_mask))
 
     def compute(self) -> Results:
         """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is not defined."""
@@ -114,7 +113,7 @@ class StreamingEvaluator(Evaluator):
         del trainer, pl_module
         self._measurements = Measurements(self._metrics)
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # noqa: PLR0913, PLR0917  # Lightning's signature
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -129,9 +128,9 @@ class StreamingEvaluator(Evaluator):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics; one that is not defined is logged as NaN."""
-        del trainer, pl_module
+        del trainer
         for name, value in self._measurements.compute().items():
-            self.log(name, float("nan") if value is None else value)
+            pl_module.log(name, float("nan") if value is None else value)
 
 
 class _LevelMeasurements:
@@ -147,16 +146,12 @@ class _LevelMeasurements:
         self._needs_regions = "AUPRO" in self._curves
 
     def update(
-        self,
-        batch: ImageBatch,
-        scores: NDArray[np.float32],
-        predicted: torch.Tensor | None,
-        anomalous: NDArray[np.bool_],
+        self, batch: ImageBatch, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]
     ) -> None:
         regions = _region_weights(anomalous) if self._needs_regions and anomalous.any() else None
         self._scores.add(scores, anomalous, regions)
-        if predicted is not None:
-            self._decisions.add(_flags(predicted).reshape(anomalous.shape), anomalous)
+        if decided is not None:
+            self._decisions.add(_flags(decided), anomalous)
         for metric in self._others.values():
             metric.update(batch)
 
@@ -189,12 +184,11 @@ def _region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _other(level: str, name: str, known: dict[str, Curve]) -> AnomalibMetric:
     """Make a metric that is not computed from counts."""
     metric_class = _metric_class(name, known)
-    if not issubclass(metric_class, AnomalibMetric):
+    if not issubclass(metric_class, AnomalibMetric):  # anomalib's base class is not one of torchmetrics'
         metric_class = create_anomalib_metric(metric_class)
     by_name = FIELDS[level]
     fields = by_name.get(metric_class.__name__, by_name[""])
-    metric: AnomalibMetric = metric_class(fields=fields, prefix=f"{level}_")
-    return metric
+    return cast("AnomalibMetric", metric_class(fields=fields, prefix=f"{level}_"))
 
 
 def _metric_class(name: str, known: dict[str, Curve]) -> type[Metric]:
@@ -205,7 +199,8 @@ def _metric_class(name: str, known: dict[str, Curve]) -> type[Metric]:
         found = None
     if isinstance(found, type) and issubclass(found, Metric):
         return found
-    message = f"There is no metric {name!r}; give a name or a dotted class path. {allowed_names(name, [*known, F1_SCORE])}"
+    allowed = allowed_names(name, [*known, F1_SCORE])
+    message = f"There is no metric {name!r}. {allowed} Or give the dotted class path of another one."
     raise ConfigurationError(message)
 
 

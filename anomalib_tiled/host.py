@@ -48,10 +48,11 @@ def connect(host: ModuleType) -> None:
 def _check(inner: type) -> None:
     given = list(inspect.signature(inner.__init__).parameters)  # type: ignore[misc]
     if given != ["self", "args", "run"] or not callable(getattr(inner, "add_subcommands", None)):
-        raise TypeError(
+        message = (
             "`anomalib tiled` needs an AnomalibCLI with __init__(self, args, run) and add_subcommands, "
             f"but got __init__({', '.join(given)}). Use `anomalib-tiled`, which does not depend on it."
         )
+        raise TypeError(message)
 
 
 class TiledCommand(AnomalibCLI):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Tile
 
+
 def prepare(settings: Settings) -> RunFolder:
     """Check everything that can be wrong before training, and make the run folder.
 
@@ -53,7 +54,7 @@ def prepare(settings: Settings) -> RunFolder:
 
 def _prepare(settings: Settings) -> RunFolder:
     seed_everything(settings.seed_everything, workers=True, verbose=False)
-    datamodule = settings.data.build(AnomalibDataModule)  # type: ignore[type-abstract]
+    datamodule = settings.data.build(AnomalibDataModule)
     split = split_once(datamodule)
     settings = _with_image_size(settings, split)
     _try_out(settings)
@@ -82,7 +83,7 @@ def fit(folder: RunFolder) -> Calibration:
 
 def _train_missing(run: Run) -> None:
     missing = run.folder.missing(run.grid)
-    workers = run.settings.workers.build(Workers)  # type: ignore[type-abstract]
+    workers = run.settings.workers.build(Workers)
     failed: dict[str, list[Tile]] = {}
     for outcome in track(workers.train(missing, partial(train_tile, run)), "Training tiles", len(missing)):
         if outcome.error is not None:
@@ -93,7 +94,7 @@ def _train_missing(run: Run) -> None:
         raise TrainingError(_failures(run.folder, failed))
 
 
-def test(folder: RunFolder, data: AnomalibDataModule | None = None, output: Path | None = None) -> Results:
+def test(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> Results:
     """Predict test images, measure, and write metrics, scores and pictures.
 
     Args:
@@ -112,7 +113,7 @@ def test(folder: RunFolder, data: AnomalibDataModule | None = None, output: Path
 
 def _test(run: Run, output: Path) -> Results:
     if not (samples := run.split.subset("test")):
-        message = "There must be test images, but there are none. Set test_split_mode of the data module, or use --data."
+        message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         raise DataError(message)
     ensemble, measurements = run.calibrated_ensemble(), Measurements(run.settings.metrics)
     stretch = run.settings.normalization.stage == "none"
@@ -158,8 +159,8 @@ def _status_of(folder: RunFolder, tile: Tile) -> TileStatus:
 def _with_image_size(settings: Settings, split: Split) -> Settings:
     """Put the images' own size into the settings if they name none, and check that all files can be used."""
     given = settings.tiling.image_size
-    size = common_size(split, None if given is None else as_size(given))
-    return replace(settings, tiling=replace(settings.tiling, image_size=tuple(size)))
+    height, width = common_size(split, None if given is None else as_size(given))
+    return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
 
 
 def _try_out(settings: Settings) -> None:
@@ -167,7 +168,7 @@ def _try_out(settings: Settings) -> None:
     grid = grid_of(settings.tiling)
     Stages.build(settings)
     Measurements(settings.metrics)
-    settings.workers.build(Workers)  # type: ignore[type-abstract]
+    settings.workers.build(Workers)
     trainer_arguments(settings.trainer)
     build_tile_model(settings.model, grid.tile_size)
 
@@ -178,8 +179,10 @@ def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:
         f"{', '.join(tile.name for tile in tiles)}: {reason} (log: {folder.tile_log(tiles[0])})"
         for reason, tiles in failed.items()
     ]
-    return "\n".join([
-        f"{sum(map(len, failed.values()))} tiles could not be trained; the others are done.",
-        *causes,
-        f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
-    ])
+    return "\n".join(
+        [
+            f"{sum(map(len, failed.values()))} tiles could not be trained; the others are done.",
+            *causes,
+            f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
+        ]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sized
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -47,5 +48,4 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def _length(items: Iterable[T]) -> int | None:
-    sized: Sized | None = items if hasattr(items, "__len__") else None
-    return None if sized is None else len(sized)
+    return len(items) if isinstance(items, Sized) else None

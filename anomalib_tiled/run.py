@@ -23,7 +23,7 @@ from anomalib_tiled.tile_model import load_tile_model
 if TYPE_CHECKING:
     import torch
     from anomalib.data import ImageItem
-    from anomalib.models import AnomalibModule
+    from anomalib.models.components import AnomalibModule
     from torch.utils.data import DataLoader
 
     from anomalib_tiled.config import Settings, TilingSettings
@@ -70,7 +70,7 @@ class Run:
         settings = folder.settings()
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
         source = open_source(split, grid, settings.cache_directory, build=build_cache)
-        return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))  # type: ignore[type-abstract]
+        return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
@@ -98,7 +98,9 @@ class Run:
         if missing := self.folder.missing(self.grid):
             names = ", ".join(tile.name for tile in missing)
             path = self.folder.path
-            message = f"{path} lacks {len(missing)} tiles: {names}. Train them with `anomalib tiled fit --ckpt_dir {path}`."
+            message = (
+                f"{path} lacks {len(missing)} tiles: {names}. Train them with `anomalib tiled fit --ckpt_dir {path}`."
+            )
             raise RunFolderError(message)
         ensemble = TiledEnsemble(
             self.grid,
@@ -122,9 +124,15 @@ class Run:
 
     def _device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""
-        chosen = {key: self.settings.trainer[key] for key in ("accelerator", "devices") if key in self.settings.trainer}
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-        return Trainer(**chosen, **quiet, enable_model_summary=False).strategy.root_device
+        trainer = Trainer(
+            accelerator=self.settings.trainer.get("accelerator", "auto"),
+            devices=self.settings.trainer.get("devices", "auto"),
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        return trainer.strategy.root_device
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from anomalib.models import AnomalibModule
+from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
@@ -123,7 +123,7 @@ def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.
     )
     if needs_instance or "image_size" not in inspect.signature(configure).parameters:
         return None
-    return configure(tuple(tile_size))
+    return configure((tile_size.height, tile_size.width))
 
 
 def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> dict[str, Any]:

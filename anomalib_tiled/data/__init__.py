@@ -13,7 +13,7 @@ __all__ = ["DemoBoards"]
 def __getattr__(name: str) -> object:
     """Import the demonstration images only when they are asked for."""
     if name == "DemoBoards":
-        from anomalib_tiled.data.boards import DemoBoards  # noqa: PLC0415  # importing anomalib takes seconds
+        from anomalib_tiled.data.boards import DemoBoards  # importing anomalib takes seconds
 
         return DemoBoards
     message = f"module {__name__!r} has no attribute {name!r}"

@@ -30,7 +30,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "is no image that can be read" if isinstance(error, UnidentifiedImageError) else f"is damaged ({error})"
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "is no image that can be read" if unknown else f"is damaged ({error})"
         message = f"{path} {reason}. Replace it or take it out of the data set."
         raise DataError(message) from error
 
@@ -73,7 +74,8 @@ def read_mask(path: Path, size: Size) -> Pixels:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
     if mask.shape == tuple(size):
         return mask
-    return resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0].numpy()
+    resized: Pixels = resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0].numpy()
+    return resized
 
 
 def size_of(path: Path) -> Size:

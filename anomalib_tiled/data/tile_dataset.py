@@ -141,11 +141,11 @@ class TileDataModule(LightningDataModule):
 def collate(items: Sequence[ImageItem]) -> ImageBatch:
     """Join images to a batch; what is unknown for one of them is left out for all."""
     return ImageBatch(
-        image=torch.stack([item.image for item in items]),
+        image=_stacked([item.image for item in items]),
         gt_mask=_stacked([item.gt_mask for item in items]),
         gt_label=_stacked([item.gt_label for item in items]),
-        image_path=[item.image_path for item in items],
-        mask_path=[item.mask_path for item in items],
+        image_path=[str(item.image_path) for item in items],
+        mask_path=[str(item.mask_path) for item in items],
     )
 
 

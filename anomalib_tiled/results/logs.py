@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-TALKATIVE = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "torchmetrics", "anomalib", "py.warnings")
+TALKATIVE = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning_fabric",
+    "torchmetrics",
+    "anomalib",
+    "py.warnings",
+)
 """Loggers that print to the screen by themselves, or do not pass on what they are told."""
 
 

@@ -50,8 +50,9 @@ class Pictures:
     def draw(self, batch: ImageBatch) -> None:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
         for item in batch:
+            path = Path(str(item.image_path))
             picture = visualize_image_item(
-                _in_size(item, size := size_of(Path(item.image_path))),
+                _in_size(item, size := size_of(path)),
                 overlay_fields=[("image", LAYERS)],
                 field_size=(size.width, size.height),
                 fields_config={"anomaly_map": {"colormap": True, "normalize": self.stretch}},
@@ -59,18 +60,15 @@ class Pictures:
                 text_config={"enable": False},
             )
             if picture is not None:
-                with replacing(self.path_of(Path(item.image_path))) as temporary:
+                with replacing(self.path_of(path)) as temporary:
                     picture.convert("RGB").save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture."""
         relative = image_path.relative_to(self.common)
-        return (self.folder / relative).with_name(f"{relative.name if self._ambiguous(relative) else relative.stem}.png")
-
-    @staticmethod
-    def _ambiguous(relative: Path) -> bool:
         # 000.jpg and 000.png in one folder must not share a picture.
-        return relative.suffix.lower() != ".png"
+        stem = relative.stem if relative.suffix.lower() == ".png" else relative.name
+        return (self.folder / relative).with_name(f"{stem}.png")
 
 
 def _in_size(item: ImageItem, size: Size) -> ImageItem:
@@ -87,5 +85,5 @@ def _resized(values: torch.Tensor | None, size: Size, interpolation: Interpolati
     if values is None or tuple(values.shape[-2:]) == tuple(size):
         return values
     layer = values.to(torch.uint8) if values.dtype == torch.bool else values
-    resized = resize(layer.reshape(1, *layer.shape[-2:]), list(size), interpolation, antialias=False)[0]
-    return resized.to(values.dtype)
+    resized: torch.Tensor = resize(layer.reshape(1, *layer.shape[-2:]), list(size), interpolation, antialias=False)
+    return resized[0].to(values.dtype)

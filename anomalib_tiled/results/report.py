@@ -13,7 +13,7 @@ from anomalib_tiled.files import replacing, write_json
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import torch
     from anomalib.data import ImageBatch
@@ -63,11 +63,11 @@ def plugins_table(plugins: Plugins) -> Table:
 
 
 def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
-    columns = (batch.image_path, _column(batch.gt_label, batch), batch.pred_score, _column(batch.pred_label, batch))
-    for image_path, gt_label, pred_score, pred_label in zip(*columns, strict=True):
-        labels = ["" if label is None else int(label) for label in (gt_label, pred_label)]
-        csv.writer(file).writerow([image_path, labels[0], f"{float(pred_score):.9g}", labels[1]])
+    writer = csv.writer(file)
+    for item in batch:
+        score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"
+        writer.writerow([item.image_path, _label(item.gt_label), score, _label(item.pred_label)])
 
 
-def _column(values: torch.Tensor | None, batch: ImageBatch) -> Sequence[torch.Tensor | None] | torch.Tensor:
-    return [None] * len(batch.image_path or []) if values is None else values
+def _label(value: torch.Tensor | None) -> str:
+    return "" if value is None else str(int(value))

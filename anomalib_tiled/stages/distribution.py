@@ -2,7 +2,7 @@
 
 Scores are counted in bins, normal and anomalous ones apart. A bin is a range of floats that share the leading
 bits of their ordered bit pattern, so the bins are fine near zero and coarse far away, with the same relative
-width everywhere; no range has to be known beforehand, one pass is enough, and two distributions add up.
+width everywhere; no range has to be known beforehand, and one pass is enough.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ class ScoreDistribution:
     @property
     def empty(self) -> bool:
         """Whether no score was added yet."""
-        return self._counts.shape[1] == 0
+        return self._counts.size == 0
 
     @property
     def has_normal(self) -> bool:
         """Whether a normal score was added."""
-        return bool(self._counts[0].any())
+        return bool(np.any(self._counts[0]))
 
     @property
     def has_anomalous(self) -> bool:
         """Whether an anomalous score was added."""
-        return bool(self._counts[1].any())
+        return bool(np.any(self._counts[1]))
 
     def add(
         self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: NDArray[np.float64] | None = None
@@ -97,17 +97,6 @@ class ScoreDistribution:
         if regions is not None and mask.any():
             weights = np.ravel(regions)[mask]
             self._counts[2] += np.bincount(bins[mask], weights=weights, minlength=self._counts.shape[1])
-
-    def merge(self, other: ScoreDistribution) -> None:
-        """Add the counts of another distribution to this one."""
-        if other.empty:
-            return
-        self._make_room(other._first, other._first + other._counts.shape[1] - 1)
-        start = other._first - self._first
-        self._counts[:, start : start + other._counts.shape[1]] += other._counts
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
-        self.maximum_normal = max(self.maximum_normal, other.maximum_normal)
 
     def counts(self) -> ScoreCounts:
         """Give the bins that hold at least one score, in ascending order of score."""
@@ -172,14 +161,6 @@ class ExactScores(ScoreDistribution):
         self.minimum = min(self.minimum, float(flat.min()))
         self.maximum = max(self.maximum, float(flat.max()))
         self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
-
-    def merge(self, other: ScoreDistribution) -> None:
-        """Add the scores of another exact distribution to this one."""
-        if not isinstance(other, ExactScores):
-            message = f"Exact scores can be added to exact scores only, not to a {type(other).__name__}."
-            raise TypeError(message)
-        for scores, anomalous in zip(other._scores, other._anomalous, strict=True):
-            self.add(scores, anomalous)
 
     def counts(self) -> ScoreCounts:
         """Give one bin for each distinct score, in ascending order of score."""

@@ -8,13 +8,12 @@ import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
-from anomalib.models import AnomalibModule
-from anomalib.models.components import MemoryBankMixin
+from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
@@ -28,6 +27,8 @@ from anomalib_tiled.tile_model import build_tile_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from anomalib.data import AnomalibDataModule
 
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile
@@ -74,7 +75,7 @@ def _fit(run: Run, tile: Tile, workspace: Path) -> int:
     elif not _needs_validation(model):
         arguments["limit_val_batches"] = 0
     engine = Engine(callbacks=[*callbacks, _no_checkpoints()], default_root_dir=workspace, **arguments)
-    engine.fit(model, datamodule=data)
+    engine.fit(model, datamodule=cast("AnomalibDataModule", data))
     with replacing(run.folder.checkpoint(tile)) as temporary:
         _save(engine, callbacks, temporary)
     return int(engine.trainer.current_epoch)

@@ -56,7 +56,9 @@ class LocalWorkers(Workers):
 
     def __init__(self, processes: int | Literal["auto"] = "auto") -> None:
         if processes not in {1, "auto"}:
-            message = f"workers.init_args.processes must be 1 or auto: one tile is trained at a time, got {processes!r}."
+            message = (
+                f"workers.init_args.processes must be 1 or auto: one tile is trained at a time, got {processes!r}."
+            )
             raise ConfigurationError(message)
         self.processes = processes
 
