@@ -2,7 +2,7 @@
 
 A module imports only from modules on its own line or below:
 
-    __main__  host                              how the commands are reached
+    __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
     commands  arguments                         what each command does; text to settings
     builtin  pipeline                           the built-in stages as a plugin | fit, test, status: the whole story

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from inspect import isabstract
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import anomalib.data
@@ -141,7 +142,20 @@ def _explained(parser: Parser, message: str) -> str:
     ):
         key, name = found.groups()
         return f"There is no {name!r} for {key}. {allowed_names(name, _classes_for(key))} Or give a dotted class path."
-    return message
+    return _condensed(message)
+
+
+def _condensed(message: str) -> str:
+    """Shorten what jsonargparse says of a value that fits none of several types."""
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.Literal", "one of ")
+    if not (key := re.match(r'Parser key "(\S+)":\s*', message)):
+        return message
+    reasons = [line for line in re.findall(r"^\s*- (.*)$", message, re.MULTILINE) if "NoneType" not in line]
+    if not reasons:
+        return f"{key[1]}: {message[key.end() :]}"
+    given = re.search(r"Given value: (.*)$", message)
+    said = "" if given is None or "There is no setting" in reasons[0] else f" Given: {given[1]}."
+    return f"{key[1]}: {'; or '.join(reasons)}{'' if reasons[-1].endswith('.') else '.'}{said}"
 
 
 def _unknown_setting(parser: Parser, name: str) -> str:
@@ -168,5 +182,6 @@ def _classes_for(key: str) -> Iterable[str]:
     bases = {"model": (AnomalibModule, anomalib.models), "data": (AnomalibDataModule, anomalib.data)}
     if key in bases:
         base, module = bases[key]
-        return [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+        return [name for name, value in classes.items() if issubclass(value, base) and not isabstract(value)]
     return [choice.name for choice in find_plugins().of(KIND_OF.get(key, key))]

@@ -70,14 +70,14 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
     folder = _folder_for(list(arguments), prog)
     console = Console()
-    console.print(str(grid_of(folder.settings().tiling)), highlight=False)
+    console.print(str(grid_of(folder.settings().tiling)), soft_wrap=True, highlight=False)
     try:
         calibration = pipeline.fit(folder)
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\nGo on with: {prog} --ckpt_dir {folder.path}", soft_wrap=True, highlight=False)
         raise
     for note in calibration.notes:
-        console.print(f"Note: {note}", highlight=False)
+        console.print(f"Note: {note}", soft_wrap=True, highlight=False)
     return folder
 
 

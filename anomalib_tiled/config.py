@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 # Values as YAML holds them: the one place where a setting may be anything, because a third party's class defines it.
 Plain = Any
@@ -54,16 +55,25 @@ class ClassSpec:
         Raises:
             ConfigurationError: The class does not take these arguments, or refuses their values.
         """
+        refusals: list[Exception] = []
+
+        def construct(class_type: type[Made], *_: Plain, **arguments: Plain) -> Made:
+            try:
+                return cast("Made", (make or _call)(class_type, **arguments))
+            except Exception as error:
+                refusals.append(error)  # jsonargparse would hide it behind a list of types that do not fit
+                raise
+
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(base, "object", fail_untyped=False)
-        if make is not None:
-            parser.add_instantiator(make, base, subclasses=True)
+        parser.add_instantiator(construct, base, subclasses=True)
         try:
             parsed = parser.parse_object({"object": asdict(self)}, defaults=False)
             return cast("T", parser.instantiate_classes(parsed).object)
-        except (TypeError, ValueError) as error:
-            message = f"{self.class_path} cannot be made with the arguments {dict(self.init_args)}: {error}"
-            raise ConfigurationError(message) from error
+        except Exception as error:  # noqa: BLE001  # raised again at once, in the words of the class itself
+            cause = refusals[0] if refusals else error
+            message = f"{self.class_path} cannot be made with {dict(self.init_args)}: {cause}"
+            raise ConfigurationError(message) from cause
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,10 @@ class Settings:
 def as_size(value: int | Sequence[int]) -> Size:
     """Read a size: one number for a square, or height and width."""
     return Size(value, value) if isinstance(value, int) else Size(*value)
+
+
+def _call(class_type: Callable[..., T], **arguments: Plain) -> T:
+    return class_type(**arguments)
 
 
 def _check_keys(mapping: Mapping[str, Plain], expected: set[str]) -> None:

@@ -28,7 +28,7 @@ from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.calibrate import calibrate
-from anomalib_tiled.training.tile import train_tile, trainer_arguments
+from anomalib_tiled.training.tile import check_trainer, train_tile
 from anomalib_tiled.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _try_out(settings: Settings) -> None:
     Stages.build(settings)
     Measurements(settings.metrics)
     settings.workers.build(Workers)
-    trainer_arguments(settings.trainer)
+    check_trainer(settings.trainer)
     build_tile_model(settings.model, grid.tile_size)
 
 

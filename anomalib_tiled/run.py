@@ -95,13 +95,7 @@ class Run:
         Raises:
             RunFolderError: Tiles are missing.
         """
-        if missing := self.folder.missing(self.grid):
-            names = ", ".join(tile.name for tile in missing)
-            path = self.folder.path
-            message = (
-                f"{path} lacks {len(missing)} tiles: {names}. Train them with `anomalib tiled fit --ckpt_dir {path}`."
-            )
-            raise RunFolderError(message)
+        self._check_tiles()
         ensemble = TiledEnsemble(
             self.grid,
             TileModels(self._load_tile),
@@ -117,7 +111,14 @@ class Run:
         Raises:
             RunFolderError: Tiles or the calibration are missing.
         """
+        self._check_tiles()
         return self.ensemble(Calibration.from_json(read_json(self.folder.calibration_file)))
+
+    def _check_tiles(self) -> None:
+        if missing := self.folder.missing(self.grid):
+            names, path = ", ".join(tile.name for tile in missing), self.folder.path
+            message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
+            raise RunFolderError(message)
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
         return load_tile_model(self.settings.model, self.grid.tile_size, self.folder.checkpoint(tile))

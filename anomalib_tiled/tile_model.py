@@ -12,7 +12,7 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_tiled.errors import ConfigurationError, TiledError
+from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
 
-    return _fitted_to_tiles(_made(spec, make))
+    return _fitted_to_tiles(spec.build(AnomalibModule, make))
 
 
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
@@ -70,7 +70,7 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         replaced = _accepted(model_class, ONLY_FOR_A_FRESH_MODEL)
         return model_class.load_from_checkpoint(checkpoint, map_location="cpu", **{**arguments, **replaced})
 
-    return _fitted_to_tiles(_made(spec, make)).eval()
+    return _fitted_to_tiles(spec.build(AnomalibModule, make)).eval()
 
 
 @torch.inference_mode()
@@ -94,16 +94,6 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
             raise ConfigurationError(message)
         scores = maps.amax(dim=(1, 2, 3))
     return TilePrediction(scores.reshape(len(images)).float(), maps)
-
-
-def _made(spec: ClassSpec, make: Any) -> AnomalibModule:  # noqa: ANN401  # typed where it is defined
-    try:
-        return spec.build(AnomalibModule, make)
-    except TiledError:
-        raise
-    except Exception as error:
-        message = f"The model {spec.class_path} cannot be made with {dict(spec.init_args)}: {error}"
-        raise ConfigurationError(message) from error
 
 
 def _arguments_for_tiles(

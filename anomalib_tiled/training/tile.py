@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 
@@ -112,6 +113,19 @@ def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
     del arguments["default_root_dir"]
     silent = {"logger": arguments["logger"] or False, "enable_progress_bar": False, "enable_model_summary": False}
     return {**arguments, **silent, "callbacks": callbacks if isinstance(callbacks, list) else [callbacks]}
+
+
+def check_trainer(trainer: Mapping[str, Plain]) -> None:
+    """Make a Trainer, so that what it refuses is known before there is anything to train.
+
+    Raises:
+        ConfigurationError: An argument is refused.
+    """
+    try:
+        Trainer(**trainer_arguments(trainer))
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        message = f"The trainer refuses its arguments: {error}"
+        raise ConfigurationError(message) from error
 
 
 def _monitored(callbacks: list[Callback]) -> set[str]:
