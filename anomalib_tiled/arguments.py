@@ -16,6 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.pytorch import Trainer
 
 from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
+from anomalib_tiled.data.boards import DemoBoards
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages.merging import Merger
@@ -178,10 +179,14 @@ def _settings_of(parser: Parser, group: str) -> list[str]:
     return sorted(names - {"help", "print_config", ""})
 
 
+def _concrete(base: type, candidates: Iterable[object]) -> list[str]:
+    classes = [each for each in candidates if isinstance(each, type)]
+    return [each.__name__ for each in classes if issubclass(each, base) and not isabstract(each)]
+
+
 def _classes_for(key: str) -> Iterable[str]:
-    bases = {"model": (AnomalibModule, anomalib.models), "data": (AnomalibDataModule, anomalib.data)}
-    if key in bases:
-        base, module = bases[key]
-        classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
-        return [name for name, value in classes.items() if issubclass(value, base) and not isabstract(value)]
+    if key == "model":
+        return _concrete(AnomalibModule, vars(anomalib.models).values())
+    if key == "data":
+        return _concrete(AnomalibDataModule, [*vars(anomalib.data).values(), DemoBoards])
     return [choice.name for choice in find_plugins().of(KIND_OF.get(key, key))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from anomalib_tiled import pipeline
 from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
 from anomalib_tiled.config import ClassSpec
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.results.report import metrics_table, plugins_table
 from anomalib_tiled.run import grid_of
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_tiled.config import Settings
+
+DECIDE_RESULTS = (
+    "tiling",
+    "model",
+    "data",
+    "trainer",
+    "merging",
+    "scoring",
+    "seam_smoothing",
+    "normalization",
+    "thresholding",
+)
+"""Settings that must not change between the beginning and the end of a run."""
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
@@ -73,7 +87,7 @@ def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
     console.print(str(grid_of(folder.settings().tiling)), soft_wrap=True, highlight=False)
     try:
         calibration = pipeline.fit(folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         Console(stderr=True).print(f"\nGo on with: {prog} --ckpt_dir {folder.path}", soft_wrap=True, highlight=False)
         raise
     for note in calibration.notes:
@@ -107,11 +121,11 @@ def _without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _check_same(folder: RunFolder, given: Settings) -> None:
     """Refuse to go on with other settings than those of the run."""
     own = folder.settings()
-    for name, value in vars(own).items():
-        asked = getattr(given, name)
-        if name == "tiling" and asked.image_size is None:
-            continue
-        if name != "seed_everything" and asked != value:
+    if given.tiling.image_size is None:  # asks for the images' own size, which the run has looked up
+        given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
+    for name in DECIDE_RESULTS:
+        value, asked = getattr(own, name), getattr(given, name)
+        if asked != value:
             message = (
                 f"{folder.path} was made with another configuration: {name} is {value} there, not {asked}. "
                 "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."

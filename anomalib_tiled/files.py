@@ -29,7 +29,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"No space left on the disk while writing {path}. Make room, then run the same command again."
+            message = f"No space left on the disk while writing {path}. Make room, then go on."
             raise StorageError(message) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             message = f"{path} cannot be written: {error.strerror}. Change its permissions or choose another folder."

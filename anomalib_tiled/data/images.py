@@ -50,7 +50,7 @@ def read_image(path: Path, size: Size) -> Pixels:
         DataError: The file cannot be decoded.
     """
     with _naming(path), Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of arrays that cannot be written
     if pixels.shape[:2] == tuple(size):
         return pixels
     channels_first = torch.from_numpy(pixels.copy()).permute(2, 0, 1)

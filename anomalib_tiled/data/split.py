@@ -136,7 +136,7 @@ def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path) -
     """
     datasets = [getattr(datamodule, f"{name}_data", None) for name in SUBSETS]
     roots = [Path(dataset.root) for dataset in datasets if isinstance(dataset, SyntheticAnomalyDataset)]
-    for number, root in enumerate(roots):
+    for number, root in enumerate(dict.fromkeys(roots)):  # validation and test images may be the same ones
         shutil.copytree(root, folder / str(number), dirs_exist_ok=True)
         split = Split(tuple(_moved(sample, root, folder / str(number)) for sample in split.samples))
     return split

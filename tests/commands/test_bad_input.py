@@ -1,0 +1,198 @@
+"""Bad input: exit status 2, a message that says what to do, nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from anomalib_tiled.cli import main
+from anomalib_tiled.training import tile as training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UNKNOWN = {
+    "a setting": ({"tilling": {"tile_size": 64}}, "There is no setting 'tilling'. Did you mean 'tiling'?"),
+    "a setting in a group": ({"tiling__tile_sise": 64}, "tiling has no setting 'tile_sise'. Did you mean 'tile_size'?"),
+    "an argument": ({"model__init_args__bakbone": "x"}, "There is no setting 'bakbone'. Did you mean 'backbone'?"),
+    "a trainer argument": (
+        {"trainer": {"max_epoch": 1}},
+        "trainer has no setting 'max_epoch'. Did you mean 'max_epochs'?",
+    ),
+    "a model": ({"model__class_path": "Padimm"}, "There is no 'Padimm' for model. Did you mean 'Padim'?"),
+    "a data module": ({"data__class_path": "Foldr"}, "There is no 'Foldr' for data. Did you mean 'Folder'?"),
+    "a merger": (
+        {"merging": "Meen"},
+        "There is no 'Meen' for merging. Did you mean 'Mean'? Allowed: Gaussian, Hann, Max",
+    ),
+    "a scorer": ({"scoring": "Maxx"}, "There is no 'Maxx' for scoring. Did you mean 'Max'?"),
+    "a smoother": ({"seam_smoothing": "GausianSeams"}, "Did you mean 'GaussianSeams'?"),
+    "a normalizer": ({"normalization__method": "MinMx"}, "There is no 'MinMx' for normalization.method."),
+    "a place": ({"normalization__stage": "imge"}, "normalization.stage: Expected a one of ['tile', 'image', 'none']"),
+    "a metric": ({"metrics__image": ["AUROCC"]}, "There is no metric 'AUROCC'. Did you mean 'AUROC'?"),
+    "a backbone": ({"model__init_args__backbone": "resnet999"}, "Unknown model (resnet999)"),
+    "an accelerator": (
+        {"trainer": {"accelerator": "warp"}},
+        "The trainer refuses its arguments: You selected an invalid",
+    ),
+}
+
+MISFITS = {
+    "no tile size": ({"tiling": {"stride": 8}}, "'tiling.tile_size' is required"),
+    "tile larger than image": (
+        {"tiling__tile_size": 120},
+        "tile height is 120 pixels, image height is 112 pixels. Lower tiling.tile_size",
+    ),
+    "stride 0": ({"tiling__stride": 0}, "stride is 0, tile height is 64 pixels. Change tiling.stride."),
+    "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
+    "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
+    "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
+    "processes": ({"workers__init_args": {"processes": 2}, "workers__class_path": "LocalWorkers"}, "must be 1 or auto"),
+    "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
+    "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not find its images: Path does not exist"),
+}
+
+
+def _refused(configuration: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["fit", "--config", str(configuration)]) == 2
+    assert not list(configuration.parent.glob("results/*/*/v*")), "a run folder was left behind"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize(("changes", "message"), [*UNKNOWN.values(), *MISFITS.values()], ids=[*UNKNOWN, *MISFITS])
+def test_wrong_settings(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
+) -> None:
+    assert message in _refused(configure(**changes), capsys)
+
+
+def _damage_image(root: Path) -> None:
+    path = root / "good" / "003.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _damage_test_image(root: Path) -> None:
+    path = root / "bad" / "001.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _no_image(root: Path) -> None:
+    (root / "good" / "003.png").write_text("hello")
+
+
+def _other_size(root: Path) -> None:
+    Image.new("RGB", (100, 90)).save(root / "good" / "999.png")
+
+
+def _other_mask_size(root: Path) -> None:
+    Image.new("L", (100, 90)).save(root / "mask" / "002.png")
+
+
+def _empty(root: Path) -> None:
+    for path in (root / "good").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_damage_image, "good/003.png is damaged (image file is truncated)"),
+        (_damage_test_image, "bad/001.png is damaged (image file is truncated)"),
+        (_no_image, "good/003.png is no image that can be read. Replace it or take it out"),
+        (_other_size, "there are 2: 90 x 100 (999.png); 112 x 150"),
+        (_other_mask_size, "mask/002.png has 90 x 100 pixels (height x width)"),
+        (_empty, "could not find its images"),
+    ],
+)
+def test_wrong_images(
+    configure: Callable[..., Path],
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    message: str,
+) -> None:
+    root = tmp_path / "spoilt"
+    shutil.copytree(photographs, root)
+    spoil(root)
+    assert message in _refused(configure(root), capsys)
+
+
+def test_images_of_several_sizes_are_resized_where_a_size_is_given(
+    configure: Callable[..., Path], photographs: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "sizes"
+    shutil.copytree(photographs, root)
+    _other_size(root)
+    configuration = configure(root, tiling__image_size=[80, 128], tiling__tile_size=[80, 64], tiling__stride=None)
+    assert main(["fit", "--config", str(configuration)]) == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "train", "test", "status"])
+def test_no_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--ckpt_dir", str(tmp_path)]) == 2
+    assert f"{tmp_path} has no config.yaml" in capsys.readouterr().err
+    assert main([command, "--ckpt_dir", str(tmp_path / "nowhere")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_run_of_another_configuration(
+    configure: Callable[..., Path], finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = configure(merging="Hann")
+    assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
+    assert "was made with another configuration: merging is" in capsys.readouterr().err
+
+
+def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "altered"
+    shutil.copytree(finished_run, run)
+    configuration = run / "config.yaml"
+    configuration.write_text(configuration.read_text().replace("n_features: 20", "n_features: 21"))
+    assert main(["test", "--ckpt_dir", str(run)]) == 2
+    assert "Tile r00_c00" in (message := capsys.readouterr().err)
+    assert "was trained with another configuration than its config.yaml" in message
+
+
+def test_full_disk_while_training(
+    configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "_save", full)
+    assert main(["fit", "--config", str(configure())]) == 2
+    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
+    message = capsys.readouterr().err
+    assert f"No space left on the disk while writing {run / 'tiles' / 'r00_c00.ckpt'}" in message
+    assert f"fit --ckpt_dir {run}" in message
+    assert not list((run / "tiles").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fitt"], "There is no command 'fitt'. Did you mean 'fit'? Allowed: fit, plugins, status, test, train."),
+        (["fit", "--config", "nowhere.yaml"], "File does not exist"),
+        (["fit", "--tilling.stride", "3"], "There is no setting 'tilling'. Did you mean 'tiling'?"),
+        (["test"], "'ckpt_dir' is required"),
+        (["test", "--ckpt_dir", ".", "--foo", "1"], "There is no setting 'foo'. Allowed: ckpt_dir, data, output."),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_broken_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.yaml").write_text("tiling: [1,\nb")
+    assert main(["fit", "--config", str(tmp_path / "broken.yaml")]) == 2
+    assert "Problems parsing config" in capsys.readouterr().err
