@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StageError, allowed_names
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -170,12 +171,12 @@ class Observed:
 
         Without masks the threshold of the scores serves for the maps too, as in anomalib.
         """
-        threshold = stages.thresholder.learn(self.scores)
+        threshold = _threshold(stages, self.scores)
         scores = _learned(stages, self.scores, threshold, normalize=normalize)
         if self.maps.empty:
             return Level(scores, scores)
         if self._every_mask_known:
-            threshold = stages.thresholder.learn(self.maps)
+            threshold = _threshold(stages, self.maps)
         return Level(scores, _learned(stages, self.maps, threshold, normalize=normalize))
 
 
@@ -207,6 +208,15 @@ class Truth:
 
 def _learned(stages: Stages, scores: ScoreDistribution, threshold: float, *, normalize: bool) -> Learned:
     return Learned(threshold, stages.normalizer.learn(scores, threshold) if normalize else None)
+
+
+def _threshold(stages: Stages, scores: ScoreDistribution) -> float:
+    threshold = stages.thresholder.learn(scores)
+    if not math.isfinite(threshold):
+        name = f"{type(stages.thresholder).__module__}.{type(stages.thresholder).__qualname__}"
+        message = f"The stage {name} must find a finite threshold, but found {threshold}. Mend the stage."
+        raise StageError(message)
+    return threshold
 
 
 def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:

@@ -180,7 +180,7 @@ class Settings:
     def training_hash(self) -> str:
         """Fingerprint of everything that decides what a trained tile looks like."""
         settings = asdict(self)
-        content = json.dumps([settings[name] for name in DECIDE_TRAINING])
+        content = json.dumps([settings[name] for name in DECIDE_TRAINING], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_yaml(self) -> str:

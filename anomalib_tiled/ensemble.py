@@ -20,13 +20,14 @@ from anomalib_tiled.memory import available_memory
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from anomalib.data import Batch
     from anomalib.metrics import Evaluator
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
     from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.stages.normalization import Normalizer
 
 SHARE_OF_MEMORY = 0.5
 """Share of the memory free at the start that tile models may take up."""
@@ -62,14 +63,16 @@ class TileModels:
         if self.held + needed <= self.budget:
             self._kept[tile.name] = model
             self.held += needed
+            for name, tensor in _tensors(model):
+                self._shared.setdefault(name, tensor.data)
         return model
 
     def _share_equal_weights(self, model: AnomalibModule) -> int:
         """Replace weights by those of the first model where they are equal; give the bytes that are the model's own."""
         own = 0
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            first = self._shared.setdefault(name, tensor.data)
-            if first is not tensor.data and _equal(first, tensor.data):
+        for name, tensor in _tensors(model):
+            first = self._shared.get(name)
+            if first is not None and _equal(first, tensor.data):
                 tensor.data = first
             else:
                 own += tensor.numel() * tensor.element_size()
@@ -200,7 +203,7 @@ class TiledEnsemble(AnomalibModule):
 
     def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
         if learned.normalization is not None:
-            return _checked(self.stages.normalizer, self.stages.normalizer.apply(scores, learned.normalization), scores)
+            return _normalized(self.stages.normalizer, scores, learned.normalization)
         if self.stages.normalize_at == "tile":
             return _recentred(scores, learned.threshold)
         return scores
@@ -246,25 +249,29 @@ class _Merging:
                 self.labels |= scores > level.scores.threshold
                 self.masks[..., tile.rows, tile.columns] |= maps > on_maps.threshold
             if level.scores.normalization is not None and on_maps.normalization is not None:
-                normalizer = self.stages.normalizer
-                scores = _checked(normalizer, normalizer.apply(scores, level.scores.normalization), scores)
-                maps = _checked(normalizer, normalizer.apply(maps, on_maps.normalization), maps)
+                scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
+                maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
         self.scores.append(scores)
         self.stages.merger.add(tile, maps)
 
     def finish(self) -> RawPrediction:
-        tile_scores = torch.stack(self.scores)
-        maps = _checked(self.stages.merger, self.stages.merger.finish(), self.shape)
-        if self.stages.smoother is not None and self.has_maps:
-            maps = _checked(self.stages.smoother, self.stages.smoother.smooth(maps, self.grid), self.shape)
-        scores = self.stages.scorer.score(tile_scores, maps if self.has_maps else None)
+        merger, smoother, scorer = self.stages.merger, self.stages.smoother, self.stages.scorer
+        maps = _call(merger, merger.finish, shape=self.shape)
+        if smoother is not None and self.has_maps:
+            maps = _call(smoother, smoother.smooth, maps, self.grid, shape=self.shape)
+        own_maps = maps if self.has_maps else None
+        scores = _call(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
         return RawPrediction(
-            scores=_checked(self.stages.scorer, scores, (self.shape[0],)),
+            scores=scores,
             maps=maps,
             has_maps=self.has_maps,
             labels=self.labels if self._thresholds_tiles else None,
             masks=self.masks if self._thresholds_tiles else None,
         )
+
+
+def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
+    return _call(normalizer, normalizer.apply, scores, learned, shape=tuple(scores.shape))
 
 
 def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -274,10 +281,16 @@ def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
     return torch.where(scores > threshold, above, below).clamp(0, 1)
 
 
-def _checked(stage: object, result: object, expected: torch.Tensor | tuple[int, ...]) -> torch.Tensor:
-    """Give the result of a stage if it is what the contract says."""
-    shape = tuple(expected.shape) if isinstance(expected, torch.Tensor) else expected
+def _call(
+    stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Call a stage, and give its result if it is what the contract says."""
     name = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    try:
+        result = method(*arguments)
+    except Exception as error:
+        message = f"The stage {name} failed: {type(error).__name__}: {error}. Mend the stage, or choose another."
+        raise StageError(message) from error
     if not isinstance(result, torch.Tensor) or tuple(result.shape) != shape:
         given = f"shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
         message = f"The stage {name} must return a tensor of shape {shape}, but returned {given}. Mend the stage."
@@ -286,6 +299,10 @@ def _checked(stage: object, result: object, expected: torch.Tensor | tuple[int, 
         message = f"The stage {name} returned infinities or NaN. Mend the stage."
         raise StageError(message)
     return result
+
+
+def _tensors(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -29,4 +29,16 @@ def _limits() -> Iterator[int]:
                 yield int(line.split()[1]) * 1024
     for limit, usage in CGROUP_FILES:
         with suppress(OSError, ValueError):  # no such group, or no limit in it
-            yield int(Path(limit).read_text(encoding="ascii")) - int(Path(usage).read_text(encoding="ascii"))
+            used = int(Path(usage).read_text(encoding="ascii")) - _reclaimable(Path(usage).with_name("memory.stat"))
+            yield int(Path(limit).read_text(encoding="ascii")) - used
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Give the bytes of files that a group has read and that the system drops when memory is needed."""
+    if not statistics.is_file():
+        return 0
+    for line in statistics.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from anomalib_tiled.data.images import read_image, read_mask
+from anomalib_tiled.data.images import naming, read_image, read_mask
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.files import storage_errors, write_json
 from anomalib_tiled.progress import track
@@ -198,9 +198,15 @@ def _check_space(cache: ImageCache) -> None:
 
 def _key(grid: TileGrid, paths: list[Path]) -> str:
     """Name a cache after everything that decides what is in it."""
-    status = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    status = [_version(path) for path in paths]
     content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, status])
     return blake2b(content.encode(), digest_size=12).hexdigest()
+
+
+def _version(path: Path) -> tuple[str, int, int]:
+    with naming(path):
+        status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _positions(paths: Iterable[Path]) -> dict[Path, int]:

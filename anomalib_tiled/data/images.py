@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file into a message that names it.
+
+    Raises:
+        DataError: The file is missing, no image, or damaged.
+    """
     try:
         yield
+    except FileNotFoundError as error:
+        message = f"{path} is missing. Put it back, or take it out of the data set and fit a new run."
+        raise DataError(message) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "is no image that can be read" if unknown else f"is damaged ({error})"
@@ -49,7 +57,7 @@ def read_image(path: Path, size: Size) -> Pixels:
     Raises:
         DataError: The file cannot be decoded.
     """
-    with _naming(path), Image.open(path) as image:
+    with naming(path), Image.open(path) as image:
         pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of arrays that cannot be written
     if pixels.shape[:2] == tuple(size):
         return pixels
@@ -70,7 +78,7 @@ def read_mask(path: Path, size: Size) -> Pixels:
     Raises:
         DataError: The file cannot be decoded.
     """
-    with _naming(path), Image.open(path) as image:
+    with naming(path), Image.open(path) as image:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
     if mask.shape == tuple(size):
         return mask
@@ -84,7 +92,7 @@ def size_of(path: Path) -> Size:
     Raises:
         DataError: The file is no image.
     """
-    with _naming(path), Image.open(path) as image:
+    with naming(path), Image.open(path) as image:
         return Size(image.height, image.width)
 
 

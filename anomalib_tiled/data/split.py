@@ -115,7 +115,7 @@ def split_once(datamodule: AnomalibDataModule) -> Split:
     except DataError:
         raise
     except Exception as error:
-        message = f"The data module {type(datamodule).__name__} could not find its images: {error}"
+        message = f"The data module {type(datamodule).__name__} could not be set up: {error}"
         raise DataError(message) from error
     samples = [sample for name in SUBSETS for sample in _samples_of(getattr(datamodule, f"{name}_data", None), name)]
     split = Split(tuple(samples))

@@ -10,6 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from torchvision.tv_tensors import Image, Mask
 
+from anomalib_tiled.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -55,7 +57,8 @@ class AreaDataset(Dataset[ImageItem]):
         """Give one image with the label of the rectangle, not of the whole image, where there is a mask."""
         sample = self.samples[index]
         image, mask = self._tensors(sample)
-        label = sample.label if mask is None else int(mask.any())
+        # A whole image keeps its own label: resizing can make the few pixels of a defect vanish from its mask.
+        label = sample.label if mask is None or self.area == self.whole else int(mask.any())
         return ImageItem(
             image=image,
             gt_mask=mask,
@@ -69,6 +72,12 @@ class AreaDataset(Dataset[ImageItem]):
             return _as_tensors(self.source, sample, self.area)
         image, mask = self.augmentations(*_as_tensors(self.source, sample, self.whole))
         rows, columns = self.area
+        if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
+            message = (
+                f"Augmentations must keep the size of images, {self.whole[0].stop} x {self.whole[1].stop}, but give "
+                f"{image.shape[-2]} x {image.shape[-1]}. Take the resizing out, and set tiling.image_size instead."
+            )
+            raise DataError(message)
         return Image(image[:, rows, columns]), None if mask is None else Mask(mask[rows, columns])
 
 

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from anomalib_tiled.plugins.specification import GROUP, Hooks
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.thresholding import Thresholder
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -23,6 +28,17 @@ KINDS = {
     "workers": "register_workers",
 }
 """The hook of each kind, by the name of its setting."""
+
+
+CONTRACTS = {
+    "register_mergers": Merger,
+    "register_scorers": Scorer,
+    "register_seam_smoothers": SeamSmoother,
+    "register_normalizers": Normalizer,
+    "register_thresholders": Thresholder,
+    "register_workers": object,
+}
+"""The class that everything a hook gives must be a subclass of."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +121,19 @@ def _choices_of(entry: EntryPoint) -> list[Choice]:
     manager.register(entry.load(), name=entry.name)
     manager.check_pending()
     return [
-        Choice(kind, implementation, *_origin(entry))
+        Choice(kind, _class(implementation, hook), *_origin(entry))
         for kind, hook in KINDS.items()
         for classes in getattr(manager.hook, hook)()
         for implementation in classes
     ]
+
+
+def _class(registered: object, hook: str) -> type:
+    contract = CONTRACTS[hook]
+    if isinstance(registered, type) and issubclass(registered, contract):
+        return registered
+    message = f"{hook} must give classes that are a {contract.__name__}, but gives {registered!r}"
+    raise TypeError(message)
 
 
 def _origin(entry: EntryPoint) -> tuple[str, str]:

@@ -69,4 +69,6 @@ def _just_below(counts: ScoreCounts, index: int) -> float:
     lowest = counts.lower[index]
     below = counts.upper[index - 1] if index else -np.inf
     scale = counts.upper[-1] - counts.lower[0] or abs(lowest) or 1.0
-    return float(lowest - min(MARGIN * scale, (lowest - below) / 2))
+    threshold = lowest - min(MARGIN * scale, (lowest - below) / 2)
+    # Scores are compared in single precision, where the threshold must not be rounded up to the lowest score itself.
+    return float(min(threshold, np.nextafter(np.float32(lowest), np.float32(-np.inf))))

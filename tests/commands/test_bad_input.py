@@ -54,7 +54,7 @@ MISFITS = {
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
     "processes": ({"workers__init_args": {"processes": 2}, "workers__class_path": "LocalWorkers"}, "must be 1 or auto"),
     "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
-    "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not find its images: Path does not exist"),
+    "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not be set up: Path does not exist"),
 }
 
 
@@ -109,7 +109,7 @@ def _empty(root: Path) -> None:
         (_no_image, "good/003.png is no image that can be read. Replace it or take it out"),
         (_other_size, "there are 2: 90 x 100 (999.png); 112 x 150"),
         (_other_mask_size, "mask/002.png has 90 x 100 pixels (height x width)"),
-        (_empty, "could not find its images"),
+        (_empty, "could not be set up"),
     ],
 )
 def test_wrong_images(

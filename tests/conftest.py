@@ -1,0 +1,91 @@
+"""What tests of several modules start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_tiled.grid import Size, TileGrid
+
+if TYPE_CHECKING:
+    from anomalib.data import Folder
+
+GRIDS = {
+    "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
+    "overlapping": (Size(10, 10), Size(4, 4), Size(3, 3)),
+    "non-dividing": (Size(11, 11), Size(4, 4), Size(4, 4)),
+    "non-square": (Size(12, 20), Size(5, 8), Size(3, 7)),
+    "gap between the last two": (Size(10, 10), Size(4, 4), Size(2, 4)),
+    "one tile": (Size(6, 6), Size(6, 6), Size(6, 6)),
+}
+
+
+@pytest.fixture(params=GRIDS.values(), ids=GRIDS)
+def grid(request: pytest.FixtureRequest) -> TileGrid:
+    """Each of several grids."""
+    return TileGrid(*request.param)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Images of 8 x 12 random pixels: good/ (4), test/ (2), bad/ (2), and a mask for each bad one in masks/."""
+    random = np.random.default_rng(0)
+    for folder, count in {"good": 4, "test": 2, "bad": 2}.items():
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            pixels = random.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "masks").mkdir()
+    for number in range(2):
+        mask = np.zeros((8, 12), dtype=np.uint8)
+        mask[1, 2 + number] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def datamodule(image_folder: Path) -> Folder:
+    """The image folder as a user's data module, validated on the test images."""
+    from anomalib.data import Folder  # slow, and few tests need it
+
+    return Folder(
+        name="tiny",
+        root=image_folder,
+        normal_dir="good",
+        normal_test_dir="test",
+        abnormal_dir="bad",
+        mask_dir="masks",
+        train_batch_size=2,
+        eval_batch_size=2,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
+
+
+@pytest.fixture
+def configuration() -> dict[str, object]:
+    """A whole configuration, as a file holds it."""
+    return {
+        "seed_everything": 7,
+        "default_root_dir": "results",
+        "tiling": {"image_size": [8, 12], "tile_size": 4, "stride": None},
+        "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"]}},
+        "data": {"class_path": "anomalib.data.Folder", "init_args": {"name": "tiny"}},
+        "trainer": {"max_epochs": 1},
+        "merging": {"class_path": "anomalib_tiled.stages.merging.Gaussian", "init_args": {"sigma": 0.5}},
+        "scoring": {"class_path": "anomalib_tiled.stages.scoring.Max"},
+        "seam_smoothing": None,
+        "normalization": {"stage": "image", "method": {"class_path": "anomalib_tiled.stages.normalization.MinMax"}},
+        "thresholding": {
+            "stage": "tile",
+            "method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
+        },
+        "metrics": {"image": ["AUROC"], "pixel": []},
+        "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+        "cache": {"directory": "cache"},
+        "visualize": True,
+    }

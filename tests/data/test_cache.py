@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_tiled.data import cache
+from anomalib_tiled.data.cache import DecodedFiles, ImageCache, open_source
+from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.errors import DataError, StorageError
+from anomalib_tiled.grid import Size, TileGrid
+
+GRID = TileGrid(Size(8, 12), Size(4, 5), Size(3, 5))
+WHOLE = slice(0, 8), slice(0, 12)
+
+
+@pytest.fixture
+def split(image_folder: Path) -> Split:
+    """All images; those of the test are those of the validation too."""
+    good = [Sample("train", path, None, 0) for path in sorted((image_folder / "good").iterdir())]
+    test = [Sample("test", path, None, 0) for path in sorted((image_folder / "test").iterdir())]
+    bad = [
+        Sample("test", path, image_folder / "masks" / path.name, 1) for path in sorted((image_folder / "bad").iterdir())
+    ]
+    return Split((*good, *(replace(sample, subset="val") for sample in test + bad), *test, *bad))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file was decoded."""
+    count: Counter[str] = Counter()
+    for name in ("read_image", "read_mask"):
+        original = getattr(cache, name)
+
+        def counting(path: Path, size: Size, original: object = original) -> np.ndarray:
+            count[f"{path.parent.name}/{path.name}"] += 1
+            return original(path, size)
+
+        monkeypatch.setattr(cache, name, counting)
+    return count
+
+
+def visible(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.exists() else []
+
+
+@pytest.mark.parametrize("image_size", [Size(8, 12), Size(16, 15)])
+def test_the_cache_gives_what_decoding_gives(split: Split, tmp_path: Path, image_size: Size) -> None:
+    grid = TileGrid(image_size, Size(4, 5), Size(3, 5))
+    cached, direct = open_source(split, grid, tmp_path / "cache"), open_source(split, grid, None)
+    assert isinstance(cached, ImageCache)
+    assert isinstance(direct, DecodedFiles)
+    whole = slice(0, image_size.height), slice(0, image_size.width)
+    for sample in split.samples:
+        for area in [whole, *((tile.rows, tile.columns) for tile in grid.tiles)]:
+            assert np.array_equal(cached.image(sample, *area), direct.image(sample, *area))
+            assert np.array_equal(cached.mask(sample, *area), direct.mask(sample, *area))
+
+
+def test_each_file_is_decoded_once_however_often_it_is_read(
+    split: Split, tmp_path: Path, decoded: Counter[str]
+) -> None:
+    for _ in range(2):
+        source = open_source(split, GRID, tmp_path / "cache")
+        for sample in split.samples:
+            for tile in GRID.tiles:
+                source.image(sample, tile.rows, tile.columns)
+                source.mask(sample, tile.rows, tile.columns)
+    assert len(decoded) == 10
+    assert set(decoded.values()) == {1}
+
+
+def test_reading_a_tile_touches_the_files_of_its_own_blocks_only(split: Split, tmp_path: Path) -> None:
+    source = open_source(split, GRID, tmp_path / "cache")
+    tile = GRID.tiles[0]
+    for block in GRID.blocks:
+        if block.rows.stop > tile.rows.stop or block.columns.stop > tile.columns.stop:
+            (source.folder / f"image_r{block.row:02d}_c{block.column:02d}.npy").unlink()
+    direct = open_source(split, GRID, None)
+    sample = split.samples[0]
+    area = tile.rows, tile.columns
+    assert np.array_equal(source.image(sample, *area), direct.image(sample, *area))
+
+
+def test_files_are_plain_arrays_of_one_copy_of_the_pixels(split: Split, tmp_path: Path) -> None:
+    source = open_source(split, GRID, tmp_path / "cache")
+    images = [np.load(path) for path in source.folder.glob("image_*.npy")]
+    masks = [np.load(path) for path in source.folder.glob("mask_*.npy")]
+    assert sum(array.size for array in images) == 8 * 8 * 12 * 3
+    assert sum(array.size for array in masks) == 2 * 8 * 12
+    assert {array.dtype.name for array in images + masks} == {"uint8"}
+
+
+def test_a_normal_image_has_an_empty_mask_where_defects_are_known(split: Split, tmp_path: Path) -> None:
+    for source in (open_source(split, GRID, tmp_path / "cache"), open_source(split, GRID, None)):
+        assert source.mask(split.samples[0], *WHOLE).tolist() == np.zeros((8, 12)).tolist()
+        unknown = replace(split.samples[0], label=None)
+        assert source.mask(unknown, *WHOLE) is None
+
+
+def test_without_masks_nothing_is_known_of_normal_images_either(split: Split, tmp_path: Path) -> None:
+    split = Split(tuple(replace(sample, mask_path=None) for sample in split.samples))
+    for source in (open_source(split, GRID, tmp_path / "cache"), open_source(split, GRID, None)):
+        assert source.mask(split.samples[0], *WHOLE) is None
+
+
+def test_runs_with_the_same_cuts_share_a_cache(split: Split, tmp_path: Path, decoded: Counter[str]) -> None:
+    first = open_source(split, GRID, tmp_path / "cache")
+    assert open_source(split, GRID, tmp_path / "cache").folder == first.folder
+    other = open_source(split, TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)), tmp_path / "cache")
+    assert other.folder != first.folder
+
+
+def test_a_changed_image_is_read_again(split: Split, tmp_path: Path) -> None:
+    before = open_source(split, GRID, tmp_path / "cache")
+    path = split.samples[0].image_path
+    Image.new("RGB", (12, 8), "white").save(path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    after = open_source(split, GRID, tmp_path / "cache")
+    assert after.folder != before.folder
+    assert (after.image(split.samples[0], *WHOLE) == 255).all()
+
+
+def test_a_file_of_the_same_size_is_read_again_if_it_is_newer(split: Split, tmp_path: Path) -> None:
+    before = open_source(split, GRID, tmp_path / "cache")
+    os.utime(split.samples[-1].mask_path, ns=(0, 1))
+    assert open_source(split, GRID, tmp_path / "cache").folder != before.folder
+
+
+def test_too_little_disk_is_an_error_before_anything_is_decoded(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Counter[str]
+) -> None:
+    needed = 8 * 12 * (3 * 8 + 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    message = f"The image cache needs 0.0 GB in {tmp_path / 'cache'}, but 0.0 GB are free. Make room, point cache.dir"
+    with pytest.raises(StorageError, match=message):
+        open_source(split, GRID, tmp_path / "cache")
+    assert not decoded
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    assert isinstance(open_source(split, GRID, tmp_path / "cache"), ImageCache)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_a_cache_that_is_cut_short_leaves_nothing(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+) -> None:
+    def read(path: Path, size: Size) -> np.ndarray:
+        if path.name == "1.png":
+            raise interruption
+        return np.zeros((8, 12, 3), np.uint8)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "read_image", read)
+        with pytest.raises(interruption):
+            open_source(split, GRID, tmp_path / "cache")
+    assert visible(tmp_path / "cache") == []
+    assert isinstance(open_source(split, GRID, tmp_path / "cache"), ImageCache)
+    assert len(visible(tmp_path / "cache")) == 1
+
+
+def test_a_folder_without_its_index_is_not_used(split: Split, tmp_path: Path) -> None:
+    before = open_source(split, GRID, tmp_path / "cache")
+    expected = before.image(split.samples[0], *WHOLE)
+    for path in before.folder.glob("*"):
+        path.write_bytes(b"half") if path.suffix == ".npy" else path.unlink()
+    again = open_source(split, GRID, tmp_path / "cache")
+    assert np.array_equal(again.image(split.samples[0], *WHOLE), expected)
+
+
+def test_what_is_not_to_be_built_is_decoded(split: Split, tmp_path: Path) -> None:
+    assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), DecodedFiles)
+    assert not (tmp_path / "cache").exists()
+    open_source(split, GRID, tmp_path / "cache")
+    assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), ImageCache)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(split: Split, tmp_path: Path) -> None:
+    split.samples[2].image_path.write_text("text")
+    with pytest.raises(DataError, match=f"{split.samples[2].image_path} is no image that can be read"):
+        open_source(split, GRID, tmp_path / "cache")
+    assert visible(tmp_path / "cache") == []
+
+
+def test_an_image_that_is_gone_is_named(split: Split, tmp_path: Path) -> None:
+    split.samples[2].image_path.unlink()
+    with pytest.raises(DataError, match=str(split.samples[2].image_path)):
+        open_source(split, GRID, tmp_path / "cache")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from anomalib.data import Folder
+from anomalib.data.utils import ValSplitMode
+from PIL import Image
+
+from anomalib_tiled.data.split import Sample, Split, keep_generated, split_once
+from anomalib_tiled.errors import DataError, RunFolderError
+
+
+def fake(
+    train: list[tuple[str, int]], val: list[tuple[str, int]], test: list[tuple[str, int]], *, mode: str = "none"
+) -> SimpleNamespace:
+    """A data module of which only the tables of images are there."""
+
+    def dataset(rows: list[tuple[str, int]]) -> SimpleNamespace:
+        return SimpleNamespace(samples=pd.DataFrame(rows, columns=["image_path", "label_index"]))
+
+    return SimpleNamespace(
+        prepare_data=lambda: None,
+        setup=lambda stage: None,
+        val_split_mode=ValSplitMode(mode),
+        train_data=dataset(train),
+        val_data=dataset(val),
+        test_data=dataset(test),
+    )
+
+
+def test_every_image_of_the_data_module_with_what_is_known_of_it(datamodule: Folder, image_folder: Path) -> None:
+    split = split_once(datamodule)
+    assert {sample.image_path for sample in split.subset("train")} == set((image_folder / "good").iterdir())
+    assert {(sample.label, sample.mask_path) for sample in split.subset("train")} == {(0, None)}
+    bad = {sample.image_path: sample for sample in split.subset("test") if sample.label == 1}
+    assert set(bad) == {image_folder / "bad" / "0.png", image_folder / "bad" / "1.png"}
+    assert bad[image_folder / "bad" / "1.png"].mask_path == image_folder / "masks" / "1.png"
+    assert split.has_masks
+
+
+def test_validation_on_the_test_images_is_noticed(datamodule: Folder) -> None:
+    split = split_once(datamodule)
+    assert [sample.image_path for sample in split.subset("val")] == [s.image_path for s in split.subset("test")]
+    assert split.calibrated_on_test
+    assert split.calibration_subset == "val"
+
+
+def test_without_validation_images_stages_learn_from_the_training_images(image_folder: Path) -> None:
+    split = split_once(
+        Folder("tiny", root=image_folder, normal_dir="good", test_split_mode="none", val_split_mode="none")
+    )
+    assert split.calibration_subset == "train"
+    assert not split.calibrated_on_test
+    assert not split.has_masks
+
+
+def test_a_split_survives_being_written_and_read(tmp_path: Path) -> None:
+    split = Split(
+        (
+            Sample("train", Path("/a, b.png"), None, 0),
+            Sample("val", Path('/c "d".png'), Path("/mask ü.png"), 1),
+            Sample("test", Path("/e.png"), None, None),
+        )
+    )
+    split.write(tmp_path / "split.csv")
+    assert Split.read(tmp_path / "split.csv") == split
+    assert (tmp_path / "split.csv").read_text().splitlines()[0] == "subset,image_path,mask_path,label"
+
+
+def test_a_split_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFolderError, match=r"split.csv is missing: without it nobody knows which images were trained"
+    ):
+        Split.read(tmp_path / "split.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("subset,image_path,mask_path\ntrain,a,b\n", "KeyError"),
+        ("subset,image_path,mask_path,label\ntrain,a,,one\n", "ValueError"),
+        ("subset,image_path,mask_path,label\ntraining,a,,1\n", "'training' is none of train, val, test"),
+        ("subset,image_path,mask_path,label\ntrain\n", "TypeError"),
+    ],
+)
+def test_a_split_that_was_altered(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "split.csv").write_text(content)
+    message = rf"must have the columns subset, image_path, mask_path, label \(.*{reason}.*\). It was altered"
+    with pytest.raises(RunFolderError, match=message):
+        Split.read(tmp_path / "split.csv")
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "shared"),
+    [
+        ([("a", 0)], [], "1 are in train and val, for example .*a"),
+        ([], [("b", 0), ("a", 0)], "2 are in train and test, for example .*a"),
+        ([("c", 1)], [("c", 1)], "1 are in val and test, for example .*c"),
+    ],
+)
+def test_an_image_in_two_subsets(val: list[tuple[str, int]], test: list[tuple[str, int]], shared: str) -> None:
+    with pytest.raises(DataError, match=f"An image must be in one subset only, but {shared}. Check the folders"):
+        split_once(fake([("a", 0), ("b", 0)], val, test))
+
+
+def test_the_same_path_written_differently_is_the_same_image() -> None:
+    with pytest.raises(DataError, match="1 are in train and test"):
+        split_once(fake([("a", 0)], [], [(str(Path("a").absolute()), 0)]))
+
+
+def test_validation_may_be_the_test_images_if_that_is_documented() -> None:
+    assert split_once(fake([("a", 0)], [("c", 1)], [("c", 1)], mode="same_as_test")).calibrated_on_test
+    with pytest.raises(DataError, match="1 are in train and test"):
+        split_once(fake([("a", 0)], [], [("a", 0)], mode="same_as_test"))
+
+
+@pytest.mark.parametrize("train", [[], [("a", 1)]])
+def test_there_must_be_a_normal_training_image(train: list[tuple[str, int]]) -> None:
+    with pytest.raises(DataError, match="There must be at least one normal training image"):
+        split_once(fake(train, [], [("b", 0)]))
+
+
+def test_images_of_unknown_label() -> None:
+    split = split_once(fake([("a", 0)], [], [("b", -1)]))
+    assert split.subset("test")[0].label is None
+
+
+def test_a_data_module_that_finds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="The data module Folder could not be set up: "):
+        split_once(Folder("tiny", root=tmp_path, normal_dir="none"))
+
+
+def test_generated_images_are_kept_when_anomalib_removes_them(image_folder: Path, tmp_path: Path) -> None:
+    for path in (image_folder / "good").iterdir():  # anomalib's noise needs at least 32 pixels
+        Image.open(path).resize((64, 64)).save(path)
+    datamodule = Folder("tiny", root=image_folder, normal_dir="good", test_split_mode="synthetic", test_split_ratio=0.5)
+    split = split_once(datamodule)
+    roots = {Path(data.root) for data in (datamodule.val_data, datamodule.test_data)}
+    kept = keep_generated(split, datamodule, tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == len(roots), "copied once, also if both subsets share them"
+    del datamodule
+    gc.collect()
+    assert not any(root.exists() for root in roots)
+    assert len(kept.samples) == len(split.samples)
+    assert all(sample.image_path.is_file() for sample in kept.samples)
+    assert all(sample.mask_path is None or sample.mask_path.is_file() for sample in kept.samples)
+    assert kept.subset("train") == split.subset("train")
+
+
+def test_without_generated_images_nothing_is_copied(datamodule: Folder, tmp_path: Path) -> None:
+    split = split_once(datamodule)
+    assert keep_generated(split, datamodule, tmp_path / "kept") == split
+    assert not (tmp_path / "kept").exists()

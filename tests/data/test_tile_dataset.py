@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder, ImageItem
+from torch.utils.data import RandomSampler, SequentialSampler
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
+
+from anomalib_tiled.data.cache import DecodedFiles
+from anomalib_tiled.data.split import Sample, Split, split_once
+from anomalib_tiled.data.tile_dataset import AreaDataset, TileDataModule, collate, image_loader
+from anomalib_tiled.grid import Size, TileGrid
+
+GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+SOURCE = DecodedFiles(GRID.image_size, has_masks=True)
+FLIP = RandomHorizontalFlip(p=1.0)
+
+
+@pytest.fixture
+def normal(image_folder: Path) -> Sample:
+    return Sample("train", image_folder / "good" / "0.png", None, 0)
+
+
+@pytest.fixture
+def defective(image_folder: Path) -> Sample:
+    """Its only defect is the pixel in row 1, column 3: in the tile at the top left."""
+    return Sample("test", image_folder / "bad" / "1.png", image_folder / "masks" / "1.png", 1)
+
+
+def item(sample: Sample, tile: str, source: DecodedFiles = SOURCE, augmentations: object = None) -> ImageItem:
+    area = GRID.tile(tile).rows, GRID.tile(tile).columns
+    return AreaDataset(source, [sample], area=area, grid=GRID, augmentations=augmentations)[0]
+
+
+def test_a_tile_is_what_stands_there_in_the_image(defective: Sample) -> None:
+    tile = item(defective, "r01_c02")
+    pixels = SOURCE.image(defective, slice(4, 8), slice(8, 12))
+    assert tile.image.shape == (3, 4, 4)
+    torch.testing.assert_close(tile.image.numpy(), pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+    assert tile.image_path == str(defective.image_path)
+    assert tile.mask_path == str(defective.mask_path)
+
+
+@pytest.mark.parametrize(("name", "label"), [("r00_c00", 1), ("r00_c01", 0), ("r01_c00", 0)])
+def test_the_label_is_that_of_the_tile(defective: Sample, name: str, label: int) -> None:
+    tile = item(defective, name)
+    assert int(tile.gt_label) == label
+    assert int(tile.gt_mask.sum()) == label
+
+
+def test_a_normal_image_has_normal_tiles_and_empty_masks(normal: Sample) -> None:
+    tile = item(normal, "r00_c00")
+    assert int(tile.gt_label) == 0
+    assert tile.gt_mask.shape == (4, 4)
+    assert not tile.gt_mask.any()
+
+
+def test_without_masks_the_label_is_that_of_the_image(image_folder: Path) -> None:
+    sample = Sample("test", image_folder / "bad" / "0.png", None, 1)
+    tile = item(sample, "r01_c02", DecodedFiles(GRID.image_size, has_masks=False))
+    assert int(tile.gt_label) == 1
+    assert tile.gt_mask is None
+
+
+def test_an_unknown_label_stays_unknown(image_folder: Path) -> None:
+    assert item(Sample("test", image_folder / "bad" / "0.png", None, None), "r00_c00").gt_label is None
+
+
+@pytest.mark.parametrize("augmentations", [FLIP, Compose([FLIP])])
+def test_the_whole_image_is_augmented_before_it_is_cut(defective: Sample, augmentations: object) -> None:
+    right = item(defective, "r00_c02", augmentations=augmentations)
+    left = item(defective, "r00_c00")
+    assert torch.equal(right.image, left.image.flip(2))
+    assert torch.equal(right.gt_mask, left.gt_mask.flip(1))
+    assert int(right.gt_label) == 1
+    assert int(item(defective, "r00_c00", augmentations=augmentations).gt_label) == 0
+
+
+def test_augmentations_do_without_masks(normal: Sample) -> None:
+    source = DecodedFiles(GRID.image_size, has_masks=False)
+    assert item(normal, "r00_c02", source, FLIP).gt_mask is None
+    torch.testing.assert_close(item(normal, "r00_c02", source, FLIP).image, item(normal, "r00_c00").image.flip(2))
+
+
+def test_whole_images_come_in_order_a_batch_at_a_time(normal: Sample, defective: Sample) -> None:
+    samples = [normal, defective, normal]
+    batches = list(image_loader(SOURCE, samples, GRID, batch_size=2, augmentations=None))
+    assert [len(batch.image) for batch in batches] == [2, 1]
+    assert batches[0].image.shape == (2, 3, 8, 12)
+    assert batches[0].gt_label.tolist() == [0, 1]
+    assert batches[0].gt_mask.sum(dim=(1, 2)).tolist() == [0, 1]
+    assert [path for batch in batches for path in batch.image_path] == [str(each.image_path) for each in samples]
+
+
+def test_an_image_stays_anomalous_if_its_defect_is_lost_in_resizing(defective: Sample) -> None:
+    grid = TileGrid(Size(2, 3), Size(1, 1), Size(1, 1))
+    source = DecodedFiles(grid.image_size, has_masks=True)
+    assert not source.mask(defective, slice(0, 2), slice(0, 3)).any()
+    (batch,) = image_loader(source, [defective], grid, batch_size=1, augmentations=None)
+    assert batch.gt_label.tolist() == [1]
+
+
+def test_what_is_unknown_of_one_image_is_left_out_for_the_batch(normal: Sample, image_folder: Path) -> None:
+    unknown = Sample("test", image_folder / "bad" / "0.png", None, None)
+    batch = collate([item(normal, "r00_c00"), item(unknown, "r00_c00")])
+    assert batch.gt_label is None
+    assert batch.gt_mask is None
+    assert batch.image.shape == (2, 3, 4, 4)
+
+
+def test_the_loaders_of_a_tile(datamodule: Folder) -> None:
+    split = split_once(datamodule)
+    tiles = TileDataModule(SOURCE, split, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    assert (tiles.name, tiles.train_batch_size) == ("tiny", 2)
+    assert isinstance(tiles.train_dataloader().sampler, RandomSampler)
+    assert isinstance(tiles.val_dataloader().sampler, SequentialSampler)
+    assert [len(loader.dataset) for loader in (tiles.train_dataloader(), tiles.test_dataloader())] == [4, 4]
+    labels = torch.cat([batch.gt_label for batch in tiles.test_dataloader()])
+    assert int(labels.sum()) == 2
+
+
+def test_without_validation_images_the_training_images_stand_in(datamodule: Folder) -> None:
+    split = Split(split_once(datamodule).subset("train"))
+    tiles = TileDataModule(SOURCE, split, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    assert len(tiles.val_dataloader().dataset) == 4
+    assert isinstance(tiles.val_dataloader().sampler, SequentialSampler)
+
+
+def test_each_subset_has_its_own_augmentations(datamodule: Folder) -> None:
+    datamodule.train_augmentations = FLIP
+    split = split_once(datamodule)
+    tiles = TileDataModule(SOURCE, split, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    train, test = tiles.train_dataloader().dataset, tiles.test_dataloader().dataset
+    assert torch.equal(train[0].image, item(split.subset("train")[0], "r00_c02").image.flip(2))
+    assert torch.equal(test[0].image, item(split.subset("test")[0], "r00_c00").image)

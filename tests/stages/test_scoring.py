@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anomalib_tiled.stages.scoring import Max, Mean, Scorer, TopK
+
+TILES = torch.tensor([[1.0, 9.0], [5.0, 0.0], [3.0, 0.0]])  # three tiles of two images
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected"),
+    [(Max(), [5, 9]), (Mean(), [3, 3]), (TopK(1), [5, 9]), (TopK(2), [4, 4.5]), (TopK(3), [3, 3]), (TopK(99), [3, 3])],
+)
+def test_two_images_of_three_tiles(scorer: Scorer, expected: list[float]) -> None:
+    assert scorer.score(TILES, None).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scorer", [Max(), Mean(), TopK()])
+def test_one_tile_is_the_image(scorer: Scorer) -> None:
+    assert scorer.score(TILES[:1], torch.zeros(2, 1, 4, 4)).tolist() == [1, 9]
+
+
+@pytest.mark.parametrize("scorer", [Max(), Mean(), TopK()])
+def test_the_order_of_the_tiles_does_not_matter(scorer: Scorer) -> None:
+    torch.testing.assert_close(scorer.score(TILES.flip(0), None), scorer.score(TILES, None))
+
+
+def test_top_k_needs_at_least_one() -> None:
+    with pytest.raises(ValueError, match="TopK scoring needs k of at least 1, got 0"):
+        TopK(0)

@@ -1,0 +1,60 @@
+"""Every example configuration is understood, fits together, and names stages that can be made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.arguments import fit_parser, settings_from
+from anomalib_tiled.calibration import Stages
+from anomalib_tiled.config import Settings
+from anomalib_tiled.evaluation import Measurements
+from anomalib_tiled.run import grid_of
+from anomalib_tiled.training.tile import trainer_arguments
+from anomalib_tiled.training.workers import Workers
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+ANY_SIZE = (1200, 1601)
+"""Stands in for the size of the user's own images."""
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Each example, read as the command reads it."""
+    parser = fit_parser("anomalib tiled fit")
+    return settings_from(parser, parser.parse_args(["--config", str(request.param)]))
+
+
+def test_there_are_examples() -> None:
+    assert {"demo", "folder", "overlap"} <= {path.stem for path in CONFIGS}
+
+
+def test_its_grid_covers_the_images_with_several_tiles(settings: Settings) -> None:
+    grid = grid_of(replace(settings.tiling, image_size=settings.tiling.image_size or ANY_SIZE))
+    assert len(grid.tiles) > 1
+    assert (grid.tiles[-1].rows.stop, grid.tiles[-1].columns.stop) == tuple(grid.image_size)
+
+
+def test_its_stages_can_be_made(settings: Settings) -> None:
+    stages = Stages.build(settings)
+    assert stages.merger.__class__.__name__ == settings.merging.name
+
+
+def test_its_metrics_workers_and_trainer_arguments_can_be_made(settings: Settings) -> None:
+    Measurements(settings.metrics)
+    settings.workers.build(Workers)
+    given = settings.trainer["callbacks"] or []
+    assert len(trainer_arguments(settings.trainer)["callbacks"]) == len(given)
+
+
+def test_it_survives_being_written_and_read(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+    parser = fit_parser("anomalib tiled fit")
+    again = settings_from(parser, parser.parse_args(["--config", str(tmp_path / "config.yaml")]))
+    assert again == settings
+
+
+def test_a_run_of_it_can_be_repeated(settings: Settings) -> None:
+    assert settings.seed_everything == 42

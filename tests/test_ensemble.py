@@ -1,0 +1,304 @@
+"""The ensemble with tile models of a few lines: the map is the mean over the channels, times a factor per tile."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.models.components import AnomalibModule
+
+from anomalib_tiled.calibration import Calibration, Learned, Level, Observed, Stages, Truth
+from anomalib_tiled.ensemble import TiledEnsemble, TileModels
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages.normalization import MinMax
+from anomalib_tiled.stages.scoring import Max
+from anomalib_tiled.stages.seams import GaussianSeams
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+
+GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+OVERLAPPING = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
+STAGES = Stages(Mean(), Max(), GaussianSeams(0.5), MinMax(), F1AdaptiveThreshold(), "image", "image")
+COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]
+
+
+class Brightness(AnomalibModule):
+    def __init__(self, factor: float = 1.0, *, maps: bool = True) -> None:
+        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
+        self.frozen = torch.nn.Parameter(torch.ones(1000))
+        self.register_buffer("factor", torch.tensor(factor))
+        self.gives_maps = maps
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        maps = self.factor * images.mean(dim=1, keepdim=True)
+        return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps if self.gives_maps else None)
+
+    @property
+    def trainer_arguments(self) -> dict[str, object]:
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        return LearningType.ONE_CLASS
+
+
+def make_ensemble(
+    stages: Stages = STAGES,
+    *,
+    grid: TileGrid = GRID,
+    model: Callable[[Tile], AnomalibModule] = lambda tile: Brightness(),
+    calibration: Calibration | None = None,
+) -> TiledEnsemble:
+    return TiledEnsemble(grid, TileModels(model), stages=stages, calibration=calibration, evaluator=False)
+
+
+def scaled(tile: Tile) -> Brightness:
+    """Models whose scales differ from tile to tile, as real ones do."""
+    return Brightness(10.0 * (1 + tile.row + tile.column))
+
+
+IMAGES = 0.4 * torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+MASKS = torch.zeros(6, 8, 12, dtype=torch.bool)
+MASKS[3:, 1:3, 5:7] = True
+IMAGES[3:, :, 1:3, 5:7] += 0.6
+LABELS = MASKS.flatten(1).any(dim=1)
+
+
+def calibrated(stages: Stages, model: Callable[[Tile], AnomalibModule] = scaled) -> TiledEnsemble:
+    """Let the stages learn from the images above, tiles first, as fit does."""
+    ensemble = make_ensemble(stages, model=model)
+    truth = Truth.of(LABELS, MASKS, len(IMAGES))
+    tiles = {tile.name: Observed() for tile in GRID.tiles}
+
+    def observe(tile: Tile, raw: object) -> None:
+        tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
+
+    ensemble.predict_raw(IMAGES, observe)
+    levels = {name: each.learn(stages, normalize=stages.normalize_at == "tile") for name, each in tiles.items()}
+    ensemble.calibration = Calibration(tiles=levels if stages.learn_from_tiles else {})
+    if stages.learn_from_images:
+        raw, image = ensemble.predict_raw(IMAGES), Observed()
+        image.add(raw.scores, raw.maps if raw.has_maps else None, truth)
+        level = image.learn(stages, normalize=stages.normalize_at == "image")
+        ensemble.calibration = replace(ensemble.calibration, image=level)
+    return ensemble
+
+
+@pytest.mark.parametrize("grid", [GRID, OVERLAPPING])
+def test_a_pixelwise_model_gives_the_same_map_whole_and_in_tiles(grid: TileGrid) -> None:
+    prediction = make_ensemble(replace(STAGES, smoother=None), grid=grid)(IMAGES)
+    torch.testing.assert_close(prediction.anomaly_map, IMAGES.mean(dim=1, keepdim=True))
+    torch.testing.assert_close(prediction.pred_score, IMAGES.mean(dim=1).amax(dim=(1, 2)))
+
+
+def test_without_calibration_nothing_is_decided() -> None:
+    prediction = make_ensemble()(IMAGES)
+    assert prediction.pred_label is None
+    assert prediction.pred_mask is None
+
+
+def test_each_tile_goes_through_its_own_model() -> None:
+    grid = replace(GRID)
+    maps = make_ensemble(replace(STAGES, smoother=None), model=scaled)(torch.ones(1, 3, 8, 12)).anomaly_map
+    assert [float(maps[0, 0, tile.rows.start, tile.columns.start]) for tile in grid.tiles] == [10, 20, 30, 20, 30, 40]
+
+
+def test_images_of_another_size_are_resized() -> None:
+    assert make_ensemble()(torch.zeros(1, 3, 20, 20)).anomaly_map.shape == (1, 1, 8, 12)
+
+
+def test_one_image_at_a_time_is_a_whole_batch() -> None:
+    ensemble = calibrated(STAGES)
+    whole = ensemble(IMAGES)
+    ones = [ensemble(image[None]) for image in IMAGES]
+    for name in ("pred_score", "anomaly_map", "pred_label", "pred_mask"):
+        joined = torch.cat([getattr(one, name) for one in ones])
+        torch.testing.assert_close(joined, getattr(whole, name), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_all_places_of_normalization_and_thresholding_find_the_defects(normalize_at: str, threshold_at: str) -> None:
+    stages = replace(STAGES, smoother=None, normalize_at=normalize_at, threshold_at=threshold_at)
+    ensemble = calibrated(stages)
+    prediction, raw = ensemble(IMAGES), ensemble.predict_raw(IMAGES)
+    assert prediction.pred_score.shape == prediction.pred_label.shape == (6,)
+    assert prediction.anomaly_map.shape == prediction.pred_mask.shape == (6, 1, 8, 12)
+    if threshold_at == "tile":  # a threshold for each scale finds every pixel
+        assert torch.equal(prediction.pred_label, LABELS)
+        assert torch.equal(prediction.pred_mask[:, 0], MASKS)
+    if normalize_at == "none":
+        assert torch.equal(prediction.pred_score, raw.scores)
+        assert torch.equal(prediction.anomaly_map, raw.maps)
+        assert raw.maps.max() > 1
+        return
+    for values in (prediction.pred_score, prediction.anomaly_map):
+        assert values.min() >= 0
+        assert values.max() <= 1
+    if normalize_at == threshold_at:  # then what is decided is what lies above one half
+        assert torch.equal(prediction.pred_label, prediction.pred_score > 0.5)
+        assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
+
+
+@pytest.mark.parametrize("normalize_at", ["tile", "image"])
+def test_the_threshold_of_images_lands_at_one_half(normalize_at: str) -> None:
+    ensemble = calibrated(replace(STAGES, normalize_at=normalize_at, threshold_at="image"))
+    prediction, raw, level = ensemble(IMAGES), ensemble.predict_raw(IMAGES), ensemble.calibration.image
+    assert torch.equal(prediction.pred_label, raw.scores > level.scores.threshold)
+    assert torch.equal(prediction.pred_label, prediction.pred_score > 0.5)
+    assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
+    at_threshold = replace(raw, scores=torch.full_like(raw.scores, level.scores.threshold))
+    torch.testing.assert_close(ensemble.decide(at_threshold).pred_score, torch.full((6,), 0.5))
+
+
+def test_normalized_tiles_keep_their_order_when_images_are_thresholded() -> None:
+    ensemble = calibrated(replace(STAGES, normalize_at="tile", threshold_at="image"))
+    raw = ensemble.predict_raw(IMAGES)
+    line = torch.linspace(0, 1, 6)
+    final = ensemble.decide(replace(raw, scores=line)).pred_score
+    assert (final.diff() > 0).all()
+    assert (float(final[0]), float(final[-1])) == (0, 1)
+
+
+def test_any_tile_makes_an_anomalous_image_and_pixel() -> None:
+    low, high = Learned(0.5, None), Learned(9.0, None)
+    levels = {tile.name: Level(high, high) for tile in OVERLAPPING.tiles} | {"r00_c01": Level(low, low)}
+    stages = replace(STAGES, normalize_at="none", threshold_at="tile")
+    prediction = make_ensemble(stages, grid=OVERLAPPING, calibration=Calibration(tiles=levels))(torch.ones(1, 3, 8, 12))
+    covered = torch.zeros(8, 12, dtype=torch.bool)
+    tile = OVERLAPPING.tile("r00_c01")
+    covered[tile.rows, tile.columns] = True
+    assert prediction.pred_label.tolist() == [True]
+    assert torch.equal(prediction.pred_mask[0, 0], covered)
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_a_model_without_maps_fills_tiles_with_their_scores(normalize_at: str, threshold_at: str) -> None:
+    stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at)
+    prediction = calibrated(stages, lambda tile: Brightness(maps=False))(IMAGES)
+    assert prediction.pred_mask is None
+    assert prediction.anomaly_map.shape == (6, 1, 8, 12)
+    assert torch.equal(prediction.pred_label, LABELS)
+    for tile in GRID.tiles:
+        area = prediction.anomaly_map[..., tile.rows, tile.columns].flatten(1)
+        assert torch.equal(area.amin(dim=1), area.amax(dim=1))
+
+
+class Wrong:
+    """Stands in for any stage and gives what it was made with."""
+
+    def __init__(self, result: object) -> None:
+        self.start = self.add = lambda *args, **kwargs: None
+        self.finish = self.smooth = self.score = self.apply = lambda *args, **kwargs: result
+
+
+@pytest.mark.parametrize("kind", ["merger", "smoother", "scorer", "normalizer"])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (torch.zeros(7, 7), r"must return a tensor of shape \(6.*\), but returned shape \(7, 7\). Mend the stage"),
+        ([1.0], "must return a tensor of shape .*, but returned a list. Mend the stage"),
+        (None, "must return a tensor of shape .*, but returned a NoneType. Mend the stage"),
+        ("nan", "returned infinities or NaN. Mend the stage"),
+        ("inf", "returned infinities or NaN. Mend the stage"),
+    ],
+)
+def test_a_stage_that_breaks_its_contract_is_named(kind: str, result: object, message: str) -> None:
+    ensemble = calibrated(STAGES)
+    if isinstance(result, str):
+        result = torch.full((6,) if kind in {"scorer", "normalizer"} else (6, 1, 8, 12), float(result))
+    ensemble.stages = replace(STAGES, **{kind: Wrong(result)})
+    with pytest.raises(StageError, match=rf"The stage {__name__}.Wrong {message}"):
+        ensemble(IMAGES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tile_model_that_gives_nonsense_is_named(value: float) -> None:
+    def model(tile: Tile) -> Brightness:
+        return Brightness(value if tile.name == "r01_c02" else 1.0)
+
+    with pytest.raises(StageError, match=r"The model of tile r01_c02 predicts infinities or NaN. Train the tile again"):
+        make_ensemble(model=model)(IMAGES)
+
+
+def test_a_batch_after_a_failed_one_is_not_mixed_with_it() -> None:
+    ensemble = make_ensemble()
+    expected = ensemble(IMAGES).anomaly_map
+    with pytest.raises(StageError):
+        ensemble(torch.full_like(IMAGES, float("nan")))
+    assert torch.equal(ensemble(IMAGES).anomaly_map, expected)
+
+
+@pytest.mark.parametrize("step", [TiledEnsemble.test_step, partial(TiledEnsemble.predict_step, dataloader_idx=0)])
+def test_steps_of_the_engine_fill_the_batch(step: Callable[..., ImageBatch]) -> None:
+    ensemble = calibrated(STAGES)
+    batch = step(ensemble, ImageBatch(image=IMAGES, gt_label=LABELS), 0)
+    assert torch.equal(batch.pred_label, LABELS)
+    assert batch.anomaly_map.shape == (6, 8, 12)
+
+
+OWN_BYTES = 4  # of the factor; the frozen weights of 4000 bytes are equal in all tiles
+
+
+def loads(models: TileModels, passes: int = 2) -> list[AnomalibModule]:
+    return [models.model(tile, torch.device("cpu")) for _ in range(passes) for tile in GRID.tiles]
+
+
+def test_models_within_the_budget_are_loaded_once_and_equal_weights_held_once() -> None:
+    models = TileModels(scaled)
+    first, second = loads(models)[:6], loads(models)[6:]
+    assert first == second
+    assert len({model.frozen.data_ptr() for model in first}) == 1
+    assert [float(model.factor) for model in first] == [10, 20, 30, 20, 30, 40]
+
+
+def test_the_bytes_of_models_are_counted_once() -> None:
+    models = TileModels(scaled)
+    loads(models)
+    assert models.held == 4000 + 6 * OWN_BYTES
+
+
+def test_models_are_ready_to_predict() -> None:
+    assert not any(model.training for model in loads(TileModels(scaled)))
+
+
+def test_beyond_the_budget_models_are_loaded_each_time() -> None:
+    loaded: list[str] = []
+
+    def load(tile: Tile) -> Brightness:
+        loaded.append(tile.name)
+        return scaled(tile)
+
+    models = TileModels(load, budget=4000 + 2 * OWN_BYTES)
+    loads(models, passes=2)
+    names = [tile.name for tile in GRID.tiles]
+    assert loaded == [*names, *names[2:]]
+
+
+def test_a_budget_of_nothing_predicts_the_same() -> None:
+    ensemble = make_ensemble(model=scaled)
+    expected = ensemble(IMAGES)
+    ensemble.tile_models = TileModels(scaled, budget=0)
+    assert torch.equal(ensemble(IMAGES).anomaly_map, expected.anomaly_map)
+    assert ensemble.tile_models.held == 0
+
+
+def test_a_budget_of_nothing_holds_nothing() -> None:
+    loaded: list[weakref.ref[Brightness]] = []
+
+    def load(tile: Tile) -> Brightness:
+        loaded.append(weakref.ref(model := scaled(tile)))
+        return model
+
+    models = TileModels(load, budget=0)
+    loads(models)
+    gc.collect()
+    assert [model() for model in loaded] == [None] * 12
+    assert sum(tensor.nbytes for tensor in models._shared.values()) == 0

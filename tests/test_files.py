@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.files import read_json, replacing, storage_errors, write_json, write_text
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "any.json"
+    write_json(path, {"name": "tile", "sizes": [1, 2]})
+    assert read_json(path) == {"name": "tile", "sizes": [1, 2]}
+    assert [each.name for each in path.parent.iterdir()] == ["any.json"]
+
+
+def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "any.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    path = tmp_path / "any.txt"
+    path.write_text("old")
+    with pytest.raises(interruption), replacing(path) as temporary:  # noqa: PT012  # fails halfway
+        temporary.write_text("half of the n")
+        raise interruption
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "any.txt"
+    path.write_text("old")
+    message = f"No space left on the disk while writing {path}. Make room"
+    with pytest.raises(StorageError, match=message), replacing(path):
+        raise OSError(number, "full")
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match=r"any cannot be written: Read-only file system. Change its permissions"),
+        storage_errors(tmp_path / "any"),
+    ):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_other_failures_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError), storage_errors(tmp_path):
+        raise IsADirectoryError(errno.EISDIR, "a folder")
+
+
+def test_a_failed_text_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "any.txt", "\ud800")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_json_file(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=f"any.json is missing. Finish the run with .* --ckpt_dir {tmp_path}`"):
+        read_json(tmp_path / "any.json")
+
+
+@pytest.mark.parametrize("content", [json.dumps({"a": 1})[:-1].encode(), b"", b"\xff\xfe"])
+def test_a_damaged_json_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any.json"
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=f"{path} cannot be read as JSON .* Delete it and run fit"):
+        read_json(path)
+
+
+def test_json_that_is_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "any.json"
+    path.write_text("[1]")
+    with pytest.raises(RunFolderError, match="must hold a JSON object, found a list"):
+        read_json(path)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from anomalib_tiled.errors import GridError
+from anomalib_tiled.grid import Size, TileGrid
+
+
+def test_blocks_cover_every_pixel_once(grid: TileGrid) -> None:
+    covered = np.zeros(grid.image_size, dtype=int)
+    for block in grid.blocks:
+        covered[block.rows, block.columns] += 1
+    assert (covered == 1).all()
+
+
+def test_every_tile_is_a_union_of_whole_blocks(grid: TileGrid) -> None:
+    for tile in grid.tiles:
+        inside = np.zeros(grid.image_size, dtype=bool)
+        inside[tile.rows, tile.columns] = True
+        for block in grid.blocks:
+            part = inside[block.rows, block.columns]
+            assert part.all() or not part.any()
+
+
+def test_tiles_cover_every_pixel_and_have_full_size(grid: TileGrid) -> None:
+    covered = np.zeros(grid.image_size, dtype=bool)
+    for tile in grid.tiles:
+        covered[tile.rows, tile.columns] = True
+        assert (tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) == grid.tile_size
+    assert covered.all()
+
+
+def test_the_covering_tiles_change_at_cuts_only_and_at_every_cut(grid: TileGrid) -> None:
+    def covering(row: int) -> set[int]:
+        return {tile.row for tile in grid.tiles if tile.rows.start <= row < tile.rows.stop}
+
+    changes = [row for row in range(1, grid.image_size.height) if covering(row - 1) != covering(row)]
+    assert tuple(changes) == grid.row_seams
+
+
+def test_the_last_tile_ends_at_the_border(grid: TileGrid) -> None:
+    last = grid.tiles[-1]
+    assert (last.rows.stop, last.columns.stop) == grid.image_size
+    assert grid.shape == (last.row + 1, last.column + 1)
+    assert len(grid.tiles) == grid.shape[0] * grid.shape[1]
+
+
+def test_rows_and_columns_are_alike_when_the_grid_is_turned(grid: TileGrid) -> None:
+    turned = TileGrid(*(Size(width, height) for height, width in (grid.image_size, grid.tile_size, grid.stride)))
+    assert (turned.row_cuts, turned.row_seams) == (grid.column_cuts, grid.column_seams)
+
+
+@pytest.mark.parametrize(
+    ("sides", "cuts"),
+    [
+        ((10, 4, 3), (0, 3, 4, 6, 7, 10)),
+        ((640, 256, 192), (0, 192, 256, 384, 448, 640)),  # no cut at 576, where a fourth regular tile would begin
+        ((11, 4, 4), (0, 4, 7, 8, 11)),
+        ((8, 8, 1), (0, 8)),
+    ],
+)
+def test_cuts(sides: tuple[int, int, int], cuts: tuple[int, ...]) -> None:
+    assert TileGrid(*(Size(side, side) for side in sides)).row_cuts == cuts
+
+
+def test_names_and_description() -> None:
+    grid = TileGrid(Size(8, 20), Size(4, 4), Size(4, 4))
+    assert [tile.name for tile in grid.tiles][:6] == ["r00_c00", "r00_c01", "r00_c02", "r00_c03", "r00_c04", "r01_c00"]
+    assert grid.tile("r01_c03") == grid.tiles[8]
+    assert str(grid) == "2 x 5 tiles of 4 x 4 pixels, stride 4 x 4, in images of 8 x 20 pixels"
+    assert grid.to_json() == {"image_size": [8, 20], "tile_size": [4, 4], "stride": [4, 4]}
+
+
+def test_a_tile_that_is_not_there() -> None:
+    grid = TileGrid(Size(8, 20), Size(4, 4), Size(4, 4))
+    with pytest.raises(GridError, match=r"no tile 'r02_c00' in this grid: it has 2 rows and 5 columns"):
+        grid.tile("r02_c00")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            (Size(8, 8), Size(8, 9), Size(8, 9)),
+            "tile width is 9 pixels, image width is 8 pixels. Lower tiling.tile_size or raise tiling.image_size.",
+        ),
+        ((Size(8, 8), Size(4, 4), Size(0, 4)), "stride is 0, tile height is 4 pixels. Change tiling.stride."),
+        ((Size(8, 8), Size(4, 4), Size(4, -1)), "stride is -1, tile width is 4 pixels."),
+        ((Size(8, 8), Size(4, 4), Size(5, 4)), "or pixels would be skipped: stride is 5, tile height is 4 pixels."),
+        ((Size(8, 8), Size(0, 4), Size(4, 4)), "must be at least 1 pixel: image 8, tile 0. Change tiling."),
+        ((Size(-8, 8), Size(4, 4), Size(4, 4)), "must be at least 1 pixel: image -8, tile 4."),
+    ],
+)
+def test_sizes_that_do_not_fit_together(sizes: tuple[Size, Size, Size], message: str) -> None:
+    with pytest.raises(GridError, match=re.escape(message)):
+        TileGrid(*sizes)
+
+
+def test_neighbouring_cuts_are_apart(grid: TileGrid) -> None:
+    assert all(first < second for first, second in pairwise(grid.column_cuts))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.config import Settings
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import write_json
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.run_folder import RunFolder, TileRecord
+
+GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
+FIRST, SECOND = GRID.tiles
+
+
+@pytest.fixture
+def settings(configuration: dict[str, object]) -> Settings:
+    return Settings.from_mapping(configuration)
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: Settings) -> RunFolder:
+    return RunFolder.create(tmp_path, settings)
+
+
+def trained(run: RunFolder, record: TileRecord) -> None:
+    run.write_record(FIRST, record)
+    run.checkpoint(FIRST).touch()
+
+
+def test_runs_are_numbered_and_the_latest_is_linked(tmp_path: Path, settings: Settings) -> None:
+    runs = [RunFolder.create(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
+    assert [run.path.name for run in runs] == ["v0", "v1", "v2"]
+    latest = tmp_path / "Padim" / "tiny" / "latest"
+    assert latest.readlink() == Path("v2"), "a relative link, so that the folder can be moved"
+    assert RunFolder.open(latest) == runs[-1]
+
+
+def test_numbers_are_compared_as_numbers_and_never_used_again(tmp_path: Path, settings: Settings) -> None:
+    for name in ("v9", "v10", "vase"):
+        (tmp_path / name).mkdir()
+    assert RunFolder.create(tmp_path, settings).path.name == "v11"
+
+
+def test_a_number_that_another_run_takes_is_passed_over(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v0").mkdir()
+    monkeypatch.setattr("anomalib_tiled.run_folder._next_version", lambda root: 0)
+    assert RunFolder.create(tmp_path, settings).path.name == "v1"
+
+
+def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
+    assert RunFolder.open(run.path).settings() == settings
+
+
+def test_failing_removes_the_folder_and_links_the_one_before(
+    tmp_path: Path, run: RunFolder, settings: Settings
+) -> None:
+    second = RunFolder.create(tmp_path, settings)
+    with pytest.raises(KeyboardInterrupt), second.removed_on_failure():
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v0"]
+    assert (tmp_path / "latest").resolve() == run.path
+
+
+def test_failing_at_the_first_run_leaves_nothing(tmp_path: Path, run: RunFolder) -> None:
+    with pytest.raises(RuntimeError), run.removed_on_failure():
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_well_is_kept(run: RunFolder) -> None:
+    with run.removed_on_failure():
+        pass
+    assert run.config_file.is_file()
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=f"there is no folder {tmp_path / 'v7'}"):
+        RunFolder.open(tmp_path / "v7")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=f"{tmp_path} has no config.yaml. `anomalib tiled fit` prints the folder"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["tiling: [", "", "tilling: {}", "just text"])
+def test_a_configuration_that_was_altered(run: RunFolder, content: str) -> None:
+    run.config_file.write_text(content)
+    with pytest.raises(RunFolderError) as raised:
+        run.settings()
+    assert str(raised.value).startswith(f"{run.config_file} cannot be used any more: ")
+    assert str(raised.value).endswith(" Restore it, or fit a new run.")
+
+
+def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
+    assert run.missing(GRID) == (FIRST, SECOND)
+    run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash))
+    assert not run.is_done(FIRST), "without a checkpoint it is not"
+    run.checkpoint(FIRST).touch()
+    assert run.is_done(FIRST)
+    assert run.missing(GRID) == (SECOND,)
+
+
+def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
+    run.checkpoint(FIRST).parent.mkdir()
+    run.checkpoint(FIRST).touch()
+    assert not run.is_done(FIRST)
+
+
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+    trained(run, TileRecord(1.5, 1, "0123456789abcdef"))
+    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
+    with pytest.raises(RunFolderError, match=message):
+        run.missing(GRID)
+
+
+def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash))
+    run.record_file(FIRST).write_text('{"seconds": 1.')
+    with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
+        run.is_done(FIRST)
+
+
+def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
+    assert run.failure(FIRST) is None
+    run.write_failure(FIRST, "out of memory")
+    assert run.failure(FIRST) == "out of memory"
+    assert run.failure(SECOND) is None
+    trained(run, TileRecord(1.5, 1, settings.training_hash))
+    assert run.failure(FIRST) is None
+
+
+def test_names_of_files(run: RunFolder) -> None:
+    write_json(run.calibration_file, {})
+    names = [run.split_file, run.calibration_file, run.log_file, run.tile_log(SECOND), run.checkpoint(SECOND)]
+    relative = [str(path.relative_to(run.path)) for path in names]
+    assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
