@@ -13,6 +13,7 @@ A module imports only from modules on its own line or below:
     calibration                                 what stages learn
     data  stages                                split, cache, tiles, demonstration images | contracts, built-in stages
     run_folder                                  names and contents of a run's files
+    reference_config                            files of anomalib's own tiled ensemble, read as settings
     config                                      settings
     grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
     errors                                      what the user can mend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from inspect import isabstract
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import anomalib.data
@@ -12,13 +13,15 @@ import anomalib.models
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader
 from lightning.pytorch import Trainer
+from rich.console import Console
 
 from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
 from anomalib_tiled.data.boards import DemoBoards
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.reference_config import HEADING, is_reference, translate
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -27,9 +30,11 @@ from anomalib_tiled.stages.thresholding import Thresholder
 from anomalib_tiled.training.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from jsonargparse import Namespace
+
+    from anomalib_tiled.config import Plain
 
 DEFAULTS = {
     "merging": {"class_path": "anomalib_tiled.stages.merging.Mean"},
@@ -45,7 +50,15 @@ KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thre
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors say what is allowed and what is nearest."""
+    """A parser that reads the files of anomalib's own tiled ensemble too, and whose errors say what is allowed."""
+
+    def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
+        """Parse arguments; an option wins over files, wherever it stands."""
+        return super().parse_args(_files_first(args), *arguments, **options)
+
+    def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
+        return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing a page of usage.
@@ -127,6 +140,32 @@ def _add_stages(parser: Parser) -> None:
         "--thresholding.stage", type=Literal["tile", "image"], default="image", help="Where to threshold."
     )
     parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
+
+
+def _files_first(arguments: Iterable[str]) -> list[str]:
+    files, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name in {"-c", "--config"}:
+            files += [argument] if equals else [argument, *islice(rest, 1)]
+        else:
+            others.append(argument)
+    return [*files, *others]
+
+
+def _in_our_form(text: str) -> str:
+    """Translate the text of a configuration of anomalib's own tiled ensemble, and say so; leave any other as it is."""
+    try:
+        configuration = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text  # the parser says what is wrong with it
+    if not is_reference(configuration):
+        return text
+    translation = translate(configuration)
+    lines = "\n".join([HEADING, *translation.notes])
+    Console(stderr=True).print(lines, soft_wrap=True, highlight=False, markup=False)
+    return str(yaml.safe_dump(dict(translation.settings), sort_keys=False))
 
 
 def _explained(parser: Parser, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,26 +29,24 @@ def calibrate(run: Run) -> Calibration:
     """
     ensemble = run.ensemble(Calibration())
     stages, notes = ensemble.stages, _notes(run, ensemble.stages)
-    tiles, image = {tile.name: Observed() for tile in run.grid.tiles}, Observed()
+    tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
+    image, normalize_tiles = Observed(), stages.normalize_at == "tile"
     _observe(run, ensemble, tiles, image)
-    normalize_tiles = stages.normalize_at == "tile"
     learned = {name: observed.learn(stages, normalize=normalize_tiles) for name, observed in tiles.items()}
-    calibration = Calibration(tiles=learned if stages.learn_from_tiles else {}, notes=notes)
+    calibration = Calibration(tiles=learned, notes=notes)
     if not stages.learn_from_images:
         return calibration
     if normalize_tiles:
         ensemble.calibration, image = calibration, Observed()
         _observe(run, ensemble, {}, image)
-    level = image.learn(stages, normalize=stages.normalize_at == "image")
-    return Calibration(image=level, tiles=calibration.tiles, notes=notes)
+    return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
 
 
 def _observe(run: Run, ensemble: TiledEnsemble, tiles: dict[str, Observed], image: Observed) -> None:
-    """Count the scores of tiles, where something is learned from them, and of images."""
-    watch_tiles = bool(tiles) and ensemble.stages.learn_from_tiles
+    """Count the scores of images, and of those tiles that there are distributions for."""
     for batch in track(run.images(run.split.calibration_subset), "Calibrating"):
         truth = Truth.of(batch.gt_label, batch.gt_mask, len(batch.image))
-        raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if watch_tiles else None)
+        raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if tiles else None)
         image.add(raw.scores, raw.maps if raw.has_maps else None, truth)
 
 
