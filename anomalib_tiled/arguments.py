@@ -49,8 +49,19 @@ KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thre
 """The kind of plugin that a setting takes, where it is not the setting's own name."""
 
 
+NOT_THERE = r"Parser key \"(\S+)\":.*class_path '(\S+)':\s+(?:No module named|module \S+ has no attribute)"
+"""What jsonargparse says of a dotted class path that leads nowhere."""
+
+NO_REASON = r"NoneType|^Expected a path|^Does not validate"
+"""What jsonargparse says beside the reason."""
+
+
 class Parser(ArgumentParser):
     """A parser that reads the files of anomalib's own tiled ensemble too, and whose errors say what is allowed."""
+
+    def __init__(self, **options: Plain) -> None:
+        # An abbreviated --ckpt_dir or --config would be taken without being noticed by what looks for the whole name.
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; an option wins over files, wherever it stands."""
@@ -72,7 +83,9 @@ class Parser(ArgumentParser):
 def fit_parser(prog: str) -> Parser:
     """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
     find_plugins()  # a class is found by its short name once its module is loaded
-    parser = Parser(prog=prog, description="Every setting may stand in the file, on the command line, or both.")
+    parser = Parser(
+        prog=prog, allow_abbrev=False, description="Every setting may stand in the file, on the command line, or both."
+    )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
     parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
     parser.add_argument(
@@ -179,7 +192,7 @@ def _explained(parser: Parser, message: str) -> str:
         return _unknown_setting(parser, found[1])
     if found := re.search(
         r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL
-    ):
+    ) or re.search(NOT_THERE, message, re.DOTALL):
         key, name = found.groups()
         return f"There is no {name!r} for {key}. {allowed_names(name, _classes_for(key))} Or give a dotted class path."
     return _condensed(message)
@@ -190,11 +203,11 @@ def _condensed(message: str) -> str:
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.Literal", "one of ")
     if not (key := re.match(r'Parser key "(\S+)":\s*', message)):
         return message
-    reasons = [line for line in re.findall(r"^\s*- (.*)$", message, re.MULTILINE) if "NoneType" not in line]
+    reasons = [line for line in re.findall(r"^\s*- (.*)$", message, re.MULTILINE) if not re.search(NO_REASON, line)]
     if not reasons:
         return f"{key[1]}: {message[key.end() :]}"
     given = re.search(r"Given value: (.*)$", message)
-    said = "" if given is None or "There is no setting" in reasons[0] else f" Given: {given[1]}."
+    said = "" if given is None or re.search("There is no setting|Got value", reasons[0]) else f" Given: {given[1]}."
     return f"{key[1]}: {'; or '.join(reasons)}{'' if reasons[-1].endswith('.') else '.'}{said}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,10 +16,10 @@ from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -68,6 +69,11 @@ class Stages:
             normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
             threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
         )
+
+    @property
+    def tile_rule(self) -> Thresholder:
+        """What finds the thresholds of tiles; those that only centre a normalization do not decide anything."""
+        return self.thresholder if self.threshold_at == "tile" else F1AdaptiveThreshold()
 
     @property
     def learn_from_tiles(self) -> bool:
@@ -166,18 +172,25 @@ class Observed:
             anomalous = torch.zeros(maps.shape, dtype=torch.bool).numpy() if masks is None else masks
             self.maps.add(maps.squeeze(1).cpu().numpy(), anomalous.reshape(maps.squeeze(1).shape))
 
-    def learn(self, stages: Stages, *, normalize: bool) -> Level:
-        """Let thresholder and normalizer learn.
+    def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
+        """Let a threshold rule and the normalizer learn.
 
         Without masks the threshold of the scores serves for the maps too, as in anomalib.
+
+        Args:
+            stages: The stages.
+            normalize: Whether the normalizer learns too.
+            rule: Finds the threshold; ``None`` for the thresholder of the stages.
+
+        Raises:
+            StageError: A stage fails, or learns something else than finite numbers.
         """
-        threshold = _threshold(stages, self.scores)
-        scores = _learned(stages, self.scores, threshold, normalize=normalize)
+        rule = rule or stages.thresholder
+        scores = _learned(stages, rule, self.scores, normalize=normalize)
         if self.maps.empty:
             return Level(scores, scores)
-        if self._every_mask_known:
-            threshold = _threshold(stages, self.maps)
-        return Level(scores, _learned(stages, self.maps, threshold, normalize=normalize))
+        threshold = None if self._every_mask_known else scores.threshold
+        return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
 
 
 @dataclass(frozen=True)
@@ -206,17 +219,53 @@ class Truth:
         return Truth(np.any(masks, axis=(1, 2)), masks)
 
 
-def _learned(stages: Stages, scores: ScoreDistribution, threshold: float, *, normalize: bool) -> Learned:
-    return Learned(threshold, stages.normalizer.learn(scores, threshold) if normalize else None)
+@contextmanager
+def naming_stage(stage: object, where: str = "") -> Iterator[str]:
+    """Name the stage in whatever it raises.
+
+    Args:
+        stage: The stage.
+        where: What it was working on, such as ``tile r00_c03``.
+
+    Yields:
+        Its dotted name.
+
+    Raises:
+        StageError: The stage raised anything but a lack of memory.
+    """
+    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    try:
+        yield name
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        failed = f"failed at {where}" if where else "failed"
+        message = f"The stage {name} {failed}: {type(error).__name__}: {error}. Mend the stage, or choose another."
+        raise StageError(message) from error
 
 
-def _threshold(stages: Stages, scores: ScoreDistribution) -> float:
-    threshold = stages.thresholder.learn(scores)
-    if not math.isfinite(threshold):
-        name = f"{type(stages.thresholder).__module__}.{type(stages.thresholder).__qualname__}"
-        message = f"The stage {name} must find a finite threshold, but found {threshold}. Mend the stage."
-        raise StageError(message)
-    return threshold
+def _learned(
+    stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
+) -> Learned:
+    """Let thresholder and normalizer learn one scale; a threshold that is given is not learned."""
+    if threshold is None:
+        with naming_stage(rule):
+            threshold = rule.learn(scores)
+        _check_finite(rule, {"threshold": threshold})
+    if not normalize:
+        return Learned(threshold, None)
+    with naming_stage(stages.normalizer):
+        normalization = stages.normalizer.learn(scores, threshold)
+    _check_finite(stages.normalizer, normalization)
+    return Learned(threshold, normalization)
+
+
+def _check_finite(stage: object, learned: Mapping[str, Plain]) -> None:
+    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    for what, value in learned.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            message = f"The stage {name} must learn finite numbers, but learned {what} = {value!r}. Mend the stage."
+            raise StageError(message)
 
 
 def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.config import ClassSpec, difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.results.report import metrics_table, plugins_table
@@ -24,24 +25,11 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config import Settings
 
-DECIDE_RESULTS = (
-    "tiling",
-    "model",
-    "data",
-    "trainer",
-    "merging",
-    "scoring",
-    "seam_smoothing",
-    "normalization",
-    "thresholding",
-)
-"""Settings that must not change between the beginning and the end of a run."""
-
 
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or go on with a run; print the run folder."""
     folder = _fitted(arguments, prog)
-    Console().print(f"Run folder: {folder.path}", soft_wrap=True, highlight=False)
+    _say(f"Run folder: {folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
@@ -67,12 +55,11 @@ def status(arguments: Sequence[str], prog: str) -> None:
     tiles = pipeline.status(folder)
     table = Table("tile", "state", "detail")
     for each in tiles:
-        table.add_row(each.tile.name, each.state, each.detail)
-    console = Console()
-    console.print(table)
+        table.add_row(each.tile.name, each.state, escape(each.detail))
+    Console().print(table)
     done = sum(each.state == "done" for each in tiles)
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
-    console.print(f"{done} of {len(tiles)} tiles done, {calibrated}.", highlight=False)
+    _say(f"{done} of {len(tiles)} tiles done, {calibrated}.")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
@@ -83,15 +70,14 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 
 def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
     folder = _folder_for(list(arguments), prog)
-    console = Console()
-    console.print(str(grid_of(folder.settings().tiling)), soft_wrap=True, highlight=False)
+    _say(str(grid_of(folder.settings().tiling)))
     try:
         calibration = pipeline.fit(folder)
     except (KeyboardInterrupt, StorageError):
-        Console(stderr=True).print(f"\nGo on with: {prog} --ckpt_dir {folder.path}", soft_wrap=True, highlight=False)
+        _say(f"\nGo on with: {prog} --ckpt_dir {folder.path}", Console(stderr=True))
         raise
     for note in calibration.notes:
-        console.print(f"Note: {note}", soft_wrap=True, highlight=False)
+        _say(f"Note: {note}")
     return folder
 
 
@@ -100,10 +86,15 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
     parser = fit_parser(prog)
     ckpt_dir, others = _without_ckpt_dir(arguments)
     if ckpt_dir is None:
-        return pipeline.prepare(settings_from(parser, parser.parse_args(arguments)))
+        parsed = parser.parse_args(others)
+        if parsed.ckpt_dir is None:
+            return pipeline.prepare(settings_from(parser, parsed))
+        ckpt_dir = parsed.ckpt_dir
     folder = RunFolder.open(Path(ckpt_dir))
     if others:
-        _check_same(folder, settings_from(parser, parser.parse_args(others)))
+        # The run's own configuration comes first, so that only what is asked for besides can differ from it.
+        parsed = parser.parse_args(["--config", str(folder.config_file), *others])
+        _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
     return folder
 
 
@@ -118,24 +109,29 @@ def _without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
-def _check_same(folder: RunFolder, given: Settings) -> None:
+def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
     """Refuse to go on with other settings than those of the run."""
     own = folder.settings()
     if given.tiling.image_size is None:  # asks for the images' own size, which the run has looked up
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
-    for name in DECIDE_RESULTS:
-        value, asked = getattr(own, name), getattr(given, name)
-        if asked != value:
-            message = (
-                f"{folder.path} was made with another configuration: {name} is {value} there, not {asked}. "
-                "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."
-            )
-            raise ConfigurationError(message)
+    if not seeded:  # asks for any seed
+        given = replace(given, seed_everything=own.seed_everything)
+    if found := difference(own, given):
+        message = (
+            f"{folder.path} was made with another configuration: {found}. "
+            "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."
+        )
+        raise ConfigurationError(message)
 
 
 def _report(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> None:
     metrics = pipeline.test(folder, data, output)
-    console = Console()
-    console.print(metrics_table(metrics))
-    console.print(f"Run folder: {folder.path}", soft_wrap=True, highlight=False)
-    console.print(f"Pictures:   {(output or folder.path) / 'images'}", soft_wrap=True, highlight=False)
+    Console().print(metrics_table(metrics))
+    _say(f"Run folder: {folder.path}")
+    if folder.settings().visualize:
+        _say(f"Pictures:   {(output or folder.path) / 'images'}")
+
+
+def _say(text: str, console: Console | None = None) -> None:
+    """Print a line as it is, however long: a path must stay a path."""
+    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False)

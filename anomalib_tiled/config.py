@@ -27,6 +27,12 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that decide what a trained tile looks like."""
 
+DECIDE_CALIBRATION = ("merging", "scoring", "seam_smoothing", "normalization", "thresholding")
+"""Settings that decide, with the trained tiles, what the stages learn."""
+
+FOLDERS = ("default_root_dir", "cache.directory")
+"""Settings that say where things are, not what they are."""
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -179,8 +185,16 @@ class Settings:
     @property
     def training_hash(self) -> str:
         """Fingerprint of everything that decides what a trained tile looks like."""
+        return self._hash(DECIDE_TRAINING)
+
+    @property
+    def calibration_hash(self) -> str:
+        """Fingerprint of everything that decides what the stages learn."""
+        return self._hash(DECIDE_TRAINING + DECIDE_CALIBRATION)
+
+    def _hash(self, names: tuple[str, ...]) -> str:
         settings = asdict(self)
-        content = json.dumps([settings[name] for name in DECIDE_TRAINING], default=str)
+        content = json.dumps([settings[name] for name in names], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_yaml(self) -> str:
@@ -212,6 +226,19 @@ class Settings:
         )
 
 
+def difference(own: Settings, given: Settings) -> str | None:
+    """Say where two configurations differ first, such as ``tiling.stride is [64, 64], not [32, 32]``.
+
+    Folders do not count: they say where things are, not what they are.
+    """
+    ours, theirs = _comparable(own), _comparable(given)
+    for name in ours | theirs:
+        value, asked = ours.get(name), theirs.get(name)
+        if name not in FOLDERS and asked != value:
+            return f"{name} is {value}, not {asked}"
+    return None
+
+
 def as_size(value: int | Sequence[int]) -> Size:
     """Read a size: one number for a square, or height and width."""
     return Size(value, value) if isinstance(value, int) else Size(*value)
@@ -237,6 +264,23 @@ def _spec(mapping: Mapping[str, Plain]) -> ClassSpec:
 
 def _stage_at(mapping: Mapping[str, Plain]) -> StageAt:
     return StageAt(mapping["stage"], _spec(mapping["method"]))
+
+
+def _comparable(settings: Settings) -> dict[str, Plain]:
+    """Give settings by their dotted names; a number and the square that it means are equal."""
+    flat = _flat(_plain(asdict(settings)))
+    sizes = {name: [*as_size(value)] for name, value in flat.items() if name.startswith("tiling.") and value}
+    return flat | sizes
+
+
+def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    return {
+        inner: each
+        for key, nested in value.items()
+        for inner, each in _flat(nested, f"{name}.{key}" if name else key).items()
+    }
 
 
 def _tupled(value: Plain) -> Plain:

@@ -14,7 +14,7 @@ from anomalib.visualization import ImageVisualizer
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_tiled.calibration import Calibration, Learned, Stages
+from anomalib_tiled.calibration import Calibration, Learned, Stages, naming_stage
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.memory import available_memory
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.normalization import Normalizer
 
 SHARE_OF_MEMORY = 0.5
-"""Share of the memory free at the start that tile models may take up."""
+"""Share of the free memory that tile models may take up."""
 
 SMALLEST = 1e-12
 """Keeps a division by zero away where a threshold is 0 or 1."""
@@ -44,28 +44,41 @@ class TileModels:
 
     Args:
         load: Loads the model of a tile.
-        budget: Memory that models may take up, in bytes; ``None`` for half of what is free now.
+        budget: Memory that models may take up, in bytes; ``None`` for half of what is free on their device when the
+            first one is asked for.
     """
 
     def __init__(self, load: Callable[[Tile], AnomalibModule], budget: int | None = None) -> None:
-        self.budget = int(available_memory() * SHARE_OF_MEMORY) if budget is None else budget
+        self.budget = budget
         self.held = 0
         self._load = load
+        self._device: torch.device | None = None
         self._kept: dict[str, AnomalibModule] = {}
         self._shared: dict[str, torch.Tensor] = {}
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
         """Give the model of a tile on a device, ready to predict."""
+        if device != self._device:
+            self._move_to(device)
         if tile.name in self._kept:
-            return self._kept[tile.name].to(device)
+            return self._kept[tile.name]
         model = self._load(tile).to(device).eval()
         needed = self._share_equal_weights(model)
+        if self.budget is None:
+            self.budget = int(_free_memory(device) * SHARE_OF_MEMORY)
         if self.held + needed <= self.budget:
             self._kept[tile.name] = model
             self.held += needed
             for name, tensor in _tensors(model):
                 self._shared.setdefault(name, tensor.data)
         return model
+
+    def _move_to(self, device: torch.device) -> None:
+        """Forget the models of another device: moving them would part the weights that they share."""
+        self._device = device
+        self._kept.clear()
+        self._shared.clear()
+        self.held = 0
 
     def _share_equal_weights(self, model: AnomalibModule) -> int:
         """Replace weights by those of the first model where they are equal; give the bytes that are the model's own."""
@@ -130,6 +143,9 @@ class TiledEnsemble(AnomalibModule):
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
+
+    def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
+        """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -233,7 +249,8 @@ class _Merging:
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
         self.has_maps = True
-        self.stages.merger.start(self.grid, batch, device=self.device)
+        with naming_stage(self.stages.merger):
+            self.stages.merger.start(self.grid, batch, device=self.device)
 
     @property
     def _thresholds_tiles(self) -> bool:
@@ -252,7 +269,8 @@ class _Merging:
                 scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
                 maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
         self.scores.append(scores)
-        self.stages.merger.add(tile, maps)
+        with naming_stage(self.stages.merger, f"tile {tile.name}"):
+            self.stages.merger.add(tile, maps)
 
     def finish(self) -> RawPrediction:
         merger, smoother, scorer = self.stages.merger, self.stages.smoother, self.stages.scorer
@@ -285,12 +303,8 @@ def _call(
     stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
 ) -> torch.Tensor:
     """Call a stage, and give its result if it is what the contract says."""
-    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
-    try:
+    with naming_stage(stage) as name:
         result = method(*arguments)
-    except Exception as error:
-        message = f"The stage {name} failed: {type(error).__name__}: {error}. Mend the stage, or choose another."
-        raise StageError(message) from error
     if not isinstance(result, torch.Tensor) or tuple(result.shape) != shape:
         given = f"shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
         message = f"The stage {name} must return a tensor of shape {shape}, but returned {given}. Mend the stage."
@@ -299,6 +313,11 @@ def _call(
         message = f"The stage {name} returned infinities or NaN. Mend the stage."
         raise StageError(message)
     return result
+
+
+def _free_memory(device: torch.device) -> int:
+    """Give the free memory of a device in bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def _tensors(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:

@@ -33,10 +33,11 @@ IMAGE_CURVES: dict[str, Curve] = {"AUROC": curves.auroc, "AUPR": curves.aupr, "F
 PIXEL_CURVES: dict[str, Curve] = {**IMAGE_CURVES, "AUPRO": curves.aupro}
 F1_SCORE = "F1Score"
 
-FIELDS = {
-    "image": {F1_SCORE: ("pred_label", "gt_label"), "": ("pred_score", "gt_label")},
-    "pixel": {F1_SCORE: ("pred_mask", "gt_mask"), "": ("anomaly_map", "gt_mask")},
-}
+SCORES = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
+"""Fields of a batch that a metric of scores compares."""
+
+DECISIONS = {"image": ("pred_label", "gt_label"), "pixel": ("pred_mask", "gt_mask")}
+"""Fields of a batch that a metric of decisions compares."""
 
 
 @dataclass
@@ -186,9 +187,14 @@ def _other(level: str, name: str, known: dict[str, Curve]) -> AnomalibMetric:
     metric_class = _metric_class(name, known)
     if not issubclass(metric_class, AnomalibMetric):  # anomalib's base class is not one of torchmetrics'
         metric_class = create_anomalib_metric(metric_class)
-    by_name = FIELDS[level]
-    fields = by_name.get(metric_class.__name__, by_name[""])
-    return cast("AnomalibMetric", metric_class(fields=fields, prefix=f"{level}_"))
+    try:
+        metric = metric_class(fields=SCORES[level], prefix=f"{level}_")
+        if hasattr(metric, "threshold"):  # judges decisions; it would threshold scores once more, at 0.5
+            metric = metric_class(fields=DECISIONS[level], prefix=f"{level}_")
+    except (TypeError, ValueError) as error:
+        message = f"The metric {name!r} cannot be made without arguments: {error}. Choose another one."
+        raise ConfigurationError(message) from error
+    return cast("AnomalibMetric", metric)
 
 
 def _metric_class(name: str, known: dict[str, Curve]) -> type[Metric]:

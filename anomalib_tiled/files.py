@@ -29,10 +29,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"No space left on the disk while writing {path}. Make room, then go on."
+            message = f"No space left on the disk while writing {error.filename or path}. Make room, then go on."
             raise StorageError(message) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            message = f"{path} cannot be written: {error.strerror}. Change its permissions or choose another folder."
+            advice = "Change its permissions or choose another folder."
+            message = f"{error.filename or path} cannot be written: {error.strerror}. {advice}"
             raise StorageError(message) from error
         raise
 
@@ -81,10 +82,12 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir {path.parent}`."
+        message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
         raise RunFolderError(message) from error
     except ValueError as error:
-        message = f"{path} cannot be read as JSON ({error}). Delete it and run fit --ckpt_dir again."
+        message = (
+            f"{path} cannot be read as JSON ({error}). Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
+        )
         raise RunFolderError(message) from error
     if not isinstance(content, dict):
         message = f"{path} must hold a JSON object, found a {type(content).__name__}."

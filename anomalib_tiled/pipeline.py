@@ -15,8 +15,9 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
+from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import common_size
-from anomalib_tiled.data.split import keep_generated, split_once
+from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.errors import DataError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
@@ -33,7 +34,6 @@ from anomalib_tiled.training.workers import Workers
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import Settings
-    from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Tile
 
 
@@ -56,13 +56,13 @@ def _prepare(settings: Settings) -> RunFolder:
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
     split = split_once(datamodule)
-    settings = _with_image_size(settings, split)
+    settings = _with_folders(_with_image_size(settings, split))
     _try_out(settings)
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
     folder = RunFolder.create(root, settings)
     with folder.removed_on_failure():
         keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
-        Run.open(folder, build_cache=True)
+        open_source(Split.read(folder.split_file), grid_of(settings.tiling), settings.cache_directory)
     return folder
 
 
@@ -76,13 +76,16 @@ def fit(folder: RunFolder) -> Calibration:
         run = Run.open(folder, build_cache=True)
         _train_missing(run)
         calibration = calibrate(run)
-        write_json(folder.calibration_file, {"grid": run.grid.to_json(), **calibration.to_json()})
+        stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
+        write_json(folder.calibration_file, {**stages, **calibration.to_json()})
     gc.collect()  # Lightning's modules and trainers hold each other; what follows needs their memory
     return calibration
 
 
 def _train_missing(run: Run) -> None:
     missing = run.folder.missing(run.grid)
+    if missing:  # what the stages learned from other tiles must not outlive them
+        run.folder.calibration_file.unlink(missing_ok=True)
     workers = run.settings.workers.build(Workers)
     failed: dict[str, list[Tile]] = {}
     for outcome in track(workers.train(missing, partial(train_tile, run)), "Training tiles", len(missing)):
@@ -107,6 +110,7 @@ def test(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None
     """
     with log_to(folder.log_file):
         run = Run.open(folder)
+        seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         return _test(run, output or folder.path)
 
@@ -120,7 +124,8 @@ def _test(run: Run, output: Path) -> Results:
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores:
         for batch in track(run.images("test"), "Predicting"):
-            batch.update(**ensemble(batch.image)._asdict())
+            prediction = ensemble(batch.image)._asdict()
+            batch.update(**{name: None if value is None else value.cpu() for name, value in prediction.items()})
             measurements.update(batch)
             write_scores(batch)
             if run.settings.visualize:
@@ -146,11 +151,12 @@ class TileStatus:
 
 def status(folder: RunFolder) -> list[TileStatus]:
     """Say of each tile whether it is done, missing or failed."""
-    return [_status_of(folder, tile) for tile in grid_of(folder.settings().tiling).tiles]
+    settings = folder.settings()
+    return [_status_of(folder, tile, settings.training_hash) for tile in grid_of(settings.tiling).tiles]
 
 
-def _status_of(folder: RunFolder, tile: Tile) -> TileStatus:
-    if folder.is_done(tile):
+def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
+    if folder.is_done(tile, configuration):
         return TileStatus(tile, "done", "")
     failure = folder.failure(tile)
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
@@ -161,6 +167,14 @@ def _with_image_size(settings: Settings, split: Split) -> Settings:
     given = settings.tiling.image_size
     height, width = common_size(split, None if given is None else as_size(given))
     return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
+
+
+def _with_folders(settings: Settings) -> Settings:
+    """Make folders absolute, so that a run can be gone on with from anywhere."""
+    cache = settings.cache
+    if cache is not None and cache.directory is not None:
+        cache = replace(cache, directory=str(Path(cache.directory).absolute()))
+    return replace(settings, default_root_dir=str(Path(settings.default_root_dir).absolute()), cache=cache)
 
 
 def _try_out(settings: Settings) -> None:

@@ -11,10 +11,11 @@ from lightning.pytorch import Trainer
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
 from anomalib_tiled.data.cache import PixelSource, open_source
+from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import image_loader
 from anomalib_tiled.ensemble import TiledEnsemble, TileModels
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.evaluation import StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile, TileGrid
@@ -75,6 +76,7 @@ class Run:
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
         split = split_once(datamodule)
+        common_size(split, self.grid.image_size)
         source = open_source(split, self.grid, None)
         return replace(self, split=split, source=source, datamodule=datamodule)
 
@@ -112,7 +114,14 @@ class Run:
             RunFolderError: Tiles or the calibration are missing.
         """
         self._check_tiles()
-        return self.ensemble(Calibration.from_json(read_json(self.folder.calibration_file)))
+        learned = read_json(self.folder.calibration_file)
+        if learned.get("configuration") != self.settings.calibration_hash:
+            message = (
+                f"{self.folder.path} was calibrated with another configuration than its config.yaml. "
+                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
+            )
+            raise RunFolderError(message)
+        return self.ensemble(Calibration.from_json(learned))
 
     def _check_tiles(self) -> None:
         if missing := self.folder.missing(self.grid):
@@ -121,7 +130,15 @@ class Run:
             raise RunFolderError(message)
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
-        return load_tile_model(self.settings.model, self.grid.tile_size, self.folder.checkpoint(tile))
+        checkpoint = self.folder.checkpoint(tile)
+        try:
+            return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+        except ConfigurationError as error:
+            message = (
+                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} "
+                f"Delete {self.folder.record_file(tile).name} to train the tile again with fit --ckpt_dir."
+            )
+            raise RunFolderError(message) from error
 
     def _device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""

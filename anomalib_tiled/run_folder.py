@@ -65,7 +65,7 @@ class RunFolder:
                 else:
                     break
             run = cls((root / f"v{number}").absolute())
-            _link_latest(root, run.path.name)
+        _link_latest(root, run.path.name)
         write_text(run.config_file, settings.to_yaml())
         return run
 
@@ -160,8 +160,12 @@ class RunFolder:
         path = self.failure_file(tile)
         return str(read_json(path).get("error")) if path.is_file() else None
 
-    def is_done(self, tile: Tile) -> bool:
-        """Whether a tile is trained, with the configuration of this run.
+    def is_done(self, tile: Tile, configuration: str) -> bool:
+        """Whether a tile is trained.
+
+        Args:
+            tile: The tile.
+            configuration: Fingerprint of the settings that it should be trained with.
 
         Raises:
             RunFolderError: It was trained with another configuration.
@@ -169,7 +173,7 @@ class RunFolder:
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
         record = read_json(self.record_file(tile))
-        if record.get("configuration") != self.settings().training_hash:
+        if record.get("configuration") != configuration:
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again."
@@ -179,7 +183,8 @@ class RunFolder:
 
     def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""
-        return tuple(tile for tile in grid.tiles if not self.is_done(tile))
+        configuration = self.settings().training_hash
+        return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
 
 
 def _next_version(root: Path) -> int:
@@ -192,7 +197,7 @@ def _link_latest(root: Path, name: str) -> None:
     if not (root / name).is_dir():
         (root / "latest").unlink(missing_ok=True)
         return
-    with suppress(NotImplementedError):  # a file system without links: the run folder is all that is needed
+    with suppress(OSError, NotImplementedError):  # a file system without links: the run folder is all that is needed
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(name, target_is_directory=True)
         temporary.replace(root / "latest")

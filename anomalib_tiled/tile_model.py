@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
 """Pre-processing that must not touch a tile: its pixels are the image's pixels, all of them."""
 
+DONE_BY_THE_ENSEMBLE = ("post_processor", "evaluator", "visualizer")
+"""Parts of a model that work on whole images, and so are no business of a tile model."""
+
 ONLY_FOR_A_FRESH_MODEL = {"pre_trained": False}
 """Arguments that only say where first weights come from; a checkpoint replaces those, so nothing is downloaded."""
 
@@ -100,8 +103,15 @@ def _arguments_for_tiles(
     model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size
 ) -> dict[str, Any]:
     """Ask the model's own pre-processor for the tile's size, and leave out what the ensemble does itself."""
+    for name in DONE_BY_THE_ENSEMBLE:
+        if not isinstance(arguments.get(name, True), bool):
+            message = (
+                f"model.init_args.{name} has no effect with tiles, so it cannot be given: thresholds and normalization "
+                "are set by `thresholding` and `normalization`, metrics by `metrics`, pictures by `visualize`."
+            )
+            raise ConfigurationError(message)
     if arguments.get("pre_processor", True) is True and (pre_processor := _pre_processor(model_class, tile_size)):
-        arguments = {**arguments, "pre_processor": pre_processor}
+        arguments = {**arguments, **_accepted(model_class, {"pre_processor": pre_processor})}
     return {**arguments, **_accepted(model_class, {"evaluator": False, "visualizer": False})}
 
 
@@ -119,7 +129,8 @@ def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.
 def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> dict[str, Any]:
     """Keep those arguments that the class has parameters for."""
     parameters = inspect.signature(model_class.__init__).parameters
-    return {name: value for name, value in arguments.items() if name in parameters}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_any or name in parameters}
 
 
 def _fitted_to_tiles(model: AnomalibModule) -> AnomalibModule:

@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch
 
 from anomalib_tiled.config import MetricSettings
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.evaluation import FIELDS, Measurements, StreamingEvaluator
+from anomalib_tiled.evaluation import DECISIONS, SCORES, Measurements, StreamingEvaluator
 
 IMAGE = ("AUROC", "AUPR", "F1Max", "F1Score")
 PIXEL = (*IMAGE, "AUPRO")
@@ -50,7 +50,7 @@ def measured(settings: MetricSettings, stream: list[ImageBatch]) -> dict[str, fl
     ("level", "name"), [*(("image", name) for name in IMAGE), *(("pixel", name) for name in PIXEL)]
 )
 def test_metrics_are_those_of_anomalib(level: str, name: str) -> None:
-    fields = FIELDS[level].get(name, FIELDS[level][""])
+    fields = DECISIONS[level] if name == "F1Score" else SCORES[level]
     theirs = getattr(anomalib.metrics, name)(fields=fields)
     for batch in batches():
         theirs.update(batch)
@@ -103,7 +103,7 @@ def test_a_metric_by_its_dotted_path(level: str) -> None:
 
 
 def test_a_metric_of_anomalib_that_is_not_computed_from_counts() -> None:
-    theirs = anomalib.metrics.PRO(fields=FIELDS["pixel"][""])
+    theirs = anomalib.metrics.PRO(fields=SCORES["pixel"])
     for batch in batches():
         theirs.update(batch)
     results = measured(MetricSettings((), ("PRO",)), batches())

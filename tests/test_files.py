@@ -69,7 +69,9 @@ def test_a_failed_text_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_json_file(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=f"any.json is missing. Finish the run with .* --ckpt_dir {tmp_path}`"):
+    with pytest.raises(
+        RunFolderError, match=r"any\.json is missing\. Finish the run with `anomalib tiled fit --ckpt_dir`"
+    ):
         read_json(tmp_path / "any.json")
 
 
@@ -77,7 +79,9 @@ def test_a_missing_json_file(tmp_path: Path) -> None:
 def test_a_damaged_json_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any.json"
     path.write_bytes(content)
-    with pytest.raises(RunFolderError, match=f"{path} cannot be read as JSON .* Delete it and run fit"):
+    with pytest.raises(
+        RunFolderError, match=f"{path} cannot be read as JSON .* Delete it, and run `anomalib tiled fit"
+    ):
         read_json(path)
 
 

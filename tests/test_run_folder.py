@@ -99,16 +99,16 @@ def test_a_configuration_that_was_altered(run: RunFolder, content: str) -> None:
 def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
     assert run.missing(GRID) == (FIRST, SECOND)
     run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash))
-    assert not run.is_done(FIRST), "without a checkpoint it is not"
+    assert not run.is_done(FIRST, run.settings().training_hash), "without a checkpoint it is not"
     run.checkpoint(FIRST).touch()
-    assert run.is_done(FIRST)
+    assert run.is_done(FIRST, run.settings().training_hash)
     assert run.missing(GRID) == (SECOND,)
 
 
 def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
     run.checkpoint(FIRST).parent.mkdir()
     run.checkpoint(FIRST).touch()
-    assert not run.is_done(FIRST)
+    assert not run.is_done(FIRST, run.settings().training_hash)
 
 
 def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
@@ -122,7 +122,7 @@ def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash))
     run.record_file(FIRST).write_text('{"seconds": 1.')
     with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
-        run.is_done(FIRST)
+        run.is_done(FIRST, run.settings().training_hash)
 
 
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:

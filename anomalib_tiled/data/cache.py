@@ -129,6 +129,8 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         return decoded
     images = _positions(sample.image_path for sample in split.samples)
     masks = _positions(sample.mask_path for sample in split.samples if sample.mask_path is not None)
+    if not build and not all(path.is_file() for path in (*images, *masks)):
+        return decoded  # images that are not needed now may be elsewhere
     cache = ImageCache(directory / _key(grid, [*images, *masks]), grid, images, masks)
     if not (cache.folder / COMPLETE).exists():
         if not build:
@@ -143,15 +145,34 @@ def _build(cache: ImageCache) -> None:
     with storage_errors(cache.folder):
         cache.folder.parent.mkdir(parents=True, exist_ok=True)
         _check_space(cache)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(cache.folder)
         temporary.mkdir()
         try:
             _fill(temporary, cache)
-            if cache.folder.exists():  # cut short, or finished by another run in the meantime: ours is as good
-                shutil.rmtree(cache.folder)
+            if (cache.folder / COMPLETE).exists():  # finished by another run in the meantime, which is reading it
+                return
+            shutil.rmtree(cache.folder, ignore_errors=True)
             temporary.rename(cache.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while filling this cache have left."""
+    for temporary in folder.parent.glob(f".{folder.name}.*.tmp"):
+        process = temporary.name.split(".")[-2]
+        if process == str(os.getpid()) or not _is_running(int(process)):
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fill(folder: Path, cache: ImageCache) -> None:

@@ -37,7 +37,10 @@ def naming(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         message = f"{path} is missing. Put it back, or take it out of the data set and fit a new run."
         raise DataError(message) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        message = f"{path} has more pixels than Pillow reads. Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+        raise DataError(message) from error
+    except (OSError, SyntaxError, ValueError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "is no image that can be read" if unknown else f"is damaged ({error})"
         message = f"{path} {reason}. Replace it or take it out of the data set."
@@ -61,7 +64,7 @@ def read_image(path: Path, size: Size) -> Pixels:
         pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of arrays that cannot be written
     if pixels.shape[:2] == tuple(size):
         return pixels
-    channels_first = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
     return np.ascontiguousarray(resize(channels_first, list(size), antialias=True).permute(1, 2, 0).numpy())
 
 

@@ -76,7 +76,7 @@ class Split:
     def write(self, path: Path) -> None:
         """Write the split as a CSV file."""
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for sample in self.samples:
                 label = "" if sample.label is None else sample.label
@@ -163,14 +163,24 @@ def _samples_of(dataset: AnomalibDataset | None, subset: Subset) -> Iterable[Sam
     if dataset is None:
         return
     for row in dataset.samples.itertuples(index=False):
-        mask_path = getattr(row, "mask_path", None)
+        mask_path = _one_mask(getattr(row, "mask_path", None), row.image_path)
         label = int(row.label_index)
         yield Sample(
             subset,
             Path(row.image_path).absolute(),
-            Path(mask_path).absolute() if isinstance(mask_path, (str, Path)) and str(mask_path) else None,
+            mask_path,
             label if label in {0, 1} else None,
         )
+
+
+def _one_mask(mask_path: object, image_path: object) -> Path | None:
+    """Give the mask of an image; ``None`` if it has none."""
+    if isinstance(mask_path, (list, tuple)):
+        if len(mask_path) > 1:
+            message = f"An image must have one mask at most, but {image_path} has {len(mask_path)}. Join them to one."
+            raise DataError(message)
+        mask_path = mask_path[0] if mask_path else None
+    return Path(mask_path).absolute() if isinstance(mask_path, (str, Path)) and str(mask_path) else None
 
 
 def _check(split: Split, *, same_as_test: bool) -> None:

@@ -8,6 +8,7 @@ import torch
 from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_tiled.errors import DataError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.data.cache import PixelSource
+    from anomalib_tiled.data.cache import Pixels, PixelSource
     from anomalib_tiled.data.split import Sample, Split, Subset
     from anomalib_tiled.grid import Tile, TileGrid
 
@@ -57,8 +58,7 @@ class AreaDataset(Dataset[ImageItem]):
         """Give one image with the label of the rectangle, not of the whole image, where there is a mask."""
         sample = self.samples[index]
         image, mask = self._tensors(sample)
-        # A whole image keeps its own label: resizing can make the few pixels of a defect vanish from its mask.
-        label = sample.label if mask is None or self.area == self.whole else int(mask.any())
+        label = self._label(sample, mask)
         return ImageItem(
             image=image,
             gt_mask=mask,
@@ -66,6 +66,15 @@ class AreaDataset(Dataset[ImageItem]):
             image_path=str(sample.image_path),
             mask_path="" if sample.mask_path is None else str(sample.mask_path),
         )
+
+    def labels(self) -> list[int | None]:
+        """Labels of all rectangles, without reading the images: 0 normal, 1 anomalous, ``None`` unknown."""
+        masks = [self.source.mask(sample, *self.area) for sample in self.samples]
+        return [self._label(sample, mask) for sample, mask in zip(self.samples, masks, strict=True)]
+
+    def _label(self, sample: Sample, mask: Mask | Pixels | None) -> int | None:
+        # A whole image keeps its own label: resizing can make the few pixels of a defect vanish from its mask.
+        return sample.label if mask is None or self.area == self.whole else int(mask.any())
 
     def _tensors(self, sample: Sample) -> tuple[Image, Mask | None]:
         if self.augmentations is None:
@@ -141,6 +150,10 @@ class TileDataModule(LightningDataModule):
         """Test tiles."""
         return self._loader("test", self.eval_batch_size)
 
+    def validation_labels(self) -> list[int | None]:
+        """Labels of the validation tiles: 0 normal, 1 anomalous, ``None`` unknown."""
+        return self._datasets["val"].labels()
+
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
         # No loader processes: a tile is read in a fraction of the time that handing it between processes takes.
         dataset = self._datasets[subset]
@@ -166,4 +179,5 @@ def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _as_tensors(source: PixelSource, sample: Sample, area: tuple[slice, slice]) -> tuple[Image, Mask | None]:
     pixels = torch.from_numpy(source.image(sample, *area)).permute(2, 0, 1)
     mask = source.mask(sample, *area)
-    return Image(pixels.to(torch.float32) / 255), None if mask is None else Mask(torch.from_numpy(mask))
+    image = to_dtype(Image(pixels), torch.float32, scale=True)  # as anomalib's reader does, to the last bit
+    return image, None if mask is None else Mask(torch.from_numpy(mask))

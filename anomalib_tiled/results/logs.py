@@ -34,9 +34,10 @@ def log_to(path: Path) -> Iterator[None]:
     Args:
         path: The log; what is there already is kept.
     """
-    with storage_errors(path), ExitStack() as stack:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+    with ExitStack() as stack:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(path, encoding="utf-8")
         stack.callback(handler.close)
         handler.setFormatter(logging.Formatter(FORMAT))
         for logger in _loggers():
@@ -45,6 +46,7 @@ def log_to(path: Path) -> Iterator[None]:
         logging.captureWarnings(capture=True)
         stack.callback(logging.captureWarnings, capture=False)
         printed = _Printed(logging.getLogger("printed"))
+        stack.callback(printed.finish)
         stack.enter_context(redirect_stdout(printed))
         stack.enter_context(redirect_stderr(printed))
         yield
@@ -83,3 +85,7 @@ class _Printed(io.TextIOBase):
             if shown := line.rpartition("\r")[2].strip():
                 self._logger.info("%s", shown)
         return len(text)
+
+    def finish(self) -> None:
+        """Log the last line, which nobody has ended."""
+        self.write("\n")

@@ -52,11 +52,11 @@ class Pictures:
         for item in batch:
             path = Path(str(item.image_path))
             picture = visualize_image_item(
-                _in_size(item, size := size_of(path)),
+                _in_size(item, size := size_of(path), stretch=self.stretch),
                 overlay_fields=[("image", LAYERS)],
                 field_size=(size.width, size.height),
-                fields_config={"anomaly_map": {"colormap": True, "normalize": self.stretch}},
-                overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": self.stretch}},
+                fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
+                overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
                 text_config={"enable": False},
             )
             if picture is not None:
@@ -71,14 +71,22 @@ class Pictures:
         return (self.folder / relative).with_name(f"{stem}.png")
 
 
-def _in_size(item: ImageItem, size: Size) -> ImageItem:
+def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
     return ImageItem(
         image=item.image,
         image_path=item.image_path,
-        anomaly_map=_resized(item.anomaly_map, size, InterpolationMode.BILINEAR),
+        anomaly_map=_resized(_in_range(item.anomaly_map, stretch=stretch), size, InterpolationMode.BILINEAR),
         pred_mask=_resized(item.pred_mask, size, InterpolationMode.NEAREST_EXACT),
         gt_mask=_resized(item.gt_mask, size, InterpolationMode.NEAREST_EXACT),
     )
+
+
+def _in_range(maps: torch.Tensor | None, *, stretch: bool) -> torch.Tensor | None:
+    """Bring a raw map to [0, 1] here: anomalib turns maps into 8 bits first, where anything else wraps around."""
+    if maps is None or not stretch:
+        return maps
+    lowest, highest = maps.aminmax()
+    return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _resized(values: torch.Tensor | None, size: Size, interpolation: InterpolationMode) -> torch.Tensor | None:

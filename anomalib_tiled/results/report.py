@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from anomalib_tiled.files import replacing, write_json
 
@@ -40,7 +41,7 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
         Takes in a batch.
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(SCORE_COLUMNS)
+        csv.writer(file, lineterminator="\n").writerow(SCORE_COLUMNS)
         yield lambda batch: _write_rows(file, batch)
 
 
@@ -48,22 +49,22 @@ def metrics_table(metrics: Results) -> Table:
     """Give the metrics as a table for the terminal."""
     table = Table("metric", "value")
     for name, value in metrics.items():
-        table.add_row(name, "undefined" if value is None else f"{value:.4f}")
+        table.add_row(escape(name), "undefined" if value is None else f"{value:.4f}")
     return table
 
 
 def plugins_table(plugins: Plugins) -> Table:
     """Give the installed stages as a table for the terminal."""
-    table = Table("kind", "name", "package", "version", "description")
+    table = Table(*(Column(name, no_wrap=True) for name in ("kind", "name", "package", "version")), "description")
     for choice in plugins.choices:
-        table.add_row(choice.kind, choice.name, choice.package, choice.version, choice.description)
+        table.add_row(*map(escape, (choice.kind, choice.name, choice.package, choice.version, choice.description)))
     for plugin in plugins.broken:
-        table.add_row("broken", plugin.entry_point, plugin.package, plugin.version, plugin.error)
+        table.add_row("broken", *map(escape, (plugin.entry_point, plugin.package, plugin.version, plugin.error)))
     return table
 
 
 def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
-    writer = csv.writer(file)
+    writer = csv.writer(file, lineterminator="\n")
     for item in batch:
         score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"
         writer.writerow([item.image_path, _label(item.gt_label), score, _label(item.pred_label)])

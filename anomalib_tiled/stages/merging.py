@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Merger(ABC):
-    """Contract of merging: ``start``, then ``add`` once for each tile, then ``finish``.
+    """How the anomaly maps of tiles become the map of an image.
 
+    Called as ``start``, then ``add`` once for each tile, then ``finish``.
     Only one merge is under way at a time. Memory must not depend on the number of tiles.
     """
 

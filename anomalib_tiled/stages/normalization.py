@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 class Normalizer(ABC):
-    """Contract of normalization: what is learned is plain numbers, and applying them needs nothing else.
+    """How scores are brought to the range 0 to 1, the threshold at 0.5.
 
+    What is learned is plain numbers, and applying them needs nothing else.
     One object serves image scores and anomaly maps, of all tiles, so it must not keep what it learned.
     """
 

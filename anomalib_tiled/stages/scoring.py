@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Scorer(ABC):
-    """Contract of scoring."""
+    """How the scores of tiles become the score of an image."""
 
     @abstractmethod
     def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:

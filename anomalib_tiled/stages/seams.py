@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SeamSmoother(ABC):
-    """Contract of seam smoothing."""
+    """How the anomaly map is smoothed where tiles meet."""
 
     @abstractmethod
     def smooth(self, maps: torch.Tensor, grid: TileGrid) -> torch.Tensor:

@@ -17,7 +17,7 @@ MARGIN = 1e-5
 
 
 class Thresholder(ABC):
-    """Contract of thresholding. Anomalous is what is greater than the threshold, as everywhere in anomalib."""
+    """The score above which an image or pixel is anomalous. What equals the threshold is normal, as in anomalib."""
 
     @abstractmethod
     def learn(self, scores: ScoreDistribution) -> float:
@@ -51,11 +51,11 @@ class ManualThreshold(Thresholder):
     """Threshold that you give.
 
     Args:
-        value: Score above which is anomalous, on the scale that the scores are on where the threshold is
-            applied: the model's own scale before normalization.
+        value: Score above which is anomalous, on the scale that scores have where the threshold is applied: that of
+            the model, or [0, 1] where tiles are normalized and images thresholded.
     """
 
-    def __init__(self, value: float = 0.5) -> None:
+    def __init__(self, value: float) -> None:
         self.value = value
 
     def learn(self, scores: ScoreDistribution) -> float:

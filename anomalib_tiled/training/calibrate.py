@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning.pytorch import seed_everything
+
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
@@ -32,7 +34,10 @@ def calibrate(run: Run) -> Calibration:
     tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
     image, normalize_tiles = Observed(), stages.normalize_at == "tile"
     _observe(run, ensemble, tiles, image)
-    learned = {name: observed.learn(stages, normalize=normalize_tiles) for name, observed in tiles.items()}
+    learned = {
+        name: observed.learn(stages, normalize=normalize_tiles, rule=stages.tile_rule)
+        for name, observed in tiles.items()
+    }
     calibration = Calibration(tiles=learned, notes=notes)
     if not stages.learn_from_images:
         return calibration
@@ -44,6 +49,7 @@ def calibrate(run: Run) -> Calibration:
 
 def _observe(run: Run, ensemble: TiledEnsemble, tiles: dict[str, Observed], image: Observed) -> None:
     """Count the scores of images, and of those tiles that there are distributions for."""
+    seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # for augmentations, in every pass
     for batch in track(run.images(run.split.calibration_subset), "Calibrating"):
         truth = Truth.of(batch.gt_label, batch.gt_mask, len(batch.image))
         raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if tiles else None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import shutil
 import time
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,10 +16,11 @@ from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
@@ -55,10 +58,11 @@ def train_tile(run: Run, tile: Tile) -> None:
     started = time.monotonic()
     workspace = run.folder.path / "tiles" / f".{tile.name}"
     try:
-        with log_to(run.folder.tile_log(tile)), storage_errors(workspace), _interrupts():
+        with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(workspace), _interrupts():
             epochs = _fit(run, tile, workspace)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+        gc.collect()  # model and trainer hold each other, so their memory comes back only now
     seconds = round(time.monotonic() - started, 3)
     run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash))
 
@@ -69,9 +73,10 @@ def _fit(run: Run, tile: Tile, workspace: Path) -> int:
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = build_tile_model(run.settings.model, run.grid.tile_size)
     arguments = trainer_arguments(run.settings.trainer)
-    callbacks = arguments.pop("callbacks")
-    if monitors := _monitored(callbacks):
-        logger.info("Validation metrics are computed, because %s is monitored.", ", ".join(sorted(monitors)))
+    callbacks = _defined(arguments.pop("callbacks"), data)
+    if arguments["logger"] is True:
+        arguments["logger"] = CSVLogger(run.folder.log_file.parent, name=tile.name)
+    if any(map(_monitor_of, callbacks)):
         model.evaluator = _validation_evaluator()
     elif not _needs_validation(model):
         arguments["limit_val_batches"] = 0
@@ -80,6 +85,16 @@ def _fit(run: Run, tile: Tile, workspace: Path) -> int:
     with replacing(run.folder.checkpoint(tile)) as temporary:
         _save(engine, callbacks, temporary)
     return int(engine.trainer.current_epoch)
+
+
+@contextmanager
+def _logged(tile: Tile) -> Iterator[None]:
+    """Write what goes wrong into the log of the tile."""
+    try:
+        yield
+    except Exception:
+        logger.exception("Training tile %s failed.", tile.name)
+        raise
 
 
 @contextmanager
@@ -105,14 +120,35 @@ def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
     try:
-        arguments = parser.instantiate_classes(parser.parse_object({"trainer": dict(trainer)})).trainer.as_dict()
-    except (TypeError, ValueError) as error:
+        arguments = parser.instantiate_classes(
+            parser.parse_object({"trainer": deepcopy(dict(trainer))})
+        ).trainer.as_dict()
+    except (ArgumentError, TypeError, ValueError) as error:
         message = f"The trainer refuses its arguments: {error}"
         raise ConfigurationError(message) from error
+    # Whether jsonargparse takes 1 (a batch) for 1.0 (all of them) depends on what was imported before Lightning.
+    arguments |= {name: value for name, value in trainer.items() if isinstance(value, int)}
     callbacks = arguments.pop("callbacks") or []
-    del arguments["default_root_dir"]
+    # Tiles have folders of their own, and their checkpoints are stored by us; both are anomalib's to arrange.
+    for name in ("default_root_dir", "enable_checkpointing"):
+        del arguments[name]
+    arguments["devices"] = _one_device(arguments["devices"])
     silent = {"logger": arguments["logger"] or False, "enable_progress_bar": False, "enable_model_summary": False}
     return {**arguments, **silent, "callbacks": callbacks if isinstance(callbacks, list) else [callbacks]}
+
+
+def _one_device(devices: Plain) -> Plain:
+    """Give the one device that a tile is trained on.
+
+    Raises:
+        ConfigurationError: Several devices are asked for; Lightning would start the whole command once more for each.
+    """
+    if devices in ("auto", "1", 1):  # a list of devices cannot be looked for in a set
+        return 1
+    if isinstance(devices, list) and len(devices) == 1:
+        return devices
+    message = f"A tile is trained on one device, but trainer.devices is {devices}. Give 1, or one index such as [1]."
+    raise ConfigurationError(message)
 
 
 def check_trainer(trainer: Mapping[str, Plain]) -> None:
@@ -122,14 +158,29 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
         ConfigurationError: An argument is refused.
     """
     try:
-        Trainer(**trainer_arguments(trainer))
+        arguments = trainer_arguments(trainer)
+        Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], _no_checkpoints()]})
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         message = f"The trainer refuses its arguments: {error}"
         raise ConfigurationError(message) from error
 
 
-def _monitored(callbacks: list[Callback]) -> set[str]:
-    return {monitor for callback in callbacks if (monitor := getattr(callback, "monitor", None))}
+def _defined(callbacks: list[Callback], data: TileDataModule) -> list[Callback]:
+    """Leave out callbacks that monitor a metric which needs both classes, where a tile has only one of them.
+
+    Such a metric stays 0 whatever the model learns: it would stop the training early, or choose its first epoch.
+    """
+    watching = [each for each in callbacks if (_monitor_of(each) or "").startswith(("image_", "pixel_"))]
+    if not watching or len(set(data.validation_labels())) > 1:
+        return callbacks
+    for each in watching:
+        name, monitor = type(each).__name__, _monitor_of(each)
+        logger.info("%s is left out: %s is not defined, as all validation tiles are alike.", name, monitor)
+    return [each for each in callbacks if each not in watching]
+
+
+def _monitor_of(callback: Callback) -> str | None:
+    return getattr(callback, "monitor", None)
 
 
 def _validation_evaluator() -> Evaluator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,9 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Outcome:
 
 
 class Workers(ABC):
-    """Contract of workers. A tile that fails does not stop the others."""
+    """Who trains the tiles, and how many at a time. A tile that fails does not stop the others."""
 
     @abstractmethod
     def train(self, tiles: Sequence[Tile], train_tile: Callable[[Tile], None]) -> Iterator[Outcome]:
@@ -73,7 +69,6 @@ def _attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
         train_tile(tile)
     except StorageError:
         raise
-    except Exception as error:  # reported with the tile's name once all tiles were tried
-        logger.exception("Training tile %s failed.", tile.name)
+    except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
         return Outcome(tile, error)
     return Outcome(tile, None)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from PIL import Image
+
+from anomalib_tiled.errors import DataError
+from anomalib_tiled.results.pictures import Pictures
+
+SOURCE = (30, 50)
+GREY = 100
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Grey images of 30 x 50 pixels, one of them in a folder of its own."""
+    paths = [tmp_path / "data" / name for name in ("good/000.jpg", "good/000.png", "bad/deep/001.bmp")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SOURCE[::-1], (GREY,) * 3).save(path)
+    return paths
+
+
+def batch(paths: list[Path], maps: torch.Tensor, **masks: torch.Tensor) -> ImageBatch:
+    """Predictions on images of 15 x 20 pixels; maps of any shape that can be spread over them."""
+    count = len(paths)
+    maps = maps.expand(count, 1, 15, 20)
+    return ImageBatch(
+        image=torch.zeros(count, 3, 15, 20), image_path=[str(path) for path in paths], anomaly_map=maps, **masks
+    )
+
+
+def drawn(folder: Path, paths: list[Path], drawn_batch: ImageBatch, *, stretch: bool = False) -> list[np.ndarray]:
+    """Draw a batch, and give what was drawn."""
+    pictures = Pictures.into(folder, paths, stretch=stretch)
+    pictures.draw(drawn_batch)
+    seen = []
+    for path in paths:
+        with Image.open(pictures.path_of(path)) as picture:
+            assert picture.mode == "RGB"
+            seen.append(np.asarray(picture).astype(int))
+    return seen
+
+
+def mask(rows: slice, columns: slice) -> torch.Tensor:
+    whole = torch.zeros(1, 15, 20, dtype=torch.bool)
+    whole[:, rows, columns] = True
+    return whole
+
+
+def test_a_picture_has_the_size_of_its_image_whatever_size_was_predicted(images: list[Path], tmp_path: Path) -> None:
+    shown = drawn(tmp_path / "images", images, batch(images, torch.tensor(0.5)))
+    assert [picture.shape for picture in shown] == [(*SOURCE, 3)] * 3
+
+
+def test_images_of_several_sizes_have_pictures_of_several_sizes(images: list[Path], tmp_path: Path) -> None:
+    Image.new("RGB", (21, 13)).save(images[1])
+    shown = drawn(tmp_path / "images", images, batch(images, torch.tensor(0.5)))
+    assert [picture.shape[:2] for picture in shown] == [SOURCE, (13, 21), SOURCE]
+
+
+def test_the_pixels_under_the_map_are_those_of_the_file(images: list[Path], tmp_path: Path) -> None:
+    pixels = np.full((*SOURCE, 3), GREY, np.uint8)
+    pixels[11, 37] = 255  # one pixel, gone where the image is made smaller
+    Image.fromarray(pixels).save(images[1])
+    (shown,) = drawn(tmp_path / "images", images[1:2], batch(images[1:2], torch.tensor(0.5)))
+    different = np.any(shown != shown[0, 0], axis=2)
+    assert np.argwhere(different).tolist() == [[11, 37]]
+
+
+def test_below_the_common_folder_the_images_keep_their_folders(images: list[Path], tmp_path: Path) -> None:
+    pictures = Pictures.into(tmp_path / "images", images, stretch=False)
+    assert pictures.common == tmp_path / "data"
+    assert pictures.path_of(images[2]) == tmp_path / "images" / "bad" / "deep" / "001.bmp.png"
+
+
+def test_images_in_one_folder_lie_flat(images: list[Path], tmp_path: Path) -> None:
+    pictures = Pictures.into(tmp_path / "images", images[:2], stretch=False)
+    assert pictures.path_of(images[1]) == tmp_path / "images" / "000.png"
+
+
+def test_names_that_differ_only_in_their_ending_do_not_collide(images: list[Path], tmp_path: Path) -> None:
+    drawn(tmp_path / "images", images[:2], batch(images[:2], torch.tensor(0.5)))
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.jpg.png", "000.png"]
+
+
+def test_no_images_no_pictures(tmp_path: Path) -> None:
+    assert Pictures.into(tmp_path / "images", [], stretch=False).folder == tmp_path / "images"
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_show_map_prediction_and_truth_where_they_are(images: list[Path], tmp_path: Path) -> None:
+    predicted, true = mask(slice(0, 5), slice(0, 10)), mask(slice(10, 15), slice(10, 20))
+    given = batch(images[1:2], torch.tensor(0.0), pred_mask=predicted, gt_mask=true)
+    (shown,) = drawn(tmp_path / "images", images[1:2], given)
+    (plain,) = drawn(tmp_path / "plain", images[1:2], batch(images[1:2], torch.tensor(0.0)))
+    changed = np.any(shown != plain, axis=2)
+    rows, columns = np.nonzero(changed[:15])
+    assert (rows.min(), rows.max() // 2, columns.min(), columns.max() // 2) == (0, 4, 0, 12)
+    assert changed[20:, 25:].any()
+    assert not changed[:15, 30:].any()
+    assert not changed[15:, :20].any()
+    red, white = shown[changed & (np.arange(30) < 15)[:, None]], shown[20:, 25:][changed[20:, 25:]]
+    assert (red[:, 0] > red[:, 1]).all()
+    assert white.min() > GREY // 2
+
+
+@pytest.mark.parametrize("masks", [{}, {"pred_mask": mask(slice(0, 5), slice(0, 10))}])
+def test_without_masks_the_map_is_drawn_alone(
+    images: list[Path], tmp_path: Path, masks: dict[str, torch.Tensor]
+) -> None:
+    ramp = torch.linspace(0, 1, 20)
+    (shown,) = drawn(tmp_path / "images", images[1:2], batch(images[1:2], ramp, **masks))
+    cold, hot = shown[20, 0], shown[20, -1]
+    assert cold[2] > cold[0], "blue where nothing is anomalous"
+    assert hot[0] > hot[2], "red where it is"
+
+
+def test_raw_maps_are_stretched_over_the_colours(images: list[Path], tmp_path: Path) -> None:
+    ramp, path = torch.linspace(0, 1, 20), images[1:2]
+    raw = [drawn(tmp_path / "raw", path, batch(path, scale * ramp + 7), stretch=True)[0] for scale in (1, 40)]
+    assert np.abs(raw[0] - raw[1]).max() <= 2
+    (normalized,) = drawn(tmp_path / "normalized", path, batch(path, ramp))
+    assert np.abs(raw[0] - normalized).max() <= 2
+
+
+def test_normalized_maps_keep_their_colours_from_picture_to_picture(images: list[Path], tmp_path: Path) -> None:
+    ramp, path = torch.linspace(0, 1, 20), images[1:2]
+    (low,) = drawn(tmp_path / "low", path, batch(path, 0.2 * ramp))
+    (high,) = drawn(tmp_path / "high", path, batch(path, ramp))
+    assert np.abs(low - high)[:, 25:].max() > 50
+    assert (low[20, -1, 2] > low[20, -1, 0]).all(), "nothing in it is red"
+
+
+def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> None:
+    given = batch(images, torch.tensor(0.5))
+    images[1].unlink()
+    with pytest.raises(DataError, match=r"good/000\.png is missing\. Put it back"):
+        Pictures.into(tmp_path / "images", images, stretch=False).draw(given)
+    assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"

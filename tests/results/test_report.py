@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugins
+from anomalib_tiled.results.report import metrics_table, plugins_table, scores_file, write_metrics
+from anomalib_tiled.stages import merging, scoring
+
+
+def batch(*paths: str, **predictions: torch.Tensor) -> ImageBatch:
+    return ImageBatch(image=torch.zeros(len(paths), 3, 2, 2), image_path=list(paths), **predictions)
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def cells(table: Table) -> list[list[str]]:
+    """What stands in a table, its head first; no cell may hold markup that its text was not meant to be."""
+    console = Console(file=io.StringIO(), width=400)
+    console.print(table)
+    lines = [line for line in console.file.getvalue().splitlines() if line[:1] in {"┃", "│"}]
+    return [[cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")] for line in lines]
+
+
+def test_metrics_keep_their_order_and_an_undefined_one_is_null(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "new" / "metrics.json", {"image_AUROC": 0.123456789, "image_F1Score": None, "a": 1.0})
+    text = (tmp_path / "new" / "metrics.json").read_text()
+    assert '"image_F1Score": null' in text
+    assert list(json.loads(text).items()) == [("image_AUROC", 0.123456789), ("image_F1Score", None), ("a", 1.0)]
+
+
+def test_scores_are_written_batch_by_batch(tmp_path: Path) -> None:
+    with scores_file(tmp_path / "scores.csv") as write:
+        write(
+            batch(
+                "a.png",
+                'with, comma and "quotes".png',
+                gt_label=torch.tensor([0, 1]),
+                pred_score=torch.tensor([0.25, 123456.79]),
+                pred_label=torch.tensor([False, True]),
+            )
+        )
+        write(batch("ü.png", gt_label=torch.tensor([1]), pred_score=torch.tensor([1e-7]), pred_label=torch.tensor([1])))
+    assert rows(tmp_path / "scores.csv") == [
+        ["image_path", "gt_label", "pred_score", "pred_label"],
+        ["a.png", "0", "0.25", "0"],
+        ['with, comma and "quotes".png', "1", "123456.789", "1"],
+        ["ü.png", "1", "1.00000001e-07", "1"],
+    ]
+
+
+def test_scores_can_be_read_back_without_loss(tmp_path: Path) -> None:
+    scores = torch.rand(200, generator=torch.Generator().manual_seed(0)) ** 8
+    with scores_file(tmp_path / "scores.csv") as write:
+        write(batch(*(f"{number}.png" for number in range(200)), pred_score=scores))
+    read = torch.tensor([float(row[2]) for row in rows(tmp_path / "scores.csv")[1:]])
+    assert torch.equal(read, scores)
+
+
+def test_what_is_unknown_is_left_empty(tmp_path: Path) -> None:
+    with scores_file(tmp_path / "scores.csv") as write:
+        write(batch("a.png"))
+    assert rows(tmp_path / "scores.csv")[1:] == [["a.png", "", "", ""]]
+
+
+def test_scores_that_were_not_finished_do_not_replace_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("earlier")
+    with pytest.raises(TypeError, match="not iterable"), scores_file(path) as write:
+        write(None)
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metrics_for_the_terminal() -> None:
+    shown = cells(metrics_table({"image_AUROC": 0.98765, "pixel_AUPRO": None}))
+    assert shown == [["metric", "value"], ["image_AUROC", "0.9877"], ["pixel_AUPRO", "undefined"]]
+
+
+def test_plugins_for_the_terminal() -> None:
+    choices = (Choice("merging", merging.Hann, "one", "1.2"), Choice("scoring", scoring.TopK, "other", "3"))
+    shown = cells(
+        plugins_table(Plugins(choices, (BrokenPlugin("third", "0.1", "mine", "ImportError: no such thing"),)))
+    )
+    assert shown[0] == ["kind", "name", "package", "version", "description"]
+    assert [row[:4] for row in shown[1:3]] == [["merging", "Hann", "one", "1.2"], ["scoring", "TopK", "other", "3"]]
+    assert shown[1][4].startswith("Mean of all tiles that cover a pixel, weighted by a Hann window")
+    assert shown[3] == ["broken", "mine", "third", "0.1", "ImportError: no such thing"]
+
+
+def test_square_brackets_in_what_others_wrote_are_shown() -> None:
+    broken = BrokenPlugin("third", "0.1", "mine", "TypeError: list[int] [/red] is no class")
+    assert cells(plugins_table(Plugins((), (broken,))))[1][4] == "TypeError: list[int] [/red] is no class"

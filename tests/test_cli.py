@@ -1,0 +1,130 @@
+"""The way from what the user typed to a command, and from what went wrong to an exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from anomalib_tiled import errors
+from anomalib_tiled.cli import COMMANDS, main
+
+NAMES = ["fit", "test", "train", "status", "plugins"]
+
+Play = Callable[[BaseException | None], list[tuple[list[str], str, str]]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Put stand-ins in the place of all commands: they note how they were called, and fail as told."""
+
+    def stand_in(failure: BaseException | None = None) -> list[tuple[list[str], str, str]]:
+        calls: list[tuple[list[str], str, str]] = []
+
+        def command(name: str) -> Callable[[Sequence[str], str], None]:
+            def run(arguments: Sequence[str], prog: str) -> None:
+                calls.append((list(arguments), prog, name))
+                if failure is not None:
+                    raise failure
+
+            return run
+
+        commands = SimpleNamespace(**{name: command(name) for name in NAMES})
+        monkeypatch.setitem(sys.modules, "anomalib_tiled.commands", commands)
+        return calls
+
+    return stand_in
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_gets_the_arguments_after_its_name(play: Play, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = play(None)
+    assert main([name, "--config", "a.yaml", "fit"], prog="anomalib tiled") == 0
+    assert calls == [(["--config", "a.yaml", "fit"], f"anomalib tiled {name}", name)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_arguments_those_of_the_process_count(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = play(None)
+    monkeypatch.setattr(sys, "argv", ["anomalib-tiled", "status", "--ckpt_dir", "x"])
+    assert main() == 0
+    assert calls == [(["--ckpt_dir", "x"], "anomalib-tiled status", "status")]
+
+
+TILED_ERRORS = [each for each in vars(errors).values() if isinstance(each, type) and each.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("error", TILED_ERRORS)
+def test_what_the_user_can_mend_is_two_and_no_traceback(
+    play: Play, error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(error("The stride must be 3.\nLower it."))
+    assert main(["fit"]) == 2
+    assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
+
+
+def test_ctrl_c_is_130_and_no_traceback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play(KeyboardInterrupt())
+    assert main(["train"]) == 130
+    assert capsys.readouterr() == ("", "\nInterrupted.\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), OSError("out of luck"), AssertionError("out of luck")])
+def test_anything_else_is_one_and_shown_in_full(
+    play: Play, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(error)
+    assert main(["test"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Traceback (most recent call last):\n")
+    assert printed.err.endswith(f"{type(error).__name__}: out of luck\n")
+
+
+def test_an_exit_keeps_its_status(play: Play) -> None:
+    play(SystemExit(0))
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "--help"])
+    assert left.value.code == 0
+
+
+@pytest.mark.parametrize("given", ["fitt", "FIT", "", "--config", "tiled"])
+def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = play(None)
+    assert main([given]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: There is no command {given!r}.")
+    assert message.endswith("Allowed: fit, plugins, status, test, train.\n")
+    assert calls == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--help", "fit"]])
+def test_the_overview_lists_the_commands_in_the_order_of_their_use(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments, prog="anomalib tiled") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = [line.split(maxsplit=1) for line in printed.out.partition("commands:\n")[2].splitlines() if line[:1] == " "]
+    assert [name for name, _ in lines] == NAMES == [command.name for command in COMMANDS]
+    assert [text for _, text in lines] == [command.help for command in COMMANDS]
+    assert "usage: anomalib tiled COMMAND [options]" in printed.out
+    assert "`anomalib tiled COMMAND --help` shows the options of a command." in printed.out
+
+
+def test_the_overview_waits_for_no_large_package() -> None:
+    script = (
+        "import sys, json\n"
+        "from anomalib_tiled.cli import main\n"
+        "status = main(['--help']), main(['fitt'])\n"
+        "print(json.dumps([status, sorted(name for name in sys.modules if '.' not in name)]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    status, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert status == [0, 2]
+    assert "anomalib_tiled" in loaded
+    assert not {"torch", "anomalib", "lightning", "torchvision", "numpy", "pandas", "jsonargparse"} & set(loaded)

@@ -1,0 +1,183 @@
+"""What is learned where, with tile models whose map is the brightness, times a factor per tile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import Folder, InferenceBatch
+from anomalib.models.components import AnomalibModule
+
+from anomalib_tiled.calibration import Calibration, Level
+from anomalib_tiled.config import ClassSpec, Settings, StageAt
+from anomalib_tiled.data.cache import DecodedFiles, PixelSource
+from anomalib_tiled.data.split import Sample, Split, split_once
+from anomalib_tiled.grid import Tile
+from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.training.calibrate import calibrate
+
+COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]
+TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
+
+
+class Brightness(AnomalibModule):
+    def __init__(self, factor: float) -> None:
+        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
+
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
+
+
+@dataclass
+class Counting:
+    """Pixels that know how often they were asked for."""
+
+    source: PixelSource
+    read: Counter[Path]
+
+    def image(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray:
+        self.read[sample.image_path] += 1
+        return self.source.image(sample, rows, columns)
+
+    def mask(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
+        return self.source.mask(sample, rows, columns)
+
+
+@pytest.fixture
+def run(
+    configuration: dict[str, object], datamodule: Folder, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """A run as if all of its tiles were trained."""
+    changes = {"trainer": {"accelerator": "cpu"}, "thresholding": configuration["thresholding"] | {"stage": "image"}}
+    settings = Settings.from_mapping(configuration | changes)
+    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
+    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: Brightness(10.0 * (1 + tile.row + tile.column)))
+    split = split_once(datamodule)
+    source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
+    return Run(folder, settings, grid, split, source, datamodule)
+
+
+def at(run: Run, normalize_at: str, threshold_at: str) -> Run:
+    """Give the run with other places of normalization and thresholding."""
+    settings = run.settings
+    normalization = replace(settings.normalization, stage=normalize_at)
+    thresholding = replace(settings.thresholding, stage=threshold_at)
+    return replace(run, settings=replace(settings, normalization=normalization, thresholding=thresholding))
+
+
+def normalized(level: Level) -> tuple[bool, bool]:
+    return level.scores.normalization is not None, level.maps.normalization is not None
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_only_what_is_needed_is_learned(run: Run, normalize_at: str, threshold_at: str) -> None:
+    calibration = calibrate(at(run, normalize_at, threshold_at))
+    assert list(calibration.tiles) == (TILES if "tile" in {normalize_at, threshold_at} else [])
+    assert (calibration.image is not None) == ("image" in {normalize_at, threshold_at})
+    assert {normalized(level) for level in calibration.tiles.values()} <= {(normalize_at == "tile",) * 2}
+    if calibration.image is not None:
+        assert normalized(calibration.image) == (normalize_at == "image",) * 2
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_the_validation_images_are_read_once_unless_images_are_made_of_normalized_tiles(
+    run: Run, normalize_at: str, threshold_at: str
+) -> None:
+    calibrate(at(run, normalize_at, threshold_at))
+    passes = 2 if (normalize_at, threshold_at) == ("tile", "image") else 1
+    validation = {sample.image_path for sample in run.split.subset("val")}
+    assert run.source.read == dict.fromkeys(validation, passes)
+
+
+def brightest(run: Run, rows: slice = slice(0, 8), columns: slice = slice(0, 12)) -> np.ndarray:
+    """Highest brightness of a rectangle of each validation image, in [0, 1]."""
+    images = [run.source.image(sample, rows, columns) for sample in run.split.subset("val")]
+    return np.array([image.mean(axis=2).max() / 255 for image in images])
+
+
+def test_each_tile_learns_from_its_own_pixels(run: Run) -> None:
+    levels = calibrate(at(run, "tile", "tile")).tiles
+    for tile in run.grid.tiles:
+        scores = 10 * (1 + tile.row + tile.column) * brightest(run, tile.rows, tile.columns)
+        learned = levels[tile.name].scores.normalization
+        assert (learned["minimum"], learned["maximum"]) == pytest.approx((scores.min(), scores.max()))
+
+
+def test_a_tile_without_a_defect_calls_none_of_its_validation_tiles_anomalous(run: Run) -> None:
+    levels = calibrate(at(run, "none", "tile")).tiles
+    for tile in run.grid.tiles[1:]:  # the masks lie in the first one
+        scores = 10 * (1 + tile.row + tile.column) * brightest(run, tile.rows, tile.columns)
+        assert levels[tile.name].scores.threshold == pytest.approx(scores.max())
+
+
+def test_images_learn_the_same_threshold_whether_they_are_normalized_or_not(run: Run) -> None:
+    one, other = calibrate(at(run, "image", "image")).image, calibrate(at(run, "none", "image")).image
+    assert one.scores.threshold == other.scores.threshold
+    assert one.maps.threshold == other.maps.threshold
+    assert one.scores.threshold > 1, "on the models' own scale"
+
+
+def test_images_made_of_normalized_tiles_learn_on_the_normalized_scale(run: Run) -> None:
+    image = calibrate(at(run, "tile", "image")).image
+    assert 0 <= image.scores.threshold <= 1
+    assert 0 <= image.maps.threshold <= 1
+
+
+def test_what_was_learned_can_be_used(run: Run) -> None:
+    for normalize_at, threshold_at in COMBINATIONS:
+        changed = at(run, normalize_at, threshold_at)
+        content = calibrate(changed).to_json()
+        prediction = changed.ensemble(Calibration.from_json(content))(torch.rand(2, 3, 8, 12))
+        assert prediction.pred_label.shape == (2,)
+
+
+def with_samples(run: Run, *samples: Sample) -> Run:
+    return replace(at(run, "tile", "tile"), split=Split(samples))
+
+
+def test_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
+    notes = calibrate(at(run, "tile", "tile")).notes
+    assert notes == ("Validation images are test images: thresholds are tuned on what they are then measured on.",)
+
+
+def test_a_note_says_that_there_are_only_training_images(run: Run) -> None:
+    notes = calibrate(with_samples(run, *run.split.subset("train"))).notes
+    assert notes[0] == "There are no validation images: thresholds and normalization come from the training images."
+    assert notes[1] == "No validation image is anomalous: the threshold is the highest normal score."
+    assert set(run.source.read) == {sample.image_path for sample in run.split.subset("train")}
+
+
+def test_a_note_says_that_no_validation_image_is_anomalous(run: Run) -> None:
+    normal = [sample for sample in run.split.subset("val") if sample.label == 0]
+    notes = calibrate(with_samples(run, *run.split.subset("train"), *normal)).notes
+    assert notes == ("No validation image is anomalous: the threshold is the highest normal score.",)
+
+
+def test_a_threshold_that_is_given_needs_no_anomalous_image(run: Run) -> None:
+    normal = with_samples(run, *(sample for sample in run.split.subset("val") if sample.label == 0))
+    manual = StageAt("tile", ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 3.0}))
+    calibration = calibrate(replace(normal, settings=replace(normal.settings, thresholding=manual)))
+    assert calibration.notes == ()
+    assert {level.maps.threshold for level in calibration.tiles.values()} == {3.0}
+
+
+def test_nothing_to_note_where_validation_images_are_apart(run: Run) -> None:
+    assert calibrate(with_samples(run, *run.split.subset("train"), *run.split.subset("val"))).notes == ()
+
+
+def test_a_defect_without_mask_makes_every_tile_of_its_image_anomalous(run: Run) -> None:
+    samples = [replace(sample, mask_path=None) for sample in run.split.subset("val")]
+    levels = calibrate(with_samples(run, *samples)).tiles
+    tile: Tile = run.grid.tile("r01_c02")
+    assert levels[tile.name].maps.threshold == levels[tile.name].scores.threshold, "pixels have no truth of their own"

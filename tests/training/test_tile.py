@@ -1,0 +1,362 @@
+"""Training a tile, with a model that counts: its one weight falls by one at every step, 3, 2, 1, 0 and so on.
+
+There are 4 training images in batches of 2, so an epoch takes two steps off.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import Folder, ImageBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.callbacks import Callback
+
+from anomalib_tiled import pipeline
+from anomalib_tiled.config import Settings
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.grid import Tile
+from anomalib_tiled.run import Run
+from anomalib_tiled.training.tile import check_trainer, train_tile, trainer_arguments
+
+CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
+
+MakeRun = Callable[..., Run]
+
+
+class Falling(AnomalibModule):
+    """Its maps are the true masks times its weight, so a metric is at its best while the weight is positive."""
+
+    validated: list[str] = []  # noqa: RUF012  # of all of them
+    trainers: list[dict[str, object]] = []  # noqa: RUF012
+
+    def __init__(self, pre_processor: PreProcessor | bool = True) -> None:  # noqa: FBT001, FBT002
+        super().__init__(pre_processor=pre_processor)
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+        self.model = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        return self.weight.sum()
+
+    def validation_step(self, batch: ImageBatch, *args: object) -> ImageBatch:
+        self.validated.extend(batch.image_path)
+        self.log("weight", self.weight, batch_size=1)
+        maps = self.weight * batch.gt_mask.float()
+        return batch.update(anomaly_map=maps, pred_score=maps.amax(dim=(1, 2)))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=1)
+
+    trainer_arguments = {"num_sanity_val_steps": 0}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
+
+
+class Learning(Falling):
+    """Learns something from validation tiles."""
+
+    def on_validation_start(self) -> None:
+        self.validated.append("start")
+
+
+class LearningAtTheEnd(Falling):
+    def on_validation_epoch_end(self) -> None:
+        self.validated.append("end")
+
+
+class Random(Falling):
+    """Draws its first weight, noise, and the order of the images."""
+
+    def __init__(self, pre_processor: PreProcessor | bool = True) -> None:  # noqa: FBT001, FBT002
+        super().__init__(pre_processor)
+        torch.nn.init.normal_(self.weight.data[None])
+
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        return self.weight * (batch.image[0].mean() + torch.randn(()))
+
+
+class Interrupted(Falling):
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+
+class Exiting(Falling):
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        raise SystemExit(3)
+
+
+class Failing(Falling):
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        message = "out of luck"
+        raise RuntimeError(message)
+
+
+class Talking(Falling):
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        print("a print")  # noqa: T201  # what models do
+        warnings.warn("a warning", stacklevel=1)
+        logging.getLogger("anomalib.models.talking").info("a record")
+        return super().training_step(batch, *args)
+
+
+class Noting(Callback):
+    """Notes what the trainer was made with."""
+
+    def on_fit_start(self, trainer: object, pl_module: Falling) -> None:
+        names = ("max_epochs", "gradient_clip_val", "limit_train_batches", "check_val_every_n_epoch", "logger")
+        pl_module.trainers.append({name: getattr(trainer, name) for name in names} | {"callback": self})
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    Falling.validated.clear()
+    Falling.trainers.clear()
+
+
+@pytest.fixture
+def make_run(
+    configuration: dict[str, object], datamodule: Folder, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> MakeRun:
+    """Make a run on the tiny images; six tiles of 4 x 4 pixels."""
+    names = {"normal_dir": "good", "normal_test_dir": "test", "abnormal_dir": "bad", "mask_dir": "masks"}
+    data = {"name": "tiny", "root": str(image_folder), **names, "train_batch_size": 2, "val_split_mode": "same_as_test"}
+
+    def make(model: type[AnomalibModule] = Falling, **trainer: object) -> Run:
+        changes = {
+            "default_root_dir": str(image_folder / "results"),
+            "model": {"class_path": f"{__name__}.{model.__name__}"},
+            "data": {"class_path": "anomalib.data.Folder", "init_args": data},
+            "trainer": {"accelerator": "cpu", "max_epochs": 1, **trainer},
+        }
+        return Run.open(pipeline.prepare(Settings.from_mapping(configuration | changes)))
+
+    (image_folder / "elsewhere").mkdir()
+    monkeypatch.chdir(image_folder / "elsewhere")
+    return make
+
+
+def first(run: Run) -> Tile:
+    return run.grid.tiles[0]
+
+
+def weight_of(run: Run, tile: Tile | None = None) -> float:
+    checkpoint = torch.load(run.folder.checkpoint(tile or first(run)), weights_only=True)
+    return float(checkpoint["state_dict"]["weight"])
+
+
+def epochs_of(run: Run) -> int:
+    return json.loads(run.folder.record_file(first(run)).read_text())["epochs"]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())}
+
+
+def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
+    make_run: MakeRun, image_folder: Path
+) -> None:
+    run = make_run()
+    before = files(image_folder)
+    train_tile(run, first(run))
+    folder = run.folder.path.relative_to(image_folder)
+    added = {f"{folder}/tiles/r00_c00.ckpt", f"{folder}/tiles/r00_c00.json", f"{folder}/logs/r00_c00.log"}
+    assert files(image_folder) - before == added
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    assert weight_of(run) == 1
+
+
+def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
+    given = {"max_epochs": 3, "gradient_clip_val": 7.0, "limit_train_batches": 1, "check_val_every_n_epoch": 2}
+    run = make_run(**given, callbacks={"class_path": f"{__name__}.Noting"})
+    train_tile(run, first(run))
+    (noted,) = Falling.trainers
+    assert given.items() <= noted.items()
+    assert noted["logger"] is None
+    assert epochs_of(run) == 3
+    assert weight_of(run) == 0, "one step in each of three epochs"
+
+
+def test_every_tile_has_callbacks_of_its_own(make_run: MakeRun) -> None:
+    run = make_run(callbacks=[{"class_path": f"{__name__}.Noting"}])
+    for tile in run.grid.tiles[:2]:
+        train_tile(run, tile)
+    one, other = (noted["callback"] for noted in Falling.trainers)
+    assert one is not other
+
+
+def stopping(**arguments: object) -> dict[str, object]:
+    return {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": arguments}
+
+
+@pytest.mark.parametrize("monitor", ["pixel_AUROC", "image_AUROC", "pixel_AUPR", "image_F1Max"])
+def test_early_stopping_finds_its_metric(make_run: MakeRun, monitor: str) -> None:
+    run = make_run(max_epochs=9, callbacks=[stopping(monitor=monitor, mode="max", patience=1, stopping_threshold=0.9)])
+    train_tile(run, first(run))
+    assert epochs_of(run) == 1, "all defects are found after the first epoch"
+
+
+def test_early_stopping_stops_when_it_becomes_no_better(make_run: MakeRun) -> None:
+    run = make_run(max_epochs=9, callbacks=[stopping(monitor="pixel_AUROC", mode="max", patience=2)])
+    train_tile(run, first(run))
+    assert epochs_of(run) == 3
+    assert weight_of(run) == -3, "the last weights"
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_metric_of_two_classes_is_not_monitored_where_a_tile_has_one(make_run: MakeRun, name: str) -> None:
+    watching = {
+        "class_path": f"lightning.pytorch.callbacks.{name}",
+        "init_args": {"monitor": "pixel_AUROC", "mode": "max"},
+    }
+    run = make_run(max_epochs=5, callbacks=[watching])
+    tile = run.grid.tile("r01_c02")
+    train_tile(run, tile)
+    assert weight_of(run, tile) == -7, "all five epochs, and the last weights"
+    said = f"{name} is left out: pixel_AUROC is not defined, as all validation tiles are alike."
+    assert said in run.folder.tile_log(tile).read_text()
+
+
+def test_a_metric_that_there_is_not_is_named(make_run: MakeRun) -> None:
+    run = make_run(callbacks=[stopping(monitor="pixel_Beauty")])
+    with pytest.raises(RuntimeError, match=r"pixel_Beauty.*which is not available.*pixel_AUROC"):
+        train_tile(run, first(run))
+    assert not run.folder.is_done(first(run), run.settings.training_hash)
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("max", 1), ("min", -1)])
+def test_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
+    make_run: MakeRun, mode: str, weight: float
+) -> None:
+    best = {"class_path": CHECKPOINT, "init_args": {"monitor": "pixel_AUROC", "mode": mode}}
+    run = make_run(max_epochs=4, callbacks=[best])
+    train_tile(run, first(run))
+    assert weight_of(run) == weight
+    assert epochs_of(run) == 4
+
+
+@pytest.mark.parametrize("arguments", [{}, {"save_last": True}, {"save_top_k": -1}, {"every_n_epochs": 2}])
+def test_a_checkpoint_that_monitors_nothing_gives_the_last_weights(
+    make_run: MakeRun, arguments: dict[str, object]
+) -> None:
+    run = make_run(max_epochs=3, callbacks=[{"class_path": CHECKPOINT, "init_args": arguments}])
+    train_tile(run, first(run))
+    assert weight_of(run) == -3
+
+
+@pytest.mark.parametrize(("monitor", "weights"), [({"monitor": "weight", "mode": "max"}, [1, 1]), ({}, [-3, -3])])
+def test_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_keep_their_names(
+    make_run: MakeRun, tmp_path: Path, monitor: dict[str, object], weights: list[float]
+) -> None:
+    arguments = {"dirpath": str(tmp_path / "own"), "filename": "mine-{epoch}", **monitor}
+    run = make_run(max_epochs=3, callbacks=[{"class_path": CHECKPOINT, "init_args": arguments}])
+    for tile, weight in zip(run.grid.tiles, weights, strict=False):  # the second finds files of the first
+        train_tile(run, tile)
+        assert weight_of(run, tile) == weight
+    assert {path.name for path in (run.folder.path / "tiles").iterdir()} == {
+        f"{tile.name}.{ending}" for tile in run.grid.tiles[:2] for ending in ("ckpt", "json")
+    }
+    assert len(list((tmp_path / "own").glob("mine-*.ckpt"))) == 2
+
+
+def test_validation_is_left_out_where_nothing_reads_it(make_run: MakeRun) -> None:
+    run = make_run(max_epochs=2)
+    train_tile(run, first(run))
+    assert Falling.validated == []
+
+
+@pytest.mark.parametrize("model", [Learning, LearningAtTheEnd])
+def test_a_model_that_learns_from_validation_tiles_sees_them(make_run: MakeRun, model: type[Falling]) -> None:
+    run = make_run(model)
+    train_tile(run, first(run))
+    assert [seen for seen in Falling.validated if seen in {"start", "end"}] != []
+    assert len([seen for seen in Falling.validated if seen not in {"start", "end"}]) == 4
+
+
+def test_validation_happens_for_a_callback_that_monitors(make_run: MakeRun) -> None:
+    run = make_run(max_epochs=2, callbacks=[stopping(monitor="pixel_AUROC", mode="max")])
+    train_tile(run, first(run))
+    assert len(Falling.validated) == 2 * 4
+
+
+def test_weights_depend_neither_on_the_order_of_tiles_nor_on_what_was_drawn_before(make_run: MakeRun) -> None:
+    one, other = make_run(Random, max_epochs=2), make_run(Random, max_epochs=2)
+    tiles = one.grid.tiles[:2]
+    for tile in tiles:
+        train_tile(one, tile)
+    torch.manual_seed(99)
+    for tile in reversed(tiles):
+        train_tile(other, tile)
+    for tile in tiles:
+        assert weight_of(one, tile) == weight_of(other, tile)
+    assert weight_of(one, tiles[0]) != weight_of(one, tiles[1]), "they see different pixels"
+
+
+def test_an_interrupt_comes_out_as_one_and_leaves_no_checkpoint(make_run: MakeRun) -> None:
+    run = make_run(Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_tile(run, first(run))
+    assert not files(run.folder.path / "tiles")
+
+
+def test_an_exit_of_the_model_is_no_interrupt(make_run: MakeRun) -> None:
+    run = make_run(Exiting)
+    with pytest.raises(SystemExit) as left:
+        train_tile(run, first(run))
+    assert left.value.code == 3
+    assert not files(run.folder.path / "tiles")
+
+
+def test_a_failure_comes_out_as_it_is_and_leaves_no_checkpoint(make_run: MakeRun) -> None:
+    run = make_run(Failing)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        train_tile(run, first(run))
+    log = run.folder.tile_log(first(run)).read_text()
+    assert "Training tile r00_c00 failed.\nTraceback" in log
+    assert "RuntimeError: out of luck" in log
+    assert not files(run.folder.path / "tiles")
+
+
+def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(
+    make_run: MakeRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(Talking)
+    capfd.readouterr()
+    train_tile(run, first(run))
+    assert capfd.readouterr() == ("", "")
+    log = run.folder.tile_log(first(run)).read_text()
+    for said in ("Initializing Talking model.", "a print", "UserWarning: a warning", "talking: a record"):
+        assert said in log
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"accelerator": "warp"}, "The trainer refuses its arguments: You selected an invalid accelerator name"),
+        ({"max_epoch": 1}, r"The trainer refuses its arguments: .*max_epoch"),
+        ({"max_epochs": "many"}, r"The trainer refuses its arguments: (?s:.*)many"),
+        ({"devices": 2}, r"A tile is trained on one device, but trainer\.devices is 2\. Give 1, or one index"),
+        ({"callbacks": [stopping(monitor="pixel_AUROC", mode="best")]}, "The trainer refuses its arguments: "),
+        ({"fast_dev_run": True, "barebones": True, "profiler": "simple"}, "The trainer refuses its arguments: "),
+    ],
+)
+def test_what_a_trainer_refuses_is_known_beforehand(trainer: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_trainer(trainer)
+
+
+def test_what_a_trainer_takes_passes() -> None:
+    check_trainer({"accelerator": "cpu", "max_epochs": 2, "callbacks": [stopping(monitor="image_AUROC", patience=3)]})
+
+
+def test_the_screen_belongs_to_the_command() -> None:
+    arguments = trainer_arguments({"enable_progress_bar": True, "enable_model_summary": True})
+    assert (arguments["enable_progress_bar"], arguments["enable_model_summary"]) == (False, False)
+    assert arguments["logger"] is False
+    assert arguments["callbacks"] == []
+    assert "default_root_dir" not in arguments
