@@ -194,8 +194,16 @@ def _explained(parser: Parser, message: str) -> str:
         r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL
     ) or re.search(NOT_THERE, message, re.DOTALL):
         key, name = found.groups()
-        return f"There is no {name!r} for {key}. {allowed_names(name, _classes_for(key))} Or give a dotted class path."
+        allowed = allowed_names(name, _classes_for(key))
+        return f"There is no {name!r} for {key}. {allowed} Or give a dotted class path.{_broken_plugins()}"
     return _condensed(message)
+
+
+def _broken_plugins() -> str:
+    """Say which plugins bring nothing because they cannot be loaded."""
+    broken = find_plugins().broken
+    listed = ", ".join(f"{plugin.package} {plugin.version} ({plugin.error})" for plugin in broken)
+    return f" These plugins cannot be loaded: {listed}." if broken else ""
 
 
 def _condensed(message: str) -> str:

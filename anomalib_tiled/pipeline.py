@@ -53,11 +53,12 @@ def prepare(settings: Settings) -> RunFolder:
 
 
 def _prepare(settings: Settings) -> RunFolder:
+    _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
     split = split_once(datamodule)
     settings = _with_folders(_with_image_size(settings, split))
-    _try_out(settings)
+    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
     folder = RunFolder.create(root, settings)
     with folder.removed_on_failure():
@@ -178,13 +179,11 @@ def _with_folders(settings: Settings) -> Settings:
 
 
 def _try_out(settings: Settings) -> None:
-    """Make everything once that the configuration names, so that what cannot be made fails now."""
-    grid = grid_of(settings.tiling)
+    """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
     Stages.build(settings)
     Measurements(settings.metrics)
     settings.workers.build(Workers)
     check_trainer(settings.trainer)
-    build_tile_model(settings.model, grid.tile_size)
 
 
 def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:

@@ -75,7 +75,7 @@ class Run:
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
-        split = split_once(datamodule)
+        split = split_once(datamodule, for_training=False)
         common_size(split, self.grid.image_size)
         source = open_source(split, self.grid, None)
         return replace(self, split=split, source=source, datamodule=datamodule)

@@ -100,11 +100,12 @@ class Split:
             raise RunFolderError(message) from error
 
 
-def split_once(datamodule: AnomalibDataModule) -> Split:
+def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> Split:
     """Set a data module up, and note which image is in which subset.
 
     Args:
         datamodule: Data module that is not set up yet. What it draws at random comes from the global generators.
+        for_training: Whether there must be something to train on.
 
     Raises:
         DataError: The data module cannot be set up, there is no normal training image, or an image is in two subsets.
@@ -119,7 +120,10 @@ def split_once(datamodule: AnomalibDataModule) -> Split:
         raise DataError(message) from error
     samples = [sample for name in SUBSETS for sample in _samples_of(getattr(datamodule, f"{name}_data", None), name)]
     split = Split(tuple(samples))
-    _check(split, same_as_test=datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST)
+    if for_training and not any(sample.label != 1 for sample in split.subset("train")):
+        message = "There must be at least one normal training image, but the data module gives none. Check its folders."
+        raise DataError(message)
+    _check_apart(split, same_as_test=datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST)
     return split
 
 
@@ -183,10 +187,7 @@ def _one_mask(mask_path: object, image_path: object) -> Path | None:
     return Path(mask_path).absolute() if isinstance(mask_path, (str, Path)) and str(mask_path) else None
 
 
-def _check(split: Split, *, same_as_test: bool) -> None:
-    if not any(sample.label != 1 for sample in split.subset("train")):
-        message = "There must be at least one normal training image, but the data module gives none. Check its folders."
-        raise DataError(message)
+def _check_apart(split: Split, *, same_as_test: bool) -> None:
     paths = {name: {sample.image_path for sample in split.subset(name)} for name in SUBSETS}
     pairs: list[tuple[Subset, Subset]] = [("train", "val"), ("train", "test")]
     for first, second in pairs if same_as_test else [*pairs, ("val", "test")]:

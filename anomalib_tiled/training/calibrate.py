@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
     from anomalib_tiled.tile_model import TilePrediction
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate(run: Run) -> Calibration:
@@ -38,6 +41,8 @@ def calibrate(run: Run) -> Calibration:
         name: observed.learn(stages, normalize=normalize_tiles, rule=stages.tile_rule)
         for name, observed in tiles.items()
     }
+    normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
+    logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
     calibration = Calibration(tiles=learned, notes=notes)
     if not stages.learn_from_images:
         return calibration

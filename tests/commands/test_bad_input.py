@@ -149,7 +149,7 @@ def test_run_of_another_configuration(
 ) -> None:
     configuration = configure(merging="Hann")
     assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
-    assert "was made with another configuration: merging is" in capsys.readouterr().err
+    assert "was made with another configuration: merging.class_path is" in capsys.readouterr().err
 
 
 def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

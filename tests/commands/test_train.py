@@ -147,6 +147,16 @@ def test_a_tile_that_fails_does_not_stop_the_others(
     assert (run / "metrics.json").is_file()
 
 
+def test_the_same_configuration_may_be_given_again(
+    configure: Callable[..., Path], finished_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "again"
+    shutil.copytree(finished_run, run)
+    before = (run / "calibration.json").read_bytes()
+    assert main(["fit", "--config", str(configure()), "--ckpt_dir", str(run)]) == 0
+    assert (run / "calibration.json").read_bytes() == before
+
+
 def test_test_on_other_images(finished_run: Path, photographs: Path, tmp_path: Path) -> None:
     others = tmp_path / "others"
     shutil.copytree(photographs, others)
