@@ -9,7 +9,8 @@ A module imports only from modules on its own line or below:
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
-    ensemble  tile_model  evaluation  plugins   all tiles as one model, metrics, finding other packages' stages
+    ensemble  evaluation                        all tiles as one model, metrics
+    tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
     calibration                                 what stages learn
     data  stages                                split, cache, tiles, demonstration images | contracts, built-in stages
     run_folder                                  names and contents of a run's files

@@ -14,12 +14,13 @@ from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import image_loader
-from anomalib_tiled.ensemble import TiledEnsemble, TileModels
+from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.evaluation import StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.tile_model import load_tile_model
+from anomalib_tiled.tile_models import TileModels
 
 if TYPE_CHECKING:
     import torch

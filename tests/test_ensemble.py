@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +13,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Learned, Level, Observed, Stages, Truth
-from anomalib_tiled.ensemble import TiledEnsemble, TileModels
+from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
@@ -23,6 +21,7 @@ from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.seams import GaussianSeams
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.tile_models import TileModels
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 OVERLAPPING = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
@@ -244,61 +243,9 @@ def test_steps_of_the_engine_fill_the_batch(step: Callable[..., ImageBatch]) -> 
     assert batch.anomaly_map.shape == (6, 8, 12)
 
 
-OWN_BYTES = 4  # of the factor; the frozen weights of 4000 bytes are equal in all tiles
-
-
-def loads(models: TileModels, passes: int = 2) -> list[AnomalibModule]:
-    return [models.model(tile, torch.device("cpu")) for _ in range(passes) for tile in GRID.tiles]
-
-
-def test_models_within_the_budget_are_loaded_once_and_equal_weights_held_once() -> None:
-    models = TileModels(scaled)
-    first, second = loads(models)[:6], loads(models)[6:]
-    assert first == second
-    assert len({model.frozen.data_ptr() for model in first}) == 1
-    assert [float(model.factor) for model in first] == [10, 20, 30, 20, 30, 40]
-
-
-def test_the_bytes_of_models_are_counted_once() -> None:
-    models = TileModels(scaled)
-    loads(models)
-    assert models.held == 4000 + 6 * OWN_BYTES
-
-
-def test_models_are_ready_to_predict() -> None:
-    assert not any(model.training for model in loads(TileModels(scaled)))
-
-
-def test_beyond_the_budget_models_are_loaded_each_time() -> None:
-    loaded: list[str] = []
-
-    def load(tile: Tile) -> Brightness:
-        loaded.append(tile.name)
-        return scaled(tile)
-
-    models = TileModels(load, budget=4000 + 2 * OWN_BYTES)
-    loads(models, passes=2)
-    names = [tile.name for tile in GRID.tiles]
-    assert loaded == [*names, *names[2:]]
-
-
 def test_a_budget_of_nothing_predicts_the_same() -> None:
     ensemble = make_ensemble(model=scaled)
     expected = ensemble(IMAGES)
     ensemble.tile_models = TileModels(scaled, budget=0)
     assert torch.equal(ensemble(IMAGES).anomaly_map, expected.anomaly_map)
     assert ensemble.tile_models.held == 0
-
-
-def test_a_budget_of_nothing_holds_nothing() -> None:
-    loaded: list[weakref.ref[Brightness]] = []
-
-    def load(tile: Tile) -> Brightness:
-        loaded.append(weakref.ref(model := scaled(tile)))
-        return model
-
-    models = TileModels(load, budget=0)
-    loads(models)
-    gc.collect()
-    assert [model() for model in loaded] == [None] * 12
-    assert sum(tensor.nbytes for tensor in models._shared.values()) == 0
