@@ -18,7 +18,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
-	@$(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)
+	@PYTHONWARNINGS=ignore $(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)  # anomalib's imports warn
 
 test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
 	@$(BIN)/python -m pytest $(ARGS)
