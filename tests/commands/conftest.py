@@ -85,6 +85,17 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def paint(tmp_path: Path) -> Callable[[str], Path]:
+    """Write crops of a photograph of that name, and give their folder."""
+
+    def write(photograph: str) -> Path:
+        paint_photographs(tmp_path / photograph, photograph)
+        return tmp_path / photograph
+
+    return write
+
+
+@pytest.fixture
 def configure(photographs: Path, tmp_path: Path) -> Configure:
     """Write a configuration, some settings changed by their dotted names."""
 

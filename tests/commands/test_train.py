@@ -35,6 +35,18 @@ def test_visible_defects_are_found(finished_run: Path) -> None:
     assert list(metrics) == ["image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"]
 
 
+@pytest.mark.parametrize("photograph", ["gravel", "grass"])
+def test_visible_defects_are_found_in_other_photographs(
+    photograph: str, paint: Callable[[str], Path], configure: Callable[..., Path], tmp_path: Path
+) -> None:
+    configuration = configure(
+        paint(photograph), merging="Gaussian", tiling__tile_size=[60, 80], tiling__stride=[50, 64]
+    )
+    assert main(["train", "--config", str(configuration)]) == 0
+    metrics = json.loads((tmp_path / "results" / "Padim" / "photographs" / "v0" / "metrics.json").read_text())
+    assert metrics["image_AUROC"] >= 0.95
+
+
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     expected = {"config.yaml", "split.csv", "tiles", "calibration.json", "logs", "metrics.json", "scores.csv", "images"}
