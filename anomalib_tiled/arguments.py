@@ -98,9 +98,12 @@ def fit_parser(prog: str) -> Parser:
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
     _add_stages(parser)
     parser.add_class_arguments(MetricSettings, "metrics")
-    parser.add_subclass_arguments(Workers, "workers")
+    parser.add_subclass_arguments(Workers, "workers", help="Who trains the tiles.")
     parser.add_argument(
-        "--cache", type=CacheSettings | None, default=CacheSettings(), help="Decoded images; null decodes on the fly."
+        "--cache",
+        type=CacheSettings | None,
+        default=CacheSettings(),
+        help="Where decoded images are kept; null: nowhere.",
     )
     parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
     parser.set_defaults(DEFAULTS)
@@ -146,11 +149,17 @@ def _add_stages(parser: Parser) -> None:
     parser.add_subclass_arguments(Scorer, "scoring", help="Makes an image score of tile scores.")
     parser.add_argument("--seam_smoothing", type=SeamSmoother | None, help="Smooths maps where tiles meet; or null.")
     parser.add_argument(
-        "--normalization.stage", type=Literal["tile", "image", "none"], default="image", help="Where to normalize."
+        "--normalization.stage",
+        type=Literal["tile", "image", "none"],
+        default="image",
+        help="Per tile before merging, per image, or not.",
     )
     parser.add_subclass_arguments(Normalizer, "normalization.method", help="Brings scores to [0, 1].")
     parser.add_argument(
-        "--thresholding.stage", type=Literal["tile", "image"], default="image", help="Where to threshold."
+        "--thresholding.stage",
+        type=Literal["tile", "image"],
+        default="image",
+        help="Per tile before merging, or per image.",
     )
     parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
 

@@ -125,7 +125,7 @@ def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
 
 
 def _report(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> None:
-    metrics = pipeline.test(folder, data, output)
+    metrics = pipeline.test(folder, data=data, output=output)
     Console().print(metrics_table(metrics))
     _say(f"Run folder: {folder.path}")
     if folder.settings().visualize:

@@ -98,7 +98,7 @@ def _train_missing(run: Run) -> None:
         raise TrainingError(_failures(run.folder, failed))
 
 
-def test(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> Results:
+def test(folder: RunFolder, *, data: AnomalibDataModule | None, output: Path | None) -> Results:
     """Predict test images, measure, and write metrics, scores and pictures.
 
     Args:

@@ -207,4 +207,4 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
     with pytest.raises(
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):
-        pipeline.test(folder, None, None)
+        pipeline.test(folder, data=None, output=None)
