@@ -45,6 +45,9 @@ DEFAULTS = {
     "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
 }
 
+SEEDS = 2**32
+"""Number of seeds that numpy takes."""
+
 KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thresholding"}
 """The kind of plugin that a setting takes, where it is not the setting's own name."""
 
@@ -65,7 +68,11 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; an option wins over files, wherever it stands."""
-        return super().parse_args(_files_first(args), *arguments, **options)
+        try:
+            return super().parse_args(_files_first(args), *arguments, **options)
+        except UnicodeDecodeError as error:
+            message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
+            raise ConfigurationError(message) from error
 
     def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
         """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
@@ -140,8 +147,15 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
     for key in ("config", "ckpt_dir"):
         mapping.pop(key, None)
     if isinstance(mapping["seed_everything"], bool):
-        mapping["seed_everything"] = secrets.randbelow(2**32)
-    return Settings.from_mapping(mapping)
+        mapping["seed_everything"] = secrets.randbelow(SEEDS)
+    if not 0 <= mapping["seed_everything"] < SEEDS:
+        message = f"seed_everything must be between 0 and {SEEDS - 1}, or true, but is {mapping['seed_everything']}."
+        raise ConfigurationError(message)
+    try:
+        return Settings.from_mapping(mapping)
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"A setting has a value of the wrong kind: {error}. See `anomalib tiled fit --help`."
+        raise ConfigurationError(message) from error
 
 
 def _add_stages(parser: Parser) -> None:
@@ -192,6 +206,8 @@ def _in_our_form(text: str) -> str:
 
 def _explained(parser: Parser, message: str) -> str:
     """Add to a message of jsonargparse which names are allowed."""
+    if found := re.match(r"Unexpected config:\s*(.*)", message, re.DOTALL):
+        return f"A configuration must hold settings by name, but holds {found[1].strip() or 'nothing'}."
     if found := re.search(r"Group '(\S+)' does not accept option '(\S+)'", message):
         group, name = found.groups()
         return f"{group} has no setting {name!r}. {allowed_names(name, _settings_of(parser, group))}"
@@ -231,6 +247,8 @@ def _condensed(message: str) -> str:
 def _unknown_setting(parser: Parser, name: str) -> str:
     first, _, rest = name.partition(".")
     top = _settings_of(parser, "")
+    if not rest and (inner := _settings_of(parser, first)):
+        return f"{first} is a group of settings. Give one of {', '.join(f'{first}.{each}' for each in inner)}."
     if first not in top:
         where, wrong, allowed = "", first, top
     elif rest and (inner := _settings_of(parser, first)):

@@ -203,7 +203,7 @@ def _metric_class(name: str, known: dict[str, Curve]) -> type[Metric]:
         found = getattr(import_module(module_name) if module_name else anomalib.metrics, class_name)
     except (ImportError, AttributeError):
         found = None
-    if isinstance(found, type) and issubclass(found, Metric):
+    if isinstance(found, type) and issubclass(found, Metric) and name not in PIXEL_CURVES:
         return found
     allowed = allowed_names(name, [*known, F1_SCORE])
     message = f"There is no metric {name!r}. {allowed} Or give the dotted class path of another one."

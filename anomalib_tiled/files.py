@@ -29,11 +29,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"No space left on the disk while writing {error.filename or path}. Make room, then go on."
+            message = f"No space left on the disk while writing {path}. Make room, then go on."
             raise StorageError(message) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             advice = "Change its permissions or choose another folder."
-            message = f"{error.filename or path} cannot be written: {error.strerror}. {advice}"
+            message = f"{path} cannot be written: {error.strerror}. {advice}"
+            raise StorageError(message) from error
+        if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+            message = (
+                f"{path} cannot be written: a file is where a folder belongs, or the other way round. Move it away."
+            )
             raise StorageError(message) from error
         raise
 

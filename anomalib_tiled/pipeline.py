@@ -109,7 +109,7 @@ def test(folder: RunFolder, *, data: AnomalibDataModule | None, output: Path | N
     Returns:
         Metrics by name; ``None`` where one is not defined.
     """
-    with log_to(folder.log_file):
+    with log_to(folder.log_file if output is None else output / "logs" / "run.log"):
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
@@ -194,7 +194,7 @@ def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:
     ]
     return "\n".join(
         [
-            f"{sum(map(len, failed.values()))} tiles could not be trained; the others are done.",
+            f"{sum(map(len, failed.values()))} tiles could not be trained; all others are done.",
             *causes,
             f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
         ]

@@ -291,7 +291,7 @@ def test_a_run_is_required(make: Callable[[str], arguments.Parser]) -> None:
 
 
 def test_a_command_without_options_takes_none() -> None:
-    with pytest.raises(ConfigurationError, match=r"There is no setting 'ckpt_dir'\. Allowed: \.$"):
+    with pytest.raises(ConfigurationError, match=r"There is no setting 'ckpt_dir'\. None is allowed\.$"):
         plain_parser("anomalib tiled plugins", "List.").parse_args(["--ckpt_dir", "x"])
 
 

@@ -58,8 +58,14 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 
 def test_other_failures_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), storage_errors(tmp_path):
-        raise IsADirectoryError(errno.EISDIR, "a folder")
+    with pytest.raises(OSError, match="broken"), storage_errors(tmp_path):
+        raise OSError(errno.EIO, "broken")
+
+
+def test_a_file_where_a_folder_belongs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(StorageError, match="a file is where a folder belongs"):
+        write_text(tmp_path / "file" / "any.txt", "text")
 
 
 def test_a_failed_text_leaves_no_file(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, mon
     with pytest.raises(TrainingError) as raised:
         pipeline.fit(folder)
     assert str(raised.value).splitlines() == [
-        "4 tiles could not be trained; the others are done.",
+        "4 tiles could not be trained; all others are done.",
         f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})",
         f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})",
         f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",

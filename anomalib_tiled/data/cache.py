@@ -211,10 +211,14 @@ def _check_space(cache: ImageCache) -> None:
     free = shutil.disk_usage(cache.folder.parent).free
     if needed > free:
         message = (
-            f"The image cache needs {needed / 1e9:.1f} GB in {cache.folder.parent}, but {free / 1e9:.1f} GB are free. "
+            f"The image cache needs {_readable(needed)} in {cache.folder.parent}, but {_readable(free)} are free. "
             "Make room, point cache.directory to another disk, or set cache to null (slower)."
         )
         raise StorageError(message)
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # bytes in a gigabyte
 
 
 def _key(grid: TileGrid, paths: list[Path]) -> str:

@@ -99,6 +99,16 @@ def size_of(path: Path) -> Size:
         return Size(image.height, image.width)
 
 
+def has_more_than_8_bits(path: Path) -> bool:
+    """Whether an image has more than 8 bits per channel, of which anomalib's reader cuts off all values above 255.
+
+    Raises:
+        DataError: The file is no image.
+    """
+    with naming(path), Image.open(path) as image:
+        return image.mode.startswith(("I", "F"))
+
+
 def common_size(split: Split, image_size: Size | None) -> Size:
     """Give the size that all images have on their way through the ensemble.
 

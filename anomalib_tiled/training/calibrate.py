@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
+from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
@@ -76,4 +77,6 @@ def _notes(run: Run, stages: Stages) -> tuple[str, ...]:
     adaptive = isinstance(stages.thresholder, F1AdaptiveThreshold)
     if adaptive and not any(sample.label == 1 for sample in samples):
         notes.append("No validation image is anomalous: the threshold is the highest normal score.")
+    if deep := sum(has_more_than_8_bits(sample.image_path) for sample in run.split.samples):
+        notes.append(f"{deep} images have more than 8 bits per channel: anomalib reads values above 255 as white.")
     return tuple(notes)

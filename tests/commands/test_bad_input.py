@@ -43,6 +43,10 @@ UNKNOWN = {
 }
 
 MISFITS = {
+    "a group": ({"tiling": 5}, "'tiling.tile_size' is required"),
+    "a list of trainer arguments": ({"trainer": [1]}, "A setting has a value of the wrong kind"),
+    "a seed": ({"seed_everything": -5}, "seed_everything must be between 0 and 4294967295, or true, but is -5."),
+    "a pixel metric for images": ({"metrics__image": ["AUPRO"]}, "There is no metric 'AUPRO'."),
     "no tile size": ({"tiling": {"stride": 8}}, "'tiling.tile_size' is required"),
     "tile larger than image": (
         {"tiling__tile_size": 120},
@@ -189,6 +193,26 @@ def test_full_disk_while_training(
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_group_on_the_command_line(configure: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(configure()), "--normalization", "none"]) == 2
+    expected = "normalization is a group of settings. Give one of normalization.method, normalization.stage."
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "A configuration must hold settings by name, but holds nothing."),
+        (b"- a", "A configuration must hold settings by name, but holds - a."),
+        (b"\xff\xfe\x00", "A configuration must be text in UTF-8"),
+    ],
+)
+def test_no_configuration(content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "configuration.yaml").write_bytes(content)
+    assert main(["fit", "--config", str(tmp_path / "configuration.yaml")]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -149,7 +149,7 @@ def test_a_tile_that_fails_does_not_stop_the_others(
         assert main(["fit", "--config", str(configure())]) == 2
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert (
-        "1 tiles could not be trained; the others are done.\nr01_c01: RuntimeError: out of luck"
+        "1 tiles could not be trained; all others are done.\nr01_c01: RuntimeError: out of luck"
         in capsys.readouterr().err
     )
     assert main(["status", "--ckpt_dir", str(run)]) == 0
@@ -196,6 +196,17 @@ def test_without_masks_or_defects(configure: Callable[..., Path], tmp_path: Path
     notes = json.loads((run / "calibration.json").read_text())["notes"]
     assert any("No validation image is anomalous" in note for note in notes) == (without == "abnormal_dir")
     assert len(list((run / "images").rglob("*.png"))) == (8 if without == "mask_dir" else 4)
+
+
+def test_images_of_16_bits_are_pointed_out(
+    configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "deep"
+    shutil.copytree(photographs, root)
+    with Image.open(root / "good" / "000.png") as image:
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(root / "good" / "000.png")
+    assert main(["fit", "--config", str(configure(root, tiling__stride=None))]) == 0
+    assert "Note: 1 images have more than 8 bits per channel" in capsys.readouterr().out
 
 
 def test_without_validation_images(

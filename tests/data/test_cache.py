@@ -139,7 +139,7 @@ def test_too_little_disk_is_an_error_before_anything_is_decoded(
 ) -> None:
     needed = 8 * 12 * (3 * 8 + 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
-    message = f"The image cache needs 0.0 GB in {tmp_path / 'cache'}, but 0.0 GB are free. Make room, point cache.dir"
+    message = f"The image cache needs 0.0 MB in {tmp_path / 'cache'}, but 0.0 MB are free. Make room, point cache.dir"
     with pytest.raises(StorageError, match=message):
         open_source(split, GRID, tmp_path / "cache")
     assert not decoded
