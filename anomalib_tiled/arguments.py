@@ -90,9 +90,7 @@ class Parser(ArgumentParser):
 def fit_parser(prog: str) -> Parser:
     """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
     find_plugins()  # a class is found by its short name once its module is loaded
-    parser = Parser(
-        prog=prog, allow_abbrev=False, description="Every setting may stand in the file, on the command line, or both."
-    )
+    parser = Parser(prog=prog, description="Every setting may stand in the file, on the command line, or both.")
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
     parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
     parser.add_argument(

@@ -169,8 +169,8 @@ class Observed:
         if maps is not None:
             masks = truth.masks
             self._every_mask_known &= masks is not None
-            anomalous = torch.zeros(maps.shape, dtype=torch.bool).numpy() if masks is None else masks
-            self.maps.add(maps.squeeze(1).cpu().numpy(), anomalous.reshape(maps.squeeze(1).shape))
+            values = maps.squeeze(1).cpu().numpy()
+            self.maps.add(values, np.zeros(values.shape, dtype=bool) if masks is None else masks)
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule and the normalizer learn.

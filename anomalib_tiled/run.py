@@ -143,9 +143,10 @@ class Run:
 
     def _device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""
+        devices = self.settings.trainer.get("devices", "auto")
         trainer = Trainer(
             accelerator=self.settings.trainer.get("accelerator", "auto"),
-            devices=self.settings.trainer.get("devices", "auto"),
+            devices=1 if devices == "auto" else devices,
             logger=False,
             enable_progress_bar=False,
             enable_checkpointing=False,

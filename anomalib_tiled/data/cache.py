@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -141,7 +142,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
 
 def _build(cache: ImageCache) -> None:
     """Fill a folder with a temporary name and rename it when it is complete."""
-    temporary = cache.folder.with_name(f".{cache.folder.name}.{os.getpid()}.tmp")
+    temporary = _temporary(cache.folder, str(os.getpid()))
     with storage_errors(cache.folder):
         cache.folder.parent.mkdir(parents=True, exist_ok=True)
         _check_space(cache)
@@ -158,11 +159,16 @@ def _build(cache: ImageCache) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while filling this cache have left."""
-    for temporary in folder.parent.glob(f".{folder.name}.*.tmp"):
+    """Remove what processes of this machine that were killed while filling this cache have left."""
+    for temporary in folder.parent.glob(_temporary(folder, "*").name):
         process = temporary.name.split(".")[-2]
         if process == str(os.getpid()) or not _is_running(int(process)):
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(folder: Path, process: str) -> Path:
+    """Name a folder to fill; with the machine, because others may fill a cache on a shared disk."""
+    return folder.with_name(f".{folder.name}.{platform.node()}.{process}.tmp")
 
 
 def _is_running(process: int) -> bool:

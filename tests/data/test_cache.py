@@ -192,3 +192,12 @@ def test_an_image_that_is_gone_is_named(split: Split, tmp_path: Path) -> None:
     split.samples[2].image_path.unlink()
     with pytest.raises(DataError, match=str(split.samples[2].image_path)):
         open_source(split, GRID, tmp_path / "cache")
+
+
+def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "key"
+    dead, elsewhere = cache._temporary(folder, "999999999"), tmp_path / ".key.another-machine.999999999.tmp"
+    for each in (dead, elsewhere):
+        each.mkdir()
+    cache._remove_leftovers(folder)
+    assert list(tmp_path.iterdir()) == [elsewhere]
