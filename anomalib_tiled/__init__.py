@@ -4,7 +4,7 @@ A module imports only from modules on its own line or below:
 
     __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
-    commands  arguments                         what each command does; text to settings
+    commands  arguments  explanations           what each command does; text to settings; mistakes in our words
     builtin  pipeline                           the built-in stages as a plugin | fit, test, status: the whole story
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
@@ -12,17 +12,51 @@ A module imports only from modules on its own line or below:
     ensemble  evaluation                        all tiles as one model, metrics
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
     calibration                                 what stages learn
-    data  stages                                split, cache, tiles, demonstration images | contracts, built-in stages
+    contracts                                   what each kind of stage must do, checked where it is called
+    data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     run_folder                                  names and contents of a run's files
     reference_config                            files of anomalib's own tiled ensemble, read as settings
     config                                      settings
-    grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
+    grid  files  progress  memory  origin       tile locations, safe writing, progress bars, free memory, packages
     errors                                      what the user can mend
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from anomalib_tiled.plugins.specification import hookimpl
 
+if TYPE_CHECKING:
+    from anomalib_tiled.stages.merging import Merger
+    from anomalib_tiled.stages.normalization import Normalizer
+    from anomalib_tiled.stages.scoring import Scorer
+    from anomalib_tiled.stages.seams import SeamSmoother
+    from anomalib_tiled.stages.thresholding import Thresholder
+    from anomalib_tiled.workers import Workers
+
 __version__ = "0.1.0"
-__all__ = ["hookimpl"]
+__all__ = ["Merger", "Normalizer", "Scorer", "SeamSmoother", "Thresholder", "Workers", "hookimpl"]
+
+_HOMES = {
+    "Merger": "stages.merging",
+    "Normalizer": "stages.normalization",
+    "Scorer": "stages.scoring",
+    "SeamSmoother": "stages.seams",
+    "Thresholder": "stages.thresholding",
+    "Workers": "workers",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: PyTorch takes seconds, and ``--help`` does not need it."""
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, those that are not imported yet among them."""
+    return sorted([*globals(), *_HOMES])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-from inspect import isabstract
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-import anomalib.data
-import anomalib.models
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
@@ -18,8 +14,8 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
-from anomalib_tiled.data.boards import DemoBoards
-from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.explanations import explained
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.reference_config import HEADING, is_reference, translate
 from anomalib_tiled.stages.merging import Merger
@@ -27,7 +23,7 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.training.workers import Workers
+from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,16 +43,6 @@ DEFAULTS = {
 
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
-
-KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thresholding"}
-"""The kind of plugin that a setting takes, where it is not the setting's own name."""
-
-
-NOT_THERE = r"Parser key \"(\S+)\":.*class_path '(\S+)':\s+(?:No module named|module \S+ has no attribute)"
-"""What jsonargparse says of a dotted class path that leads nowhere."""
-
-NO_REASON = r"NoneType|^Expected a path|^Does not validate"
-"""What jsonargparse says beside the reason."""
 
 
 class Parser(ArgumentParser):
@@ -84,7 +70,7 @@ class Parser(ArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
-        raise ConfigurationError(_explained(self, message)) from ex
+        raise ConfigurationError(explained(self, message)) from ex
 
 
 def fit_parser(prog: str) -> Parser:
@@ -200,78 +186,3 @@ def _in_our_form(text: str) -> str:
     lines = "\n".join([HEADING, *translation.notes])
     Console(stderr=True).print(lines, soft_wrap=True, highlight=False, markup=False)
     return str(yaml.safe_dump(dict(translation.settings), sort_keys=False))
-
-
-def _explained(parser: Parser, message: str) -> str:
-    """Add to a message of jsonargparse which names are allowed."""
-    if found := re.match(r"Unexpected config:\s*(.*)", message, re.DOTALL):
-        return f"A configuration must hold settings by name, but holds {found[1].strip() or 'nothing'}."
-    if found := re.search(r"Group '(\S+)' does not accept option '(\S+)'", message):
-        group, name = found.groups()
-        return f"{group} has no setting {name!r}. {allowed_names(name, _settings_of(parser, group))}"
-    if found := re.search(r"Option '(\S+)' is not accepted", message):
-        return _unknown_setting(parser, found[1])
-    if found := re.search(r"Unrecognized arguments: --([^\s=]+)", message):
-        return _unknown_setting(parser, found[1])
-    if found := re.search(
-        r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)', message, re.DOTALL
-    ) or re.search(NOT_THERE, message, re.DOTALL):
-        key, name = found.groups()
-        allowed = allowed_names(name, _classes_for(key))
-        return f"There is no {name!r} for {key}. {allowed} Or give a dotted class path.{_broken_plugins()}"
-    return _condensed(message)
-
-
-def _broken_plugins() -> str:
-    """Say which plugins bring nothing because they cannot be loaded."""
-    broken = find_plugins().broken
-    listed = ", ".join(f"{plugin.package} {plugin.version} ({plugin.error})" for plugin in broken)
-    return f" These plugins cannot be loaded: {listed}." if broken else ""
-
-
-def _condensed(message: str) -> str:
-    """Shorten what jsonargparse says of a value that fits none of several types."""
-    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.Literal", "one of ")
-    if not (key := re.match(r'Parser key "(\S+)":\s*', message)):
-        return message
-    reasons = [line for line in re.findall(r"^\s*- (.*)$", message, re.MULTILINE) if not re.search(NO_REASON, line)]
-    if not reasons:
-        return f"{key[1]}: {message[key.end() :]}"
-    given = re.search(r"Given value: (.*)$", message)
-    said = "" if given is None or re.search("There is no setting|Got value", reasons[0]) else f" Given: {given[1]}."
-    return f"{key[1]}: {'; or '.join(reasons)}{'' if reasons[-1].endswith('.') else '.'}{said}"
-
-
-def _unknown_setting(parser: Parser, name: str) -> str:
-    first, _, rest = name.partition(".")
-    top = _settings_of(parser, "")
-    if not rest and (inner := _settings_of(parser, first)):
-        return f"{first} is a group of settings. Give one of {', '.join(f'{first}.{each}' for each in inner)}."
-    if first not in top:
-        where, wrong, allowed = "", first, top
-    elif rest and (inner := _settings_of(parser, first)):
-        where, wrong, allowed = f"{first} has no setting", rest, inner
-    else:
-        where, wrong, allowed = "", name, top
-    return f"{where or 'There is no setting'} {wrong!r}. {allowed_names(wrong, allowed)}"
-
-
-def _settings_of(parser: Parser, group: str) -> list[str]:
-    """Give the names of the settings in a group, or of the whole configuration."""
-    prefix = f"{group}." if group else ""
-    options = [action.dest for action in parser._actions]  # noqa: SLF001  # argparse has no public list of them
-    names = {name[len(prefix) :].partition(".")[0] for name in options if name.startswith(prefix)}
-    return sorted(names - {"help", "print_config", ""})
-
-
-def _concrete(base: type, candidates: Iterable[object]) -> list[str]:
-    classes = [each for each in candidates if isinstance(each, type)]
-    return [each.__name__ for each in classes if issubclass(each, base) and not isabstract(each)]
-
-
-def _classes_for(key: str) -> Iterable[str]:
-    if key == "model":
-        return _concrete(AnomalibModule, vars(anomalib.models).values())
-    if key == "data":
-        return _concrete(AnomalibDataModule, [*vars(anomalib.data).values(), DemoBoards])
-    return [choice.name for choice in find_plugins().of(KIND_OF.get(key, key))]

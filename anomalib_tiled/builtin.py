@@ -1,7 +1,8 @@
-"""The stages that come with the package, registered as any plugin's are."""
+"""What comes with the package, through the same hooks as any plugin."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.plugins import hookimpl
@@ -9,7 +10,16 @@ from anomalib_tiled.stages import merging, normalization, scoring, seams, thresh
 from anomalib_tiled.training.workers import LocalWorkers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from anomalib.data import ImageItem
+
+    from anomalib_tiled.calibration import Calibration
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -43,6 +53,34 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
 
 
 @hookimpl
-def register_workers() -> Sequence[type]:
+def register_workers() -> Sequence[type[Workers]]:
     """Give the built-in workers."""
     return [LocalWorkers]
+
+
+@hookimpl
+def tile_trained(tile: Tile, seconds: float, epochs: int) -> None:
+    """Write into the log of the run that a tile was trained."""
+    logger.info("Tile %s: trained in %.1f s, epochs: %d.", tile.name, seconds, epochs)
+
+
+@hookimpl
+def run_calibrated(calibration: Calibration) -> None:
+    """Write into the log of the run what the stages learned."""
+    logger.info("Calibrated: %s.", calibration.image or f"{len(calibration.tiles)} tiles")
+    for note in calibration.notes:
+        logger.info("%s", note)
+
+
+@hookimpl
+def image_predicted(prediction: ImageItem) -> None:
+    """Write into the log of the run what was predicted of an image."""
+    score, label = prediction.pred_score, prediction.pred_label
+    told = "anomalous" if label is not None and bool(label) else "normal"
+    logger.info("%s: %s, score %.6g.", prediction.image_path, told, float("nan") if score is None else float(score))
+
+
+@hookimpl
+def run_tested(output: Path, metrics: Mapping[str, object]) -> None:
+    """Write the metrics into the log."""
+    logger.info("Results in %s: %s.", output, ", ".join(f"{name} {value}" for name, value in metrics.items()))

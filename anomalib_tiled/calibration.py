@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError, StageError, allowed_names
+from anomalib_tiled.contracts import learned_number, learned_numbers, naming_stage
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -19,7 +18,7 @@ from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -219,53 +218,19 @@ class Truth:
         return Truth(np.any(masks, axis=(1, 2)), masks)
 
 
-@contextmanager
-def naming_stage(stage: object, where: str = "") -> Iterator[str]:
-    """Name the stage in whatever it raises.
-
-    Args:
-        stage: The stage.
-        where: What it was working on, such as ``tile r00_c03``.
-
-    Yields:
-        Its dotted name.
-
-    Raises:
-        StageError: The stage raised anything but a lack of memory.
-    """
-    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
-    try:
-        yield name
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        failed = f"failed at {where}" if where else "failed"
-        message = f"The stage {name} {failed}: {type(error).__name__}: {error}. Mend the stage, or choose another."
-        raise StageError(message) from error
-
-
 def _learned(
     stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
 ) -> Learned:
     """Let thresholder and normalizer learn one scale; a threshold that is given is not learned."""
     if threshold is None:
         with naming_stage(rule):
-            threshold = rule.learn(scores)
-        _check_finite(rule, {"threshold": threshold})
+            learned = rule.learn(scores)
+        threshold = learned_number(rule, learned)
     if not normalize:
         return Learned(threshold, None)
     with naming_stage(stages.normalizer):
         normalization = stages.normalizer.learn(scores, threshold)
-    _check_finite(stages.normalizer, normalization)
-    return Learned(threshold, normalization)
-
-
-def _check_finite(stage: object, learned: Mapping[str, Plain]) -> None:
-    name = f"{type(stage).__module__}.{type(stage).__qualname__}"
-    for what, value in learned.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            message = f"The stage {name} must learn finite numbers, but learned {what} = {value!r}. Mend the stage."
-            raise StageError(message)
+    return Learned(threshold, learned_numbers(stages.normalizer, normalization))
 
 
 def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,19 @@ from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, setti
 from anomalib_tiled.config import ClassSpec, difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.results.report import metrics_table, plugins_table
 from anomalib_tiled.run import grid_of
 from anomalib_tiled.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib_tiled.config import Settings
+
+WIDE = 200
+"""Columns of a table that goes into a file or another program."""
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
@@ -41,11 +47,11 @@ def train(arguments: Sequence[str], prog: str) -> None:
 def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
-    data = None
+    folder, data = _opened(parsed.ckpt_dir), None
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
-    _report(RunFolder.open(Path(parsed.ckpt_dir)), data, None if parsed.output is None else Path(parsed.output))
+    _report(folder, data, None if parsed.output is None else Path(parsed.output))
 
 
 def status(arguments: Sequence[str], prog: str) -> None:
@@ -65,14 +71,19 @@ def status(arguments: Sequence[str], prog: str) -> None:
 def plugins(arguments: Sequence[str], prog: str) -> None:
     """List the installed stages."""
     plain_parser(prog, "List the stages that are installed.").parse_args(list(arguments))
-    Console().print(plugins_table(find_plugins()))
+    found, terminal = find_plugins(), Console()
+    wide = terminal if terminal.is_terminal else Console(width=WIDE)
+    wide.print(plugins_table(found))
+    for clash in found.clashes:
+        _say(f"Name clash: {clash}. Name one by its dotted path.")
 
 
 def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
     folder = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     try:
-        calibration = pipeline.fit(folder)
+        with _observers() as observers:
+            calibration = pipeline.fit(folder, observers)
     except (KeyboardInterrupt, StorageError):
         _say(f"\nGo on with: {prog} --ckpt_dir {folder.path}", Console(stderr=True))
         raise
@@ -90,12 +101,34 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
         if parsed.ckpt_dir is None:
             return pipeline.prepare(settings_from(parser, parsed))
         ckpt_dir = parsed.ckpt_dir
-    folder = RunFolder.open(Path(ckpt_dir))
+    folder = _opened(ckpt_dir)
     if others:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
         _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
     return folder
+
+
+def _opened(ckpt_dir: str) -> RunFolder:
+    """Open a run, and say which packages have other versions than when it was made."""
+    folder = RunFolder.open(Path(ckpt_dir))
+    for note in changed_origins(folder.origins()):
+        _say(f"Note: {note}")
+    return folder
+
+
+@contextmanager
+def _observers() -> Iterator[Observers]:
+    """Give whom to tell what happens; say which plugins cannot be loaded, or fail when they are told."""
+    plugins, terminal = find_plugins(), Console(stderr=True)
+    for plugin in plugins.broken:
+        _say(f"warning: a plugin cannot be loaded and is left out: {plugin}", terminal)
+    observers = Observers(plugins.loaded)
+    try:
+        yield observers
+    finally:
+        for failure in observers.failures:
+            _say(f"warning: {failure}", terminal)
 
 
 def _without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -125,7 +158,8 @@ def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
 
 
 def _report(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> None:
-    metrics = pipeline.test(folder, data=data, output=output)
+    with _observers() as observers:
+        metrics = pipeline.test(folder, observers, data=data, output=output)
     Console().print(metrics_table(metrics))
     _say(f"Run folder: {folder.path}")
     if folder.settings().visualize:

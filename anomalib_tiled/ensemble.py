@@ -14,7 +14,8 @@ from anomalib.visualization import ImageVisualizer
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_tiled.calibration import Calibration, Learned, Stages, naming_stage
+from anomalib_tiled.calibration import Calibration, Learned, Stages
+from anomalib_tiled.contracts import call_stage, naming_stage, noting
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
 
@@ -140,7 +141,8 @@ class TiledEnsemble(AnomalibModule):
             raw = self._predict_tile(tile, images)
             if on_tile is not None:
                 on_tile(tile, raw)
-            merging.add(tile, raw)
+            with noting(f"Tile: {tile.name}."):
+                merging.add(tile, raw)
         return merging.finish()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
@@ -210,16 +212,16 @@ class _Merging:
                 scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
                 maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
         self.scores.append(scores)
-        with naming_stage(self.stages.merger, f"tile {tile.name}"):
+        with naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
 
     def finish(self) -> RawPrediction:
         merger, smoother, scorer = self.stages.merger, self.stages.smoother, self.stages.scorer
-        maps = _call(merger, merger.finish, shape=self.shape)
+        maps = call_stage(merger, merger.finish, shape=self.shape)
         if smoother is not None and self.has_maps:
-            maps = _call(smoother, smoother.smooth, maps, self.grid, shape=self.shape)
+            maps = call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape)
         own_maps = maps if self.has_maps else None
-        scores = _call(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
+        scores = call_stage(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
         return RawPrediction(
             scores=scores,
             maps=maps,
@@ -230,7 +232,7 @@ class _Merging:
 
 
 def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
-    return _call(normalizer, normalizer.apply, scores, learned, shape=tuple(scores.shape))
+    return call_stage(normalizer, normalizer.apply, scores, learned, shape=tuple(scores.shape))
 
 
 def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -238,19 +240,3 @@ def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
     below = 0.5 * scores / max(threshold, SMALLEST)
     above = 0.5 + 0.5 * (scores - threshold) / max(1 - threshold, SMALLEST)
     return torch.where(scores > threshold, above, below).clamp(0, 1)
-
-
-def _call(
-    stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Call a stage, and give its result if it is what the contract says."""
-    with naming_stage(stage) as name:
-        result = method(*arguments)
-    if not isinstance(result, torch.Tensor) or tuple(result.shape) != shape:
-        given = f"shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
-        message = f"The stage {name} must return a tensor of shape {shape}, but returned {given}. Mend the stage."
-        raise StageError(message)
-    if not result.isfinite().all():
-        message = f"The stage {name} returned infinities or NaN. Mend the stage."
-        raise StageError(message)
-    return result

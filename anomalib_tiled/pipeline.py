@@ -15,12 +15,14 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
+from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.errors import DataError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
+from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures
@@ -29,12 +31,14 @@ from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_trainer, train_tile
-from anomalib_tiled.training.workers import Workers
+from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.plugins.observers import Observers
 
 
 def prepare(settings: Settings) -> RunFolder:
@@ -62,35 +66,45 @@ def _prepare(settings: Settings) -> RunFolder:
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
     folder = RunFolder.create(root, settings)
     with folder.removed_on_failure():
+        write_json(folder.origins_file, origins_of(settings))
         keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
         open_source(Split.read(folder.split_file), grid_of(settings.tiling), settings.cache_directory)
     return folder
 
 
-def fit(folder: RunFolder) -> Calibration:
+def fit(folder: RunFolder, observers: Observers) -> Calibration:
     """Train every tile that is not trained yet, and let the stages learn from the validation images.
+
+    Args:
+        folder: The run.
+        observers: Told of each trained tile, and of the calibration.
 
     Raises:
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
     """
     with log_to(folder.log_file):
         run = Run.open(folder, build_cache=True)
-        _train_missing(run)
+        _train_missing(run, observers)
         calibration = calibrate(run)
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
+        observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
     gc.collect()  # Lightning's modules and trainers hold each other; what follows needs their memory
     return calibration
 
 
-def _train_missing(run: Run) -> None:
+def _train_missing(run: Run, observers: Observers) -> None:
     missing = run.folder.missing(run.grid)
     if missing:  # what the stages learned from other tiles must not outlive them
         run.folder.calibration_file.unlink(missing_ok=True)
     workers = run.settings.workers.build(Workers)
     failed: dict[str, list[Tile]] = {}
     for outcome in track(workers.train(missing, partial(train_tile, run)), "Training tiles", len(missing)):
-        if outcome.error is not None:
+        if outcome.error is None:
+            record = run.folder.record(outcome.tile)
+            facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
+            observers.tell("tile_trained", run_folder=run.folder.path, **facts)
+        else:
             reason = f"{type(outcome.error).__name__}: {outcome.error}"
             run.folder.write_failure(outcome.tile, reason)
             failed.setdefault(reason, []).append(outcome.tile)
@@ -98,11 +112,12 @@ def _train_missing(run: Run) -> None:
         raise TrainingError(_failures(run.folder, failed))
 
 
-def test(folder: RunFolder, *, data: AnomalibDataModule | None, output: Path | None) -> Results:
+def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Results:
     """Predict test images, measure, and write metrics, scores and pictures.
 
     Args:
         folder: A complete run.
+        observers: Told of each predicted image, and of the metrics.
         data: Data module with other test images; ``None`` for those of the run.
         output: Folder for the results; ``None`` for the run folder.
 
@@ -113,10 +128,10 @@ def test(folder: RunFolder, *, data: AnomalibDataModule | None, output: Path | N
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
-        return _test(run, output or folder.path)
+        return _test(run, observers, output or folder.path)
 
 
-def _test(run: Run, output: Path) -> Results:
+def _test(run: Run, observers: Observers, output: Path) -> Results:
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         raise DataError(message)
@@ -125,13 +140,17 @@ def _test(run: Run, output: Path) -> Results:
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores:
         for batch in track(run.images("test"), "Predicting"):
-            prediction = ensemble(batch.image)._asdict()
+            with noting(images_noted(batch.image_path)):
+                prediction = ensemble(batch.image)._asdict()
             batch.update(**{name: None if value is None else value.cpu() for name, value in prediction.items()})
             measurements.update(batch)
             write_scores(batch)
             if run.settings.visualize:
                 pictures.draw(batch)
+            for item in batch:
+                observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
     write_metrics(output / "metrics.json", metrics := measurements.compute())
+    observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return metrics
 
 
@@ -180,7 +199,7 @@ def _with_folders(settings: Settings) -> Settings:
 
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
-    Stages.build(settings)
+    rehearse(Stages.build(settings))
     Measurements(settings.metrics)
     settings.workers.build(Workers)
     check_trainer(settings.trainer)

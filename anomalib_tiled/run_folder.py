@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -18,6 +18,7 @@ from anomalib_tiled.files import read_json, storage_errors, write_json, write_te
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
 
 
@@ -109,6 +110,11 @@ class RunFolder:
         return self.path / "split.csv"
 
     @property
+    def origins_file(self) -> Path:
+        """Which package each class of the configuration came from."""
+        return self.path / "origins.json"
+
+    @property
     def calibration_file(self) -> Path:
         """What the stages learned."""
         return self.path / "calibration.json"
@@ -146,10 +152,27 @@ class RunFolder:
             message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
             raise RunFolderError(message) from error
 
+    def origins(self) -> dict[str, Plain]:
+        """Read which package each class came from; nothing for a run that was made before that was recorded."""
+        return read_json(self.origins_file) if self.origins_file.is_file() else {}
+
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""
         write_json(self.record_file(tile), vars(record))
         self.failure_file(tile).unlink(missing_ok=True)
+
+    def record(self, tile: Tile) -> TileRecord:
+        """Read the note of a tile that is done.
+
+        Raises:
+            RunFolderError: It was altered.
+        """
+        try:
+            return TileRecord(**cast("dict[str, Any]", read_json(self.record_file(tile))))
+        except TypeError as error:
+            path = self.record_file(tile)
+            message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
+            raise RunFolderError(message) from error
 
     def write_failure(self, tile: Tile, reason: str) -> None:
         """Note that a tile failed."""
@@ -172,8 +195,7 @@ class RunFolder:
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
-        record = read_json(self.record_file(tile))
-        if record.get("configuration") != configuration:
+        if self.record(tile).configuration != configuration:
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again."

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,29 @@ GRIDS = {
 def grid(request: pytest.FixtureRequest) -> TileGrid:
     """Each of several grids."""
     return TileGrid(*request.param)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a distribution of one module, with the module as its plugin: ``install(name, source, version="1.2")``."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    names = []
+
+    def write(name: str, source: str, version: str = "1.2") -> None:
+        names.append(name)
+        (folder / f"{name}.py").write_text(source)
+        for earlier in folder.glob(f"{name}-*.dist-info"):
+            shutil.rmtree(earlier)
+        information = folder / f"{name}-{version}.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (information / "entry_points.txt").write_text(f"[anomalib_tiled]\nmy_{name} = {name}\n")
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

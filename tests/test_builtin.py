@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from anomalib_tiled import builtin
-from anomalib_tiled.plugins.discovery import CONTRACTS, KINDS, find_plugins
+from anomalib_tiled.contracts import CONTRACTS
+from anomalib_tiled.plugins.discovery import KINDS, find_plugins
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
-from anomalib_tiled.training.workers import LocalWorkers, Workers
+from anomalib_tiled.training.workers import LocalWorkers
 
 NAMES = {
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
@@ -22,7 +23,7 @@ NAMES = {
     "register_workers": ["LocalWorkers"],
 }
 CLASSES: list[type] = [each for hook in NAMES for each in getattr(builtin, hook)()]
-CONTRACT_OF = {**CONTRACTS, "register_workers": Workers}
+CONTRACT_OF = {hook: CONTRACTS[kind] for kind, hook in KINDS.items()}
 
 
 def named(classes: Sequence[type]) -> list[str]:
@@ -45,13 +46,13 @@ def test_every_hook_gives_classes_of_its_kind(hook: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_built_in_comes_first_and_in_this_order(kind: str) -> None:
-    names = [choice.name for choice in find_plugins().of(kind) if choice.package == "anomalib-tiled"]
+    names = [choice.name for choice in find_plugins().of(kind) if choice.plugin.origin.package == "anomalib-tiled"]
     assert names == NAMES[KINDS[kind]]
 
 
 @pytest.mark.parametrize("module", [merging, scoring, seams, normalization, thresholding])
 def test_no_stage_of_the_package_is_forgotten(module: object) -> None:
-    contracts = tuple(CONTRACTS[hook] for hook in NAMES if CONTRACTS[hook] is not object)
+    contracts = tuple(CONTRACTS.values())
     made_here = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
     usable = [each for each in made_here if issubclass(each, contracts) and not inspect.isabstract(each)]
     assert usable

@@ -13,7 +13,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.evaluation import Measurements
 from anomalib_tiled.run import grid_of
 from anomalib_tiled.training.tile import trainer_arguments
-from anomalib_tiled.training.workers import Workers
+from anomalib_tiled.workers import Workers
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 ANY_SIZE = (1200, 1601)

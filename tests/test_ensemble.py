@@ -202,11 +202,11 @@ class Wrong:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (torch.zeros(7, 7), r"must return a tensor of shape \(6.*\), but returned shape \(7, 7\). Mend the stage"),
-        ([1.0], "must return a tensor of shape .*, but returned a list. Mend the stage"),
-        (None, "must return a tensor of shape .*, but returned a NoneType. Mend the stage"),
-        ("nan", "returned infinities or NaN. Mend the stage"),
-        ("inf", "returned infinities or NaN. Mend the stage"),
+        (torch.zeros(7, 7), r"must return floats of shape \(6.*\), but returned \(7, 7\), torch.float32. Mend it"),
+        ([1.0], "must return floats of shape .*, but returned list. Mend it"),
+        (None, "must return floats of shape .*, but returned NoneType. Mend it"),
+        ("nan", "returned infinities or NaN. Mend it"),
+        ("inf", "returned infinities or NaN. Mend it"),
     ],
 )
 def test_a_stage_that_breaks_its_contract_is_named(kind: str, result: object, message: str) -> None:
@@ -214,7 +214,7 @@ def test_a_stage_that_breaks_its_contract_is_named(kind: str, result: object, me
     if isinstance(result, str):
         result = torch.full((6,) if kind in {"scorer", "normalizer"} else (6, 1, 8, 12), float(result))
     ensemble.stages = replace(STAGES, **{kind: Wrong(result)})
-    with pytest.raises(StageError, match=rf"The stage {__name__}.Wrong {message}"):
+    with pytest.raises(StageError, match=rf"^stage Wrong \({__name__}.Wrong of no installed package\) {message}"):
         ensemble(IMAGES)
 
 

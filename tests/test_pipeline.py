@@ -15,6 +15,7 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.config import CacheSettings, ClassSpec, Settings
 from anomalib_tiled.errors import DataError, RunFolderError, StorageError, TiledError, TrainingError
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 
@@ -73,7 +74,7 @@ def states(folder: RunFolder) -> list[tuple[str, str]]:
 def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_folder: Path) -> None:
     folder = pipeline.prepare(settings)
     assert folder.path == image_folder / "results" / "Untrained" / "tiny" / "v0"
-    assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "split.csv", "logs"}
+    assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "split.csv", "origins.json", "logs"}
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
     assert "Initializing Untrained model." in folder.log_file.read_text()
@@ -175,7 +176,7 @@ def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, mon
     folder = pipeline.prepare(settings)
     monkeypatch.setattr(pipeline, "train_tile", fails)
     with pytest.raises(TrainingError) as raised:
-        pipeline.fit(folder)
+        pipeline.fit(folder, Observers())
     assert str(raised.value).splitlines() == [
         "4 tiles could not be trained; all others are done.",
         f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})",
@@ -196,7 +197,7 @@ def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.
     record(folder, *TILES[:4])
     monkeypatch.setattr(pipeline, "train_tile", stop)
     with pytest.raises(StorageError):
-        pipeline.fit(folder)
+        pipeline.fit(folder, Observers())
     assert tried == ["r01_c01"], "a full disk stops all"
 
 
@@ -207,4 +208,4 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
     with pytest.raises(
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):
-        pipeline.test(folder, data=None, output=None)
+        pipeline.test(folder, Observers(), data=None, output=None)

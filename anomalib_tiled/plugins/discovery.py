@@ -1,22 +1,23 @@
-"""Finding installed plugins and the stages that they bring."""
+"""Finding installed plugins and the choices that they bring."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from inspect import getdoc
+from inspect import cleandoc, isabstract
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pluggy
 
-from anomalib_tiled.plugins.specification import GROUP, Hooks
-from anomalib_tiled.stages.merging import Merger
-from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.contracts import CONTRACTS
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.origin import GROUP, Origin
+from anomalib_tiled.plugins.specification import Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.metadata import EntryPoint
 
 KINDS = {
@@ -29,16 +30,35 @@ KINDS = {
 }
 """The hook of each kind, by the name of its setting."""
 
+OBSERVATIONS = ("tile_trained", "run_calibrated", "image_predicted", "run_tested")
+"""The hooks that are told what has happened."""
 
-CONTRACTS = {
-    "register_mergers": Merger,
-    "register_scorers": Scorer,
-    "register_seam_smoothers": SeamSmoother,
-    "register_normalizers": Normalizer,
-    "register_thresholders": Thresholder,
-    "register_workers": object,
-}
-"""The class that everything a hook gives must be a subclass of."""
+BUILT_IN = "builtin"
+"""Entry point of the package itself."""
+
+LIMIT = "ANOMALIB_TILED_PLUGINS"
+"""Environment variable: ``off`` for no plugins, or the names of those to load, parted by commas."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was loaded.
+
+    Args:
+        origin: Package that it came from.
+        entry_point: Name of its entry point.
+        manager: Calls its hooks, and no other plugin's.
+    """
+
+    origin: Origin
+    entry_point: str
+    manager: pluggy.PluginManager
+
+    @property
+    def observations(self) -> dict[str, str]:
+        """Hooks that it is told what has happened by, each with the first line of its function's documentation."""
+        functions = {name: getattr(self.manager.hook, name).get_hookimpls() for name in OBSERVATIONS}
+        return {name: _first_line(each.function) for name, found in functions.items() for each in found}
 
 
 @dataclass(frozen=True)
@@ -48,14 +68,12 @@ class Choice:
     Args:
         kind: Setting that it is a choice for, such as ``merging``.
         implementation: The class.
-        package: Package that it came from.
-        version: Version of the package.
+        plugin: The plugin that registered it.
     """
 
     kind: str
     implementation: type
-    package: str
-    version: str
+    plugin: Plugin
 
     @property
     def name(self) -> str:
@@ -63,9 +81,14 @@ class Choice:
         return self.implementation.__name__
 
     @property
+    def class_path(self) -> str:
+        """Dotted path, which names it for sure."""
+        return f"{self.implementation.__module__}.{self.implementation.__qualname__}"
+
+    @property
     def description(self) -> str:
         """First line of the documentation."""
-        return (getdoc(self.implementation) or "").partition("\n")[0]
+        return _first_line(self.implementation)
 
 
 @dataclass(frozen=True)
@@ -73,16 +96,18 @@ class BrokenPlugin:
     """A plugin that could not be loaded.
 
     Args:
-        package: Package that it came from.
-        version: Version of the package.
+        origin: Package that it came from.
         entry_point: Name of its entry point.
         error: What went wrong.
     """
 
-    package: str
-    version: str
+    origin: Origin
     entry_point: str
     error: str
+
+    def __str__(self) -> str:
+        """Say what it is and why it is of no use."""
+        return f"{self.origin} (entry point {self.entry_point}): {self.error}"
 
 
 @dataclass(frozen=True)
@@ -90,10 +115,12 @@ class Plugins:
     """What is installed.
 
     Args:
+        loaded: Plugins that could be loaded, the built-in one first.
         choices: All classes, in the order of their kinds.
         broken: Plugins that could not be loaded; only a configuration that names their stages suffers from it.
     """
 
+    loaded: tuple[Plugin, ...]
     choices: tuple[Choice, ...]
     broken: tuple[BrokenPlugin, ...]
 
@@ -101,40 +128,99 @@ class Plugins:
         """Give the choices of one kind."""
         return tuple(choice for choice in self.choices if choice.kind == kind)
 
+    @property
+    def clashes(self) -> tuple[str, ...]:
+        """Say which short names stand for several classes, and what each of them is."""
+        said = {}
+        for choice in self.choices:
+            same = [each for each in self.of(choice.kind) if each.name == choice.name]
+            if len({each.class_path for each in same}) > 1:
+                listed = " and ".join(f"{each.class_path} of {each.plugin.origin}" for each in same)
+                said[choice.kind, choice.name] = f"{choice.kind} {choice.name!r} is both {listed}"
+        return tuple(said.values())
+
 
 def find_plugins() -> Plugins:
-    """Load every installed plugin, the built-in ones among them."""
+    """Load every installed plugin, the built-in one among them.
+
+    Raises:
+        ConfigurationError: The environment variable names a plugin that is not installed.
+    """
+    loaded: list[Plugin] = []
     choices: list[Choice] = []
     broken: list[BrokenPlugin] = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name != "builtin", entry.name)):
+    for entry in _entries():
         try:
-            choices.extend(_choices_of(entry))
-        except Exception as error:  # noqa: BLE001  # a plugin may fail in any way; it is listed with its error
-            broken.append(BrokenPlugin(*_origin(entry), entry.name, f"{type(error).__name__}: {error}"))
+            plugin = _load(entry)
+            choices.extend(_choices_of(plugin))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # it may fail in any way, and is listed with its error
+            broken.append(BrokenPlugin(_origin(entry), entry.name, f"{type(error).__name__}: {error}"))
+        else:
+            loaded.append(plugin)
     order = list(KINDS)
-    return Plugins(tuple(sorted(choices, key=lambda choice: order.index(choice.kind))), tuple(broken))
+    return Plugins(tuple(loaded), tuple(sorted(choices, key=lambda choice: order.index(choice.kind))), tuple(broken))
 
 
-def _choices_of(entry: EntryPoint) -> list[Choice]:
+def _entries() -> list[EntryPoint]:
+    """Give the entry points to load, the built-in one first."""
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name != BUILT_IN, entry.name))
+    limit = os.environ.get(LIMIT, "").strip()
+    if not limit:
+        return entries
+    wanted = set() if limit == "off" else {name.strip() for name in limit.split(",")}
+    names = {entry: {entry.name, str(_origin(entry).package)} for entry in entries}
+    for name in sorted(wanted.difference(chain.from_iterable(names.values()))):
+        message = f"{LIMIT} names {name!r}, but there is no such plugin. {allowed_names(name, _others(entries))}"
+        raise ConfigurationError(message)
+    return [entry for entry in entries if entry.name == BUILT_IN or names[entry] & wanted]
+
+
+def _others(entries: list[EntryPoint]) -> list[str]:
+    return ["off", *(entry.name for entry in entries if entry.name != BUILT_IN)]
+
+
+def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     manager.register(entry.load(), name=entry.name)
-    manager.check_pending()
-    return [
-        Choice(kind, _class(implementation, hook), *_origin(entry))
-        for kind, hook in KINDS.items()
-        for classes in getattr(manager.hook, hook)()
-        for implementation in classes
-    ]
+    _check_names(manager)
+    return Plugin(_origin(entry), entry.name, manager)
 
 
-def _class(registered: object, hook: str) -> type:
-    contract = CONTRACTS[hook]
-    if isinstance(registered, type) and issubclass(registered, contract):
-        return registered
-    message = f"{hook} must give classes that are a {contract.__name__}, but gives {registered!r}"
-    raise TypeError(message)
+def _check_names(manager: pluggy.PluginManager) -> None:
+    """Refuse a function that is marked as a hook but has the name of none."""
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        hooks = [*KINDS.values(), *OBSERVATIONS]
+        unknown = next(name for name in vars(manager.hook) if not name.startswith("_") and name not in hooks)
+        message = f"there is no hook {unknown!r}. {allowed_names(unknown, hooks)}"
+        raise TypeError(message) from error
 
 
-def _origin(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
+def _choices_of(plugin: Plugin) -> Iterator[Choice]:
+    for kind, hook in KINDS.items():
+        for classes in getattr(plugin.manager.hook, hook)():
+            for implementation in classes:
+                yield Choice(kind, _checked(implementation, kind, hook), plugin)
+
+
+def _checked(registered: object, kind: str, hook: str) -> type:
+    """Give a class if it fulfils the contract of its kind."""
+    contract = CONTRACTS[kind]
+    if not (isinstance(registered, type) and issubclass(registered, contract)):
+        message = f"{hook} must give classes that are a {contract.__name__}, but gives {registered!r}"
+        raise TypeError(message)
+    if isabstract(registered):
+        lacking = ", ".join(sorted(getattr(registered, "__abstractmethods__", ())))
+        message = f"{hook} gives {registered.__name__}, which lacks what a {contract.__name__} must have: {lacking}"
+        raise TypeError(message)
+    return registered
+
+
+def _first_line(documented: object) -> str:
+    return cleandoc(documented.__doc__ or "").partition("\n")[0]  # its own, not that of the contract
+
+
+def _origin(entry: EntryPoint) -> Origin:
+    return Origin(entry.dist.name, entry.dist.version) if entry.dist else Origin(None, None)

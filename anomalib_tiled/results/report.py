@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.evaluation import Results
-    from anomalib_tiled.plugins.discovery import Plugins
+    from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
 
 SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label")
 
@@ -54,13 +54,21 @@ def metrics_table(metrics: Results) -> Table:
 
 
 def plugins_table(plugins: Plugins) -> Table:
-    """Give the installed stages as a table for the terminal."""
-    table = Table(*(Column(name, no_wrap=True) for name in ("kind", "name", "package", "version")), "description")
+    """Give what plugins bring as a table for the terminal."""
+    short = (Column(name, no_wrap=True) for name in ("kind", "name"))
+    table = Table(*short, "package", "entry point", Column("description", min_width=24))
     for choice in plugins.choices:
-        table.add_row(*map(escape, (choice.kind, choice.name, choice.package, choice.version, choice.description)))
-    for plugin in plugins.broken:
-        table.add_row("broken", *map(escape, (plugin.entry_point, plugin.package, plugin.version, plugin.error)))
+        _add_row(table, choice.kind, choice.name, choice.plugin, choice.description)
+    for plugin in plugins.loaded:
+        for hook, description in plugin.observations.items():
+            _add_row(table, "is told", hook, plugin, description)
+    for broken in plugins.broken:
+        _add_row(table, "broken", "", broken, broken.error)
     return table
+
+
+def _add_row(table: Table, kind: str, name: str, plugin: Plugin | BrokenPlugin, description: str) -> None:
+    table.add_row(*map(escape, (kind, name, str(plugin.origin), plugin.entry_point, description)))
 
 
 def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:

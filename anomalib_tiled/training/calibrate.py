@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
+from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 if TYPE_CHECKING:
-    from anomalib_tiled.calibration import Stages
+    from collections.abc import Callable, Iterable
+
+    import torch
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.calibration import Level, Stages
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
@@ -34,32 +40,52 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     ensemble = run.ensemble(Calibration())
-    stages, notes = ensemble.stages, _notes(run, ensemble.stages)
-    tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
-    image, normalize_tiles = Observed(), stages.normalize_at == "tile"
-    _observe(run, ensemble, tiles, image)
-    learned = {
-        name: observed.learn(stages, normalize=normalize_tiles, rule=stages.tile_rule)
-        for name, observed in tiles.items()
-    }
+    calibration = learn(ensemble, partial(_validation_images, run))
+    return replace(calibration, notes=_notes(run, ensemble.stages))
+
+
+def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -> Calibration:
+    """Let the stages of an ensemble learn.
+
+    Args:
+        ensemble: The ensemble; what its stages learned from tiles is part of it afterwards.
+        images: Gives the images to learn from, each time anew.
+    """
+    stages = ensemble.stages
+    tiles = {tile.name: Observed() for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
+    image = _observe(ensemble, tiles, images())
+    learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
     logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
-    calibration = Calibration(tiles=learned, notes=notes)
+    calibration = Calibration(tiles=learned)
     if not stages.learn_from_images:
         return calibration
-    if normalize_tiles:
-        ensemble.calibration, image = calibration, Observed()
-        _observe(run, ensemble, {}, image)
+    if stages.normalize_at == "tile":
+        ensemble.calibration = calibration
+        image = _observe(ensemble, {}, images())
     return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
 
 
-def _observe(run: Run, ensemble: TiledEnsemble, tiles: dict[str, Observed], image: Observed) -> None:
-    """Count the scores of images, and of those tiles that there are distributions for."""
+def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
+    with noting(f"Tile: {name}."):
+        return observed.learn(stages, normalize=stages.normalize_at == "tile", rule=stages.tile_rule)
+
+
+def _validation_images(run: Run) -> Iterable[ImageBatch]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # for augmentations, in every pass
-    for batch in track(run.images(run.split.calibration_subset), "Calibrating"):
-        truth = Truth.of(batch.gt_label, batch.gt_mask, len(batch.image))
-        raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if tiles else None)
+    return track(run.images(run.split.calibration_subset), "Calibrating")
+
+
+def _observe(ensemble: TiledEnsemble, tiles: dict[str, Observed], images: Iterable[ImageBatch]) -> Observed:
+    """Count the scores of images, and of those tiles that there are distributions for."""
+    image = Observed()
+    for batch in images:
+        pixels = cast("torch.Tensor", batch.image)
+        truth = Truth.of(batch.gt_label, batch.gt_mask, len(pixels))
+        with noting(images_noted(batch.image_path)):
+            raw = ensemble.predict_raw(pixels, partial(_observe_tile, tiles, truth) if tiles else None)
         image.add(raw.scores, raw.maps if raw.has_maps else None, truth)
+    return image
 
 
 def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:

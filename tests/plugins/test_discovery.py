@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable
 
 import pytest
 
-from anomalib_tiled.plugins.discovery import KINDS, BrokenPlugin, find_plugins
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.origin import Origin
+from anomalib_tiled.plugins.discovery import KINDS, LIMIT, BrokenPlugin, find_plugins
 from anomalib_tiled.stages.scoring import Scorer
 
 MEDIAN = '''
@@ -35,34 +36,24 @@ from anomalib_tiled import hookimpl
 def register_scorer():
     return []
 """
+TOLD = """
+from anomalib_tiled import hookimpl
 
-Install = Callable[[str, str], None]
+@hookimpl
+def run_tested(metrics):
+    '''Send a message.'''
+"""
+ORIGIN = Origin("plugin_with_median", "1.2")
 
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Install a distribution of one module, with the module as its plugin."""
-    monkeypatch.syspath_prepend(tmp_path)
-    names = []
-
-    def write(name: str, source: str) -> None:
-        names.append(name)
-        (tmp_path / f"{name}.py").write_text(source)
-        information = tmp_path / f"{name}-1.2.dist-info"
-        information.mkdir()
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-        (information / "entry_points.txt").write_text(f"[anomalib_tiled]\nmy_{name} = {name}\n")
-
-    yield write
-    for name in names:
-        sys.modules.pop(name, None)
+Install = Callable[..., None]
 
 
 def test_the_built_in_stages_are_found() -> None:
     plugins = find_plugins()
     assert plugins.broken == ()
     assert {choice.name for choice in plugins.of("merging")} >= {"Mean", "Gaussian", "Hann", "Max"}
-    assert {choice.package for choice in plugins.choices} == {"anomalib-tiled"}
+    assert {choice.plugin.origin.package for choice in plugins.choices} == {"anomalib-tiled"}
+    assert plugins.clashes == ()
     for kind in KINDS:
         assert plugins.of(kind), kind
     assert all(choice.description for choice in plugins.choices)
@@ -72,7 +63,8 @@ def test_a_stage_of_another_package_stands_beside_the_built_in_ones(install: Ins
     install("plugin_with_median", MEDIAN)
     (median,) = (choice for choice in find_plugins().of("scoring") if choice.name == "Median")
     assert issubclass(median.implementation, Scorer)
-    assert (median.package, median.version) == ("plugin_with_median", "1.2")
+    assert (median.plugin.origin, median.plugin.entry_point) == (ORIGIN, "my_plugin_with_median")
+    assert median.class_path == "plugin_with_median.Median"
     assert median.description == "Middle tile score."
     assert [choice.name for choice in find_plugins().of("scoring")] == ["Max", "Mean", "TopK", "Median"]
 
@@ -82,6 +74,7 @@ def test_a_stage_of_another_package_stands_beside_the_built_in_ones(install: Ins
     [
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
         (MEDIAN.replace("return [Median]", "return Median()"), "TypeError: 'Median' object is not iterable"),
         (MEDIAN.replace("register_scorers():", "register_scorers(grid):"), "PluginValidationError: Plugin 'my_broken"),
     ],
@@ -91,15 +84,15 @@ def test_a_broken_plugin_is_listed_and_spoils_nothing(install: Install, source: 
     install("broken", source)
     plugins = find_plugins()
     (broken,) = plugins.broken
-    assert broken == BrokenPlugin("broken", "1.2", "my_broken", broken.error)
+    assert broken == BrokenPlugin(Origin("broken", "1.2"), "my_broken", broken.error)
     assert broken.error.startswith(error)
-    assert plugins.choices == before
+    assert [choice.class_path for choice in plugins.choices] == [choice.class_path for choice in before]
 
 
 def test_a_misspelled_hook_is_found(install: Install) -> None:
     install("misspelled", MISSPELLED)
     (broken,) = find_plugins().broken
-    assert "unknown hook 'register_scorer' in plugin" in broken.error
+    assert "there is no hook 'register_scorer'. Did you mean 'register_scorers'? Allowed: image_pred" in broken.error
 
 
 def test_a_broken_plugin_does_not_hide_another_one(install: Install) -> None:
@@ -112,4 +105,71 @@ def test_a_broken_plugin_does_not_hide_another_one(install: Install) -> None:
 def test_what_is_no_class_of_its_kind_is_listed_as_broken(install: Install, registered: str) -> None:
     install("wrong_kind", MEDIAN.replace("[Median]", f"[{registered}]"))
     (broken,) = find_plugins().broken
-    assert broken.package == "wrong_kind"
+    assert broken.origin.package == "wrong_kind"
+    assert "register_scorers must give classes that are a Scorer, but gives" in broken.error
+
+
+def test_a_class_that_lacks_a_method_is_listed_as_broken(install: Install) -> None:
+    install("unfinished", MEDIAN.replace("def score(", "def rate("))
+    (broken,) = find_plugins().broken
+    assert "gives Median, which lacks what a Scorer must have: score" in broken.error
+
+
+def test_two_classes_of_one_name_are_a_clash_of_both_packages(install: Install) -> None:
+    install("first", MEDIAN)
+    install("second", MEDIAN, "0.3")
+    (clash,) = find_plugins().clashes
+    assert clash == "scoring 'Median' is both first.Median of first 1.2 and second.Median of second 0.3"
+
+
+def test_a_class_that_two_packages_register_is_no_clash(install: Install) -> None:
+    install("first", MEDIAN)
+    install("second", "from first import Median, hookimpl\n" + MEDIAN[MEDIAN.index("@hookimpl") :])
+    plugins = find_plugins()
+    assert not plugins.broken
+    assert not plugins.clashes
+
+
+@pytest.mark.parametrize(
+    ("limit", "loaded"),
+    [
+        ("off", ["builtin"]),
+        ("my_second", ["builtin", "my_second"]),
+        ("second", ["builtin", "my_second"]),
+        ("my_first, second", ["builtin", "my_first", "my_second"]),
+        ("", ["builtin", "my_first", "my_second"]),
+    ],
+)
+def test_the_environment_limits_what_is_loaded(
+    install: Install, monkeypatch: pytest.MonkeyPatch, limit: str, loaded: list[str]
+) -> None:
+    install("first", MEDIAN)
+    install("second", MEDIAN)
+    monkeypatch.setenv(LIMIT, limit)
+    assert [plugin.entry_point for plugin in find_plugins().loaded] == loaded
+
+
+def test_what_is_not_loaded_is_not_imported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("broken", "1 / 0")
+    monkeypatch.setenv(LIMIT, "off")
+    assert find_plugins().broken == ()
+
+
+def test_a_limit_that_names_nothing_is_an_error(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("first", MEDIAN)
+    monkeypatch.setenv(LIMIT, "my_frist")
+    message = "names 'my_frist', but there is no such plugin. Did you mean 'my_first'? Allowed: my_first, off."
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        find_plugins()
+
+
+def test_a_description_is_the_class_s_own(install: Install) -> None:
+    install("silent", MEDIAN.replace("Middle tile score.", ""))
+    (median,) = (choice for choice in find_plugins().of("scoring") if choice.name == "Median")
+    assert not median.description.startswith("How ")
+
+
+def test_a_plugin_that_is_told_what_happens_is_known(install: Install) -> None:
+    install("listener", TOLD)
+    (plugin,) = (plugin for plugin in find_plugins().loaded if plugin.entry_point == "my_listener")
+    assert plugin.observations == {"run_tested": "Send a message."}

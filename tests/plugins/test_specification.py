@@ -1,18 +1,22 @@
-"""Every hook is documented, belongs to a kind of stage, and is used by the built-in stages themselves."""
+"""Every hook is documented, used by the package itself, and tried out by a plugin in a whole command."""
 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pluggy
 import pytest
 
 from anomalib_tiled import builtin, hookimpl
-from anomalib_tiled.plugins.discovery import KINDS
-from anomalib_tiled.plugins.specification import GROUP, Hooks
+from anomalib_tiled.contracts import CONTRACTS
+from anomalib_tiled.origin import GROUP
+from anomalib_tiled.plugins.discovery import KINDS, OBSERVATIONS
+from anomalib_tiled.plugins.specification import Hooks
 
 NAMES = [name for name in vars(Hooks) if not name.startswith("_")]
 EACH = pytest.mark.parametrize("name", NAMES)
+COMMANDS = Path(__file__).parents[1] / "commands" / "test_plugins.py"
 
 
 @pytest.fixture
@@ -26,21 +30,21 @@ def manager() -> pluggy.PluginManager:
 
 @EACH
 def test_a_hook_is_documented(name: str) -> None:
-    documentation = inspect.getdoc(getattr(Hooks, name))
-    assert documentation
-    assert documentation.startswith("Give classes that ")
+    documentation = inspect.getdoc(getattr(Hooks, name)) or ""
+    if name in OBSERVATIONS:
+        assert list(inspect.signature(getattr(Hooks, name)).parameters)[:2] == ["self", "run_folder"]
+        for argument in list(inspect.signature(getattr(Hooks, name)).parameters)[1:]:
+            assert f"    {argument}: " in documentation
+    else:
+        assert documentation.startswith("Give classes that ")
 
 
-@EACH
-def test_a_hook_belongs_to_a_kind(name: str) -> None:
-    assert list(KINDS.values()).count(name) == 1
+def test_a_hook_registers_a_kind_or_is_told_what_happened() -> None:
+    assert sorted([*KINDS.values(), *OBSERVATIONS]) == sorted(NAMES)
+    assert list(KINDS) == list(CONTRACTS)
 
 
-def test_every_kind_has_a_hook() -> None:
-    assert set(KINDS.values()) == set(NAMES)
-
-
-@EACH
+@pytest.mark.parametrize("name", KINDS.values())
 def test_a_hook_is_used_by_the_built_in_stages(name: str, manager: pluggy.PluginManager) -> None:
     (classes,) = getattr(manager.hook, name)()
     assert classes
@@ -49,10 +53,16 @@ def test_a_hook_is_used_by_the_built_in_stages(name: str, manager: pluggy.Plugin
 
 
 @EACH
-def test_a_built_in_hook_is_documented(name: str) -> None:
-    assert inspect.getdoc(getattr(builtin, name))
+def test_a_hook_is_implemented_and_documented_by_the_package(name: str, manager: pluggy.PluginManager) -> None:
+    (implementation,) = getattr(manager.hook, name).get_hookimpls()
+    assert inspect.getdoc(implementation.function)
 
 
-def test_the_example_is_what_the_package_offers() -> None:
+@EACH
+def test_a_hook_is_tried_out_in_a_whole_command(name: str) -> None:
+    assert f"\ndef {name}(" in COMMANDS.read_text(encoding="utf-8")
+
+
+def test_the_marker_is_what_the_package_offers() -> None:
     assert isinstance(hookimpl, pluggy.HookimplMarker)
     assert hookimpl.project_name == GROUP

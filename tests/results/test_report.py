@@ -3,15 +3,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pluggy
 import pytest
 import torch
 from anomalib.data import ImageBatch
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugins
+from anomalib_tiled.origin import Origin
+from anomalib_tiled.plugins.discovery import OBSERVATIONS, BrokenPlugin, Choice, Plugin, Plugins, find_plugins
 from anomalib_tiled.results.report import metrics_table, plugins_table, scores_file, write_metrics
 from anomalib_tiled.stages import merging, scoring
 
@@ -88,17 +91,29 @@ def test_metrics_for_the_terminal() -> None:
     assert shown == [["metric", "value"], ["image_AUROC", "0.9877"], ["pixel_AUPRO", "undefined"]]
 
 
+ONE = Plugin(Origin("one", "1.2"), "first", pluggy.PluginManager("anomalib_tiled"))
+THIRD = BrokenPlugin(Origin("third", "0.1"), "mine", "ImportError: no such thing")
+
+
 def test_plugins_for_the_terminal() -> None:
-    choices = (Choice("merging", merging.Hann, "one", "1.2"), Choice("scoring", scoring.TopK, "other", "3"))
-    shown = cells(
-        plugins_table(Plugins(choices, (BrokenPlugin("third", "0.1", "mine", "ImportError: no such thing"),)))
-    )
-    assert shown[0] == ["kind", "name", "package", "version", "description"]
-    assert [row[:4] for row in shown[1:3]] == [["merging", "Hann", "one", "1.2"], ["scoring", "TopK", "other", "3"]]
+    plugins = Plugins((), (Choice("merging", merging.Hann, ONE), Choice("scoring", scoring.TopK, ONE)), (THIRD,))
+    shown = cells(plugins_table(plugins))
+    assert shown[0] == ["kind", "name", "package", "entry point", "description"]
+    assert [row[:4] for row in shown[1:3]] == [
+        ["merging", "Hann", "one 1.2", "first"],
+        ["scoring", "TopK", "one 1.2", "first"],
+    ]
     assert shown[1][4].startswith("Mean of all tiles that cover a pixel, weighted by a Hann window")
-    assert shown[3] == ["broken", "mine", "third", "0.1", "ImportError: no such thing"]
+    assert shown[3] == ["broken", "", "third 0.1", "mine", "ImportError: no such thing"]
+
+
+def test_what_a_plugin_is_told_is_listed() -> None:
+    built_in, *_ = find_plugins().loaded
+    (_, *told) = cells(plugins_table(Plugins((built_in,), (), ())))
+    assert [row[:2] for row in told] == [["is told", name] for name in OBSERVATIONS]
+    assert all(row[4] for row in told)
 
 
 def test_square_brackets_in_what_others_wrote_are_shown() -> None:
-    broken = BrokenPlugin("third", "0.1", "mine", "TypeError: list[int] [/red] is no class")
-    assert cells(plugins_table(Plugins((), (broken,))))[1][4] == "TypeError: list[int] [/red] is no class"
+    broken = replace(THIRD, error="TypeError: list[int] [/red] is no class")
+    assert cells(plugins_table(Plugins((), (), (broken,))))[1][4] == "TypeError: list[int] [/red] is no class"

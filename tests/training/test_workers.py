@@ -4,7 +4,8 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError, StorageError, TrainingError
 from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.training.workers import LocalWorkers, Outcome
+from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.workers import Outcome
 
 TILES = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 

@@ -1,0 +1,148 @@
+"""What each kind of stage must do, and what is said of one that does something else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import contextmanager
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.origin import origin_of
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+CONTRACTS: dict[str, type] = {
+    "merging": Merger,
+    "scoring": Scorer,
+    "seam_smoothing": SeamSmoother,
+    "normalization": Normalizer,
+    "thresholding": Thresholder,
+    "workers": Workers,
+}
+"""The class that every choice of a setting is a subclass of."""
+
+SHOWN = 3
+"""Images that a message names; a batch may hold more."""
+
+
+def name_of(stage: object) -> str:
+    """Name a stage for a message: kind, name, where it is, and the package that it comes from."""
+    kind = next((kind for kind, contract in CONTRACTS.items() if isinstance(stage, contract)), "stage")
+    path = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    return f"{kind} {type(stage).__qualname__} ({path} of {origin_of(path)})"
+
+
+@contextmanager
+def naming_stage(stage: object) -> Iterator[None]:
+    """Name the stage in whatever it raises.
+
+    Raises:
+        StageError: The stage raised anything but a lack of memory.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        message = f"{name_of(stage)} failed: {type(error).__name__}: {error}. Mend it, or choose another."
+        raise StageError(message) from error
+
+
+@contextmanager
+def noting(note: str) -> Iterator[None]:
+    """Add to the error of a stage what it was working on.
+
+    Args:
+        note: A sentence, such as ``Tile: r00_c03.``
+
+    Raises:
+        StageError: The stage failed.
+    """
+    try:
+        yield
+    except StageError as error:
+        message = f"{error} {note}"
+        raise StageError(message) from error
+
+
+def images_noted(paths: Sequence[str | Path] | None) -> str:
+    """Name images in a sentence."""
+    if not paths:
+        return "Images: without names."
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f"Images: {', '.join(map(str, paths[:SHOWN]))}{more}."
+
+
+def call_stage(
+    stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Call a stage, and give its result if it is what the contract says.
+
+    Args:
+        stage: The stage.
+        method: Its method.
+        arguments: What the method takes.
+        shape: Shape that the result must have.
+
+    Raises:
+        StageError: The stage raised, or returned another shape or type, infinities or NaN; a normalizer: anything
+            outside [0, 1].
+    """
+    with naming_stage(stage):
+        result = method(*arguments)
+    if not isinstance(result, torch.Tensor) or tuple(result.shape) != shape or not result.is_floating_point():
+        given = f"{tuple(result.shape)}, {result.dtype}" if isinstance(result, torch.Tensor) else type(result).__name__
+        message = f"{name_of(stage)} must return floats of shape {shape}, but returned {given}. Mend it."
+        raise StageError(message)
+    if result.numel():
+        _check_range(stage, *(float(limit) for limit in result.aminmax()))
+    return result
+
+
+def learned_number(rule: Thresholder, value: object) -> float:
+    """Give a learned threshold as a plain number.
+
+    Raises:
+        StageError: It is none, or not finite.
+    """
+    return _plain_number(rule, "threshold", value)
+
+
+def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]:
+    """Give what a normalizer learned as plain numbers, which a JSON file holds.
+
+    Raises:
+        StageError: It is no mapping of names to finite numbers.
+    """
+    if not isinstance(learned, Mapping) or not all(isinstance(name, str) for name in learned):
+        message = f"{name_of(normalizer)} must learn numbers by name, but learned {learned!r}. Mend it."
+        raise StageError(message)
+    return {name: _plain_number(normalizer, name, value) for name, value in learned.items()}
+
+
+def _plain_number(stage: object, what: str, value: object) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return value if isinstance(value, int) else float(value)
+    message = f"{name_of(stage)} must learn finite numbers, but learned {what} = {value!r}. Mend it."
+    raise StageError(message)
+
+
+def _check_range(stage: object, lowest: float, highest: float) -> None:
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        message = f"{name_of(stage)} returned infinities or NaN. Mend it."
+        raise StageError(message)
+    if isinstance(stage, Normalizer) and (lowest < 0 or highest > 1):
+        message = f"{name_of(stage)} must return scores in [0, 1], but returned {lowest:.6g} to {highest:.6g}. Mend it."
+        raise StageError(message)

@@ -1,0 +1,86 @@
+"""Rehearsal: every chosen stage is tried on made-up images before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+
+from anomalib_tiled.calibration import Calibration, Learned
+from anomalib_tiled.contracts import call_stage, name_of
+from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.tile_models import TileModels
+from anomalib_tiled.training.calibrate import learn
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.calibration import Stages
+
+GRID = TileGrid(Size(48, 40), Size(24, 24), Size(16, 16))
+"""Small, and with everything that a grid can have: overlap, and last tiles that were moved back."""
+
+IMAGES = 6
+TOLERANCE = 0.01
+"""How far from 0.5 a normalizer may bring the threshold."""
+
+
+def rehearse(stages: Stages) -> None:
+    """Let the stages learn from made-up images, predict them, and check what every stage gives.
+
+    Args:
+        stages: The stages of a configuration.
+
+    Raises:
+        StageError: A stage raises, or does something else than its contract says.
+    """
+    batch = _images()
+    models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
+    ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
+    try:
+        calibration = learn(ensemble, lambda: [batch])
+        for level in (calibration.image, *calibration.tiles.values()):
+            for scale in () if level is None else (level.scores, level.maps):
+                _check_centred(stages, scale)
+        ensemble.calibration = calibration
+        ensemble(batch.image)
+    except StageError as error:
+        message = f"{error} (Tried on made-up images of {GRID.image_size} pixels, before any training.)"
+        raise StageError(message) from error
+
+
+class _Brightness(torch.nn.Module):
+    """Plays a tile model: what is bright is anomalous."""
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        maps = images.mean(dim=1, keepdim=True)
+        return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps, pred_label=None, pred_mask=None)
+
+
+def _images() -> ImageBatch:
+    """Make noise; the second half of the images has a bright defect that covers a seam."""
+    generator = torch.Generator().manual_seed(0)  # leaves the generators alone that training draws from
+    images = 0.5 * torch.rand((IMAGES, 3, *GRID.image_size), generator=generator)
+    masks = torch.zeros((IMAGES, *GRID.image_size), dtype=torch.bool)
+    masks[IMAGES // 2 :, 10:20, 12:20] = True
+    images += 0.4 * masks[:, None]
+    return ImageBatch(image=images, gt_mask=masks, gt_label=masks.any(dim=2).any(dim=1))
+
+
+def _check_centred(stages: Stages, scale: Learned) -> None:
+    """Check that a normalizer brings the threshold to 0.5, and keeps the order of scores."""
+    if scale.normalization is None:
+        return
+    around = scale.threshold + torch.linspace(-0.1, 0.1, 5)
+    normalized = call_stage(
+        stages.normalizer, stages.normalizer.apply, around, scale.normalization, shape=tuple(around.shape)
+    )
+    if abs(centre := float(normalized[2]) - 0.5) > TOLERANCE:
+        message = f"{name_of(stages.normalizer)} must bring the threshold to 0.5, but brings it to {0.5 + centre:.3f}."
+        raise StageError(message)
+    if (normalized.diff() < 0).any():
+        message = f"{name_of(stages.normalizer)} must keep the order of scores, but gives {normalized.tolist()}."
+        raise StageError(message)

@@ -1,0 +1,319 @@
+"""Stages of another package: chosen by name, saved, restored, missing, broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import anomalib_tiled
+from anomalib_tiled.cli import main
+
+FACTORY = '''
+"""A factory's own stages."""
+
+from pathlib import Path
+
+import torch
+
+from anomalib_tiled import Merger, Normalizer, Scorer, SeamSmoother, Thresholder, Workers, hookimpl
+from anomalib_tiled.workers import Outcome
+
+HEARD = Path(__file__).with_name("heard.txt")
+
+
+class Lowest(Merger):
+    """Lowest score of all tiles that cover a pixel."""
+
+    def start(self, grid, batch, *, device=None):
+        self.maps = torch.full((batch, 1, *grid.image_size), float("inf"), device=device)
+
+    def add(self, tile, maps):
+        area = self.maps[..., tile.rows, tile.columns]
+        torch.minimum(area, maps, out=area)
+
+    def finish(self):
+        return self.maps
+
+
+class HighestPixel(Scorer):
+    """Highest pixel of the map."""
+
+    def score(self, tile_scores, maps):
+        return tile_scores.amax(dim=0) if maps is None else maps.amax(dim=(1, 2, 3))
+
+
+class Bilateral(SeamSmoother):
+    """Changes nothing.
+
+    Args:
+        radius: Reach in pixels.
+    """
+
+    def __init__(self, radius: int = 3) -> None:
+        self.radius = radius
+
+    def smooth(self, maps, grid):
+        return maps
+
+
+class Sigmoid(Normalizer):
+    """Logistic function around the threshold."""
+
+    def learn(self, scores, threshold):
+        return {"threshold": threshold, "span": scores.maximum - scores.minimum}
+
+    def apply(self, scores, learned):
+        return torch.sigmoid((scores - learned["threshold"]) / (learned["span"] or 1))
+
+
+class Midrange(Thresholder):
+    """Middle between the lowest and the highest score."""
+
+    def learn(self, scores):
+        return (scores.minimum + scores.maximum) / 2
+
+
+class Backwards(Workers):
+    """Last tile first."""
+
+    def train(self, tiles, train_tile):
+        for tile in reversed(tiles):
+            train_tile(tile)
+            yield Outcome(tile, None)
+
+
+@hookimpl
+def register_mergers():
+    return [Lowest]
+
+
+@hookimpl
+def register_scorers():
+    return [HighestPixel]
+
+
+@hookimpl
+def register_seam_smoothers():
+    return [Bilateral]
+
+
+@hookimpl
+def register_normalizers():
+    return [Sigmoid]
+
+
+@hookimpl
+def register_thresholders():
+    return [Midrange]
+
+
+@hookimpl
+def register_workers():
+    return [Backwards]
+
+
+def hear(*words):
+    with HEARD.open("a") as file:
+        print(*words, file=file)
+
+
+@hookimpl
+def tile_trained(run_folder, tile, seconds, epochs):
+    hear("trained", tile.name, epochs, seconds > 0, (run_folder / "tiles" / f"{tile.name}.ckpt").is_file())
+
+
+@hookimpl
+def run_calibrated(run_folder, calibration):
+    hear("calibrated", sorted(calibration.image.scores.normalization), (run_folder / "calibration.json").is_file())
+
+
+@hookimpl
+def image_predicted(run_folder, prediction):
+    hear("predicted", Path(prediction.image_path).name, 0 <= float(prediction.pred_score) <= 1, prediction.gt_label)
+
+
+@hookimpl
+def run_tested(run_folder, output, metrics):
+    hear("tested", sorted(metrics)[0], (output / "metrics.json").is_file())
+'''
+STAGES = {
+    "merging": "Lowest",
+    "scoring": "HighestPixel",
+    "seam_smoothing": {"class_path": "Bilateral", "init_args": {"radius": 5}},
+    "normalization": {"stage": "image", "method": "Sigmoid"},
+    "thresholding": {"stage": "image", "method": "Midrange"},
+    "workers": "Backwards",
+}
+BROKEN = {
+    "fails on import": ("1 / 0", "ZeroDivisionError: division by zero"),
+    "misspells a hook": (
+        FACTORY.replace("def register_seam_smoothers", "def register_seam_smother"),
+        "there is no hook 'register_seam_smother'. Did you mean 'register_seam_smoothers'?",
+    ),
+    "gives another kind": (
+        FACTORY.replace("return [Bilateral]", "return [Lowest]"),
+        "register_seam_smoothers must give classes that are a SeamSmoother, but gives <class",
+    ),
+    "lacks a method": (FACTORY.replace("def smooth(", "def smoothe("), "gives Bilateral, which lacks what a"),
+}
+WRONG = {
+    "shape": (
+        "return maps\n",
+        "return maps[..., 1:]\n",
+        "Bilateral ({0}.Bilateral of {0} 1.2) must return",
+    ),
+    "NaN": ("return maps\n", "return maps * float('nan')\n", "returned infinities or NaN. Mend it."),
+    "raises": (
+        "return maps\n",
+        "return maps.nope\n",
+        "failed: AttributeError: 'Tensor' object has no",
+    ),
+    "range": ("return torch.sigmoid(", "return 2 * torch.sigmoid(", "must return scores in [0, 1], but returned"),
+    "infinite": ("/ 2", "* float('inf')", "must learn finite numbers, but learned threshold = inf"),
+}
+LOUD = 'prediction.anomaly_map.zero_(); torch.rand(1); raise ValueError("no network")'
+Install = Callable[..., None]
+Configure = Callable[..., Path]
+Captured = pytest.CaptureFixture[str]
+
+
+def in_another_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    here = str(Path(anomalib_tiled.__file__).parents[1])
+    paths = os.pathsep.join([str(folder), here])
+    return subprocess.run(
+        [sys.executable, "-m", "anomalib_tiled", *arguments],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_stages_of_another_package_are_chosen_told_and_restored(
+    install: Install, configure: Configure, tmp_path: Path, capsys: Captured
+) -> None:
+    install("factory", FACTORY)
+    assert main(["train", "--config", str(configure(**STAGES))]) == 0
+    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
+    chosen = yaml.safe_load((run / "config.yaml").read_text())
+    assert chosen["seam_smoothing"] == {"class_path": "factory.Bilateral", "init_args": {"radius": 5}}
+    origins = json.loads((run / "origins.json").read_text())
+    assert origins["thresholding"] == {"class_path": "factory.Midrange", "package": "factory", "version": "1.2"}
+    heard = (tmp_path / "installed" / "heard.txt").read_text().splitlines()
+    tiles = [f"r{row:02d}_c{column:02d}" for row in range(3) for column in range(3)]
+    assert heard[:9] == [f"trained {tile} 1 True True" for tile in reversed(tiles)]
+    assert heard[9] == "calibrated ['span', 'threshold'] True"
+    assert sorted(heard[10:18]) == sorted(
+        [f"predicted {n:03d}.png True tensor({truth})" for n in range(4) for truth in ("False", "True")]
+    )
+    assert heard[18:] == ["tested image_AUROC True"]
+    captured = capsys.readouterr()
+    assert "warning" not in captured.err
+    log = (run / "logs" / "run.log").read_text()
+    assert "Tile r00_c00: trained in" in log
+    assert "Calibrated: Level(" in log
+    assert "000.png: normal, score 0." in log
+    assert "Results in " in log
+
+    scores = (run / "scores.csv").read_text()
+    again = in_another_process(tmp_path / "installed", "test", "--ckpt_dir", str(run))
+    assert again.returncode == 0, again.stderr
+    assert (run / "scores.csv").read_text() == scores
+
+    install("factory", FACTORY, "1.3")
+    assert main(["status", "--ckpt_dir", str(run)]) == 0
+    assert main(["test", "--ckpt_dir", str(run), "--output", str(tmp_path / "more")]) == 0
+    assert "The run was made with factory 1.2, and 1.3 is installed now; results may" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "installed" / "factory-1.3.dist-info")
+    assert main(["test", "--ckpt_dir", str(run)]) == 2
+    message = "came from factory 1.2, which is not installed now. Install it: pip install factory==1.2"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plugin_is_named_when_its_stage_is_chosen(
+    install: Install, configure: Configure, capsys: Captured, name: str
+) -> None:
+    source, error = BROKEN[name]
+    install("broken_factory", source.replace("Bilateral", "Bilaterale"))
+    assert main(["fit", "--config", str(configure()), "--seam_smoothing", "Bilateral"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no 'Bilateral' for seam_smoothing." in said
+    assert "These plugins cannot be loaded: broken_factory 1.2 (entry point my_broken_factory): " in said
+    assert error.replace("Bilateral", "Bilaterale") in said
+
+
+def test_a_broken_plugin_that_is_not_chosen_is_a_warning(
+    install: Install, finished_run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    install("broken_factory", "1 / 0")
+    assert main(["test", "--ckpt_dir", str(finished_run), "--output", str(tmp_path / "results")]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("warning: a plugin cannot be loaded and is left out: broken_factory 1.2 (entry")
+
+
+def test_installing_a_plugin_changes_no_numbers(
+    install: Install, finished_run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    install("loud_factory", FACTORY.replace('    hear("predicted"', f'    {LOUD}\n    hear("predicted"'))
+    assert main(["test", "--ckpt_dir", str(finished_run), "--output", str(tmp_path / "results")]) == 0
+    for name in ("metrics.json", "scores.csv"):
+        assert (tmp_path / "results" / name).read_text() == (finished_run / name).read_text()
+    said = capsys.readouterr().err
+    assert said.count("warning: image_predicted of loud_factory 1.2 failed, and is not told again: Val") == 1
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_stage_that_breaks_its_contract_is_found_before_training(
+    install: Install, configure: Configure, tmp_path: Path, capsys: Captured, name: str
+) -> None:
+    right, wrong, message = WRONG[name]
+    package = f"wrong_factory_{name.lower()}"
+    install(package, FACTORY.replace(right, wrong, 1))
+    chosen = json.loads(json.dumps(STAGES))
+    chosen["seam_smoothing"]["class_path"] = f"{package}.Bilateral"
+    chosen["normalization"]["method"] = f"{package}.Sigmoid"
+    chosen["thresholding"]["method"] = f"{package}.Midrange"
+    dotted = {"merging": "Mean", "scoring": "Max", "workers": "LocalWorkers"}
+    assert main(["fit", "--config", str(configure(**{**chosen, **dotted}))]) == 2
+    said = capsys.readouterr().err
+    assert message.format(package) in said
+    assert "before any training.)" in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_stages_of_one_name_are_told_apart(install: Install, configure: Configure, capsys: Captured) -> None:
+    install("twin_one", FACTORY.replace("Bilateral", "Twin"))
+    install("twin_two", FACTORY.replace("Bilateral", "Twin"), "0.3")
+    assert main(["fit", "--config", str(configure()), "--seam_smoothing", "Twin"]) == 2
+    message = "'Twin' for seam_smoothing may be any of twin_one.Twin of twin_one 1.2, twin_two.Twin of twin_two 0.3."
+    assert message in capsys.readouterr().err
+    assert main(["plugins"]) == 0
+    assert "Name clash: seam_smoothing 'Twin' is both twin_one.Twin of twin_one 1.2 and" in capsys.readouterr().out
+
+
+def test_plugins_are_listed(install: Install, capsys: Captured) -> None:
+    install("listed_factory", FACTORY.replace("Bilateral", "Listed"))
+    install("unloadable_factory", "1 / 0")
+    assert main(["plugins"]) == 0
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    rows = [[cell.strip() for cell in row] for row in shown]
+    assert ["seam_smoothing", "Listed", "listed_factory 1.2", "my_listed_factory", "Changes nothing."] in rows
+    assert ["is told", "run_tested", "listed_factory 1.2", "my_listed_factory", ""] in rows
+    broken = ["broken", "", "unloadable_factory 1.2", "my_unloadable_factory", "ZeroDivisionError: division by zero"]
+    assert broken in rows
+
+
+def test_help_of_a_stage_of_another_package(install: Install, capsys: Captured) -> None:
+    install("helpful_factory", FACTORY.replace("Bilateral", "Helpful"))
+    with pytest.raises(SystemExit):
+        main(["fit", "--seam_smoothing.help", "Helpful"])
+    assert "Reach in pixels. (type: int, default: 3)" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+"""A run knows which package each of its classes came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import anomalib
+import pytest
+
+import anomalib_tiled
+from anomalib_tiled.config import ClassSpec, Settings
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.plugins.provenance import changed_origins, origins_of
+
+EMPTY = "MIDDLE = 1\n"
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def settings(configuration: dict[str, object]) -> Settings:
+    return Settings.from_mapping(configuration)
+
+
+def test_every_class_has_an_origin(settings: Settings) -> None:
+    origins = origins_of(settings)
+    ours = {"package": "anomalib-tiled", "version": anomalib_tiled.__version__}
+    assert origins["merging"] == {"class_path": "anomalib_tiled.stages.merging.Gaussian", **ours}
+    assert origins["model"] == {
+        "class_path": "anomalib.models.Padim",
+        "package": "anomalib",
+        "version": anomalib.__version__,
+    }
+    assert list(origins) == ["model", "data", "merging", "scoring", "normalization", "thresholding", "workers"]
+    assert changed_origins(origins) == ()
+
+
+def test_another_version_is_a_note(settings: Settings, install: Install) -> None:
+    install("factory", EMPTY)
+    origins = origins_of(replace(settings, scoring=ClassSpec("factory.Median"), merging=ClassSpec("factory.Sum")))
+    install("factory", EMPTY, "1.3")
+    assert changed_origins(origins) == (
+        (
+            "The run was made with factory 1.2, and 1.3 is installed now; results may differ. "
+            "To have it back: pip install factory==1.2"
+        ),
+    )
+
+
+def test_a_package_that_is_gone_is_named_with_what_to_install(settings: Settings, install: Install) -> None:
+    install("factory", EMPTY)
+    origins = origins_of(replace(settings, scoring=ClassSpec("factory.Median")))
+    origins["scoring"]["package"] = "gone"
+    message = (
+        "The scoring of this run, factory.Median, came from gone 1.2, which is not installed now. "
+        "Install it: pip install gone==1.2"
+    )
+    with pytest.raises(RunFolderError, match=re.escape(message)):
+        changed_origins(origins)
+
+
+def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
+    origins = origins_of(replace(settings, scoring=ClassSpec("no_such_module.Median")))
+    assert origins["scoring"]["package"] is None
+    with pytest.raises(RunFolderError, match=r"came from a module that Python does not find now. Put the folder"):
+        changed_origins(origins)
