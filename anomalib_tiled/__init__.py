@@ -17,7 +17,9 @@ A module imports only from modules on its own line or below:
     run_folder                                  names and contents of a run's files
     reference_config                            files of anomalib's own tiled ensemble, read as settings
     config                                      settings
-    grid  files  progress  memory  origin       tile locations, safe writing, progress bars, free memory, packages
+    lock                                        one fit at a time
+    grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
+    origin  seals                               packages of classes, checksums of files
     errors                                      what the user can mend
 """
 

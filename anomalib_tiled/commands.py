@@ -99,6 +99,9 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
+            if parsed.tiles is not None:
+                message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
+                raise ConfigurationError(message)
             return pipeline.prepare(settings_from(parser, parsed))
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
@@ -106,6 +109,8 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
         _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
+        if parsed.tiles is not None:
+            pipeline.forget(folder, parsed.tiles.split(","))
     return folder
 
 

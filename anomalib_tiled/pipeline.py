@@ -19,9 +19,10 @@ from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, keep_generated, split_once
-from anomalib_tiled.errors import DataError, TrainingError
+from anomalib_tiled.errors import ConfigurationError, DataError, TrainingError, allowed_names
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
+from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
@@ -36,6 +37,8 @@ from anomalib_tiled.training.tile import check_trainer, train_tile
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
@@ -68,6 +71,7 @@ def _prepare(settings: Settings) -> RunFolder:
     with folder.removed_on_failure():
         write_json(folder.origins_file, origins_of(settings))
         keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
+        folder.seal(folder.split_file)
         open_source(Split.read(folder.split_file), grid_of(settings.tiling), settings.cache_directory)
     return folder
 
@@ -82,15 +86,35 @@ def fit(folder: RunFolder, observers: Observers) -> Calibration:
     Raises:
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
     """
-    with log_to(folder.log_file):
+    with log_to(folder.log_file), locked(folder.path):
         run = Run.open(folder, build_cache=True)
         _train_missing(run, observers)
         calibration = calibrate(run)
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
+        folder.seal(folder.calibration_file)
         observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
     gc.collect()  # Lightning's modules and trainers hold each other; what follows needs their memory
     return calibration
+
+
+def forget(folder: RunFolder, names: Sequence[str]) -> None:
+    """Have some tiles trained again by the next fit.
+
+    Args:
+        folder: The run.
+        names: Names of the tiles, such as ``r00_c03``.
+
+    Raises:
+        ConfigurationError: There is no such tile.
+    """
+    tiles = {tile.name: tile for tile in grid_of(folder.settings().tiling).tiles}
+    for name in names:
+        if name not in tiles:
+            message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
+            raise ConfigurationError(message)
+    with locked(folder.path):
+        folder.forget(tiles[name] for name in names)
 
 
 def _train_missing(run: Run, observers: Observers) -> None:

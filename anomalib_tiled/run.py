@@ -70,6 +70,7 @@ class Run:
             StorageError: The cache does not fit on the disk.
         """
         settings = folder.settings()
+        folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
         source = open_source(split, grid, settings.cache_directory, build=build_cache)
         return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))
@@ -115,6 +116,8 @@ class Run:
             RunFolderError: Tiles or the calibration are missing.
         """
         self._check_tiles()
+        path = self.folder.path
+        self.folder.check(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
         learned = read_json(self.folder.calibration_file)
         if learned.get("configuration") != self.settings.calibration_hash:
             message = (
@@ -132,12 +135,12 @@ class Run:
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
         checkpoint = self.folder.checkpoint(tile)
+        self.folder.record(tile).checkpoint.check(checkpoint, self.folder.again(tile))
         try:
             return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
         except ConfigurationError as error:
             message = (
-                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} "
-                f"Delete {self.folder.record_file(tile).name} to train the tile again with fit --ckpt_dir."
+                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
             )
             raise RunFolderError(message) from error
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import yaml
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, storage_errors, write_json, write_text
+from anomalib_tiled.seals import Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
@@ -30,11 +31,18 @@ class TileRecord:
         seconds: Time that the training took.
         epochs: Epochs that were trained.
         configuration: Fingerprint of the settings that the tile was trained with.
+        checkpoint: What the finished checkpoint is like.
     """
 
     seconds: float
     epochs: int
     configuration: str
+    checkpoint: Seal
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
+        """Read a note."""
+        return cls(**{**content, "checkpoint": Seal(**content["checkpoint"])})
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,11 @@ class RunFolder:
         return self.path / "origins.json"
 
     @property
+    def seals_file(self) -> Path:
+        """What split and calibration were like when they were finished."""
+        return self.path / "seals.json"
+
+    @property
     def calibration_file(self) -> Path:
         """What the stages learned."""
         return self.path / "calibration.json"
@@ -156,9 +169,35 @@ class RunFolder:
         """Read which package each class came from; nothing for a run that was made before that was recorded."""
         return read_json(self.origins_file) if self.origins_file.is_file() else {}
 
+    def seal(self, path: Path) -> None:
+        """Note what a finished file is like."""
+        write_json(self.seals_file, {**self._seals(), path.name: vars(Seal.of(path))})
+
+    def check(self, path: Path, advice: str) -> None:
+        """Compare a file to what it was like when it was finished.
+
+        Args:
+            path: A file that was sealed.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: It is missing, or was cut short or altered.
+        """
+        if not path.is_file():
+            message = f"{path} is missing. {advice}"
+            raise RunFolderError(message)
+        seal = self._seals().get(path.name)
+        if not isinstance(seal, dict):
+            message = f"{self.seals_file} does not say what {path.name} is like. {advice}"
+            raise RunFolderError(message)
+        Seal(**seal).check(path, advice)
+
+    def _seals(self) -> dict[str, Plain]:
+        return read_json(self.seals_file) if self.seals_file.is_file() else {}
+
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""
-        write_json(self.record_file(tile), vars(record))
+        write_json(self.record_file(tile), asdict(record))
         self.failure_file(tile).unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -168,8 +207,8 @@ class RunFolder:
             RunFolderError: It was altered.
         """
         try:
-            return TileRecord(**cast("dict[str, Any]", read_json(self.record_file(tile))))
-        except TypeError as error:
+            return TileRecord.from_json(read_json(self.record_file(tile)))
+        except (TypeError, KeyError) as error:
             path = self.record_file(tile)
             message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error
@@ -195,13 +234,25 @@ class RunFolder:
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
-        if self.record(tile).configuration != configuration:
+        record = self.record(tile)
+        if record.configuration != configuration:
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again."
             )
             raise RunFolderError(message)
+        record.checkpoint.check_size(self.checkpoint(tile), self.again(tile))
         return True
+
+    def again(self, tile: Tile) -> str:
+        """Say how to train a tile again."""
+        return f"Train the tile again: `anomalib tiled fit --ckpt_dir {self.path} --tiles {tile.name}`."
+
+    def forget(self, tiles: Iterable[Tile]) -> None:
+        """Count tiles as not trained, and with them what the stages learned from all."""
+        self.calibration_file.unlink(missing_ok=True)
+        for tile in tiles:
+            self.record_file(tile).unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""

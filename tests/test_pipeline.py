@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.config import CacheSettings, ClassSpec, Settings
-from anomalib_tiled.errors import DataError, RunFolderError, StorageError, TiledError, TrainingError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError, TiledError, TrainingError
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
+from anomalib_tiled.seals import Seal
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
@@ -63,8 +67,10 @@ def record(folder: RunFolder, *names: str) -> None:
     configuration = folder.settings().training_hash
     for each in pipeline.status(folder):
         if each.tile.name in names:
-            folder.write_record(each.tile, TileRecord(1.0, 1, configuration))
-            folder.checkpoint(each.tile).touch()
+            path = folder.checkpoint(each.tile)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+            folder.write_record(each.tile, TileRecord(1.0, 1, configuration, Seal.of(path)))
 
 
 def states(folder: RunFolder) -> list[tuple[str, str]]:
@@ -74,7 +80,13 @@ def states(folder: RunFolder) -> list[tuple[str, str]]:
 def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_folder: Path) -> None:
     folder = pipeline.prepare(settings)
     assert folder.path == image_folder / "results" / "Untrained" / "tiny" / "v0"
-    assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "split.csv", "origins.json", "logs"}
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.yaml",
+        "split.csv",
+        "origins.json",
+        "seals.json",
+        "logs",
+    }
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
     assert "Initializing Untrained model." in folder.log_file.read_text()
@@ -199,6 +211,30 @@ def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.
     with pytest.raises(StorageError):
         pipeline.fit(folder, Observers())
     assert tried == ["r01_c01"], "a full disk stops all"
+
+
+def test_forgotten_tiles_are_missing_again(settings: Settings) -> None:
+    folder = pipeline.prepare(settings)
+    record(folder, *TILES)
+    pipeline.forget(folder, ["r00_c01", "r01_c02"])
+    assert [state for state, _ in states(folder)] == ["done", "missing", "done", "done", "done", "missing"]
+
+
+def test_a_tile_that_is_not_there_cannot_be_forgotten(settings: Settings) -> None:
+    folder = pipeline.prepare(settings)
+    record(folder, *TILES)
+    with pytest.raises(ConfigurationError, match=r"--tiles names 'r1_c1', but the grid has no such tile. Did you mean"):
+        pipeline.forget(folder, ["r00_c01", "r1_c1"])
+    assert [state for state, _ in states(folder)] == ["done"] * 6, "all or nothing"
+
+
+def test_two_fits_in_one_folder(settings: Settings) -> None:
+    folder = pipeline.prepare(settings)
+    with (
+        locked(folder.path),
+        pytest.raises(RunFolderError, match=rf"is being fitted by process {os.getpid()} on {platform.node()} since"),
+    ):
+        pipeline.fit(folder, Observers())
 
 
 def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> None:

@@ -26,6 +26,7 @@ from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder, TileRecord
+from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import load_tile_model
 
 Arguments = dict[str, Any]
@@ -61,6 +62,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
     }
     run = RunFolder.create(image_folder / "runs", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
+    run.seal(run.split_file)
     return run
 
 
@@ -73,8 +75,10 @@ def trained(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         settings = folder.settings()
         for tile in grid_of(settings.tiling).tiles:
             if not names or tile.name in names:
-                folder.write_record(tile, TileRecord(1.0, 1, settings.training_hash))
-                folder.checkpoint(tile).touch()
+                path = folder.checkpoint(tile)
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
+                folder.write_record(tile, TileRecord(1.0, 1, settings.training_hash, Seal.of(path)))
 
     return note
 
@@ -154,7 +158,7 @@ def test_missing_tiles_are_named(folder: RunFolder, trained: Callable[..., None]
 
 def test_a_run_that_is_not_calibrated_says_so(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
-    with pytest.raises(RunFolderError, match=r"calibration.json is missing. Finish the run with .*fit --ckpt_dir"):
+    with pytest.raises(RunFolderError, match=r"calibration.json is missing. Calibrate: .*fit --ckpt_dir"):
         Run.open(folder).calibrated_ensemble()
 
 
@@ -166,6 +170,7 @@ def calibration_of(folder: RunFolder, level: object) -> dict[str, object]:
 def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
     write_json(folder.calibration_file, calibration_of(folder, None))
+    folder.seal(folder.calibration_file)
     Run.open(folder).calibrated_ensemble()
     smoother = ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")
     folder.config_file.write_text(replace(folder.settings(), seam_smoothing=smoother).to_yaml())
@@ -178,14 +183,49 @@ def test_a_checkpoint_that_cannot_be_loaded_is_named(folder: RunFolder, trained:
     run = Run.open(folder)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "load_tile_model", load_tile_model)
-        with pytest.raises(RunFolderError, match=r"r00_c00\.ckpt cannot be loaded: .* Delete r00_c00\.json to train"):
+        with pytest.raises(
+            RunFolderError, match=r"r00_c00\.ckpt cannot be loaded: .* Train the tile again: .*r00_c00`"
+        ):
             run.ensemble()(torch.rand(1, 3, 8, 12))
+
+
+def test_a_checkpoint_that_was_altered_is_never_loaded(folder: RunFolder, trained: Callable[..., None]) -> None:
+    trained()
+    path = folder.checkpoint(grid_of(folder.settings().tiling).tiles[1])
+    path.write_bytes(b"12")
+    with pytest.raises(RunFolderError, match=r"r00_c01.ckpt had 0 bytes .* has 2 now. Train the tile again: "):
+        Run.open(folder).ensemble()
+    folder.write_record(
+        grid_of(folder.settings().tiling).tiles[1],
+        TileRecord(1.0, 1, folder.settings().training_hash, Seal.of(path)),
+    )
+    path.write_bytes(b"21")
+    with pytest.raises(RunFolderError, match=r"r00_c01.ckpt was altered after it was finished. Train the tile again"):
+        Run.open(folder).ensemble()(torch.rand(1, 3, 8, 12))
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("train", "test", 1)])
+def test_a_split_that_was_altered_is_never_used(folder: RunFolder, change: Callable[[str], str]) -> None:
+    folder.split_file.write_text(change(folder.split_file.read_text()))
+    with pytest.raises(RunFolderError, match=r"split.csv (was altered|had \d+ bytes).*images were trained on; rest"):
+        Run.open(folder)
+
+
+def test_a_calibration_that_was_altered_is_never_used(folder: RunFolder, trained: Callable[..., None]) -> None:
+    trained()
+    write_json(folder.calibration_file, calibration_of(folder, None))
+    folder.seal(folder.calibration_file)
+    text = folder.calibration_file.read_text()
+    folder.calibration_file.write_text(text.replace("image", "imago"))
+    with pytest.raises(RunFolderError, match=r"calibration.json was altered after it was finished. Calibrate: "):
+        Run.open(folder).calibrated_ensemble()
 
 
 def test_the_ensemble_predicts_with_what_the_run_holds(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
     learned = {"threshold": 0.25, "normalization": {"minimum": 0.0, "maximum": 1.0, "threshold": 0.25}}
     write_json(folder.calibration_file, calibration_of(folder, {"scores": learned, "maps": learned}))
+    folder.seal(folder.calibration_file)
     ensemble = Run.open(folder).calibrated_ensemble()
     assert not ensemble.training
     prediction = ensemble(torch.stack([torch.full((3, 8, 12), 0.125), torch.full((3, 8, 12), 0.5)]))

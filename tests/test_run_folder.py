@@ -9,9 +9,11 @@ from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.run_folder import RunFolder, TileRecord
+from anomalib_tiled.seals import Seal
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
+EMPTY = Seal(0, "cae66941d9efbd404e4d88758ea67670")
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_a_configuration_that_was_altered(run: RunFolder, content: str) -> None:
 
 def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
     assert run.missing(GRID) == (FIRST, SECOND)
-    run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash))
+    run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert not run.is_done(FIRST, run.settings().training_hash), "without a checkpoint it is not"
     run.checkpoint(FIRST).touch()
     assert run.is_done(FIRST, run.settings().training_hash)
@@ -112,14 +114,14 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
 
 
 def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
-    trained(run, TileRecord(1.5, 1, "0123456789abcdef"))
+    trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
     message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
     with pytest.raises(RunFolderError, match=message):
         run.missing(GRID)
 
 
 def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
-    trained(run, TileRecord(1.5, 1, settings.training_hash))
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     run.record_file(FIRST).write_text('{"seconds": 1.')
     with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
         run.is_done(FIRST, run.settings().training_hash)
@@ -130,8 +132,54 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
     run.write_failure(FIRST, "out of memory")
     assert run.failure(FIRST) == "out of memory"
     assert run.failure(SECOND) is None
-    trained(run, TileRecord(1.5, 1, settings.training_hash))
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert run.failure(FIRST) is None
+
+
+def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, Seal(1000, "0")))
+    message = (
+        rf"r00_c00.ckpt had 1000 bytes when it was finished, and has 0 now. Train the tile again: "
+        rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
+    )
+    with pytest.raises(RunFolderError, match=message):
+        run.missing(GRID)
+
+
+@pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
+def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    run.record_file(FIRST).write_text(record)
+    with pytest.raises(RunFolderError, match=r"r00_c00.json was altered .* Delete it, and train the tile again"):
+        run.record(FIRST)
+
+
+def test_tiles_that_are_forgotten_are_missing(run: RunFolder, settings: Settings) -> None:
+    for tile in GRID.tiles:
+        run.checkpoint(tile).parent.mkdir(exist_ok=True)
+        run.checkpoint(tile).touch()
+        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    write_json(run.calibration_file, {})
+    assert run.missing(GRID) == ()
+    run.forget([SECOND])
+    assert run.missing(GRID) == (SECOND,)
+    assert not run.calibration_file.exists(), "it was learned from the tile as it was"
+
+
+def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
+    with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
+        run.check(run.split_file, "Look for it.")
+    run.split_file.write_text("subset\n")
+    with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like. Look at it."):
+        run.check(run.split_file, "Look at it.")
+    run.seal(run.split_file)
+    run.check(run.split_file, "All is well.")
+    write_json(run.calibration_file, {})
+    run.seal(run.calibration_file)
+    run.check(run.split_file, "Both are known.")
+    run.split_file.write_text("subsets\n")
+    with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
+        run.check(run.split_file, "Restore it.")
 
 
 def test_names_of_files(run: RunFolder) -> None:

@@ -27,6 +27,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run_folder import TileRecord
+from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import build_tile_model
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def train_tile(run: Run, tile: Tile) -> None:
         shutil.rmtree(workspace, ignore_errors=True)
         gc.collect()  # model and trainer hold each other, so their memory comes back only now
     seconds = round(time.monotonic() - started, 3)
-    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash))
+    seal = Seal.of(run.folder.checkpoint(tile))
+    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
 
 
 def _fit(run: Run, tile: Tile, workspace: Path) -> int:

@@ -49,8 +49,17 @@ def test_visible_defects_are_found_in_other_photographs(
 
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
-    expected = {"config.yaml", "split.csv", "tiles", "calibration.json", "logs", "metrics.json", "scores.csv", "images"}
-    assert names == expected
+    made_once = {
+        "config.yaml",
+        "split.csv",
+        "origins.json",
+        "seals.json",
+        "tiles",
+        "calibration.json",
+        "logs",
+        "fit.lock",
+    }
+    assert names == made_once | {"metrics.json", "scores.csv", "images"}
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
         "run.log",
@@ -132,6 +141,20 @@ def test_interrupted_fit_goes_on_to_the_same_result(
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     own, other = (torch.load(each / "tiles" / "r02_c02.ckpt", weights_only=True) for each in (run, finished_run))
     assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
+
+
+def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "again"
+    shutil.copytree(finished_run, run)
+    damaged, kept = run / "tiles" / "r01_c02.ckpt", (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    assert main(["status", "--ckpt_dir", str(run)]) == 2
+    assert f"fit --ckpt_dir {run} --tiles r01_c02`" in capsys.readouterr().err
+    assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 0
+    assert (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns == kept
+    assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
+    assert main(["fit", "--config", str(run / "config.yaml"), "--tiles", "r00_c00"]) == 2
+    assert "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN." in capsys.readouterr().err
 
 
 def test_a_tile_that_fails_does_not_stop_the_others(

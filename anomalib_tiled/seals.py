@@ -1,0 +1,67 @@
+"""Seals: what a file was like when it was finished, so that one that was cut short or altered is never used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PIECE = 2**22
+"""Bytes that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Size and checksum of a finished file.
+
+    Args:
+        size: Number of bytes.
+        blake2b: Checksum, the first 16 bytes of BLAKE2b in hexadecimal digits; ``b2sum --length 128`` gives the same.
+    """
+
+    size: int
+    blake2b: str
+
+    @classmethod
+    def of(cls, path: Path) -> Seal:
+        """Read a finished file."""
+        digest = blake2b(digest_size=16)
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+        return cls(path.stat().st_size, digest.hexdigest())
+
+    def check_size(self, path: Path, advice: str) -> None:
+        """Compare the number of bytes, which costs nothing.
+
+        Args:
+            path: The file.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: The file was cut short, or grew.
+        """
+        size = path.stat().st_size
+        if size != self.size:
+            message = f"{path} had {self.size} bytes when it was finished, and has {size} now. {advice}"
+            raise RunFolderError(message)
+
+    def check(self, path: Path, advice: str) -> None:
+        """Compare size and checksum.
+
+        Args:
+            path: The file.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: The file was cut short or altered.
+        """
+        self.check_size(path, advice)
+        if Seal.of(path) != self:
+            message = f"{path} was altered after it was finished. {advice}"
+            raise RunFolderError(message)

@@ -1,0 +1,66 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.lock import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from anomalib_tiled.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_whoever_has_it_is_named_with_host_and_process(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        said = json.loads((tmp_path / "fit.lock.json").read_text())
+        assert (said["host"], said["process"]) == (platform.node(), os.getpid())
+        message = f"is being fitted by process {os.getpid()} on {platform.node()} since .* Wait until it has finished"
+        with pytest.raises(RunFolderError, match=message), locked(tmp_path):
+            pytest.fail("two at once")
+        assert (tmp_path / "fit.lock.json").is_file(), "the second one takes nothing away"
+
+
+def test_it_is_free_afterwards(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path):
+            pass
+    assert not (tmp_path / "fit.lock.json").exists()
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path):
+        pass
+
+
+def test_one_that_has_not_said_who_it_is_yet(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / "fit.lock.json").write_text("{")
+        with pytest.raises(RunFolderError, match="is being fitted by another process"), locked(tmp_path):
+            pytest.fail("two at once")
+
+
+def test_a_killed_process_leaves_it_free(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        message = f"is being fitted by process {holder.pid} on"
+        with pytest.raises(RunFolderError, match=message), locked(tmp_path):
+            pytest.fail("two at once")
+    finally:
+        holder.kill()
+        holder.wait()
+    with locked(tmp_path):
+        pass

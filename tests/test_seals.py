@@ -1,0 +1,47 @@
+"""A file that was cut short or altered is noticed."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled import seals
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.seals import Seal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "finished.bin"
+    path.write_bytes(bytes(range(200)))
+    return path
+
+
+def test_a_seal_is_size_and_checksum(path: Path) -> None:
+    assert Seal.of(path) == Seal(200, blake2b(path.read_bytes(), digest_size=16).hexdigest())
+    Seal.of(path).check(path, "")
+
+
+def test_a_large_file_is_read_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Seal.of(path)
+    monkeypatch.setattr(seals, "PIECE", 7)
+    assert Seal.of(path) == whole
+
+
+def test_a_file_that_was_cut_short(path: Path) -> None:
+    seal = Seal.of(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        RunFolderError, match=r"finished.bin had 200 bytes when it was finished, and has 199 now. Do it."
+    ):
+        seal.check_size(path, "Do it.")
+
+
+def test_a_file_with_one_other_byte(path: Path) -> None:
+    seal = Seal.of(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    seal.check_size(path, "")
+    with pytest.raises(RunFolderError, match=r"finished.bin was altered after it was finished. Do it again."):
+        seal.check(path, "Do it again.")
