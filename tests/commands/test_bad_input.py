@@ -34,7 +34,10 @@ UNKNOWN = {
     "a smoother": ({"seam_smoothing": "GausianSeams"}, "Did you mean 'GaussianSeams'?"),
     "a normalizer": ({"normalization__method": "MinMx"}, "There is no 'MinMx' for normalization.method."),
     "a place": ({"normalization__stage": "imge"}, "normalization.stage: Expected a one of ['tile', 'image', 'none']"),
-    "a metric": ({"metrics__image": ["AUROCC"]}, "There is no metric 'AUROCC'. Did you mean 'AUROC'?"),
+    "a metric": (
+        {"metrics__image": ["AUROCC"]},
+        "There is no metric 'AUROCC' for metrics.image. Did you mean 'AUROC'?",
+    ),
     "a backbone": ({"model__init_args__backbone": "resnet999"}, "Unknown model (resnet999)"),
     "an accelerator": (
         {"trainer": {"accelerator": "warp"}},
