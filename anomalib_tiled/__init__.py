@@ -9,14 +9,14 @@ A module imports only from modules on its own line or below:
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
-    ensemble  evaluation                        all tiles as one model, metrics
+    ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
     calibration                                 what stages learn
-    contracts                                   what each kind of stage must do, checked where it is called
+    contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     run_folder                                  names and contents of a run's files
     reference_config                            files of anomalib's own tiled ensemble, read as settings
-    config                                      settings
+    config  metric_classes                      settings | metrics by name, class and arguments
     lock                                        one fit at a time
     grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
     origin  seals                               packages of classes, checksums of files

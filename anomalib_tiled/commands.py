@@ -19,9 +19,10 @@ from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
-from anomalib_tiled.results.report import metrics_table, plugins_table
+from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.run import grid_of
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 WIDE = 200
 """Columns of a table that goes into a file or another program."""
+
+WEAKEST = 5
+"""Tile locations that are shown after a test."""
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
@@ -164,9 +168,12 @@ def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
 
 def _report(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> None:
     with _observers() as observers:
-        metrics = pipeline.test(folder, observers, data=data, output=output)
-    Console().print(metrics_table(metrics))
+        measured = pipeline.test(folder, observers, data=data, output=output)
+    Console().print(metrics_table(measured.metrics))
+    if weak := weakest(measured.tiles, WEAKEST):
+        Console().print(tiles_table(weak))
     _say(f"Run folder: {folder.path}")
+    _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
     if folder.settings().visualize:
         _say(f"Pictures:   {(output or folder.path) / 'images'}")
 

@@ -117,12 +117,12 @@ class MetricSettings:
     """What the test images are measured with.
 
     Args:
-        image: Names or dotted class paths of metrics of image scores.
-        pixel: Names or dotted class paths of metrics of anomaly maps; left out where there are no masks.
+        image: Metrics of image scores: names, dotted class paths, or {class_path, init_args, name}.
+        pixel: The same for anomaly maps; left out where there are no masks.
     """
 
-    image: tuple[str, ...] = ("AUROC", "F1Score")
-    pixel: tuple[str, ...] = ("AUROC", "F1Score")
+    image: tuple[str | dict[str, Plain], ...] = ("AUROC", "F1Score")
+    pixel: tuple[str | dict[str, Plain], ...] = ("AUROC", "F1Score")
 
 
 @dataclass(frozen=True)

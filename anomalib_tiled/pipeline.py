@@ -27,9 +27,10 @@ from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures
-from anomalib_tiled.results.report import scores_file, write_metrics
+from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.calibrate import calibrate
 from anomalib_tiled.training.rehearsal import rehearse
@@ -136,17 +137,27 @@ def _train_missing(run: Run, observers: Observers) -> None:
         raise TrainingError(_failures(run.folder, failed))
 
 
-def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Results:
-    """Predict test images, measure, and write metrics, scores and pictures.
+@dataclass(frozen=True)
+class Measured:
+    """What a test finds.
+
+    Args:
+        metrics: Metrics by name; ``None`` where one is not defined.
+        tiles: How well each tile location does.
+    """
+
+    metrics: Results
+    tiles: list[TileResult]
+
+
+def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
+    """Predict test images, measure, and write metrics, scores, tiles and pictures.
 
     Args:
         folder: A complete run.
         observers: Told of each predicted image, and of the metrics.
         data: Data module with other test images; ``None`` for those of the run.
         output: Folder for the results; ``None`` for the run folder.
-
-    Returns:
-        Metrics by name; ``None`` where one is not defined.
     """
     with log_to(folder.log_file if output is None else output / "logs" / "run.log"):
         run = Run.open(folder)
@@ -155,27 +166,32 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         return _test(run, observers, output or folder.path)
 
 
-def _test(run: Run, observers: Observers, output: Path) -> Results:
+def _test(run: Run, observers: Observers, output: Path) -> Measured:
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         raise DataError(message)
-    ensemble, measurements = run.calibrated_ensemble(), Measurements(run.settings.metrics)
+    ensemble = run.calibrated_ensemble()
+    measurements, tiles = Measurements.of(run.settings), TileMeasurements(run.grid)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores:
         for batch in track(run.images("test"), "Predicting"):
             with noting(images_noted(batch.image_path)):
-                prediction = ensemble(batch.image)._asdict()
+                raw = ensemble.predict_raw(batch.image, tiles.watch(batch))
+                prediction = ensemble.decide(raw)._asdict()
             batch.update(**{name: None if value is None else value.cpu() for name, value in prediction.items()})
             measurements.update(batch)
+            tiles.update(batch)
             write_scores(batch)
             if run.settings.visualize:
                 pictures.draw(batch)
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    write_metrics(output / "metrics.json", metrics := measurements.compute())
-    observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
-    return metrics
+    measured = Measured(measurements.compute(), tiles.results())
+    write_metrics(output / "metrics.json", measured.metrics)
+    write_tiles(output / "tiles.csv", measured.tiles)
+    observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=measured.metrics)
+    return measured
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,7 @@ def _with_folders(settings: Settings) -> Settings:
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
     rehearse(Stages.build(settings))
-    Measurements(settings.metrics)
+    Measurements.of(settings)
     settings.workers.build(Workers)
     check_trainer(settings.trainer)
 

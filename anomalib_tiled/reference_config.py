@@ -205,18 +205,20 @@ def _training(configuration: Mapping[str, Plain]) -> Translation:
     return Translation(settings, _moved([f"TrainModels.{key}" for key in given], list(given)))
 
 
-def _metrics(configuration: Mapping[str, Plain]) -> dict[str, list[str]]:
-    """Give the metrics by name; what is left out keeps its default, which is the reference's."""
-    metrics = {}
-    for level, given in _group(configuration, "TrainModels.metrics").items():
-        names = [given] if isinstance(given, str) else given
-        if names is None:
-            continue
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            message = f"TrainModels.metrics.{level} must be a name or a list of names, but is {given}."
-            raise ConfigurationError(message)
-        metrics[level] = names
-    return metrics
+def _metrics(configuration: Mapping[str, Plain]) -> dict[str, list[Plain]]:
+    """Give the metrics of each level; what is left out keeps its default, which is the reference's."""
+    metrics = _group(configuration, "TrainModels.metrics")
+    return {level: _metric_list(given) for level, given in metrics.items() if given is not None}
+
+
+def _metric_list(given: Plain) -> list[Plain]:
+    """Give metrics as a list; anomalib 1.2 knows a mapping of names to classes too."""
+    if isinstance(given, Mapping) and "class_path" not in given:
+        classes = {
+            name: spec if isinstance(spec, Mapping) else {"class_path": spec or name} for name, spec in given.items()
+        }
+        return [{"class_path": name, **spec, "name": name} for name, spec in classes.items()]
+    return given if isinstance(given, list) else [given]
 
 
 def _trainer(configuration: Mapping[str, Plain]) -> dict[str, Plain]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
@@ -16,7 +17,7 @@ from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import image_loader
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.evaluation import StreamingEvaluator
+from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.tile_model import load_tile_model
@@ -105,7 +106,7 @@ class Run:
             TileModels(self._load_tile),
             stages=Stages.build(self.settings),
             calibration=calibration,
-            evaluator=StreamingEvaluator(self.settings.metrics),
+            evaluator=StreamingEvaluator(partial(Measurements.of, self.settings)),
         )
         return ensemble.to(self._device()).eval()
 

@@ -103,6 +103,15 @@ def test_values_of_several_forms(parse: Parse) -> None:
     assert settings.visualize is False
 
 
+def test_metrics_with_arguments_from_the_command_line_and_from_a_file(parse: Parse, tmp_path: Path) -> None:
+    spec = {"class_path": "torchmetrics.classification.BinaryFBetaScore", "init_args": {"beta": 2.0}, "name": "F2"}
+    text = "[AUROC, {class_path: torchmetrics.classification.BinaryFBetaScore, init_args: {beta: 2.0}, name: F2}]"
+    expected = MetricSettings(("AUROC", spec))
+    assert parse("--metrics.image", text).metrics == expected
+    file = write(tmp_path / "metrics.yaml", {"metrics": {"image": ["AUROC", spec]}})
+    assert parse("--config", file).metrics == expected
+
+
 @pytest.mark.parametrize("null", ["null", None])
 def test_null_leaves_out_smoothing_and_cache(parser: arguments.Parser, tmp_path: Path, null: str | None) -> None:
     given = ["--seam_smoothing=null", "--cache=null"]
@@ -151,6 +160,7 @@ def test_what_print_config_prints_is_a_configuration(
     parser: arguments.Parser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = ["--seam_smoothing=null", "--merging", "Gaussian", "--merging.sigma=0.3", "--seed_everything=3"]
+    changes += ["--metrics.pixel", "[AUPRO, {class_path: BinaryFBetaScore, init_args: {beta: 0.5}}]"]
     with pytest.raises(SystemExit) as left:
         parser.parse_args([*NEEDED, *changes, "--print_config"])
     assert left.value.code == 0
@@ -163,7 +173,8 @@ def test_what_print_config_prints_is_a_configuration(
 
 
 def test_what_a_run_keeps_is_a_configuration(parser: arguments.Parser, parse: Parse, tmp_path: Path) -> None:
-    settings = parse("--cache=null", "--tiling.stride", "[32, 16]")
+    metrics = "[{class_path: AUPRO, init_args: {fpr_limit: 0.1}, name: low}, PRO]"
+    settings = parse("--cache=null", "--tiling.stride", "[32, 16]", "--metrics.pixel", metrics)
     (tmp_path / "config.yaml").write_text(settings.to_yaml())
     again = settings_from(parser, parser.parse_args(["--config", str(tmp_path / "config.yaml")]))
     assert again == settings

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import anomalib.metrics
@@ -10,10 +12,13 @@ from anomalib.data import ImageBatch
 
 from anomalib_tiled.config import MetricSettings
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.evaluation import DECISIONS, SCORES, Measurements, StreamingEvaluator
+from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 
 IMAGE = ("AUROC", "AUPR", "F1Max", "F1Score")
 PIXEL = (*IMAGE, "AUPRO")
+SCORES = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
+DECISIONS = {"image": ("pred_label", "gt_label"), "pixel": ("pred_mask", "gt_mask")}
+FBETA = "torchmetrics.classification.BinaryFBetaScore"
 
 
 def batches(count: int = 3, *, masks: bool = True) -> list[ImageBatch]:
@@ -115,10 +120,47 @@ def test_a_metric_of_torchmetrics_takes_scores() -> None:
     assert results["image_BinaryAUROC"] == pytest.approx(results["image_AUROC"])
 
 
+def test_metrics_of_one_class_have_names_of_their_own() -> None:
+    given = [{"class_path": FBETA, "name": f"F{beta}", "init_args": {"beta": beta}} for beta in (1.0, 2.0)]
+    results = measured(MetricSettings(tuple(given), ("F1Score", {"class_path": "F1Score", "name": "again"})), batches())
+    assert list(results) == ["image_F1.0", "image_F2.0", "pixel_F1Score", "pixel_again"]
+    assert results["image_F1.0"] != results["image_F2.0"]
+    assert results["pixel_F1Score"] == results["pixel_again"]
+
+
+@pytest.mark.parametrize(("name", "argument"), [("AUPRO", {"fpr_limit": 0.05}), ("F1Score", {"threshold": 0.7})])
+def test_arguments_of_a_counted_metric_are_not_ignored(name: str, argument: dict[str, float]) -> None:
+    theirs = getattr(anomalib.metrics, name)(fields=SCORES["pixel"], **argument)
+    for batch in batches():
+        theirs.update(batch)
+    settings = MetricSettings((), (name, {"class_path": name, "init_args": argument, "name": "other"}))
+    results = measured(settings, batches())
+    assert results["pixel_other"] == pytest.approx(float(theirs.compute()))
+    assert results["pixel_other"] != pytest.approx(results[f"pixel_{name}"], abs=1e-2)
+
+
+def test_the_scale_of_the_scores_comes_from_the_normalization() -> None:
+    metrics = MetricSettings(("BinaryCalibrationError",), ())
+    for stage in ("tile", "image"):
+        Measurements.of(SimpleNamespace(metrics=metrics, normalization=SimpleNamespace(stage=stage)))
+    with pytest.raises(ConfigurationError, match="scores keep the scale of the model"):
+        Measurements.of(SimpleNamespace(metrics=metrics, normalization=SimpleNamespace(stage="none")))
+
+
+def test_several_numbers_are_a_list_in_json_and_several_values_in_the_log() -> None:
+    logged: dict[str, float] = {}
+    settings = MetricSettings(("BinaryConfusionMatrix",), ())
+    assert json.dumps(measured(settings, batches())) == '{"image_BinaryConfusionMatrix": [[0, 3], [0, 3]]}'
+    evaluator = StreamingEvaluator(partial(Measurements, settings))
+    evaluator.on_test_batch_end(None, None, None, batches()[0], 0)
+    evaluator.on_test_epoch_end(None, SimpleNamespace(log=logged.__setitem__))
+    assert logged == {f"image_BinaryConfusionMatrix_{row}_{column}": column for row in (0, 1) for column in (0, 1)}
+
+
 @pytest.mark.parametrize("name", ["AUROK", "torchmetrics.Nope", "no.such.Metric", "torch.nn.Linear"])
 def test_a_metric_that_is_not_there(name: str) -> None:
     with pytest.raises(
-        ConfigurationError, match=f"There is no metric '{name}'.* Or give the dotted class path"
+        ConfigurationError, match=f"There is no metric '{name}'.* Or give .* the dotted class path of any"
     ) as raised:
         Measurements(MetricSettings((name,)))
     assert "Allowed: AUPR, AUROC, F1Max, F1Score." in str(raised.value)
@@ -132,7 +174,7 @@ def test_the_nearest_metric_is_suggested() -> None:
 def test_the_evaluator_logs_as_anomalib_does_and_begins_anew() -> None:
     logged: dict[str, float] = {}
     module = SimpleNamespace(log=logged.__setitem__)
-    evaluator = StreamingEvaluator(MetricSettings(("AUROC", "AUPR"), ()))
+    evaluator = StreamingEvaluator(partial(Measurements, MetricSettings(("AUROC", "AUPR"), ())))
     turned = batches(2)
     for batch in turned:
         batch.pred_score = batch.pred_score.flip(0)
@@ -146,7 +188,7 @@ def test_the_evaluator_logs_as_anomalib_does_and_begins_anew() -> None:
 
 def test_the_evaluator_logs_what_is_not_defined_as_nan() -> None:
     logged: dict[str, float] = {}
-    evaluator = StreamingEvaluator(MetricSettings(("AUROC",), ()))
+    evaluator = StreamingEvaluator(partial(Measurements, MetricSettings(("AUROC",), ())))
     stream = batches(1)
     stream[0].gt_label[:] = 0
     evaluator.on_test_batch_end(None, None, None, stream[0], 0)

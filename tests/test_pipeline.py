@@ -14,7 +14,7 @@ from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.config import CacheSettings, ClassSpec, Settings
+from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError, TiledError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.lock import locked
@@ -114,6 +114,7 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
         ({"trainer": {"accelerator": "warp"}}, "The trainer refuses its arguments"),
         ({"model": ClassSpec(f"{__name__}.Untrained", {"number": -1})}, "Untrained cannot be made with {'number': -1}"),
         ({"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 2})}, "must be 1 or auto"),
+        ({"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))}, "no argument 'max_fpr'"),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: dict[str, object], message: str) -> None:

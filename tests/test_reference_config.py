@@ -164,6 +164,26 @@ KEYS = {
         {"TrainModels": {"metrics": {"pixel": None, "image": "AUPR"}}},
         {"metrics": {"image": ["AUPR"]}},
     ),
+    "metrics with arguments": (
+        {"TrainModels": {"metrics": {"image": ["AUROC", {"class_path": "a.B", "init_args": {"c": 1}}]}}},
+        {"metrics": {"image": ["AUROC", {"class_path": "a.B", "init_args": {"c": 1}}]}},
+    ),
+    "one metric with arguments": (
+        {"TrainModels": {"metrics": {"pixel": {"class_path": "a.B", "init_args": {"c": 1}}}}},
+        {"metrics": {"pixel": [{"class_path": "a.B", "init_args": {"c": 1}}]}},
+    ),
+    "metrics by names of their own": (
+        {"TrainModels": {"metrics": {"image": {"F": {"class_path": "a.B", "init_args": {}}, "AUROC": {}, "G": "c.D"}}}},
+        {
+            "metrics": {
+                "image": [
+                    {"class_path": "a.B", "init_args": {}, "name": "F"},
+                    {"class_path": "AUROC", "name": "AUROC"},
+                    {"class_path": "c.D", "name": "G"},
+                ]
+            }
+        },
+    ),
     "nothing": ({"SeamSmoothing": None, "TrainModels": None, "tiling": None, "data": None}, {}),
 }
 
@@ -293,10 +313,6 @@ REFUSED = {
     "a transform": (
         {"data": {"class_path": "Folder", "init_args": {"eval_transform": {"class_path": "x.Resize"}}}},
         "eval_transform is called val_augmentations and test_augmentations since anomalib 2, and holds augmentations",
-    ),
-    "a metric": (
-        {"TrainModels": {"metrics": {"image": {"AUROC": {}}}}},
-        "TrainModels.metrics.image must be a name or a list of names, but is {'AUROC': {}}.",
     ),
     "no group": ({"SeamSmoothing": True}, "SeamSmoothing must be a mapping, but SeamSmoothing is True."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from torchvision.tv_tensors import Image, Mask
 from anomalib_tiled.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anomalib.data import AnomalibDataModule
     from torchvision.transforms.v2 import Transform
@@ -93,7 +94,7 @@ class AreaDataset(Dataset[ImageItem]):
 def image_loader(
     source: PixelSource, samples: Sequence[Sample], grid: TileGrid, *, batch_size: int, augmentations: Transform | None
 ) -> DataLoader[ImageItem]:
-    """Load whole images, a batch at a time, in order.
+    """Load whole images, a batch at a time, in order; one with a label or mask is not beside one without.
 
     Args:
         source: Where pixels come from.
@@ -104,7 +105,7 @@ def image_loader(
     """
     whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
     dataset = AreaDataset(source, samples, area=whole, grid=grid, augmentations=augmentations)
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+    return DataLoader(dataset, batch_sampler=list(_batches(samples, batch_size)), collate_fn=collate)
 
 
 class TileDataModule(LightningDataModule):
@@ -158,6 +159,18 @@ class TileDataModule(LightningDataModule):
         # No loader processes: a tile is read in a fraction of the time that handing it between processes takes.
         dataset = self._datasets[subset]
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+    """Give the positions of the images of each batch: what is unknown for one image is left out for its batch."""
+    for _, alike in groupby(range(len(samples)), key=lambda index: _known(samples[index])):
+        while batch := list(islice(alike, batch_size)):
+            yield batch
+
+
+def _known(sample: Sample) -> tuple[bool, bool]:
+    """Say whether label and mask of an image are known; a normal image needs no mask where others have one."""
+    return sample.label is not None, sample.mask_path is not None or sample.label == 0
 
 
 def collate(items: Sequence[ImageItem]) -> ImageBatch:

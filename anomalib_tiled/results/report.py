@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,23 @@ from anomalib_tiled.files import replacing, write_json
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from anomalib.data import ImageBatch
 
+    from anomalib_tiled.class_metric import Value
     from anomalib_tiled.evaluation import Results
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
+    from anomalib_tiled.tile_evaluation import TileResult
 
 SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label")
+TILE_COLUMNS = (
+    *("tile", "top", "left", "images", "anomalous", "image_AUROC", "pixel_AUROC"),
+    *("normal_mean", "normal_max", "anomalous_mean", "anomalous_min", "missed", "false_alarms"),
+)
+SHOWN = 4
+"""Numbers of a list that are shown in the terminal."""
 
 
 def write_metrics(path: Path, metrics: Results) -> None:
@@ -49,7 +58,30 @@ def metrics_table(metrics: Results) -> Table:
     """Give the metrics as a table for the terminal."""
     table = Table("metric", "value")
     for name, value in metrics.items():
-        table.add_row(escape(name), "undefined" if value is None else f"{value:.4f}")
+        table.add_row(escape(name), escape(_shown(value)))
+    return table
+
+
+def write_tiles(path: Path, tiles: Sequence[TileResult]) -> None:
+    """Write ``tiles.csv``: a row for each tile location, empty where something is not defined."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TILE_COLUMNS)
+        writer.writerows([_written(value) for value in astuple(tile)] for tile in tiles)
+
+
+def tiles_table(tiles: Sequence[TileResult]) -> Table:
+    """Give tile locations as a table for the terminal."""
+    table = Table("tile", "image AUROC", "pixel AUROC", "missed", "false alarms", title="Weakest tile locations")
+    for tile in tiles:
+        normal = tile.images - tile.anomalous
+        table.add_row(
+            tile.tile,
+            _shown(tile.image_auroc),
+            _shown(tile.pixel_auroc),
+            "" if tile.missed is None else f"{tile.missed} of {tile.anomalous}",
+            "" if tile.false_alarms is None else f"{tile.false_alarms} of {normal}",
+        )
     return table
 
 
@@ -76,6 +108,22 @@ def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
     for item in batch:
         score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"
         writer.writerow([item.image_path, _label(item.gt_label), score, _label(item.pred_label)])
+
+
+def _written(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return "" if value is None else str(value)
+
+
+def _shown(value: Value) -> str:
+    """Give a value in four digits; of a long list, its beginning."""
+    if isinstance(value, list):
+        more = [f"... {len(value)} in all"] if len(value) > SHOWN else []
+        return f"[{', '.join([*map(_shown, value[:SHOWN]), *more])}]"
+    if isinstance(value, int):
+        return str(value)
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _label(value: torch.Tensor | None) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DROPPED_BITS = 12
 """Of the 32 bits of a float, the trailing ones that a bin ignores: 2^20 bins, relative width 2^-11."""
 
+OCTAVE_BITS = 11
+"""Of the bits of a bin, the trailing ones that tell scores of one octave (1 to 2, 2 to 4, ...) apart."""
+
 SIGN_BIT = np.uint32(0x8000_0000)
 
 
@@ -46,14 +49,15 @@ class ScoreCounts:
 class ScoreDistribution:
     """Counts of scores per bin, normal and anomalous apart, with the exact lowest and highest score.
 
-    Memory grows with the range of the scores, never with their number: 8 bytes × 3 for each of at most 2^20 bins.
+    Memory grows with the octaves that scores lie in, never with the number of scores: 8 bytes × 3 for each of the 2^11
+    bins of an octave. There are 2^9 octaves, but scores around zero lie in a few dozen of them.
     """
 
     def __init__(self) -> None:
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.maximum_normal = float("-inf")
-        self._first = 0
+        self._octaves: Integers = np.zeros(0, dtype=np.int64)
         self._counts: Floats = np.zeros((3, 0))
 
     @property
@@ -88,8 +92,7 @@ class ScoreDistribution:
         self.maximum = max(self.maximum, float(flat.max()))
         self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
         bins = _bin_of(flat)
-        self._make_room(int(bins.min()), int(bins.max()))
-        bins -= self._first
+        bins = self._columns(bins)
         total = np.bincount(bins, minlength=self._counts.shape[1])
         positive = np.bincount(bins[mask], minlength=self._counts.shape[1])
         self._counts[0] += total - positive
@@ -101,22 +104,25 @@ class ScoreDistribution:
     def counts(self) -> ScoreCounts:
         """Give the bins that hold at least one score, in ascending order of score."""
         filled = np.flatnonzero(self._counts[0] + self._counts[1])
-        bins = filled + self._first
+        bins = (self._octaves[filled >> OCTAVE_BITS] << OCTAVE_BITS) + (filled & (2**OCTAVE_BITS - 1))
+        ascending = np.argsort(bins)
+        filled, bins = filled[ascending], bins[ascending]
         lower = np.maximum(_lowest_of(bins), self.minimum)
         upper = np.minimum(np.nextafter(_lowest_of(bins + 1), -np.inf, dtype=np.float32), self.maximum)
         normal, anomalous, regions = self._counts[:, filled]
         return ScoreCounts(lower, upper.astype(np.float64), normal, anomalous, regions)
 
-    def _make_room(self, lowest: int, highest: int) -> None:
-        if self.empty:
-            self._first = lowest
-        first = min(self._first, lowest)
-        last = max(self._first + self._counts.shape[1] - 1, highest)
-        before = self._first - first
-        after = last - first + 1 - before - self._counts.shape[1]
-        if before or after:
-            self._counts = np.pad(self._counts, ((0, 0), (before, after)))
-            self._first = first
+    def _columns(self, bins: Integers) -> Integers:
+        """Give the columns of the counts that belong to bins, and make room for octaves that are new."""
+        octaves = bins >> OCTAVE_BITS
+        seen = np.flatnonzero(np.bincount(octaves))
+        new = np.setdiff1d(seen, self._octaves)
+        self._octaves = np.concatenate([self._octaves, new])
+        self._counts = np.pad(self._counts, ((0, 0), (0, len(new) << OCTAVE_BITS)))
+        place = np.zeros(self._octaves.max() + 1, dtype=np.int64)
+        place[self._octaves] = np.arange(len(self._octaves))
+        columns: Integers = (place[octaves] << OCTAVE_BITS) + (bins & (2**OCTAVE_BITS - 1))
+        return columns
 
 
 class ExactScores(ScoreDistribution):

@@ -34,7 +34,10 @@ UNKNOWN = {
     "a smoother": ({"seam_smoothing": "GausianSeams"}, "Did you mean 'GaussianSeams'?"),
     "a normalizer": ({"normalization__method": "MinMx"}, "There is no 'MinMx' for normalization.method."),
     "a place": ({"normalization__stage": "imge"}, "normalization.stage: Expected a one of ['tile', 'image', 'none']"),
-    "a metric": ({"metrics__image": ["AUROCC"]}, "There is no metric 'AUROCC'. Did you mean 'AUROC'?"),
+    "a metric": (
+        {"metrics__image": ["AUROCC"]},
+        "There is no metric 'AUROCC' for metrics.image. Did you mean 'AUROC'?",
+    ),
     "a backbone": ({"model__init_args__backbone": "resnet999"}, "Unknown model (resnet999)"),
     "an accelerator": (
         {"trainer": {"accelerator": "warp"}},
@@ -46,7 +49,7 @@ MISFITS = {
     "a group": ({"tiling": 5}, "'tiling.tile_size' is required"),
     "a list of trainer arguments": ({"trainer": [1]}, "A setting has a value of the wrong kind"),
     "a seed": ({"seed_everything": -5}, "seed_everything must be between 0 and 4294967295, or true, but is -5."),
-    "a pixel metric for images": ({"metrics__image": ["AUPRO"]}, "There is no metric 'AUPRO'."),
+    "a pixel metric for images": ({"metrics__image": ["AUPRO"]}, "There is no metric 'AUPRO' for metrics.image."),
     "no tile size": ({"tiling": {"stride": 8}}, "'tiling.tile_size' is required"),
     "tile larger than image": (
         {"tiling__tile_size": 120},

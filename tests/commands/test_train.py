@@ -19,13 +19,20 @@ from PIL import Image
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli import main
 from anomalib_tiled.data import cache
+from anomalib_tiled.data.images import read_mask
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
+from anomalib_tiled.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TILES = 9
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_visible_defects_are_found(finished_run: Path) -> None:
@@ -49,23 +56,66 @@ def test_visible_defects_are_found_in_other_photographs(
 
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
-    made_once = {
-        "config.yaml",
-        "split.csv",
-        "origins.json",
-        "seals.json",
-        "tiles",
-        "calibration.json",
-        "logs",
-        "fit.lock",
-    }
-    assert names == made_once | {"metrics.json", "scores.csv", "images"}
+    of_fit = {"config.yaml", "split.csv", "origins.json", "seals.json", "tiles", "calibration.json", "logs", "fit.lock"}
+    assert names == of_fit | {"metrics.json", "scores.csv", "tiles.csv", "images"}
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
         "run.log",
         *(f"r{row:02d}_c{column:02d}.log" for row in range(3) for column in range(3)),
     }
     assert (finished_run.parent / "latest").resolve() == finished_run.resolve()
+
+
+def test_every_tile_location_is_measured_with_its_own_label(finished_run: Path) -> None:
+    run = Run.open(RunFolder.open(finished_run))
+    masks = [read_mask(sample.mask_path, run.grid.image_size) for sample in run.split.subset("test") if sample.label]
+    rows = table(finished_run / "tiles.csv")
+    assert [row["tile"] for row in rows] == [tile.name for tile in run.grid.tiles]
+    for row, tile in zip(rows, run.grid.tiles, strict=True):
+        anomalous = sum(bool(mask[tile.rows, tile.columns].any()) for mask in masks)
+        assert (row["images"], row["anomalous"]) == ("8", str(anomalous))
+        assert (row["top"], row["left"]) == (str(tile.rows.start), str(tile.columns.start))
+        assert (row["image_AUROC"] != "") == (row["pixel_AUROC"] != "") == (anomalous > 0)
+        assert not row["image_AUROC"] or float(row["image_AUROC"]) > 0.5
+
+
+def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "v0"
+    shutil.copytree(finished_run, run)
+    configuration = yaml.safe_load((run / "config.yaml").read_text())
+    fbeta = {"class_path": "torchmetrics.classification.BinaryFBetaScore", "init_args": {"beta": 2.0}, "name": "F2"}
+    configuration["metrics"] = {"image": [fbeta, "BinaryAUROC", "ConfusionMatrix"], "pixel": ["JaccardIndex"]}
+    (run / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    metrics, rows = json.loads((run / "metrics.json").read_text()), table(run / "scores.csv")
+    counts = Counter((row["gt_label"], row["pred_label"]) for row in rows)
+    confusion = [[counts["0", "0"], counts["0", "1"]], [counts["1", "0"], counts["1", "1"]]]
+    hits = 5 * counts["1", "1"]
+    assert metrics["image_ConfusionMatrix"] == confusion
+    assert metrics["image_F2"] == pytest.approx(hits / (hits + 4 * counts["1", "0"] + counts["0", "1"]))
+    before = json.loads((finished_run / "metrics.json").read_text())
+    assert metrics["image_BinaryAUROC"] == pytest.approx(before["image_AUROC"])
+    f1 = before["pixel_F1Score"]
+    assert metrics["pixel_JaccardIndex"] == pytest.approx(f1 / (2 - f1))
+
+
+def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "v0"
+    shutil.copytree(finished_run, run)
+    with (run / "split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first = next(row for row in rows if row["subset"] == "test" and row["mask_path"])
+    first["mask_path"] = ""
+    with (run / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (finished_run, run))
+    assert list(after) == list(before)
+    assert after["image_AUROC"] == before["image_AUROC"]
+    assert {row["images"] for row in table(run / "tiles.csv")} == {"7"}
 
 
 def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(finished_run: Path, photographs: Path) -> None:

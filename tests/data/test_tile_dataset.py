@@ -95,6 +95,19 @@ def test_whole_images_come_in_order_a_batch_at_a_time(normal: Sample, defective:
     assert [path for batch in batches for path in batch.image_path] == [str(each.image_path) for each in samples]
 
 
+def test_images_of_which_less_is_known_are_not_beside_others(
+    normal: Sample, defective: Sample, image_folder: Path
+) -> None:
+    unmasked = Sample("test", image_folder / "bad" / "1.png", None, 1)
+    unknown = Sample("test", image_folder / "bad" / "1.png", None, None)
+    samples = [normal, defective, unmasked, unknown, unknown, normal, defective, normal, unmasked]
+    batches = list(image_loader(SOURCE, samples, GRID, batch_size=2, augmentations=None))
+    labels = [None if batch.gt_label is None else batch.gt_label.tolist() for batch in batches]
+    assert labels == [[0, 1], [1], None, [0, 1], [0], [1]]
+    assert [batch.gt_mask is None for batch in batches] == [False, True, True, False, False, True]
+    assert [path for batch in batches for path in batch.image_path] == [str(each.image_path) for each in samples]
+
+
 def test_an_image_stays_anomalous_if_its_defect_is_lost_in_resizing(defective: Sample) -> None:
     grid = TileGrid(Size(2, 3), Size(1, 1), Size(1, 1))
     source = DecodedFiles(grid.image_size, has_masks=True)

@@ -15,8 +15,21 @@ from rich.table import Table
 
 from anomalib_tiled.origin import Origin
 from anomalib_tiled.plugins.discovery import OBSERVATIONS, BrokenPlugin, Choice, Plugin, Plugins, find_plugins
-from anomalib_tiled.results.report import metrics_table, plugins_table, scores_file, write_metrics
+from anomalib_tiled.results.report import (
+    metrics_table,
+    plugins_table,
+    scores_file,
+    tiles_table,
+    write_metrics,
+    write_tiles,
+)
 from anomalib_tiled.stages import merging, scoring
+from anomalib_tiled.tile_evaluation import TileResult
+
+TILES = [
+    TileResult("r00_c00", 0, 0, 3, 1, 0.5, 1 / 3, 0.25, 0.75, 123456.789, 0.5, 1, 0),
+    TileResult("r00_c01", 0, 256, 2, 0, None, None, 0.125, 0.5, None, None, None, None),
+]
 
 
 def batch(*paths: str, **predictions: torch.Tensor) -> ImageBatch:
@@ -117,3 +130,41 @@ def test_what_a_plugin_is_told_is_listed() -> None:
 def test_square_brackets_in_what_others_wrote_are_shown() -> None:
     broken = replace(THIRD, error="TypeError: list[int] [/red] is no class")
     assert cells(plugins_table(Plugins((), (), (broken,))))[1][4] == "TypeError: list[int] [/red] is no class"
+
+
+def test_several_numbers_are_shown_in_short() -> None:
+    shown = cells(metrics_table({"confusion": [[7, 1], [0, 8]], "pair": [0.25, None], "many": [0.5] * 9}))
+    assert [row[1] for row in shown[1:]] == [
+        "[[7, 1], [0, 8]]",
+        "[0.2500, undefined]",
+        "[0.5000, 0.5000, 0.5000, 0.5000, ... 9 in all]",
+    ]
+
+
+def test_tiles_are_written_with_nothing_where_something_is_not_defined(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "new" / "tiles.csv", TILES)
+    head, first, second = rows(tmp_path / "new" / "tiles.csv")
+    assert dict(zip(head, first, strict=True)) == {
+        "tile": "r00_c00",
+        "top": "0",
+        "left": "0",
+        "images": "3",
+        "anomalous": "1",
+        "image_AUROC": "0.5",
+        "pixel_AUROC": "0.333333333",
+        "normal_mean": "0.25",
+        "normal_max": "0.75",
+        "anomalous_mean": "123456.789",
+        "anomalous_min": "0.5",
+        "missed": "1",
+        "false_alarms": "0",
+    }
+    assert second == ["r00_c01", "0", "256", "2", "0", "", "", "0.125", "0.5", "", "", "", ""]
+
+
+def test_tiles_are_shown_with_what_went_wrong() -> None:
+    assert cells(tiles_table(TILES)) == [
+        ["tile", "image AUROC", "pixel AUROC", "missed", "false alarms"],
+        ["r00_c00", "0.5000", "0.3333", "1 of 1", "0 of 2"],
+        ["r00_c01", "undefined", "undefined", "", ""],
+    ]

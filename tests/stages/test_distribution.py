@@ -93,6 +93,11 @@ def test_memory_depends_on_the_range_not_on_the_number() -> None:
     assert few._counts.nbytes == many._counts.nbytes
 
 
+def test_scores_around_zero_take_the_memory_of_the_octaves_that_they_lie_in() -> None:
+    values = np.random.default_rng(0).normal(size=10000).astype(np.float32)
+    assert distribution(ScoreDistribution, values)._counts.nbytes < 2e6
+
+
 def test_regions_weigh_anomalous_pixels_only() -> None:
     scores = ScoreDistribution()
     regions = np.array([[0.5, 0.5, 9.0]])
