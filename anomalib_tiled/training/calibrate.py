@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.calibration import Calibration, Observed, Truth
+from anomalib_tiled.calibration import Calibration, Observed, Truth, naming_stage
 from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 if TYPE_CHECKING:
     from anomalib_tiled.calibration import Stages
@@ -34,7 +33,7 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     ensemble = run.ensemble(Calibration())
-    stages, notes = ensemble.stages, _notes(run, ensemble.stages)
+    stages = ensemble.stages
     tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
     image, normalize_tiles = Observed(), stages.normalize_at == "tile"
     _observe(run, ensemble, tiles, image)
@@ -44,7 +43,7 @@ def calibrate(run: Run) -> Calibration:
     }
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
     logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
-    calibration = Calibration(tiles=learned, notes=notes)
+    calibration = Calibration(tiles=learned, notes=_notes(run, stages, image))
     if not stages.learn_from_images:
         return calibration
     if normalize_tiles:
@@ -66,17 +65,15 @@ def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: Til
     tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
 
 
-def _notes(run: Run, stages: Stages) -> tuple[str, ...]:
+def _notes(run: Run, stages: Stages, image: Observed) -> tuple[str, ...]:
     """Say what a reader of the results should know."""
-    samples = run.split.subset(run.split.calibration_subset)
     notes = []
     if run.split.calibration_subset == "train":
         notes.append("There are no validation images: thresholds and normalization come from the training images.")
     if run.split.calibrated_on_test:
         notes.append("Validation images are test images: thresholds are tuned on what they are then measured on.")
-    adaptive = isinstance(stages.thresholder, F1AdaptiveThreshold)
-    if adaptive and not any(sample.label == 1 for sample in samples):
-        notes.append("No validation image is anomalous: the threshold is the highest normal score.")
+    with naming_stage(stages.thresholder):
+        notes += stages.thresholder.notes(image.scores)
     if deep := sum(has_more_than_8_bits(sample.image_path) for sample in run.split.samples):
         notes.append(f"{deep} images have more than 8 bits per channel: anomalib reads values above 255 as white.")
     return tuple(notes)
