@@ -9,7 +9,6 @@ Values" (2001), chapter 4, is the textbook; Siffer et al., "Anomaly Detection in
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,8 +91,7 @@ def _fit(excesses: Floats) -> tuple[float, float] | None:
     from scipy.stats import FitError, genpareto
 
     few = len(excesses) < FEWEST_FOR_ANY_SHAPE
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # the search tries values that are not allowed
+    with np.errstate(all="ignore"):  # the search tries values that are not allowed
         try:
             shape, _, scale = genpareto.fit(excesses, floc=0)
             if few and not 0 <= shape <= HEAVIEST:
