@@ -42,14 +42,19 @@ def register_seam_smoothers() -> Sequence[type[seams.SeamSmoother]]:
 
 @hookimpl
 def register_normalizers() -> Sequence[type[normalization.Normalizer]]:
-    """Give the built-in normalizer."""
-    return [normalization.MinMax]
+    """Give the built-in normalizers."""
+    return [normalization.MinMax, normalization.Quantile, normalization.Standardize]
 
 
 @hookimpl
 def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
     """Give the built-in threshold rules."""
-    return [thresholding.F1AdaptiveThreshold, thresholding.ManualThreshold]
+    return [
+        thresholding.F1AdaptiveThreshold,
+        thresholding.ManualThreshold,
+        thresholding.QuantileThreshold,
+        thresholding.ExtremeValueThreshold,
+    ]
 
 
 @hookimpl

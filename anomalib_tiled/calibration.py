@@ -166,10 +166,9 @@ class Observed:
         """
         self.scores.add(scores.cpu().numpy(), truth.labels)
         if maps is not None:
-            masks = truth.masks
-            self._every_mask_known &= masks is not None
+            self._every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
-            self.maps.add(values, np.zeros(values.shape, dtype=bool) if masks is None else masks)
+            self.maps.add(values, truth.pixels(values.shape))
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule and the normalizer learn.
@@ -209,6 +208,10 @@ class Truth:
         """Read the truth of a batch; what has no label counts as normal."""
         known = torch.zeros(batch, dtype=torch.bool) if labels is None else labels.bool().cpu()
         return cls(known.numpy(), None if masks is None else masks.bool().cpu().numpy())
+
+    def pixels(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Give which pixels are anomalous; without masks, none of a normal image and all of an anomalous one."""
+        return np.broadcast_to(self.labels[:, None, None], shape) if self.masks is None else self.masks
 
     def cut(self, rows: slice, columns: slice) -> Truth:
         """Give the truth of a rectangle: anomalous if a pixel in it is, or the whole image if there are no masks."""

@@ -18,8 +18,8 @@ NAMES = {
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],
     "register_seam_smoothers": ["GaussianSeams"],
-    "register_normalizers": ["MinMax"],
-    "register_thresholders": ["F1AdaptiveThreshold", "ManualThreshold"],
+    "register_normalizers": ["MinMax", "Quantile", "Standardize"],
+    "register_thresholders": ["F1AdaptiveThreshold", "ManualThreshold", "QuantileThreshold", "ExtremeValueThreshold"],
     "register_workers": ["LocalWorkers"],
 }
 CLASSES: list[type] = [each for hook in NAMES for each in getattr(builtin, hook)()]

@@ -64,6 +64,14 @@ def test_scores_and_maps_have_scales_of_their_own() -> None:
     assert level.maps.normalization == pytest.approx({"minimum": 0, "maximum": 40, "threshold": 40}, abs=1e-2)
 
 
+def test_without_masks_no_pixel_of_an_anomalous_image_counts_as_normal() -> None:
+    observed = Observed()
+    observed.add(SCORES, MAPS, Truth.of(LABELS, None, 3))
+    assert observed.maps.maximum_normal == 20
+    assert observed.maps.peaks.tolist() == [1, 20]
+    assert observed.maps.has_anomalous
+
+
 def test_batch_by_batch_is_all_at_once() -> None:
     whole, pieces = Observed(), Observed()
     whole.add(SCORES, MAPS, Truth.of(LABELS, MASKS, 3))

@@ -51,14 +51,22 @@ class ScoreDistribution:
 
     Memory grows with the octaves that scores lie in, never with the number of scores: 8 bytes × 3 for each of the 2^11
     bins of an octave. There are 2^9 octaves, but scores around zero lie in a few dozen of them.
+    Of each normal image the highest score is kept as well: pixels of one image depend on one another, so how many
+    images would be called anomalous cannot be told from how many pixels would.
     """
 
     def __init__(self) -> None:
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.maximum_normal = float("-inf")
+        self._peaks: list[NDArray[np.float32]] = []
         self._octaves: Integers = np.zeros(0, dtype=np.int64)
         self._counts: Floats = np.zeros((3, 0))
+
+    @property
+    def peaks(self) -> Floats:
+        """Highest score of each image without any anomalous score, in the order in which they came, shape (images,)."""
+        return np.concatenate([np.zeros(0), *self._peaks])
 
     @property
     def empty(self) -> bool:
@@ -81,7 +89,7 @@ class ScoreDistribution:
         """Count scores.
 
         Args:
-            scores: Finite scores, higher is more anomalous, any shape.
+            scores: Finite scores, higher is more anomalous, shape (images, ...).
             anomalous: Which of them are anomalous, same shape.
             regions: For anomalous pixels 1 / size of their region, else 0, same shape; for AUPRO only.
         """
@@ -91,6 +99,7 @@ class ScoreDistribution:
         self.minimum = min(self.minimum, float(flat.min()))
         self.maximum = max(self.maximum, float(flat.max()))
         self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
+        self._peaks.append(_peaks(flat.reshape(len(scores), -1), mask.reshape(len(scores), -1)))
         bins = _bin_of(flat)
         bins = self._columns(bins)
         total = np.bincount(bins, minlength=self._counts.shape[1])
@@ -154,7 +163,7 @@ class ExactScores(ScoreDistribution):
         """Keep scores.
 
         Args:
-            scores: Finite scores, higher is more anomalous, any shape.
+            scores: Finite scores, higher is more anomalous, one for each image, any shape.
             anomalous: Which of them are anomalous, same shape.
             regions: Not used: an image score belongs to no region.
         """
@@ -164,6 +173,7 @@ class ExactScores(ScoreDistribution):
         flat, mask = np.asarray(scores, dtype=np.float32).ravel(), np.asarray(anomalous, dtype=bool).ravel()
         self._scores.append(flat)
         self._anomalous.append(mask)
+        self._peaks.append(flat[~mask])
         self.minimum = min(self.minimum, float(flat.min()))
         self.maximum = max(self.maximum, float(flat.max()))
         self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
@@ -178,6 +188,12 @@ class ExactScores(ScoreDistribution):
         total = np.bincount(inverse, minlength=len(values)).astype(np.float64)
         positive = np.bincount(inverse[mask], minlength=len(values)).astype(np.float64)
         return ScoreCounts(values, values, total - positive, positive, np.zeros(len(values)))
+
+
+def _peaks(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give the highest score of each image without an anomalous one; both arguments of shape (images, scores)."""
+    highest: NDArray[np.float32] = scores[~anomalous.any(axis=1)].max(axis=1)
+    return highest
 
 
 def _bin_of(scores: NDArray[np.float32]) -> Integers:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.stages.curves import f1_scores
+from anomalib_tiled.stages.distribution import ExactScores
+from anomalib_tiled.stages.normals import peaks_of, quantile_of_counts, quantile_of_peaks
+from anomalib_tiled.stages.tail import FEWEST_SCORES, Tail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib_tiled.stages.distribution import ScoreCounts, ScoreDistribution
+
+logger = logging.getLogger(__name__)
 
 MARGIN = 1e-5
 """Distance from the threshold to the lowest score above it, as a fraction of the range of scores."""
+
+ROUNDING = 1e-9
+"""A quantile of 0.9 is a rate of not quite 0.1."""
 
 
 class Thresholder(ABC):
@@ -29,6 +40,15 @@ class Thresholder(ABC):
         Returns:
             The threshold, on the scale of the scores.
         """
+
+    def notes(self, scores: ScoreDistribution) -> Sequence[str]:
+        """Say what a reader of the results should know of the threshold, a sentence each; nothing, unless overridden.
+
+        Args:
+            scores: Validation scores of the images, even where thresholds are learned for tiles.
+        """
+        del scores
+        return ()
 
 
 class F1AdaptiveThreshold(Thresholder):
@@ -46,6 +66,12 @@ class F1AdaptiveThreshold(Thresholder):
         best = int(np.argmax(f1_scores(counts))) if scores.has_normal else 0
         return _just_below(counts, best)
 
+    def notes(self, scores: ScoreDistribution) -> Sequence[str]:
+        """Say that nothing anomalous was there to learn from."""
+        if scores.has_anomalous:
+            return ()
+        return ("No validation image is anomalous: the threshold is the highest normal score.",)
+
 
 class ManualThreshold(Thresholder):
     """Threshold that you give.
@@ -62,6 +88,98 @@ class ManualThreshold(Thresholder):
         """Return the value given."""
         del scores
         return self.value
+
+
+class QuantileThreshold(Thresholder):
+    """Quantile of the normal scores: of a hundred normal images, 100 × (1 - quantile) are called anomalous.
+
+    For anomaly maps it is the same quantile of the highest pixel of each normal image: pixels of an image depend on one
+    another, so the share of the images in which a pixel is called anomalous is not that of the pixels. Anomalous images
+    are not looked at. With n normal images no quantile above n / (n + 1) can be told; it is the highest score then.
+
+    Args:
+        quantile: Share of the normal images that stay normal, between 0 and 1.
+        every_pixel: Whether the threshold of anomaly maps is that quantile of all normal pixels instead. Masks are
+            larger then: a share of 1 - quantile of the pixels of normal images is anomalous.
+    """
+
+    def __init__(self, quantile: float = 0.99, *, every_pixel: bool = False) -> None:
+        if not 0 < quantile < 1:
+            message = f"QuantileThreshold needs a quantile between 0 and 1, got {quantile}."
+            raise ValueError(message)
+        self.quantile = quantile
+        self.every_pixel = every_pixel
+
+    def learn(self, scores: ScoreDistribution) -> float:
+        """Look up the quantile."""
+        if not scores.has_normal:
+            return _just_below(scores.counts(), 0)
+        if self.every_pixel and not isinstance(scores, ExactScores):
+            return min(quantile_of_counts(scores.counts(), self.quantile), scores.maximum_normal)
+        return quantile_of_peaks(peaks_of(scores), self.quantile)
+
+    def notes(self, scores: ScoreDistribution) -> Sequence[str]:
+        """Say if there are too few images for the quantile."""
+        return _notes_on_few(len(scores.peaks), 1 - self.quantile, extrapolated=False)
+
+
+class ExtremeValueThreshold(Thresholder):
+    """Threshold that a given share of new normal images exceeds, from the tail of the normal scores.
+
+    A generalized Pareto distribution is fitted to the highest normal scores (Siffer et al., "Anomaly Detection in
+    Streams with Extreme Value Theory", KDD 2017), so that rates are reached that are rarer than one in the number of
+    validation images: what lies beyond the images seen is extrapolated. For anomaly maps the distribution is that of
+    the highest pixel of each normal image, so the rate is that of images with a pixel called anomalous. Anomalous
+    images are not looked at.
+
+    Rates above ``tail`` are no matter of the tail. For them, with fewer than 20 normal images, and where the tail
+    cannot be fitted because scores are equal, the threshold is that of ``QuantileThreshold``, at most the highest
+    score.
+
+    Args:
+        false_positive_rate: Share of the normal images that are called anomalous, between 0 and 1.
+        tail: Share of the normal images, those with the highest scores, that the tail is fitted to, between 0 and 1;
+            never fewer than 10.
+    """
+
+    def __init__(self, false_positive_rate: float = 0.01, tail: float = 0.2) -> None:
+        for name, value in {"false_positive_rate": false_positive_rate, "tail": tail}.items():
+            if not 0 < value < 1:
+                message = f"ExtremeValueThreshold needs a {name} between 0 and 1, got {value}."
+                raise ValueError(message)
+        self.false_positive_rate = false_positive_rate
+        self.tail = tail
+
+    def learn(self, scores: ScoreDistribution) -> float:
+        """Fit the tail and look up the rate."""
+        if not scores.has_normal:
+            return _just_below(scores.counts(), 0)
+        peaks = peaks_of(scores)
+        if self.false_positive_rate < self.tail and len(peaks) >= FEWEST_SCORES:
+            if tail := Tail.fit(peaks, self.tail):
+                return tail.threshold(self.false_positive_rate)
+            logger.warning("The tail of %d normal scores cannot be fitted: their quantile is taken.", len(peaks))
+        return quantile_of_peaks(peaks, 1 - self.false_positive_rate)
+
+    def notes(self, scores: ScoreDistribution) -> Sequence[str]:
+        """Say if there are too few images for a tail, or the rate lies beyond what they have shown."""
+        images = len(scores.peaks)
+        extrapolated = images >= FEWEST_SCORES and self.false_positive_rate < self.tail
+        return _notes_on_few(images, self.false_positive_rate, extrapolated=extrapolated)
+
+
+def _notes_on_few(images: int, rate: float, *, extrapolated: bool) -> Sequence[str]:
+    """Say that a rate is rarer than so many normal images can show."""
+    if not images:
+        return ("No validation image is normal: everything from the lowest score upwards is called anomalous.",)
+    if rate * (images + 1) >= 1 - ROUNDING:
+        return ()
+    threshold = "extrapolated beyond it, and uncertain" if extrapolated else "this score"
+    note = (
+        f"A false-positive rate of {rate:g} is rarer than {images} normal validation images can show: of new ones, "
+        f"1 in {images + 1} exceeds their highest score. The threshold is {threshold}."
+    )
+    return (note,)
 
 
 def _just_below(counts: ScoreCounts, index: int) -> float:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, cast
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
-from anomalib_tiled.contracts import images_noted, noting
+from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,7 +40,7 @@ def calibrate(run: Run) -> Calibration:
     """
     ensemble = run.ensemble(Calibration())
     calibration = learn(ensemble, partial(_validation_images, run))
-    return replace(calibration, notes=_notes(run, ensemble.stages))
+    return replace(calibration, notes=(*_notes(run), *calibration.notes))
 
 
 def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -> Calibration:
@@ -57,7 +56,9 @@ def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -
     learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
     logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
-    calibration = Calibration(tiles=learned)
+    with naming_stage(stages.thresholder):
+        notes = tuple(stages.thresholder.notes(image.scores))
+    calibration = Calibration(tiles=learned, notes=notes)
     if not stages.learn_from_images:
         return calibration
     if stages.normalize_at == "tile":
@@ -92,17 +93,13 @@ def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: Til
     tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
 
 
-def _notes(run: Run, stages: Stages) -> tuple[str, ...]:
-    """Say what a reader of the results should know."""
-    samples = run.split.subset(run.split.calibration_subset)
+def _notes(run: Run) -> tuple[str, ...]:
+    """Say what a reader of the results should know of the images."""
     notes = []
     if run.split.calibration_subset == "train":
         notes.append("There are no validation images: thresholds and normalization come from the training images.")
     if run.split.calibrated_on_test:
         notes.append("Validation images are test images: thresholds are tuned on what they are then measured on.")
-    adaptive = isinstance(stages.thresholder, F1AdaptiveThreshold)
-    if adaptive and not any(sample.label == 1 for sample in samples):
-        notes.append("No validation image is anomalous: the threshold is the highest normal score.")
     if deep := sum(has_more_than_8_bits(sample.image_path) for sample in run.split.samples):
         notes.append(f"{deep} images have more than 8 bits per channel: anomalib reads values above 255 as white.")
     return tuple(notes)

@@ -122,6 +122,21 @@ def test_which_classes_are_there(
     assert scores.counts().lower.size == bool(anomalous)
 
 
+def test_peaks_are_the_highest_scores_of_images_without_anything_anomalous() -> None:
+    scores = ScoreDistribution()
+    masks = np.zeros((3, 2, 2), bool)
+    masks[1, 0, 0] = True
+    scores.add(np.array([[[1, 9], [3, 4]], [[5, 6], [7, 8]], [[2, 2], [2, 2]]], np.float32), masks)
+    scores.add(np.full((1, 2, 2), -1, np.float32), np.zeros((1, 2, 2), bool))
+    assert scores.peaks.tolist() == [9, 2, -1]
+
+
+@BOTH
+def test_of_scores_of_images_each_normal_one_is_a_peak(kind: type[ScoreDistribution]) -> None:
+    assert distribution(kind, [3, 1, 2], [False, True, False]).peaks.tolist() == [3, 2]
+    assert kind().peaks.tolist() == []
+
+
 def test_exact_scores_keep_what_bins_cannot_part() -> None:
     near: NDArray[np.float32] = np.array([1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
     assert distribution(ExactScores, near).counts().lower.tolist() == near.tolist()

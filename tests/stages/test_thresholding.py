@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,13 @@ from anomalib.metrics.threshold.f1_adaptive_threshold import _F1AdaptiveThreshol
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, ManualThreshold
+from anomalib_tiled.stages.thresholding import (
+    ExtremeValueThreshold,
+    F1AdaptiveThreshold,
+    ManualThreshold,
+    QuantileThreshold,
+    Thresholder,
+)
 
 BOTH = pytest.mark.parametrize("kind", [ExactScores, ScoreDistribution])
 RANDOM = np.random.default_rng(0)
@@ -100,3 +108,143 @@ def test_a_normal_and_an_anomalous_image_of_one_score(kind: type[ScoreDistributi
 
 def test_a_threshold_by_hand() -> None:
     assert ManualThreshold(0.25).learn(ExactScores()) == 0.25
+
+
+NORMAL_ONLY = [QuantileThreshold(0.9), ExtremeValueThreshold(0.1), ExtremeValueThreshold(0.01)]
+OF_NORMALS = pytest.mark.parametrize("rule", NORMAL_ONLY, ids=["quantile", "extreme 0.1", "extreme 0.01"])
+
+
+def distribution(kind: type[ScoreDistribution], scores: object, anomalous: object = 0) -> ScoreDistribution:
+    result = kind()
+    scores = np.asarray(scores, np.float32)
+    result.add(scores, np.broadcast_to(np.asarray(anomalous, bool), scores.shape))
+    return result
+
+
+def maps_of(images: int, seed: int = 0) -> np.ndarray:
+    """Maps with a blob that covers half the image: its pixels depend on one another."""
+    maps = np.random.default_rng(seed).normal(size=(images, 1, 1)) * np.ones((1, 4, 4))
+    maps[:, :2] -= 10
+    return maps
+
+
+@BOTH
+@OF_NORMALS
+def test_anomalous_scores_are_ignored(kind: type[ScoreDistribution], rule: Thresholder) -> None:
+    normal = distribution(kind, SCORES)
+    mixed = distribution(kind, SCORES)
+    mixed.add(np.full(300, 50, np.float32), np.ones(300, bool))
+    assert rule.learn(mixed) == rule.learn(normal)
+
+
+@OF_NORMALS
+def test_pixels_are_judged_by_the_highest_one_of_each_image(rule: Thresholder) -> None:
+    maps = maps_of(400)
+    assert rule.learn(distribution(ScoreDistribution, maps)) == rule.learn(
+        distribution(ExactScores, maps.max(axis=(1, 2)))
+    )
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.05, 0.01])
+@pytest.mark.parametrize("kind", [ExactScores, ScoreDistribution])
+def test_new_normal_images_are_called_anomalous_at_the_rate(kind: type[ScoreDistribution], rate: float) -> None:
+    seen, new = maps_of(4000), maps_of(20000, seed=1)
+    if kind is ExactScores:
+        seen, new = seen.max(axis=(1, 2)), new.max(axis=(1, 2))
+    for rule in (QuantileThreshold(1 - rate), ExtremeValueThreshold(rate)):
+        threshold = rule.learn(distribution(kind, seen))
+        shown = (new.reshape(len(new), -1) > threshold).any(axis=1).mean()
+        assert shown == pytest.approx(rate, abs=4 * (rate / 4000) ** 0.5)
+
+
+def test_a_quantile_of_every_pixel() -> None:
+    pixels = np.random.default_rng(0).normal(size=(10, 50, 50))
+    threshold = QuantileThreshold(0.9, every_pixel=True).learn(distribution(ScoreDistribution, pixels))
+    assert (pixels > threshold).mean() == pytest.approx(0.1, abs=0.002)
+    assert threshold < QuantileThreshold(0.9).learn(distribution(ScoreDistribution, pixels))
+
+
+def test_every_pixel_makes_no_difference_to_scores_of_images() -> None:
+    scores = distribution(ExactScores, SCORES)
+    assert QuantileThreshold(0.9, every_pixel=True).learn(scores) == QuantileThreshold(0.9).learn(scores)
+
+
+@BOTH
+@OF_NORMALS
+@pytest.mark.parametrize("scores", [[1], [3, 1, 2], [-3, -1, -2], [0, 0, 0], np.ones(60), np.repeat([1, 2, 5], 30)])
+def test_few_or_equal_scores_give_at_most_the_highest(
+    kind: type[ScoreDistribution], rule: Thresholder, scores: object
+) -> None:
+    threshold = rule.learn(distribution(kind, scores))
+    assert np.min(scores) <= threshold <= np.max(scores)
+
+
+@BOTH
+@OF_NORMALS
+def test_without_normal_scores_everything_is_anomalous(kind: type[ScoreDistribution], rule: Thresholder) -> None:
+    assert all(called([3, 7], rule.learn(distribution(kind, [3, 7], anomalous=1))))
+
+
+def test_a_tail_that_cannot_be_fitted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ExtremeValueThreshold().learn(distribution(ExactScores, np.ones(30)))
+    assert caplog.messages == ["The tail of 30 normal scores cannot be fitted: their quantile is taken."]
+
+
+def test_rarer_than_seen_is_extrapolated() -> None:
+    scores = SCORES[~LABELS][:50]
+    threshold = ExtremeValueThreshold(0.001).learn(distribution(ExactScores, scores))
+    assert scores.max() < threshold < 10
+
+
+@pytest.mark.parametrize(
+    ("rule", "images", "end"),
+    [
+        (QuantileThreshold(0.99), 50, "The threshold is this score."),
+        (ExtremeValueThreshold(0.01), 50, "The threshold is extrapolated beyond it, and uncertain."),
+        (ExtremeValueThreshold(0.01), 3, "The threshold is this score."),
+    ],
+)
+def test_a_note_says_what_so_few_images_cannot_show(rule: Thresholder, images: int, end: str) -> None:
+    (note,) = rule.notes(distribution(ExactScores, np.arange(images)))
+    assert note == (
+        f"A false-positive rate of 0.01 is rarer than {images} normal validation images can show: of new ones, "
+        f"1 in {images + 1} exceeds their highest score. {end}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "images"),
+    [
+        (QuantileThreshold(0.99), 99),
+        (QuantileThreshold(0.9), 9),
+        (ExtremeValueThreshold(0.01), 99),
+        (ManualThreshold(1), 1),
+    ],
+)
+def test_nothing_to_note_of_enough_images(rule: Thresholder, images: int) -> None:
+    assert not rule.notes(distribution(ExactScores, np.arange(images)))
+
+
+@OF_NORMALS
+def test_a_note_says_that_no_image_is_normal(rule: Thresholder) -> None:
+    expected = "No validation image is normal: everything from the lowest score upwards is called anomalous."
+    assert list(rule.notes(distribution(ExactScores, [1, 2], anomalous=1))) == [expected]
+
+
+def test_a_note_says_that_no_image_is_anomalous() -> None:
+    expected = "No validation image is anomalous: the threshold is the highest normal score."
+    assert list(F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2]))) == [expected]
+    assert not F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2], [False, True]))
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 99])
+def test_rates_are_shares(value: float) -> None:
+    with pytest.raises(ValueError, match=f"QuantileThreshold needs a quantile between 0 and 1, got {value}."):
+        QuantileThreshold(value)
+    with pytest.raises(
+        ValueError, match=f"ExtremeValueThreshold needs a false_positive_rate between 0 and 1, got {value}"
+    ):
+        ExtremeValueThreshold(value)
+    with pytest.raises(ValueError, match=f"ExtremeValueThreshold needs a tail between 0 and 1, got {value}."):
+        ExtremeValueThreshold(tail=value)

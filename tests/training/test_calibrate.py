@@ -172,6 +172,15 @@ def test_a_threshold_that_is_given_needs_no_anomalous_image(run: Run) -> None:
     assert {level.maps.threshold for level in calibration.tiles.values()} == {3.0}
 
 
+def test_the_rule_says_its_own_notes(run: Run) -> None:
+    rule = ClassSpec("anomalib_tiled.stages.thresholding.ExtremeValueThreshold", {"false_positive_rate": 0.01})
+    apart = with_samples(run, *run.split.subset("train"), *run.split.subset("val"))
+    for place in ("tile", "image"):
+        extreme = replace(apart, settings=replace(apart.settings, thresholding=StageAt(place, rule)))
+        (note,) = calibrate(extreme).notes
+        assert note.startswith("A false-positive rate of 0.01 is rarer than 2 normal validation images can show")
+
+
 def test_nothing_to_note_where_validation_images_are_apart(run: Run) -> None:
     assert calibrate(with_samples(run, *run.split.subset("train"), *run.split.subset("val"))).notes == ()
 
