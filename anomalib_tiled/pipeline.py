@@ -15,7 +15,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
-from anomalib_tiled.data.cache import open_source
+from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.errors import DataError, TrainingError
@@ -63,7 +63,10 @@ def _prepare(settings: Settings) -> RunFolder:
     folder = RunFolder.create(root, settings)
     with folder.removed_on_failure():
         keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
-        open_source(Split.read(folder.split_file), grid_of(settings.tiling), settings.cache_directory)
+        split = Split.read(folder.split_file)
+        source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
+        if isinstance(source, DecodedFiles):  # a cache has read every file by now
+            source.check(split)
     return folder
 
 

@@ -124,7 +124,7 @@ def test_a_large_image_comes_alone(folder: RunFolder) -> None:
     run = Run.open(folder)
     large = replace(run, grid=grid_of(TilingSettings(tile_size=2048, image_size=(4096, 4096))))
     large.datamodule.eval_batch_size = 32
-    assert large.images("test").batch_size == 1
+    assert large.images("test").batch_sampler.batch_size == 1
 
 
 def test_images_are_whole_and_in_the_order_of_the_split(folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
-from anomalib_tiled.data.images import has_more_than_8_bits
+from anomalib_tiled.data.images import lost_bits
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 if TYPE_CHECKING:
     from anomalib_tiled.calibration import Stages
+    from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
@@ -34,7 +36,7 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     ensemble = run.ensemble(Calibration())
-    stages, notes = ensemble.stages, _notes(run, ensemble.stages)
+    stages, notes = ensemble.stages, _notes(run.split, ensemble.stages)
     tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
     image, normalize_tiles = Observed(), stages.normalize_at == "tile"
     _observe(run, ensemble, tiles, image)
@@ -56,27 +58,41 @@ def calibrate(run: Run) -> Calibration:
 def _observe(run: Run, ensemble: TiledEnsemble, tiles: dict[str, Observed], image: Observed) -> None:
     """Count the scores of images, and of those tiles that there are distributions for."""
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # for augmentations, in every pass
-    for batch in track(run.images(run.split.calibration_subset), "Calibrating"):
-        truth = Truth.of(batch.gt_label, batch.gt_mask, len(batch.image))
-        raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if tiles else None)
-        image.add(raw.scores, raw.maps if raw.has_maps else None, truth)
+    masks_known = _masks_known(run.split)
+    for batch in track(run.calibration_images(), "Calibrating"):
+        truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, len(batch.image))
+        # A defect that lies nobody knows where teaches what the score of an image is, but nothing of tiles and pixels.
+        known = truth.masks is not None or not masks_known
+        raw = ensemble.predict_raw(batch.image, partial(_observe_tile, tiles, truth) if tiles and known else None)
+        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
 
 
 def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
     tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
 
 
-def _notes(run: Run, stages: Stages) -> tuple[str, ...]:
+def _masks_known(split: Split) -> bool:
+    """Whether some defects of the validation images have masks, or there are none that need any."""
+    anomalous = [sample for sample in split.calibration_samples if sample.label == 1]
+    return split.has_masks and (not anomalous or any(sample.masks for sample in anomalous))
+
+
+def _notes(split: Split, stages: Stages) -> tuple[str, ...]:
     """Say what a reader of the results should know."""
-    samples = run.split.subset(run.split.calibration_subset)
+    samples = split.calibration_samples
     notes = []
-    if run.split.calibration_subset == "train":
+    if unlabelled := sum(sample.label is None for sample in split.subset("val")):
+        notes.append(f"{unlabelled} validation images are left out of calibration: their label is unknown.")
+    if split.calibration_subset == "train":
         notes.append("There are no validation images: thresholds and normalization come from the training images.")
-    if run.split.calibrated_on_test:
+    if split.calibrated_on_test:
         notes.append("Validation images are test images: thresholds are tuned on what they are then measured on.")
     adaptive = isinstance(stages.thresholder, F1AdaptiveThreshold)
     if adaptive and not any(sample.label == 1 for sample in samples):
         notes.append("No validation image is anomalous: the threshold is the highest normal score.")
-    if deep := sum(has_more_than_8_bits(sample.image_path) for sample in run.split.samples):
-        notes.append(f"{deep} images have more than 8 bits per channel: anomalib reads values above 255 as white.")
+    unmasked = sum(sample.label == 1 and not sample.masks for sample in samples) if _masks_known(split) else 0
+    if unmasked:
+        notes.append(f"{unmasked} anomalous validation images have no mask: tiles and pixels learn nothing from them.")
+    losses = Counter(lost_bits(path) for path in dict.fromkeys(sample.image_path for sample in split.samples))
+    notes += [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
     return tuple(notes)

@@ -36,12 +36,12 @@ def split(image_folder: Path) -> Split:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was decoded."""
     count: Counter[str] = Counter()
-    for name in ("read_image", "read_mask"):
+    for name in ("read_image", "read_masks"):
         original = getattr(cache, name)
 
-        def counting(path: Path, size: Size, original: object = original) -> np.ndarray:
-            count[f"{path.parent.name}/{path.name}"] += 1
-            return original(path, size)
+        def counting(paths: Path | tuple[Path, ...], size: Size, original: object = original) -> np.ndarray:
+            count.update(f"{path.parent.name}/{path.name}" for path in ([paths] if isinstance(paths, Path) else paths))
+            return original(paths, size)
 
         monkeypatch.setattr(cache, name, counting)
     return count
