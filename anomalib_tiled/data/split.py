@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         DataError: The data module cannot be set up or gives other images than those of its files, there is no normal
             training image, or an image is in two subsets.
     """
-    with _naming(datamodule):
+    with _naming(datamodule), _free_columns():
         datamodule.prepare_data()
         datamodule.setup(TrainerFn.FITTING)
         datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
@@ -159,6 +160,18 @@ def _naming(datamodule: AnomalibDataModule) -> Iterator[None]:
             f"Check its folders, and whether there are images enough for {modes}."
         )
         raise DataError(message) from error
+
+
+@contextmanager
+def _free_columns() -> Iterator[None]:
+    """Let columns of text hold lists and paths too: anomalib's LOCO and Tabular put them there, pandas 3 refuses."""
+    if not pd.__version__.startswith("3."):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The 'future.infer_string' option is deprecated")
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003  # the value of an option
+            yield
 
 
 def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | None:
