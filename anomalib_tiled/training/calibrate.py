@@ -84,7 +84,8 @@ def _notes(split: Split, stages: Stages) -> tuple[str, ...]:
     if unlabelled := sum(sample.label is None for sample in split.subset("val")):
         notes.append(f"{unlabelled} validation images are left out of calibration: their label is unknown.")
     if split.calibration_subset == "train":
-        notes.append("There are no validation images: thresholds and normalization come from the training images.")
+        lack = "No validation image has a known label" if unlabelled else "There are no validation images"
+        notes.append(f"{lack}: thresholds and normalization come from the training images.")
     if split.calibrated_on_test:
         notes.append("Validation images are test images: thresholds are tuned on what they are then measured on.")
     adaptive = isinstance(stages.thresholder, F1AdaptiveThreshold)
