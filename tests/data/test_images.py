@@ -187,7 +187,7 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
         size_of(tmp_path / "dangling.png")
 
 
-@pytest.mark.parametrize("name", ["any.png", "any.jpg", "any.bmp", "any.tiff", "any.webp", "any.gif"])
+@pytest.mark.parametrize("name", ["any.png", "any.jpg", "any.bmp", "any.tiff", "any.webp", "any.gif", "any.ppm"])
 def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path: Path, name: str) -> None:
     path = picture(tmp_path / name, "RGB", Size(40, 40))
     whole, random = path.read_bytes(), np.random.default_rng(0)
