@@ -356,7 +356,9 @@ def test_t08_the_seed_of_the_data_module_decides_whatever_the_random_state(mode:
     kept = []
     for state in (1, 2):
         seed_everything(state)
-        split = split_once(Folder(root=tmp_path, num_workers=0, **arguments, val_split_mode=mode, seed=3))
+        split = split_once(
+            Folder(root=tmp_path, num_workers=0, **arguments, val_split_mode=mode, test_split_ratio=0.5, seed=3)
+        )
         kept.append([sample for sample in split.samples if sample.image_path.is_relative_to(tmp_path / "good")])
     trained = [[sample for sample in samples if sample.subset == "train"] for samples in kept]
     assert trained[0] == trained[1]

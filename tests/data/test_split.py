@@ -117,6 +117,10 @@ def test_the_same_path_written_differently_is_the_same_image() -> None:
         split_once(fake([("a", 0)], [], [(str(Path("a").absolute()), 0)]))
 
 
+def test_paths_are_absolute_so_that_commands_work_from_anywhere() -> None:
+    assert split_once(fake([("a", 0)], [], [])).samples[0].image_path == Path("a").absolute()
+
+
 def test_validation_may_be_the_test_images_if_that_is_documented() -> None:
     assert split_once(fake([("a", 0)], [("c", 1)], [("c", 1)], mode="same_as_test")).calibrated_on_test
     with pytest.raises(DataError, match="1 are in train and test"):
