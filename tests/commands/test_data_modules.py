@@ -65,6 +65,7 @@ def test_t07_a_third_partys_data_module_by_its_dotted_path(
     assert (tmp_path / "results" / "Padim" / "walls" / "v0" / "calibration.json").is_file()
 
 
+@pytest.mark.slow
 def test_images_with_several_masks_and_a_test_set_without_labels(
     configure: Configure, photographs: Path, tmp_path: Path
 ) -> None:
