@@ -16,7 +16,7 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
 from anomalib_tiled.contracts import images_noted, noting
-from anomalib_tiled.data.cache import open_source
+from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.errors import ConfigurationError, DataError, TrainingError, allowed_names
@@ -73,7 +73,10 @@ def _prepare(settings: Settings) -> RunFolder:
         write_json(folder.origins_file, origins_of(settings))
         keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
         folder.seal(folder.split_file)
-        open_source(Split.read(folder.split_file), grid_of(settings.tiling), settings.cache_directory)
+        split = Split.read(folder.split_file)
+        source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
+        if isinstance(source, DecodedFiles):  # a cache has read every file by now
+            source.check(split)
     return folder
 
 

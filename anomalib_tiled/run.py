@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from anomalib.data import ImageItem
     from anomalib.models.components import AnomalibModule
     from torch.utils.data import DataLoader
+    from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.config import Settings, TilingSettings
-    from anomalib_tiled.data.split import Subset
+    from anomalib_tiled.data.split import Sample, Subset
     from anomalib_tiled.run_folder import RunFolder
 
 PIXELS_AT_ONCE = 2**22
@@ -85,10 +86,16 @@ class Run:
 
     def images(self, subset: Subset) -> DataLoader[ImageItem]:
         """Load the images of a subset, as many at a time as memory allows whatever their size."""
+        augmentations = self.datamodule.test_augmentations if subset == "test" else self.datamodule.val_augmentations
+        return self._loader(self.split.subset(subset), augmentations)
+
+    def calibration_images(self) -> DataLoader[ImageItem]:
+        """Load the images that stages learn from, in the same way."""
+        return self._loader(self.split.calibration_samples, self.datamodule.val_augmentations)
+
+    def _loader(self, samples: tuple[Sample, ...], augmentations: Transform | None) -> DataLoader[ImageItem]:
         height, width = self.grid.image_size
         batch_size = max(1, min(self.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
-        augmentations = self.datamodule.test_augmentations if subset == "test" else self.datamodule.val_augmentations
-        samples = self.split.subset(subset)
         return image_loader(self.source, samples, self.grid, batch_size=batch_size, augmentations=augmentations)
 
     def ensemble(self, calibration: Calibration | None = None) -> TiledEnsemble:

@@ -13,6 +13,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Folder, InferenceBatch
 from anomalib.models.components import AnomalibModule
+from lightning.pytorch import seed_everything
 from PIL import Image
 from torchvision.transforms.v2 import Identity
 
@@ -21,9 +22,11 @@ from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.config import ClassSpec, Settings, TilingSettings
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache
 from anomalib_tiled.data.split import split_once
+from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import DataError, GridError, RunFolderError
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size
+from anomalib_tiled.pipeline import prepare
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
@@ -128,7 +131,7 @@ def test_a_large_image_comes_alone(folder: RunFolder) -> None:
     run = Run.open(folder)
     large = replace(run, grid=grid_of(TilingSettings(tile_size=2048, image_size=(4096, 4096))))
     large.datamodule.eval_batch_size = 32
-    assert max(map(len, large.images("test").batch_sampler)) == 1
+    assert large.images("test").batch_sampler.batch_size == 1
 
 
 def test_images_are_whole_and_in_the_order_of_the_split(folder: RunFolder) -> None:
@@ -143,6 +146,37 @@ def test_each_subset_has_the_augmentations_that_are_meant_for_it(folder: RunFold
     run = Run.open(folder)
     run.datamodule.val_augmentations, run.datamodule.test_augmentations = Identity(), None
     assert [run.images(name).dataset.augmentations is None for name in ("val", "test")] == [False, True]
+
+
+@pytest.mark.parametrize("mode", ["from_test", "from_train", "synthetic"])
+def test_t08_tiles_and_commands_see_the_same_images_whatever_the_random_state(
+    configuration: dict[str, object], arguments: Arguments, image_folder: Path, mode: str
+) -> None:
+    for path in image_folder.glob("*/*.png"):  # anomalib's synthetic defects need at least 32 pixels
+        Image.open(path).resize((48, 48)).save(path)
+    del arguments["normal_test_dir"]
+    changes = {
+        "data": {
+            "class_path": "anomalib.data.Folder",
+            "init_args": arguments | {"val_split_mode": mode, "test_split_ratio": 0.5},
+        },
+        "tiling": {"image_size": [48, 48], "tile_size": 24, "stride": None},
+        "default_root_dir": str(image_folder / "runs"),
+        "model": {"class_path": "anomalib.models.Padim", "init_args": {"pre_trained": False, "n_features": 5}},
+        "cache": None,
+    }
+    folder = prepare(Settings.from_mapping(configuration | changes))
+    seen = set()
+    for state in range(6):
+        seed_everything(state)
+        run = Run.open(folder)
+        for tile in run.grid.tiles:
+            data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
+            loaders = data.train_dataloader(), data.val_dataloader(), run.images("test")
+            paths = [frozenset(path for batch in loader for path in batch.image_path) for loader in loaders]
+            assert not paths[0] & (paths[1] | paths[2])
+            seen.add(tuple(paths))
+    assert len(seen) == 1
 
 
 def test_missing_tiles_are_named(folder: RunFolder, trained: Callable[..., None]) -> None:

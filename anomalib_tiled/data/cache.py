@@ -15,18 +15,20 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from anomalib_tiled.data.images import naming, read_image, read_mask
+from anomalib_tiled.data.images import naming, read_image, read_masks
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.files import storage_errors, write_json
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Block, Size, TileGrid
 
     Pixels = NDArray[np.uint8]
+
+File = TypeVar("File", bound="Hashable")
 
 COMPLETE = "index.json"
 HEADER = 128
@@ -69,9 +73,20 @@ class DecodedFiles:
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Decode the mask and give a rectangle of it, shape (rows, columns)."""
-        if sample.mask_path is not None:
-            return read_mask(sample.mask_path, self.image_size)[rows, columns]
+        if sample.masks:
+            return read_masks(sample.masks, self.image_size)[rows, columns]
         return _mask_without_file(sample, rows, columns) if self.has_masks else None
+
+    def check(self, split: Split) -> None:
+        """Decode every file once, so that a damaged one is known before training begins.
+
+        Raises:
+            DataError: An image or mask cannot be decoded.
+        """
+        for sample in track(split.samples, "Checking images"):
+            read_image(sample.image_path, self.image_size)
+            if sample.masks:
+                read_masks(sample.masks, self.image_size)
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,13 @@ class ImageCache:
         folder: The folder of this cache.
         grid: The grid whose cuts part the images.
         images: Position of each image in the files.
-        masks: Position of each mask in the files.
+        masks: Position of the mask of each image in the files, by the paths that it is joined from.
     """
 
     folder: Path
     grid: TileGrid
     images: dict[Path, int] = field(repr=False)
-    masks: dict[Path, int] = field(repr=False)
+    masks: dict[tuple[Path, ...], int] = field(repr=False)
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Read a rectangle of whole blocks of an image, shape (rows, columns, 3)."""
@@ -96,8 +111,8 @@ class ImageCache:
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
-        if sample.mask_path is not None:
-            return self._read("mask", self.masks[sample.mask_path], rows, columns)
+        if sample.masks:
+            return self._read("mask", self.masks[sample.masks], rows, columns)
         return _mask_without_file(sample, rows, columns) if self.masks else None
 
     def _read(self, kind: str, position: int, rows: slice, columns: slice) -> Pixels:
@@ -129,10 +144,11 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     if directory is None:
         return decoded
     images = _positions(sample.image_path for sample in split.samples)
-    masks = _positions(sample.mask_path for sample in split.samples if sample.mask_path is not None)
-    if not build and not all(path.is_file() for path in (*images, *masks)):
+    masks = _positions(sample.masks for sample in split.samples if sample.masks)
+    files = [*images, *chain.from_iterable(masks)]
+    if not build and not all(path.is_file() for path in files):
         return decoded  # images that are not needed now may be elsewhere
-    cache = ImageCache(directory / _key(grid, [*images, *masks]), grid, images, masks)
+    cache = ImageCache(directory / _key(grid, files, [len(paths) for paths in masks]), grid, images, masks)
     if not (cache.folder / COMPLETE).exists():
         if not build:
             return decoded
@@ -183,22 +199,22 @@ def _is_running(process: int) -> bool:
 
 def _fill(folder: Path, cache: ImageCache) -> None:
     size = cache.grid.image_size
-    kinds: list[tuple[str, dict[Path, int], Callable[[Path, Size], Pixels]]] = [
-        ("image", cache.images, read_image),
-        ("mask", cache.masks, read_mask),
+    kinds: list[tuple[str, list[Callable[[], Pixels]]]] = [
+        ("image", [partial(read_image, path, size) for path in cache.images]),
+        ("mask", [partial(read_masks, paths, size) for paths in cache.masks]),
     ]
-    for kind, positions, read in kinds:
-        if not positions:
+    for kind, readers in kinds:
+        if not readers:
             continue
         for block in cache.grid.blocks:
-            _write_header(folder / _file_name(kind, block), block, len(positions), 3 if kind == "image" else None)
-        for path in track(positions, f"Reading {kind}s"):
-            pixels = read(path, size)
+            _write_header(folder / _file_name(kind, block), block, len(readers), 3 if kind == "image" else None)
+        for read in track(readers, f"Reading {kind}s"):
+            pixels = read()
             for block in cache.grid.blocks:
                 with (folder / _file_name(kind, block)).open("ab") as file:
                     file.write(np.ascontiguousarray(pixels[block.rows, block.columns]).data)
-    index = {"images": [str(path) for path in cache.images], "masks": [str(path) for path in cache.masks]}
-    write_json(folder / COMPLETE, index)
+    masks = [[str(path) for path in paths] for paths in cache.masks]
+    write_json(folder / COMPLETE, {"images": [str(path) for path in cache.images], "masks": masks})
 
 
 def _write_header(path: Path, block: Block, count: int, channels: int | None) -> None:
@@ -227,10 +243,10 @@ def _readable(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # bytes in a gigabyte
 
 
-def _key(grid: TileGrid, paths: list[Path]) -> str:
+def _key(grid: TileGrid, files: list[Path], joined: list[int]) -> str:
     """Name a cache after everything that decides what is in it."""
-    status = [_version(path) for path in paths]
-    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, status])
+    status = [_version(path) for path in files]
+    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, status, joined])
     return blake2b(content.encode(), digest_size=12).hexdigest()
 
 
@@ -240,8 +256,8 @@ def _version(path: Path) -> tuple[str, int, int]:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def _positions(paths: Iterable[Path]) -> dict[Path, int]:
-    return {path: position for position, path in enumerate(dict.fromkeys(paths))}
+def _positions(files: Iterable[File]) -> dict[File, int]:
+    return {file: position for position, file in enumerate(dict.fromkeys(files))}
 
 
 def _file_name(kind: str, block: Block) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -15,7 +17,7 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split
 
     Pixels = NDArray[np.uint8]
+
+DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error)
+"""What Pillow raises over damaged files, depending on the format and on where the damage is."""
 
 
 @contextmanager
@@ -40,11 +45,20 @@ def naming(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         message = f"{path} has more pixels than Pillow reads. Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
         raise DataError(message) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "is no image that can be read" if unknown else f"is damaged ({error})"
-        message = f"{path} {reason}. Replace it or take it out of the data set."
+    except PermissionError as error:
+        message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
         raise DataError(message) from error
+    except DAMAGE as error:
+        message = f"{path} {_fault(path, error)}. Replace it or take it out of the data set."
+        raise DataError(message) from error
+
+
+def _fault(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "is a folder, not an image"
+    if isinstance(error, UnidentifiedImageError):
+        return "is no image that can be read" if path.stat().st_size else "is empty"
+    return f"is damaged ({error})"
 
 
 def read_image(path: Path, size: Size) -> Pixels:
@@ -89,6 +103,25 @@ def read_mask(path: Path, size: Size) -> Pixels:
     return resized
 
 
+def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
+    """Join masks that each have some of the defects of an image: 1 where one of them has 1.
+
+    Args:
+        paths: The masks; at least one.
+        size: Height and width to resize to.
+
+    Returns:
+        Zeros and ones of shape (height, width).
+
+    Raises:
+        DataError: A file cannot be decoded.
+    """
+    joined = read_mask(paths[0], size)
+    for path in paths[1:]:
+        joined |= read_mask(path, size)
+    return joined
+
+
 def size_of(path: Path) -> Size:
     """Give height and width of an image from its header, without decoding it.
 
@@ -99,14 +132,24 @@ def size_of(path: Path) -> Size:
         return Size(image.height, image.width)
 
 
-def has_more_than_8_bits(path: Path) -> bool:
-    """Whether an image has more than 8 bits per channel, of which anomalib's reader cuts off all values above 255.
+def lost_bits(path: Path) -> str | None:
+    """Say what anomalib's reader loses of an image with more than 8 bits per channel; ``None`` if it has no more.
 
     Raises:
         DataError: The file is no image.
     """
     with naming(path), Image.open(path) as image:
-        return image.mode.startswith(("I", "F"))
+        if image.mode.startswith("I"):
+            return "anomalib reads values above 255 as white"
+        if image.mode.startswith("F"):
+            return "anomalib cuts off fractions, and reads values above 255 as white"
+        return "anomalib keeps the upper 8 bits" if _is_deep_colour(image) else None
+
+
+def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether colours have 16 bits in the file; Pillow has no such mode, it drops half of them when it decodes."""
+    bits = image.tag_v2.get(BITSPERSAMPLE, ()) if isinstance(image, TiffImageFile) else ()
+    return max(bits, default=8) > 8 or any(";16" in str(tile.args) for tile in image.tile)  # noqa: PLR2004  # a byte
 
 
 def common_size(split: Split, image_size: Size | None) -> Size:
@@ -122,8 +165,8 @@ def common_size(split: Split, image_size: Size | None) -> Size:
     """
     sizes = {sample.image_path: size_of(sample.image_path) for sample in split.samples}
     for sample in split.samples:
-        if sample.mask_path is not None:
-            _check_mask(sample.mask_path, sample.image_path, sizes[sample.image_path])
+        for mask_path in sample.masks:
+            _check_mask(mask_path, sample.image_path, sizes[sample.image_path])
     if image_size is not None:
         return image_size
     examples = {size: path for path, size in sizes.items()}

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import shutil
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from anomalib.data.utils import ValSplitMode
+import pandas as pd
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anomalib_tiled.data.own_reading import check_reading
 from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterator
 
-    from anomalib.data import AnomalibDataModule
-    from anomalib.data.datasets.base.image import AnomalibDataset
+    from anomalib_tiled.config import Plain
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")
@@ -35,12 +40,19 @@ class Sample:
         image_path: The image.
         mask_path: The mask of its defects; ``None`` if there is none.
         label: 0 for normal, 1 for anomalous, ``None`` for unknown.
+        further_masks: More masks, if each has only some of the defects.
     """
 
     subset: Subset
     image_path: Path
     mask_path: Path | None
     label: int | None
+    further_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks; a pixel is anomalous if it is so in one of them."""
+        return () if self.mask_path is None else (self.mask_path, *self.further_masks)
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,13 @@ class Split:
 
     @property
     def calibration_subset(self) -> Subset:
-        """Subset that stages learn from: the validation images, or the training images if there are none."""
-        return "val" if self.subset("val") else "train"
+        """Subset that stages learn from: validation images of known label, or training images if there are none."""
+        return "val" if any(sample.label is not None for sample in self.subset("val")) else "train"
+
+    @property
+    def calibration_samples(self) -> tuple[Sample, ...]:
+        """Images that stages learn from; an image of unknown label teaches nothing about what is normal."""
+        return tuple(sample for sample in self.subset(self.calibration_subset) if sample.label is not None)
 
     @property
     def calibrated_on_test(self) -> bool:
@@ -80,7 +97,8 @@ class Split:
             writer.writerow(COLUMNS)
             for sample in self.samples:
                 label = "" if sample.label is None else sample.label
-                writer.writerow([sample.subset, sample.image_path, sample.mask_path or "", label])
+                masks = "\n".join(map(str, sample.masks))
+                writer.writerow([sample.subset, sample.image_path, masks, label])
 
     @classmethod
     def read(cls, path: Path) -> Split:
@@ -108,23 +126,64 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         for_training: Whether there must be something to train on.
 
     Raises:
-        DataError: The data module cannot be set up, there is no normal training image, or an image is in two subsets.
+        DataError: The data module cannot be set up or gives other images than those of its files, there is no normal
+            training image, or an image is in two subsets.
     """
-    try:
+    with _naming(datamodule), _free_columns():
         datamodule.prepare_data()
         datamodule.setup(TrainerFn.FITTING)
-    except DataError:
-        raise
-    except Exception as error:
-        message = f"The data module {type(datamodule).__name__} could not be set up: {error}"
-        raise DataError(message) from error
-    samples = [sample for name in SUBSETS for sample in _samples_of(getattr(datamodule, f"{name}_data", None), name)]
+        datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
+    samples: list[Sample] = []
+    for name, dataset in datasets.items():
+        if dataset is not None:
+            samples += (found := _samples_of(dataset, name))
+            check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
     split = Split(tuple(samples))
-    if for_training and not any(sample.label != 1 for sample in split.subset("train")):
+    if for_training and not any(sample.label == 0 for sample in split.subset("train")):
         message = "There must be at least one normal training image, but the data module gives none. Check its folders."
         raise DataError(message)
     _check_apart(split, same_as_test=datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST)
     return split
+
+
+@contextmanager
+def _naming(datamodule: AnomalibDataModule) -> Iterator[None]:
+    """Name the data module in whatever it raises."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
+        message = (
+            f"The data module {type(datamodule).__name__} could not be set up: {error} ({type(error).__name__}). "
+            f"Check its folders, and whether there are images enough for {modes}."
+        )
+        raise DataError(message) from error
+
+
+@contextmanager
+def _free_columns() -> Iterator[None]:
+    """Let columns of text hold lists and paths too: anomalib's LOCO and Tabular put them there, pandas 3 refuses."""
+    if not pd.__version__.startswith("3."):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The 'future.infer_string' option is deprecated")
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003  # the value of an option
+            yield
+
+
+def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | None:
+    """Give the images of a subset; where a data module has a loader of its own, those that it loads."""
+    dataset: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
+    loader = f"{name}_dataloader"
+    if dataset is not None and getattr(type(datamodule), loader) is not getattr(AnomalibDataModule, loader):
+        dataset = getattr(getattr(datamodule, loader)(), "dataset", None)
+    if dataset is None or isinstance(dataset, AnomalibDataset):
+        return dataset
+    message = f"{loader} must load an AnomalibDataset, but loads {type(dataset).__name__}. Mend the data module."
+    raise DataError(message)
 
 
 def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path) -> Split:
@@ -150,8 +209,8 @@ def _moved(sample: Sample, source: Path, target: Path) -> Sample:
     def move(path: Path) -> Path:
         return target / path.relative_to(source) if path.is_relative_to(source) else path
 
-    mask_path = None if sample.mask_path is None else move(sample.mask_path)
-    return replace(sample, image_path=move(sample.image_path), mask_path=mask_path)
+    masks = [move(path) for path in sample.masks]
+    return _with_masks(replace(sample, image_path=move(sample.image_path)), masks)
 
 
 def _sample_of_row(row: dict[str, str]) -> Sample:
@@ -159,36 +218,48 @@ def _sample_of_row(row: dict[str, str]) -> Sample:
         message = f"subset {row['subset']!r} is none of {', '.join(SUBSETS)}"
         raise ValueError(message)
     subset = next(name for name in SUBSETS if name == row["subset"])
-    mask_path = Path(row["mask_path"]) if row["mask_path"] else None
-    return Sample(subset, Path(row["image_path"]), mask_path, int(row["label"]) if row["label"] else None)
+    sample = Sample(subset, Path(row["image_path"]), None, int(row["label"]) if row["label"] else None)
+    return _with_masks(sample, [Path(path) for path in row["mask_path"].splitlines()])
 
 
-def _samples_of(dataset: AnomalibDataset | None, subset: Subset) -> Iterable[Sample]:
-    if dataset is None:
-        return
-    for row in dataset.samples.itertuples(index=False):
-        mask_path = _one_mask(getattr(row, "mask_path", None), row.image_path)
-        label = int(row.label_index)
-        yield Sample(
-            subset,
-            Path(row.image_path).absolute(),
-            mask_path,
-            label if label in {0, 1} else None,
+def _with_masks(sample: Sample, masks: list[Path]) -> Sample:
+    return replace(sample, mask_path=masks[0] if masks else None, further_masks=tuple(masks[1:]))
+
+
+def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:
+    table = dataset.samples
+    if missing := [column for column in ("image_path", "label_index") if column not in table.columns]:
+        message = (
+            f"The samples of {type(dataset).__name__} must have the columns image_path and label_index, "
+            f"but lack {' and '.join(missing)}. Only data sets of single images can be used."
         )
+        raise DataError(message)
+    return [_sample_of(row, subset, task=table.attrs.get("task")) for row in table.to_dict("records")]
 
 
-def _one_mask(mask_path: object, image_path: object) -> Path | None:
-    """Give the mask of an image; ``None`` if it has none."""
-    if isinstance(mask_path, (list, tuple)):
-        if len(mask_path) > 1:
-            message = f"An image must have one mask at most, but {image_path} has {len(mask_path)}. Join them to one."
-            raise DataError(message)
-        mask_path = mask_path[0] if mask_path else None
-    return Path(mask_path).absolute() if isinstance(mask_path, (str, Path)) and str(mask_path) else None
+def _sample_of(row: dict[Hashable, Plain], subset: Subset, *, task: str | None) -> Sample:
+    sample = Sample(subset, Path(row["image_path"]).absolute(), None, _label(row["label_index"], row["image_path"]))
+    # As in anomalib: some data modules name masks of normal images that are not there.
+    has_mask = sample.label == 1 and task != TaskType.CLASSIFICATION
+    return _with_masks(sample, _masks(row.get("mask_path")) if has_mask else [])
+
+
+def _label(given: Plain, image_path: Plain) -> int | None:
+    label = LabelName.UNKNOWN if pd.isna(given) else given
+    if label not in set(LabelName):
+        message = f"label_index must be 0, 1, or -1 for unknown, but is {given!r} for {image_path}. Mend its table."
+        raise DataError(message)
+    return None if label == LabelName.UNKNOWN else int(label)
+
+
+def _masks(given: Plain) -> list[Path]:
+    """Give the masks of an image; data modules write none, one or several in different ways."""
+    several = given if isinstance(given, (list, tuple)) else [given]
+    return [Path(path).absolute() for path in several if isinstance(path, (str, Path)) and str(path)]
 
 
 def _check_apart(split: Split, *, same_as_test: bool) -> None:
-    paths = {name: {sample.image_path for sample in split.subset(name)} for name in SUBSETS}
+    paths = {name: {sample.image_path.resolve() for sample in split.subset(name)} for name in SUBSETS}
     pairs: list[tuple[Subset, Subset]] = [("train", "val"), ("train", "test")]
     for first, second in pairs if same_as_test else [*pairs, ("val", "test")]:
         if shared := sorted(paths[first] & paths[second]):

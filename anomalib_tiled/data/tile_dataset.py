@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import groupby, islice
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
 
@@ -80,7 +80,7 @@ class AreaDataset(Dataset[ImageItem]):
     def _tensors(self, sample: Sample) -> tuple[Image, Mask | None]:
         if self.augmentations is None:
             return _as_tensors(self.source, sample, self.area)
-        image, mask = self.augmentations(*_as_tensors(self.source, sample, self.whole))
+        image, mask = self._augmented(*_as_tensors(self.source, sample, self.whole))
         rows, columns = self.area
         if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
             message = (
@@ -90,11 +90,17 @@ class AreaDataset(Dataset[ImageItem]):
             raise DataError(message)
         return Image(image[:, rows, columns]), None if mask is None else Mask(mask[rows, columns])
 
+    def _augmented(self, image: Image, mask: Mask | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Augment image and mask together; without a mask as anomalib does, for augmentations that take images only."""
+        if self.augmentations is None:
+            return image, mask
+        return (self.augmentations(image), None) if mask is None else self.augmentations(image, mask)
+
 
 def image_loader(
     source: PixelSource, samples: Sequence[Sample], grid: TileGrid, *, batch_size: int, augmentations: Transform | None
 ) -> DataLoader[ImageItem]:
-    """Load whole images, a batch at a time, in order; one with a label or mask is not beside one without.
+    """Load whole images, a batch at a time, in order; of the images in a batch the same things are known.
 
     Args:
         source: Where pixels come from.
@@ -105,7 +111,7 @@ def image_loader(
     """
     whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
     dataset = AreaDataset(source, samples, area=whole, grid=grid, augmentations=augmentations)
-    return DataLoader(dataset, batch_sampler=list(_batches(samples, batch_size)), collate_fn=collate)
+    return DataLoader(dataset, batch_sampler=_AlikeBatches(samples, batch_size), collate_fn=collate)
 
 
 class TileDataModule(LightningDataModule):
@@ -132,9 +138,11 @@ class TileDataModule(LightningDataModule):
             "val": datamodule.val_augmentations,
             "test": datamodule.test_augmentations,
         }
+        samples = {subset: split.subset(subset) for subset in augmentations}
+        samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         self._datasets = {
             subset: AreaDataset(
-                source, split.subset(subset), area=(tile.rows, tile.columns), grid=grid, augmentations=transform
+                source, samples[subset], area=(tile.rows, tile.columns), grid=grid, augmentations=transform
             )
             for subset, transform in augmentations.items()
         }
@@ -144,7 +152,7 @@ class TileDataModule(LightningDataModule):
         return self._loader("train", self.train_batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
-        """Validation tiles; the training tiles if there are no validation images."""
+        """Validation tiles of known label; the training tiles if there are none."""
         return self._loader("val" if len(self._datasets["val"]) else "train", self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
@@ -161,16 +169,25 @@ class TileDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
-def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
-    """Give the positions of the images of each batch: what is unknown for one image is left out for its batch."""
-    for _, alike in groupby(range(len(samples)), key=lambda index: _known(samples[index])):
-        while batch := list(islice(alike, batch_size)):
-            yield batch
+class _AlikeBatches(Sampler[list[int]]):
+    """Places of images in order, batch by batch; what is known of one image of a batch is known of all."""
 
+    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
 
-def _known(sample: Sample) -> tuple[bool, bool]:
-    """Say whether label and mask of an image are known; a normal image needs no mask where others have one."""
-    return sample.label is not None, sample.mask_path is not None or sample.label == 0
+    def __iter__(self) -> Iterator[list[int]]:
+        with_masks = any(sample.masks for sample in self.samples)
+
+        def unknown(place: int) -> tuple[bool, bool]:
+            sample = self.samples[place]
+            return sample.label is None, with_masks and sample.label == 1 and not sample.masks
+
+        for _, places in groupby(range(len(self.samples)), unknown):
+            yield from (list(batch) for batch in BatchSampler(places, self.batch_size, drop_last=False))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def collate(items: Sequence[ImageItem]) -> ImageBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -11,7 +12,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
-from anomalib_tiled.data.images import has_more_than_8_bits
+from anomalib_tiled.data.images import lost_bits
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.calibration import Level, Stages
+    from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
@@ -39,20 +41,24 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     ensemble = run.ensemble(Calibration())
-    calibration = learn(ensemble, partial(_validation_images, run))
-    return replace(calibration, notes=(*_notes(run), *calibration.notes))
+    masks_known = _masks_known(run.split)
+    calibration = learn(ensemble, partial(_validation_images, run), masks_known=masks_known)
+    return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
 
 
-def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -> Calibration:
+def learn(
+    ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]], *, masks_known: bool = True
+) -> Calibration:
     """Let the stages of an ensemble learn.
 
     Args:
         ensemble: The ensemble; what its stages learned from tiles is part of it afterwards.
         images: Gives the images to learn from, each time anew.
+        masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
-    stages = ensemble.stages
+    stages, observe = ensemble.stages, partial(_observe, ensemble, masks_known=masks_known)
     tiles = {tile.name: Observed() for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
-    image = _observe(ensemble, tiles, images())
+    image = observe(tiles, images())
     learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
     logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
@@ -63,7 +69,7 @@ def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -
         return calibration
     if stages.normalize_at == "tile":
         ensemble.calibration = calibration
-        image = _observe(ensemble, {}, images())
+        image = observe({}, images())
     return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
 
 
@@ -74,18 +80,22 @@ def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
 
 def _validation_images(run: Run) -> Iterable[ImageBatch]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # for augmentations, in every pass
-    return track(run.images(run.split.calibration_subset), "Calibrating")
+    return track(run.calibration_images(), "Calibrating")
 
 
-def _observe(ensemble: TiledEnsemble, tiles: dict[str, Observed], images: Iterable[ImageBatch]) -> Observed:
+def _observe(
+    ensemble: TiledEnsemble, tiles: dict[str, Observed], images: Iterable[ImageBatch], *, masks_known: bool
+) -> Observed:
     """Count the scores of images, and of those tiles that there are distributions for."""
     image = Observed()
     for batch in images:
         pixels = cast("torch.Tensor", batch.image)
-        truth = Truth.of(batch.gt_label, batch.gt_mask, len(pixels))
+        truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, len(pixels))
+        # A defect that lies nobody knows where teaches what the score of an image is, but nothing of tiles and pixels.
+        known = truth.masks is not None or not masks_known
         with noting(images_noted(batch.image_path)):
-            raw = ensemble.predict_raw(pixels, partial(_observe_tile, tiles, truth) if tiles else None)
-        image.add(raw.scores, raw.maps if raw.has_maps else None, truth)
+            raw = ensemble.predict_raw(pixels, partial(_observe_tile, tiles, truth) if tiles and known else None)
+        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
     return image
 
 
@@ -93,13 +103,26 @@ def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: Til
     tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
 
 
-def _notes(run: Run) -> tuple[str, ...]:
+def _masks_known(split: Split) -> bool:
+    """Whether some defects of the validation images have masks, or there are none that need any."""
+    anomalous = [sample for sample in split.calibration_samples if sample.label == 1]
+    return split.has_masks and (not anomalous or any(sample.masks for sample in anomalous))
+
+
+def _notes(split: Split) -> tuple[str, ...]:
     """Say what a reader of the results should know of the images."""
+    samples = split.calibration_samples
     notes = []
-    if run.split.calibration_subset == "train":
-        notes.append("There are no validation images: thresholds and normalization come from the training images.")
-    if run.split.calibrated_on_test:
+    if unlabelled := sum(sample.label is None for sample in split.subset("val")):
+        notes.append(f"{unlabelled} validation images are left out of calibration: their label is unknown.")
+    if split.calibration_subset == "train":
+        lack = "No validation image has a known label" if unlabelled else "There are no validation images"
+        notes.append(f"{lack}: thresholds and normalization come from the training images.")
+    if split.calibrated_on_test:
         notes.append("Validation images are test images: thresholds are tuned on what they are then measured on.")
-    if deep := sum(has_more_than_8_bits(sample.image_path) for sample in run.split.samples):
-        notes.append(f"{deep} images have more than 8 bits per channel: anomalib reads values above 255 as white.")
+    unmasked = sum(sample.label == 1 and not sample.masks for sample in samples) if _masks_known(split) else 0
+    if unmasked:
+        notes.append(f"{unmasked} anomalous validation images have no mask: tiles and pixels learn nothing from them.")
+    losses = Counter(lost_bits(path) for path in dict.fromkeys(sample.image_path for sample in split.samples))
+    notes += [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
     return tuple(notes)

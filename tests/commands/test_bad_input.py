@@ -133,6 +133,15 @@ def test_wrong_images(
     assert message in _refused(configure(root), capsys)
 
 
+def test_without_a_cache_a_damaged_image_is_found_before_training_too(
+    configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "spoilt"
+    shutil.copytree(photographs, root)
+    _damage_test_image(root)
+    assert "bad/001.png is damaged (image file is truncated)" in _refused(configure(root, cache=None), capsys)
+
+
 def test_images_of_several_sizes_are_resized_where_a_size_is_given(
     configure: Callable[..., Path], photographs: Path, tmp_path: Path
 ) -> None:

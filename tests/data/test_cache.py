@@ -36,12 +36,12 @@ def split(image_folder: Path) -> Split:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was decoded."""
     count: Counter[str] = Counter()
-    for name in ("read_image", "read_mask"):
+    for name in ("read_image", "read_masks"):
         original = getattr(cache, name)
 
-        def counting(path: Path, size: Size, original: object = original) -> np.ndarray:
-            count[f"{path.parent.name}/{path.name}"] += 1
-            return original(path, size)
+        def counting(paths: Path | tuple[Path, ...], size: Size, original: object = original) -> np.ndarray:
+            count.update(f"{path.parent.name}/{path.name}" for path in ([paths] if isinstance(paths, Path) else paths))
+            return original(paths, size)
 
         monkeypatch.setattr(cache, name, counting)
     return count
@@ -201,3 +201,33 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path
         each.mkdir()
     cache._remove_leftovers(folder)
     assert list(tmp_path.iterdir()) == [elsewhere]
+
+
+def test_several_masks_of_an_image_are_joined_once(split: Split, tmp_path: Path, decoded: Counter[str]) -> None:
+    first, second = (sample for sample in split.subset("test") if sample.label == 1)
+    both = replace(first, further_masks=(second.mask_path,))
+    split = Split((both, second))
+    cached, direct = open_source(split, GRID, tmp_path / "cache"), open_source(split, GRID, None)
+    assert decoded == {"bad/0.png": 1, "bad/1.png": 1, "masks/0.png": 1, "masks/1.png": 2}
+    for sample, pixels in ((both, [(1, 2), (1, 3)]), (second, [(1, 3)])):
+        assert list(zip(*np.nonzero(cached.mask(sample, *WHOLE)), strict=True)) == pixels
+        assert np.array_equal(cached.mask(sample, *WHOLE), direct.mask(sample, *WHOLE))
+
+
+def test_a_cache_knows_which_masks_were_joined(split: Split, tmp_path: Path) -> None:
+    """The same files in the same order, but not the same masks."""
+    one, two, three, four = split.samples[:4]
+    masks = [sample.mask_path for sample in split.subset("test") if sample.label == 1]
+    joined = Split((replace(one, mask_path=masks[0], further_masks=(masks[1],)), two, three, four))
+    apart = Split((replace(one, mask_path=masks[0]), replace(two, mask_path=masks[1]), three, four))
+    first, second = (open_source(each, GRID, tmp_path / "cache") for each in (joined, apart))
+    assert first.folder != second.folder
+
+
+def test_without_a_cache_every_file_can_be_checked(split: Split) -> None:
+    source = open_source(split, GRID, None)
+    source.check(split)
+    path = split.samples[-1].mask_path
+    path.write_bytes(path.read_bytes()[:45])
+    with pytest.raises(DataError, match=f"{path} is damaged"):
+        source.check(split)

@@ -1,42 +1,149 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from anomalib.data.utils import read_image as anomalib_image
 from anomalib.data.utils import read_mask as anomalib_mask
 from PIL import Image
+from PIL.ExifTags import Base
 
-from anomalib_tiled.data.images import common_size, read_image, read_mask, size_of
+from anomalib_tiled.config import as_size
+from anomalib_tiled.data.cache import open_source
+from anomalib_tiled.data.images import common_size, lost_bits, read_image, read_mask, read_masks, size_of
 from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.data.tile_dataset import AreaDataset
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size, TileGrid
 
 SIZE = Size(8, 12)
+ORIENTATION = Base.Orientation
 
 
 def picture(path: Path, mode: str, size: Size = SIZE) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
-    Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    image = Image.fromarray(pixels, "RGBA")
+    (image if mode == "RGBA" else image.convert("RGB").convert(mode)).save(path)
     return path
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "1"])
-def test_images_are_read_as_anomalib_reads_them(tmp_path: Path, mode: str) -> None:
-    path = picture(tmp_path / "any.png", mode)
-    theirs = (anomalib_image(path) * 255).round().astype(np.uint8)
-    ours = read_image(path, SIZE)
-    assert np.array_equal(ours, theirs)
-    assert ours.flags.writeable, "or PyTorch warns"
+def deep(path: Path, kind: type, *channels: int) -> Path:
+    """More than 8 bits per channel, which Pillow does not write in all of these formats."""
+    pixels = np.random.default_rng(0).uniform(0, 600, (*SIZE, *channels)).astype(kind)
+    assert cv2.imwrite(str(path), pixels)
+    return path
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
-def test_masks_are_read_as_anomalib_reads_them(tmp_path: Path, mode: str) -> None:
-    path = picture(tmp_path / "any.png", mode)
-    theirs = anomalib_mask(path) > 0
-    assert np.array_equal(read_mask(path, SIZE), theirs)
+def turned(path: Path) -> Path:
+    """A photograph that viewers turn by a quarter."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    with Image.open(picture(path, "RGB")) as image:
+        image.save(path, exif=exif)
+    return path
+
+
+def transparent(path: Path) -> Path:
+    with Image.open(picture(path, "P")) as image:
+        image.save(path, transparency=bytes(range(256)))
+    return path
+
+
+FILES = {
+    **{f"{mode}.png": picture for mode in ("RGB", "L", "RGBA", "LA", "P", "1")},
+    **{f"{mode}.jpg": picture for mode in ("RGB", "L", "CMYK")},
+    **{f"{mode}.bmp": picture for mode in ("RGB", "L", "RGBA", "P", "1")},
+    **{f"{mode}.tiff": picture for mode in ("RGB", "L", "RGBA", "P", "1", "CMYK", "YCbCr")},
+    **{f"{mode}.webp": picture for mode in ("RGB", "RGBA")},
+}
+SPECIAL = {
+    "grey 16.png": lambda path: deep(path, np.uint16),
+    "colour 16.png": lambda path: deep(path, np.uint16, 3),
+    "grey 16.tiff": lambda path: deep(path, np.uint16),
+    "colour 16.tiff": lambda path: deep(path, np.uint16, 3),
+    "float.tiff": lambda path: deep(path, np.float32),
+    "turned.jpg": turned,
+    "turned.tiff": turned,
+    "transparent.png": transparent,
+}
+
+
+@pytest.fixture(params=[*FILES, *SPECIAL])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """One file of each format and mode."""
+    path = tmp_path / request.param
+    return SPECIAL[path.name](path) if path.name in SPECIAL else FILES[path.name](path, path.stem)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_images_are_read_as_anomalib_reads_them(file: Path, tmp_path: Path) -> None:
+    theirs = anomalib_image(file, as_tensor=True)
+    size = Size(*theirs.shape[1:])
+    assert size_of(file) == size, "turned or not: Pillow turns TIFF files only"
+    assert read_image(file, size).flags.writeable, "or PyTorch warns"
+    split, grid = split_of((file, None)), TileGrid(size, Size(5, 7), Size(3, 5))
+    for directory in (tmp_path / "cache", None):
+        source = open_source(split, grid, directory)
+        whole = slice(0, size.height), slice(0, size.width)
+        ours = AreaDataset(source, split.samples, area=whole, grid=grid)[0].image
+        assert torch.equal(ours, theirs), "to the last bit"
+        for tile in grid.tiles:
+            cut = AreaDataset(source, split.samples, area=(tile.rows, tile.columns), grid=grid)[0].image
+            assert torch.equal(cut, theirs[:, tile.rows, tile.columns])
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_masks_are_read_as_anomalib_reads_them(file: Path) -> None:
+    assert np.array_equal(read_mask(file, size_of(file)), anomalib_mask(file, as_tensor=True).numpy())
+
+
+def test_several_masks_are_joined(tmp_path: Path) -> None:
+    paths = []
+    for number, pixels in enumerate(([[0, 1, 0, 0]], [[0, 9, 255, 0]])):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.array(pixels, np.uint8)).save(paths[-1])
+    assert read_masks(paths, Size(1, 4)).tolist() == [[0, 1, 1, 0]]
+    assert read_masks(paths, Size(2, 8)).tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "channels", "loss"),
+    [
+        ("grey.png", np.uint16, (), "anomalib reads values above 255 as white"),
+        ("grey.tiff", np.uint16, (), "anomalib reads values above 255 as white"),
+        ("float.tiff", np.float32, (), "anomalib cuts off fractions, and reads values above 255 as white"),
+        ("colour.png", np.uint16, (3,), "anomalib keeps the upper 8 bits"),
+        ("colour.tiff", np.uint16, (3,), "anomalib keeps the upper 8 bits"),
+        ("grey.png", np.uint8, (), None),
+        ("colour.tiff", np.uint8, (3,), None),
+        ("colour.bmp", np.uint8, (3,), None),
+    ],
+)
+def test_what_is_lost_of_more_than_8_bits(
+    tmp_path: Path, name: str, kind: type, channels: tuple[int, ...], loss: str | None
+) -> None:
+    path = deep(tmp_path / name, kind, *channels)
+    assert lost_bits(path) == loss
+    with Image.open(path) as image:
+        assert ((np.asarray(image) > 255).any() or channels == (3,)) or loss is None
+
+
+def test_t13_a_size_of_one_number_cuts_nothing_off(tmp_path: Path) -> None:
+    """The whole image is squeezed to a square: a mark in the right third of a wide image stays."""
+    pixels, mask = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
+    pixels[:, 84:93] = mask[:, 84:93] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    size = common_size(split_of((tmp_path / "wide.png", tmp_path / "mask.png")), as_size(32))
+    image, mask = read_image(tmp_path / "wide.png", size), read_mask(tmp_path / "mask.png", size)
+    assert image.shape == (32, 32, 3)
+    bright = np.flatnonzero(image[16, :, 0] > 127)
+    assert bright.tolist() == np.flatnonzero(mask[16]).tolist() == [28, 29, 30]
 
 
 def test_a_mask_is_every_grey_value_but_zero(tmp_path: Path) -> None:
@@ -66,6 +173,32 @@ def test_a_file_that_is_no_image(tmp_path: Path, read: object) -> None:
     message = f"{path} is no image that can be read. Replace it or take it out of the data set."
     with pytest.raises(DataError, match=re.escape(message)):
         read(path)
+
+
+def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"empty.png is empty. Replace it or take it out"):
+        size_of(tmp_path / "empty.png")
+    with pytest.raises(DataError, match=r"folder.png is a folder, not an image. Replace it or take it out"):
+        size_of(tmp_path / "folder.png")
+    with pytest.raises(DataError, match=r"dangling.png is missing. Put it back"):
+        size_of(tmp_path / "dangling.png")
+
+
+@pytest.mark.parametrize("name", ["any.png", "any.jpg", "any.bmp", "any.tiff", "any.webp", "any.gif", "any.ppm"])
+def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path: Path, name: str) -> None:
+    path = picture(tmp_path / name, "RGB", Size(40, 40))
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for length in range(0, len(whole), max(1, len(whole) // 40)):
+        damaged = bytearray(whole if length % 2 else whole[:length])
+        for place in random.integers(0, max(1, len(damaged)), size=6 if damaged else 0):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        with suppress(DataError):  # anything else would be a traceback
+            size_of(path)
+            read_image(path, Size(40, 40))
 
 
 def test_an_image_that_is_cut_short(tmp_path: Path) -> None:

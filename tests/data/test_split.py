@@ -2,34 +2,39 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from anomalib.data import Folder
-from anomalib.data.utils import ValSplitMode
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder
 from PIL import Image
 
 from anomalib_tiled.data.split import Sample, Split, keep_generated, split_once
 from anomalib_tiled.errors import DataError, RunFolderError
 
+Rows = list[tuple[str, int]]
 
-def fake(
-    train: list[tuple[str, int]], val: list[tuple[str, int]], test: list[tuple[str, int]], *, mode: str = "none"
-) -> SimpleNamespace:
+
+class Tables(AnomalibDataModule):
     """A data module of which only the tables of images are there."""
 
-    def dataset(rows: list[tuple[str, int]]) -> SimpleNamespace:
-        return SimpleNamespace(samples=pd.DataFrame(rows, columns=["image_path", "label_index"]))
+    def __init__(self, train: Rows, val: Rows, test: Rows, mode: str) -> None:
+        super().__init__(train_batch_size=1, eval_batch_size=1, num_workers=0, val_split_mode=mode)
+        self.train_data, self.val_data, self.test_data = map(self.dataset, (train, val, test))
 
-    return SimpleNamespace(
-        prepare_data=lambda: None,
-        setup=lambda stage: None,
-        val_split_mode=ValSplitMode(mode),
-        train_data=dataset(train),
-        val_data=dataset(val),
-        test_data=dataset(test),
-    )
+    def dataset(self, rows: Rows) -> AnomalibDataset:
+        dataset = AnomalibDataset()
+        dataset._samples = pd.DataFrame(rows, columns=["image_path", "label_index"])  # the images are not there
+        return dataset
+
+    def setup(self, stage: str | None = None) -> None:
+        """Leave the subsets as they are."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Never called."""
+
+
+def fake(train: Rows, val: Rows, test: Rows, *, mode: str = "none") -> AnomalibDataModule:
+    return Tables(train, val, test, mode)
 
 
 def test_every_image_of_the_data_module_with_what_is_known_of_it(datamodule: Folder, image_folder: Path) -> None:
@@ -110,6 +115,10 @@ def test_an_image_in_two_subsets(val: list[tuple[str, int]], test: list[tuple[st
 def test_the_same_path_written_differently_is_the_same_image() -> None:
     with pytest.raises(DataError, match="1 are in train and test"):
         split_once(fake([("a", 0)], [], [(str(Path("a").absolute()), 0)]))
+
+
+def test_paths_are_absolute_so_that_commands_work_from_anywhere() -> None:
+    assert split_once(fake([("a", 0)], [], [])).samples[0].image_path == Path("a").absolute()
 
 
 def test_validation_may_be_the_test_images_if_that_is_documented() -> None:

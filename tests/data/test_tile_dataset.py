@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, ImageItem
+from PIL import Image
 from torch.utils.data import RandomSampler, SequentialSampler
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
@@ -45,7 +47,7 @@ def test_a_tile_is_what_stands_there_in_the_image(defective: Sample) -> None:
 
 
 @pytest.mark.parametrize(("name", "label"), [("r00_c00", 1), ("r00_c01", 0), ("r01_c00", 0)])
-def test_the_label_is_that_of_the_tile(defective: Sample, name: str, label: int) -> None:
+def test_t11_the_label_is_that_of_the_tile(defective: Sample, name: str, label: int) -> None:
     tile = item(defective, name)
     assert int(tile.gt_label) == label
     assert int(tile.gt_mask.sum()) == label
@@ -69,6 +71,18 @@ def test_an_unknown_label_stays_unknown(image_folder: Path) -> None:
     assert item(Sample("test", image_folder / "bad" / "0.png", None, None), "r00_c00").gt_label is None
 
 
+def test_t14_tiles_have_full_size_and_real_pixels_only(tmp_path: Path) -> None:
+    """1030 pixels in tiles of 256 leave 6 over: the last tile is moved back, nothing is padded."""
+    Image.new("RGB", (1030, 256), "white").save(tmp_path / "white.png")
+    grid = TileGrid(Size(256, 1030), Size(256, 256), Size(256, 256))
+    source, samples = DecodedFiles(grid.image_size, has_masks=False), [Sample("train", tmp_path / "white.png", None, 0)]
+    for tile in grid.tiles:
+        image = AreaDataset(source, samples, area=(tile.rows, tile.columns), grid=grid)[0].image
+        assert image.shape == (3, 256, 256)
+        assert (image == 1).all()
+    assert grid.tiles[-1].columns == slice(774, 1030)
+
+
 @pytest.mark.parametrize("augmentations", [FLIP, Compose([FLIP])])
 def test_the_whole_image_is_augmented_before_it_is_cut(defective: Sample, augmentations: object) -> None:
     right = item(defective, "r00_c02", augmentations=augmentations)
@@ -83,6 +97,16 @@ def test_augmentations_do_without_masks(normal: Sample) -> None:
     source = DecodedFiles(GRID.image_size, has_masks=False)
     assert item(normal, "r00_c02", source, FLIP).gt_mask is None
     torch.testing.assert_close(item(normal, "r00_c02", source, FLIP).image, item(normal, "r00_c00").image.flip(2))
+
+
+def test_without_masks_augmentations_get_the_image_alone_as_in_anomalib(normal: Sample) -> None:
+    class Darken(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image / 2
+
+    source = DecodedFiles(GRID.image_size, has_masks=False)
+    dark = item(normal, "r00_c00", source, Darken())
+    torch.testing.assert_close(dark.image, item(normal, "r00_c00").image / 2)
 
 
 def test_whole_images_come_in_order_a_batch_at_a_time(normal: Sample, defective: Sample) -> None:
@@ -133,6 +157,28 @@ def test_the_loaders_of_a_tile(datamodule: Folder) -> None:
     assert [len(loader.dataset) for loader in (tiles.train_dataloader(), tiles.test_dataloader())] == [4, 4]
     labels = torch.cat([batch.gt_label for batch in tiles.test_dataloader()])
     assert int(labels.sum()) == 2
+
+
+def test_batches_are_of_the_sizes_of_the_data_module(datamodule: Folder) -> None:
+    datamodule.train_batch_size, datamodule.eval_batch_size, datamodule.num_workers = 3, 4, 8
+    split = split_once(datamodule)
+    tiles = TileDataModule(SOURCE, split, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    assert [len(batch.image) for batch in tiles.train_dataloader()] == [3, 1]
+    assert [len(batch.image) for batch in tiles.val_dataloader()] == [4]
+    assert [len(batch.image) for batch in tiles.test_dataloader()] == [4]
+    assert tiles.train_dataloader().num_workers == 0, "reading a tile is faster than handing it over"
+
+
+def test_validation_tiles_have_a_label(datamodule: Folder) -> None:
+    split = split_once(datamodule)
+    first, *others = split.subset("val")
+    split = Split((*split.subset("train"), replace(first, label=None, mask_path=None), *others))
+    tiles = TileDataModule(SOURCE, split, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    assert len(tiles.val_dataloader().dataset) == 3
+    assert None not in tiles.validation_labels()
+    nothing_known = Split(tuple(replace(each, label=None) if each.subset == "val" else each for each in split.samples))
+    tiles = TileDataModule(SOURCE, nothing_known, grid=GRID, tile=GRID.tiles[0], datamodule=datamodule)
+    assert len(tiles.val_dataloader().dataset) == 4, "the training images"
 
 
 def test_without_validation_images_the_training_images_stand_in(datamodule: Folder) -> None:

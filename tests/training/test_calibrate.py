@@ -146,7 +146,7 @@ def with_samples(run: Run, *samples: Sample) -> Run:
     return replace(at(run, "tile", "tile"), split=Split(samples))
 
 
-def test_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
+def test_t17_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
     notes = calibrate(at(run, "tile", "tile")).notes
     assert notes == ("Validation images are test images: thresholds are tuned on what they are then measured on.",)
 
@@ -190,3 +190,48 @@ def test_a_defect_without_mask_makes_every_tile_of_its_image_anomalous(run: Run)
     levels = calibrate(with_samples(run, *samples)).tiles
     tile: Tile = run.grid.tile("r01_c02")
     assert levels[tile.name].maps.threshold == levels[tile.name].scores.threshold, "pixels have no truth of their own"
+
+
+def test_t02_without_masks_everything_is_learned_from_labels(run: Run) -> None:
+    samples = [replace(sample, mask_path=None) for sample in run.split.samples]
+    calibration = calibrate(replace(at(run, "image", "image"), split=Split(tuple(samples))))
+    assert calibration.image.maps.threshold == calibration.image.scores.threshold
+
+
+def test_an_image_of_unknown_label_teaches_nothing(run: Run) -> None:
+    known = calibrate(with_samples(run, *run.split.subset("train"), *run.split.subset("val")))
+    unknown = [Sample("val", sample.image_path, None, None) for sample in run.split.subset("train")[:3]]
+    run.source.read.clear()
+    calibration = calibrate(
+        with_samples(run, *run.split.subset("train"), unknown[0], *run.split.subset("val"), *unknown[1:])
+    )
+    assert calibration.tiles == known.tiles
+    assert calibration.notes == ("3 validation images are left out of calibration: their label is unknown.",)
+    assert not set(run.source.read) & {sample.image_path for sample in unknown}
+
+
+def test_if_no_validation_image_has_a_label_the_training_images_stand_in(run: Run) -> None:
+    unknown = [replace(sample, label=None, mask_path=None) for sample in run.split.subset("val")]
+    calibration = calibrate(with_samples(run, *run.split.subset("train"), *unknown))
+    expected = calibrate(with_samples(run, *run.split.subset("train")))
+    assert calibration.tiles == expected.tiles
+    assert calibration.notes == (
+        "4 validation images are left out of calibration: their label is unknown.",
+        "No validation image has a known label: thresholds and normalization come from the training images.",
+        *expected.notes[1:],
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_defect_without_a_mask_beside_others_with_one(run: Run, batch_size: int) -> None:
+    """Its score is one of an anomalous image; which of its tiles and pixels are anomalous nobody knows."""
+    run.datamodule.eval_batch_size = batch_size
+    normal = [sample for sample in run.split.subset("val") if sample.label == 0]
+    masked, other = (sample for sample in run.split.subset("val") if sample.label == 1)
+    unmasked = replace(other, mask_path=None)
+    mixed = calibrate(at(with_samples(run, normal[0], unmasked, normal[1], masked), "none", "tile"))
+    assert mixed.tiles == calibrate(at(with_samples(run, *normal, masked), "none", "tile")).tiles
+    assert mixed.notes == ("1 anomalous validation images have no mask: tiles and pixels learn nothing from them.",)
+    images = calibrate(at(with_samples(run, normal[0], unmasked, normal[1], masked), "none", "image")).image
+    assert images.scores == calibrate(at(with_samples(run, *normal, masked, other), "none", "image")).image.scores
+    assert images.maps == calibrate(at(with_samples(run, *normal, masked), "none", "image")).image.maps
