@@ -14,9 +14,10 @@ A module imports only from modules on its own line or below:
     calibration                                 what stages learn
     data  stages                                split, cache, tiles, demonstration images | contracts, built-in stages
     run_folder                                  names and contents of a run's files
-    reference_config                            files of anomalib's own tiled ensemble, read as settings
+    reference_config  post_processor            what is written for anomalib itself, read as settings
+    difference                                  where two configurations differ
     config                                      settings
-    grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
+    grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     errors                                      what the user can mend
 """
 

@@ -12,6 +12,7 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
+from anomalib_tiled.stages.distribution import TILE_BITS
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def calibrate(run: Run) -> Calibration:
     """
     ensemble = run.ensemble(Calibration())
     stages, notes = ensemble.stages, _notes(run, ensemble.stages)
-    tiles = {tile.name: Observed() for tile in run.grid.tiles} if stages.learn_from_tiles else {}
+    tiles = {tile.name: Observed(TILE_BITS) for tile in run.grid.tiles} if stages.learn_from_tiles else {}
     image, normalize_tiles = Observed(), stages.normalize_at == "tile"
     _observe(run, ensemble, tiles, image)
     learned = {
