@@ -103,6 +103,7 @@ def test_t04_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) 
         maps = torch.empty(2, 1, 48, 64, device=each)
         smoothed = smoother.smooth(maps, EXACT)
         assert smoothed.device.type == each
+        assert smoother._kernel(maps).device.type == each, "a meta device takes any kernel, CUDA does not"
         assert smoothed.shape == maps.shape
 
 
