@@ -15,10 +15,11 @@ A module imports only from modules on its own line or below:
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     run_folder                                  names and contents of a run's files
-    reference_config                            files of anomalib's own tiled ensemble, read as settings
+    reference_config  post_processor            what is written for anomalib itself, read as settings
+    difference                                  where two configurations differ
     config  metric_classes                      settings | metrics by name, class and arguments
     lock                                        one fit at a time
-    grid  files  progress  memory               tile locations, safe writing, progress bars, free memory
+    grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files
     errors                                      what the user can mend
 """

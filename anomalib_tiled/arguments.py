@@ -17,7 +17,9 @@ from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, Tilin
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.explanations import explained
 from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.post_processor import read_post_processor
 from anomalib_tiled.reference_config import HEADING, is_reference, translate
+from anomalib_tiled.sensitivity import NEUTRAL
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -137,10 +139,13 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         message = f"seed_everything must be between 0 and {SEEDS - 1}, or true, but is {mapping['seed_everything']}."
         raise ConfigurationError(message)
     try:
-        return Settings.from_mapping(mapping)
+        settings, note = read_post_processor(Settings.from_mapping(mapping))
     except (TypeError, ValueError, AttributeError) as error:
         message = f"A setting has a value of the wrong kind: {error}. See `anomalib tiled fit --help`."
         raise ConfigurationError(message) from error
+    if note is not None:
+        _say(note)
+    return settings
 
 
 def _add_stages(parser: Parser) -> None:
@@ -161,6 +166,13 @@ def _add_stages(parser: Parser) -> None:
         help="Per tile before merging, or per image.",
     )
     parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
+    for level, decided in {"image": "An image", "pixel": "A pixel"}.items():
+        parser.add_argument(
+            f"--thresholding.{level}_sensitivity",
+            type=float,
+            default=NEUTRAL,
+            help=f"Between 0 and 1. {decided} is anomalous if its normalized score is greater than 1 minus this.",
+        )
 
 
 def _files_first(arguments: Iterable[str]) -> list[str]:
@@ -184,6 +196,10 @@ def _in_our_form(text: str) -> str:
     if not is_reference(configuration):
         return text
     translation = translate(configuration)
-    lines = "\n".join([HEADING, *translation.notes])
-    Console(stderr=True).print(lines, soft_wrap=True, highlight=False, markup=False)
+    _say("\n".join([HEADING, *translation.notes]))
     return str(yaml.safe_dump(dict(translation.settings), sort_keys=False))
+
+
+def _say(text: str) -> None:
+    """Print beside what commands print, so that their output can be read by programs."""
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from anomalib_tiled.config import SENSITIVITIES
 from anomalib_tiled.contracts import learned_number, learned_numbers, naming_stage
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
+from anomalib_tiled.sensitivity import NEUTRAL, check_sensitivity
+from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -41,6 +43,11 @@ class Stages:
         thresholder: Finds the score above which is anomalous.
         normalize_at: ``tile``, ``image`` or ``none``.
         threshold_at: ``tile`` or ``image``.
+        image_sensitivity: What has a normalized score greater than 1 minus this is an anomalous image (or tile).
+        pixel_sensitivity: The same for pixels.
+
+    Raises:
+        ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized.
     """
 
     merger: Merger
@@ -50,6 +57,13 @@ class Stages:
     thresholder: Thresholder
     normalize_at: Place
     threshold_at: Place
+    image_sensitivity: float = NEUTRAL
+    pixel_sensitivity: float = NEUTRAL
+
+    def __post_init__(self) -> None:
+        """Check that the sensitivities have a meaning."""
+        for name in SENSITIVITIES:
+            check_sensitivity(name, getattr(self, name), normalize_at=self.normalize_at, threshold_at=self.threshold_at)
 
     @classmethod
     def build(cls, settings: Settings) -> Stages:
@@ -67,6 +81,8 @@ class Stages:
             thresholder=settings.thresholding.method.build(Thresholder),
             normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
             threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
+            image_sensitivity=settings.thresholding.image_sensitivity,
+            pixel_sensitivity=settings.thresholding.pixel_sensitivity,
         )
 
     @property
@@ -149,11 +165,15 @@ class Calibration:
 
 
 class Observed:
-    """Distributions of the validation scores of one tile, or of whole images."""
+    """Distributions of the validation scores of one tile, or of whole images.
 
-    def __init__(self) -> None:
+    Args:
+        bits: How finely pixels are counted, see ``ScoreDistribution``.
+    """
+
+    def __init__(self, bits: int = IMAGE_BITS) -> None:
         self.scores = ExactScores()
-        self.maps = ScoreDistribution()
+        self.maps = ScoreDistribution(bits)
         self._every_mask_known = True
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:

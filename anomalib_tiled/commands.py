@@ -14,7 +14,8 @@ from rich.table import Table
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
-from anomalib_tiled.config import ClassSpec, difference
+from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers

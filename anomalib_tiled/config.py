@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
+from anomalib_tiled.sensitivity import NEUTRAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +31,8 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 DECIDE_CALIBRATION = ("merging", "scoring", "seam_smoothing", "normalization", "thresholding")
 """Settings that decide, with the trained tiles, what the stages learn."""
 
-FOLDERS = ("default_root_dir", "cache.directory")
-"""Settings that say where things are, not what they are."""
+SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
+"""Settings of thresholding that move decisions, but nothing that is learned."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,21 @@ class StageAt:
 
 
 @dataclass(frozen=True)
+class ThresholdingSettings(StageAt):
+    """The thresholder, where it is applied, and how far decisions are from the threshold that it finds.
+
+    Args:
+        stage: ``tile`` or ``image``.
+        method: The thresholder.
+        image_sensitivity: Between 0 and 1: what has a normalized score greater than 1 minus this is an anomalous image.
+        pixel_sensitivity: The same for pixels.
+    """
+
+    image_sensitivity: float = NEUTRAL
+    pixel_sensitivity: float = NEUTRAL
+
+
+@dataclass(frozen=True)
 class MetricSettings:
     """What the test images are measured with.
 
@@ -152,7 +168,7 @@ class Settings:
         scoring: Class and arguments of the scorer.
         seam_smoothing: Class and arguments of the seam smoother; ``None`` for no smoothing.
         normalization: Normalizer and its place.
-        thresholding: Thresholder and its place.
+        thresholding: Thresholder, its place, and sensitivities.
         metrics: What the test images are measured with.
         workers: Class and arguments of what trains the tiles.
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
@@ -169,7 +185,7 @@ class Settings:
     scoring: ClassSpec
     seam_smoothing: ClassSpec | None
     normalization: StageAt
-    thresholding: StageAt
+    thresholding: ThresholdingSettings
     metrics: MetricSettings
     workers: ClassSpec
     cache: CacheSettings | None
@@ -194,12 +210,14 @@ class Settings:
 
     def _hash(self, names: tuple[str, ...]) -> str:
         settings = asdict(self)
+        for sensitivity in SENSITIVITIES:
+            del settings["thresholding"][sensitivity]
         content = json.dumps([settings[name] for name in names], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
-        return str(yaml.safe_dump(_plain(asdict(self)), sort_keys=False))
+        return str(yaml.safe_dump(plain(asdict(self)), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
@@ -219,29 +237,25 @@ class Settings:
             scoring=_spec(mapping["scoring"]),
             seam_smoothing=None if mapping["seam_smoothing"] is None else _spec(mapping["seam_smoothing"]),
             normalization=_stage_at(mapping["normalization"]),
-            thresholding=_stage_at(mapping["thresholding"]),
+            thresholding=_thresholding(mapping["thresholding"]),
             metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
             workers=_spec(mapping["workers"]),
             cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
         )
 
 
-def difference(own: Settings, given: Settings) -> str | None:
-    """Say where two configurations differ first, such as ``tiling.stride is [64, 64], not [32, 32]``.
-
-    Folders do not count: they say where things are, not what they are.
-    """
-    ours, theirs = _comparable(own), _comparable(given)
-    for name in ours | theirs:
-        value, asked = ours.get(name), theirs.get(name)
-        if name not in FOLDERS and asked != value:
-            return f"{name} is {value}, not {asked}"
-    return None
-
-
 def as_size(value: int | Sequence[int]) -> Size:
     """Read a size: one number for a square, or height and width."""
     return Size(value, value) if isinstance(value, int) else Size(*value)
+
+
+def plain(value: Plain) -> Plain:
+    """Turn tuples and mappings, nested ones too, into what YAML writes as lists and objects."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
 
 
 def _call(class_type: Callable[..., T], **arguments: Plain) -> T:
@@ -266,31 +280,11 @@ def _stage_at(mapping: Mapping[str, Plain]) -> StageAt:
     return StageAt(mapping["stage"], _spec(mapping["method"]))
 
 
-def _comparable(settings: Settings) -> dict[str, Plain]:
-    """Give settings by their dotted names; a number and the square that it means are equal."""
-    flat = _flat(_plain(asdict(settings)))
-    sizes = {name: [*as_size(value)] for name, value in flat.items() if name.startswith("tiling.") and value}
-    return flat | sizes
-
-
-def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    return {
-        inner: each
-        for key, nested in value.items()
-        for inner, each in _flat(nested, f"{name}.{key}" if name else key).items()
-    }
+def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
+    place = _stage_at(mapping)
+    sensitivities = {name: mapping[name] for name in SENSITIVITIES if name in mapping}
+    return ThresholdingSettings(place.stage, place.method, **sensitivities)
 
 
 def _tupled(value: Plain) -> Plain:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _plain(value: Plain) -> Plain:
-    """Turn tuples and mappings into what YAML writes as lists and objects."""
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value

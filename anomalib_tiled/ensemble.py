@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_tiled.calibration import Calibration, Learned, Stages
 from anomalib_tiled.contracts import call_stage, naming_stage, noting
 from anomalib_tiled.errors import StageError
+from anomalib_tiled.sensitivity import decided
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
 
 if TYPE_CHECKING:
@@ -153,9 +154,11 @@ class TiledEnsemble(AnomalibModule):
         maps, masks = raw.maps, raw.masks
         if level := self.calibration.image:
             on_maps = level.maps if raw.has_maps else level.scores
-            if self.stages.threshold_at == "image":
-                labels, masks = scores > level.scores.threshold, maps > on_maps.threshold
             scores, maps = self._final(scores, level.scores), self._final(maps, on_maps)
+            if self.stages.threshold_at == "image":
+                image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
+                labels = decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
+                masks = decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
         return InferenceBatch(
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
@@ -205,12 +208,15 @@ class _Merging:
         scores = raw.scores
         if level := self.levels.get(tile.name):
             on_maps = level.maps if self.has_maps else level.scores
-            if self._thresholds_tiles:
-                self.labels |= scores > level.scores.threshold
-                self.masks[..., tile.rows, tile.columns] |= maps > on_maps.threshold
+            raw_maps = maps
             if level.scores.normalization is not None and on_maps.normalization is not None:
                 scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
                 maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
+            if self._thresholds_tiles:
+                image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
+                masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
+                self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
+                self.masks[..., tile.rows, tile.columns] |= masks
         self.scores.append(scores)
         with naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)

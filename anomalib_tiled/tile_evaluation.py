@@ -10,6 +10,7 @@ import numpy as np
 
 from anomalib_tiled.calibration import Observed, Truth
 from anomalib_tiled.stages import curves
+from anomalib_tiled.stages.distribution import TILE_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class TileMeasurements:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._observed = {tile.name: Observed() for tile in grid.tiles}
+        self._observed = {tile.name: Observed(TILE_BITS) for tile in grid.tiles}
         self._wrong = np.zeros((len(grid.tiles), 2), dtype=np.int64)
         self._decided = False
 

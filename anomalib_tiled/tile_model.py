@@ -106,8 +106,9 @@ def _arguments_for_tiles(
     for name in DONE_BY_THE_ENSEMBLE:
         if not isinstance(arguments.get(name, True), bool):
             message = (
-                f"model.init_args.{name} has no effect with tiles, so it cannot be given: thresholds and normalization "
-                "are set by `thresholding` and `normalization`, metrics by `metrics`, pictures by `visualize`."
+                f"model.init_args.{name} has no effect with tiles, so it cannot be given: thresholds, sensitivities "
+                "and normalization are set by `thresholding` and `normalization`, metrics by `metrics`, pictures by "
+                "`visualize`."
             )
             raise ConfigurationError(message)
     if arguments.get("pre_processor", True) is True and (pre_processor := _pre_processor(model_class, tile_size)):

@@ -12,7 +12,7 @@ import yaml
 
 from anomalib_tiled import arguments
 from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
-from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings, StageAt, as_size
+from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings, ThresholdingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 
@@ -91,7 +91,22 @@ def test_a_class_has_a_short_name_and_a_dotted_one(
 def test_arguments_of_a_class_follow_its_name(parse: Parse, name: str) -> None:
     settings = parse("--thresholding.method", name, "--thresholding.method.value=0.7", "--thresholding.stage", "tile")
     expected = ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 0.7})
-    assert settings.thresholding == StageAt("tile", expected)
+    assert settings.thresholding == ThresholdingSettings("tile", expected)
+
+
+def test_sensitivities(parse: Parse) -> None:
+    thresholding = parse("--thresholding.image_sensitivity", "0.3", "--thresholding.pixel_sensitivity=1").thresholding
+    assert (thresholding.image_sensitivity, thresholding.pixel_sensitivity) == (0.3, 1)
+
+
+@pytest.mark.parametrize("name", ["PostProcessor", "anomalib.post_processing.PostProcessor"])
+def test_t16_sensitivities_of_a_models_post_processor_are_read_and_said(
+    parse: Parse, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    settings = parse("--model.post_processor", name, "--model.post_processor.image_sensitivity", "0.3")
+    assert settings.thresholding.image_sensitivity == 0.3
+    moved = "thresholding.image_sensitivity: 0.3, thresholding.pixel_sensitivity: 0.5"
+    assert capsys.readouterr().err == f"model.init_args.post_processor → {moved}\n"
 
 
 def test_values_of_several_forms(parse: Parse) -> None:

@@ -41,6 +41,17 @@ def test_a_place_that_is_not_allowed(configuration: dict[str, object], kind: str
         Stages.build(Settings.from_mapping(configuration))
 
 
+@pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
+def test_t16_sensitivities_come_from_the_configuration_and_are_checked(
+    configuration: dict[str, object], name: str
+) -> None:
+    configuration["thresholding"] |= {"stage": "image", name: 0.3}
+    assert getattr(Stages.build(Settings.from_mapping(configuration)), name) == 0.3
+    configuration["normalization"]["stage"] = "none"
+    with pytest.raises(ConfigurationError, match=f"^thresholding.{name} is 0.3, but a sensitivity is for normalized"):
+        Stages.build(Settings.from_mapping(configuration))
+
+
 def test_a_calibration_survives_json() -> None:
     calibration = Calibration(image=LEVEL, tiles={"r00_c00": LEVEL}, notes=("a note",))
     assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration

@@ -112,6 +112,24 @@ def test_the_training_hash_does_not_change_with_anything_else(
     assert changed(configuration, key, value).training_hash == before
 
 
+@pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
+def test_t16_sensitivities_decide_but_nothing_is_learned_from_them(configuration: dict[str, object], name: str) -> None:
+    before = Settings.from_mapping(configuration)
+    after = changed(configuration, f"thresholding.{name}", 0.3)
+    assert (getattr(before.thresholding, name), getattr(after.thresholding, name)) == (0.5, 0.3)
+    assert after.calibration_hash == before.calibration_hash
+    assert Settings.from_mapping(yaml.safe_load(after.to_yaml())) == after
+
+
+@pytest.mark.parametrize("key", ["thresholding.stage", "normalization.stage", "seam_smoothing", "tiling.stride"])
+def test_the_calibration_hash_changes_with_what_decides_what_is_learned(
+    configuration: dict[str, object], key: str
+) -> None:
+    value = {"seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"}, "tiling.stride": 2}
+    before = Settings.from_mapping(configuration).calibration_hash
+    assert changed(configuration, key, value.get(key, "none")).calibration_hash != before
+
+
 def test_a_class_is_built_with_its_arguments() -> None:
     merger = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": 0.5}).build(Merger)
     assert isinstance(merger, Gaussian)

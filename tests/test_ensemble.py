@@ -71,11 +71,13 @@ IMAGES[3:, :, 1:3, 5:7] += 0.6
 LABELS = MASKS.flatten(1).any(dim=1)
 
 
-def calibrated(stages: Stages, model: Callable[[Tile], AnomalibModule] = scaled) -> TiledEnsemble:
+def calibrated(
+    stages: Stages, model: Callable[[Tile], AnomalibModule] = scaled, *, grid: TileGrid = GRID
+) -> TiledEnsemble:
     """Let the stages learn from the images above, tiles first, as fit does."""
-    ensemble = make_ensemble(stages, model=model)
+    ensemble = make_ensemble(stages, grid=grid, model=model)
     truth = Truth.of(LABELS, MASKS, len(IMAGES))
-    tiles = {tile.name: Observed() for tile in GRID.tiles}
+    tiles = {tile.name: Observed() for tile in grid.tiles}
 
     def observe(tile: Tile, raw: object) -> None:
         tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
@@ -155,6 +157,33 @@ def test_the_threshold_of_images_lands_at_one_half(normalize_at: str) -> None:
     assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
     at_threshold = replace(raw, scores=torch.full_like(raw.scores, level.scores.threshold))
     torch.testing.assert_close(ensemble.decide(at_threshold).pred_score, torch.full((6,), 0.5))
+
+
+NORMALIZED = [("image", "image"), ("tile", "image"), ("tile", "tile")]
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), NORMALIZED)
+@pytest.mark.parametrize(("image", "pixel"), [(0.3, 0.7), (0.8, 0.2), (0.5, 0.9)])
+def test_t16_sensitivities_move_decisions_and_nothing_else(
+    normalize_at: str, threshold_at: str, image: float, pixel: float
+) -> None:
+    stages = replace(STAGES, smoother=None, normalize_at=normalize_at, threshold_at=threshold_at)
+    ensemble = calibrated(stages, grid=(grid := OVERLAPPING if threshold_at == "tile" else GRID))
+    before = ensemble(IMAGES)
+    ensemble.stages = replace(stages, image_sensitivity=image, pixel_sensitivity=pixel)
+    after = ensemble(IMAGES)
+    assert torch.equal(after.pred_score, before.pred_score)
+    assert torch.equal(after.anomaly_map, before.anomaly_map)
+    labels, masks = after.pred_score > 1 - image, after.anomaly_map > 1 - pixel
+    if threshold_at == "tile":
+        labels, masks = torch.zeros_like(labels), torch.zeros_like(masks)
+        for tile in grid.tiles:
+            level, own = ensemble.calibration.tiles[tile.name], scaled(tile)(IMAGES[..., tile.rows, tile.columns])
+            labels |= MinMax().apply(own.pred_score, level.scores.normalization) > 1 - image
+            masks[..., tile.rows, tile.columns] |= MinMax().apply(own.anomaly_map, level.maps.normalization) > 1 - pixel
+    assert torch.equal(after.pred_label, labels)
+    assert torch.equal(after.pred_mask, masks)
+    assert not torch.equal(after.pred_mask, before.pred_mask)
 
 
 def test_normalized_tiles_keep_their_order_when_images_are_thresholded() -> None:

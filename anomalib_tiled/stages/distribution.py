@@ -1,8 +1,7 @@
 """Distributions of scores: what calibration and metrics need to know of millions of pixels.
 
-Scores are counted in bins, normal and anomalous ones apart. A bin is a range of floats that share the leading
-bits of their ordered bit pattern, so the bins are fine near zero and coarse far away, with the same relative
-width everywhere; no range has to be known beforehand, and one pass is enough.
+Scores are counted in bins, normal and anomalous ones apart. The bins follow the range of the scores seen so far, so
+no range has to be known beforehand, and one pass is enough.
 """
 
 from __future__ import annotations
@@ -12,19 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomalib_tiled.stages.bins import Bins
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-    Integers = NDArray[np.int64]
 
-DROPPED_BITS = 12
-"""Of the 32 bits of a float, the trailing ones that a bin ignores: 2^20 bins, relative width 2^-11."""
+IMAGE_BITS = 19
+"""The range of the scores of whole images is cut into at most 2^19 bins."""
 
-OCTAVE_BITS = 11
-"""Of the bits of a bin, the trailing ones that tell scores of one octave (1 to 2, 2 to 4, ...) apart."""
+TILE_BITS = 17
+"""The range of the scores of a tile is cut into at most 2^17 bins: all tiles have their counts in memory at once."""
 
-SIGN_BIT = np.uint32(0x8000_0000)
+AT_ONCE = 2**16
+"""Scores counted together: few enough that what is computed of them stays near the processor."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,24 @@ class ScoreCounts:
 class ScoreDistribution:
     """Counts of scores per bin, normal and anomalous apart, with the exact lowest and highest score.
 
-    Memory grows with the octaves that scores lie in, never with the number of scores: 8 bytes × 3 for each of the 2^11
-    bins of an octave. There are 2^9 octaves, but scores around zero lie in a few dozen of them.
+    Memory does not grow with the number of scores: 16 bytes for each of at most 2^19 bins in the range of the scores,
+    and of 2^11 bins for each power of two near zero; 8 bytes more if there are regions.
     Of each normal image the highest score is kept as well: pixels of one image depend on one another, so how many
     images would be called anomalous cannot be told from how many pixels would.
+
+    Args:
+        bits: The range of the scores is cut into at most 2 to the power of ``bits`` bins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int = IMAGE_BITS) -> None:
+        self.bits = bits
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.maximum_normal = float("-inf")
         self._peaks: list[NDArray[np.float32]] = []
-        self._octaves: Integers = np.zeros(0, dtype=np.int64)
-        self._counts: Floats = np.zeros((3, 0))
+        self._bins = Bins.for_range(0, 0, bits)
+        self._first = 0
+        self._counts: Floats = np.zeros((2, 0))  # all, anomalous ones, and the weights of regions if there are any
 
     @property
     def peaks(self) -> Floats:
@@ -76,7 +82,7 @@ class ScoreDistribution:
     @property
     def has_normal(self) -> bool:
         """Whether a normal score was added."""
-        return bool(np.any(self._counts[0]))
+        return bool(np.any(self._counts[0] > self._counts[1]))
 
     @property
     def has_anomalous(self) -> bool:
@@ -100,38 +106,48 @@ class ScoreDistribution:
         self.maximum = max(self.maximum, float(flat.max()))
         self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
         self._peaks.append(_peaks(flat.reshape(len(scores), -1), mask.reshape(len(scores), -1)))
-        bins = _bin_of(flat)
-        bins = self._columns(bins)
-        total = np.bincount(bins, minlength=self._counts.shape[1])
-        positive = np.bincount(bins[mask], minlength=self._counts.shape[1])
-        self._counts[0] += total - positive
-        self._counts[1] += positive
-        if regions is not None and mask.any():
-            weights = np.ravel(regions)[mask]
-            self._counts[2] += np.bincount(bins[mask], weights=weights, minlength=self._counts.shape[1])
+        self._make_room(2 if regions is None else 3)
+        for start in range(0, flat.size, AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            self._count(flat[part], mask[part], None if regions is None else np.ravel(regions)[part])
 
     def counts(self) -> ScoreCounts:
         """Give the bins that hold at least one score, in ascending order of score."""
-        filled = np.flatnonzero(self._counts[0] + self._counts[1])
-        bins = (self._octaves[filled >> OCTAVE_BITS] << OCTAVE_BITS) + (filled & (2**OCTAVE_BITS - 1))
-        ascending = np.argsort(bins)
-        filled, bins = filled[ascending], bins[ascending]
-        lower = np.maximum(_lowest_of(bins), self.minimum)
-        upper = np.minimum(np.nextafter(_lowest_of(bins + 1), -np.inf, dtype=np.float32), self.maximum)
-        normal, anomalous, regions = self._counts[:, filled]
-        return ScoreCounts(lower, upper.astype(np.float64), normal, anomalous, regions)
+        filled = np.flatnonzero(self._counts[0])
+        bins = filled + self._first
+        lower = np.maximum(self._bins.lowest(bins), self.minimum)
+        upper = np.minimum(np.nextafter(self._bins.lowest(bins + 1), -np.inf, dtype=np.float32), self.maximum)
+        every, anomalous, *regions = self._counts[:, filled]
+        return ScoreCounts(
+            lower=lower.astype(np.float64),
+            upper=upper.astype(np.float64),
+            normal=every - anomalous,
+            anomalous=anomalous,
+            regions=regions[0] if regions else np.zeros(len(filled)),
+        )
 
-    def _columns(self, bins: Integers) -> Integers:
-        """Give the columns of the counts that belong to bins, and make room for octaves that are new."""
-        octaves = bins >> OCTAVE_BITS
-        seen = np.flatnonzero(np.bincount(octaves))
-        new = np.setdiff1d(seen, self._octaves)
-        self._octaves = np.concatenate([self._octaves, new])
-        self._counts = np.pad(self._counts, ((0, 0), (0, len(new) << OCTAVE_BITS)))
-        place = np.zeros(self._octaves.max() + 1, dtype=np.int64)
-        place[self._octaves] = np.arange(len(self._octaves))
-        columns: Integers = (place[octaves] << OCTAVE_BITS) + (bins & (2**OCTAVE_BITS - 1))
-        return columns
+    def _count(self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: Floats | None) -> None:
+        bins = self._bins.of(scores)
+        bins -= self._first
+        np.add.at(self._counts[0], bins, 1.0)  # unlike bincount, it takes no longer the more bins there are
+        bins = bins[anomalous]
+        np.add.at(self._counts[1], bins, 1.0)
+        if regions is not None:
+            np.add.at(self._counts[2], bins, regions[anomalous])
+
+    def _make_room(self, rows: int) -> None:
+        """Let the counts reach from the lowest to the highest score, in bins for that range."""
+        bins = Bins.for_range(self.minimum, self.maximum, self.bits)
+        first, last = bins.of(np.array([self.minimum, self.maximum], np.float32)).tolist()
+        rows, length = max(rows, len(self._counts)), last - first + 1
+        if (bins, rows, length) == (self._bins, *self._counts.shape):
+            return
+        counts: Floats = np.zeros((rows, length))
+        filled = np.flatnonzero(self._counts[0])
+        places = bins.of(self._bins.lowest(filled + self._first)) - first
+        for row, old in enumerate(self._counts):
+            counts[row] = np.bincount(places, weights=old[filled], minlength=length)
+        self._bins, self._first, self._counts = bins, first, counts
 
 
 class ExactScores(ScoreDistribution):
@@ -194,17 +210,3 @@ def _peaks(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> NDArray
     """Give the highest score of each image without an anomalous one; both arguments of shape (images, scores)."""
     highest: NDArray[np.float32] = scores[~anomalous.any(axis=1)].max(axis=1)
     return highest
-
-
-def _bin_of(scores: NDArray[np.float32]) -> Integers:
-    """Map floats to bins so that a higher float never has a lower bin."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # adding zero turns -0.0 into 0.0
-    ordered = np.where(bits & SIGN_BIT, ~bits, bits | SIGN_BIT)
-    return (ordered >> np.uint32(DROPPED_BITS)).astype(np.int64)
-
-
-def _lowest_of(bins: Integers) -> NDArray[np.float32]:
-    """Give the lowest float of each bin."""
-    ordered = (bins.astype(np.uint64) << np.uint64(DROPPED_BITS)).astype(np.uint32)
-    bits = np.where(ordered & SIGN_BIT, ordered & ~SIGN_BIT, ~ordered)
-    return bits.astype(np.uint32).view(np.float32)

@@ -14,6 +14,7 @@ from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import lost_bits
 from anomalib_tiled.progress import track
+from anomalib_tiled.stages.distribution import TILE_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,7 +58,7 @@ def learn(
         masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
     stages, observe = ensemble.stages, partial(_observe, ensemble, masks_known=masks_known)
-    tiles = {tile.name: Observed() for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
+    tiles = {tile.name: Observed(TILE_BITS) for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
     image = observe(tiles, images())
     learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())

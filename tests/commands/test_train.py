@@ -300,3 +300,51 @@ def test_synthetic_validation_images_are_kept_with_the_run(configure: Callable[.
     assert drawn
     assert all(Path(row[name]).is_relative_to(run) for row in drawn for name in ("image_path", "mask_path"))
     assert all(Path(row["image_path"]).is_file() for row in drawn)
+
+
+def test_t16_a_sensitivity_moves_decisions_masks_and_f1_scores_without_calibrating_again(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    configuration = yaml.safe_load((run / "config.yaml").read_text())
+    assert configuration["thresholding"]["pixel_sensitivity"] == 0.5
+    configuration["thresholding"] |= {"image_sensitivity": 0.6, "pixel_sensitivity": 1.0}
+    (run / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
+    rows, before = (list(csv.DictReader((each / "scores.csv").open())) for each in (run, finished_run))
+    assert [row["pred_score"] for row in rows] == [row["pred_score"] for row in before]
+    assert all((float(row["pred_score"]) > 0.4) == (row["pred_label"] == "1") for row in rows)
+    hits = sum(row["pred_label"] == row["gt_label"] == "1" for row in rows)
+    called = sum(row["pred_label"] == "1" for row in rows)
+    metrics, unchanged = (json.loads((each / "metrics.json").read_text()) for each in (run, finished_run))
+    assert metrics["image_F1Score"] == pytest.approx(2 * hits / (called + 4))
+    assert metrics["pixel_F1Score"] < unchanged["pixel_F1Score"], "almost every pixel is called anomalous"
+    assert metrics["pixel_AUROC"] == unchanged["pixel_AUROC"]
+    pictures = [
+        [path.read_bytes() for path in sorted((each / "images").rglob("*.png"))] for each in (run, finished_run)
+    ]
+    assert all(own != other for own, other in zip(*pictures, strict=True)), "the predicted mask is drawn"
+
+
+def test_t16_sensitivities_of_the_models_own_post_processor_are_honoured(
+    configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"image_sensitivity": 0.1, "pixel_sensitivity": 0.2}
+    post_processor = {"class_path": "anomalib.post_processing.PostProcessor", "init_args": given}
+    path = configure(
+        model__init_args__post_processor=post_processor,
+        tiling={"tile_size": 75, "image_size": [75, 150]},
+        visualize=False,
+    )
+    assert main(["train", "--config", str(path)]) == 0
+    moved = "thresholding.image_sensitivity: 0.1, thresholding.pixel_sensitivity: 0.2"
+    assert f"model.init_args.post_processor → {moved}\n" in capsys.readouterr().err
+    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
+    with (run / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all((float(row["pred_score"]) > 0.9) == (row["pred_label"] == "1") for row in rows)
+    assert any(0.5 < float(row["pred_score"]) <= 0.9 for row in rows), "so it makes a difference"
+    assert main(["fit", "--config", str(path), "--ckpt_dir", str(run)]) == 0, "the same may be given again"
+    assert main(["fit", "--ckpt_dir", str(run), "--tiling.tile_size", "75"]) == 0

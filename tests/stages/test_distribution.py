@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
+from anomalib_tiled.stages.distribution import IMAGE_BITS, TILE_BITS, ExactScores, ScoreDistribution
 
 RANDOM = np.random.default_rng(0)
 SPREAD = (RANDOM.normal(size=4000) * 10.0 ** RANDOM.integers(-6, 7, size=4000)).astype(np.float32)
@@ -34,6 +34,14 @@ def test_counts_are_those_of_numpy(kind: type[ScoreDistribution]) -> None:
     np.testing.assert_array_equal(counts.anomalous, np.histogram(SPREAD[anomalous], edges)[0])
     positions = np.searchsorted(counts.lower, SPREAD, side="right") - 1
     assert (counts.upper[positions] >= SPREAD).all()
+
+
+@pytest.mark.parametrize("bits", [IMAGE_BITS, TILE_BITS])
+def test_bins_are_narrow_for_the_range(bits: int) -> None:
+    scores = ScoreDistribution(bits)
+    scores.add((100 + RANDOM.random(5000)).astype(np.float32), np.zeros(5000, dtype=bool))
+    counts = scores.counts()
+    assert ((counts.upper - counts.lower) <= 2.0 ** (1 - bits)).all()
 
 
 def test_bins_are_narrow_everywhere() -> None:
@@ -93,9 +101,15 @@ def test_memory_depends_on_the_range_not_on_the_number() -> None:
     assert few._counts.nbytes == many._counts.nbytes
 
 
-def test_scores_around_zero_take_the_memory_of_the_octaves_that_they_lie_in() -> None:
-    values = np.random.default_rng(0).normal(size=10000).astype(np.float32)
-    assert distribution(ScoreDistribution, values)._counts.nbytes < 2e6
+def test_counts_stay_when_the_range_grows_and_regions_come_later() -> None:
+    scores = ScoreDistribution()
+    for value, region in ((0.5, None), (0.5, 0.25), (1e6, 0.5), (-1e6, 1.0)):
+        regions = None if region is None else np.array([0.0, region])
+        scores.add(np.array([value, value], np.float32), np.array([False, True]), regions)
+    counts = scores.counts()
+    assert counts.normal.tolist() == [1, 2, 1]
+    assert counts.anomalous.tolist() == [1, 2, 1]
+    assert counts.regions.tolist() == [1.0, 0.25, 0.5]
 
 
 def test_regions_weigh_anomalous_pixels_only() -> None:
@@ -138,6 +152,6 @@ def test_of_scores_of_images_each_normal_one_is_a_peak(kind: type[ScoreDistribut
 
 
 def test_exact_scores_keep_what_bins_cannot_part() -> None:
-    near: NDArray[np.float32] = np.array([1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
+    near: NDArray[np.float32] = np.array([0.0, 1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
     assert distribution(ExactScores, near).counts().lower.tolist() == near.tolist()
-    assert distribution(ScoreDistribution, near).counts().normal.tolist() == [2]
+    assert distribution(ScoreDistribution, near).counts().normal.tolist() == [1, 2]

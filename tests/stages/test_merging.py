@@ -11,6 +11,7 @@ from anomalib_tiled.stages.merging import Gaussian, Hann, Max, Mean, Merger, Win
 
 MERGERS = [Mean(), Gaussian(), Gaussian(sigma=0.05), Hann(), Max()]
 EACH = pytest.mark.parametrize("merger", MERGERS, ids=lambda merger: type(merger).__name__)
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def merged(merger: Merger, grid: TileGrid, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -110,8 +111,9 @@ def test_gaussian_refuses_a_sigma_of_zero() -> None:
 
 
 @EACH
-def test_maps_come_back_on_the_device_that_was_asked_for(merger: Merger) -> None:
-    merger.start(ROW, 2, device=torch.device("meta"))
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_t03_maps_come_back_on_the_device_that_was_asked_for(merger: Merger, device: str) -> None:
+    merger.start(ROW, 2, device=torch.device(device))
     for tile in ROW.tiles:
-        merger.add(tile, torch.zeros(2, 1, 1, 3, device="meta"))
-    assert merger.finish().device.type == "meta"
+        merger.add(tile, torch.zeros(2, 1, 1, 3, device=device))
+    assert merger.finish().device.type == device

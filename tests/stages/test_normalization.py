@@ -18,6 +18,7 @@ from anomalib_tiled.stages.thresholding import (
 )
 
 NEW = torch.linspace(-50, 50, 1001)  # reaches far beyond what was learned from
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def learned(scores: list[float], threshold: float, kind: type[ScoreDistribution] = ExactScores) -> dict[str, float]:
@@ -65,6 +66,14 @@ def test_the_shape_is_kept_and_nothing_is_changed_in_place() -> None:
     maps = torch.ones(2, 1, 3, 4)
     assert MinMax().apply(maps, learned([0, 4], 2)).shape == maps.shape
     assert (maps == 1).all()
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@LEARNED
+def test_t03_scores_come_back_on_their_device(values: dict[str, float], device: str) -> None:
+    normalized = MinMax().apply(NEW.to(device), values)
+    assert normalized.device.type == device
+    assert normalized.shape == NEW.shape
 
 
 def test_what_is_learned_survives_json() -> None:

@@ -6,6 +6,7 @@ import torch
 from anomalib_tiled.stages.scoring import Max, Mean, Scorer, TopK
 
 TILES = torch.tensor([[1.0, 9.0], [5.0, 0.0], [3.0, 0.0]])  # three tiles of two images
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,22 @@ TILES = torch.tensor([[1.0, 9.0], [5.0, 0.0], [3.0, 0.0]])  # three tiles of two
 )
 def test_two_images_of_three_tiles(scorer: Scorer, expected: list[float]) -> None:
     assert scorer.score(TILES, None).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("tiles", [4, 16, 64, 1024])
+def test_t12_one_defective_tile_does_not_drown_in_many(tiles: int) -> None:
+    scores = torch.full((tiles, 1), 0.2)
+    scores[tiles // 2] = 1.0
+    assert Max().score(scores, None).tolist() == [1.0]
+    assert Mean().score(scores, None).tolist() == pytest.approx([0.2 + 0.8 / tiles])
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("scorer", [Max(), Mean(), TopK(2)])
+def test_t03_scores_come_back_on_their_device(scorer: Scorer, device: str) -> None:
+    scores = scorer.score(TILES.to(device), torch.empty(2, 1, 4, 4, device=device))
+    assert scores.device.type == device
+    assert scores.shape == (2,)
 
 
 @pytest.mark.parametrize("scorer", [Max(), Mean(), TopK()])

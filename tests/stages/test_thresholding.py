@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from anomalib.metrics.threshold.f1_adaptive_threshold import _F1AdaptiveThreshold
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
+from anomalib_tiled.stages.distribution import IMAGE_BITS, TILE_BITS, ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import (
     ExtremeValueThreshold,
     F1AdaptiveThreshold,
@@ -27,6 +28,14 @@ CASES = {
     "large": 500 + 100 * SCORES,
     "tied": np.round(SCORES),
     "apart": SCORES + 50 * LABELS,
+}
+FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "from 8 to 40": lambda scores: 8 + 3 * np.exp(0.4 * scores),
+    "between 0 and 1": lambda scores: 1 / (1 + np.exp(-scores)),
+    "cut off at 0 and 1": lambda scores: np.clip(0.3 + 0.2 * scores, 0, 1),
+    "negative": lambda scores: -np.exp(-np.exp(scores)),
+    "far from zero": lambda scores: 100 + 1 / (1 + np.exp(-scores)),
+    "a few very high ones": lambda scores: np.exp(3 * scores),
 }
 
 
@@ -58,6 +67,19 @@ def test_decisions_reach_the_best_f1_score(kind: type[ScoreDistribution], scores
     best = (2 * precision * recall / (precision + recall)).max()
     tolerance = 1e-6 if kind is ExactScores else 1e-2  # bins part scores to one part in 2048
     assert f1_score(LABELS, called(scores, adaptive(kind, scores, LABELS))) == pytest.approx(best, abs=tolerance)
+
+
+@pytest.mark.parametrize("bits", [IMAGE_BITS, TILE_BITS])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_thresholds_from_counts_are_those_from_all_scores(form: Callable[[np.ndarray], np.ndarray], bits: int) -> None:
+    """To a hundred-thousandth of the range, wherever it lies, and however many batches the scores come in."""
+    anomalous = np.random.default_rng(1).random(100_000) < 0.05
+    scores = form(np.random.default_rng(2).normal(size=anomalous.size) + 2 * anomalous).astype(np.float32)
+    counted = ScoreDistribution(bits)
+    for part in np.array_split(np.arange(scores.size), 5):
+        counted.add(scores[part], anomalous[part])
+    expected = adaptive(ExactScores, scores, anomalous)
+    assert F1AdaptiveThreshold().learn(counted) == pytest.approx(expected, abs=1e-5 * float(np.ptp(scores)))
 
 
 @BOTH

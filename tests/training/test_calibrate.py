@@ -14,7 +14,7 @@ from anomalib.data import Folder, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Level
-from anomalib_tiled.config import ClassSpec, Settings, StageAt
+from anomalib_tiled.config import ClassSpec, Settings, ThresholdingSettings
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.split import Sample, Split, split_once
 from anomalib_tiled.grid import Tile
@@ -166,7 +166,9 @@ def test_a_note_says_that_no_validation_image_is_anomalous(run: Run) -> None:
 
 def test_a_threshold_that_is_given_needs_no_anomalous_image(run: Run) -> None:
     normal = with_samples(run, *(sample for sample in run.split.subset("val") if sample.label == 0))
-    manual = StageAt("tile", ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 3.0}))
+    manual = ThresholdingSettings(
+        "tile", ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 3.0})
+    )
     calibration = calibrate(replace(normal, settings=replace(normal.settings, thresholding=manual)))
     assert calibration.notes == ()
     assert {level.maps.threshold for level in calibration.tiles.values()} == {3.0}
@@ -176,7 +178,7 @@ def test_the_rule_says_its_own_notes(run: Run) -> None:
     rule = ClassSpec("anomalib_tiled.stages.thresholding.ExtremeValueThreshold", {"false_positive_rate": 0.01})
     apart = with_samples(run, *run.split.subset("train"), *run.split.subset("val"))
     for place in ("tile", "image"):
-        extreme = replace(apart, settings=replace(apart.settings, thresholding=StageAt(place, rule)))
+        extreme = replace(apart, settings=replace(apart.settings, thresholding=ThresholdingSettings(place, rule)))
         (note,) = calibrate(extreme).notes
         assert note.startswith("A false-positive rate of 0.01 is rarer than 2 normal validation images can show")
 

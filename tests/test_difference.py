@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from anomalib_tiled.config import Settings
+from anomalib_tiled.difference import difference
+
+
+def changed(configuration: dict[str, object], key: str, value: object) -> Settings:
+    configuration = copy.deepcopy(configuration)
+    *outer, last = key.split(".")
+    inner = configuration
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    return Settings.from_mapping(configuration)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("tiling.stride", 3, "tiling.stride is None, not [3, 3]"),
+        ("metrics.image", ["AUPR"], "metrics.image is ['AUROC'], not ['AUPR']"),
+        ("thresholding.image_sensitivity", 0.3, "thresholding.image_sensitivity is 0.5, not 0.3"),
+        ("merging.init_args", {}, "merging.init_args.sigma is 0.5, not None"),
+    ],
+)
+def test_the_first_difference_is_said(configuration: dict[str, object], key: str, value: object, said: str) -> None:
+    assert difference(Settings.from_mapping(configuration), changed(configuration, key, value)) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tiling.tile_size", [4, 4]),
+        ("default_root_dir", "elsewhere"),
+        ("cache.directory", "/fast"),
+        ("thresholding.pixel_sensitivity", 0.5),
+    ],
+)
+def test_the_same_written_otherwise_and_folders_do_not_count(
+    configuration: dict[str, object], key: str, value: object
+) -> None:
+    assert difference(Settings.from_mapping(configuration), changed(configuration, key, value)) is None
