@@ -79,7 +79,7 @@ def test_every_tile_location_is_measured_with_its_own_label(finished_run: Path) 
         assert not row["image_AUROC"] or float(row["image_AUROC"]) > 0.5
 
 
-def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_path: Path) -> None:
+def test_t31_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "v0"
     shutil.copytree(finished_run, run)
     configuration = yaml.safe_load((run / "config.yaml").read_text())
@@ -131,7 +131,7 @@ def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(finished_run
             assert np.abs(np.asarray(seen, int) - np.asarray(image.convert("RGB"), int)).max() > 0
 
 
-def test_a_tile_checkpoint_opens_with_the_models_own_method(finished_run: Path) -> None:
+def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_its_own_method(finished_run: Path) -> None:
     model = Padim.load_from_checkpoint(finished_run / "tiles" / "r01_c02.ckpt")
     assert model.hparams["n_features"] == 20
 
@@ -160,7 +160,7 @@ def test_an_image_is_decoded_once_per_fit(
     assert len(decoded) == 16
 
 
-def test_interrupted_fit_goes_on_to_the_same_result(
+def test_t27_interrupted_fit_goes_on_to_the_same_result(
     configure: Callable[..., Path],
     finished_run: Path,
     tmp_path: Path,
@@ -193,7 +193,7 @@ def test_interrupted_fit_goes_on_to_the_same_result(
     assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
 
 
-def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_t27_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "again"
     shutil.copytree(finished_run, run)
     damaged, kept = run / "tiles" / "r01_c02.ckpt", (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns
@@ -207,7 +207,7 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
     assert "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN." in capsys.readouterr().err
 
 
-def test_a_tile_that_fails_does_not_stop_the_others(
+def test_t09_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail_once(run: Run, tile: Tile) -> None:
