@@ -11,6 +11,7 @@ A module imports only from modules on its own line or below:
     run                                         a run folder with everything that is read from it
     ensemble  evaluation                        all tiles as one model, metrics
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
+    supported_models  model_rules               which models work with tiles, and what they need
     calibration                                 what stages learn
     data  stages                                split, cache, tiles, demonstration images | contracts, built-in stages
     run_folder                                  names and contents of a run's files

@@ -13,7 +13,7 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.config import CacheSettings, ClassSpec, Settings
-from anomalib_tiled.errors import DataError, RunFolderError, StorageError, TiledError, TrainingError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError, TiledError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
@@ -184,6 +184,20 @@ def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, mon
     ]
     assert [state for state, _ in states(folder)] == ["failed", "failed", "failed", "done", "failed", "done"]
     assert not folder.calibration_file.exists()
+
+
+def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Run, tile: Tile) -> None:
+        message = "The model cannot be used."
+        raise ConfigurationError(message)
+
+    monkeypatch.setattr(pipeline, "train_tile", refuse)
+    folder = pipeline.prepare(settings)
+    with pytest.raises(ConfigurationError, match=r"^The model cannot be used\.$"):
+        pipeline.fit(folder)
+    assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]
 
 
 def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
