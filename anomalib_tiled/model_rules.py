@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import log2
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
@@ -82,6 +83,15 @@ def not_below(argument: str) -> Rule:
 def multiple_of(step: int) -> Rule:
     """Tiles whose sides are multiples of a number of pixels."""
     return Rule(f"tiles whose sides are multiples of {step} pixels", lambda asked: _not_multiple(asked, step))
+
+
+def power_of_two() -> Rule:
+    """Tiles whose sides are powers of two."""
+
+    def broken(asked: Asked) -> str | None:
+        return _other_tiles(asked, *(2 ** round(log2(each)) for each in asked.tile_size))
+
+    return Rule("tiles whose sides are powers of two", broken)
 
 
 def whole_patches(argument: str) -> Rule:

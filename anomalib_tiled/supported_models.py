@@ -26,6 +26,7 @@ from anomalib_tiled.model_rules import (
     more_images,
     multiple_of,
     not_below,
+    power_of_two,
     square,
     whole_patches,
 )
@@ -94,7 +95,7 @@ SUPPORT: Mapping[str, Support] = {
         needs=BACKBONE,
     ),
     "Dfkde": Support(
-        Trial((64, 80), SMALL | {"n_pca_components": 3}),
+        Trial((64, 80), SMALL | {"n_pca_components": 2}),
         rules=(more_images("n_pca_components"),),
         needs=BACKBONE_IF_ASKED,
     ),
@@ -120,8 +121,12 @@ SUPPORT: Mapping[str, Support] = {
         needs="weights of the teacher; images (Imagenette) in `imagenet_dir`",
     ),
     "Fastflow": Support(
-        Trial((72, 100), SMALL | {"flow_steps": 1}),
-        rules=(exactly(448, backbone="cait_m48_448"), exactly(384, backbone="deit_base_distilled_patch16_384")),
+        Trial((64, 80), SMALL | {"flow_steps": 1}),
+        rules=(
+            multiple_of(16),
+            exactly(448, backbone="cait_m48_448"),
+            exactly(384, backbone="deit_base_distilled_patch16_384"),
+        ),
         needs=BACKBONE_IF_ASKED,
     ),
     "FoundAD": Support(
@@ -134,7 +139,7 @@ SUPPORT: Mapping[str, Support] = {
         rules=(exactly(256, input_dim=65536, backbone="resnet50", layer="layer3", pooling_kernel_size=2),),
         needs=BACKBONE_IF_ASKED,
     ),
-    "Ganomaly": Support(Trial((64, 80), {"n_features": 8})),
+    "Ganomaly": Support(Trial((64, 64), {"n_features": 8}), rules=(square(), power_of_two())),
     "GeneralAD": Support(
         Trial((56, 56), {"pre_trained": False, "backbone": SMALL_PATCHES_OF_14, "layers": [12], "hidden_dim": 64}),
         rules=(square(), enough_patches("backbone", "top_k")),
@@ -159,21 +164,26 @@ SUPPORT: Mapping[str, Support] = {
         rules=(whole_patches("backbone"),),
         needs=BACKBONE_IF_ASKED,
     ),
-    "ReverseDistillation": Support(Trial((64, 96), SMALL), needs=BACKBONE_IF_ASKED),
+    "ReverseDistillation": Support(Trial((64, 96), SMALL), rules=(multiple_of(32),), needs=BACKBONE_IF_ASKED),
     "Stfpm": Support(Trial((72, 100), substituted=BACKBONE), needs=BACKBONE),
     "SuperADD": Support(
         Trial((64, 80), {"backbone": SMALL_PATCHES_OF_16, "patch_size": 64}, BACKBONE),
         rules=(not_below("patch_size"),),
         needs=BACKBONE,
     ),
-    "Supersimplenet": Support(Trial((256, 256), {"backbone": "resnet18"}, BACKBONE), needs=BACKBONE),
+    "Supersimplenet": Support(
+        Trial((72, 100), {"backbone": "resnet18"}, BACKBONE),
+        rules=(at_least(65),),
+        needs=BACKBONE,
+    ),
     "Uflow": Support(
         Trial((64, 96), {"backbone": "resnet18", "flow_steps": 1}, BACKBONE),
-        rules=(exactly(448, backbone="mcait"),),
+        rules=(multiple_of(16), exactly(448, backbone="mcait")),
         needs=BACKBONE,
     ),
     "UniNet": Support(
         Trial((64, 64), {"student_backbone": "wide_resnet50_2", "teacher_backbone": "wide_resnet50_2"}, BACKBONE),
+        rules=(multiple_of(32),),
         needs=BACKBONE,
     ),
 }

@@ -18,6 +18,7 @@ from anomalib_tiled.model_rules import (
     multiple_of,
     not_below,
     patch_side,
+    power_of_two,
     square,
     whole_patches,
 )
@@ -35,6 +36,7 @@ def asked(height: int, width: int, *, batch: int = 4, images: int | None = None,
         (at_least(128), asked(128, 200)),
         (multiple_of(14), asked(56, 70)),
         (square(), asked(50, 50)),
+        (power_of_two(), asked(64, 128)),
         (batches_of(1), asked(50, 50, batch=1)),
         (exactly(448, backbone="mcait"), asked(448, 448, backbone="mcait")),
         (exactly(448, backbone="mcait"), asked(64, 96, backbone="resnet18")),
@@ -62,6 +64,7 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: Asked) -> None:
             "Padim needs tiles of at least 128 x 128 pixels, but tiling.tile_size is 128 x 96. Set it to 128 x 128",
         ),
         (multiple_of(14), asked(64, 5), "multiples of 14 pixels, but tiling.tile_size is 64 x 5. Set it to 70 x 14"),
+        (power_of_two(), asked(72, 100), "powers of two, but tiling.tile_size is 72 x 100. Set it to 64 x 128"),
         (square(), asked(40, 50), "needs square tiles, but tiling.tile_size is 40 x 50. Set it to 50 x 50"),
         (
             batches_of(1),

@@ -148,7 +148,8 @@ def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: 
     for tile in ("r00_c00", "r00_c01"):
         path = run / "tiles" / f"{tile}.ckpt"
         own = model_class.load_from_checkpoint(path, pre_processor=PreProcessor(Resize(trial.tile_size)))
-        weights = torch.load(path, weights_only=True)["state_dict"]
+        with torch.serialization.safe_globals(model_class.checkpoint_safe_globals()):
+            weights = torch.load(path, weights_only=True)["state_dict"]
         assert all(torch.equal(value, weights[key]) for key, value in own.state_dict().items() if key in weights)
 
 
