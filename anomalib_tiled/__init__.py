@@ -11,6 +11,7 @@ A module imports only from modules on its own line or below:
     run                                         a run folder with everything that is read from it
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
+    supported_models  model_rules               which models work with tiles, and what they need
     calibration                                 what stages learn
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains

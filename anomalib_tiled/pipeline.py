@@ -30,6 +30,7 @@ from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.calibrate import calibrate
@@ -64,7 +65,10 @@ def _prepare(settings: Settings) -> RunFolder:
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
+    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
+    checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
+    checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
     build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
@@ -89,6 +93,7 @@ def fit(folder: RunFolder, observers: Observers) -> Calibration:
 
     Raises:
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
+        ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
     with log_to(folder.log_file), locked(folder.path):
         run = Run.open(folder, build_cache=True)
@@ -135,6 +140,8 @@ def _train_missing(run: Run, observers: Observers) -> None:
         else:
             reason = f"{type(outcome.error).__name__}: {outcome.error}"
             run.folder.write_failure(outcome.tile, reason)
+            if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles
+                raise outcome.error
             failed.setdefault(reason, []).append(outcome.tile)
     if failed:
         raise TrainingError(_failures(run.folder, failed))

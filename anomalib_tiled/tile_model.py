@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
@@ -17,7 +18,7 @@ from anomalib_tiled.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anomalib_tiled.config import ClassSpec
+    from anomalib_tiled.config import ClassSpec, Plain
     from anomalib_tiled.grid import Size
 
 FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
@@ -25,6 +26,9 @@ FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
 
 DONE_BY_THE_ENSEMBLE = ("post_processor", "evaluator", "visualizer")
 """Parts of a model that work on whole images, and so are no business of a tile model."""
+
+SIZE_OF_THE_INPUT = ("image_size", "input_size", "input_shape")
+"""Arguments by which models ask for the size of what they will see: here that of a tile."""
 
 ONLY_FOR_A_FRESH_MODEL = {"pre_trained": False}
 """Arguments that only say where first weights come from; a checkpoint replaces those, so nothing is downloaded."""
@@ -56,7 +60,7 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
 
-    return _fitted_to_tiles(spec.build(AnomalibModule, make))
+    return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size)
 
 
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
@@ -73,7 +77,7 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         replaced = _accepted(model_class, ONLY_FOR_A_FRESH_MODEL)
         return model_class.load_from_checkpoint(checkpoint, map_location="cpu", **{**arguments, **replaced})
 
-    return _fitted_to_tiles(spec.build(AnomalibModule, make)).eval()
+    return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size).eval()
 
 
 @torch.inference_mode()
@@ -85,18 +89,40 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
         images: Tiles with values in [0, 1], shape (batch, 3, height, width), on the device of the model.
 
     Raises:
-        ConfigurationError: The model gives neither scores nor maps.
+        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
     """
-    output = model(images)
+    output, name = model(images), type(model).__name__
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:
+        _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], len(images))
         maps = _in_size(maps, images)
+        scores = maps.amax(dim=(1, 2, 3)) if scores is None else scores
     if scores is None:
-        if maps is None:
-            message = f"{type(model).__name__} gives neither scores nor anomaly maps, so it cannot be used with tiles."
-            raise ConfigurationError(message)
-        scores = maps.amax(dim=(1, 2, 3))
+        message = (
+            f"{name} gives neither scores nor anomaly maps, so it cannot be used with tiles. Its forward must return "
+            f"an InferenceBatch with pred_score or anomaly_map, but returned {_described(output)}."
+        )
+        raise ConfigurationError(message)
+    _check_number(name, "pred_score", scores, len(images))
     return TilePrediction(scores.reshape(len(images)).float(), maps)
+
+
+def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:
+    """Check that there is one value for each tile of a batch."""
+    if values.numel() != batch:
+        message = (
+            f"{name} must give one {field} for each tile, but gives {values.numel()} for {batch} tiles. "
+            "Mend its forward, or choose another model."
+        )
+        raise ConfigurationError(message)
+
+
+def _described(output: object) -> str:
+    if isinstance(output, InferenceBatch):
+        return "one with neither"
+    if isinstance(output, torch.Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
 
 
 def _arguments_for_tiles(
@@ -111,8 +137,14 @@ def _arguments_for_tiles(
                 "`visualize`."
             )
             raise ConfigurationError(message)
-    if arguments.get("pre_processor", True) is True and (pre_processor := _pre_processor(model_class, tile_size)):
+    pre_processor = arguments.get("pre_processor", True)
+    if pre_processor is True:
+        pre_processor = _pre_processor(model_class, tile_size)
+    if isinstance(pre_processor, PreProcessor):
+        # Models ask their pre-processor for the size that comes out of it, while they are made.
+        _transform_with(pre_processor, [Resize(list(tile_size), antialias=True), *_kept(pre_processor, tile_size)])
         arguments = {**arguments, **_accepted(model_class, {"pre_processor": pre_processor})}
+    arguments = {**arguments, **_size_arguments(model_class, arguments, tile_size)}
     return {**arguments, **_accepted(model_class, {"evaluator": False, "visualizer": False})}
 
 
@@ -124,7 +156,42 @@ def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.
     )
     if needs_instance or "image_size" not in inspect.signature(configure).parameters:
         return None
-    return configure((tile_size.height, tile_size.width))
+    try:
+        return configure((tile_size.height, tile_size.width))
+    except ValueError:  # a crop of its own is larger than the tile; crops are taken out, so it may be of any size
+        return configure()
+
+
+def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size) -> dict[str, Plain]:
+    """Give the tile size to a class that has an argument for the size of its input.
+
+    Raises:
+        ConfigurationError: Another size is asked for, or the class knows squares only.
+    """
+    parameters = inspect.signature(model_class.__init__).parameters
+    sizes: dict[str, Plain] = {}
+    for name in (name for name in SIZE_OF_THE_INPUT if name in parameters):
+        default, given = parameters[name].default, arguments.get(name)
+        size = (*tile_size,) if _takes_pair(parameters[name]) else _side(model_class, name, tile_size)
+        if given not in (None, default, size, [*tile_size]):  # lists cannot be looked for in a set
+            message = f"model.init_args.{name} must be the tile size, {tile_size}, but is {given}. Leave it out."
+            raise ConfigurationError(message)
+        sizes[name] = size
+    return sizes
+
+
+def _takes_pair(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.default, (tuple, list)) or "tuple" in str(parameter.annotation).lower()
+
+
+def _side(model_class: type[AnomalibModule], name: str, tile_size: Size) -> int:
+    if tile_size.height != tile_size.width:
+        message = (
+            f"{model_class.__name__} takes one number as {name}, so tiles must be square, but tiling.tile_size is "
+            f"{tile_size}. Set a square one."
+        )
+        raise ConfigurationError(message)
+    return tile_size.height
 
 
 def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -134,22 +201,26 @@ def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> d
     return {name: value for name, value in arguments.items() if takes_any or name in parameters}
 
 
-def _fitted_to_tiles(model: AnomalibModule) -> AnomalibModule:
-    """Take resizing and centre-cropping out, and post-processing, which works on whole images here."""
+def _fitted_to_tiles(model: AnomalibModule, tile_size: Size) -> AnomalibModule:
+    """Take resizing and cropping out, and post-processing, which works on whole images here."""
     if isinstance(model.pre_processor, PreProcessor):
-        model.pre_processor.transform = _without_geometry(model.pre_processor.transform)
-        model.pre_processor.export_transform = get_exportable_transform(model.pre_processor.transform)
+        _transform_with(model.pre_processor, _kept(model.pre_processor, tile_size))
     model.post_processor = None
     return model
 
 
-def _without_geometry(transform: Transform | None) -> Transform | None:
-    if isinstance(transform, FITTED_TO_TILES):
-        return None
-    if isinstance(transform, Compose):
-        kept = [each for each in transform.transforms if not isinstance(each, FITTED_TO_TILES)]
-        return Compose(kept) if kept else None
-    return transform
+def _kept(pre_processor: PreProcessor, tile_size: Size) -> list[Transform]:
+    """Give the transforms of a pre-processor that leave the geometry of a tile alone."""
+    transform = pre_processor.transform
+    transforms = transform.transforms if isinstance(transform, Compose) else [transform]
+    tile = torch.zeros(1, 3, *tile_size)
+    kept = [each for each in transforms if each is not None and not isinstance(each, FITTED_TO_TILES)]
+    return [each for each in kept if each(tile).shape[-2:] == tile.shape[-2:]]
+
+
+def _transform_with(pre_processor: PreProcessor, transforms: list[Transform]) -> None:
+    pre_processor.transform = Compose(transforms) if transforms else None
+    pre_processor.export_transform = get_exportable_transform(pre_processor.transform)
 
 
 def _in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,10 @@ import pytest
 
 from anomalib_tiled.arguments import fit_parser, settings_from
 from anomalib_tiled.calibration import Stages
-from anomalib_tiled.config import Settings
+from anomalib_tiled.config import Settings, as_size
 from anomalib_tiled.evaluation import Measurements
 from anomalib_tiled.run import grid_of
+from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.training.tile import trainer_arguments
 from anomalib_tiled.workers import Workers
 
@@ -35,6 +36,11 @@ def test_its_grid_covers_the_images_with_several_tiles(settings: Settings) -> No
     grid = grid_of(replace(settings.tiling, image_size=settings.tiling.image_size or ANY_SIZE))
     assert len(grid.tiles) > 1
     assert (grid.tiles[-1].rows.stop, grid.tiles[-1].columns.stop) == tuple(grid.image_size)
+
+
+def test_its_model_works_with_its_tiles(settings: Settings) -> None:
+    tile_size, batch_size = as_size(settings.tiling.tile_size), settings.data.init_args.get("train_batch_size", 32)
+    check_model(settings.model, tile_size, train_batch_size=batch_size)
 
 
 def test_its_stages_can_be_made(settings: Settings) -> None:

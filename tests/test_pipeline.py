@@ -200,6 +200,20 @@ def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, mon
     assert not folder.calibration_file.exists()
 
 
+def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Run, tile: Tile) -> None:
+        message = "The model cannot be used."
+        raise ConfigurationError(message)
+
+    monkeypatch.setattr(pipeline, "train_tile", refuse)
+    folder = pipeline.prepare(settings)
+    with pytest.raises(ConfigurationError, match=r"^The model cannot be used\.$"):
+        pipeline.fit(folder)
+    assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]
+
+
 def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, tried = pipeline.prepare(settings), []
 

@@ -72,6 +72,35 @@ class OfOneSize(Weighted):
         return PreProcessor(Compose([Resize((8, 8)), NORMALIZE]))
 
 
+class Padded(Transform):
+    """Makes images square, as some models' pre-processing does."""
+
+    def transform(self, inpt: torch.Tensor, params: dict[str, object]) -> torch.Tensor:
+        height, width = inpt.shape[-2:]
+        return torch.nn.functional.pad(inpt, (0, max(height - width, 0), 0, max(width - height, 0)))
+
+
+class OfSize(Weighted):
+    """Asks for the size of its input, and remembers what its pre-processor says of it."""
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        input_shape: tuple[int, int] = (288, 288),
+        pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        super().__init__(pre_processor=pre_processor)
+        self.sizes = (image_size, input_shape, self.input_size)
+
+
+class OfSide(Weighted):
+    """Knows squares only."""
+
+    def __init__(self, image_size: int | None = None, **arguments: object) -> None:
+        super().__init__(**arguments)
+        self.side = image_size
+
+
 class ThirdParty(OneClass):
     """Takes nothing but what is its own."""
 
@@ -181,6 +210,54 @@ def test_a_class_is_asked_for_a_pre_processor_of_the_tiles_size(monkeypatch: pyt
         torch.testing.assert_close(pre_processor(IMAGES), IMAGES * 96 / 64)
 
 
+@pytest.mark.parametrize("transform", [Compose([CenterCrop(224), NORMALIZE]), Compose([Padded(), NORMALIZE])])
+def test_whatever_changes_the_size_of_a_tile_is_taken_out(
+    transform: Transform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Weighted, "transform", transform)
+    assert kept(build_tile_model(spec(Weighted), TILE).pre_processor.transform) == [Normalize]
+
+
+def test_a_crop_larger_than_the_tile_is_of_no_concern(monkeypatch: pytest.MonkeyPatch) -> None:
+    def configure(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        if image_size is not None and min(image_size) < 224:
+            message = "Image size is smaller than the crop."
+            raise ValueError(message)
+        return PreProcessor(Compose([Resize(256), CenterCrop(224), NORMALIZE]))
+
+    monkeypatch.setattr(OfSize, "configure_pre_processor", staticmethod(configure))
+    model = build_tile_model(spec(OfSize), TILE)
+    assert kept(model.pre_processor.transform) == [Normalize]
+    assert model.sizes[-1] == (64, 96), "while it is made"
+
+
+@pytest.mark.parametrize("given", [{}, {"image_size": [64, 96]}])
+def test_a_model_that_asks_for_the_size_of_its_input_is_given_that_of_a_tile(given: dict[str, object]) -> None:
+    model = build_tile_model(spec(OfSize, **given), TILE)
+    assert model.sizes == ((64, 96), (64, 96), (64, 96))
+
+
+def test_a_users_own_pre_processor_says_the_size_of_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {}}
+    fastflow = {"pre_trained": False, "backbone": "resnet18", "flow_steps": 1, "pre_processor": given}
+    model = build_tile_model(ClassSpec("anomalib.models.Fastflow", fastflow), TILE)
+    assert model.model.input_size == (64, 96)
+    assert model.pre_processor.transform is None
+
+
+def test_another_size_than_that_of_a_tile_is_refused() -> None:
+    message = r"model\.init_args\.input_shape must be the tile size, 64 x 96, but is .*32.*\. Leave it out\."
+    with pytest.raises(ConfigurationError, match=message):
+        build_tile_model(spec(OfSize, input_shape=[32, 32]), TILE)
+
+
+def test_one_number_stands_for_square_tiles() -> None:
+    assert build_tile_model(spec(OfSide), Size(64, 64)).side == 64
+    message = "OfSide takes one number as image_size, so tiles must be square, but tiling.tile_size is 64 x 96"
+    with pytest.raises(ConfigurationError, match=message):
+        build_tile_model(spec(OfSide), TILE)
+
+
 def test_a_third_partys_model_takes_only_its_own_arguments(tmp_path: Path) -> None:
     model = build_tile_model(spec(ThirdParty, depth=3), TILE)
     assert kept(model.pre_processor.transform) == [Normalize]
@@ -269,6 +346,25 @@ def test_scores_without_maps() -> None:
 def test_neither_scores_nor_maps() -> None:
     with pytest.raises(ConfigurationError, match="Saying gives neither scores nor anomaly maps, so it cannot be used"):
         predict_tile(Saying(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"pred_score": torch.zeros(())}, "must give one pred_score for each tile, but gives 1 for 2 tiles"),
+        ({"pred_score": torch.zeros(2, 3)}, "must give one pred_score for each tile, but gives 6 for 2 tiles"),
+        ({"anomaly_map": torch.zeros(1, 1, 8, 8)}, "must give one anomaly_map for each tile, but gives 1 for 2 tiles"),
+        ({"anomaly_map": torch.zeros(2, 3, 8, 8)}, "must give one anomaly_map for each tile, but gives 6 for 2 tiles"),
+    ],
+)
+def test_there_must_be_one_score_and_one_map_for_each_tile(said: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Saying {message}"):
+        predict_tile(Saying(**said), IMAGES)
+
+
+def test_what_is_no_prediction_is_described() -> None:
+    with pytest.raises(ConfigurationError, match=r"but returned a tensor of shape \(2, 3, 64, 96\)\."):
+        predict_tile(torch.nn.Identity(), IMAGES)
 
 
 def test_nothing_is_kept_for_gradients() -> None:

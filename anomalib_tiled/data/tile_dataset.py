@@ -147,6 +147,10 @@ class TileDataModule(LightningDataModule):
             for subset, transform in augmentations.items()
         }
 
+    def example(self, batch: int) -> torch.Tensor:
+        """Give one training tile so many times, shape (batch, 3, height, width)."""
+        return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
+
     def train_dataloader(self) -> DataLoader[ImageItem]:
         """Training tiles in random order."""
         return self._loader("train", self.train_batch_size, shuffle=True)

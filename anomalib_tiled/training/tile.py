@@ -28,7 +28,7 @@ from anomalib_tiled.files import replacing, storage_errors
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run_folder import TileRecord
 from anomalib_tiled.seals import Seal
-from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.tile_model import build_tile_model, predict_tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,9 +84,21 @@ def _fit(run: Run, tile: Tile, workspace: Path) -> int:
         arguments["limit_val_batches"] = 0
     engine = Engine(callbacks=[*callbacks, _no_checkpoints()], default_root_dir=workspace, **arguments)
     engine.fit(model, datamodule=cast("AnomalibDataModule", data))
+    _try_out(model, data)
     with replacing(run.folder.checkpoint(tile)) as temporary:
         _save(engine, callbacks, temporary)
     return int(engine.trainer.current_epoch)
+
+
+def _try_out(model: AnomalibModule, data: TileDataModule) -> None:
+    """Predict two tiles, so that a model that cannot is known after its first tile, not after the last.
+
+    Raises:
+        ConfigurationError: The predictions cannot be used.
+    """
+    training = model.training
+    predict_tile(model.eval(), data.example(2).to(model.device))
+    model.train(training)
 
 
 @contextmanager

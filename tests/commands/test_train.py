@@ -131,7 +131,9 @@ def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(finished_run
             assert np.abs(np.asarray(seen, int) - np.asarray(image.convert("RGB"), int)).max() > 0
 
 
-def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_its_own_method(finished_run: Path) -> None:
+def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_its_own_method(
+    finished_run: Path,
+) -> None:
     model = Padim.load_from_checkpoint(finished_run / "tiles" / "r01_c02.ckpt")
     assert model.hparams["n_features"] == 20
 
@@ -193,7 +195,9 @@ def test_t27_interrupted_fit_goes_on_to_the_same_result(
     assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
 
 
-def test_t27_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_t27_some_tiles_are_trained_again(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "again"
     shutil.copytree(finished_run, run)
     damaged, kept = run / "tiles" / "r01_c02.ckpt", (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns

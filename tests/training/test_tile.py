@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.callbacks import Callback
@@ -41,6 +41,9 @@ class Falling(AnomalibModule):
         super().__init__(pre_processor=pre_processor)
         self.weight = torch.nn.Parameter(torch.tensor(3.0))
         self.model = torch.nn.Linear(1, 1)
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        return InferenceBatch(pred_score=self.weight.expand(len(batch)))
 
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         return self.weight.sum()
@@ -95,6 +98,14 @@ class Failing(Falling):
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         message = "out of luck"
         raise RuntimeError(message)
+
+
+class Deciding(Falling):
+    """Its prediction is one for the whole batch."""
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        assert not self.training, "a prediction is that of a trained model"
+        return InferenceBatch(pred_score=self.weight)
 
 
 class Talking(Falling):
@@ -320,6 +331,13 @@ def test_a_failure_comes_out_as_it_is_and_leaves_no_checkpoint(make_run: MakeRun
     assert "Training tile r00_c00 failed.\nTraceback" in log
     assert "RuntimeError: out of luck" in log
     assert not files(run.folder.path / "tiles")
+
+
+def test_predictions_of_no_use_are_known_after_training_and_leave_no_checkpoint(make_run: MakeRun) -> None:
+    run = make_run(Deciding)
+    with pytest.raises(ConfigurationError, match="Deciding must give one pred_score for each tile, but gives 1 for 2"):
+        train_tile(run, first(run))
+    assert not list((run.folder.path / "tiles").iterdir())
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(

@@ -1,0 +1,104 @@
+"""Writes docs/models.md from what the package knows of models: ``python docs/write_models.py``."""  # noqa: INP001  # no package
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anomalib.models
+
+from anomalib_tiled.supported_models import Trial, reason_against, support_of
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule
+
+PAGE = Path(__file__).with_name("models.md")
+
+BEFORE = """\
+# Models
+
+Which models of anomalib 2.7 work with tiles, what they need, and how that was tried. What is refused is refused before
+any image is looked for, with the reason below.
+
+<!-- Written by `python docs/write_models.py`; do not edit. -->
+
+| model | with tiles | needs of tiles and settings | reads besides the images | tried how |
+|---|---|---|---|---|
+"""
+
+AFTER = """
+**Tried how:** an ensemble of two tile locations was fitted for one epoch on a few small images, tested, and loaded
+again, with the arguments given. Scores were between 0 and 1, the same after loading, and the model's own
+`load_from_checkpoint` opened the checkpoints. *Random* stands for what would have been downloaded: the model is the
+real one, its pretrained weights are not. Nothing here says how well a model finds defects.
+
+**Not in the table** is what no rule is known for: other backbones than those tried, and tiles so small that a
+backbone's feature maps vanish.
+
+## What is done for every model
+
+- Resizing and cropping are taken out of its pre-processing, and so is whatever else changes the size of a tile. The
+  rest, such as normalization, stays.
+- A model that asks for the size of its input, by an argument `image_size`, `input_size` or `input_shape` or through its
+  pre-processor, is given that of a tile.
+- Arguments that the model asks of the trainer, such as the number of epochs of a memory bank, override those of
+  `trainer`.
+- An anomaly map of another size is resized to the tile. Without a map, a tile's score fills the tile.
+
+## A model of your own
+
+Any `AnomalibModule` works by its class path, if Python finds the module:
+
+```bash
+PYTHONPATH=. anomalib tiled train --config folder.yaml --model my_package.MyModel --model.depth 3
+```
+
+It must have a `training_step`, and its `forward` must return an `InferenceBatch` with `pred_score` (one for each tile)
+or `anomaly_map` (one for each tile, of any size), or with both. It is tried out after the first tile is trained.
+A class made from one of anomalib's inherits its row of the table.
+
+## Open a checkpoint without this package
+
+A tile's checkpoint is one of Lightning. Some models have layers that depend on the size of their input; give them a
+pre-processor of the tile's size:
+
+```python
+from anomalib.models import Fastflow
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import Resize
+
+model = Fastflow.load_from_checkpoint(
+    "results/Fastflow/parts/latest/tiles/r00_c00.ckpt", pre_processor=PreProcessor(Resize((256, 256)))
+)
+```
+"""
+
+
+def row(model_class: type[AnomalibModule]) -> str:
+    """Write the row of a class."""
+    if reason := reason_against(model_class):
+        return f"| `{model_class.__name__}` | no: {reason} | | | |"
+    support = support_of(model_class)
+    rules = "; ".join(rule.text for rule in support.rules)
+    tried = "not tried" if support.trial is None else described(support.trial)
+    return f"| `{model_class.__name__}` | yes | {rules} | {support.needs} | {tried} |"
+
+
+def described(trial: Trial) -> str:
+    """Say how a model was tried."""
+    arguments = ", ".join(f"`{name}: {json.dumps(value)}`".replace('"', "") for name, value in trial.init_args.items())
+    parts = [f"tiles of {trial.tile_size[0]} x {trial.tile_size[1]}", f"batches of {trial.train_batch_size}", arguments]
+    weights = f"random: {trial.substituted}" if trial.substituted else "nothing downloaded"
+    return "; ".join(part for part in [*parts, weights] if part)
+
+
+def page() -> str:
+    """Write the page."""
+    names = sorted(anomalib.models.__all__, key=str.lower)
+    rows = [row(getattr(anomalib.models, name)) for name in names]
+    return BEFORE + "\n".join(rows) + "\n" + AFTER
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
