@@ -210,7 +210,7 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
     monkeypatch.setattr(pipeline, "train_tile", refuse)
     folder = pipeline.prepare(settings)
     with pytest.raises(ConfigurationError, match=r"^The model cannot be used\.$"):
-        pipeline.fit(folder)
+        pipeline.fit(folder, Observers())
     assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]
 
 

@@ -131,7 +131,7 @@ def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(finished_run
             assert np.abs(np.asarray(seen, int) - np.asarray(image.convert("RGB"), int)).max() > 0
 
 
-def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_its_own_method(
+def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_it(
     finished_run: Path,
 ) -> None:
     model = Padim.load_from_checkpoint(finished_run / "tiles" / "r01_c02.ckpt")
