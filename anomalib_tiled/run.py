@@ -24,6 +24,8 @@ from anomalib_tiled.tile_model import load_tile_model
 from anomalib_tiled.tile_models import TileModels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from anomalib.data import ImageItem
     from anomalib.models.components import AnomalibModule
@@ -76,6 +78,10 @@ class Run:
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
         source = open_source(split, grid, settings.cache_directory, build=build_cache)
         return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))
+
+    def __reduce__(self) -> tuple[Callable[[RunFolder], Run], tuple[RunFolder]]:
+        """Travel to another process as the name of the folder, which holds everything."""
+        return Run.open, (self.folder,)
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from anomalib_tiled.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
+
+
+class TrainTile(Protocol):
+    """Trains one tile. It may be pickled and called in another process, on any machine that sees the run folder."""
+
+    def __call__(self, tile: Tile, *, device: int | None = None) -> None:
+        """Train a tile.
+
+        Args:
+            tile: The tile.
+            device: Index of the GPU to train on; ``None`` for what the configuration says.
+        """
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Workers(ABC):
     """Who trains the tiles, and how many at a time. A tile that fails does not stop the others."""
 
     @abstractmethod
-    def train(self, tiles: Sequence[Tile], train_tile: Callable[[Tile], None]) -> Iterator[Outcome]:
+    def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train tiles in any order and report each as it ends.
 
         Args:
@@ -39,3 +53,18 @@ class Workers(ABC):
         Raises:
             StorageError: The disk is full; no other tile could be stored either.
         """
+
+
+def attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
+    """Train a tile, and say how it ended.
+
+    Raises:
+        StorageError: The disk is full.
+    """
+    try:
+        train_tile(tile)
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
+        return Outcome(tile, error)
+    return Outcome(tile, None)

@@ -113,7 +113,10 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
         ({"merging": NO_CLASS}, "Gaussian cannot be made with {'sigma': -1}"),
         ({"trainer": {"accelerator": "warp"}}, "The trainer refuses its arguments"),
         ({"model": ClassSpec(f"{__name__}.Untrained", {"number": -1})}, "Untrained cannot be made with {'number': -1}"),
-        ({"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 2})}, "must be 1 or auto"),
+        (
+            {"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 0})},
+            "must be at least 1",
+        ),
         ({"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))}, "no argument 'max_fpr'"),
     ],
 )

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 VALIDATION_HOOKS = ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end")
 
 
-def train_tile(run: Run, tile: Tile) -> None:
+def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
     """Train one tile and store its checkpoint, then the note that it is done.
 
     Every tile starts from the same seed, so that its weights depend neither on the order nor on who trains it.
@@ -52,15 +52,17 @@ def train_tile(run: Run, tile: Tile) -> None:
     Args:
         run: The run.
         tile: The tile location.
+        device: Index of the GPU to train on; ``None`` for what the configuration says.
 
     Raises:
         StorageError: The disk is full.
     """
     started = time.monotonic()
+    trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
     workspace = run.folder.path / "tiles" / f".{tile.name}"
     try:
         with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(workspace), _interrupts():
-            epochs = _fit(run, tile, workspace)
+            epochs = _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
         gc.collect()  # model and trainer hold each other, so their memory comes back only now
@@ -69,12 +71,11 @@ def train_tile(run: Run, tile: Tile) -> None:
     run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
 
 
-def _fit(run: Run, tile: Tile, workspace: Path) -> int:
+def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> int:
     """Fit a fresh model, store it, and give the number of epochs."""
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = build_tile_model(run.settings.model, run.grid.tile_size)
-    arguments = trainer_arguments(run.settings.trainer)
     callbacks = _defined(arguments.pop("callbacks"), data)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(run.folder.log_file.parent, name=tile.name)

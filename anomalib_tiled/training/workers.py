@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Literal
 
-from anomalib_tiled.errors import ConfigurationError, StorageError
-from anomalib_tiled.workers import Outcome, Workers
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.training.crew import Place, cores, train_side_by_side
+from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.workers import Outcome, TrainTile
 
 
 class LocalWorkers(Workers):
-    """Trains tiles on this machine, one after the other.
+    """Trains tiles on this machine, one or several at a time.
 
     Args:
-        processes: Number of tiles that are trained at the same time; ``auto`` takes what is best, which is 1 for now.
+        processes: Number of tiles that are trained at the same time, each in a process of its own with a share of the
+            cores; ``auto`` for one for each of the devices, or 1.
+        devices: Indices of the GPUs that the processes are shared out to in turn; null for what ``trainer`` says.
     """
 
-    def __init__(self, processes: int | Literal["auto"] = "auto") -> None:
-        if processes not in {1, "auto"}:
-            message = (
-                f"workers.init_args.processes must be 1 or auto: one tile is trained at a time, got {processes!r}."
-            )
+    def __init__(self, processes: int | Literal["auto"] = "auto", devices: Sequence[int] | None = None) -> None:
+        if processes != "auto" and processes < 1:
+            message = f"workers.init_args.processes must be at least 1 or auto, but is {processes!r}."
+            raise ConfigurationError(message)
+        if devices is not None and (not devices or min(devices) < 0):
+            message = f"workers.init_args.devices must be indices of GPUs, such as [0, 1], or null, but is {devices!r}."
             raise ConfigurationError(message)
         self.processes = processes
+        self.devices = devices
 
-    def train(self, tiles: Sequence[Tile], train_tile: Callable[[Tile], None]) -> Iterator[Outcome]:
-        """Train the tiles in their order."""
-        for tile in tiles:
-            yield _attempt(tile, train_tile)
+    def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
+        """Train the tiles, each as soon as a process is free."""
+        places = self._places()
+        if len(places) > 1:
+            yield from train_side_by_side(tiles, train_tile, places)
+        else:
+            for tile in tiles:
+                yield places[0].attempt(tile, train_tile)
 
-
-def _attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
-    try:
-        train_tile(tile)
-    except StorageError:
-        raise
-    except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
-        return Outcome(tile, error)
-    return Outcome(tile, None)
+    def _places(self) -> list[Place]:
+        """Say where each process works."""
+        devices = [None] if self.devices is None else list(self.devices)
+        number = len(devices) if self.processes == "auto" else self.processes
+        threads = max(1, cores() // number)
+        return [Place(threads, device) for device in islice(cycle(devices), number)]

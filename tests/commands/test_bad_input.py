@@ -59,7 +59,10 @@ MISFITS = {
     "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
     "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
-    "processes": ({"workers__init_args": {"processes": 2}, "workers__class_path": "LocalWorkers"}, "must be 1 or auto"),
+    "processes": (
+        {"workers__init_args": {"processes": 0}, "workers__class_path": "LocalWorkers"},
+        "must be at least 1",
+    ),
     "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
     "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not be set up: Path does not exist"),
 }

@@ -23,6 +23,7 @@ from anomalib_tiled.data.images import read_mask
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.training import workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,7 @@ def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Pat
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    RunFolder(run).seal(run / "split.csv")
     assert main(["test", "--ckpt_dir", str(run)]) == 0
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (finished_run, run))
     assert list(after) == list(before)
@@ -209,6 +211,19 @@ def test_t27_some_tiles_are_trained_again(
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert main(["fit", "--config", str(run / "config.yaml"), "--tiles", "r00_c00"]) == 2
     assert "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN." in capsys.readouterr().err
+
+
+def test_two_processes_give_what_one_gives(
+    configure: Callable[..., Path], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
+    two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
+    assert main(["fit", "--config", str(configure(workers=two))]) == 0
+    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
+    assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
+    for path in sorted((run / "tiles").glob("*.ckpt")):
+        own, other = (torch.load(each, weights_only=True) for each in (path, finished_run / "tiles" / path.name))
+        assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
 
 
 def test_t09_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import pytest
 
 from anomalib_tiled.errors import ConfigurationError, StorageError, TrainingError
 from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.training import workers
+from anomalib_tiled.training.crew import Place
 from anomalib_tiled.training.workers import LocalWorkers
 from anomalib_tiled.workers import Outcome
 
@@ -60,12 +65,46 @@ def test_what_would_stop_every_tile_stops_all(failure: BaseException) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, "auto"])
-def test_one_process_is_what_there_is(processes: object) -> None:
+def test_one_process_is_this_one(processes: object) -> None:
     assert list(LocalWorkers(processes).train(TILES[:1], Training())) == [Outcome(TILES[0], None)]
 
 
-@pytest.mark.parametrize("processes", [0, 2, -1, "many", None])
-def test_any_other_number_of_processes_is_refused(processes: object) -> None:
-    message = "workers.init_args.processes must be 1 or auto: one tile is trained at a time, got"
-    with pytest.raises(ConfigurationError, match=f"^{message} {processes!r}.$"):
+@pytest.mark.parametrize("processes", [0, -1])
+def test_there_must_be_a_process(processes: int) -> None:
+    message = "workers.init_args.processes must be at least 1 or auto, but is"
+    with pytest.raises(ConfigurationError, match=f"^{message} {processes}.$"):
         LocalWorkers(processes)
+
+
+@pytest.mark.parametrize("devices", [[], [0, -1]])
+def test_devices_are_indices(devices: list[int]) -> None:
+    message = "workers.init_args.devices must be indices of GPUs, such as [0, 1], or null, but is"
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)} {re.escape(str(devices))}.$"):
+        LocalWorkers(1, devices)
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "places"),
+    [
+        (1, None, [Place(4)]),
+        (2, None, [Place(2), Place(2)]),
+        (8, None, [Place(1)] * 8),
+        ("auto", [1, 3], [Place(2, 1), Place(2, 3)]),
+        (3, [1, 3], [Place(1, 1), Place(1, 3), Place(1, 1)]),
+        (1, [5], [Place(4, 5)]),
+    ],
+)
+def test_cores_and_devices_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, processes: int | str, devices: list[int] | None, places: list[Place]
+) -> None:
+    seen: list[Place] = []
+
+    def note(tiles: object, train_tile: object, given: list[Place]) -> Iterator[Outcome]:
+        seen.extend(given)
+        return iter([])
+
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "train_side_by_side", note)
+    monkeypatch.setattr(Place, "attempt", lambda place, *_: seen.append(place))
+    list(LocalWorkers(processes, devices).train(TILES[:1], Training()))
+    assert seen == places

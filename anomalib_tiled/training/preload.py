@@ -1,0 +1,10 @@
+"""Imported once by the process that others are copied from: what training a tile needs, without its warnings."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
+    import_module("anomalib_tiled.training.tile")
