@@ -127,6 +127,7 @@ def forget(folder: RunFolder, names: Sequence[str]) -> None:
 
 
 def _train_missing(run: Run, observers: Observers) -> None:
+    run.folder.remove_leftovers()
     missing = run.folder.missing(run.grid)
     if missing:  # what the stages learned from other tiles must not outlive them
         run.folder.calibration_file.unlink(missing_ok=True)

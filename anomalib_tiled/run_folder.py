@@ -254,6 +254,14 @@ class RunFolder:
         for tile in tiles:
             self.record_file(tile).unlink(missing_ok=True)
 
+    def remove_leftovers(self) -> None:
+        """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
+        for path in (self.path / "tiles").glob(".*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
     def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""
         configuration = self.settings().training_hash

@@ -166,6 +166,14 @@ def test_tiles_that_are_forgotten_are_missing(run: RunFolder, settings: Settings
     assert not run.calibration_file.exists(), "it was learned from the tile as it was"
 
 
+def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
+    (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
+    run.remove_leftovers()
+    assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
+
+
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
         run.check(run.split_file, "Look for it.")
