@@ -56,6 +56,7 @@ def rehearse(stages: Stages, anew: Stages | None = None) -> None:
         _check_scorer(stages.scorer, images)
         if anew is not None:
             later = TiledEnsemble(GRID, models, stages=anew, calibration=calibration, evaluator=False)
+            _check_alike(predicted, [later(images)], anew)
             _check_alike(predicted, [later(image[None]) for image in images], anew)
     except StageError as error:
         message = f"{error} (Tried on made-up images of {GRID.image_size} pixels, before any training.)"
@@ -114,9 +115,9 @@ def _call_unchanging(
     return result
 
 
-def _check_alike(together: InferenceBatch, alone: Sequence[InferenceBatch], stages: Stages) -> None:
-    """Check that images are predicted alike by stages that have learned and by new ones, in a batch and alone."""
-    (scores, maps), (own_scores, own_maps) = _joined([together]), _joined(alone)
+def _check_alike(learned: InferenceBatch, anew: Sequence[InferenceBatch], stages: Stages) -> None:
+    """Check that images are predicted alike by stages that have learned and by new ones, in one batch or several."""
+    (scores, maps), (own_scores, own_maps) = _joined([learned]), _joined(anew)
     # Not the largest difference: a normalizer may have steps, and a single score may fall to the other side of one.
     apart = max(float((scores - own_scores).abs().median()), float((maps - own_maps).abs().mean()))
     if apart > TOLERANCE:
