@@ -33,22 +33,42 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.plugins.specification import hookimpl
 
 if TYPE_CHECKING:
+    from anomalib_tiled.grid import Size, Tile, TileGrid
+    from anomalib_tiled.stages.distribution import ScoreDistribution
     from anomalib_tiled.stages.merging import Merger
     from anomalib_tiled.stages.normalization import Normalizer
     from anomalib_tiled.stages.scoring import Scorer
     from anomalib_tiled.stages.seams import SeamSmoother
     from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.workers import Workers
+    from anomalib_tiled.workers import Outcome, Workers
 
 __version__ = "0.1.0"
-__all__ = ["Merger", "Normalizer", "Scorer", "SeamSmoother", "Thresholder", "Workers", "hookimpl"]
+__all__ = [
+    "Merger",
+    "Normalizer",
+    "Outcome",
+    "ScoreDistribution",
+    "Scorer",
+    "SeamSmoother",
+    "Size",
+    "Thresholder",
+    "Tile",
+    "TileGrid",
+    "Workers",
+    "hookimpl",
+]
 
 _HOMES = {
     "Merger": "stages.merging",
     "Normalizer": "stages.normalization",
+    "Outcome": "workers",
+    "ScoreDistribution": "stages.distribution",
     "Scorer": "stages.scoring",
     "SeamSmoother": "stages.seams",
+    "Size": "grid",
     "Thresholder": "stages.thresholding",
+    "Tile": "grid",
+    "TileGrid": "grid",
     "Workers": "workers",
 }
 

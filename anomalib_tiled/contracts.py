@@ -108,7 +108,7 @@ def call_stage(
         raise StageError(message)
     if result.numel():
         _check_range(stage, *(float(limit) for limit in result.aminmax()))
-    return result
+    return result.float()  # scores are counted, compared and written in single precision, whatever a stage computes in
 
 
 def learned_number(rule: Thresholder, value: object) -> float:

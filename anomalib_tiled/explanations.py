@@ -27,6 +27,9 @@ KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thre
 NO_REASON = r"NoneType|^Expected a path|^Does not validate"
 """What jsonargparse says beside the reason."""
 
+SAID_ALREADY = r"There is no setting|has no setting|Got value|is required|Given value: (?:Namespace|NestedArg)\("
+"""Reasons that hold what was given or need not, and values in the form that only jsonargparse knows."""
+
 
 def explained(parser: ArgumentParser, message: str) -> str:
     """Add to a message of jsonargparse which names are allowed.
@@ -77,7 +80,8 @@ def _condensed(message: str) -> str:
     if not reasons:
         return f"{key[1]}: {message[key.end() :]}"
     given = re.search(r"Given value: (.*)$", message)
-    said = "" if given is None or re.search("There is no setting|Got value", reasons[0]) else f" Given: {given[1]}."
+    repeated = given is None or re.search(SAID_ALREADY, f"{reasons[0]} {given[0]}")
+    said = "" if given is None or repeated else f" Given: {given[1]}."
     return f"{key[1]}: {'; or '.join(reasons)}{'' if reasons[-1].endswith('.') else '.'}{said}"
 
 

@@ -15,6 +15,7 @@ from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, setti
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings, ThresholdingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.stages.seams import SeamSmoother
 
 test_parser.__test__ = False  # its name is that of the command
 
@@ -240,6 +241,40 @@ def test_a_seed_that_is_given_is_kept(parse: Parse, seed: int) -> None:
     assert type(kept) is int
 
 
+LOPSIDED = '''
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from anomalib_tiled import SeamSmoother, hookimpl
+
+
+class Side(Enum):
+    ROWS = "rows"
+    COLUMNS = "columns"
+
+
+@dataclass
+class Window:
+    height: int = 3
+    width: int = 5
+
+
+class Lopsided(SeamSmoother):
+    """Smooths one side."""
+
+    def __init__(self, side: Side = Side.ROWS, window: Window = Window(), table: Path = Path("a.csv")) -> None:
+        self.side, self.window, self.table = side, window, table
+
+    def smooth(self, maps, grid):
+        return maps
+
+
+@hookimpl
+def register_seam_smoothers():
+    return [Lopsided]
+'''
+LOPSIDED_PATH = "--seam_smoothing=lopsided_factory.Lopsided"
 MESSAGES = {
     "no number": (
         ["--tiling.tile_size=big"],
@@ -267,6 +302,7 @@ MESSAGES = {
         "merging: sigma: Expected a float. Got value: wide.",
     ),
     "an argument of a class": (["--model.n_feature=3"], "There is no setting"),
+    "a missing argument": (["--thresholding.method=ManualThreshold"], "method: Option 'value' is required but not"),
     "an unknown worker": (["--workers=LocalWorker"], "Did you mean 'LocalWorkers'?"),
     "no file": (["--config=nowhere.yaml"], "nowhere.yaml"),
 }
@@ -280,6 +316,37 @@ def test_a_wrong_argument_is_explained_in_a_line(parse: Parse, given: list[str],
     assert message in said
     for inner in ("Traceback", "<class", "NoneType", "Namespace(", "NestedArg(", "typing.", "Union subtypes"):
         assert inner not in said
+
+
+@pytest.fixture
+def lopsided(install: Callable[..., None]) -> None:
+    """A stage of another package, whose arguments have types of all kinds."""
+    install("lopsided_factory", LOPSIDED)
+
+
+def test_arguments_of_other_types_are_read_saved_and_restored(parse: Parse, lopsided: None) -> None:
+    given = {"side": "COLUMNS", "window.height": "7", "table": "scores.csv"}
+    settings = parse(LOPSIDED_PATH, *(f"--seam_smoothing.{name}={each}" for name, each in given.items()))
+    spec = Settings.from_mapping(yaml.safe_load(settings.to_yaml())).seam_smoothing
+    assert spec.init_args == {"side": "COLUMNS", "window": {"height": 7, "width": 5}, "table": "scores.csv"}
+    stage = spec.build(SeamSmoother)
+    assert (stage.side.value, stage.window.height, stage.window.width) == ("columns", 7, 5)
+    assert stage.table == Path("scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("side=DIAGONAL", "side: Expected a member of <enum 'Side'>: {ROWS,COLUMNS}. Got value: DIAGONAL."),
+        ("window.height=high", "window.height: Expected a int. Got value: high."),
+        ("window.hight=3", "window has no setting 'hight'. Did you mean 'height'? Allowed: height, width."),
+        ("table=[1]", "table: Not of type Path: expected str, bytes or os.PathLike object, not list."),
+    ],
+)
+def test_arguments_of_other_types_are_explained_too(parse: Parse, lopsided: None, given: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(LOPSIDED_PATH, f"--seam_smoothing.{given}")
+    assert str(raised.value) == f"seam_smoothing: {message}"
 
 
 @pytest.mark.parametrize("given", ["--tiling.strid=3", "--ckpt=v0", "--conf=a.yaml", "--visual=false"])

@@ -83,6 +83,14 @@ def test_a_right_result_is_given() -> None:
     assert torch.equal(call_stage(Middle(), Middle().score, scores, None, shape=(2,)), scores.median(dim=0).values)
 
 
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_scores_go_on_in_single_precision(precision: torch.dtype) -> None:
+    scores = torch.tensor([0.5, 0.25])
+    given = call_stage(Middle(), lambda: scores.to(precision), shape=(2,))
+    assert given.dtype == torch.float32
+    assert torch.equal(given, scores)
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

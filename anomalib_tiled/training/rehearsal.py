@@ -16,28 +16,34 @@ from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.training.calibrate import learn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.calibration import Stages
+    from anomalib_tiled.stages.scoring import Scorer
 
 GRID = TileGrid(Size(48, 40), Size(24, 24), Size(16, 16))
 """Small, and with everything that a grid can have: overlap, and last tiles that were moved back."""
 
 IMAGES = 6
 TOLERANCE = 0.01
-"""How far from 0.5 a normalizer may bring the threshold."""
+"""How far from 0.5 a normalizer may bring the threshold, and how far predictions of one image may differ."""
 
 
-def rehearse(stages: Stages) -> None:
+def rehearse(stages: Stages, anew: Stages | None = None) -> None:
     """Let the stages learn from made-up images, predict them, and check what every stage gives.
 
     Args:
         stages: The stages of a configuration.
+        anew: The same stages made once more, as every later command makes them; they must predict what those predict
+            that have learned. ``None`` leaves this out.
 
     Raises:
         StageError: A stage raises, or does something else than its contract says.
     """
     batch = _images()
+    images = cast("torch.Tensor", batch.image)
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
     ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
@@ -46,7 +52,12 @@ def rehearse(stages: Stages) -> None:
             for scale in () if level is None else (level.scores, level.maps):
                 _check_centred(stages, scale)
         ensemble.calibration = calibration
-        ensemble(batch.image)
+        predicted = ensemble(images)
+        _check_scorer(stages.scorer, images)
+        if anew is not None:
+            later = TiledEnsemble(GRID, models, stages=anew, calibration=calibration, evaluator=False)
+            _check_alike(predicted, [later(images)], anew)
+            _check_alike(predicted, [later(image[None]) for image in images], anew)
     except StageError as error:
         message = f"{error} (Tried on made-up images of {GRID.image_size} pixels, before any training.)"
         raise StageError(message) from error
@@ -75,12 +86,55 @@ def _check_centred(stages: Stages, scale: Learned) -> None:
     if scale.normalization is None:
         return
     around = scale.threshold + torch.linspace(-0.1, 0.1, 5)
-    normalized = call_stage(
-        stages.normalizer, stages.normalizer.apply, around, scale.normalization, shape=tuple(around.shape)
-    )
+    normalized = _call_unchanging(stages.normalizer, stages.normalizer.apply, around, scale.normalization, shape=(5,))
     if abs(centre := float(normalized[2]) - 0.5) > TOLERANCE:
         message = f"{name_of(stages.normalizer)} must bring the threshold to 0.5, but brings it to {0.5 + centre:.3f}."
         raise StageError(message)
     if (normalized.diff() < 0).any():
         message = f"{name_of(stages.normalizer)} must keep the order of scores, but gives {normalized.tolist()}."
         raise StageError(message)
+
+
+def _check_scorer(scorer: Scorer, images: torch.Tensor) -> None:
+    """Check that a scorer leaves the maps alone, which go on to the masks and pictures."""
+    maps = images.mean(dim=1, keepdim=True)
+    tile_scores = torch.stack([maps[..., tile.rows, tile.columns].amax(dim=(1, 2, 3)) for tile in GRID.tiles])
+    _call_unchanging(scorer, scorer.score, tile_scores, maps, shape=(len(images),))
+
+
+def _call_unchanging(
+    stage: object, method: Callable[..., torch.Tensor], given: torch.Tensor, *others: object, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Call a stage, and check that it does not change what others read too."""
+    tensors = [each for each in (given, *others) if isinstance(each, torch.Tensor)]
+    before = [each.clone() for each in tensors]
+    result = call_stage(stage, method, given, *others, shape=shape)
+    if not all(map(torch.equal, tensors, before)):
+        message = f"{name_of(stage)} must not change what it is given, but does. Let it return a new tensor."
+        raise StageError(message)
+    return result
+
+
+def _check_alike(learned: InferenceBatch, anew: Sequence[InferenceBatch], stages: Stages) -> None:
+    """Check that images are predicted alike by stages that have learned and by new ones, in one batch or several."""
+    (scores, maps), (own_scores, own_maps) = _joined([learned]), _joined(anew)
+    # Not the largest difference: a normalizer may have steps, and a single score may fall to the other side of one.
+    apart = max(float((scores - own_scores).abs().median()), float((maps - own_maps).abs().mean()))
+    if apart > TOLERANCE:
+        used = (stages.merger, stages.smoother, stages.scorer, stages.normalizer)
+        names = " and ".join(name_of(each) for each in used if each is not None and _is_foreign(each))
+        message = (
+            f"{names or 'The stages'} must predict an image alike in every batch and every command, but predictions "
+            f"differ by {apart:.3g}. Keep nothing of other images, and what is learned only in what learn returns."
+        )
+        raise StageError(message)
+
+
+def _joined(predictions: Sequence[InferenceBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = [each.pred_score for each in predictions if each.pred_score is not None]
+    maps = [each.anomaly_map for each in predictions if each.anomaly_map is not None]
+    return torch.cat(scores), torch.cat(maps)
+
+
+def _is_foreign(stage: object) -> bool:
+    return not type(stage).__module__.startswith("anomalib_tiled.")

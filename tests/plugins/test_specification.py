@@ -17,6 +17,7 @@ from anomalib_tiled.plugins.specification import Hooks
 NAMES = [name for name in vars(Hooks) if not name.startswith("_")]
 EACH = pytest.mark.parametrize("name", NAMES)
 COMMANDS = Path(__file__).parents[1] / "commands" / "test_plugins.py"
+PAGE = Path(__file__).parents[2] / "docs" / "write-a-stage.md"
 
 
 @pytest.fixture
@@ -61,6 +62,18 @@ def test_a_hook_is_implemented_and_documented_by_the_package(name: str, manager:
 @EACH
 def test_a_hook_is_tried_out_in_a_whole_command(name: str) -> None:
     assert f"\ndef {name}(" in COMMANDS.read_text(encoding="utf-8")
+
+
+@EACH
+def test_a_hook_has_a_section_with_its_signature_and_an_example(name: str) -> None:
+    _, heading, rest = PAGE.read_text(encoding="utf-8").partition(f"\n### {name}\n")
+    assert heading, f"docs/write-a-stage.md needs a section ### {name}"
+    section = rest.partition("\n##")[0]
+    signature = (
+        str(inspect.signature(getattr(Hooks, name))).replace("'", "").replace("(self, ", "(").replace("self", "")
+    )
+    assert f"`{name}{signature.removesuffix(' -> None')}`: " in section
+    assert f"\n@hookimpl\ndef {name}(" in section
 
 
 def test_the_marker_is_what_the_package_offers() -> None:

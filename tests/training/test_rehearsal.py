@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
@@ -81,13 +82,59 @@ class Reversed(Shifted):
         return (learned["threshold"] - scores).sigmoid()
 
 
+class Spoiling(Scorer):
+    """Works on the maps themselves."""
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        return maps.sub_(maps.mean()).amax(dim=(1, 2, 3))
+
+
+class Overwriting(MinMax):
+    """Works on the scores themselves."""
+
+    def apply(self, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
+        return scores.copy_(super().apply(scores, learned))
+
+
+class Remembering(MinMax):
+    """Keeps what it learned instead of giving it."""
+
+    def __init__(self) -> None:
+        self.learned: dict[float, dict[str, float]] = {}
+
+    def learn(self, scores: ScoreDistribution, threshold: float) -> dict[str, float]:
+        self.learned[threshold] = super().learn(scores, threshold)
+        return {"threshold": threshold}
+
+    def apply(self, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
+        return super().apply(scores, self.learned[learned["threshold"]])
+
+
+class Comparing(SeamSmoother):
+    """Divides by the highest pixel of the batch."""
+
+    def smooth(self, maps: torch.Tensor, grid: TileGrid) -> torch.Tensor:
+        return maps / maps.max()
+
+
+class Counting(Scorer):
+    """Adds the number of batches so far."""
+
+    batches = 0
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        self.batches += 1
+        return tile_scores.amax(dim=0) + self.batches
+
+
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), PLACES)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"merger": Hann(), "scorer": TopK()}, {"merger": Max(), "smoother": None, "thresholder": ManualThreshold(30)}],
 )
 def test_what_is_built_in_passes(normalize_at: str, threshold_at: str, changes: dict[str, object]) -> None:
-    rehearse(replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at, **changes))
+    stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at, **changes)
+    rehearse(stages, deepcopy(stages))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +152,8 @@ def test_what_is_built_in_passes(normalize_at: str, threshold_at: str, changes: 
             r"^normalization Shifted .* must bring the threshold to 0.5, but brings it to 0.4",
         ),
         ({"normalizer": Reversed()}, r"^normalization Reversed .* must keep the order of scores"),
+        ({"normalizer": Overwriting()}, r"^normalization Overwriting .* must not change what it is given"),
+        ({"scorer": Spoiling()}, r"^scoring Spoiling .* must not change what it is given, but does. Let it return"),
     ],
 )
 @pytest.mark.parametrize("place", ["tile", "image"])
@@ -117,6 +166,23 @@ def test_a_stage_that_breaks_its_contract_is_found(changes: dict[str, object], m
 def test_a_stage_that_fails_for_one_tile_is_named_with_the_tile() -> None:
     with pytest.raises(StageError, match=r"thresholding Endless .* Tile: r00_c00\."):
         rehearse(replace(STAGES, threshold_at="tile", thresholder=Endless()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer": Remembering()}, r"^normalization Remembering .* failed: KeyError: "),
+        ({"smoother": Comparing()}, r"^seam_smoothing Comparing \S+ of no installed package\) must predict an image"),
+        (
+            {"scorer": Counting()},
+            r"^scoring Counting .* alike in every batch and every command, but predictions differ by ",
+        ),
+    ],
+)
+def test_a_stage_that_keeps_what_it_has_seen_is_found(changes: dict[str, object], message: str) -> None:
+    stages = replace(STAGES, **changes)
+    with pytest.raises(StageError, match=message):
+        rehearse(stages, deepcopy(stages))
 
 
 def test_the_generators_are_left_alone() -> None:
