@@ -9,9 +9,9 @@ A module imports only from modules on its own line or below:
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
-    ensemble  evaluation                        all tiles as one model, metrics
+    ensemble  evaluation  decisions             all tiles as one model, metrics, other thresholds
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
-    calibration                                 what stages learn
+    calibration  validation_scores              what stages learn, and from which scores
     contracts                                   what each kind of stage must do, checked where it is called
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     run_folder                                  names and contents of a run's files

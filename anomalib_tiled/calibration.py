@@ -154,7 +154,7 @@ class Observed:
     def __init__(self) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution()
-        self._every_mask_known = True
+        self.every_mask_known = True
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
         """Count the predictions of a batch.
@@ -167,7 +167,7 @@ class Observed:
         self.scores.add(scores.cpu().numpy(), truth.labels)
         if maps is not None:
             masks = truth.masks
-            self._every_mask_known &= masks is not None
+            self.every_mask_known &= masks is not None
             values = maps.squeeze(1).cpu().numpy()
             self.maps.add(values, np.zeros(values.shape, dtype=bool) if masks is None else masks)
 
@@ -188,7 +188,7 @@ class Observed:
         scores = _learned(stages, rule, self.scores, normalize=normalize)
         if self.maps.empty:
             return Level(scores, scores)
-        threshold = None if self._every_mask_known else scores.threshold
+        threshold = None if self.every_mask_known else scores.threshold
         return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
 
 

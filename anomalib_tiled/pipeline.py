@@ -1,4 +1,4 @@
-"""The whole story: fit, test, status."""
+"""The whole story: fit, test, predict, status."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
@@ -17,15 +18,19 @@ from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
 from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.cache import open_source
+from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.errors import DataError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.plugins.provenance import origins_of
-from anomalib_tiled.progress import track
+from anomalib_tiled.progress import progress_bar, track
+from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.prediction import Prediction
+from anomalib_tiled.results.predictions import PredictionFolder
 from anomalib_tiled.results.report import scores_file, write_metrics
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
@@ -36,9 +41,13 @@ from anomalib_tiled.training.tile import check_trainer, train_tile
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
+    from anomalib_tiled.results.prediction import PredictionRequest
+    from anomalib_tiled.results.predictions import Predicted, PredictionSettings
 
 
 def prepare(settings: Settings) -> RunFolder:
@@ -152,6 +161,51 @@ def _test(run: Run, observers: Observers, output: Path) -> Results:
     write_metrics(output / "metrics.json", metrics := measurements.compute())
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return metrics
+
+
+def predict(
+    folder: RunFolder, observers: Observers, request: PredictionRequest, report: Callable[[str], None]
+) -> Predicted:
+    """Predict new images, and write what is found as it comes.
+
+    Args:
+        folder: A complete run.
+        observers: Told of each predicted image.
+        request: What to predict.
+        report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
+    """
+    images = find_images(request.data, request.listed, apart_from=request.output)
+    if not request.skip_existing:
+        PredictionFolder(request.output).check_new()
+    with log_to(PredictionFolder(request.output).log_file):
+        run = Run.open(folder)
+        seed_everything(run.settings.seed_everything, workers=True, verbose=False)
+        prediction = Prediction.begin(run, request, images, report)
+        started = monotonic()
+        with progress_bar("images") as bar:
+            task = bar.add_task("Predicting", total=len(prediction.missing))
+            for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
+                for item in prediction.predict(batch):
+                    observers.tell("image_predicted", run_folder=folder.path, prediction=item)
+                bar.update(task, completed=prediction.tried)
+        return prediction.finish(seconds=monotonic() - started)
+
+
+def decide_again(
+    folder: RunFolder, output: Path, settings: PredictionSettings, report: Callable[[str], None]
+) -> Predicted:
+    """Decide about images that were predicted before by other thresholds, without predicting anew.
+
+    Args:
+        folder: The run that they were predicted with.
+        output: Folder with the predictions; what was decided before is replaced.
+        settings: The thresholds; where one is ``None``, what was decided stays.
+        report: Told in a line what a reader of the results should know.
+    """
+    predictions = PredictionFolder(output)
+    predictions.facts()  # before there is a log in a folder that holds no predictions
+    with log_to(predictions.log_file):
+        return redecide(Run.open(folder), predictions, settings, report)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class Pictures:
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture."""
         relative = image_path.relative_to(self.common)
-        # 000.jpg and 000.png in one folder must not share a picture.
-        stem = relative.stem if relative.suffix.lower() == ".png" else relative.name
+        # 000.jpg, 000.PNG and 000.png in one folder must not share a picture.
+        stem = relative.stem if relative.suffix == ".png" else relative.name
         return (self.folder / relative).with_name(f"{stem}.png")
 
 

@@ -14,6 +14,7 @@ from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.images import has_more_than_8_bits
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,16 +41,21 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     ensemble = run.ensemble(Calibration())
-    calibration = learn(ensemble, partial(_validation_images, run))
+    calibration = learn(ensemble, partial(_validation_images, run), partial(_keep, run))
     return replace(calibration, notes=_notes(run, ensemble.stages))
 
 
-def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -> Calibration:
+def learn(
+    ensemble: TiledEnsemble,
+    images: Callable[[], Iterable[ImageBatch]],
+    on_images: Callable[[Observed], None] | None = None,
+) -> Calibration:
     """Let the stages of an ensemble learn.
 
     Args:
         ensemble: The ensemble; what its stages learned from tiles is part of it afterwards.
         images: Gives the images to learn from, each time anew.
+        on_images: Told the scores of whole images on the scale that they are predicted on, if they have been seen.
     """
     stages = ensemble.stages
     tiles = {tile.name: Observed() for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
@@ -59,11 +65,20 @@ def learn(ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]]) -
     logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
     calibration = Calibration(tiles=learned)
     if not stages.learn_from_images:
+        if on_images is not None and stages.normalize_at != "tile":
+            on_images(image)
         return calibration
     if stages.normalize_at == "tile":
         ensemble.calibration = calibration
         image = _observe(ensemble, {}, images())
+    if on_images is not None:
+        on_images(image)
     return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
+
+
+def _keep(run: Run, observed: Observed) -> None:
+    scores = ValidationScores.of(observed)
+    scores.write(run.folder.validation_scores_file, run.settings.calibration_hash)
 
 
 def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
