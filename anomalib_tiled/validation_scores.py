@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class ValidationScores:
                 pixels = NormalScores(content["pixel_scores"], content["pixel_counts"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             message = f"{path} was altered ({error!r}). Delete it and run `anomalib tiled fit --ckpt_dir` again."
             raise RunFolderError(message) from error
         if written != configuration:
