@@ -4,8 +4,9 @@ A module imports only from modules on its own line or below:
 
     __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
-    commands  arguments  explanations           what each command does; text to settings; mistakes in our words
-    builtin  pipeline                           the built-in stages as a plugin | fit, test, status: the whole story
+    commands  fitting                           what each command does | a run from Python objects
+    arguments  explanations                     text to settings; mistakes in our words
+    builtin  pipeline  loaded                   built-in stages as a plugin | the whole story | a run as a Python object
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
@@ -29,6 +30,10 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.plugins.specification import hookimpl
 
 if TYPE_CHECKING:
+    from anomalib_tiled.fitting import fit_ensemble
+    from anomalib_tiled.grid import Size, TileGrid
+    from anomalib_tiled.loaded import TiledEnsemble
+    from anomalib_tiled.results.image_prediction import ImagePrediction
     from anomalib_tiled.stages.merging import Merger
     from anomalib_tiled.stages.normalization import Normalizer
     from anomalib_tiled.stages.scoring import Scorer
@@ -37,15 +42,33 @@ if TYPE_CHECKING:
     from anomalib_tiled.workers import Workers
 
 __version__ = "0.1.0"
-__all__ = ["Merger", "Normalizer", "Scorer", "SeamSmoother", "Thresholder", "Workers", "hookimpl"]
+__all__ = [
+    "ImagePrediction",
+    "Merger",
+    "Normalizer",
+    "Scorer",
+    "SeamSmoother",
+    "Size",
+    "Thresholder",
+    "TileGrid",
+    "TiledEnsemble",
+    "Workers",
+    "fit_ensemble",
+    "hookimpl",
+]
 
 _HOMES = {
+    "ImagePrediction": "results.image_prediction",
     "Merger": "stages.merging",
     "Normalizer": "stages.normalization",
     "Scorer": "stages.scoring",
     "SeamSmoother": "stages.seams",
+    "Size": "grid",
     "Thresholder": "stages.thresholding",
+    "TileGrid": "grid",
+    "TiledEnsemble": "loaded",
     "Workers": "workers",
+    "fit_ensemble": "fitting",
 }
 
 
