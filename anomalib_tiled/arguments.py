@@ -135,7 +135,7 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument("--data", type=str, nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list).")
     parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
     parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
-    parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see below.")
+    parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see above.")
     parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same of pixels, for masks and regions.")
     parser.add_argument("--min_area", type=int, default=1, help="Leave smaller regions out; in pixels of the image.")
     parser.add_argument("--overlays", action="store_true", help="Draw heat maps over the images, into images/.")
@@ -143,6 +143,7 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument(
         "--maps",
         type=Literal["npy", "tiff"] | None,
+        metavar="{npy,tiff}",
         help="Keep raw anomaly maps in maps/, so that --pixel_threshold can be changed later.",
     )
     parser.add_argument("--coco", action="store_true", help="Tell regions in COCO's form too, in coco.json.")
