@@ -4,15 +4,18 @@ A module imports only from modules on its own line or below:
 
     __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
-    commands  arguments  explanations           what each command does; text to settings; mistakes in our words
-    builtin  pipeline                           the built-in stages as a plugin | fit, test, status: the whole story
+    commands  fitting                           what each command does | a run from Python objects
+    arguments  explanations                     text to settings; mistakes in our words
+    builtin  pipeline  loaded                   built-in stages as a plugin | the whole story | a run as a Python object
+    preparation                                 what is checked before a run
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
+    decisions                                   other thresholds
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
     supported_models  model_rules               which models work with tiles, and what they need
-    calibration                                 what stages learn
+    calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     run_folder                                  names and contents of a run's files
@@ -33,8 +36,9 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.plugins.specification import hookimpl
 
 if TYPE_CHECKING:
-    from anomalib_tiled.grid import Size, Tile, TileGrid
-    from anomalib_tiled.stages.distribution import ScoreDistribution
+    from anomalib_tiled.fitting import fit_ensemble
+    from anomalib_tiled.grid import Size, TileGrid
+    from anomalib_tiled.loaded import TiledEnsemble
     from anomalib_tiled.stages.merging import Merger
     from anomalib_tiled.stages.normalization import Normalizer
     from anomalib_tiled.stages.scoring import Scorer
@@ -47,14 +51,14 @@ __all__ = [
     "Merger",
     "Normalizer",
     "Outcome",
-    "ScoreDistribution",
     "Scorer",
     "SeamSmoother",
     "Size",
     "Thresholder",
-    "Tile",
     "TileGrid",
+    "TiledEnsemble",
     "Workers",
+    "fit_ensemble",
     "hookimpl",
 ]
 
@@ -62,14 +66,14 @@ _HOMES = {
     "Merger": "stages.merging",
     "Normalizer": "stages.normalization",
     "Outcome": "workers",
-    "ScoreDistribution": "stages.distribution",
     "Scorer": "stages.scoring",
     "SeamSmoother": "stages.seams",
     "Size": "grid",
     "Thresholder": "stages.thresholding",
-    "Tile": "grid",
     "TileGrid": "grid",
+    "TiledEnsemble": "loaded",
     "Workers": "workers",
+    "fit_ensemble": "fitting",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from argparse import HelpFormatter, RawDescriptionHelpFormatter
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -42,6 +43,25 @@ DEFAULTS = {
     "thresholding.method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
     "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
 }
+
+PREDICT = """\
+Predict images that are not labelled: score, label, and anomalous regions in pixels of the image.
+
+--data takes files, folders (with all folders in them), patterns such as 'parts/**/*.png', and -, which reads one of
+these per line from standard input. The results are predictions.jsonl and predictions.csv; they are there as they come.
+
+--threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
+scores lie above it) or fpr0.01 (the same, said as a rate of false alarms). Without --data, they decide about the
+images in --output again; no image is predicted.
+
+exit status:
+  0    all went well
+  2    something has to be changed; nothing that was there is lost
+  3    some images could not be read; they are in failures.csv, all others are predicted
+  4    with --fail_on_anomaly: an image is anomalous, and all went well
+  130  interrupted; --skip_existing goes on
+  1    anything else
+"""
 
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
@@ -112,9 +132,32 @@ def test_parser(prog: str) -> Parser:
     return parser
 
 
-def run_parser(prog: str, description: str) -> Parser:
+def predict_parser(prog: str) -> Parser:
+    """Give the options of ``predict``."""
+    parser = run_parser(prog, PREDICT, RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=str, nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list).")
+    parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
+    parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
+    parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see above.")
+    parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same of pixels, for masks and regions.")
+    parser.add_argument("--min_area", type=int, default=1, help="Leave smaller regions out; in pixels of the image.")
+    parser.add_argument("--overlays", action="store_true", help="Draw heat maps over the images, into images/.")
+    parser.add_argument("--masks", action="store_true", help="Keep masks in the size of the images, in masks/.")
+    parser.add_argument(
+        "--maps",
+        type=Literal["npy", "tiff"] | None,
+        metavar="{npy,tiff}",
+        help="Keep raw anomaly maps in maps/, so that --pixel_threshold can be changed later.",
+    )
+    parser.add_argument("--coco", action="store_true", help="Tell regions in COCO's form too, in coco.json.")
+    parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
+    parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as it was trained.")
+    return parser
+
+
+def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
     """Give the options of commands that only need a run folder."""
-    parser = Parser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
     parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
     return parser
 

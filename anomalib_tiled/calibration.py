@@ -174,7 +174,7 @@ class Observed:
     def __init__(self, bits: int = IMAGE_BITS) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
-        self._every_mask_known = True
+        self.every_mask_known = True
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
         """Count the predictions of a batch.
@@ -186,7 +186,7 @@ class Observed:
         """
         self.scores.add(scores.cpu().numpy(), truth.labels)
         if maps is not None:
-            self._every_mask_known &= truth.masks is not None
+            self.every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
             self.maps.add(values, truth.pixels(values.shape))
 
@@ -207,7 +207,7 @@ class Observed:
         scores = _learned(stages, rule, self.scores, normalize=normalize)
         if self.maps.empty:
             return Level(scores, scores)
-        threshold = None if self._every_mask_known else scores.threshold
+        threshold = None if self.every_mask_known else scores.threshold
         return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
 
 

@@ -33,11 +33,11 @@ class Command:
     help: str
     function: str
 
-    def load(self) -> Callable[[Sequence[str], str], None]:
+    def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
-            function: Callable[[Sequence[str], str], None] = getattr(
+            function: Callable[[Sequence[str], str], int | None] = getattr(
                 import_module("anomalib_tiled.commands"), self.function
             )
         return function
@@ -47,6 +47,7 @@ COMMANDS = (
     Command("fit", "Train a model for every tile location and calibrate; or go on with an interrupted run.", "fit"),
     Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
     Command("train", "Fit, then test.", "train"),
+    Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", "predict"),
     Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
     Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
 )
@@ -60,11 +61,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         prog: The program's name in help and messages.
 
     Returns:
-        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 1 anything else.
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 1 anything else; 3 and 4 are what
+        `predict` says they are.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(given, prog)
+        return _run(given, prog)
     except TiledError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # errors are for the terminal
         return USER_ERROR
@@ -74,17 +76,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
     except Exception:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
         traceback.print_exc()
         return 1
-    return 0
 
 
-def _run(given: list[str], prog: str) -> None:
+def _run(given: list[str], prog: str) -> int:
     if not given or given[0] in {"-h", "--help"}:
         _overview(prog).print_help()
-        return
+        return 0
     for command in COMMANDS:
         if command.name == given[0]:
-            command.load()(given[1:], f"{prog} {command.name}")
-            return
+            return command.load()(given[1:], f"{prog} {command.name}") or 0
     message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
     raise TiledError(message)
 
@@ -96,7 +96,7 @@ def _overview(prog: str) -> ArgumentParser:
     return ArgumentParser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
-        description="Train and test one anomaly model per tile of large images.",
+        description="Train, test and use one anomaly model per tile of large images.",
         epilog=f"commands:\n{listed}\n\n`{prog} COMMAND --help` shows the options of a command.",
         formatter_class=RawDescriptionHelpFormatter,
     )

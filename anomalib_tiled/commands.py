@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,22 +16,33 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
+from anomalib_tiled.arguments import fit_parser, plain_parser, predict_parser, run_parser, settings_from, test_parser
 from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
+from anomalib_tiled.preparation import prepare
+from anomalib_tiled.results.prediction import PredictionRequest
+from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.run import grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.config import Settings
+    from anomalib_tiled.results.predictions import Predicted
+
+UNREADABLE = 3
+"""Exit status where images could not be read."""
+
+ANOMALOUS = 4
+"""Exit status where an image is anomalous, if that is asked for."""
 
 WIDE = 200
 """Columns of a table that goes into a file or another program."""
@@ -57,6 +71,35 @@ def test(arguments: Sequence[str], prog: str) -> None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
     _report(folder, data, None if parsed.output is None else Path(parsed.output))
+
+
+def predict(arguments: Sequence[str], prog: str) -> int:
+    """Predict new images, or decide about predicted ones again.
+
+    Returns:
+        Exit status: 0, 3 if images could not be read, 4 if one is anomalous and that was asked for.
+    """
+    parser = predict_parser(prog)
+    parsed = parser.parse_args(list(arguments))
+    settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
+    ThresholdRules.read(settings.threshold, settings.pixel_threshold)
+    folder = _opened(parsed.ckpt_dir)
+    output = Path(parsed.output or folder.path / "predictions").expanduser().absolute()
+    report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
+    if parsed.data is None:
+        _check_thresholds_only(settings)
+        predicted = pipeline.decide_again(folder, output, settings, report)
+    else:
+        request = PredictionRequest(
+            tuple(parsed.data), sys.stdin, output, settings, skip_existing=parsed.skip_existing, device=parsed.device
+        )
+        predicted = _predicted(folder, request, report, again=f"{prog} {shlex.join(arguments)}")
+    _say(str(predicted))
+    _say(f"Predictions: {output}")
+    if predicted.failed:
+        _say(f"{predicted.failed} images could not be read: {output / 'failures.csv'}", Console(stderr=True))
+        return UNREADABLE
+    return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
 
 
 def status(arguments: Sequence[str], prog: str) -> None:
@@ -97,6 +140,30 @@ def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
     return folder
 
 
+def _predicted(
+    folder: RunFolder, request: PredictionRequest, report: Callable[[str], None], *, again: str
+) -> Predicted:
+    try:
+        with _observers() as observers:
+            return pipeline.predict(folder, observers, request, report)
+    except (KeyboardInterrupt, StorageError):
+        report(f"\nGo on with: {again}{'' if request.skip_existing else ' --skip_existing'}")
+        raise
+
+
+def _check_thresholds_only(settings: PredictionSettings) -> None:
+    """Refuse what needs images where there are none."""
+    if settings.threshold is None and settings.pixel_threshold is None:
+        message = (
+            "--data must name the images to predict: files, folders, patterns, or - for a list on standard input. "
+            "Without it, --threshold or --pixel_threshold decide again about the images in --output."
+        )
+        raise ConfigurationError(message)
+    if settings != PredictionSettings(threshold=settings.threshold, pixel_threshold=settings.pixel_threshold):
+        message = "Without --data, only thresholds can be changed. Leave the other options out, or give --data."
+        raise ConfigurationError(message)
+
+
 def _folder_for(arguments: list[str], prog: str) -> RunFolder:
     """Give the run folder to go on with, or make a new one."""
     parser = fit_parser(prog)
@@ -107,7 +174,7 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return pipeline.prepare(settings_from(parser, parsed))
+            return prepare(settings_from(parser, parsed))
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
     if others:

@@ -1,87 +1,45 @@
-"""The whole story: fit, test, status."""
+"""The whole story: fit, test, predict, status."""
 
 from __future__ import annotations
 
 import gc
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.calibration import Calibration, Stages
-from anomalib_tiled.config import as_size
+from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.contracts import images_noted, noting
-from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.images import common_size
-from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.errors import ConfigurationError, DataError, TrainingError, allowed_names
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.lock import locked
-from anomalib_tiled.plugins.provenance import origins_of
-from anomalib_tiled.progress import track
+from anomalib_tiled.progress import progress_bar, track
+from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.prediction import Prediction
+from anomalib_tiled.results.predictions import PredictionFolder
 from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
-from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.calibrate import calibrate
-from anomalib_tiled.training.rehearsal import rehearse
-from anomalib_tiled.training.tile import check_trainer, train_tile
+from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-
-
-def prepare(settings: Settings) -> RunFolder:
-    """Check everything that can be wrong before training, and make the run folder.
-
-    Raises:
-        TiledError: Something that the user has to change; nothing is left behind.
-    """
-    with TemporaryDirectory() as temporary:
-        log = Path(temporary) / "run.log"
-        with log_to(log):
-            folder = _prepare(settings)
-        folder.log_file.parent.mkdir()
-        shutil.copyfile(log, folder.log_file)
-    return folder
-
-
-def _prepare(settings: Settings) -> RunFolder:
-    _try_out(settings)
-    seed_everything(settings.seed_everything, workers=True, verbose=False)
-    datamodule = settings.data.build(AnomalibDataModule)
-    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
-    checked(train_batch_size=datamodule.train_batch_size)
-    split = split_once(datamodule)
-    checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
-    settings = _with_folders(_with_image_size(settings, split))
-    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
-    root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
-    folder = RunFolder.create(root, settings)
-    with folder.removed_on_failure():
-        write_json(folder.origins_file, origins_of(settings))
-        keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
-        folder.seal(folder.split_file)
-        split = Split.read(folder.split_file)
-        source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
-        if isinstance(source, DecodedFiles):  # a cache has read every file by now
-            source.check(split)
-    return folder
+    from anomalib_tiled.results.prediction import PredictionRequest
+    from anomalib_tiled.results.predictions import Predicted, PredictionSettings
 
 
 def fit(folder: RunFolder, observers: Observers) -> Calibration:
@@ -205,6 +163,51 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     return measured
 
 
+def predict(
+    folder: RunFolder, observers: Observers, request: PredictionRequest, report: Callable[[str], None]
+) -> Predicted:
+    """Predict new images, and write what is found as it comes.
+
+    Args:
+        folder: A complete run.
+        observers: Told of each predicted image.
+        request: What to predict.
+        report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
+    """
+    images = find_images(request.data, request.listed, apart_from=request.output)
+    if not request.skip_existing:
+        PredictionFolder(request.output).check_new()
+    with log_to(PredictionFolder(request.output).log_file):
+        run = Run.open(folder)
+        seed_everything(run.settings.seed_everything, workers=True, verbose=False)
+        prediction = Prediction.begin(run, request, images, report)
+        started = monotonic()
+        with progress_bar("images") as bar:
+            task = bar.add_task("Predicting", total=len(prediction.missing))
+            for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
+                for item in prediction.predict(batch):
+                    observers.tell("image_predicted", run_folder=folder.path, prediction=item)
+                bar.update(task, completed=prediction.tried)
+        return prediction.finish(seconds=monotonic() - started)
+
+
+def decide_again(
+    folder: RunFolder, output: Path, settings: PredictionSettings, report: Callable[[str], None]
+) -> Predicted:
+    """Decide about images that were predicted before by other thresholds, without predicting anew.
+
+    Args:
+        folder: The run that they were predicted with.
+        output: Folder with the predictions; what was decided before is replaced.
+        settings: The thresholds; where one is ``None``, what was decided stays.
+        report: Told in a line what a reader of the results should know.
+    """
+    predictions = PredictionFolder(output)
+    predictions.facts()  # before there is a log in a folder that holds no predictions
+    with log_to(predictions.log_file):
+        return redecide(Run.open(folder), predictions, settings, report)
+
+
 @dataclass(frozen=True)
 class TileStatus:
     """How far a tile is.
@@ -231,29 +234,6 @@ def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
         return TileStatus(tile, "done", "")
     failure = folder.failure(tile)
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
-
-
-def _with_image_size(settings: Settings, split: Split) -> Settings:
-    """Put the images' own size into the settings if they name none, and check that all files can be used."""
-    given = settings.tiling.image_size
-    height, width = common_size(split, None if given is None else as_size(given))
-    return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
-
-
-def _with_folders(settings: Settings) -> Settings:
-    """Make folders absolute, so that a run can be gone on with from anywhere."""
-    cache = settings.cache
-    if cache is not None and cache.directory is not None:
-        cache = replace(cache, directory=str(Path(cache.directory).absolute()))
-    return replace(settings, default_root_dir=str(Path(settings.default_root_dir).absolute()), cache=cache)
-
-
-def _try_out(settings: Settings) -> None:
-    """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
-    rehearse(Stages.build(settings), Stages.build(settings))
-    Measurements.of(settings)
-    settings.workers.build(Workers)
-    check_trainer(settings.trainer)
 
 
 def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:

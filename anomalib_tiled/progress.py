@@ -8,17 +8,49 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.progress import Task
+
 T = TypeVar("T")
 
 
+class SpeedColumn(ProgressColumn):
+    """How many of something are done in a second.
+
+    Args:
+        unit: What is done, such as ``images``.
+    """
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Show the speed of the last half minute."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
+
+
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Open a bar on the process's own standard error: what redirects ``sys.stderr`` into a log does not silence it."""
+def progress_bar(unit: str | None = None) -> Iterator[Progress]:
+    """Open a bar on the process's own standard error: what redirects ``sys.stderr`` into a log does not silence it.
+
+    Args:
+        unit: What is done, if it shall be shown how many of it are done in a second.
+    """
     console = Console(file=sys.__stderr__)
     columns = (
         TextColumn("{task.description}"),
@@ -27,6 +59,7 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        *([] if unit is None else [SpeedColumn(unit)]),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, redirect_stderr=False) as progress:
         yield progress

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from anomalib.data import AnomalibDataModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.config import as_size
 from anomalib_tiled.data.cache import PixelSource, open_source
-from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.images import common_size, size_of
+from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import image_loader
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
-from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.tile_model import load_tile_model
 from anomalib_tiled.tile_models import TileModels
+from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from anomalib.data import ImageItem
     from anomalib.models.components import AnomalibModule
     from torch.utils.data import DataLoader
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.config import Settings, TilingSettings
     from anomalib_tiled.data.split import Sample, Subset
     from anomalib_tiled.run_folder import RunFolder
+
+AUTO = "auto"
+"""The device that the configuration of the run asks for."""
 
 PIXELS_AT_ONCE = 2**22
 """Pixels of the images that are predicted together: memory is bounded whatever batch size the data module has."""
@@ -90,8 +97,14 @@ class Run:
         source = open_source(split, self.grid, None)
         return replace(self, split=split, source=source, datamodule=datamodule)
 
+    @property
+    def batch_size(self) -> int:
+        """Images that are predicted together: as many as memory allows, whatever their size."""
+        height, width = self.grid.image_size
+        return max(1, min(self.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
+
     def images(self, subset: Subset) -> DataLoader[ImageItem]:
-        """Load the images of a subset, as many at a time as memory allows whatever their size."""
+        """Load the images of a subset, a batch at a time."""
         augmentations = self.datamodule.test_augmentations if subset == "test" else self.datamodule.val_augmentations
         return self._loader(self.split.subset(subset), augmentations)
 
@@ -100,15 +113,37 @@ class Run:
         return self._loader(self.split.calibration_samples, self.datamodule.val_augmentations)
 
     def _loader(self, samples: tuple[Sample, ...], augmentations: Transform | None) -> DataLoader[ImageItem]:
-        height, width = self.grid.image_size
-        batch_size = max(1, min(self.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
-        return image_loader(self.source, samples, self.grid, batch_size=batch_size, augmentations=augmentations)
+        return image_loader(self.source, samples, self.grid, batch_size=self.batch_size, augmentations=augmentations)
 
-    def ensemble(self, calibration: Calibration | None = None) -> TiledEnsemble:
+    def new_images(self, report: Callable[[str], None]) -> NewImages:
+        """Read images that belong to no data set, as the test images are read.
+
+        Args:
+            report: Told in a line of an image of another shape than those that were trained on, once.
+        """
+        return NewImages(
+            self.grid,
+            self.batch_size,
+            augmentations=self.datamodule.test_augmentations,
+            usual=self._usual_size(),
+            report=report,
+        )
+
+    def _usual_size(self) -> Size:
+        """Give the size of the images that were trained on; where they have gone, the size that they were given."""
+        first = next((sample.image_path for sample in self.split.subset("train")), None)
+        if first is None or not first.is_file():
+            return self.grid.image_size
+        with suppress(DataError):  # the images are not needed any more, so what has become of them does not matter
+            return size_of(first)
+        return self.grid.image_size
+
+    def ensemble(self, calibration: Calibration | None = None, device: str = AUTO) -> TiledEnsemble:
         """Load the tile models and stages as one model.
 
         Args:
             calibration: What the stages learned; left out while they are learning.
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the configuration says.
 
         Raises:
             RunFolderError: Tiles are missing.
@@ -121,13 +156,17 @@ class Run:
             calibration=calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, self.settings)),
         )
-        return ensemble.to(self._device()).eval()
+        return ensemble.to(self._device() if device == AUTO else device_named(device)).eval()
 
-    def calibrated_ensemble(self) -> TiledEnsemble:
+    def calibrated_ensemble(self, device: str = AUTO) -> TiledEnsemble:
         """Load the ensemble with what its stages learned.
+
+        Args:
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the configuration says.
 
         Raises:
             RunFolderError: Tiles or the calibration are missing.
+            ConfigurationError: There is no such device.
         """
         self._check_tiles()
         path = self.folder.path
@@ -139,7 +178,11 @@ class Run:
                 f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
             )
             raise RunFolderError(message)
-        return self.ensemble(Calibration.from_json(learned))
+        return self.ensemble(Calibration.from_json(learned), device)
+
+    def validation_scores(self) -> ValidationScores | None:
+        """Read the scores of normal validation images; ``None`` if the run keeps none."""
+        return ValidationScores.read(self.folder.validation_scores_file, self.settings.calibration_hash)
 
     def _check_tiles(self) -> None:
         if missing := self.folder.missing(self.grid):
@@ -161,15 +204,38 @@ class Run:
     def _device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""
         devices = self.settings.trainer.get("devices", "auto")
-        trainer = Trainer(
-            accelerator=self.settings.trainer.get("accelerator", "auto"),
-            devices=1 if devices == "auto" else devices,
-            logger=False,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        accelerator = self.settings.trainer.get("accelerator", "auto")
+        try:
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=1 if devices == "auto" else devices,
+                logger=False,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+            )
+        except (MisconfigurationException, RuntimeError) as error:
+            message = (
+                f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
+                f"{error}. Predict somewhere else, for example on the device cpu."
+            )
+            raise ConfigurationError(message) from error
         return trainer.strategy.root_device
+
+
+def device_named(name: str) -> torch.device:
+    """Give the device of a name such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
+        raise ConfigurationError(message) from error
+    return device
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -133,6 +133,11 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def validation_scores_file(self) -> Path:
+        """Scores of normal validation images, to read thresholds from."""
+        return self.path / "validation_scores.npz"
+
+    @property
     def log_file(self) -> Path:
         """Log of the whole run."""
         return self.path / "logs" / "run.log"

@@ -13,7 +13,7 @@ import pytest
 from anomalib_tiled import errors
 from anomalib_tiled.cli import COMMANDS, main
 
-NAMES = ["fit", "test", "train", "status", "plugins"]
+NAMES = ["fit", "test", "train", "predict", "status", "plugins"]
 
 Play = Callable[[BaseException | None], list[tuple[list[str], str, str]]]
 
@@ -46,6 +46,13 @@ def test_a_command_gets_the_arguments_after_its_name(play: Play, name: str, caps
     assert main([name, "--config", "a.yaml", "fit"], prog="anomalib tiled") == 0
     assert calls == [(["--config", "a.yaml", "fit"], f"anomalib tiled {name}", name)]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("status", [0, 3, 4])
+def test_a_command_may_give_an_exit_status(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = SimpleNamespace(predict=lambda arguments, prog: status)
+    monkeypatch.setitem(sys.modules, "anomalib_tiled.commands", commands)
+    assert main(["predict"]) == status
 
 
 def test_without_arguments_those_of_the_process_count(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +105,7 @@ def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.Capt
     assert main([given]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: There is no command {given!r}.")
-    assert message.endswith("Allowed: fit, plugins, status, test, train.\n")
+    assert message.endswith("Allowed: fit, plugins, predict, status, test, train.\n")
     assert calls == []
 
 

@@ -21,9 +21,10 @@ from anomalib.pipelines.tiled_ensemble.components import VisualizationJobGenerat
 from anomalib.pipelines.tiled_ensemble.components.utils import helper_functions
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled import pipeline
+from anomalib_tiled import pipeline, preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.data.boards import DemoBoards
+from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 
 pytestmark = pytest.mark.slow
@@ -117,9 +118,9 @@ def ours(case: Case) -> Outcome:
         "cache": {"directory": None},
         "visualize": False,
     }
-    folder = pipeline.prepare(Settings.from_mapping(settings))
-    level = pipeline.fit(folder).image
-    metrics = pipeline.test(folder, data=None, output=None)
+    folder = preparation.prepare(Settings.from_mapping(settings))
+    level = pipeline.fit(folder, Observers()).image
+    metrics = pipeline.test(folder, Observers(), data=None, output=None).metrics
     run = Run.open(folder)
     ensemble = run.calibrated_ensemble()
     images, raws, finals = [], [], []

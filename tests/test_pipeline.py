@@ -13,7 +13,7 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled import pipeline
+from anomalib_tiled import pipeline, preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError, TiledError, TrainingError
 from anomalib_tiled.grid import Tile
@@ -78,7 +78,7 @@ def states(folder: RunFolder) -> list[tuple[str, str]]:
 
 
 def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_folder: Path) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     assert folder.path == image_folder / "results" / "Untrained" / "tiny" / "v0"
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml",
@@ -99,7 +99,7 @@ def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
     splits = []
     for seed in (1, 1, 2, 3, 4, 5):
         torch.manual_seed(len(splits))  # whatever was drawn before
-        splits.append(pipeline.prepare(replace(drawing, seed_everything=seed)).split_file.read_text())
+        splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).split_file.read_text())
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
 
@@ -122,7 +122,7 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
 )
 def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: dict[str, object], message: str) -> None:
     with pytest.raises(TiledError, match=message):
-        pipeline.prepare(replace(settings, **change))
+        preparation.prepare(replace(settings, **change))
     assert left_behind(settings) == []
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_image_leaves_nothing_behind_though_it_is_found_last(settings:
     path = image_folder / "good" / "3.png"
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(DataError, match=r"good/3\.png is damaged"):
-        pipeline.prepare(replace(settings, cache=CacheSettings()))
+        preparation.prepare(replace(settings, cache=CacheSettings()))
     assert left_behind(settings) == []
 
 
@@ -138,22 +138,22 @@ def test_a_damaged_image_leaves_nothing_behind_though_it_is_found_last(settings:
 def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     settings: Settings, failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = pipeline.prepare(settings)
+    before = preparation.prepare(settings)
 
     def fail(*_: object, **__: object) -> None:
         raise failure
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "open_source", fail)
+        patched.setattr(preparation, "open_source", fail)
         with pytest.raises(failure):
-            pipeline.prepare(settings)
+            preparation.prepare(settings)
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
-    assert pipeline.prepare(settings).path.name == "v1"
+    assert preparation.prepare(settings).path.name == "v1"
 
 
 def test_a_tile_is_missing_done_or_failed(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     assert states(folder) == [("missing", "")] * 6
     record(folder, "r00_c01")
     folder.write_failure(pipeline.status(folder)[2].tile, "RuntimeError: out of luck")
@@ -166,14 +166,14 @@ def test_a_tile_is_missing_done_or_failed(settings: Settings) -> None:
 
 
 def test_a_tile_that_failed_once_and_then_was_trained_is_done(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     folder.write_failure(pipeline.status(folder)[2].tile, "RuntimeError: out of luck")
     record(folder, "r00_c02")
     assert states(folder)[2] == ("done", "")
 
 
 def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     record(folder, "r00_c02")
     folder.config_file.write_text(replace(folder.settings(), seed_everything=8).to_yaml())
     with pytest.raises(RunFolderError, match=r"Tile r00_c02 in .* was trained with another configuration"):
@@ -189,7 +189,7 @@ def fails(run: Run, tile: Tile) -> None:
 
 
 def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     monkeypatch.setattr(pipeline, "train_tile", fails)
     with pytest.raises(TrainingError) as raised:
         pipeline.fit(folder, Observers())
@@ -211,14 +211,14 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
         raise ConfigurationError(message)
 
     monkeypatch.setattr(pipeline, "train_tile", refuse)
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     with pytest.raises(ConfigurationError, match=r"^The model cannot be used\.$"):
         pipeline.fit(folder, Observers())
     assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]
 
 
 def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, tried = pipeline.prepare(settings), []
+    folder, tried = preparation.prepare(settings), []
 
     def stop(run: Run, tile: Tile) -> None:
         tried.append(tile.name)
@@ -232,14 +232,14 @@ def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.
 
 
 def test_forgotten_tiles_are_missing_again(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     record(folder, *TILES)
     pipeline.forget(folder, ["r00_c01", "r01_c02"])
     assert [state for state, _ in states(folder)] == ["done", "missing", "done", "done", "done", "missing"]
 
 
 def test_a_tile_that_is_not_there_cannot_be_forgotten(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     record(folder, *TILES)
     with pytest.raises(ConfigurationError, match=r"--tiles names 'r1_c1', but the grid has no such tile. Did you mean"):
         pipeline.forget(folder, ["r00_c01", "r1_c1"])
@@ -247,7 +247,7 @@ def test_a_tile_that_is_not_there_cannot_be_forgotten(settings: Settings) -> Non
 
 
 def test_two_fits_in_one_folder(settings: Settings) -> None:
-    folder = pipeline.prepare(settings)
+    folder = preparation.prepare(settings)
     with (
         locked(folder.path),
         pytest.raises(RunFolderError, match=rf"is being fitted by process {os.getpid()} on {platform.node()} since"),
@@ -258,7 +258,7 @@ def test_two_fits_in_one_folder(settings: Settings) -> None:
 def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> None:
     arguments = {name: settings.data.init_args[name] for name in ("name", "root", "normal_dir", "num_workers")}
     training_only = {**arguments, "test_split_mode": "none", "val_split_mode": "none"}
-    folder = pipeline.prepare(replace(settings, data=replace(settings.data, init_args=training_only)))
+    folder = preparation.prepare(replace(settings, data=replace(settings.data, init_args=training_only)))
     with pytest.raises(
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):

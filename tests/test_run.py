@@ -26,7 +26,7 @@ from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import DataError, GridError, RunFolderError
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size
-from anomalib_tiled.pipeline import prepare
+from anomalib_tiled.preparation import prepare
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal

@@ -18,7 +18,7 @@ from anomalib.models import CFM, EfficientAd, Padim, WinClip
 from anomalib.models.components import AnomalibModule
 
 import anomalib_tiled
-from anomalib_tiled import pipeline, supported_models
+from anomalib_tiled import preparation, supported_models
 from anomalib_tiled.config import ClassSpec, Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
@@ -107,7 +107,7 @@ def settings(configuration: dict[str, object], tmp_path: Path) -> Settings:
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_model_is_refused_before_images_are_looked_for(name: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        pipeline.prepare(replace(settings, model=ClassSpec(f"anomalib.models.{name}")))
+        preparation.prepare(replace(settings, model=ClassSpec(f"anomalib.models.{name}")))
     assert str(caught.value) == f"{name} cannot be used with tiles: {REFUSED[name]}. Choose another model."
     assert not (tmp_path / "results").exists()
 
@@ -116,7 +116,7 @@ def test_a_model_is_refused_before_images_are_looked_for(name: str, settings: Se
 def test_tiles_that_a_model_cannot_take_are_refused_before_images_are_looked_for(name: str, settings: Settings) -> None:
     tiling = replace(settings.tiling, tile_size=(17, 19))
     with pytest.raises(ConfigurationError, match=f"^{name} needs "):
-        pipeline.prepare(replace(settings, model=ClassSpec(f"anomalib.models.{name}"), tiling=tiling))
+        preparation.prepare(replace(settings, model=ClassSpec(f"anomalib.models.{name}"), tiling=tiling))
 
 
 def test_a_model_is_not_made_to_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ class DemoBoards(AnomalibDataModule):
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
+        self.save_hyperparameters(logger=False)  # so that an object can be written down as a configuration
         self.root = Path(root)
         self.settings = BoardSettings(
             Size(image_size, image_size) if isinstance(image_size, int) else Size(*image_size),

@@ -19,7 +19,8 @@ from anomalib_tiled.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from anomalib.data import ImageBatch
+    from anomalib.data import ImageBatch, NumpyImageItem
+    from PIL.Image import Image
 
     from anomalib_tiled.grid import Size
 
@@ -51,24 +52,36 @@ class Pictures:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
         for item in batch:
             path = Path(str(item.image_path))
-            picture = visualize_image_item(
-                _in_size(item, size := size_of(path), stretch=self.stretch),
-                overlay_fields=[("image", LAYERS)],
-                field_size=(size.width, size.height),
-                fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
-                overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
-                text_config={"enable": False},
-            )
+            size = size_of(path)
+            picture = overlay(_in_size(item, size, stretch=self.stretch), size)
             if picture is not None:
                 with replacing(self.path_of(path)) as temporary:
-                    picture.convert("RGB").save(temporary, format="PNG", compress_level=1)
+                    picture.save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture."""
         relative = image_path.relative_to(self.common)
-        # 000.jpg and 000.png in one folder must not share a picture.
-        stem = relative.stem if relative.suffix.lower() == ".png" else relative.name
+        # 000.jpg, 000.PNG and 000.png in one folder must not share a picture.
+        stem = relative.stem if relative.suffix == ".png" else relative.name
         return (self.folder / relative).with_name(f"{stem}.png")
+
+
+def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
+    """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there is nothing to lay over it.
+
+    Args:
+        item: Image, map and masks, all of one size.
+        size: That size.
+    """
+    picture = visualize_image_item(
+        item,
+        overlay_fields=[("image", LAYERS)],
+        field_size=(size.width, size.height),
+        fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
+        overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
+        text_config={"enable": False},
+    )
+    return None if picture is None else picture.convert("RGB")
 
 
 def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:

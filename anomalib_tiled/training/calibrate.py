@@ -15,6 +15,7 @@ from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import lost_bits
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.distribution import TILE_BITS
+from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,18 +44,23 @@ def calibrate(run: Run) -> Calibration:
     """
     ensemble = run.ensemble(Calibration())
     masks_known = _masks_known(run.split)
-    calibration = learn(ensemble, partial(_validation_images, run), masks_known=masks_known)
+    calibration = learn(ensemble, partial(_validation_images, run), partial(_keep, run), masks_known=masks_known)
     return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
 
 
 def learn(
-    ensemble: TiledEnsemble, images: Callable[[], Iterable[ImageBatch]], *, masks_known: bool = True
+    ensemble: TiledEnsemble,
+    images: Callable[[], Iterable[ImageBatch]],
+    on_images: Callable[[Observed], None] | None = None,
+    *,
+    masks_known: bool = True,
 ) -> Calibration:
     """Let the stages of an ensemble learn.
 
     Args:
         ensemble: The ensemble; what its stages learned from tiles is part of it afterwards.
         images: Gives the images to learn from, each time anew.
+        on_images: Told the scores of whole images on the scale that they are predicted on, if they have been seen.
         masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
     stages, observe = ensemble.stages, partial(_observe, ensemble, masks_known=masks_known)
@@ -67,11 +73,21 @@ def learn(
         notes = tuple(stages.thresholder.notes(image.scores))
     calibration = Calibration(tiles=learned, notes=notes)
     if not stages.learn_from_images:
+        if on_images is not None and stages.normalize_at != "tile":
+            on_images(image)
         return calibration
     if stages.normalize_at == "tile":
         ensemble.calibration = calibration
         image = observe({}, images())
+    if on_images is not None:
+        on_images(image)
     return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
+
+
+def _keep(run: Run, observed: Observed) -> None:
+    scores = ValidationScores.of(observed)
+    scores.write(run.folder.validation_scores_file, run.settings.calibration_hash)
+    run.folder.seal(run.folder.validation_scores_file)
 
 
 def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:

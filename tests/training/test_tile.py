@@ -19,7 +19,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.callbacks import Callback
 
-from anomalib_tiled import pipeline
+from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Tile
@@ -145,7 +145,7 @@ def make_run(
             "data": {"class_path": "anomalib.data.Folder", "init_args": data},
             "trainer": {"accelerator": "cpu", "max_epochs": 1, **trainer},
         }
-        return Run.open(pipeline.prepare(Settings.from_mapping(configuration | changes)))
+        return Run.open(preparation.prepare(Settings.from_mapping(configuration | changes)))
 
     (image_folder / "elsewhere").mkdir()
     monkeypatch.chdir(image_folder / "elsewhere")

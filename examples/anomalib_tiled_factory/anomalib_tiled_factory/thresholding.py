@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from anomalib_tiled import ScoreDistribution, Thresholder
+from anomalib_tiled import Thresholder
+from anomalib_tiled.stages.distribution import ScoreDistribution
 
 Floats = NDArray[np.float64]
 

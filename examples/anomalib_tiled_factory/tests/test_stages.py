@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import median_abs_deviation
 
-from anomalib_tiled import ScoreDistribution, Size, TileGrid
+from anomalib_tiled import Size, TileGrid
+from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled_factory.seams import MedianSeams
 from anomalib_tiled_factory.thresholding import MedianDeviation
 

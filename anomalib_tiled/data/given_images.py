@@ -1,0 +1,83 @@
+"""Images as people hold them in Python: paths, Pillow images, arrays, tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import to_dtype
+
+from anomalib_tiled.data.images import read_image, size_of
+from anomalib_tiled.errors import DataError
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+GivenImage = str | Path | Image.Image | Array | torch.Tensor
+
+CHANNELS = 3
+
+
+def pixels_of(image: GivenImage) -> torch.Tensor:
+    """Give the pixels of an image in its own size.
+
+    Args:
+        image: A path; a Pillow image; an array of shape (height, width, 3) or (height, width); a tensor of shape
+            (3, height, width), (1, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1.
+
+    Returns:
+        Shape (3, height, width), bytes or single precision.
+
+    Raises:
+        DataError: It is nothing of this kind.
+    """
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        return torch.from_numpy(read_image(path, size_of(path))).permute(2, 0, 1)
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        wanted = "(height, width, 3) or (height, width)"
+        return _checked(_tensor_of(image), wanted, image.shape)
+    if isinstance(image, torch.Tensor):
+        return _checked(image.detach(), "(3, height, width) or (height, width)", tuple(image.shape))
+    message = f"An image must be a path, a Pillow image, an array or a tensor, but is a {type(image).__name__}."
+    raise DataError(message)
+
+
+def as_bytes(pixels: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Give pixels as bytes of shape (height, width, 3), for pictures."""
+    return np.ascontiguousarray(to_dtype(pixels.cpu(), torch.uint8, scale=True).permute(1, 2, 0).numpy())
+
+
+def _tensor_of(image: Array) -> torch.Tensor:
+    """Give an array as tensors are: channels before rows and columns."""
+    if image.dtype.kind not in "biuf":
+        message = f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {image.dtype}."
+        raise DataError(message)
+    channels_first = image.transpose(2, 0, 1) if image.ndim == CHANNELS else image
+    return torch.from_numpy(np.array(channels_first, order="C"))  # a copy: PyTorch warns of arrays for reading only
+
+
+def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Spread a grey image over three channels, and refuse what is no image."""
+    pixels = image[None] if image.ndim == CHANNELS - 1 else image
+    if pixels.ndim != CHANNELS or pixels.shape[0] not in {1, CHANNELS} or 0 in pixels.shape:
+        message = f"An image must have the shape {wanted}, but has {shape}. Several are given as a list of images."
+        raise DataError(message)
+    if pixels.dtype == torch.uint8:
+        return pixels.expand(CHANNELS, *pixels.shape[1:])
+    if not pixels.is_floating_point():
+        message = (
+            f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {pixels.dtype}. Divide it by the "
+            "highest value that a pixel can have."
+        )
+        raise DataError(message)
+    lowest, highest = pixels.aminmax()
+    if not (lowest >= 0 and highest <= 1):  # written so that NaN is refused too
+        message = (
+            f"An image of fractions must lie between 0 and 1, but goes from {lowest:g} to {highest:g}. Divide it by "
+            "the highest value that a pixel can have, for example 255."
+        )
+        raise DataError(message)
+    return pixels.float().expand(CHANNELS, *pixels.shape[1:])

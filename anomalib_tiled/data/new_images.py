@@ -1,0 +1,118 @@
+"""Reading images that belong to no data set; one that cannot be read is reported and passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.data.cache import DecodedFiles
+from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.split import Sample
+from anomalib_tiled.data.tile_dataset import AreaDataset, collate
+from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from anomalib.data import ImageBatch, ImageItem
+    from torchvision.transforms.v2 import Transform
+
+    from anomalib_tiled.grid import TileGrid
+
+SAME_SHAPE = 0.01
+"""Difference of aspect ratios that is not worth a word, as a fraction."""
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Images in the size that the ensemble takes.
+
+    Args:
+        images: The images.
+        sizes: The sizes of their files in pixels.
+    """
+
+    images: ImageBatch
+    sizes: tuple[Size, ...]
+
+
+class NewImages:
+    """Reads images in batches.
+
+    Args:
+        grid: The grid; images are resized to its image size.
+        batch_size: Images that are predicted together.
+        augmentations: Applied to the images, as to those that were tested.
+        usual: Size of the images that were trained on.
+        report: Told in a line of an image of another shape, once.
+    """
+
+    def __init__(
+        self,
+        grid: TileGrid,
+        batch_size: int,
+        *,
+        augmentations: Transform | None,
+        usual: Size,
+        report: Callable[[str], None],
+    ) -> None:
+        self._grid, self._batch_size, self._augmentations = grid, batch_size, augmentations
+        self._usual, self._report = usual, report
+        self._warned = False
+
+    def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, str], None]) -> Iterator[SourceBatch]:
+        """Yield batches; what is held in memory is one of them.
+
+        Args:
+            paths: The images.
+            on_failure: Told of each image that cannot be read, and why.
+        """
+        items: list[ImageItem] = []
+        sizes: list[Size] = []
+        for path in paths:
+            try:
+                size, item = size_of(path), self._read(path)
+            except DataError as error:
+                on_failure(path, str(error))
+                continue
+            self._look_at(path, size)
+            items.append(item)
+            sizes.append(size)
+            if len(items) == self._batch_size:
+                yield SourceBatch(collate(items), tuple(sizes))
+                items, sizes = [], []
+        if items:
+            yield SourceBatch(collate(items), tuple(sizes))
+
+    def _read(self, path: Path) -> ImageItem:
+        size = self._grid.image_size
+        dataset = AreaDataset(
+            DecodedFiles(size, has_masks=False),
+            [Sample("test", path, None, None)],
+            area=(slice(0, size.height), slice(0, size.width)),
+            grid=self._grid,
+            augmentations=self._augmentations,
+        )
+        return dataset[0]
+
+    def _look_at(self, path: Path, size: Size) -> None:
+        """Say once that an image does not look like those that were trained on."""
+        if self._warned or size in {self._usual, self._grid.image_size} or not _is_odd(size, self._grid.image_size):
+            return
+        self._warned = True
+        trained = f"{self._grid.image_size}"
+        if self._usual != self._grid.image_size:
+            trained += f" (made of {self._usual})"
+        self._report(
+            f"warning: {path} has {size} pixels (height x width), but the tiles were trained on images of {trained}. "
+            "It is resized, and so are all others like it; scores of what looks different are less reliable."
+        )
+
+
+def _is_odd(size: Size, trained: Size) -> bool:
+    """Whether an image is smaller, or of another shape."""
+    smaller = size.height < trained.height or size.width < trained.width
+    shapes = size.width * trained.height, trained.width * size.height
+    return smaller or abs(shapes[0] - shapes[1]) > SAME_SHAPE * shapes[1]

@@ -1,0 +1,165 @@
+"""A run as an object: what ``anomalib_tiled.TiledEnsemble`` is in Python.
+
+`anomalib_tiled.ensemble.TiledEnsemble` takes tensors of one size and knows no files. This one is the same model, and
+knows how to open a run folder, and to predict images as people hold them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torchvision.transforms.v2.functional import resize, to_dtype
+from torchvision.tv_tensors import Image
+
+from anomalib_tiled.data.given_images import as_bytes, pixels_of
+from anomalib_tiled.decisions import Thresholds
+from anomalib_tiled.ensemble import TiledEnsemble as TensorEnsemble
+from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.deciding import thresholds_of
+from anomalib_tiled.results.image_prediction import ImagePrediction
+from anomalib_tiled.results.predictions import PredictionSettings
+from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
+from anomalib_tiled.run import AUTO, Run
+from anomalib_tiled.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from anomalib.data import InferenceBatch
+    from torchvision.transforms.v2 import Transform
+    from typing_extensions import Self
+
+    from anomalib_tiled.data.given_images import GivenImage
+    from anomalib_tiled.ensemble import RawPrediction
+
+
+FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+
+class TiledEnsemble(TensorEnsemble):
+    """All tile models of a run and its stages as one anomalib model. Made by `load`, or by ``fit_ensemble``."""
+
+    run_folder: Path
+    """The folder that it was loaded from."""
+
+    _thresholds: Thresholds = Thresholds()
+    _augmentations: tuple[Transform, ...] = ()
+
+    @classmethod
+    def load(
+        cls,
+        run_folder: str | Path,
+        device: str = AUTO,
+        *,
+        threshold: float | str | None = None,
+        pixel_threshold: float | str | None = None,
+    ) -> Self:
+        """Load a run that was fitted.
+
+        Args:
+            run_folder: The folder that ``fit`` printed, or its ``latest``.
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the run was trained on.
+            threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for what was
+                calibrated.
+            pixel_threshold: The same of pixels.
+
+        Raises:
+            RunFolderError: There is no run, it is not complete, or it lacks the scores that a threshold is looked
+                up in.
+            ConfigurationError: There is no such device, or the threshold is none.
+        """
+        run = Run.open(RunFolder.open(Path(run_folder)))
+        opened = run.calibrated_ensemble(device)
+        ensemble = cls(
+            opened.grid,
+            opened.tile_models,
+            stages=opened.stages,
+            calibration=opened.calibration,
+            evaluator=StreamingEvaluator(partial(Measurements.of, run.settings)),
+        )
+        image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
+        ensemble._thresholds, notes = thresholds_of(run, PredictionSettings(threshold=image, pixel_threshold=pixel))
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        augmentations = run.datamodule.test_augmentations
+        ensemble._augmentations = () if augmentations is None else (augmentations,)
+        ensemble.run_folder = run.folder.path
+        return ensemble.to(opened.device).eval()
+
+    def decide(self, raw: RawPrediction) -> InferenceBatch:
+        """Normalize and threshold whole images, by the thresholds that were given to `load`."""
+        return self._thresholds.decide(raw, super().decide(raw))
+
+    def predict(self, image: GivenImage) -> ImagePrediction:
+        """Predict one image.
+
+        Args:
+            image: A path, a Pillow image, an array of shape (height, width, 3) or (height, width), or a tensor of shape
+                (3, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1. Another size than
+                that of training is resized; the result has the size of the image.
+
+        Raises:
+            DataError: It is no image, or cannot be read.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_images(self, images: Iterable[GivenImage], batch_size: int = 1) -> Iterator[ImagePrediction]:
+        """Predict images as they are asked for; only a batch is in memory at a time.
+
+        Args:
+            images: Images as `predict` takes them; may be without end.
+            batch_size: Images that are predicted together.
+
+        Yields:
+            The predictions, in the order of the images.
+        """
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            yield from self.predict_batch(batch)
+
+    def predict_batch(self, images: Iterable[GivenImage]) -> list[ImagePrediction]:
+        """Predict images together. They may be of several kinds and sizes.
+
+        Args:
+            images: Images as `predict` takes them.
+        """
+        given = list(images)
+        if not given:
+            return []
+        pixels = [pixels_of(image) for image in given]
+        raw = self.predict_raw(torch.stack([self._in_size(image) for image in pixels]))
+        decided = self.decide(raw)
+        return [
+            self._told(decided, number, image, Path(name) if isinstance(name := given[number], (str, Path)) else None)
+            for number, image in enumerate(pixels)
+        ]
+
+    def _in_size(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Resize an image as those of the run were, and change it as those that were tested."""
+        size = self.grid.image_size
+        resized = pixels if tuple(pixels.shape[-2:]) == size else resize(pixels, list(size), antialias=True)
+        image: torch.Tensor = to_dtype(Image(resized.cpu()), torch.float32, scale=True)
+        for change in self._augmentations:
+            image = change(image)
+        return image
+
+    def _told(self, decided: InferenceBatch, number: int, pixels: torch.Tensor, path: Path | None) -> ImagePrediction:
+        size = Size(*pixels.shape[-2:])
+        score, label, maps, masks = (cast("torch.Tensor", getattr(decided, name)) for name in FIELDS)
+        scores = in_source_size(maps[number], size)
+        mask = None if masks is None else in_source_size(masks[number], size) > 0
+        return ImagePrediction(
+            score=float(score[number]),
+            label=bool(label[number]),
+            map=scores,
+            mask=mask,
+            regions=() if mask is None else regions_of(mask, scores, RegionSettings()),
+            image=as_bytes(pixels),
+            image_path=path,
+        )

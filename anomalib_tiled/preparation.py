@@ -1,0 +1,94 @@
+"""Before a run: everything that can be wrong is found, and the run folder is made."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import seed_everything
+
+from anomalib_tiled.calibration import Stages
+from anomalib_tiled.config import as_size
+from anomalib_tiled.data.cache import DecodedFiles, open_source
+from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.evaluation import Measurements
+from anomalib_tiled.files import write_json
+from anomalib_tiled.plugins.provenance import origins_of
+from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.run import grid_of
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.supported_models import check_model
+from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.training.rehearsal import rehearse
+from anomalib_tiled.training.tile import check_trainer
+from anomalib_tiled.workers import Workers
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config import Settings
+
+
+def prepare(settings: Settings) -> RunFolder:
+    """Check everything that can be wrong before training, and make the run folder.
+
+    Raises:
+        TiledError: Something that the user has to change; nothing is left behind.
+    """
+    with TemporaryDirectory() as temporary:
+        log = Path(temporary) / "run.log"
+        with log_to(log):
+            folder = _prepare(settings)
+        folder.log_file.parent.mkdir()
+        shutil.copyfile(log, folder.log_file)
+    return folder
+
+
+def _prepare(settings: Settings) -> RunFolder:
+    _try_out(settings)
+    seed_everything(settings.seed_everything, workers=True, verbose=False)
+    datamodule = settings.data.build(AnomalibDataModule)
+    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
+    checked(train_batch_size=datamodule.train_batch_size)
+    split = split_once(datamodule)
+    checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
+    settings = _with_folders(_with_image_size(settings, split))
+    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
+    root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
+    folder = RunFolder.create(root, settings)
+    with folder.removed_on_failure():
+        write_json(folder.origins_file, origins_of(settings))
+        keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
+        folder.seal(folder.split_file)
+        split = Split.read(folder.split_file)
+        source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
+        if isinstance(source, DecodedFiles):  # a cache has read every file by now
+            source.check(split)
+    return folder
+
+
+def _with_image_size(settings: Settings, split: Split) -> Settings:
+    """Put the images' own size into the settings if they name none, and check that all files can be used."""
+    given = settings.tiling.image_size
+    height, width = common_size(split, None if given is None else as_size(given))
+    return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
+
+
+def _with_folders(settings: Settings) -> Settings:
+    """Make folders absolute, so that a run can be gone on with from anywhere."""
+    cache = settings.cache
+    if cache is not None and cache.directory is not None:
+        cache = replace(cache, directory=str(Path(cache.directory).absolute()))
+    return replace(settings, default_root_dir=str(Path(settings.default_root_dir).absolute()), cache=cache)
+
+
+def _try_out(settings: Settings) -> None:
+    """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
+    rehearse(Stages.build(settings), Stages.build(settings))
+    Measurements.of(settings)
+    settings.workers.build(Workers)
+    check_trainer(settings.trainer)

@@ -1,0 +1,78 @@
+"""What an ensemble says of one image, for use in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anomalib.data import NumpyImageItem
+from PIL import Image
+
+from anomalib_tiled.files import replacing
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.pictures import overlay
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.results.regions import Region
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrediction:
+    """What an ensemble says of one image. Arrays have the size of the image that was given.
+
+    Args:
+        score: Higher is more anomalous; between 0 and 1 unless the run does not normalize.
+        label: Whether the image is anomalous.
+        map: Score of each pixel, shape (height, width).
+        mask: Which pixels are anomalous, shape (height, width); ``None`` if the model gives no anomaly maps.
+        regions: Anomalous pixels that touch each other, that with the highest score first.
+        image: The image, shape (height, width, 3), bytes.
+        image_path: Where it was read from; ``None`` if it was given as pixels.
+    """
+
+    score: float
+    label: bool
+    map: NDArray[np.float32] = field(repr=False)
+    mask: NDArray[np.bool_] | None = field(repr=False)
+    regions: tuple[Region, ...]
+    image: NDArray[np.uint8] = field(repr=False)
+    image_path: Path | None
+
+    def picture(self) -> Image.Image:
+        """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer."""
+        lowest, highest = float(self.map.min()), float(self.map.max())
+        normalized = self.map
+        if lowest < 0 or highest > 1:  # raw scores are stretched over the colours
+            normalized = (self.map - lowest) / max(highest - lowest, float(np.finfo(np.float32).tiny))
+        item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
+        drawn = overlay(item, Size(*self.image.shape[:2]))
+        return Image.fromarray(self.image) if drawn is None else drawn
+
+    def show(self) -> None:
+        """Show the picture in a window, or wherever Pillow shows pictures."""
+        self.picture().show()
+
+    def save(self, path: str | Path) -> Path:
+        """Save the picture, in the format that the ending of its name says.
+
+        Args:
+            path: A file, such as ``picture.png``; its folder is made if it is missing.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: Pillow knows no format of that ending.
+        """
+        path, picture = Path(path), self.picture()
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        if kind is None:
+            message = f"The name of a picture must end in a format such as .png or .jpg, but is {path.name!r}."
+            raise ValueError(message)
+        with replacing(path) as temporary:
+            picture.save(temporary, format=kind)
+        return path

@@ -1,0 +1,133 @@
+"""Predicting new images: from the images that were asked for to what is written of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from anomalib_tiled.contracts import images_noted, noting
+from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.deciding import thresholds_of
+from anomalib_tiled.results.predictions import Predicted, PredictionFolder
+from anomalib_tiled.results.recording import Recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    import torch
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.data.new_images import SourceBatch
+    from anomalib_tiled.decisions import Thresholds
+    from anomalib_tiled.ensemble import TiledEnsemble
+    from anomalib_tiled.results.predictions import PredictionSettings
+    from anomalib_tiled.run import Run
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What to predict, and where the results go.
+
+    Args:
+        data: Files, folders, patterns, or ``-`` for those that are listed.
+        listed: Lines of the list.
+        output: Folder for the results.
+        settings: What is asked for.
+        skip_existing: Whether to go on with what is in the folder.
+        device: Where to predict; ``auto`` for what the run's configuration says.
+    """
+
+    data: tuple[str, ...]
+    listed: Iterable[str]
+    output: Path
+    settings: PredictionSettings
+    skip_existing: bool
+    device: str
+
+
+class Prediction:
+    """A prediction on its way.
+
+    Args:
+        ensemble: Predicts.
+        thresholds: Replace calibrated ones.
+        recording: Writes what is found.
+        images: The images that were asked for.
+        report: Told in a line what a reader of the results should know.
+    """
+
+    def __init__(
+        self,
+        ensemble: TiledEnsemble,
+        thresholds: Thresholds,
+        *,
+        recording: Recording,
+        images: Sequence[Path],
+        report: Callable[[str], None],
+    ) -> None:
+        self._ensemble, self._thresholds, self._recording, self._report = ensemble, thresholds, recording, report
+        done = recording.folder.mend()
+        recording.folder.forget_failures()
+        self.missing = [path for path in images if str(path) not in done]
+        self._existing = len(images) - len(self.missing)
+        self._anomalous = sum(done.get(str(path), 0) for path in images)
+        self._predicted = self._failed = 0
+
+    @classmethod
+    def begin(
+        cls, run: Run, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+    ) -> Prediction:
+        """Load what predicts, and open the folder of the results.
+
+        Raises:
+            RunFolderError: The run is not complete, or lacks what a threshold is looked up in.
+            ConfigurationError: The folder holds predictions that were made otherwise.
+        """
+        ensemble = run.calibrated_ensemble(request.device)
+        thresholds, notes = thresholds_of(run, request.settings)
+        for note in notes:
+            report(f"Note: {note}")
+        recording = Recording.open(run, PredictionFolder(request.output), request.settings, images)
+        return cls(ensemble, thresholds, recording=recording, images=images, report=report)
+
+    @property
+    def tried(self) -> int:
+        """How many of the missing images were predicted, or could not be read."""
+        return self._predicted + self._failed
+
+    def fail(self, path: Path, error: str) -> None:
+        """Take note of an image that cannot be read."""
+        self._failed += 1
+        self._recording.folder.append_failure(path, error)
+        self._report(f"skipped: {error}")
+
+    def predict(self, batch: SourceBatch) -> ImageBatch:
+        """Predict a batch, and write what is found.
+
+        Returns:
+            The batch with its predictions, on the CPU.
+        """
+        images = batch.images
+        with noting(images_noted(images.image_path)):
+            raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image))
+            decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
+        fields: dict[str, Any] = {
+            name: None if value is None else value.cpu() for name, value in decided._asdict().items()
+        }
+        images.update(**fields)
+        if not (self._predicted or raw.has_maps):
+            self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
+        self._anomalous += self._recording.write(images, batch.sizes, raw.scores.cpu(), raw.maps.cpu())
+        self._predicted += len(batch.sizes)
+        return images
+
+    def finish(self, seconds: float) -> Predicted:
+        """Write what needs all predictions.
+
+        Args:
+            seconds: Time that the prediction took.
+        """
+        if self._recording.settings.coco:
+            write_coco(self._recording.folder)
+        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds)

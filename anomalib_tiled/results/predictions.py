@@ -1,0 +1,239 @@
+"""Predictions on the disk: one line for each image, written as they come."""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.files import read_json, replacing, storage_errors, write_json
+from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from anomalib_tiled.config import Plain
+
+FAILURE_COLUMNS = ("image_path", "error")
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What decides the contents of a folder of predictions.
+
+    Args:
+        threshold: What was asked for as threshold of images; ``None`` for the calibrated one.
+        pixel_threshold: The same of pixels.
+        min_area: Smallest region that is told, in pixels of the image.
+        overlays: Whether heat maps are laid over the images.
+        masks: Whether masks are kept.
+        maps: Format in which raw maps are kept, ``tiff`` or ``npy``; ``None`` if they are not.
+        coco: Whether regions are told in COCO's form too.
+    """
+
+    threshold: str | None = None
+    pixel_threshold: str | None = None
+    min_area: int = 1
+    overlays: bool = False
+    masks: bool = False
+    maps: str | None = None
+    coco: bool = False
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came of a prediction.
+
+    Args:
+        images: Images that were predicted.
+        existing: Images that had been predicted before.
+        anomalous: Anomalous images among both.
+        failed: Images that could not be read.
+        seconds: Time that it took, without loading.
+    """
+
+    images: int
+    existing: int
+    anomalous: int
+    failed: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
+        existing = f", {self.existing} predicted before" if self.existing else ""
+        failed = f", {self.failed} not readable" if self.failed else ""
+        done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
+        return f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Names of the files that predictions go into.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """What the predictions were made with."""
+        return self.path / "prediction.json"
+
+    @property
+    def lines_file(self) -> Path:
+        """The predictions, in full."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def rows_file(self) -> Path:
+        """The predictions as a table."""
+        return self.path / "predictions.csv"
+
+    @property
+    def failures_file(self) -> Path:
+        """Images that could not be read."""
+        return self.path / "failures.csv"
+
+    @property
+    def coco_file(self) -> Path:
+        """Regions in COCO's form."""
+        return self.path / "coco.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What other packages had to say."""
+        return self.path / "logs" / "run.log"
+
+    def check_new(self) -> None:
+        """Refuse a folder that holds predictions already.
+
+        Raises:
+            ConfigurationError: It does.
+        """
+        if self.settings_file.exists() or self.lines_file.exists():
+            message = (
+                f"{self.path} holds predictions already. Choose another folder with --output, go on with it by "
+                "--skip_existing, leave --data out to decide its images anew, or delete it."
+            )
+            raise ConfigurationError(message)
+
+    def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
+        """Note what the predictions are made with."""
+        write_json(self.settings_file, {**facts, **asdict(settings)})
+
+    def facts(self) -> dict[str, Plain]:
+        """Read what the predictions were made with.
+
+        Raises:
+            ConfigurationError: The folder holds no predictions.
+        """
+        if not self.settings_file.is_file():
+            message = (
+                f"There must be predictions in {self.path}, but there is no {self.settings_file.name}. "
+                "Name their folder with --output, or give --data to predict images into it."
+            )
+            raise ConfigurationError(message)
+        return dict(read_json(self.settings_file))
+
+    def check_same(self, **given: Plain) -> None:
+        """Refuse to put predictions beside others that were made otherwise.
+
+        Raises:
+            ConfigurationError: They were.
+        """
+        own = self.facts()
+        for name, value in given.items():
+            if own.get(name) != value:
+                message = (
+                    f"{self.path} holds predictions with {name} {own.get(name)!r}, not {value!r}. "
+                    "Ask for the same again, or choose another folder with --output."
+                )
+                raise ConfigurationError(message)
+
+    def predicted(self) -> Iterator[PredictedImage]:
+        """Read the predictions, one by one. A last line that is cut off is not one.
+
+        Raises:
+            RunFolderError: A line was altered.
+        """
+        for image, _ in self._lines():
+            yield image
+
+    def mend(self) -> dict[str, int]:
+        """Remove a last line that was cut off, and make the table say what the lines say.
+
+        Returns:
+            Labels of the images that are done, by their paths.
+        """
+        done, end = {}, 0
+        with self._table() as write:
+            for image, end in self._lines():  # noqa: B007  # the end of the last line is what is wanted
+                done[image.image_path] = image.pred_label
+                write(image)
+        with storage_errors(self.lines_file), self.lines_file.open("ab") as file:
+            file.truncate(end)
+        return done
+
+    def replace(self, images: Iterable[PredictedImage]) -> None:
+        """Put other predictions in the place of those there are, once all of them are there."""
+        with replacing(self.lines_file) as lines, lines.open("w", encoding="utf-8") as file, self._table() as write:
+            for image in images:
+                file.write(image.to_line() + "\n")
+                write(image)
+
+    def append(self, images: Iterable[PredictedImage]) -> None:
+        """Add predictions; they are on the disk afterwards. The lines come first: the table can be made from them."""
+        images = list(images)
+        _append(self.lines_file, "".join(f"{image.to_line()}\n" for image in images))
+        _append(self.rows_file, "".join(_row(image.to_row()) for image in images))
+
+    def append_failure(self, path: Path, error: str) -> None:
+        """Note an image that could not be read."""
+        heading = "" if self.failures_file.exists() else _row(FAILURE_COLUMNS)
+        _append(self.failures_file, heading + _row([path, error]))
+
+    def forget_failures(self) -> None:
+        """Remove the list of images that could not be read: they are tried again."""
+        with storage_errors(self.failures_file):
+            self.failures_file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
+        """Write the table anew, row by row."""
+        with replacing(self.rows_file) as rows, rows.open("w", newline="", encoding="utf-8") as file:
+            file.write(_row(COLUMNS))
+            yield lambda image: file.write(_row(image.to_row()))
+
+    def _lines(self) -> Iterator[tuple[PredictedImage, int]]:
+        """Yield the predictions, and the byte that each ends before."""
+        if not self.lines_file.is_file():
+            return
+        end = 0
+        with self.lines_file.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                try:
+                    yield PredictedImage.from_line(line), end
+                except ValueError as error:
+                    message = f"Line {number} of {self.lines_file} was altered ({error}). Choose another --output."
+                    raise RunFolderError(message) from error
+
+
+def _row(cells: Iterable[object]) -> str:
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\n").writerow(cells)
+    return row.getvalue()
+
+
+def _append(path: Path, text: str) -> None:
+    with storage_errors(path), path.open("a", newline="", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,192 @@
+"""From a batch of predictions to everything that is kept of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.files import replacing
+from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.predicted_image import PredictedImage
+from anomalib_tiled.results.predictions import PredictionSettings
+from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anomalib.data import ImageBatch, ImageItem
+
+    from anomalib_tiled.grid import Size
+    from anomalib_tiled.results.predictions import PredictionFolder
+    from anomalib_tiled.run import Run
+
+
+THRESHOLDS = ("threshold", "pixel_threshold")
+"""Settings that can be changed without predicting anew."""
+
+
+def common_folder(paths: Iterable[Path]) -> Path:
+    """Give the longest folder that all images are in."""
+    return Path(os.path.commonpath([str(path.parent) for path in paths]))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Writes what is asked for of each prediction.
+
+    Args:
+        folder: Where it goes.
+        settings: What is asked for.
+        common: Longest folder that all images are in; below it their own folders are kept.
+        stretch: Whether maps are raw, so that overlays stretch each over the colours by itself.
+    """
+
+    folder: PredictionFolder
+    settings: PredictionSettings
+    common: Path
+    stretch: bool
+
+    @classmethod
+    def open(
+        cls, run: Run, folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]
+    ) -> Recording:
+        """Begin a folder of predictions, or go on with one.
+
+        Args:
+            run: Predicts.
+            folder: The folder.
+            settings: What is asked for.
+            images: All images that are predicted.
+
+        Raises:
+            ConfigurationError: The folder holds predictions that were made otherwise, or of images in other folders.
+        """
+        common = common_folder(images)
+        if folder.settings_file.exists():
+            folder.check_same(**asdict(settings), calibration=_fingerprint(run))
+            earlier = Path(str(folder.facts()["common"]))
+            if not common.is_relative_to(earlier):
+                message = (
+                    f"{folder.path} holds predictions of images in {earlier}, and keeps their folders below it, but "
+                    f"there are images in {common} too. Choose another folder with --output."
+                )
+                raise ConfigurationError(message)
+            common = earlier
+        else:
+            facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
+            folder.begin(settings, **facts)
+        return cls(folder, settings, common, stretch=run.settings.normalization.stage == "none")
+
+    @classmethod
+    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> Recording:
+        """Open a folder of predictions, to decide about its images again.
+
+        Args:
+            run: The run that they were predicted with.
+            folder: The folder.
+            settings: New thresholds; where one is ``None``, and in all else, what was asked for before holds.
+
+        Raises:
+            ConfigurationError: There are no predictions, or another run made them.
+        """
+        facts = folder.facts()
+        folder.check_same(calibration=_fingerprint(run))
+        asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
+        given = {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
+        stretch = run.settings.normalization.stage == "none"
+        return cls(folder, replace(asked, **given), Path(str(facts["common"])), stretch)
+
+    def note_settings(self) -> None:
+        """Note what the predictions are decided by now."""
+        self.folder.begin(self.settings, **self.folder.facts())
+
+    def write(self, batch: ImageBatch, sizes: Sequence[Size], raw_scores: torch.Tensor, raw_maps: torch.Tensor) -> int:
+        """Write the predictions of a batch.
+
+        Args:
+            batch: Images with predictions, on the CPU.
+            sizes: Sizes of their files.
+            raw_scores: Scores before the normalization of images, shape (batch,).
+            raw_maps: Maps before it, shape (batch, 1, height, width).
+
+        Returns:
+            How many of the images are anomalous.
+        """
+        for item, raw_map in zip(batch, raw_maps, strict=True):
+            if self.settings.maps is not None and item.pred_mask is not None:
+                self._write_map(Path(str(item.image_path)), raw_map[0])
+        told = [self.told(*each) for each in zip(batch, sizes, raw_scores.tolist(), strict=True)]
+        self.draw(batch)
+        self.folder.append(told)
+        return sum(image.pred_label for image in told)
+
+    def told(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Give what is told of an image, and write its mask if that is asked for."""
+        regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
+        found: tuple[Region, ...] = ()
+        if item.pred_mask is not None and item.anomaly_map is not None:
+            mask = in_source_size(item.pred_mask, size) > 0
+            found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
+            if self.settings.masks:
+                self._write_mask(Path(str(item.image_path)), mask)
+        return PredictedImage(
+            image_path=str(item.image_path),
+            image_size=size,
+            pred_score=float(cast("torch.Tensor", item.pred_score)),
+            raw_score=raw_score,
+            pred_label=int(cast("torch.Tensor", item.pred_label)),
+            regions=found,
+        )
+
+    def draw(self, batch: ImageBatch) -> None:
+        """Lay heat maps over the images, if that is asked for."""
+        if self.settings.overlays:
+            self._pictures("images").draw(batch)
+
+    def read_map(self, image_path: Path) -> torch.Tensor:
+        """Read a raw map, shape (height, width).
+
+        Raises:
+            RunFolderError: It has gone, or is damaged.
+        """
+        path = self._map_file(image_path)
+        try:
+            if path.suffix == ".npy":
+                return torch.from_numpy(np.load(path))
+            with Image.open(path) as picture:
+                return torch.from_numpy(np.array(picture, dtype=np.float32))
+        except (OSError, ValueError, EOFError) as error:
+            message = f"{path} cannot be read ({error}). Predict its image again, into another folder."
+            raise RunFolderError(message) from error
+
+    def _write_map(self, image_path: Path, raw_map: torch.Tensor) -> None:
+        values = raw_map.cpu().numpy().astype(np.float32)
+        with replacing(self._map_file(image_path)) as temporary:
+            if self.settings.maps == "npy":
+                with temporary.open("wb") as file:
+                    np.save(file, values)
+            else:
+                Image.fromarray(values).save(temporary, format="TIFF")
+
+    def _write_mask(self, image_path: Path, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+        with replacing(self._pictures("masks").path_of(image_path)) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+    def _map_file(self, image_path: Path) -> Path:
+        return self._pictures("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+
+    def _pictures(self, name: str) -> Pictures:
+        return Pictures(self.folder.path / name, self.common, self.stretch)
+
+
+def _fingerprint(run: Run) -> str:
+    """Name what the stages learned: predictions of another calibration are not comparable."""
+    return blake2b(run.folder.calibration_file.read_bytes(), digest_size=8).hexdigest()

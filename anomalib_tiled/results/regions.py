@@ -1,0 +1,195 @@
+"""Anomalous regions of a prediction, in the pixels of the image that was given.
+
+Where the ensemble works in another size than that of the image, a pixel of the image gets the highest score of all
+pixels of the map that it shares area with, and is anomalous if one of them is:
+
+    pixel of the map      0       1       2            image of 2 pixels: it gets max(0, 1) and max(1, 2)
+                      ├───────┼───────┼───────┤        image of 6 pixels: 0 0 1 1 2 2
+    pixel of the image    0           1
+                      ├───────────┼───────────┤
+
+So a region of a single pixel never gets lost, and scores, masks and regions agree with one another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from scipy import ndimage
+from torch.nn.functional import adaptive_max_pool2d
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.config import Plain
+    from anomalib_tiled.grid import Size
+
+    Mask = NDArray[np.bool_]
+    Scores = NDArray[np.float32]
+    Indices = NDArray[np.int64]
+
+TOUCHING = np.ones((3, 3))
+"""Pixels that touch at a corner are one region."""
+
+DIGITS = 9
+"""Significant digits that hold a number of single precision exactly."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Anomalous pixels that touch each other. Pixels are counted from 0, x to the right, y down.
+
+    Args:
+        bbox: Left, top, width and height of the smallest box around it.
+        area: Number of pixels.
+        centroid: Mean x and y; a whole number is the middle of a pixel.
+        peak: x and y of the pixel with the highest score.
+        peak_score: The highest score.
+        mean_score: The mean of the scores.
+        segmentation: Its pixels as run lengths, column by column: normal, anomalous, normal, and so on, as COCO
+            counts them; ``None`` unless asked for.
+    """
+
+    bbox: tuple[int, int, int, int]
+    area: int
+    centroid: tuple[float, float]
+    peak: tuple[int, int]
+    peak_score: float
+    mean_score: float
+    segmentation: tuple[int, ...] | None = None
+
+    def to_json(self) -> dict[str, Plain]:
+        """Give what a line of ``predictions.jsonl`` holds of it."""
+        shown: dict[str, Plain] = {
+            "bbox": [*self.bbox],
+            "area": self.area,
+            "centroid": [round(value, 2) for value in self.centroid],
+            "peak": [*self.peak],
+            "peak_score": rounded(self.peak_score),
+            "mean_score": rounded(self.mean_score),
+        }
+        return shown if self.segmentation is None else {**shown, "segmentation": [*self.segmentation]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Plain]) -> Region:
+        """Read what `to_json` gave."""
+        plain: dict[str, Plain] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """Which regions are told, and what of them.
+
+    Args:
+        min_area: Smallest region that is told, in pixels of the image.
+        segmentation: Whether their pixels are told too.
+    """
+
+    min_area: int = 1
+    segmentation: bool = False
+
+
+def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
+    """Bring a map or a mask to the size of its image: the highest value of what lies under each pixel.
+
+    Args:
+        values: Shape (..., height, width), one map.
+        size: Height and width of the image.
+
+    Returns:
+        Shape (height, width) of the image.
+    """
+    layer = values.detach().float().reshape(1, *values.shape[-2:])
+    if tuple(layer.shape[-2:]) != tuple(size):
+        layer = adaptive_max_pool2d(layer, tuple(size))
+    return cast("NDArray[np.float32]", layer[0].cpu().numpy())
+
+
+def regions_of(mask: Mask, scores: Scores, settings: RegionSettings) -> tuple[Region, ...]:
+    """Find the regions of a mask.
+
+    Args:
+        mask: Which pixels are anomalous, shape (height, width).
+        scores: Score of each pixel, same shape.
+        settings: Which regions are told.
+
+    Returns:
+        Regions, that with the highest peak first.
+    """
+    labels, count = ndimage.label(mask, structure=TOUCHING)
+    if not count:
+        return ()
+    rows, columns = np.nonzero(mask)
+    pixels = _Pixels(labels[rows, columns] - 1, rows, columns, scores[rows, columns])
+    areas = np.bincount(pixels.labels)
+    centres = [np.bincount(pixels.labels, weights=each) / areas for each in (columns, rows)]
+    means = np.bincount(pixels.labels, weights=pixels.scores) / areas
+    peaks = pixels.peaks()
+    regions = []
+    for number, (high, wide) in enumerate(ndimage.find_objects(labels)):
+        if areas[number] < settings.min_area:
+            continue
+        peak, inside = peaks[number], pixels.inside(labels, number, high, wide) if settings.segmentation else None
+        regions.append(
+            Region(
+                bbox=(wide.start, high.start, wide.stop - wide.start, high.stop - high.start),
+                area=int(areas[number]),
+                centroid=(float(centres[0][number]), float(centres[1][number])),
+                peak=(int(columns[peak]), int(rows[peak])),
+                peak_score=float(pixels.scores[peak]),
+                mean_score=float(means[number]),
+                segmentation=None if inside is None else run_lengths(*inside, mask.shape),
+            )
+        )
+    return tuple(sorted(regions, key=lambda region: -region.peak_score))
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Anomalous pixels of a mask, each an entry of four arrays: region counted from 0, row, column, score."""
+
+    labels: Indices
+    rows: Indices
+    columns: Indices
+    scores: Scores
+
+    def peaks(self) -> Indices:
+        """Give the index of the pixel with the highest score of each region; the first one, if there are several."""
+        order = np.lexsort((-self.scores, self.labels))
+        _, first = np.unique(self.labels[order], return_index=True)
+        return order[first]
+
+    @staticmethod
+    def inside(labels: Indices, number: int, high: slice, wide: slice) -> tuple[Indices, Indices]:
+        """Give rows and columns of one region."""
+        rows, columns = np.nonzero(labels[high, wide] == number + 1)
+        return rows + high.start, columns + wide.start
+
+
+def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Count pixels column by column: how many are normal, then how many anomalous, and so on, as COCO does.
+
+    Args:
+        rows: Rows of the anomalous pixels.
+        columns: Their columns.
+        shape: Height and width of the image.
+    """
+    height, width = shape
+    positions = np.sort(columns * height + rows)
+    gaps = np.flatnonzero(np.diff(positions) > 1)
+    starts, stops = positions[np.r_[0, gaps + 1]], positions[np.r_[gaps, len(positions) - 1]] + 1
+    bounds = np.concatenate([[0], np.column_stack([starts, stops]).ravel(), [height * width]])
+    return tuple(int(length) for length in np.diff(bounds))
+
+
+def rounded(score: float) -> float:
+    """Give a number of single precision in as many digits as hold it exactly."""
+    return float(f"{score:.{DIGITS}g}")

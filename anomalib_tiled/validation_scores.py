@@ -1,0 +1,115 @@
+"""Scores of normal validation images: what a threshold can be read from after the run is calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.calibration import Observed
+    from anomalib_tiled.stages.distribution import ScoreCounts
+
+ROUNDING = 1e-9
+"""Keeps 0.99 × 100 from being a hair more than 99."""
+
+
+@dataclass(frozen=True)
+class NormalScores:
+    """How often each score occurs where nothing is anomalous.
+
+    Args:
+        scores: Ascending, shape (scores,).
+        counts: How often, shape (scores,).
+    """
+
+    scores: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, counts: ScoreCounts) -> NormalScores:
+        """Take the normal scores of a distribution."""
+        occurring = counts.normal > 0
+        return cls(counts.upper[occurring], counts.normal[occurring])
+
+    @property
+    def total(self) -> int:
+        """Number of scores."""
+        return int(self.counts.sum())
+
+    def quantile(self, fraction: float) -> float:
+        """Give the lowest score that at most 1 - fraction of all are higher than.
+
+        Args:
+            fraction: Between 0 and 1.
+        """
+        needed = max(fraction * self.total - ROUNDING, 0)
+        return float(self.scores[min(int(np.searchsorted(np.cumsum(self.counts), needed)), len(self.scores) - 1)])
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Normal scores of validation images and their pixels, on the scale before the normalization of images.
+
+    Args:
+        images: Scores of normal images, exactly.
+        pixels: Scores of normal pixels, to about 0.05 %; empty if no map or not every mask is known.
+    """
+
+    images: NormalScores
+    pixels: NormalScores
+
+    @classmethod
+    def of(cls, observed: Observed) -> ValidationScores:
+        """Take what calibration has seen of whole images."""
+        maps = NormalScores.of(observed.maps.counts())
+        nothing = NormalScores(np.zeros(0), np.zeros(0))
+        return cls(NormalScores.of(observed.scores.counts()), maps if observed.every_mask_known else nothing)
+
+    def write(self, path: Path, configuration: str) -> None:
+        """Write a ``.npz`` file.
+
+        Args:
+            path: The file.
+            configuration: Fingerprint of the settings that decide what the scores are.
+        """
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                configuration=np.array(configuration),
+                image_scores=self.images.scores,
+                image_counts=self.images.counts,
+                pixel_scores=self.pixels.scores,
+                pixel_counts=self.pixels.counts,
+            )
+
+    @classmethod
+    def read(cls, path: Path, configuration: str) -> ValidationScores | None:
+        """Read what was written before; ``None`` if there is no such file.
+
+        Raises:
+            RunFolderError: The file was altered, or is that of another configuration.
+        """
+        try:
+            with np.load(path) as content:
+                written = str(content["configuration"])
+                images = NormalScores(content["image_scores"], content["image_counts"])
+                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+            message = f"{path} was altered ({error!r}). Delete it and run `anomalib tiled fit --ckpt_dir` again."
+            raise RunFolderError(message) from error
+        if written != configuration:
+            message = f"{path} is that of another configuration. Run `anomalib tiled fit --ckpt_dir {path.parent}`."
+            raise RunFolderError(message)
+        return cls(images, pixels)

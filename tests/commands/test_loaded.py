@@ -1,0 +1,146 @@
+"""A run as an object in Python."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
+from PIL import Image
+
+from anomalib_tiled import ImagePrediction, TiledEnsemble
+from anomalib_tiled import ensemble as tensor_ensemble
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.run import Run
+from anomalib_tiled.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def ensemble(finished_run: Path) -> TiledEnsemble:
+    return TiledEnsemble.load(finished_run)
+
+
+@pytest.fixture
+def damaged(photographs: Path) -> Path:
+    return photographs / "bad" / "002.png"
+
+
+@pytest.fixture
+def datamodule(finished_run: Path) -> AnomalibDataModule:
+    return Run.open(RunFolder.open(finished_run)).datamodule
+
+
+def test_a_loaded_run_is_the_ensemble_of_the_commands(ensemble: TiledEnsemble, finished_run: Path) -> None:
+    opened = Run.open(RunFolder.open(finished_run)).calibrated_ensemble()
+    assert isinstance(ensemble, tensor_ensemble.TiledEnsemble)
+    assert ensemble.run_folder == finished_run.resolve()
+    images = torch.rand(1, 3, 112, 150)
+    for ours, theirs in zip(ensemble(images), opened(images), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not ensemble.training
+
+
+def test_a_prediction_has_the_size_of_its_image(ensemble: TiledEnsemble, damaged: Path) -> None:
+    for size in ((150, 112), (300, 224)):
+        with Image.open(damaged) as image:
+            prediction = ensemble.predict(image.resize(size))
+        assert isinstance(prediction, ImagePrediction)
+        assert prediction.map.shape == prediction.mask.shape == prediction.image.shape[:2] == size[::-1]
+        assert prediction.image_path is None
+        assert sum(region.area for region in prediction.regions) == prediction.mask.sum() > 0
+        x, y = prediction.regions[0].peak
+        assert prediction.map[y, x] == prediction.map.max() == pytest.approx(prediction.regions[0].peak_score)
+        assert prediction.mask[y, x]
+
+
+def test_every_kind_of_image_is_predicted_alike(ensemble: TiledEnsemble, damaged: Path) -> None:
+    pixels = np.asarray(Image.open(damaged))
+    kinds = [str(damaged), Image.open(damaged), pixels, pixels / 255, torch.from_numpy(pixels.copy())]
+    first = ensemble.predict(damaged)
+    assert first.image_path == damaged
+    for each in ensemble.predict_batch(kinds):
+        assert each.score == pytest.approx(first.score, abs=1e-5)
+        np.testing.assert_allclose(each.map, first.map, atol=1e-4)
+
+
+def test_a_stream_without_end_is_predicted_as_it_is_asked_for(ensemble: TiledEnsemble, damaged: Path) -> None:
+    asked: list[Path] = []
+
+    def images() -> Iterator[Path]:
+        for each in cycle([damaged]):
+            asked.append(each)
+            yield each
+
+    stream = ensemble.predict_images(images(), batch_size=2)
+    assert [next(stream).label for _ in range(3)] == [True] * 3
+    assert len(asked) == 4
+
+
+def test_nothing_is_predicted_of_nothing(ensemble: TiledEnsemble) -> None:
+    assert ensemble.predict_batch([]) == list(ensemble.predict_images([])) == []
+
+
+def test_a_damaged_file_is_named(ensemble: TiledEnsemble, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.png is no image that can be read"):
+        ensemble.predict(tmp_path / "a.png")
+
+
+def test_a_picture_shows_where(
+    ensemble: TiledEnsemble, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prediction = ensemble.predict(damaged)
+    saved = prediction.save(tmp_path / "deep" / "a.png")
+    with Image.open(saved) as picture:
+        assert picture.size == (150, 112)
+        drawn = np.asarray(picture).astype(int)
+    inside, outside = drawn[prediction.mask].mean(axis=0), drawn[prediction.map == 0].mean(axis=0)
+    assert inside[0] > inside[2], "red where it is anomalous"
+    assert outside[2] > outside[0], "blue elsewhere"
+    with pytest.raises(ValueError, match=r"must end in a format such as \.png or \.jpg, but is 'a\.what'"):
+        prediction.save(tmp_path / "a.what")
+    shown: list[Image.Image] = []
+    monkeypatch.setattr(Image.Image, "show", lambda picture, *_: shown.append(picture))
+    prediction.show()
+    assert shown[0].size == (150, 112)
+
+
+def test_thresholds_replace_those_that_were_calibrated(finished_run: Path, damaged: Path) -> None:
+    given = TiledEnsemble.load(finished_run, threshold=1.0, pixel_threshold="q1")
+    prediction = given.predict(damaged)
+    assert not prediction.label
+    assert not given(torch.rand(1, 3, 112, 150)).pred_label
+    with pytest.warns(UserWarning, match="fpr0.01 is finer than 4 normal validation scores"):
+        TiledEnsemble.load(finished_run, threshold="fpr0.01")
+    with pytest.raises(ConfigurationError, match="--threshold must be a score"):
+        TiledEnsemble.load(finished_run, threshold="high")
+
+
+def test_what_cannot_be_loaded_says_why(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="there is no folder"):
+        TiledEnsemble.load(tmp_path / "gone")
+    with pytest.raises(ConfigurationError, match="The device must be auto, cpu, or an accelerator that is there"):
+        TiledEnsemble.load(finished_run, device="warp")
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").unlink()
+    with pytest.raises(RunFolderError, match=r"calibration\.json is missing"):
+        TiledEnsemble.load(tmp_path / "run")
+
+
+def test_engine_predicts_a_folder(ensemble: TiledEnsemble, photographs: Path, tmp_path: Path) -> None:
+    batches = Engine(default_root_dir=tmp_path, logger=False).predict(model=ensemble, data_path=photographs / "bad")
+    ours = list(ensemble.predict_images(sorted((photographs / "bad").iterdir())))
+    assert [float(batch.pred_score) for batch in batches] == pytest.approx([each.score for each in ours], abs=1e-5)
+    assert [bool(batch.pred_label) for batch in batches] == [each.label for each in ours]
+
+
+def test_engine_measures(ensemble: TiledEnsemble, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
+    engine = Engine(default_root_dir=tmp_path, logger=False)
+    (measured,) = engine.test(ensemble, datamodule=datamodule, verbose=False)
+    assert measured["image_AUROC"] == 1

@@ -1,0 +1,508 @@
+"""Predicting new images: whole commands on painted photographs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from anomalib.data import ImageBatch
+from anomalib.models.components import AnomalibModule
+from PIL import Image
+
+from anomalib_tiled import run as run_module
+from anomalib_tiled.cli import main
+from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.recording import Recording
+
+Predict = Callable[..., int]
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[Path, AnomalibModule]:
+    """Tile models that were loaded before: loading them is most of what a command on small images takes."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def kept(models: dict[Path, AnomalibModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    load = run_module.load_tile_model
+
+    def load_once(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
+        if checkpoint not in models:
+            models[checkpoint] = load(spec, tile_size, checkpoint)
+        return models[checkpoint]
+
+    monkeypatch.setattr(run_module, "load_tile_model", load_once)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def predict(finished_run: Path, output: Path) -> Predict:
+    """Predict with the finished run into the output folder; what is given are further arguments."""
+
+    def command(*arguments: str | Path, run: Path = finished_run) -> int:
+        return main(["predict", "--ckpt_dir", str(run), "--output", str(output), *map(str, arguments)])
+
+    return command
+
+
+@pytest.fixture
+def new(photographs: Path, tmp_path: Path) -> Path:
+    """Folder of images that belong to no data set: two with a defect, one without, names alike."""
+    for source, target in {"bad/000": "left/000", "good_test/000": "left/001", "bad/001": "right/000"}.items():
+        path = tmp_path / "new" / f"{target}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photographs / f"{source}.png", path)
+    return tmp_path / "new"
+
+
+def lines(output: Path) -> Lines:
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def boxes(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Give left, top, width and height of what is not black."""
+    high, wide = np.nonzero(mask)
+    return int(wide.min()), int(high.min()), int(np.ptp(wide)) + 1, int(np.ptp(high)) + 1
+
+
+def close(first: Lines, second: Lines) -> bool:
+    """Whether predictions are equal up to what another batch makes of the last digits."""
+    scores = [[line[name] for line in each for name in ("pred_score", "raw_score")] for each in (first, second)]
+    rest = [
+        [(line["image_path"], line["pred_label"], [region["bbox"] for region in line["regions"]]) for line in each]
+        for each in (first, second)
+    ]
+    return rest[0] == rest[1] and bool(np.allclose(*scores, rtol=1e-4, atol=1e-5))
+
+
+def test_t27_new_images_without_labels_can_be_predicted(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    found = lines(output)
+    assert [line["image_path"] for line in found] == [
+        str(new / name) for name in ("left/000.png", "left/001.png", "right/000.png")
+    ]
+    assert [line["pred_label"] for line in found] == [1, 0, 1]
+    assert [bool(line["regions"]) for line in found] == [True, False, True]
+    assert list(found[0]) == ["image_path", "image_size", "pred_score", "raw_score", "pred_label", "regions"]
+    region = found[0]["regions"][0]
+    assert list(region) == ["bbox", "area", "centroid", "peak", "peak_score", "mean_score"]
+    table = rows(output / "predictions.csv")
+    assert [row["image_path"] for row in table] == [line["image_path"] for line in found]
+    assert [float(row["pred_score"]) for row in table] == [line["pred_score"] for line in found]
+    assert [int(table[0][name]) for name in ("x", "y", "width", "height")] == region["bbox"]
+    assert [row["regions"] for row in table] == [str(len(line["regions"])) for line in found]
+    printed = capsys.readouterr().out
+    assert "3 images predicted in" in printed
+    assert "images/s): 2 of 3 are anomalous." in printed
+    assert f"Predictions: {output}" in printed
+    assert {path.name for path in output.iterdir()} == {
+        "prediction.json",
+        "predictions.jsonl",
+        "predictions.csv",
+        "logs",
+    }
+
+
+def test_predictions_are_those_of_test(predict: Predict, photographs: Path, finished_run: Path, output: Path) -> None:
+    assert predict("--data", photographs / "bad", photographs / "good_test") == 0
+    tested = {row["image_path"]: row for row in rows(finished_run / "scores.csv")}
+    for line in lines(output):
+        row = tested[line["image_path"]]
+        assert line["pred_score"] == pytest.approx(float(row["pred_score"]), abs=1e-5)
+        assert line["pred_label"] == int(row["pred_label"])
+
+
+@pytest.mark.parametrize("size", [(112, 150), (200, 330), (100, 210)])
+def test_regions_are_told_in_pixels_of_the_source_image(
+    predict: Predict, photographs: Path, tmp_path: Path, output: Path, size: tuple[int, int]
+) -> None:
+    height, width = size
+    (tmp_path / "in").mkdir()
+    with Image.open(photographs / "bad" / "002.png") as image:
+        image.resize((width, height), Image.Resampling.BICUBIC).save(tmp_path / "in" / "a.png")
+    with Image.open(photographs / "mask" / "002.png") as mask:
+        left, top, wide, high = boxes(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)))
+    assert predict("--data", tmp_path / "in", "--masks", "--overlays", "--coco") == 0
+    (line,) = lines(output)
+    assert line["image_size"] == [height, width]
+    region = line["regions"][0]
+    x, y = region["peak"]
+    assert left <= x < left + wide
+    assert top <= y < top + high
+    for value, start, extent in zip(region["centroid"], (left, top), (wide, high), strict=True):
+        assert start < value < start + extent
+    with Image.open(output / "masks" / "a.png") as picture:
+        kept = np.asarray(picture)
+    assert kept.shape == size
+    assert set(np.unique(kept)) == {0, 255}
+    assert int((kept > 0).sum()) == sum(each["area"] for each in line["regions"])
+    (right, bottom) = (max(each["bbox"][i] + each["bbox"][i + 2] for each in line["regions"]) for i in (0, 1))
+    (least_x, least_y) = (min(each["bbox"][i] for each in line["regions"]) for i in (0, 1))
+    assert boxes(kept) == (least_x, least_y, right - least_x, bottom - least_y)
+    with Image.open(output / "images" / "a.png") as picture:
+        assert picture.size == (width, height)
+    coco = json.loads((output / "coco.json").read_text())
+    assert coco["images"] == [{"id": 1, "file_name": line["image_path"], "height": height, "width": width}]
+    assert [each["bbox"] for each in coco["annotations"]] == [each["bbox"] for each in line["regions"]]
+    assert [sum(each["segmentation"]["counts"]) for each in coco["annotations"]] == [height * width] * len(
+        line["regions"]
+    )
+
+
+def test_images_of_one_name_keep_their_folders(predict: Predict, new: Path, output: Path) -> None:
+    assert predict("--data", new / "left" / "000.png", new / "right", "--overlays", "--masks", "--maps", "tiff") == 0
+    for kind, ending in {"images": "png", "masks": "png", "maps": "tiff"}.items():
+        found = sorted(str(path.relative_to(output / kind)) for path in (output / kind).rglob("*.*"))
+        assert found == [f"left/000.{ending}", f"right/000.{ending}"]
+    with Image.open(output / "maps" / "left" / "000.tiff") as picture:
+        assert (picture.mode, picture.size) == ("F", (150, 112))
+
+
+def test_a_damaged_image_is_skipped_and_told(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = new / "left" / "cut.png"
+    cut.write_bytes((new / "left" / "000.png").read_bytes()[:-3000])
+    (new / "right" / "text.jpg").write_text("no image")
+    (new / "right" / "empty.png").touch()
+    (new / "right" / "notes.txt").write_text("is not looked at")
+    assert predict("--data", new, "--fail_on_anomaly") == 3, "what could not be read counts for more"
+    assert len(lines(output)) == 3
+    failures = {row["image_path"]: row["error"] for row in rows(output / "failures.csv")}
+    assert set(failures) == {str(cut), str(new / "right" / "text.jpg"), str(new / "right" / "empty.png")}
+    assert failures[str(cut)].startswith(f"{cut} is damaged")
+    printed = capsys.readouterr()
+    assert f"skipped: {cut} is damaged" in printed.err
+    assert f"skipped: {new / 'right' / 'text.jpg'} is no image that can be read" in printed.err
+    assert f"3 images could not be read: {output / 'failures.csv'}" in printed.err
+    assert "3 not readable" in printed.out
+
+
+def test_an_image_that_is_mended_is_predicted_when_going_on(predict: Predict, new: Path, output: Path) -> None:
+    image = new / "left" / "000.png"
+    content = image.read_bytes()
+    image.write_bytes(b"")
+    assert predict("--data", new) == 3
+    image.write_bytes(content)
+    assert predict("--data", new, "--skip_existing") == 0
+    assert len(lines(output)) == 3
+    assert not (output / "failures.csv").exists()
+
+
+def test_a_list_is_read_from_standard_input(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = f"{new / 'right' / '000.png'}\n\n{new / 'gone.png'}\n{new / 'left'}\n{new / 'right' / '000.png'}\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    assert predict("--data", "-") == 3
+    assert [Path(line["image_path"]).relative_to(new).as_posix() for line in lines(output)] == [
+        "right/000.png",
+        "left/000.png",
+        "left/001.png",
+    ]
+    assert "gone.png is missing" in rows(output / "failures.csv")[0]["error"]
+
+
+def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_gives(
+    predict: Predict,
+    photographs: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 2 * 112 * 150)
+    data = ["--data", photographs / "bad", photographs / "good_test", "--coco"]
+    assert predict(*data) == 0
+    whole, table, coco = lines(output), rows(output / "predictions.csv"), (output / "coco.json").read_text()
+    shutil.rmtree(output)
+
+    write, batches = Recording.write, []
+
+    def interrupted(self: Recording, batch: ImageBatch, *arguments: object) -> int:
+        batches.append(batch)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return write(self, batch, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recording, "write", interrupted)
+        assert predict(*data) == 130
+    assert "--skip_existing" in capsys.readouterr().err.partition("Go on with: ")[2]
+    assert lines(output) == whole[:4], "what was predicted is there"
+    content = (output / "predictions.jsonl").read_bytes()
+    (output / "predictions.jsonl").write_bytes(content[:-20])  # as if the power had failed
+    monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 2**22)
+    assert predict(*data, "--skip_existing") == 0
+    assert close(lines(output), whole)
+    assert [row["image_path"] for row in rows(output / "predictions.csv")] == [row["image_path"] for row in table]
+    assert json.loads((output / "coco.json").read_text())["images"] == json.loads(coco)["images"]
+    assert "5 images predicted" in (said := capsys.readouterr().out)
+    assert "3 predicted before: 4 of 8 are anomalous" in said
+
+
+def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 112 * 150)
+    write, maps, alive = Recording.write, [], []
+
+    def watched(self: Recording, batch: ImageBatch, *arguments: object) -> int:
+        maps.append(weakref.ref(batch.anomaly_map))
+        alive.append(sum(each() is not None for each in maps))
+        return write(self, batch, *arguments)
+
+    monkeypatch.setattr(Recording, "write", watched)
+    assert predict("--data", photographs / "bad", photographs / "good_test") == 0
+    assert len(alive) == 8
+    assert max(alive) <= 2
+
+
+def test_another_threshold_decides_again_without_asking_the_model(
+    predict: Predict, photographs: Path, output: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["--data", photographs / "bad", photographs / "good_test", "--maps", "npy", "--masks", "--overlays"]
+    thresholds = ["--threshold", "0.55", "--pixel_threshold", "q0.9"]
+    assert predict(*data) == 0
+    calibrated = lines(output)
+    pictures = {path: path.read_bytes() for kind in ("masks", "images") for path in (output / kind).rglob("*.png")}
+
+    def refuse(*_: object, **__: object) -> None:
+        message = "no model is needed"
+        raise AssertionError(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TiledEnsemble, "predict_raw", refuse)
+        patched.setattr(run_module, "load_tile_model", refuse)
+        assert predict(*thresholds) == 0
+    again = lines(output)
+    assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 0.55) for line in calibrated]
+    assert sum(line["pred_label"] for line in again) < sum(line["pred_label"] for line in calibrated)
+    masks = {path: path.read_bytes() for path in pictures}
+    assert any(masks[path] != pictures[path] for path in pictures if "masks" in path.parts)
+    assert any(masks[path] != pictures[path] for path in pictures if "images" in path.parts)
+    assert json.loads((output / "prediction.json").read_text())["threshold"] == "0.55"
+    shutil.rmtree(output)
+    assert predict(*data, *thresholds) == 0
+    assert close(lines(output), again), "as if it had been predicted so"
+
+
+def test_a_quantile_is_one_of_normal_validation_images(predict: Predict, photographs: Path, output: Path) -> None:
+    assert predict("--data", photographs / "bad", photographs / "good_test") == 0
+    raw = [line["raw_score"] for line in lines(output)]
+    normal = sorted(raw[4:])
+    for rule, threshold in {"q0.5": normal[1], "fpr0.25": normal[2], "q1": normal[3], "fpr1": normal[0]}.items():
+        assert predict("--threshold", rule) == 0
+        assert [line["pred_label"] for line in lines(output)] == [int(score > threshold + 1e-4) for score in raw]
+
+
+def test_a_quantile_that_is_too_fine_is_told(predict: Predict, new: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict("--data", new, "--threshold", "fpr0.01") == 0
+    assert "Note: fpr0.01 is finer than 4 normal validation scores can tell" in capsys.readouterr().err
+
+
+def test_an_anomaly_can_be_a_failure(predict: Predict, new: Path, output: Path) -> None:
+    assert predict("--data", new / "left" / "001.png", "--fail_on_anomaly") == 0
+    shutil.rmtree(output)
+    assert predict("--data", new, "--fail_on_anomaly") == 4
+    assert predict("--data", new, "--fail_on_anomaly", "--skip_existing") == 4, "those that were there count too"
+
+
+def test_an_image_of_another_shape_is_resized_and_told_once(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (60, 50)).save(new / f"{name}.png")
+    Image.new("RGB", (300, 224)).save(new / "twice.png")
+    assert predict("--data", new) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    assert f"{new / 'a.png'} has 50 x 60 pixels (height x width), but the tiles were trained on" in warnings[0]
+    assert "images of 112 x 150. It is resized" in warnings[0]
+    assert [line["image_size"] for line in lines(output)][:2] == [[50, 60]] * 2
+
+
+def test_small_regions_can_be_left_out(predict: Predict, new: Path, output: Path) -> None:
+    assert predict("--data", new, "--min_area", "5000") == 0
+    assert [line["regions"] for line in lines(output)] == [[], [], []]
+    assert [line["pred_label"] for line in lines(output)] == [1, 0, 1]
+
+
+def test_results_in_the_folder_of_the_images_are_no_images(
+    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["predict", "--ckpt_dir", str(finished_run), "--data", str(new), "--output", str(new / "out")]
+    assert main([*common, "--masks"]) == 0
+    assert main([*common, "--masks", "--skip_existing"]) == 0
+    assert "3 predicted before" in capsys.readouterr().out
+
+
+def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, new: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, copy := tmp_path / "run")
+    assert main(["predict", "--ckpt_dir", str(copy), "--data", str(new)]) == 0
+    assert len(lines(copy / "predictions")) == 3
+
+
+REFUSED = {
+    "an empty folder": (["--data", "{new}/empty"], "There must be images in {new}/empty or in folders in it"),
+    "a pattern": (["--data", "{new}/*.gif"], "No image matches {new}/*.gif. Put it in quotes"),
+    "no such file": (["--data", "{new}/gone.png"], "but there is no {new}/gone.png."),
+    "no data": ([], "--data must name the images to predict"),
+    "no data, other options": (["--threshold", "0.5", "--masks"], "Without --data, only thresholds can be changed."),
+    "nothing predicted yet": (["--threshold", "0.5"], "There must be predictions in {output}, but there is no"),
+    "a threshold": (["--data", "{new}", "--threshold", "high"], "--threshold must be a score such as 0.7"),
+    "a quantile": (["--data", "{new}", "--pixel_threshold", "q99"], "--pixel_threshold must be a score such as 0.7"),
+    "a format": (["--data", "{new}", "--maps", "gif"], "maps: Expected"),
+    "a device": (["--data", "{new}", "--device", "warp"], "The device must be auto, cpu, or an accelerator"),
+    "an option": (["--data", "{new}", "--mask"], "There is no setting 'mask'. Did you mean 'masks'?"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_says_what_can(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (new / "empty").mkdir()
+    assert predict(*(each.format(new=new) for each in arguments)) == 2
+    assert message.format(new=new, output=output) in (said := capsys.readouterr().err)
+    assert "Traceback" not in said
+    assert not (output / "predictions.jsonl").exists()
+
+
+def test_results_of_two_predictions_are_not_mixed(
+    predict: Predict, new: Path, output: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    before = (output / "predictions.jsonl").read_bytes()
+    for arguments, message in (
+        ([new], "holds predictions already. Choose another folder with --output, go on with it by --skip_existing"),
+        ([new, "--skip_existing", "--threshold", "0.9"], "holds predictions with threshold None, not '0.9'."),
+        (
+            [new, photographs / "bad", "--skip_existing"],
+            f"holds predictions of images in {new}, and keeps their folders",
+        ),
+    ):
+        capsys.readouterr()
+        assert predict("--data", *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert predict("--pixel_threshold", "0.5") == 2
+    assert "--pixel_threshold needs the raw maps of" in capsys.readouterr().err
+    assert (output / "predictions.jsonl").read_bytes() == before
+
+
+def test_other_calibrations_do_not_mix(
+    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    shutil.copytree(finished_run, other := tmp_path / "other")
+    learned = json.loads((other / "calibration.json").read_text())
+    (other / "calibration.json").write_text(json.dumps({**learned, "notes": ["other"]}))
+    assert predict("--data", new, "--skip_existing", run=other) == 2
+    assert "holds predictions with calibration" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.mkdir(mode=0o500)
+    assert predict("--data", new) == 2
+    assert "cannot be written: Permission denied" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.touch()
+    assert predict("--data", new) == 2
+    assert "cannot be written: a file is where a folder belongs" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_loses_nothing(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        assert predict("--data", new, "--masks") == 2
+    said = capsys.readouterr().err
+    assert "No space left on the disk while writing" in said
+    assert "--skip_existing" in said.partition("Go on with: ")[2]
+    assert predict("--data", new, "--masks", "--skip_existing") == 0
+    assert len(lines(output)) == 3
+
+
+def test_a_run_that_is_not_complete_is_named(
+    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run, copy := tmp_path / "run")
+    (copy / "tiles" / "r00_c01.json").unlink()
+    assert predict("--data", new, run=copy) == 2
+    assert "lacks 1 tiles: r00_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_says_how_to_get_quantiles(
+    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run, copy := tmp_path / "run")
+    (copy / "validation_scores.npz").unlink()
+    assert predict("--data", new, "--threshold", "q0.99", run=copy) == 2
+    said = capsys.readouterr().err
+    assert "q0.99 is looked up among the scores of normal validation images" in said
+    assert f"`anomalib tiled fit --ckpt_dir {copy}` once more, which trains no tile again; or give a number" in said
+
+
+def test_plugins_are_told_of_each_image(
+    predict: Predict, new: Path, tmp_path: Path, install: Callable[..., None]
+) -> None:
+    told = tmp_path / "told.txt"
+    install(
+        "listener",
+        "from anomalib_tiled import hookimpl\n"
+        "@hookimpl\n"
+        "def image_predicted(prediction):\n"
+        f"    with open({str(told)!r}, 'a') as file:\n"
+        "        print(prediction.image_path, int(prediction.pred_label), file=file)\n",
+    )
+    assert predict("--data", new) == 0
+    assert [line.split()[1] for line in told.read_text().splitlines()] == ["1", "0", "1"]
+
+
+def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["predict", "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    for status in (
+        "0    all went well",
+        "2    something",
+        "3    some images",
+        "4    with --fail_on_anomaly",
+        "130  inter",
+    ):
+        assert f"\n  {status}" in said
+    assert "fpr0.01" in said

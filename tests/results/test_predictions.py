@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
+from anomalib_tiled.results.predictions import Predicted, PredictionFolder, PredictionSettings
+from anomalib_tiled.results.regions import Region
+
+
+def image(name: str, *regions: Region) -> PredictedImage:
+    return PredictedImage(f"/data/{name}", Size(6, 9), 0.625, 12.5, int(bool(regions)), regions)
+
+
+ONE = Region((8, 5, 1, 1), 1, (8.0, 5.0), (8, 5), 0.875, 0.875, (53, 1, 0))
+TWO = Region((2, 1, 3, 2), 6, (3.0, 1.5), (4, 2), 0.75, 0.5, (13, 2, 4, 2, 4, 2, 27))
+IMAGES = [image("ä.png", ONE, TWO), image("b,c.png"), image("d.png", TWO)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PredictionFolder:
+    predictions = PredictionFolder(tmp_path)
+    predictions.begin(PredictionSettings(coco=True), common="/data")
+    predictions.append(IMAGES[:2])
+    predictions.append(IMAGES[2:])
+    return predictions
+
+
+def table(folder: PredictionFolder) -> list[list[str]]:
+    with folder.rows_file.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_predictions_are_read_as_they_were_written(folder: PredictionFolder) -> None:
+    assert list(folder.predicted()) == IMAGES
+
+
+def test_every_prediction_is_on_the_disk_at_once(folder: PredictionFolder) -> None:
+    before = folder.lines_file.read_bytes()
+    folder.append(IMAGES[:1])
+    assert folder.lines_file.read_bytes().startswith(before)
+    assert len(folder.lines_file.read_text().splitlines()) == 4
+
+
+def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
+    folder.mend()
+    heading, *rows = table(folder)
+    assert heading == list(COLUMNS)
+    assert rows == [
+        ["/data/ä.png", "0.625", "1", "2", "7", "8", "5", "1", "1", "0.875"],
+        ["/data/b,c.png", "0.625", "0", "0", "0", "", "", "", "", ""],
+        ["/data/d.png", "0.625", "1", "1", "6", "2", "1", "3", "2", "0.75"],
+    ]
+    folder.append(IMAGES[:1])
+    assert table(folder)[-1] == rows[0]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 100])
+def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
+    folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
+    assert folder.mend() == {"/data/ä.png": 1, "/data/b,c.png": 0}
+    assert list(folder.predicted()) == IMAGES[:2]
+    assert len(table(folder)) == 3
+    folder.append(IMAGES[2:])
+    assert list(folder.predicted()) == IMAGES
+
+
+def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path / "new")
+    assert folder.mend() == {}
+    assert list(folder.predicted()) == []
+    assert table(folder) == [list(COLUMNS)]
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "null", "text", '{"image_path": "a"}', '{"regions": 5, "image_size": [1]}']
+)
+def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
+    lines = folder.lines_file.read_text().splitlines()
+    folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
+    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was altered \(.*\)\. Choose another"):
+        folder.mend()
+
+
+def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
+    def fails() -> list[PredictedImage]:
+        message = "out of luck"
+        raise RuntimeError(message)
+        yield IMAGES[0]
+
+    with pytest.raises(RuntimeError):
+        folder.replace(fails())
+    assert list(folder.predicted()) == IMAGES
+    folder.replace(reversed(IMAGES))
+    assert list(folder.predicted()) == IMAGES[::-1]
+    assert [row[0] for row in table(folder)[1:]] == [each.image_path for each in IMAGES[::-1]]
+
+
+def test_a_folder_with_predictions_is_not_new(folder: PredictionFolder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
+        folder.check_new()
+    PredictionFolder(tmp_path / "new").check_new()
+
+
+def test_other_settings_are_refused(folder: PredictionFolder) -> None:
+    folder.check_same(coco=True, maps=None, common="/data")
+    with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Ask for the same"):
+        folder.check_same(coco=False)
+
+
+def test_failures_are_listed_and_forgotten(folder: PredictionFolder) -> None:
+    folder.append_failure(Path("a.png"), "is damaged, badly")
+    folder.append_failure(Path("b.png"), 'is "gone"')
+    with folder.failures_file.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["image_path", "error"], ["a.png", "is damaged, badly"], ["b.png", 'is "gone"']]
+    folder.forget_failures()
+    folder.forget_failures()
+    assert not folder.failures_file.exists()
+
+
+def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:
+    write_coco(folder)
+    coco = json.loads(folder.coco_file.read_text())
+    assert [(each["id"], each["file_name"]) for each in coco["images"]] == [
+        (1, "/data/ä.png"),
+        (2, "/data/b,c.png"),
+        (3, "/data/d.png"),
+    ]
+    assert [(each["id"], each["image_id"], each["bbox"]) for each in coco["annotations"]] == [
+        (1, 1, [8, 5, 1, 1]),
+        (2, 1, [2, 1, 3, 2]),
+        (3, 3, [2, 1, 3, 2]),
+    ]
+    first = coco["annotations"][0]
+    assert first["segmentation"] == {"size": [6, 9], "counts": [53, 1, 0]}
+    assert (first["area"], first["iscrowd"], first["score"], first["category_id"]) == (1, 0, 0.875, 1)
+    assert [each["id"] for each in coco["categories"]] == [1]
+
+
+def test_no_predictions_are_coco_too(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path)
+    write_coco(folder)
+    content = json.loads(folder.coco_file.read_text())
+    assert (content["images"], content["annotations"]) == ([], [])
+
+
+def test_a_prediction_is_told_in_a_line() -> None:
+    assert str(Predicted(6, 2, 3, 1, 2.0)) == (
+        "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 not readable: 3 of 8 are anomalous."
+    )
+    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 not readable: 0 of 0 are anomalous."
