@@ -11,8 +11,8 @@ A module imports only from modules on its own line or below:
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it
+    decisions                                   other thresholds than those that were calibrated
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
-    decisions                                   other thresholds
     tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
     supported_models  model_rules               which models work with tiles, and what they need
     calibration  validation_scores              what stages learn, and from which scores
