@@ -50,7 +50,7 @@ def test_visible_defects_are_found_in_other_photographs(
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     expected = {"config.yaml", "split.csv", "tiles", "calibration.json", "validation_scores.npz", "logs"}
-    expected |= {"metrics.json", "scores.csv", "images"}
+    expected |= {"origins.json", "metrics.json", "scores.csv", "images"}
     assert names == expected
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
