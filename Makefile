@@ -20,11 +20,14 @@ help: ## List these targets
 demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
 	@PYTHONWARNINGS=ignore $(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)  # anomalib's imports warn
 
+# One process for each core, and one thread for each process; tests of one file stay together, as they share runs.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+
 test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: $(READY) ## Run the tests that train, start processes, or build the package
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: $(READY) ## Check rules and format of the code
 	@$(BIN)/ruff check .

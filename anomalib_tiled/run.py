@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.tile_model import load_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.validation_scores import ValidationScores
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.config import Settings, TilingSettings
     from anomalib_tiled.data.split import Sample, Subset
     from anomalib_tiled.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 """The device that the configuration of the run asks for."""
@@ -76,10 +80,12 @@ class Run:
             build_cache: Whether to decode all images beforehand, which pays if they are needed more than once.
 
         Raises:
-            RunFolderError: A file of it is missing or altered.
+            RunFolderError: A file of it is missing or altered, or a package that it was made with is not installed.
             DataError: An image cannot be decoded.
             StorageError: The cache does not fit on the disk.
         """
+        for note in changed_origins(folder.origins()):
+            logger.warning("%s", note)
         settings = folder.settings()
         folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)

@@ -94,6 +94,20 @@ def test_a_run_is_what_its_folder_says(folder: RunFolder) -> None:
     assert (run.datamodule.name, run.datamodule.eval_batch_size) == ("tiny", 3)
 
 
+def test_a_package_that_is_gone_is_named_before_anything_is_made(folder: RunFolder) -> None:
+    origin = {"class_path": "factory.Median", "package": "factory", "version": "1.2"}
+    write_json(folder.origins_file, {"scoring": origin})
+    with pytest.raises(RunFolderError, match=r"not installed now\. Install it: pip install factory==1\.2"):
+        Run.open(folder)
+
+
+def test_a_package_of_another_version_is_noted(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    origin = {"class_path": "numpy.ndarray", "package": "numpy", "version": "0.1"}
+    write_json(folder.origins_file, {"scoring": origin})
+    Run.open(folder)
+    assert "The run was made with numpy 0.1, and" in caplog.text
+
+
 def test_images_are_decoded_beforehand_only_where_it_pays(folder: RunFolder, image_folder: Path) -> None:
     assert isinstance(Run.open(folder).source, DecodedFiles)
     assert not (image_folder / "cache").exists()
