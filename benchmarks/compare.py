@@ -55,7 +55,7 @@ def main() -> None:
     draw(comparison, folder / "results.png")
     print(f"\n{comparison.to_markdown()}\n\nNumbers and picture: {folder}")
     if options.markdown is not None:
-        write_section(options.markdown, case.name, f"### {case.title}\n\n{comparison.to_markdown()}")
+        write_section(options.markdown, case.name, f"## {case.title}\n\n{comparison.to_markdown()}")
 
 
 def parser_of_cases(description: str | None) -> ArgumentParser:

@@ -47,7 +47,7 @@ def main() -> None:
     print(f"\n{text}\n\nNumbers: {file}")
     if options.markdown is not None:
         title = f"{case.model}, {case.image_size} × {case.image_size} pixels in {case.tiles} tiles"
-        write_section(options.markdown, f"growth-{case.name}", f"### Growth: {title}\n\n{text}")
+        write_section(options.markdown, f"growth-{case.name}", f"## Growth: {title}\n\n{text}")
 
 
 def grown(case: Case, factor: int) -> list[Case]:

@@ -62,6 +62,7 @@ def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path
     log.parent.mkdir(parents=True, exist_ok=True)
     decodes.unlink(missing_ok=True)
     command = [sys.executable, *arguments]
+    os.sync()  # what the system has still to write for an earlier command would slow this one down
     began = perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  # commands are made in programs.py

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 GIGABYTE = 1e9
 REFERENCE = "anomalib's own"
+TOLERANCE = 0.005
+"""How much lower than the reference's a metric may be before that is said."""
 
 COLUMNS = ("wall, s", "processor, s", "peak memory, GB", "disk, GB", "decodes per image", "image AUROC", "pixel AUROC")
 
@@ -103,8 +105,13 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Lay out what was measured with, the table, and how the programs compare with the reference."""
-        parts = [_described(self.machine, self.start), self._table(), self._ratios()]
+        parts = [_described(self.machine, self.start), self._table(), self._ratios(), self._doubts()]
         return "\n\n".join(filter(None, parts))
+
+    @property
+    def reference(self) -> Result | None:
+        """All phases of the reference together, if it was measured."""
+        return next((each for each in self.totals if each.program == REFERENCE), None)
 
     def _table(self) -> str:
         rows = []
@@ -116,7 +123,7 @@ class Comparison:
 
     def _ratios(self) -> str:
         """Say what the programs take of what the reference takes; nothing if that was not measured."""
-        reference = next((each for each in self.totals if each.program == REFERENCE), None)
+        reference = self.reference
         if reference is None:
             return ""
         parts: dict[str, Callable[[Result], float]] = {
@@ -132,6 +139,16 @@ class Comparison:
             if each.program != REFERENCE
         ]
         return table((f"of what {REFERENCE} takes", "phase", *parts), rows) if rows else ""
+
+    def _doubts(self) -> str:
+        """Say where a program is less right than the reference: then its other numbers are worth little."""
+        known = self.reference.metrics if self.reference else {}
+        return "\n\n".join(
+            f"Doubt: {name} of {each.program}, {each.phase}, is {known[name] - value:.4f} lower than {REFERENCE}."
+            for each in self.totals
+            for name, value in each.metrics.items()
+            if name in known and value < known[name] - TOLERANCE
+        )
 
 
 def table(titles: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -65,6 +65,13 @@ def test_there_is_no_second_table_without_the_reference(comparison: Comparison) 
     assert "of what" not in replace(comparison, results=[TRAIN]).to_markdown()
 
 
+def test_a_program_that_is_less_right_than_the_reference_is_doubted(comparison: Comparison) -> None:
+    assert "Doubt" not in comparison.to_markdown()
+    worse = replace(TRAIN, metrics={"image_AUROC": 0.9, "pixel_AUROC": 0.49})
+    doubts = replace(comparison, results=[FIT, TEST, worse]).to_markdown().splitlines()[13:]
+    assert doubts == ["Doubt: pixel_AUROC of anomalib-tiled, train, is 0.0100 lower than anomalib's own."]
+
+
 def test_fit_and_test_of_a_program_stay_apart_from_its_train() -> None:
     apart = [replace(TRAIN, phase=phase) for phase in ("fit", "test", "train")]
     totals = Comparison(Case(), MACHINE, 0, apart).totals
