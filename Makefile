@@ -12,7 +12,7 @@ READY := $(VENV)/ready-$(FINGERPRINT)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types clean distclean
+.PHONY: help demo test test-slow lint format types bench clean distclean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ format: $(READY) ## Mend what can be mended without thinking
 
 types: $(READY) ## Check the types of the package
 	@$(BIN)/mypy
+
+bench: $(READY) ## Compare with anomalib's own tiled ensemble, about ten minutes; ARGS="..." for other sizes
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
 clean: ## Remove caches and built packages
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache build dist

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from anomalib_tiled.calibration import Observed, Stages, Truth
 from anomalib_tiled.config import Settings
 from anomalib_tiled.pipeline import fit, prepare
+from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 from anomalib_tiled.stages.thresholding import (
     ExtremeValueThreshold,
@@ -60,7 +61,7 @@ class Images:
 
     def __getitem__(self, chosen: NDArray[np.intp]) -> Images:
         """Give some of them."""
-        truth = Truth(self.truth.labels[chosen], self.truth.masks[chosen])
+        truth = Truth(self.truth.labels[chosen], self.truth.pixels(tuple(self.maps.shape))[chosen])
         return Images(self.scores[chosen], self.maps[chosen], truth)
 
 
@@ -125,7 +126,7 @@ def _measure_seed(options: Namespace, seed: int) -> Iterator[Measured]:
 
 def _rates(test: Images, threshold: float, pixel_threshold: float) -> tuple[float, float, float, float, float]:
     """Decide and compare with the truth, in the order of ``Measured``."""
-    anomalous, masks = test.truth.labels, test.truth.masks
+    anomalous, masks = test.truth.labels, test.truth.pixels(tuple(test.maps.shape))
     called, called_pixels = (test.scores > threshold).numpy(), (test.maps > pixel_threshold).numpy()
     hits = float((called_pixels & masks).sum())
     return (
@@ -139,7 +140,7 @@ def _rates(test: Images, threshold: float, pixel_threshold: float) -> tuple[floa
 
 def _trained(options: Namespace, seed: int) -> Run:
     folder = prepare(_settings(options, seed))
-    fit(folder)
+    fit(folder, Observers())
     return Run.open(folder)
 
 
@@ -154,7 +155,7 @@ def _predicted(run: Run) -> Images:
         scores.append(raw.scores.cpu())
         maps.append(raw.maps.squeeze(1).cpu())
         labels.append(truth.labels)
-        masks.append(truth.masks)
+        masks.append(truth.pixels(tuple(maps[-1].shape)))
     return Images(torch.cat(scores), torch.cat(maps), Truth(np.concatenate(labels), np.concatenate(masks)))
 
 

@@ -1,0 +1,130 @@
+"""What all programs are measured on: the same drawn images, the same model, the same first weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.data.board_folder import BoardSettings, draw_folder, is_drawn
+from anomalib_tiled.grid import Size
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config import Plain
+
+MODELS: dict[str, dict[str, Plain]] = {
+    "Padim": {"backbone": "resnet18"},
+    "Patchcore": {"backbone": "resnet18", "coreset_sampling_ratio": 0.02},
+    "Fastflow": {"backbone": "resnet18"},
+}
+"""Models and their arguments. Backbones and PatchCore's memory are small, because all is measured on processors."""
+
+LEARN_BY_EPOCHS = ("Fastflow",)
+"""Models that are trained by gradients; the others look at each training image once."""
+
+TRAIN_BATCH = 8
+EVAL_BATCH = 4
+SMOOTHING = {"sigma": 2, "width": 0.1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured on.
+
+    Args:
+        image_size: Side of the square images, in pixels.
+        tile_size: Side of the square tiles, in pixels; they do not overlap.
+        train: Number of training images.
+        test: Number of test images, half of them anomalous; they are the validation images too.
+        model: Name of the model.
+        epochs: Epochs of models that are trained by gradients.
+        seed: Seed of the weights and of the training.
+
+    Raises:
+        ValueError: The tiles do not fill the image, an image is missing, or the model is not one of those measured.
+    """
+
+    image_size: int = 1024
+    tile_size: int = 256
+    train: int = 24
+    test: int = 16
+    model: str = "Padim"
+    epochs: int = 2
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check that this can be run."""
+        if self.tile_size < 1 or self.image_size % self.tile_size:
+            message = (
+                "Tiles must fill the image without overlap: "
+                f"image_size is {self.image_size}, tile_size is {self.tile_size}. "
+                "Give an image_size that is a multiple of tile_size."
+            )
+            raise ValueError(message)
+        for name, least in {"train": 2, "test": 2, "epochs": 1}.items():
+            if getattr(self, name) < least:
+                message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise --{name}."
+                raise ValueError(message)
+        if self.model not in MODELS:
+            message = f"model must be one of {', '.join(MODELS)}, found {self.model!r}."
+            raise ValueError(message)
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles of an image."""
+        return (self.image_size // self.tile_size) ** 2
+
+    @property
+    def name(self) -> str:
+        """Name of folders and sections."""
+        return f"{self.model}-{self.image_size}-{self.tile_size}-{self.train}-{self.test}"
+
+    @property
+    def title(self) -> str:
+        """The case in words."""
+        epochs = f", {self.epochs} epochs" if self.model in LEARN_BY_EPOCHS else ""
+        side = f"{self.image_size} × {self.image_size} pixels in {self.tiles} tiles"
+        return f"{self.model}{epochs}, {side}, {self.train} training and {self.test} test images"
+
+    @property
+    def init_args(self) -> dict[str, Plain]:
+        """Arguments of the model; weights are random, so that nothing is downloaded."""
+        return {**MODELS[self.model], "pre_trained": False}
+
+    @property
+    def trainer(self) -> dict[str, Plain]:
+        """Arguments of the trainer, besides where to run."""
+        return {"max_epochs": self.epochs} if self.model in LEARN_BY_EPOCHS else {}
+
+    def boards(self, output: Path) -> Path:
+        """Draw the images unless they are there, and give their folder.
+
+        Args:
+            output: Folder that drawn images are kept in.
+        """
+        anomalous = self.test // 2
+        size = Size(self.image_size, self.image_size)
+        settings = BoardSettings(size, self.train, self.test - anomalous, anomalous, drawing_seed=7)
+        root = output.absolute() / "boards" / f"{self.image_size}-{self.train}-{self.test}"
+        if not is_drawn(root, settings):
+            draw_folder(root, settings)
+        return root
+
+    def data(self, boards: Path) -> dict[str, Plain]:
+        """Give the data module, as a configuration holds it, with test images for validation.
+
+        Args:
+            boards: Folder of the drawn images.
+        """
+        kinds = sorted(path.name for path in (boards / "ground_truth").iterdir())
+        folders = {
+            "name": "boards",
+            "root": str(boards),
+            "normal_dir": "train/good",
+            "normal_test_dir": "test/good",
+            "abnormal_dir": [f"test/{kind}" for kind in kinds],
+            "mask_dir": [f"ground_truth/{kind}" for kind in kinds],
+        }
+        splits = {"val_split_mode": "same_as_test", "test_split_mode": "from_dir"}
+        batches = {"train_batch_size": TRAIN_BATCH, "eval_batch_size": EVAL_BATCH, "num_workers": 0}
+        return {"class_path": "anomalib.data.Folder", "init_args": {**folders, **splits, **batches}}

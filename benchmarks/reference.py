@@ -1,0 +1,65 @@
+"""Run one half of anomalib's own tiled ensemble, by its own pipelines, as its scripts do.
+
+Two things are added. Its models get the arguments that its configuration cannot carry, and random weights of one seed.
+And its errors, which it prints and goes on after, end the command.
+
+    python -m benchmarks.reference fit config.yaml
+    python -m benchmarks.reference test config.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from anomalib.models import get_model
+from anomalib.models.components import AnomalibModule
+from anomalib.pipelines.components.base import Pipeline
+from anomalib.pipelines.components.base.pipeline import log_file
+from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
+from anomalib.pipelines.tiled_ensemble.components.utils import helper_functions
+from anomalib.pipelines.tiled_ensemble.components.utils.ensemble_engine import TiledEnsembleEngine
+from jsonargparse import Namespace
+from lightning.pytorch import seed_everything
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config import Plain
+
+FAILURE = "An error occurred when running the runner"
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("phase", choices=["fit", "test"], help="train and calibrate, or measure the test images")
+    parser.add_argument("config", type=Path, help="configuration of anomalib's tiled ensemble, with init_args")
+    options = parser.parse_args()
+    configuration = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+    _give_arguments(configuration["seed"])
+    _pipeline(options.phase, configuration).run(Namespace(config=options.config))  # type: ignore[no-untyped-call]  # jsonargparse's
+    if FAILURE in Path(log_file).read_text(encoding="utf-8"):
+        sys.exit(f"The pipeline went on after an error; see {Path(log_file).absolute()}")
+
+
+def _pipeline(phase: str, configuration: dict[str, Plain]) -> Pipeline:
+    if phase == "fit":
+        return TrainTiledEnsemble()
+    return EvalTiledEnsemble(TiledEnsembleEngine.setup_ensemble_workspace(configuration, versioned_dir=False))
+
+
+def _give_arguments(seed: int) -> None:
+    """Have every model made with the arguments of the configuration, and with the same first weights."""
+
+    def seeded(model: dict[str, Plain], **arguments: Plain) -> AnomalibModule:
+        seed_everything(seed, verbose=False)
+        made: AnomalibModule = get_model({"class_path": model["class_path"]}, **model["init_args"], **arguments)
+        return made
+
+    setattr(helper_functions, "get_model", seeded)  # noqa: B010  # types allow no other function in its place
+
+
+if __name__ == "__main__":
+    main()
