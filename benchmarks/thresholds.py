@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from anomalib_tiled.calibration import Observed, Stages, Truth
 from anomalib_tiled.config import Settings
-from anomalib_tiled.pipeline import fit, prepare
+from anomalib_tiled.pipeline import fit
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.preparation import prepare
 from anomalib_tiled.run import Run
 from anomalib_tiled.stages.thresholding import (
     ExtremeValueThreshold,
