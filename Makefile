@@ -20,14 +20,14 @@ help: ## List these targets
 demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
 	@PYTHONWARNINGS=ignore $(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)  # anomalib's imports warn
 
-# One process for each core, and one thread for each process; tests of one file stay together, as they share runs.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# One process for each core, and one thread for each process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 
 test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) --dist=loadfile $(ARGS)  # tests of one file stay together, as they share runs
 
 test-slow: $(READY) ## Run the tests that train, start processes, or build the package
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) --dist=worksteal -m slow $(ARGS)
 
 lint: $(READY) ## Check rules and format of the code
 	@$(BIN)/ruff check .

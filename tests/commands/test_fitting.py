@@ -11,7 +11,7 @@ from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.models import Padim
 from torchvision.transforms.v2 import Identity
 
-from anomalib_tiled import fit_ensemble, fitting, pipeline
+from anomalib_tiled import fit_ensemble, fitting
 from anomalib_tiled.config import Settings
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
@@ -54,7 +54,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         settings.append(given)
         raise StopError
 
-    monkeypatch.setattr(pipeline, "prepare", stop)
+    monkeypatch.setattr(fitting, "prepare", stop)
     monkeypatch.setattr(fitting, "STOP", StopError, raising=False)
     return settings
 

@@ -14,9 +14,10 @@ from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_tiled import ImagePrediction, TiledEnsemble
+from anomalib_tiled import TiledEnsemble
 from anomalib_tiled import ensemble as tensor_ensemble
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 

@@ -25,6 +25,7 @@ from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.run_folder import RunFolder
 
 Predict = Callable[..., int]
 Lines = list[dict[str, Any]]
@@ -419,6 +420,7 @@ def test_other_calibrations_do_not_mix(
     shutil.copytree(finished_run, other := tmp_path / "other")
     learned = json.loads((other / "calibration.json").read_text())
     (other / "calibration.json").write_text(json.dumps({**learned, "notes": ["other"]}))
+    RunFolder(other).seal(other / "calibration.json")
     assert predict("--data", new, "--skip_existing", run=other) == 2
     assert "holds predictions with calibration" in capsys.readouterr().err
 
