@@ -6,6 +6,7 @@ A module imports only from modules on its own line or below:
     cli                                         text to commands; the only place that prints errors
     commands  arguments  explanations           what each command does; text to settings; mistakes in our words
     builtin  pipeline                           the built-in stages as a plugin | fit, test, status: the whole story
+    exporting                                   a run as files that need neither anomalib nor this package
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it

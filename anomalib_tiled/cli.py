@@ -48,6 +48,7 @@ COMMANDS = (
     Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
     Command("train", "Fit, then test.", "train"),
     Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
+    Command("export", "Write a run as files that predict without anomalib: torch, onnx, openvino.", "export"),
     Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
 )
 

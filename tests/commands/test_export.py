@@ -1,0 +1,132 @@
+"""A run is exported, and what comes out predicts without anomalib and without this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_tiled.cli import main
+from anomalib_tiled.run import Run
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.seals import Seal
+
+BLOCKED = ("anomalib", "anomalib_tiled", "lightning", "timm")
+
+ALONE = """
+import sys
+sys.path[:] = [path for path in sys.path if path]
+for name in {blocked}:
+    sys.modules[name] = None  # importing it fails
+import numpy
+images = numpy.load("images.npy")
+{code}
+numpy.savez("found.npz", **{{name: numpy.asarray(values) for name, values in found.items()}})
+"""
+
+CODE = {
+    "torch": """
+import torch
+model = torch.export.load("export/model.pt2").module()
+found = model(torch.from_numpy(images))
+""",
+}
+
+
+def predicted_alone(folder: Path, images: np.ndarray, code: str) -> dict[str, np.ndarray]:
+    """Run a program in a process of its own that can import none of the packages that models are trained with."""
+    np.save(folder / "images.npy", images)
+    program = ALONE.format(blocked=BLOCKED, code=code)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=300)
+    with np.load(folder / "found.npz") as found:
+        return dict(found)
+
+
+def expected(run: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
+    ensemble = Run.open(RunFolder.open(run)).calibrated_ensemble()
+    return {name: values.numpy() for name, values in ensemble(images)._asdict().items()}
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert set(found) == set(wanted) == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+    for name in ("pred_score", "anomaly_map"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
+    for name in ("pred_label", "pred_mask"):
+        assert np.mean(found[name] != wanted[name]) < 1e-4
+
+
+@pytest.fixture
+def photographs_of(finished_run: Path) -> torch.Tensor:
+    """Four test images."""
+    run = Run.open(RunFolder.open(finished_run))
+    batches = [batch.image.as_subclass(torch.Tensor) for batch in run.images("test")]
+    return torch.cat(batches)[::2]
+
+
+@pytest.mark.slow
+def test_t27_a_run_is_exported_and_predicts_without_the_packages(
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "export"
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(output)]) == 0
+    assert f"Export: {output}" in capsys.readouterr().out
+    found = predicted_alone(tmp_path, photographs_of.numpy(), CODE["torch"])
+    assert_same(found, expected(finished_run, photographs_of))
+
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
+    assert [each["name"] for each in manifest["outputs"]] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+    assert manifest["grid"]["tiles"][4] == {"name": "r01_c01", "top": 40, "left": 56}
+    calibration = json.loads((finished_run / "calibration.json").read_text())
+    assert manifest["calibration"]["image"] == calibration["image"]
+    assert manifest["run"]["folder"] == str(finished_run.resolve())
+    assert manifest["packages"]["anomalib"].startswith("2.7")
+    assert manifest["checked"]["real_images"] == 2
+    assert manifest["checked"]["largest_difference"] < 1e-4
+    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
+    for name, seal in manifest["files"].items():
+        assert Seal(**seal) == Seal.of(output / name)
+
+    checkpoints = sum(path.stat().st_size for path in (finished_run / "tiles").glob("*.ckpt"))
+    assert (output / "model.pt2").stat().st_size < checkpoints / 2, "the backbone is there once, not nine times"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("manifest.json", "holds an earlier export. Replace it by --overwrite, or choose another folder by --output."),
+        ("thesis.txt", "must be a new or empty folder, or an earlier export, but"),
+    ],
+)
+def test_what_is_there_is_not_replaced(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, message: str
+) -> None:
+    (tmp_path / made).touch()
+    options = [] if made == "manifest.json" else ["--overwrite"]
+    assert (
+        main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(tmp_path), *options]) == 2
+    )
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [made]
+
+
+def test_an_incomplete_run_is_refused_and_nothing_is_left(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "tiles" / "r01_c01.json").unlink()
+    assert main(["export", "--ckpt_dir", str(run), "--format", "torch"]) == 2
+    assert "lacks 1 tiles: r01_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
+    assert not any((run / "export").iterdir())
+
+
+def test_an_unknown_format_is_refused_before_the_run_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--ckpt_dir", "nowhere", "--format", "onyx"]) == 2
+    assert "--format cannot be 'onyx'." in capsys.readouterr().err
