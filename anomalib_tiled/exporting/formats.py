@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.exporting.onnx_graph import save_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -92,7 +94,60 @@ class TorchFormat(Format):
         return predict
 
 
-FORMATS: Mapping[str, Format] = {each.name: each for each in (TorchFormat(),)}
+class OnnxFormat(Format):
+    """ONNX, for onnxruntime and whatever else reads it; weights lie beside the graph, so any size is possible."""
+
+    name = "onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    suffix = ".onnx"
+
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
+        save_onnx(graph, path)
+
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Load it with onnxruntime."""
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            return dict(zip(graph.outputs, session.run(list(graph.outputs), dict(inputs)), strict=True))
+
+        return predict
+
+
+class OpenVinoFormat(Format):
+    """OpenVINO's own files, converted from ONNX; weights keep their 32 bits."""
+
+    name = "openvino"
+    packages = ("openvino", "onnx", "onnxscript")
+    suffix = ".xml"
+
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
+        import openvino
+
+        with TemporaryDirectory(dir=path.parent) as folder:
+            save_onnx(graph, Path(folder) / "model.onnx")
+            model = openvino.convert_model(Path(folder) / "model.onnx")
+            openvino.save_model(model, path, compress_to_fp16=False)
+            del model  # it reads the weights where they are
+
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Load it with OpenVINO, computing with 32 bits whatever the processor would rather do."""
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            found = compiled(dict(inputs))
+            return {name: np.array(found[name]) for name in graph.outputs}
+
+        return predict
+
+
+FORMATS: Mapping[str, Format] = {each.name: each for each in (TorchFormat(), OnnxFormat(), OpenVinoFormat())}
 
 
 def format_named(name: str) -> Format:

@@ -38,7 +38,7 @@ def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once
         part = images[:number]
         assert differences(ensemble, part, predict({"images": part.numpy()}))[1] == []
     weights = sum(path.read_bytes().count(np.ones(10_000, np.float32).tobytes()) for path in tmp_path.iterdir())
-    assert weights == 1
+    assert weights <= 1, "none, if the format computes what depends on weights alone beforehand"
 
 
 def test_a_missing_package_is_named_with_how_to_install_it() -> None:
