@@ -16,7 +16,7 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.exporting.blame import culprit
 from anomalib_tiled.exporting.equality import TOLERANCE, differences
 from anomalib_tiled.exporting.manifest import MANIFEST, Checked, described, sealed
-from anomalib_tiled.exporting.written import write_whole
+from anomalib_tiled.exporting.written import write_tiles, write_whole
 from anomalib_tiled.files import storage_errors, write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.logs import log_to
@@ -43,6 +43,9 @@ REHEARSED = 2
 """Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
 
 LOG = "export.log"
+
+PER_TILE = "onnx"
+"""The format in which each tile model can be a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def export(folder: RunFolder, asked: Exporting) -> Checked:
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
     """
+    if asked.per_tile and asked.form.name != PER_TILE:
+        message = f"--per_tile writes {PER_TILE}, but --format is {asked.form.name}. Set --format {PER_TILE}."
+        raise ConfigurationError(message)
     asked.form.check_installed()
     with _replacing_folder(asked) as work, log_to(work / LOG):
         run = Run.open(folder)
@@ -102,7 +108,8 @@ def _check(
     Raises:
         ConfigurationError: They differ.
     """
-    written = write_whole(ensemble, asked.form, folder, asked.dtype)
+    write = write_tiles if asked.per_tile else write_whole
+    written = write(ensemble, asked.form, folder, asked.dtype)
     sizes = [0.0]
     for batch in batches:
         for images in batch.split(written.graph.batch or len(batch)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,9 @@ OPSET = 18
 SMALLEST_WEIGHT = 256
 """Bytes from which on a tensor lies beside the graph."""
 
+ALIGNMENT = 4096
+"""Bytes that weights begin at a multiple of, so that they can be mapped into memory."""
+
 END = 2**63 - 1
 """What ONNX takes for the end of any dimension."""
 
@@ -43,6 +47,55 @@ def save_onnx(graph: Graph, path: Path) -> None:
     model = _translated(graph)
     _tidy(model)
     onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALLEST_WEIGHT)
+
+
+class SharedWeights:
+    """One file for the weights of several graphs; what is equal in them is in it once.
+
+    Args:
+        path: The file; the graphs lie beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def save(self, graph: Graph, path: Path) -> None:
+        """Write a graph, and those of its weights that are not there yet.
+
+        Args:
+            graph: The graph.
+            path: Name of its file.
+
+        Raises:
+            ConfigurationError: ONNX has no operators for something in it.
+        """
+        import onnx_ir
+
+        model = _translated(graph)
+        _tidy(model)
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes >= SMALLEST_WEIGHT:
+                offset, length = self._place(tensor.tobytes())
+                value.const_value = onnx_ir.ExternalTensor(
+                    self.path.name,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=tensor.shape,
+                    name=value.name,
+                    base_dir=self.path.parent,
+                )
+        onnx_ir.save(model, path)
+
+    def _place(self, content: bytes) -> tuple[int, int]:
+        digest = blake2b(content).digest()
+        if digest not in self._places:
+            with self.path.open("ab") as file:
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                self._places[digest] = (file.tell(), file.write(content))
+        return self._places[digest]
 
 
 def _translated(graph: Graph) -> Model:

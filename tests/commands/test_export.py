@@ -102,6 +102,32 @@ def test_t27_a_run_is_exported_and_predicts_without_the_packages(
     assert exported < checkpoints / 2, "the backbone is there once, not nine times"
 
 
+@pytest.mark.slow
+def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path
+) -> None:
+    for package in NEEDED["onnx"]:
+        pytest.importorskip(package)
+    output = tmp_path / "export"
+    options = ["--format", "onnx", "--per_tile", "--input", "uint8", "--output", str(output)]
+    assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
+    pixels = (photographs_of * 255).round().to(torch.uint8)
+    code = 'import sys\nsys.path.insert(0, "export")\nfrom run import TiledModel\nfound = TiledModel().predict(images)'
+    assert_same(predicted_alone(tmp_path, pixels.numpy(), code), expected(finished_run, pixels / 255))
+    assert len((output / "run.py").read_text().splitlines()) <= 100
+    checkpoints = sum(path.stat().st_size for path in (finished_run / "tiles").glob("*.ckpt"))
+    exported = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    assert exported < checkpoints / 2, "the backbone is there once, not nine times"
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["range"] == [0, 255]
+    assert {"run.py", "joining.onnx", "tiles/r02_c02.onnx", "tiles/weights.data"} <= set(manifest["files"])
+
+
+def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--per_tile"]) == 2
+    assert "--per_tile writes onnx, but --format is torch. Set --format onnx." in capsys.readouterr().err
+
+
 def check_manifest(output: Path, finished_run: Path, form: str) -> None:
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
