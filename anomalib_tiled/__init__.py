@@ -7,7 +7,7 @@ A module imports only from modules on its own line or below:
     commands  fitting                           what each command does | a run from Python objects
     arguments  explanations                     text to settings; mistakes in our words
     builtin  pipeline  loaded                   built-in stages as a plugin | the whole story | a run as a Python object
-    preparation                                 what is checked before a run
+    preparation  exporting                      what is checked before a run | a run as files for other programs
     training                                    one model per tile location, workers, calibration
     results                                     tables, pictures, logs
     run                                         a run folder with everything that is read from it

@@ -155,6 +155,22 @@ def predict_parser(prog: str) -> Parser:
     return parser
 
 
+def export_parser(prog: str) -> Parser:
+    """Give the options of ``export``."""
+    parser = run_parser(prog, "Write a run as files that predict without anomalib and without this package.")
+    parser.add_argument("--format", type=str, required=True, help="torch, onnx or openvino.")
+    parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
+    parser.add_argument(
+        "--input",
+        type=Literal["float32", "uint8"],
+        default="float32",
+        help="Type of the images: float32 for values from 0 to 1, uint8 for 0 to 255.",
+    )
+    parser.add_argument("--per_tile", action="store_true", help="Whether each tile model becomes a file.")
+    parser.add_argument("--overwrite", action="store_true", help="Whether an earlier export is replaced.")
+    return parser
+
+
 def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
     """Give the options of commands that only need a run folder."""
     parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))

@@ -10,17 +10,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from anomalib.data import AnomalibDataModule
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.arguments import fit_parser, plain_parser, predict_parser, run_parser, settings_from, test_parser
+from anomalib_tiled.arguments import (
+    export_parser,
+    fit_parser,
+    plain_parser,
+    predict_parser,
+    run_parser,
+    settings_from,
+    test_parser,
+)
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.exporting.export import Exporting
+from anomalib_tiled.exporting.export import export as write_export
+from anomalib_tiled.exporting.formats import format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
@@ -114,6 +126,21 @@ def status(arguments: Sequence[str], prog: str) -> None:
     done = sum(each.state == "done" for each in tiles)
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
     _say(f"{done} of {len(tiles)} tiles done, {calibrated}.")
+
+
+def export(arguments: Sequence[str], prog: str) -> None:
+    """Write a run as files that predict by themselves."""
+    parsed = export_parser(prog).parse_args(list(arguments))
+    form, folder = format_named(parsed.format), _opened(parsed.ckpt_dir)
+    kind = f"{form.name}_tiles" if parsed.per_tile else form.name
+    output = folder.path / "export" / kind if parsed.output is None else Path(parsed.output)
+    dtype = getattr(torch, parsed.input)
+    checked = write_export(folder, Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile))
+    images = checked.random_images + checked.real_images
+    _say(f"Compared with the run on {images} images: largest difference {checked.largest_difference:.1g}.")
+    if not checked.real_images:
+        _say("Note: No image of the run was compared, only random ones, because they are not where they were.")
+    _say(f"Export: {output.absolute()}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:

@@ -137,7 +137,7 @@ class TiledEnsemble(AnomalibModule):
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
         images = images.to(self.device)
-        merging = _Merging(self, len(images))
+        merging = Merging(self, images.shape[0])
         for tile in self.grid.tiles:
             raw = self._predict_tile(tile, images)
             if on_tile is not None:
@@ -183,8 +183,13 @@ class TiledEnsemble(AnomalibModule):
         return raw
 
 
-class _Merging:
-    """One batch on its way through the tiles."""
+class Merging:
+    """One batch on its way through the tiles: tell it of each tile by ``add``, then ``finish``.
+
+    Args:
+        ensemble: Stages, grid and calibration.
+        batch: Number of images.
+    """
 
     def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
         self.stages, self.grid = ensemble.stages, ensemble.grid
@@ -203,6 +208,7 @@ class _Merging:
         return self.stages.threshold_at == "tile" and bool(self.levels)
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
+        """Take in what a tile model says."""
         self.has_maps = raw.maps is not None
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
         scores = raw.scores
@@ -216,12 +222,16 @@ class _Merging:
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
                 self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
-                self.masks[..., tile.rows, tile.columns] |= masks
+                self._mark(tile, masks)
         self.scores.append(scores)
         with naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
 
+    def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
+        self.masks[..., tile.rows, tile.columns] |= masks
+
     def finish(self) -> RawPrediction:
+        """Merge, smooth and score."""
         merger, smoother, scorer = self.stages.merger, self.stages.smoother, self.stages.scorer
         maps = call_stage(merger, merger.finish, shape=self.shape)
         if smoother is not None and self.has_maps:

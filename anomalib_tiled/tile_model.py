@@ -82,7 +82,7 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
 
 @torch.inference_mode()
 def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict a batch of tiles.
+    """Predict a batch of tiles, and nothing else: no gradients.
 
     Args:
         model: A trained tile model.
@@ -91,10 +91,23 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
     Raises:
         ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
     """
+    return traceable_prediction(model, images)
+
+
+def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
+    """Predict a batch of tiles in a way that can be exported as a graph, where inference mode has no meaning.
+
+    Args:
+        model: As for ``predict_tile``.
+        images: As for ``predict_tile``.
+
+    Raises:
+        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
+    """
     output, name = model(images), type(model).__name__
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:
-        _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], len(images))
+        _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], images.shape[0])
         maps = _in_size(maps, images)
         scores = maps.amax(dim=(1, 2, 3)) if scores is None else scores
     if scores is None:
@@ -103,8 +116,8 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
             f"an InferenceBatch with pred_score or anomaly_map, but returned {_described(output)}."
         )
         raise ConfigurationError(message)
-    _check_number(name, "pred_score", scores, len(images))
-    return TilePrediction(scores.reshape(len(images)).float(), maps)
+    _check_number(name, "pred_score", scores, images.shape[0])
+    return TilePrediction(scores.reshape(images.shape[0]).float(), maps)
 
 
 def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:
@@ -225,7 +238,7 @@ def _transform_with(pre_processor: PreProcessor, transforms: list[Transform]) ->
 
 def _in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles."""
-    maps = maps.reshape(len(images), 1, *maps.shape[-2:]).float()
+    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
     if maps.shape[-2:] == images.shape[-2:]:
         return maps
     return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ import pytest
 from anomalib_tiled import errors
 from anomalib_tiled.cli import COMMANDS, main
 
-NAMES = ["fit", "test", "train", "predict", "status", "plugins"]
+NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
 
 Play = Callable[[BaseException | None], list[tuple[list[str], str, str]]]
 
@@ -105,7 +105,7 @@ def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.Capt
     assert main([given]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: There is no command {given!r}.")
-    assert message.endswith("Allowed: fit, plugins, predict, status, test, train.\n")
+    assert message.endswith("Allowed: export, fit, plugins, predict, status, test, train.\n")
     assert calls == []
 
 

@@ -1,0 +1,1 @@
+"""Export: a run as files that need neither anomalib nor this package."""

@@ -1,0 +1,128 @@
+"""Joining tiles by cutting and laying side by side, for graphs: nothing is written into a tensor that exists.
+
+Writing into a part of an image is, in a graph, a copy of the image with that part replaced. With a copy for each tile
+the work would grow with the square of the image's area. Here each pixel is copied twice, whatever the number of tiles:
+
+    tiles of a row of the grid      ├──────┤            between two cuts, the tiles that cover the place are joined;
+                                        ├──────┤        what lies between cuts is laid side by side to a strip
+    strip                           ├──────────┤        strips are joined to the image in the same way
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.stages.merging import Max, Merger, WindowMerger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anomalib_tiled.grid import Tile, TileGrid
+
+    Join = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    Piece = tuple[slice, torch.Tensor]
+
+IN_PLACE = ("start", "add", "finish")
+"""Methods of the mergers that come with the package, whose results are known here."""
+
+
+def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join) -> torch.Tensor:
+    """Join tiles to images.
+
+    Args:
+        grid: Where the tiles lie.
+        tiles: What each tile has, by its name, shape (..., tile height, tile width).
+        join: Joins what two tiles have where both lie; the order must not matter.
+
+    Returns:
+        Shape (..., image height, image width).
+    """
+    strips: list[Piece] = []
+    for _, row in groupby(grid.tiles, key=lambda tile: tile.row):
+        of_row = list(row)
+        strip = _joined([(tile.columns, tiles[tile.name]) for tile in of_row], -1, join)
+        strips.append((of_row[0].rows, strip))
+    return _joined(strips, -2, join)
+
+
+def _joined(pieces: list[Piece], dim: int, join: Join) -> torch.Tensor:
+    cuts = sorted({edge for place, _ in pieces for edge in (place.start, place.stop)})
+    parts = []
+    for start, stop in pairwise(cuts):
+        covering = [
+            values.narrow(dim, start - place.start, stop - start)
+            for place, values in pieces
+            if place.start <= start and stop <= place.stop
+        ]
+        parts.append(reduce(join, covering))
+    return torch.cat(parts, dim)
+
+
+class AssembledMean(Merger):
+    """Gives what a merger with a window gives.
+
+    Args:
+        merger: The merger.
+        grid: Where the tiles lie.
+    """
+
+    def __init__(self, merger: WindowMerger, grid: TileGrid) -> None:
+        window = merger.window(grid.tile_size)
+        self.overlapping = any(len(cuts) > tiles + 1 for cuts, tiles in _cuts_and_tiles(grid))
+        self.window = window
+        self.weights = assembled(grid, {tile.name: window for tile in grid.tiles}, torch.add)
+
+    def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
+        """Begin without tiles."""
+        del batch, device
+        self._grid = grid
+        self._tiles: dict[str, torch.Tensor] = {}
+
+    def add(self, tile: Tile, maps: torch.Tensor) -> None:
+        """Keep the weighted maps; where no two tiles overlap, weights cancel."""
+        self._tiles[tile.name] = maps * self.window if self.overlapping else maps
+
+    def finish(self) -> torch.Tensor:
+        """Join, and divide by the weights."""
+        merged = assembled(self._grid, self._tiles, torch.add)
+        return merged / self.weights if self.overlapping else merged
+
+
+class AssembledMax(Merger):
+    """Gives what ``Max`` gives."""
+
+    def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
+        """Begin without tiles."""
+        del batch, device
+        self._grid = grid
+        self._tiles: dict[str, torch.Tensor] = {}
+
+    def add(self, tile: Tile, maps: torch.Tensor) -> None:
+        """Keep the maps."""
+        self._tiles[tile.name] = maps
+
+    def finish(self) -> torch.Tensor:
+        """Join by taking the higher one."""
+        return assembled(self._grid, self._tiles, torch.maximum)
+
+
+def for_graphs(merger: Merger, grid: TileGrid) -> Merger:
+    """Give a merger with the same results that makes a small graph; one that is not known here stays as it is."""
+    if isinstance(merger, WindowMerger) and _unchanged(merger, WindowMerger):
+        return AssembledMean(merger, grid)
+    if isinstance(merger, Max) and _unchanged(merger, Max):
+        return AssembledMax()
+    return merger
+
+
+def _unchanged(merger: Merger, known: type[Merger]) -> bool:
+    return all(getattr(type(merger), name) is getattr(known, name) for name in IN_PLACE)
+
+
+def _cuts_and_tiles(grid: TileGrid) -> tuple[tuple[tuple[int, ...], int], ...]:
+    rows, columns = grid.shape
+    return (grid.row_cuts, rows), (grid.column_cuts, columns)

@@ -1,0 +1,199 @@
+"""The whole story of an export: rehearse, write, compare, describe."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.exporting.blame import culprit
+from anomalib_tiled.exporting.equality import TOLERANCE, differences
+from anomalib_tiled.exporting.manifest import MANIFEST, Checked, described, sealed
+from anomalib_tiled.exporting.written import write_tiles, write_whole
+from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anomalib_tiled.exporting.formats import Format
+    from anomalib_tiled.exporting.written import Written
+    from anomalib_tiled.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+SEED = 0
+RANDOM_BATCHES = (1, 2)
+"""Images of random pixels that are compared, in batches of so many."""
+
+REAL_IMAGES = 2
+"""Images of the run that are compared."""
+
+REHEARSED = 2
+"""Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
+
+LOG = "export.log"
+
+PER_TILE = "onnx"
+"""The format in which each tile model can be a file of its own."""
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """What is asked for.
+
+    Args:
+        form: The format.
+        output: Folder for the files.
+        dtype: Type of the images: ``float32`` for values in [0, 1], ``uint8`` for 0 to 255.
+        overwrite: Whether an earlier export there is replaced.
+        per_tile: Whether each tile model becomes a file of its own.
+    """
+
+    form: Format
+    output: Path
+    dtype: torch.dtype = torch.float32
+    overwrite: bool = False
+    per_tile: bool = False
+
+
+def export(folder: RunFolder, asked: Exporting) -> Checked:
+    """Write a run as files that predict whole images without anomalib and without this package.
+
+    Args:
+        folder: A complete run.
+        asked: Format, folder and kind.
+
+    Returns:
+        How the files were compared to the ensemble.
+
+    Raises:
+        TiledError: Something that the user has to change; nothing is left behind.
+    """
+    if asked.per_tile and asked.form.name != PER_TILE:
+        message = f"--per_tile writes {PER_TILE}, but --format is {asked.form.name}. Set --format {PER_TILE}."
+        raise ConfigurationError(message)
+    asked.form.check_installed()
+    with _replacing_folder(asked) as work, log_to(work / LOG):
+        run = Run.open(folder)
+        ensemble = run.calibrated_ensemble().cpu()
+        if len(ensemble.grid.tiles) > REHEARSED**2:
+            rehearsal = _folder(work / "rehearsal")
+            _check(_first_tiles(ensemble), asked, rehearsal, _random_images(_first_tiles(ensemble), asked.dtype))
+            shutil.rmtree(rehearsal)
+        real = _real_images(run, asked.dtype)
+        written, largest = _check(ensemble, asked, work, [*_random_images(ensemble, asked.dtype), *real])
+        checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
+        files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
+        content = {"format": asked.form.name, **written.facts, **described(run, ensemble, written.graph, asked.dtype)}
+        write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": sealed(work, files)})
+    return checked
+
+
+def _check(
+    ensemble: TiledEnsemble, asked: Exporting, folder: Path, batches: list[torch.Tensor]
+) -> tuple[Written, float]:
+    """Write an ensemble, and compare what the files predict to what it predicts itself.
+
+    Raises:
+        ConfigurationError: They differ.
+    """
+    write = write_tiles if asked.per_tile else write_whole
+    written = write(ensemble, asked.form, folder, asked.dtype)
+    sizes = [0.0]
+    for batch in batches:
+        for images in batch.split(written.graph.batch or len(batch)):
+            size, wrong = differences(ensemble, images, written.predict({"images": images.numpy()}))
+            sizes.append(size)
+            if wrong:
+                found = ", ".join(f"{each.name} by {each.size:.3g}" for each in wrong)
+                source = culprit(ensemble, asked.form, _folder(folder / "culprit"), images)
+                message = (
+                    f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
+                    f"{found}. The cause is {source}: what it computes is not what PyTorch records of it, as with "
+                    "random numbers or numbers kept from call to call. Choose another one, or predict with "
+                    "`anomalib tiled predict`. Nothing was kept."
+                )
+                raise ConfigurationError(message)
+    return written, max(sizes)
+
+
+def _random_images(ensemble: TiledEnsemble, dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    size = ensemble.grid.image_size
+    return [_of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
+
+
+def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Give the first images that the stages learned from; nothing if they are elsewhere now."""
+    try:
+        batch = next(iter(run.calibration_images()))
+    except DataError as error:
+        logger.warning("No image of the run could be compared: %s", error)
+        return []
+    return [_of_type(batch.image[:REAL_IMAGES], dtype)]
+
+
+def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    plain = images.as_subclass(torch.Tensor)
+    return plain if dtype == torch.float32 else (plain * 255).round().to(dtype)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@contextmanager
+def _replacing_folder(asked: Exporting) -> Iterator[Path]:
+    """Give a folder to write to, which becomes the output once everything is there."""
+    output = asked.output.absolute()
+    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    with storage_errors(output):
+        _check_free(output, overwrite=asked.overwrite)
+        work.mkdir(parents=True)
+        try:
+            yield work
+            if output.exists():
+                shutil.rmtree(output)
+            work.replace(output)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier export."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / MANIFEST).is_file():
+        message = f"--output must be a new or empty folder, or an earlier export, but {output} is none. Choose another."
+        raise ConfigurationError(message)
+    if not overwrite:
+        message = f"{output} holds an earlier export. Replace it by --overwrite, or choose another folder by --output."
+        raise ConfigurationError(message)
+
+
+def _first_tiles(ensemble: TiledEnsemble) -> TiledEnsemble:
+    """Give the ensemble of the first rows and columns of tiles."""
+    grid = ensemble.grid
+    sides = [
+        min(image, tile + (REHEARSED - 1) * stride)
+        for image, tile, stride in zip(grid.image_size, grid.tile_size, grid.stride, strict=True)
+    ]
+    return TiledEnsemble(
+        TileGrid(Size(*sides), grid.tile_size, grid.stride),
+        ensemble.tile_models,
+        stages=ensemble.stages,
+        calibration=ensemble.calibration,
+        evaluator=False,
+    ).eval()

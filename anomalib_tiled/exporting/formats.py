@@ -1,0 +1,162 @@
+"""Formats that graphs are written in, and how each is run to see that it computes the same."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.exporting.onnx_graph import save_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.exporting.tracing import Graph
+
+    Arrays = Mapping[str, NDArray[np.generic]]
+    Predict = Callable[[Arrays], dict[str, NDArray[np.generic]]]
+
+
+class Format(ABC):
+    """How a graph is written.
+
+    Args:
+        name: Name on the command line.
+        packages: Packages that it needs besides those that the ensemble needs.
+        suffix: End of the name of the main file.
+    """
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    suffix: ClassVar[str]
+
+    def check_installed(self) -> None:
+        """Check that the packages are there.
+
+        Raises:
+            ConfigurationError: One is missing.
+        """
+        if missing := [package for package in self.packages if find_spec(package) is None]:
+            message = (
+                f"Exporting to {self.name} needs {', '.join(self.packages)}; not installed: {', '.join(missing)}. "
+                f"Install what is missing: pip install 'anomalib-tiled[{self.name}]'"
+            )
+            raise ConfigurationError(message)
+
+    @abstractmethod
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write a graph.
+
+        Args:
+            graph: The graph.
+            path: Name of the main file; others lie beside it.
+
+        Raises:
+            ConfigurationError: The format cannot express it.
+        """
+
+    @abstractmethod
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Give what runs a written graph, as a user of the files does.
+
+        Args:
+            graph: The graph, for its names.
+            path: Name of the main file.
+        """
+
+
+class TorchFormat(Format):
+    """A program of ``torch.export``: ``torch.export.load(path).module()`` runs it."""
+
+    name = "torch"
+    suffix = ".pt2"
+
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write graph and weights into one file; weights that tiles share are written once."""
+        torch.export.save(graph.program, path)
+
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Load it with PyTorch."""
+        program = torch.export.load(path).module()
+
+        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            tensors = (torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in graph.inputs)
+            return {name: values.numpy() for name, values in program(*tensors).items()}
+
+        return predict
+
+
+class OnnxFormat(Format):
+    """ONNX, for onnxruntime and whatever else reads it; weights lie beside the graph, so any size is possible."""
+
+    name = "onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    suffix = ".onnx"
+
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
+        save_onnx(graph, path)
+
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Load it with onnxruntime."""
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            return dict(zip(graph.outputs, session.run(list(graph.outputs), dict(inputs)), strict=True))
+
+        return predict
+
+
+class OpenVinoFormat(Format):
+    """OpenVINO's own files, converted from ONNX; weights keep their 32 bits."""
+
+    name = "openvino"
+    packages = ("openvino", "onnx", "onnxscript")
+    suffix = ".xml"
+
+    def write(self, graph: Graph, path: Path) -> None:
+        """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
+        import openvino
+
+        with TemporaryDirectory(dir=path.parent) as folder:
+            save_onnx(graph, Path(folder) / "model.onnx")
+            model = openvino.convert_model(Path(folder) / "model.onnx")
+            openvino.save_model(model, path, compress_to_fp16=False)
+            del model  # it reads the weights where they are
+
+    def load(self, graph: Graph, path: Path) -> Predict:
+        """Load it with OpenVINO, computing with 32 bits whatever the processor would rather do."""
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            found = compiled(dict(inputs))
+            return {name: np.array(found[name]) for name in graph.outputs}
+
+        return predict
+
+
+FORMATS: Mapping[str, Format] = {each.name: each for each in (TorchFormat(), OnnxFormat(), OpenVinoFormat())}
+
+
+def format_named(name: str) -> Format:
+    """Find a format.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    if name not in FORMATS:
+        message = f"--format cannot be {name!r}. {allowed_names(name, FORMATS)}"
+        raise ConfigurationError(message)
+    return FORMATS[name]

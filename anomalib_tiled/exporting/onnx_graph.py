@@ -1,0 +1,172 @@
+"""Graphs as ONNX."""
+
+from __future__ import annotations
+
+import sys
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.exporting.modules import briefly
+from anomalib_tiled.exporting.tracing import BATCH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx_ir import Model, Value
+
+    from anomalib_tiled.exporting.tracing import Graph
+
+OPSET = 18
+"""Version of the operators: the one that PyTorch translates to; onnxruntime knows it from 1.14 on."""
+
+SMALLEST_WEIGHT = 256
+"""Bytes from which on a tensor lies beside the graph."""
+
+ALIGNMENT = 4096
+"""Bytes that weights begin at a multiple of, so that they can be mapped into memory."""
+
+END = 2**63 - 1
+"""What ONNX takes for the end of any dimension."""
+
+
+def save_onnx(graph: Graph, path: Path) -> None:
+    """Write a graph as ONNX: the graph in one file, its weights in another of the same name with ``.data``.
+
+    Args:
+        graph: The graph.
+        path: Name of the file of the graph.
+
+    Raises:
+        ConfigurationError: ONNX has no operators for something in it.
+    """
+    import onnx_ir
+
+    model = _translated(graph)
+    _tidy(model)
+    onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALLEST_WEIGHT)
+
+
+class SharedWeights:
+    """One file for the weights of several graphs; what is equal in them is in it once.
+
+    Args:
+        path: The file; the graphs lie beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def save(self, graph: Graph, path: Path) -> None:
+        """Write a graph, and those of its weights that are not there yet.
+
+        Args:
+            graph: The graph.
+            path: Name of its file.
+
+        Raises:
+            ConfigurationError: ONNX has no operators for something in it.
+        """
+        import onnx_ir
+
+        model = _translated(graph)
+        _tidy(model)
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes >= SMALLEST_WEIGHT:
+                offset, length = self._place(tensor.tobytes())
+                value.const_value = onnx_ir.ExternalTensor(
+                    self.path.name,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=tensor.shape,
+                    name=value.name,
+                    base_dir=self.path.parent,
+                )
+        onnx_ir.save(model, path)
+
+    def _place(self, content: bytes) -> tuple[int, int]:
+        digest = blake2b(content).digest()
+        if digest not in self._places:
+            with self.path.open("ab") as file:
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                self._places[digest] = (file.tell(), file.write(content))
+        return self._places[digest]
+
+
+def _translated(graph: Graph) -> Model:
+    try:
+        onnx = torch.onnx.export(
+            graph.program,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            custom_translation_table={torch.ops.aten.slice_scatter.default: _laid_side_by_side},
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        message = (
+            f"The ensemble cannot be exported to ONNX: {briefly(cause)} Its model or a stage uses something that ONNX "
+            "has no operator for. Export it with --format torch, or choose another model."
+        )
+        raise ConfigurationError(message) from error
+    if onnx is None:
+        message = "The ensemble cannot be exported to ONNX: PyTorch gave none. Export it with --format torch."
+        raise ConfigurationError(message)
+    return onnx.model
+
+
+def _tidy(model: Model) -> None:
+    """Join weights that are equal, forget where the graph was made, and name the open dimension."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
+
+    DeduplicateHashedInitializersPass(size_limit=sys.maxsize)(model)
+    ClearMetadataAndDocStringPass()(model)
+    symbol = _open_dimension(model.graph.inputs[0])
+    if symbol is not None:
+        values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+        for value in values:
+            _rename_dimension(value, symbol)
+
+
+def _open_dimension(value: Value) -> str | None:
+    from onnx_ir import SymbolicDim
+
+    first = None if value.shape is None else value.shape[0]
+    return str(first.value) if isinstance(first, SymbolicDim) else None
+
+
+def _rename_dimension(value: Value, symbol: str) -> None:
+    from onnx_ir import Shape, SymbolicDim
+
+    if value.shape is not None:
+        value.shape = Shape(
+            [BATCH if isinstance(each, SymbolicDim) and each.value == symbol else each for each in value.shape]
+        )
+
+
+def _laid_side_by_side(  # noqa: PLR0913, PLR0917  # the arguments of PyTorch's operator
+    into: Value,
+    part: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    """Replace a part of a tensor without an index for each of its elements, as the translation of PyTorch has it."""
+    from onnxscript import opset18
+
+    if step != 1:
+        message = "a stage writes into every other row or column of a tensor"
+        raise NotImplementedError(message)
+    before = opset18.Slice(into, [0], [0 if start is None else start], [dim])
+    behind = opset18.Slice(into, [END if end is None else end], [END], [dim])
+    laid: Value = opset18.Concat(before, part, behind, axis=dim)
+    return laid

@@ -1,0 +1,180 @@
+"""A run is exported, and what comes out predicts without anomalib and without this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_tiled.cli import main
+from anomalib_tiled.run import Run
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.seals import Seal
+
+BLOCKED = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
+NEEDED = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
+MAIN = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
+
+ALONE = """
+import sys
+sys.path[:] = [path for path in sys.path if path]
+for name in {blocked}:  # torch too, where it is not what runs the files
+    sys.modules[name] = None  # importing it fails
+import numpy
+images = numpy.load("images.npy")
+{code}
+numpy.savez("found.npz", **{{name: numpy.asarray(values) for name, values in found.items()}})
+"""
+
+CODE = {
+    "torch": """
+import torch
+model = torch.export.load("export/model.pt2").module()
+found = model(torch.from_numpy(images))
+""",
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession("export/model.onnx")
+names = [output.name for output in session.get_outputs()]
+found = dict(zip(names, session.run(names, {"images": images})))
+""",
+    "openvino": """
+import openvino
+model = openvino.Core().compile_model("export/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+predicted = model({"images": images})
+found = {name: predicted[name] for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")}
+""",
+}
+
+
+def predicted_alone(folder: Path, images: np.ndarray, code: str) -> dict[str, np.ndarray]:
+    """Run a program in a process of its own that can import none of the packages that models are trained with."""
+    np.save(folder / "images.npy", images)
+    blocked = BLOCKED if "torch" in code else [*BLOCKED, "torch"]
+    program = ALONE.format(blocked=blocked, code=code)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=300)
+    with np.load(folder / "found.npz") as found:
+        return dict(found)
+
+
+def expected(run: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
+    ensemble = Run.open(RunFolder.open(run)).calibrated_ensemble()
+    return {name: values.numpy() for name, values in ensemble(images)._asdict().items()}
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert set(found) == set(wanted) == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+    for name in ("pred_score", "anomaly_map"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
+    for name in ("pred_label", "pred_mask"):
+        assert np.mean(found[name] != wanted[name]) < 1e-4
+
+
+@pytest.fixture
+def photographs_of(finished_run: Path) -> torch.Tensor:
+    """Four test images."""
+    run = Run.open(RunFolder.open(finished_run))
+    batches = [batch.image.as_subclass(torch.Tensor) for batch in run.images("test")]
+    return torch.cat(batches)[::2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", CODE)
+def test_t27_a_run_is_exported_and_predicts_without_the_packages(
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    for package in NEEDED[form]:
+        pytest.importorskip(package)
+    output = tmp_path / "export"
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", form, "--output", str(output)]) == 0
+    assert f"Export: {output}" in capsys.readouterr().out
+    found = predicted_alone(tmp_path, photographs_of.numpy(), CODE[form])
+    assert_same(found, expected(finished_run, photographs_of))
+    check_manifest(output, finished_run, form)
+    checkpoints = sum(path.stat().st_size for path in (finished_run / "tiles").glob("*.ckpt"))
+    exported = sum(path.stat().st_size for path in output.iterdir())
+    assert exported < checkpoints / 2, "the backbone is there once, not nine times"
+
+
+@pytest.mark.slow
+def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path
+) -> None:
+    for package in NEEDED["onnx"]:
+        pytest.importorskip(package)
+    output = tmp_path / "export"
+    options = ["--format", "onnx", "--per_tile", "--input", "uint8", "--output", str(output)]
+    assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
+    pixels = (photographs_of * 255).round().to(torch.uint8)
+    code = 'import sys\nsys.path.insert(0, "export")\nfrom run import TiledModel\nfound = TiledModel().predict(images)'
+    assert_same(predicted_alone(tmp_path, pixels.numpy(), code), expected(finished_run, pixels / 255))
+    assert len((output / "run.py").read_text().splitlines()) <= 100
+    checkpoints = sum(path.stat().st_size for path in (finished_run / "tiles").glob("*.ckpt"))
+    exported = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    assert exported < checkpoints / 2, "the backbone is there once, not nine times"
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["range"] == [0, 255]
+    assert {"run.py", "joining.onnx", "tiles/r02_c02.onnx", "tiles/weights.data"} <= set(manifest["files"])
+
+
+def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--per_tile"]) == 2
+    assert "--per_tile writes onnx, but --format is torch. Set --format onnx." in capsys.readouterr().err
+
+
+def check_manifest(output: Path, finished_run: Path, form: str) -> None:
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
+    assert [each["name"] for each in manifest["outputs"]] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+    assert manifest["grid"]["tiles"][4] == {"name": "r01_c01", "top": 40, "left": 56}
+    assert (manifest["format"], manifest["model"]) == (form, MAIN[form])
+    calibration = json.loads((finished_run / "calibration.json").read_text())
+    assert manifest["calibration"]["image"] == calibration["image"]
+    assert manifest["run"]["folder"] == str(finished_run.resolve())
+    assert manifest["packages"]["anomalib"].startswith("2.7")
+    assert manifest["checked"]["real_images"] == 2
+    assert manifest["checked"]["largest_difference"] < 1e-4
+    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
+    for name, seal in manifest["files"].items():
+        assert Seal(**seal) == Seal.of(output / name)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("manifest.json", "holds an earlier export. Replace it by --overwrite, or choose another folder by --output."),
+        ("thesis.txt", "must be a new or empty folder, or an earlier export, but"),
+    ],
+)
+def test_what_is_there_is_not_replaced(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, message: str
+) -> None:
+    (tmp_path / made).touch()
+    options = [] if made == "manifest.json" else ["--overwrite"]
+    assert (
+        main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(tmp_path), *options]) == 2
+    )
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [made]
+
+
+def test_an_incomplete_run_is_refused_and_nothing_is_left(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "tiles" / "r01_c01.json").unlink()
+    assert main(["export", "--ckpt_dir", str(run), "--format", "torch"]) == 2
+    assert "lacks 1 tiles: r01_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
+    assert not any((run / "export").iterdir())
+
+
+def test_an_unknown_format_is_refused_before_the_run_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--ckpt_dir", "nowhere", "--format", "onyx"]) == 2
+    assert "--format cannot be 'onyx'." in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""The modules that are exported do what the ensemble does, before they are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.exporting.modules import Joining, TileAlone, WholeImages, briefly, naming_model, scaled
+
+Make = Callable[..., TiledEnsemble]
+
+
+def whole(ensemble: TiledEnsemble) -> WholeImages:
+    models = (ensemble.tile_models.model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
+    return WholeImages(ensemble, [TileAlone(model) for model in models])
+
+
+@pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize("normalize_at", ["tile", "image", "none"])
+@pytest.mark.parametrize("threshold_at", ["tile", "image"])
+def test_all_places_of_normalization_and_thresholding_give_the_same(
+    make_ensemble: Make, images: torch.Tensor, normalize_at: str, threshold_at: str, *, maps: bool
+) -> None:
+    ensemble = make_ensemble(normalize_at=normalize_at, threshold_at=threshold_at, maps=maps)
+    expected = {name: values for name, values in ensemble(images)._asdict().items() if values is not None}
+    found = whole(ensemble)(images)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+
+
+def test_the_stages_alone_give_the_same_of_what_the_tiles_said(make_ensemble: Make, images: torch.Tensor) -> None:
+    ensemble = make_ensemble()
+    said = []
+    expected = ensemble.decide(ensemble.predict_raw(images, lambda _, each: said.append(each)))
+    scores = torch.stack([each.scores for each in said], dim=1)
+    maps = torch.cat([each.maps for each in said], dim=1)
+    found = Joining(ensemble)(scores, maps)
+    torch.testing.assert_close(found["anomaly_map"], expected.anomaly_map)
+    assert torch.equal(found["pred_mask"], expected.pred_mask)
+
+
+def test_bytes_become_fractions_and_fractions_stay() -> None:
+    assert torch.equal(scaled(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.equal(scaled(torch.tensor([0.0, 0.2, 1.0])), torch.tensor([0.0, 0.2, 1.0]))
+
+
+def test_what_hinders_a_model_is_said_in_a_line() -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"^dict cannot be exported: KeyError: 'a'\. .* Choose another model"),
+        naming_model({}),
+    ):
+        {}["a"]
+    assert briefly(ValueError("too small\n\nmore")) == "ValueError: too small."
