@@ -5,7 +5,7 @@ A module imports only from modules on its own line or below:
     __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
     commands  fitting                           what each command does | a run from Python objects
-    arguments  explanations                     text to settings; mistakes in our words
+    arguments  explanations  short_names        text to settings; mistakes in our words; names of stages
     builtin  pipeline  loaded                   built-in stages as a plugin | the whole story | a run as a Python object
     preparation  exporting                      what is checked before a run | a run as files for other programs
     training                                    one model per tile location, workers, calibration

@@ -21,6 +21,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.post_processor import read_post_processor
 from anomalib_tiled.reference_config import HEADING, is_reference, translate
 from anomalib_tiled.sensitivity import NEUTRAL
+from anomalib_tiled.short_names import arguments_in_full, in_full
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -77,7 +78,12 @@ class Parser(ArgumentParser):
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; an option wins over files, wherever it stands."""
         try:
-            return super().parse_args(_files_first(args), *arguments, **options)
+            return super().parse_args(arguments_in_full(_files_first(args)), *arguments, **options)
+        except SystemExit as error:
+            if not error.code:  # --help and --print_config
+                raise
+            message = f"A module that a setting names ended the program when it was imported (exit {error.code})."
+            raise ConfigurationError(message) from error
         except UnicodeDecodeError as error:
             message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
             raise ConfigurationError(message) from error
@@ -85,6 +91,10 @@ class Parser(ArgumentParser):
     def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
         """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
         return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
+
+    def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse a configuration that is an object already."""
+        return super().parse_object(in_full(cfg_obj), *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing a page of usage.
@@ -253,10 +263,11 @@ def _in_our_form(text: str) -> str:
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it
     if not is_reference(configuration):
-        return text
+        named = in_full(configuration)
+        return text if named == configuration else str(yaml.safe_dump(named, sort_keys=False))
     translation = translate(configuration)
     _say("\n".join([HEADING, *translation.notes]))
-    return str(yaml.safe_dump(dict(translation.settings), sort_keys=False))
+    return str(yaml.safe_dump(in_full(dict(translation.settings)), sort_keys=False))
 
 
 def _say(text: str) -> None:

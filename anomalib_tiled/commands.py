@@ -65,14 +65,15 @@ WEAKEST = 5
 
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or go on with a run; print the run folder."""
-    folder = _fitted(arguments, prog)
+    with _observers() as observers:
+        folder = _fitted(arguments, prog, observers)
     _say(f"Run folder: {folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
-    folder = _fitted(arguments, prog)
-    _report(folder, None, None)
+    with _observers() as observers:
+        _report(_fitted(arguments, prog, observers), observers)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -82,7 +83,8 @@ def test(arguments: Sequence[str], prog: str) -> None:
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
-    _report(folder, data, None if parsed.output is None else Path(parsed.output))
+    with _observers() as observers:
+        _report(folder, observers, data=data, output=None if parsed.output is None else Path(parsed.output))
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -117,7 +119,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 def status(arguments: Sequence[str], prog: str) -> None:
     """Show how far each tile of a run is."""
     parsed = run_parser(prog, "Show which tiles are done, missing or failed.").parse_args(list(arguments))
-    folder = RunFolder.open(Path(parsed.ckpt_dir))
+    folder = _opened(parsed.ckpt_dir)
     tiles = pipeline.status(folder)
     table = Table("tile", "state", "detail")
     for each in tiles:
@@ -153,12 +155,11 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
         _say(f"Name clash: {clash}. Name one by its dotted path.")
 
 
-def _fitted(arguments: Sequence[str], prog: str) -> RunFolder:
+def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
     folder = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     try:
-        with _observers() as observers:
-            calibration = pipeline.fit(folder, observers)
+        calibration = pipeline.fit(folder, observers)
     except (KeyboardInterrupt, StorageError):
         _say(f"\nGo on with: {prog} --ckpt_dir {folder.path}", Console(stderr=True))
         raise
@@ -261,12 +262,15 @@ def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
         raise ConfigurationError(message)
 
 
-def _report(folder: RunFolder, data: AnomalibDataModule | None, output: Path | None) -> None:
-    with _observers() as observers:
-        measured = pipeline.test(folder, observers, data=data, output=output)
+def _report(
+    folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
+) -> None:
+    measured = pipeline.test(folder, observers, data=data, output=output)
     Console().print(metrics_table(measured.metrics))
     if weak := weakest(measured.tiles, WEAKEST):
         Console().print(tiles_table(weak))
+    for note in () if data is None else measured.notes:  # those of the run's own images were said by fit
+        _say(f"Note: {note}")
     _say(f"Run folder: {folder.path}")
     _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
     if folder.settings().visualize:

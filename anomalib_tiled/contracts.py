@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.errors import StageError
+from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.origin import origin_of
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.workers import Outcome, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.workers import TrainTile
 
 CONTRACTS: dict[str, type] = {
     "merging": Merger,
@@ -49,13 +52,13 @@ def naming_stage(stage: object) -> Iterator[None]:
     """Name the stage in whatever it raises.
 
     Raises:
-        StageError: The stage raised anything but a lack of memory.
+        StageError: The stage raised anything but a lack of memory or disk.
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, StorageError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{name_of(stage)} failed: {type(error).__name__}: {error}. Mend it, or choose another."
         raise StageError(message) from error
 
@@ -111,6 +114,41 @@ def call_stage(
     if not torch.compiler.is_exporting() and result.numel():
         _check_range(stage, *(float(limit) for limit in result.aminmax()))
     return result.float()  # scores are counted, compared and written in single precision, whatever a stage computes in
+
+
+def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
+    """Have workers train tiles, and give what they report if it is what the contract says.
+
+    Args:
+        workers: The workers.
+        tiles: What is to be trained.
+        train_tile: Trains one tile.
+
+    Raises:
+        StageError: The workers raised, reported something else, or left a tile out.
+    """
+    left = {tile.name: tile for tile in tiles}
+    with naming_stage(workers):
+        outcomes = iter(workers.train(tiles, train_tile))
+    while (outcome := _next_outcome(workers, outcomes)) is not None:
+        if not isinstance(outcome, Outcome) or outcome.tile.name not in left:
+            message = f"{name_of(workers)} must report one Outcome for each tile, but reported {outcome!r}. Mend it."
+            raise StageError(message)
+        del left[outcome.tile.name]
+        yield outcome
+    if left:
+        raise StageError(untrained(workers, left.values()))
+
+
+def untrained(workers: Workers, tiles: Iterable[Tile]) -> str:
+    """Say which tiles workers have left untrained."""
+    names = ", ".join(tile.name for tile in tiles)
+    return f"{name_of(workers)} must train every tile, but did not train {names}. Mend it, or choose another."
+
+
+def _next_outcome(workers: Workers, outcomes: Iterator[Outcome]) -> Outcome | None:
+    with naming_stage(workers):
+        return next(outcomes, None)
 
 
 def learned_number(rule: Thresholder, value: object) -> float:

@@ -15,6 +15,7 @@ from anomalib_tiled.data.boards import DemoBoards
 from anomalib_tiled.errors import allowed_names
 from anomalib_tiled.origin import origin_of
 from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.reference_config import NAMED_HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,16 +54,44 @@ def _unknown_in_group(parser: ArgumentParser, group: str, name: str) -> str:
     return f"{group} has no setting {name!r}. {allowed_names(name, _settings_of(parser, group))}"
 
 
+def ambiguous(key: str, name: str, paths: Iterable[str]) -> str:
+    """Say what a short name may stand for.
+
+    Args:
+        key: The setting.
+        name: The short name.
+        paths: Dotted paths of the classes.
+    """
+    listed = ", ".join(f"{path} of {origin_of(path)}" for path in paths)
+    return f"{name!r} for {key} may be any of {listed}. Give the dotted path of the one you mean."
+
+
+def unknown_class(key: str, name: str) -> str:
+    """Say that there is no such class, and which there are.
+
+    Args:
+        key: The setting.
+        name: A short name, or a dotted path that leads nowhere.
+    """
+    known = [] if "." in name else list(_classes_for(key))
+    allowed = f"{allowed_names(name, known)} Or give" if known else "Give the name of a class, or"
+    return f"There is no {name!r} for {key}. {allowed} a dotted class path.{_broken_plugins()}"
+
+
 def _clash(parser: ArgumentParser, key: str, name: str, paths: str) -> str:
     del parser
-    listed = ", ".join(f"{path} of {origin_of(path)}" for path in paths.split(", "))
-    return f"{name!r} for {key} may be any of {listed}. Give the dotted path of the one you mean."
+    return ambiguous(key, name, paths.split(", "))
 
 
 def _unknown_class(parser: ArgumentParser, key: str, name: str) -> str:
     del parser
-    allowed = allowed_names(name, _classes_for(key))
-    return f"There is no {name!r} for {key}. {allowed} Or give a dotted class path.{_broken_plugins()}"
+    return unknown_class(key, name)
+
+
+def _not_importable(parser: ArgumentParser, key: str, path: str, module: str) -> str:
+    if f"{path}.".startswith(f"{module}."):
+        return _unknown_class(parser, key, path)
+    return f"{path} for {key} cannot be imported: there is no module {module!r}. Install what it belongs to."
 
 
 def _broken_plugins() -> str:
@@ -87,6 +116,8 @@ def _condensed(message: str) -> str:
 
 def _unknown_setting(parser: ArgumentParser, name: str) -> str:
     first, _, rest = name.partition(".")
+    if first in NAMED_HERE:
+        return f"{first!r} of anomalib's own tiled ensemble is {NAMED_HERE[first]} here, on the command line too."
     top = _settings_of(parser, "")
     if not rest and (inner := _settings_of(parser, first)):
         return f"{first} is a group of settings. Give one of {', '.join(f'{first}.{each}' for each in inner)}."
@@ -127,6 +158,7 @@ EXPLANATIONS: dict[str, Callable[..., str]] = {
     r"Unrecognized arguments: --([^\s=]+)": _unknown_setting,
     r'Parser key "(\S+)":.*Multiple subclasses with name (\S+)\. .*ambiguity: ((?:[\w.]+, )*[\w.]*\w)': _clash,
     r'Parser key "(\S+)":.*(?:import path string|accessible or invalid): (\S+)': _unknown_class,
-    r"Parser key \"(\S+)\":.*class_path '(\S+)':\s+(?:No module named|module \S+ has no attribute)": _unknown_class,
+    r"Parser key \"(\S+)\":.*class_path '(\S+)':\s+No module named '(\S+)'": _not_importable,
+    r"Parser key \"(\S+)\":.*class_path '(\S+)':\s+module \S+ has no attribute": _unknown_class,
 }
 """What jsonargparse says, and what is said instead."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration
-from anomalib_tiled.contracts import images_noted, noting
+from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained
 from anomalib_tiled.data.found_images import find_images
-from anomalib_tiled.errors import ConfigurationError, DataError, TrainingError, allowed_names
+from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.errors import ConfigurationError, DataError, StageError, TrainingError, allowed_names
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.lock import locked
@@ -91,7 +93,10 @@ def _train_missing(run: Run, observers: Observers) -> None:
         run.folder.calibration_file.unlink(missing_ok=True)
     workers = run.settings.workers.build(Workers)
     failed: dict[str, list[Tile]] = {}
-    for outcome in track(workers.train(missing, partial(train_tile, run)), "Training tiles", len(missing)):
+    outcomes = checked_outcomes(workers, missing, partial(train_tile, run))
+    for outcome in track(outcomes, "Training tiles", len(missing)):
+        if outcome.error is None and not run.folder.record_file(outcome.tile).is_file():
+            raise StageError(untrained(workers, [outcome.tile]))
         if outcome.error is None:
             record = run.folder.record(outcome.tile)
             facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
@@ -113,10 +118,12 @@ class Measured:
     Args:
         metrics: Metrics by name; ``None`` where one is not defined.
         tiles: How well each tile location does.
+        notes: What a reader of the results should know.
     """
 
     metrics: Results
     tiles: list[TileResult]
+    notes: tuple[str, ...]
 
 
 def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
@@ -156,10 +163,11 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
                 pictures.draw(batch)
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    measured = Measured(measurements.compute(), tiles.results())
+    notes = depth_notes(sample.image_path for sample in samples)
+    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
-    observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=measured.metrics)
+    observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))
     return measured
 
 

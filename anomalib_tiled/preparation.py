@@ -88,7 +88,7 @@ def _with_folders(settings: Settings) -> Settings:
 
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
-    rehearse(Stages.build(settings), Stages.build(settings))
+    rehearse(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
     settings.workers.build(Workers)
     check_trainer(settings.trainer)

@@ -157,7 +157,7 @@ def _stages(configuration: Mapping[str, Plain]) -> Translation:
         "thresholding_stage": _thresholding_stage(configuration, thresholding.pop("stage", None)),
     }
     for key, stage in stages.items():
-        if stage is not None and stage not in STAGES[key]:
+        if (key in configuration or stage is not None) and stage not in STAGES[key]:
             message = f"There is no {key} {stage!r}. {allowed_names(str(stage), STAGES[key])}"
             raise ConfigurationError(message)
     settings = {key.removesuffix("_stage"): {"stage": stage} for key, stage in stages.items() if stage is not None}
@@ -182,7 +182,7 @@ def _threshold(given: Plain) -> Mapping[str, Plain]:
         message = f"There is no {name!r} for thresholding.method. {allowed_names(name, THRESHOLD_ARGUMENTS)}"
         raise ConfigurationError(message)
     arguments = dict(spec.get("init_args") or {})
-    value = arguments.pop("default_value", None)
+    value = arguments.pop("default_value", 0.5)  # anomalib's own default
     if value is not None and (renamed := THRESHOLD_ARGUMENTS[name]):
         arguments[renamed] = value
     return {"class_path": name, "init_args": arguments} if arguments else {"class_path": name}
@@ -192,14 +192,19 @@ def _seam_smoothing(configuration: Mapping[str, Plain]) -> Translation:
     smoothing = dict(_group(configuration, "SeamSmoothing"))
     if not smoothing:
         return Translation()
-    if not smoothing.pop("apply", True):
+    if not isinstance(apply := smoothing.pop("apply", True), bool):
+        message = f"SeamSmoothing.apply must be true or false, but is {apply!r}."
+        raise ConfigurationError(message)
+    if not apply:
         return Translation({"seam_smoothing": None}, _moved(["SeamSmoothing.apply: false"], ["seam_smoothing: null"]))
-    spec = {"class_path": "GaussianSeams", "init_args": smoothing}
-    return Translation({"seam_smoothing": spec}, _moved(["SeamSmoothing"], ["seam_smoothing: GaussianSeams"]))
+    spec = {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": smoothing}}
+    return Translation(spec, _moved(["SeamSmoothing"], ["seam_smoothing: GaussianSeams"]))
 
 
 def _training(configuration: Mapping[str, Plain]) -> Translation:
     given = {key: value for key, value in _group(configuration, "TrainModels").items() if value is not None}
+    if isinstance(model := given.get("model"), Mapping):
+        given["model"] = {key: value for key, value in model.items() if value is not None}
     translated = {"model": given.get("model"), "metrics": _metrics(configuration), "trainer": _trainer(configuration)}
     settings = {key: value for key, value in translated.items() if value}
     return Translation(settings, _moved([f"TrainModels.{key}" for key in given], list(given)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 from anomalib_tiled import __version__
 from anomalib_tiled.contracts import (
     call_stage,
+    checked_outcomes,
     images_noted,
     learned_number,
     learned_numbers,
@@ -19,12 +20,14 @@ from anomalib_tiled.contracts import (
     naming_stage,
     noting,
 )
-from anomalib_tiled.errors import StageError
+from anomalib_tiled.errors import StageError, StorageError
+from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax, Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.workers import Outcome, Workers
 
 
 class Middle(Scorer):
@@ -137,3 +140,49 @@ def test_what_is_no_finite_number_cannot_be_learned(value: object) -> None:
 def test_a_normalizer_learns_numbers_by_name(learned: object) -> None:
     with pytest.raises(StageError, match=r"normalization MinMax .* must learn numbers by name, but learned"):
         learned_numbers(MinMax(), learned)
+
+
+class Sloppy(Workers):
+    """Reports what it is told to."""
+
+    def __init__(self, *reports: object) -> None:
+        self.reports = reports
+
+    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
+        for report in self.reports:
+            if isinstance(report, Exception):
+                raise report
+            yield report
+
+
+TILES = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4)).tiles
+DONE = [Outcome(tile, None) for tile in TILES]
+
+
+def test_outcomes_of_all_tiles_are_given() -> None:
+    assert list(checked_outcomes(Sloppy(*DONE), TILES, print)) == DONE
+
+
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Mend it"),
+        ([DONE[0], TILES[1]], r"must report one Outcome for each tile, but reported Tile\("),
+        ([DONE[0], DONE[0]], r"must report one Outcome for each tile, but reported Outcome\("),
+        ([DONE[0]], "must train every tile, but did not train r00_c01. Mend it"),
+        ([], "must train every tile, but did not train r00_c00, r00_c01"),
+    ],
+)
+def test_workers_that_break_their_contract_are_named(reports: list[object], message: str) -> None:
+    with pytest.raises(StageError, match=r"^workers Sloppy \(.* of no installed package\) " + message):
+        list(checked_outcomes(Sloppy(*reports), TILES, print))
+
+
+def test_a_full_disk_is_not_the_fault_of_the_workers() -> None:
+    with pytest.raises(StorageError, match=r"^No space left$"):
+        list(checked_outcomes(Sloppy(StorageError("No space left")), TILES, print))
+
+
+def test_a_stage_that_ends_the_program_is_named() -> None:
+    with pytest.raises(StageError, match=NAMED + "failed: SystemExit: 0"), naming_stage(Middle()):
+        raise SystemExit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -144,6 +145,16 @@ def lost_bits(path: Path) -> str | None:
         if image.mode.startswith("F"):
             return "anomalib cuts off fractions, and reads values above 255 as white"
         return "anomalib keeps the upper 8 bits" if _is_deep_colour(image) else None
+
+
+def depth_notes(paths: Iterable[Path]) -> list[str]:
+    """Say of how many images the reader loses something.
+
+    Args:
+        paths: The images; one that comes twice counts once.
+    """
+    losses = Counter(lost_bits(path) for path in dict.fromkeys(paths))
+    return [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:

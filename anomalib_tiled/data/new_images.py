@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.cache import DecodedFiles
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError
@@ -60,7 +60,7 @@ class NewImages:
     ) -> None:
         self._grid, self._batch_size, self._augmentations = grid, batch_size, augmentations
         self._usual, self._report = usual, report
-        self._warned = False
+        self._warned = self._noted = False
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, str], None]) -> Iterator[SourceBatch]:
         """Yield batches; what is held in memory is one of them.
@@ -98,7 +98,10 @@ class NewImages:
         return dataset[0]
 
     def _look_at(self, path: Path, size: Size) -> None:
-        """Say once that an image does not look like those that were trained on."""
+        """Say once that an image does not look like those that were trained on, or loses some of what it holds."""
+        if not self._noted and (loss := lost_bits(path)):
+            self._noted = True
+            self._report(f"warning: {path} has more than 8 bits per channel: {loss}. So may others.")
         if self._warned or size in {self._usual, self._grid.image_size} or not _is_odd(size, self._grid.image_size):
             return
         self._warned = True

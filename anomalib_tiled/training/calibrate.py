@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -12,7 +11,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
-from anomalib_tiled.data.images import lost_bits
+from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.progress import track
 from anomalib_tiled.stages.distribution import TILE_BITS
 from anomalib_tiled.validation_scores import ValidationScores
@@ -140,6 +139,5 @@ def _notes(split: Split) -> tuple[str, ...]:
     unmasked = sum(sample.label == 1 and not sample.masks for sample in samples) if _masks_known(split) else 0
     if unmasked:
         notes.append(f"{unmasked} anomalous validation images have no mask: tiles and pixels learn nothing from them.")
-    losses = Counter(lost_bits(path) for path in dict.fromkeys(sample.image_path for sample in split.samples))
-    notes += [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
+    notes += depth_notes(sample.image_path for sample in split.samples)
     return tuple(notes)

@@ -185,6 +185,24 @@ def test_a_stage_that_keeps_what_it_has_seen_is_found(changes: dict[str, object]
         rehearse(stages, deepcopy(stages))
 
 
+class Relative(Scorer):
+    """Compares with the highest score so far."""
+
+    def __init__(self) -> None:
+        self.highest = 0.0
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        self.highest = max(self.highest, float(tile_scores.max()))
+        return tile_scores.amax(dim=0) / self.highest
+
+
+def test_a_stage_that_knows_the_brightest_image_from_the_first_batch_on_is_found() -> None:
+    made = [replace(STAGES, scorer=Relative()) for _ in range(3)]
+    rehearse(*made[:2])
+    with pytest.raises(StageError, match=r"^scoring Relative .* alike in every batch and every command"):
+        rehearse(*(replace(STAGES, scorer=Relative()) for _ in range(3)))
+
+
 def test_the_generators_are_left_alone() -> None:
     before = torch.get_rng_state()
     rehearse(STAGES)

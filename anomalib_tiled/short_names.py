@@ -1,0 +1,90 @@
+"""Short names of stages: they stand for what plugins register, and for nothing else that happens to be imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import yaml
+
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.explanations import ambiguous, unknown_class
+from anomalib_tiled.plugins.discovery import find_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_tiled.config import Plain
+
+KINDS = {
+    "merging": "merging",
+    "scoring": "scoring",
+    "seam_smoothing": "seam_smoothing",
+    "normalization.method": "normalization",
+    "thresholding.method": "thresholding",
+    "workers": "workers",
+}
+"""The kind of plugin that each setting takes."""
+
+NOTHING = ("null", "Null", "NULL", "~", "None")
+
+
+def in_full(configuration: Plain) -> Plain:
+    """Give a configuration with the dotted paths of all stages that it names by their short names.
+
+    Args:
+        configuration: What a file holds; anything but a mapping is given back.
+
+    Raises:
+        ConfigurationError: No plugin registers such a name, or several do.
+    """
+    for setting in KINDS:
+        group, _, last = setting.rpartition(".")
+        inner = configuration.get(group) if group and isinstance(configuration, Mapping) else configuration
+        if isinstance(inner, Mapping) and last in inner:
+            changed = {**inner, last: _full(setting, inner[last])}
+            configuration = {**configuration, group: changed} if group else changed
+    return configuration
+
+
+def arguments_in_full(arguments: Sequence[str]) -> list[str]:
+    """Give arguments of the command line with the dotted paths of stages, as `in_full` does.
+
+    Args:
+        arguments: ``--scoring Max``, ``--scoring=Max``, ``--scoring.class_path Max`` among others.
+    """
+    changed = [_argument_in_full(argument) for argument in arguments]
+    for number, (option, value) in enumerate(pairwise(arguments), start=1):
+        if setting := _setting_of(option):
+            changed[number] = _text_in_full(setting, value)
+    return changed
+
+
+def _argument_in_full(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    setting = _setting_of(option)
+    return f"{option}={_text_in_full(setting, value)}" if setting and equals else argument
+
+
+def _setting_of(option: str) -> str | None:
+    name = option.removeprefix("--").removesuffix(".class_path")
+    return name if option.startswith("--") and name in KINDS else None
+
+
+def _text_in_full(setting: str, text: str) -> str:
+    if text.lstrip().startswith("{"):
+        return str(yaml.safe_dump(_full(setting, yaml.safe_load(text)), default_flow_style=True, width=10**9)).strip()
+    return str(_full(setting, text))
+
+
+def _full(setting: str, value: Plain) -> Plain:
+    if isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str):
+        return {**value, "class_path": _full(setting, name)}
+    if not isinstance(value, str) or "." in value or value in NOTHING:
+        return value
+    paths = {choice.class_path for choice in find_plugins().of(KINDS[setting]) if choice.name == value}
+    if len(paths) == 1:
+        return paths.pop()
+    message = ambiguous(setting, value, sorted(paths)) if paths else unknown_class(setting, value)
+    raise ConfigurationError(message)
