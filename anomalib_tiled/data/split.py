@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.error import URLError
 
 import pandas as pd
 from anomalib import TaskType
@@ -155,10 +156,11 @@ def _naming(datamodule: AnomalibDataModule) -> Iterator[None]:
         raise
     except Exception as error:
         modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
-        message = (
-            f"The data module {type(datamodule).__name__} could not be set up: {error} ({type(error).__name__}). "
-            f"Check its folders, and whether there are images enough for {modes}."
-        )
+        advice = f"Check its folders, that no mask is missing, and whether there are images enough for {modes}."
+        if isinstance(error, URLError):
+            advice = f"Its images are not in {getattr(datamodule, 'root', 'its folder')}, so it tried to download them."
+        name, said = type(datamodule).__name__, " ".join(str(error).split())
+        message = f"The data module {name} could not be set up: {said} ({type(error).__name__}). {advice}"
         raise DataError(message) from error
 
 

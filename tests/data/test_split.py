@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import pandas as pd
 import pytest
-from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, MVTecAD
 from PIL import Image
 
 from anomalib_tiled.data.split import Sample, Split, keep_generated, split_once
@@ -141,6 +143,21 @@ def test_images_of_unknown_label() -> None:
 def test_a_data_module_that_finds_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="The data module Folder could not be set up: "):
         split_once(Folder("tiny", root=tmp_path, normal_dir="none"))
+
+
+def test_a_mask_that_is_missing_is_thought_of(image_folder: Path) -> None:
+    (image_folder / "masks" / "1.png").unlink()
+    folders = {"normal_dir": "good", "abnormal_dir": "bad", "mask_dir": "masks"}
+    with pytest.raises(DataError, match=r"could not be set up: .* Check its folders, that no mask is missing"):
+        split_once(Folder("tiny", root=image_folder, **folders))
+
+
+def test_a_data_module_that_tried_to_download_says_where_it_looked(tmp_path: Path) -> None:
+    datamodule = MVTecAD(root=tmp_path / "nowhere")
+    datamodule.prepare_data = Mock(side_effect=URLError("no network"))
+    message = "MVTecAD could not be set up: <urlopen error no network> .* Its images are not in .*nowhere, so it tr"
+    with pytest.raises(DataError, match=message):
+        split_once(datamodule)
 
 
 def test_generated_images_are_kept_when_anomalib_removes_them(image_folder: Path, tmp_path: Path) -> None:
