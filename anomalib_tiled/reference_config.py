@@ -1,7 +1,4 @@
-"""Configurations of anomalib's own tiled ensemble, read as settings of this package.
-
-Both generations of that file are known: the one of anomalib 1.2, and the one of anomalib 2.
-"""
+"""Configurations of the tiled ensemble of anomalib 1.2 and of anomalib 2, read as settings of this package."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_full_disk_while_training(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fitt"], "There is no command 'fitt'. Did you mean 'fit'? Allowed: fit, plugins, predict, status,"),
+        (["fitt"], "There is no command 'fitt'. Did you mean 'fit'? Allowed: export, fit, plugins, predict, status,"),
         (["fit", "--config", "nowhere.yaml"], "File does not exist"),
         (["fit", "--tilling.stride", "3"], "There is no setting 'tilling'. Did you mean 'tiling'?"),
         (["test"], "'ckpt_dir' is required"),
