@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -60,7 +61,10 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
 
-    return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size)
+    model = _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size)
+    # Some versions of Python 3.11 write members of an Enum in a form that PyTorch does not read back without pickle.
+    model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
+    return model
 
 
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
@@ -136,6 +140,10 @@ def _described(output: object) -> str:
     if isinstance(output, torch.Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
     return f"a {type(output).__name__}"
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
 
 
 def _arguments_for_tiles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -373,3 +374,10 @@ def test_nothing_is_kept_for_gradients() -> None:
             return InferenceBatch(anomaly_map=images[:, :1] * self.weight)
 
     assert not predict_tile(Scaled(1, 1), IMAGES).maps.requires_grad
+
+
+def test_hyperparameters_of_a_checkpoint_are_plain_whatever_pickles_an_enum() -> None:
+    spec = ClassSpec("anomalib.models.Dfkde", {"backbone": "resnet18", "pre_trained": False})
+    model = build_tile_model(spec, Size(64, 64))
+    assert not [value for value in model.hparams.values() if isinstance(value, Enum)]
+    assert model.hparams["feature_scaling_method"] == "scale"
