@@ -101,7 +101,10 @@ def train(tmp_path: Path) -> Iterator[Train]:
         configuration = {
             "default_root_dir": str(tmp_path / "results"),
             "tiling": {"tile_size": list(trial.tile_size)},
-            "model": {"class_path": model, "init_args": dict(trial.init_args)},
+            "model": {
+                "class_path": model if "." in model else f"anomalib.models.{model}",
+                "init_args": dict(trial.init_args),
+            },
             "data": {"class_path": "Folder", "init_args": settings},
             "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 2},
             "visualize": False,
