@@ -13,7 +13,9 @@ A module imports only from modules on its own line or below:
     run                                         a run folder with everything that is read from it
     decisions                                   other thresholds than those that were calibrated
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
-    tile_models  tile_model  plugins            all tile models within a budget, one of them | finding stages
+    tile_models  tile_predictions               all tile models within a budget | what they said, on the disk
+    tile_model  plugins                         one of them | finding stages
+    checkpoints                                 weights of tiles, those that all share once
     supported_models  model_rules               which models work with tiles, and what they need
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages

@@ -130,6 +130,7 @@ def fit_parser(prog: str) -> Parser:
         help="Where decoded images are kept; null: nowhere.",
     )
     parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
+    parser.add_argument("--memory_budget", type=str | int | None, help="Such as 4GB; a share of what is free if null.")
     parser.set_defaults(DEFAULTS)
     return parser
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
+from anomalib_tiled.memory import as_bytes
 from anomalib_tiled.sensitivity import NEUTRAL
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ class Settings:
         workers: Class and arguments of what trains the tiles.
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
         visualize: Whether ``test`` draws pictures.
+        memory_budget: Memory that models and images may take up besides what PyTorch itself needs, such as ``4GB``;
+            ``None`` for a share of what is free.
     """
 
     seed_everything: int
@@ -190,6 +193,12 @@ class Settings:
     workers: ClassSpec
     cache: CacheSettings | None
     visualize: bool
+    memory_budget: str | int | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory budget in bytes; ``None`` for a share of what is free."""
+        return None if self.memory_budget is None else as_bytes(self.memory_budget)
 
     @property
     def cache_directory(self) -> Path | None:
@@ -226,9 +235,10 @@ class Settings:
         Raises:
             ConfigurationError: A key is unknown or missing.
         """
+        mapping = {"memory_budget": None, **mapping}  # runs of earlier versions have none
         _check_keys(mapping, {each.name for each in fields(cls)})
         return cls(
-            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize")},
+            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", "memory_budget")},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
             model=_spec(mapping["model"]),
             data=_spec(mapping["data"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,9 +17,9 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.calibration import Calibration, Learned, Stages
 from anomalib_tiled.contracts import call_stage, naming_stage, noting
-from anomalib_tiled.errors import StageError
 from anomalib_tiled.sensitivity import decided
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
+from anomalib_tiled.tile_predictions import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -136,10 +137,25 @@ class TiledEnsemble(AnomalibModule):
         """
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
-        images = images.to(self.device)
-        merging = Merging(self, images.shape[0])
+        return self.join(images.shape[0], partial(self._predict_tile, images.to(self.device)), on_tile)
+
+    @torch.inference_mode()
+    def join(
+        self,
+        batch: int,
+        predict: Callable[[Tile], TilePrediction],
+        on_tile: Callable[[Tile, TilePrediction], None] | None = None,
+    ) -> RawPrediction:
+        """Merge, score and smooth what the tile models say; tile stages are applied, image stages are not.
+
+        Args:
+            batch: Number of images.
+            predict: Gives the raw prediction of a tile of all of them.
+            on_tile: Told the raw prediction of each tile.
+        """
+        merging = Merging(self, batch)
         for tile in self.grid.tiles:
-            raw = self._predict_tile(tile, images)
+            raw = predict(tile)
             if on_tile is not None:
                 on_tile(tile, raw)
             with noting(f"Tile: {tile.name}."):
@@ -170,16 +186,10 @@ class TiledEnsemble(AnomalibModule):
             return _recentred(scores, learned.threshold)
         return scores
 
-    def _predict_tile(self, tile: Tile, images: torch.Tensor) -> TilePrediction:
+    def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
         model = self.tile_models.model(tile, self.device)
         raw = predict_tile(model, images[..., tile.rows, tile.columns])
-        for values in raw:
-            if values is not None and not values.isfinite().all():
-                message = (
-                    f"The model of tile {tile.name} predicts infinities or NaN. "
-                    "Train the tile again with other settings, for example a lower learning rate."
-                )
-                raise StageError(message)
+        check_finite(tile, raw)
         return raw
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
@@ -32,11 +33,12 @@ from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.predicting import predictable
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
@@ -55,16 +57,28 @@ def fit(folder: RunFolder, observers: Observers) -> Calibration:
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
-    with log_to(folder.log_file), locked(folder.path):
+    with log_to(folder.log_file), locked(folder.path), _long_lived_kept_apart():
+        workers = folder.settings().workers.build(Workers)
+        workers.start()
         run = Run.open(folder, build_cache=True)
-        _train_missing(run, observers)
+        _train_missing(run, workers, observers)
         calibration = calibrate(run)
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
         folder.seal(folder.calibration_file)
         observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
-    gc.collect()  # Lightning's modules and trainers hold each other; what follows needs their memory
     return calibration
+
+
+@contextmanager
+def _long_lived_kept_apart() -> Iterator[None]:
+    """Take what is imported out of the search for garbage, which is run for each tile and would take half a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def forget(folder: RunFolder, names: Sequence[str]) -> None:
@@ -86,12 +100,11 @@ def forget(folder: RunFolder, names: Sequence[str]) -> None:
         folder.forget(tiles[name] for name in names)
 
 
-def _train_missing(run: Run, observers: Observers) -> None:
+def _train_missing(run: Run, workers: Workers, observers: Observers) -> None:
     run.folder.remove_leftovers()
     missing = run.folder.missing(run.grid)
     if missing:  # what the stages learned from other tiles must not outlive them
         run.folder.calibration_file.unlink(missing_ok=True)
-    workers = run.settings.workers.build(Workers)
     failed: dict[str, list[Tile]] = {}
     outcomes = checked_outcomes(workers, missing, partial(train_tile, run))
     for outcome in track(outcomes, "Training tiles", len(missing)):
@@ -151,11 +164,12 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores:
-        for batch in track(run.images("test"), "Predicting"):
+        for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
             with noting(images_noted(batch.image_path)):
-                raw = ensemble.predict_raw(batch.image, tiles.watch(batch))
-                prediction = ensemble.decide(raw)._asdict()
-            batch.update(**{name: None if value is None else value.cpu() for name, value in prediction.items()})
+                raw = predicted(tiles.watch(batch))
+                decided = ensemble.decide(raw)._asdict()
+            fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
+            batch.update(**fields)
             measurements.update(batch)
             tiles.update(batch)
             write_scores(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,23 +19,22 @@ from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size, size_of
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.split import Split, split_once
-from anomalib_tiled.data.tile_dataset import image_loader
+from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.plugins.provenance import changed_origins
-from anomalib_tiled.tile_model import load_tile_model
+from anomalib_tiled.tile_model import load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from anomalib.data import ImageItem
     from anomalib.models.components import AnomalibModule
-    from torch.utils.data import DataLoader
     from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.config import Settings, TilingSettings
@@ -49,6 +48,9 @@ AUTO = "auto"
 
 PIXELS_AT_ONCE = 2**22
 """Pixels of the images that are predicted together: memory is bounded whatever batch size the data module has."""
+
+BYTES_FOR_A_PIXEL = 256
+"""Bytes of the memory budget for each of those pixels: what images and maps take, and as much again for models."""
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,22 @@ class Run:
     @property
     def batch_size(self) -> int:
         """Images that are predicted together: as many as memory allows, whatever their size."""
+        budget = self.settings.memory_bytes
+        pixels = PIXELS_AT_ONCE if budget is None else min(PIXELS_AT_ONCE, budget // BYTES_FOR_A_PIXEL)
         height, width = self.grid.image_size
-        return max(1, min(self.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
+        return max(1, min(self.datamodule.eval_batch_size, pixels // (height * width)))
 
-    def images(self, subset: Subset) -> DataLoader[ImageItem]:
-        """Load the images of a subset, a batch at a time."""
+    def images(self, subset: Subset) -> Images:
+        """Give the images of a subset."""
         augmentations = self.datamodule.test_augmentations if subset == "test" else self.datamodule.val_augmentations
-        return self._loader(self.split.subset(subset), augmentations)
+        return self._images(self.split.subset(subset), augmentations)
 
-    def calibration_images(self) -> DataLoader[ImageItem]:
-        """Load the images that stages learn from, in the same way."""
-        return self._loader(self.split.calibration_samples, self.datamodule.val_augmentations)
+    def calibration_images(self) -> Images:
+        """Give the images that stages learn from."""
+        return self._images(self.split.calibration_samples, self.datamodule.val_augmentations)
 
-    def _loader(self, samples: tuple[Sample, ...], augmentations: Transform | None) -> DataLoader[ImageItem]:
-        return image_loader(self.source, samples, self.grid, batch_size=self.batch_size, augmentations=augmentations)
+    def _images(self, samples: tuple[Sample, ...], augmentations: Transform | None) -> Images:
+        return Images(self.source, samples, self.grid, self.batch_size, augmentations)
 
     def new_images(self, report: Callable[[str], None]) -> NewImages:
         """Read images that belong to no data set, as the test images are read.
@@ -157,12 +161,12 @@ class Run:
         self._check_tiles()
         ensemble = TiledEnsemble(
             self.grid,
-            TileModels(self._load_tile),
+            self.tile_models(),
             stages=Stages.build(self.settings),
             calibration=calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, self.settings)),
         )
-        return ensemble.to(self._device() if device == AUTO else device_named(device)).eval()
+        return ensemble.to(self.device() if device == AUTO else device_named(device)).eval()
 
     def calibrated_ensemble(self, device: str = AUTO) -> TiledEnsemble:
         """Load the ensemble with what its stages learned.
@@ -196,18 +200,41 @@ class Run:
             message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
             raise RunFolderError(message)
 
+    def tile_models(self, *, one_at_a_time: bool = False) -> TileModels:
+        """Give the models of the tiles.
+
+        Args:
+            one_at_a_time: Whether each is used only once, so that none need stay in memory.
+        """
+        budget = 0 if one_at_a_time else self.settings.memory_bytes
+        return TileModels(self._load_tile, budget, self._reload_tile)
+
     def _load_tile(self, tile: Tile) -> AnomalibModule:
+        with self._checkpoint_of(tile) as checkpoint:
+            return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+
+    def _reload_tile(self, model: AnomalibModule, tile: Tile) -> None:
+        with self._checkpoint_of(tile) as checkpoint:
+            reload_tile_model(model, self.grid.tile_size, checkpoint)
+
+    @contextmanager
+    def _checkpoint_of(self, tile: Tile) -> Iterator[Path]:
+        """Give a checkpoint that is as it was when it was finished.
+
+        Raises:
+            RunFolderError: It was altered, or cannot be loaded.
+        """
         checkpoint = self.folder.checkpoint(tile)
         self.folder.record(tile).checkpoint.check(checkpoint, self.folder.again(tile))
         try:
-            return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+            yield checkpoint
         except ConfigurationError as error:
             message = (
                 f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
             )
             raise RunFolderError(message) from error
 
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""
         devices = self.settings.trainer.get("devices", "auto")
         accelerator = self.settings.trainer.get("accelerator", "auto")

@@ -138,6 +138,11 @@ class RunFolder:
         return self.path / "validation_scores.npz"
 
     @property
+    def predictions(self) -> Path:
+        """What tile models say about validation and test images; may be removed at any time."""
+        return self.path / "raw"
+
+    @property
     def log_file(self) -> Path:
         """Log of the whole run."""
         return self.path / "logs" / "run.log"
@@ -199,6 +204,10 @@ class RunFolder:
 
     def _seals(self) -> dict[str, Plain]:
         return read_json(self.seals_file) if self.seals_file.is_file() else {}
+
+    def has_record(self, tile: Tile) -> bool:
+        """Whether a tile is noted as done."""
+        return self.record_file(tile).is_file()
 
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
@@ -21,16 +21,16 @@ class Seal:
 
     Args:
         size: Number of bytes.
-        blake2b: Checksum, the first 16 bytes of BLAKE2b in hexadecimal digits; ``b2sum --length 128`` gives the same.
+        sha256: Checksum in hexadecimal digits, as ``sha256sum`` gives it.
     """
 
     size: int
-    blake2b: str
+    sha256: str
 
     @classmethod
     def of(cls, path: Path) -> Seal:
         """Read a finished file."""
-        digest = blake2b(digest_size=16)
+        digest = sha256()
         with path.open("rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.memory import available_memory
+from anomalib_tiled.memory import memory_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.grid import Tile
-
-SHARE_OF_MEMORY = 0.5
-"""Share of the free memory that tile models may take up."""
 
 
 class TileModels:
@@ -27,57 +24,77 @@ class TileModels:
 
     Args:
         load: Loads the model of a tile.
-        budget: Memory that models may take up, in bytes; ``None`` for half of what is free on their device when the
+        budget: Memory that models may take up, in bytes; ``None`` for a share of what is free on their device when the
             first one is asked for.
+        reload: Has a loaded model become that of another tile, for tiles beyond the budget; ``None`` to load a new one
+            each time.
     """
 
-    def __init__(self, load: Callable[[Tile], AnomalibModule], budget: int | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[Tile], AnomalibModule],
+        budget: int | None = None,
+        reload: Callable[[AnomalibModule, Tile], None] | None = None,
+    ) -> None:
         self.budget = budget
         self.held = 0
-        self._load = load
+        self._load, self._reload = load, reload
         self._device: torch.device | None = None
         self._kept: dict[str, AnomalibModule] = {}
         self._shared: dict[str, torch.Tensor] = {}
+        self._spare: AnomalibModule | None = None
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
-        """Give the model of a tile on a device, ready to predict."""
+        """Give the model of a tile on a device, ready to predict. It may become that of another tile when asked again.
+
+        Args:
+            tile: The tile.
+            device: Where to predict.
+        """
         if device != self._device:
             self._move_to(device)
         if tile.name in self._kept:
             return self._kept[tile.name]
-        model = self._load(tile).to(device).eval()
-        needed = self._share_equal_weights(model)
+        if self._spare is not None and self._reload is not None:
+            self._reload(self._spare, tile)
+            return self._spare.to(device).eval()
+        model = self.own_model(tile, device)
         if self.budget is None:
-            self.budget = int(_free_memory(device) * SHARE_OF_MEMORY)
-        if self.held + needed <= self.budget:
-            self._kept[tile.name] = model
-            self.held += needed
-            for name, tensor in _tensors(model):
-                self._shared.setdefault(name, tensor.data)
+            self.budget = memory_budget(device)
+        if self.held + self._own_bytes(model) <= self.budget:
+            self._keep(tile, model)
+        elif self._reload is not None:
+            self._spare = model
         return model
+
+    def own_model(self, tile: Tile, device: torch.device) -> AnomalibModule:
+        """Load the model of a tile for somebody who keeps it."""
+        return self._load(tile).to(device).eval()
+
+    def _keep(self, tile: Tile, model: AnomalibModule) -> None:
+        """Keep a model; weights that are equal to those of the first one are held once."""
+        self.held += self._own_bytes(model)
+        for name, tensor in _tensors(model):
+            if self._is_shared(name, tensor):
+                tensor.data = self._shared[name]
+            self._shared.setdefault(name, tensor.data)
+        self._kept[tile.name] = model
 
     def _move_to(self, device: torch.device) -> None:
         """Forget the models of another device: moving them would part the weights that they share."""
         self._device = device
         self._kept.clear()
         self._shared.clear()
+        self._spare = None
         self.held = 0
 
-    def _share_equal_weights(self, model: AnomalibModule) -> int:
-        """Replace weights by those of the first model where they are equal; give the bytes that are the model's own."""
-        own = 0
-        for name, tensor in _tensors(model):
-            first = self._shared.get(name)
-            if first is not None and _equal(first, tensor.data):
-                tensor.data = first
-            else:
-                own += tensor.numel() * tensor.element_size()
-        return own
+    def _own_bytes(self, model: AnomalibModule) -> int:
+        """Give the bytes of a model that are not held already."""
+        return sum(tensor.nbytes for name, tensor in _tensors(model) if not self._is_shared(name, tensor))
 
-
-def _free_memory(device: torch.device) -> int:
-    """Give the free memory of a device in bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    def _is_shared(self, name: str, tensor: torch.Tensor) -> bool:
+        first = self._shared.get(name)
+        return first is not None and _equal(first, tensor.data)
 
 
 def _tensors(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:

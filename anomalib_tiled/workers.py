@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class TrainTile(Protocol):
-    """Trains one tile. It may be pickled and called in another process, on any machine that sees the run folder."""
+    """Trains one tile, or predicts it for all images.
+
+    It may be pickled and called in another process, on any machine that sees the run folder.
+    """
 
     def __call__(self, tile: Tile, *, device: int | None = None) -> None:
         """Train a tile.
@@ -41,6 +44,9 @@ class Outcome:
 
 class Workers(ABC):
     """Who trains the tiles, and how many at a time. A tile that fails does not stop the others."""
+
+    def start(self) -> None:  # noqa: B027  # most have nothing to get ready
+        """Begin to get ready: there will be tiles to train once the images are read. Nothing, unless overridden."""
 
     @abstractmethod
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:

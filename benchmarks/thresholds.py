@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
+from typing import cast
 
 import numpy as np
 import torch
@@ -151,8 +152,9 @@ def _predicted(run: Run) -> Images:
     ensemble = run.ensemble()
     scores, maps, labels, masks = [], [], [], []
     for batch in run.images("test"):
-        raw = ensemble.predict_raw(batch.image)
-        truth = Truth.of(batch.gt_label, batch.gt_mask, len(batch.image))
+        images = cast("torch.Tensor", batch.image)
+        raw = ensemble.predict_raw(images)
+        truth = Truth.of(batch.gt_label, batch.gt_mask, len(images))
         scores.append(raw.scores.cpu())
         maps.append(raw.maps.squeeze(1).cpu())
         labels.append(truth.labels)

@@ -111,7 +111,8 @@ def configuration() -> dict[str, object]:
             "method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
         },
         "metrics": {"image": ["AUROC"], "pixel": []},
-        "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+        "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers", "init_args": {"processes": 1}},
         "cache": {"directory": "cache"},
         "visualize": True,
+        "memory_budget": None,
     }

@@ -145,7 +145,7 @@ def test_a_large_image_comes_alone(folder: RunFolder) -> None:
     run = Run.open(folder)
     large = replace(run, grid=grid_of(TilingSettings(tile_size=2048, image_size=(4096, 4096))))
     large.datamodule.eval_batch_size = 32
-    assert large.images("test").batch_sampler.batch_size == 1
+    assert large.images("test").batch_size == 1
 
 
 def test_images_are_whole_and_in_the_order_of_the_split(folder: RunFolder) -> None:
@@ -159,7 +159,7 @@ def test_images_are_whole_and_in_the_order_of_the_split(folder: RunFolder) -> No
 def test_each_subset_has_the_augmentations_that_are_meant_for_it(folder: RunFolder) -> None:
     run = Run.open(folder)
     run.datamodule.val_augmentations, run.datamodule.test_augmentations = Identity(), None
-    assert [run.images(name).dataset.augmentations is None for name in ("val", "test")] == [False, True]
+    assert [run.images(name).augmentations is None for name in ("val", "test")] == [False, True]
 
 
 @pytest.mark.parametrize("mode", ["from_test", "from_train", "synthetic"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
@@ -97,21 +99,52 @@ class AreaDataset(Dataset[ImageItem]):
         return (self.augmentations(image), None) if mask is None else self.augmentations(image, mask)
 
 
-def image_loader(
-    source: PixelSource, samples: Sequence[Sample], grid: TileGrid, *, batch_size: int, augmentations: Transform | None
-) -> DataLoader[ImageItem]:
-    """Load whole images, a batch at a time, in order; of the images in a batch the same things are known.
+@dataclass(frozen=True)
+class Images:
+    """Whole images, in order.
 
     Args:
         source: Where pixels come from.
         samples: The images.
         grid: The grid that gives their size.
-        batch_size: Images per batch.
+        batch_size: Images that are loaded together.
         augmentations: Applied to the images.
     """
-    whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
-    dataset = AreaDataset(source, samples, area=whole, grid=grid, augmentations=augmentations)
-    return DataLoader(dataset, batch_sampler=_AlikeBatches(samples, batch_size), collate_fn=collate)
+
+    source: PixelSource
+    samples: tuple[Sample, ...]
+    grid: TileGrid
+    batch_size: int
+    augmentations: Transform | None
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Load them a batch at a time; of the images in a batch the same things are known."""
+        return iter(self._loader)
+
+    @property
+    def _loader(self) -> DataLoader[ImageItem]:
+        whole = slice(0, self.grid.image_size.height), slice(0, self.grid.image_size.width)
+        dataset = AreaDataset(self.source, self.samples, area=whole, grid=self.grid, augmentations=self.augmentations)
+        return DataLoader(dataset, batch_sampler=_AlikeBatches(self.samples, self.batch_size), collate_fn=collate)
+
+    def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
+        """Read one tile of all images, without augmentations.
+
+        Args:
+            tile: The tile.
+            batch_size: Images whose tiles are given together.
+
+        Yields:
+            Values in [0, 1], shape (batch, 3, tile height, tile width).
+        """
+        for places in BatchSampler(range(len(self.samples)), batch_size, drop_last=False):
+            pixels = [self.source.image(self.samples[place], tile.rows, tile.columns) for place in places]
+            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+            yield to_dtype(Image(images), torch.float32, scale=True).as_subclass(torch.Tensor)
 
 
 class TileDataModule(LightningDataModule):

@@ -7,7 +7,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -141,7 +141,7 @@ def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
     except DataError as error:
         logger.warning("No image of the run could be compared: %s", error)
         return []
-    return [_of_type(batch.image[:REAL_IMAGES], dtype)]
+    return [_of_type(cast("torch.Tensor", batch.image)[:REAL_IMAGES], dtype)]
 
 
 def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -12,15 +12,14 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.progress import track
 from anomalib_tiled.stages.distribution import TILE_BITS
+from anomalib_tiled.training.predicting import predictable
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import torch
-    from anomalib.data import ImageBatch
 
     from anomalib_tiled.calibration import Level, Stages
     from anomalib_tiled.data.split import Split
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
     from anomalib_tiled.tile_model import TilePrediction
+    from anomalib_tiled.training.predicting import Predictable
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,14 @@ def calibrate(run: Run) -> Calibration:
     """
     ensemble = run.ensemble(Calibration())
     masks_known = _masks_known(run.split)
-    calibration = learn(ensemble, partial(_validation_images, run), partial(_keep, run), masks_known=masks_known)
+    images = partial(_validation_images, run, ensemble)
+    calibration = learn(ensemble, images, partial(_keep, run), masks_known=masks_known)
     return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
 
 
 def learn(
     ensemble: TiledEnsemble,
-    images: Callable[[], Iterable[ImageBatch]],
+    images: Callable[[], Iterable[Predictable]],
     on_images: Callable[[Observed], None] | None = None,
     *,
     masks_known: bool = True,
@@ -62,7 +63,7 @@ def learn(
         on_images: Told the scores of whole images on the scale that they are predicted on, if they have been seen.
         masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
-    stages, observe = ensemble.stages, partial(_observe, ensemble, masks_known=masks_known)
+    stages, observe = ensemble.stages, partial(_observe, masks_known=masks_known)
     tiles = {tile.name: Observed(TILE_BITS) for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
     image = observe(tiles, images())
     learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
@@ -94,23 +95,21 @@ def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
         return observed.learn(stages, normalize=stages.normalize_at == "tile", rule=stages.tile_rule)
 
 
-def _validation_images(run: Run) -> Iterable[ImageBatch]:
+def _validation_images(run: Run, ensemble: TiledEnsemble) -> Iterable[Predictable]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # for augmentations, in every pass
-    return track(run.calibration_images(), "Calibrating")
+    return predictable(run, ensemble, run.calibration_images(), run.folder.predictions, "Calibrating")
 
 
-def _observe(
-    ensemble: TiledEnsemble, tiles: dict[str, Observed], images: Iterable[ImageBatch], *, masks_known: bool
-) -> Observed:
+def _observe(tiles: dict[str, Observed], images: Iterable[Predictable], *, masks_known: bool) -> Observed:
     """Count the scores of images, and of those tiles that there are distributions for."""
     image = Observed()
-    for batch in images:
-        pixels = cast("torch.Tensor", batch.image)
-        truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, len(pixels))
+    for batch, predict in images:
+        number = len(cast("torch.Tensor", batch.image))
+        truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, number)
         # A defect that lies nobody knows where teaches what the score of an image is, but nothing of tiles and pixels.
         known = truth.masks is not None or not masks_known
         with noting(images_noted(batch.image_path)):
-            raw = ensemble.predict_raw(pixels, partial(_observe_tile, tiles, truth) if tiles and known else None)
+            raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
         image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
     return image
 

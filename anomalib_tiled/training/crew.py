@@ -11,6 +11,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -120,6 +121,12 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     finally:
         for worker in crew:
             worker.dismiss()
+
+
+def start_crew() -> None:
+    """Have the process that others are copied from import what they need, in the background."""
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 def _context() -> BaseContext:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from importlib import import_module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
     import_module("anomalib_tiled.training.tile")
+    import_module("anomalib_tiled.training.predicting")
+gc.freeze()  # what is imported stays; looking for garbage in it takes half a second each time

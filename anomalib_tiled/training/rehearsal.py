@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -14,6 +15,7 @@ from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.training.calibrate import learn
+from anomalib_tiled.training.predicting import Predictable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +52,7 @@ def rehearse(stages: Stages, *anew: Stages) -> None:
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
     ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
-        calibration = learn(ensemble, lambda: [batch])
+        calibration = learn(ensemble, lambda: [Predictable(batch, partial(ensemble.predict_raw, images))])
         for level in (calibration.image, *calibration.tiles.values()):
             for scale in () if level is None else (level.scores, level.maps):
                 _check_centred(stages, scale)

@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
@@ -22,6 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from anomalib_tiled.checkpoints import Sharing, read_checkpoint
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.run import Run
 
 logger = logging.getLogger(__name__)
+
+ONLY_TO_GO_ON = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
+"""Parts of Lightning's checkpoints that are of use in the middle of a training only, and as large as the weights."""
 
 VALIDATION_HOOKS = ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end")
 
@@ -84,10 +89,12 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     elif not _needs_validation(model):
         arguments["limit_val_batches"] = 0
     engine = Engine(callbacks=[*callbacks, _no_checkpoints()], default_root_dir=workspace, **arguments)
+    sharing = Sharing(run.folder.checkpoint(tile).parent, model)
     engine.fit(model, datamodule=cast("AnomalibDataModule", data))
-    _try_out(model, data)
+    if not any(map(run.folder.has_record, run.grid.tiles)):
+        _try_out(model, data)
     with replacing(run.folder.checkpoint(tile)) as temporary:
-        _save(engine, callbacks, temporary)
+        _save(engine, callbacks, temporary, sharing)
     return int(engine.trainer.current_epoch)
 
 
@@ -226,10 +233,13 @@ def _no_checkpoints() -> ModelCheckpoint:
     return ModelCheckpoint(save_top_k=0, mode="max")
 
 
-def _save(engine: Engine, callbacks: list[Callback], path: Path) -> None:
+def _save(engine: Engine, callbacks: list[Callback], path: Path, sharing: Sharing) -> None:
     """Store the best weights if a checkpoint callback of the user monitors something, else the last ones."""
     for callback in callbacks:
         if isinstance(callback, LightningCheckpoint) and callback.monitor and Path(callback.best_model_path).is_file():
-            shutil.copyfile(callback.best_model_path, path)
+            best = read_checkpoint(Path(callback.best_model_path), type(sharing.model))
+            sharing.strip(best)
+            torch.save({name: value for name, value in best.items() if name not in ONLY_TO_GO_ON}, path)
             return
-    engine.trainer.save_checkpoint(path, weights_only=True)
+    with sharing.applied():
+        engine.trainer.save_checkpoint(path, weights_only=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.training.crew import Place, cores, train_side_by_side
+from anomalib_tiled.memory import available_memory
+from anomalib_tiled.training.crew import Place, cores, start_crew, train_side_by_side
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
@@ -16,12 +19,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.workers import Outcome, TrainTile
 
 
+MEMORY_OF_A_PROCESS = 4 * 10**9
+"""Bytes of free memory for which one more process is started; it needs less, but how much depends on the model."""
+
+
 class LocalWorkers(Workers):
     """Trains tiles on this machine, one or several at a time.
 
     Args:
         processes: Number of tiles that are trained at the same time, each in a process of its own with a share of the
-            cores; ``auto`` for one for each of the devices, or 1.
+            cores; ``auto`` for one for each of the devices, or, without a GPU, for each of the cores as far as the
+            memory goes.
         devices: Indices of the GPUs that the processes are shared out to in turn; null for what ``trainer`` says.
     """
 
@@ -35,6 +43,11 @@ class LocalWorkers(Workers):
         self.processes = processes
         self.devices = devices
 
+    def start(self) -> None:
+        """Have processes import what they need, while images are read here."""
+        if len(self._places()) > 1:
+            start_crew()
+
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""
         places = self._places()
@@ -47,6 +60,13 @@ class LocalWorkers(Workers):
     def _places(self) -> list[Place]:
         """Say where each process works."""
         devices = [None] if self.devices is None else list(self.devices)
-        number = len(devices) if self.processes == "auto" else self.processes
+        number = self._number(devices) if self.processes == "auto" else self.processes
         threads = max(1, cores() // number)
         return [Place(threads, device) for device in islice(cycle(devices), number)]
+
+    @staticmethod
+    def _number(devices: Sequence[int | None]) -> int:
+        """Say how many processes are the fastest: one thread for each of two tiles beats two threads for one."""
+        if devices != [None] or torch.cuda.is_available():
+            return len(devices)
+        return max(1, min(cores(), available_memory() // MEMORY_OF_A_PROCESS))

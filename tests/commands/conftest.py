@@ -73,6 +73,7 @@ def settings(root: Path, results: Path) -> dict[str, Any]:
             },
         },
         "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score", "AUPRO"]},
+        "workers": {"class_path": "LocalWorkers", "init_args": {"processes": 1}},  # others start in seconds
     }
 
 

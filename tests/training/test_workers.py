@@ -30,27 +30,27 @@ class Training:
 
 def test_tiles_are_trained_in_their_order() -> None:
     training = Training()
-    outcomes = list(LocalWorkers().train(TILES, training))
+    outcomes = list(LocalWorkers(1).train(TILES, training))
     assert outcomes == [Outcome(tile, None) for tile in TILES]
     assert training.tried == ["r00_c00", "r00_c01", "r00_c02"]
 
 
 def test_each_tile_is_reported_as_it_ends() -> None:
     training = Training()
-    outcomes = LocalWorkers().train(TILES, training)
+    outcomes = LocalWorkers(1).train(TILES, training)
     assert training.tried == []
     assert next(outcomes).tile is TILES[0]
     assert training.tried == ["r00_c00"]
 
 
 def test_no_tiles() -> None:
-    assert list(LocalWorkers().train([], Training())) == []
+    assert list(LocalWorkers(1).train([], Training())) == []
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("out of luck"), TrainingError("out of luck"), OSError("out of luck")])
 def test_a_tile_that_fails_does_not_stop_the_others(failure: Exception) -> None:
     training = Training(failure)
-    outcomes = list(LocalWorkers().train(TILES, training))
+    outcomes = list(LocalWorkers(1).train(TILES, training))
     assert [outcome.error for outcome in outcomes] == [None, failure, None]
     assert len(training.tried) == 3
 
@@ -59,7 +59,7 @@ def test_a_tile_that_fails_does_not_stop_the_others(failure: Exception) -> None:
 def test_what_would_stop_every_tile_stops_all(failure: BaseException) -> None:
     training = Training(failure)
     with pytest.raises(type(failure)) as raised:
-        list(LocalWorkers().train(TILES, training))
+        list(LocalWorkers(1).train(TILES, training))
     assert raised.value is failure
     assert training.tried == ["r00_c00", "r00_c01"]
 

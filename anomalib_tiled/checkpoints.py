@@ -1,0 +1,150 @@
+"""Checkpoints of tiles: what no training changes, such as a frozen backbone, is stored once beside them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import storage_errors
+from anomalib_tiled.seals import Seal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from anomalib.models.components import AnomalibModule
+
+    Checkpoint = dict[str, Any]
+    Weights = dict[str, torch.Tensor]
+
+SHARED = "anomalib_tiled_shared"
+"""Key of a checkpoint that says which weights lie in another file, and in which."""
+
+WORTH_SHARING = 2**20
+"""Bytes below which a file of its own is not worth it."""
+
+
+def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
+    """Read the checkpoint of a tile, weights that it shares with others included.
+
+    Only tensors and plain values are read, and weights are read from the disk when they are used.
+
+    Args:
+        path: The checkpoint.
+        model_class: Class of the model.
+
+    Raises:
+        RunFolderError: The file of shared weights is missing, or was altered.
+    """
+    with anomalib_safe_globals(extra=model_class.checkpoint_safe_globals()):
+        checkpoint = cast("Checkpoint", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    if note := checkpoint.pop(SHARED, None):
+        shared = _shared_weights(path.parent / str(note["file"]))
+        checkpoint["state_dict"].update({name: shared[name] for name in note["names"]})
+    return checkpoint
+
+
+def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
+    """Put what a checkpoint holds into a model, as Lightning does."""
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+
+
+class Sharing:
+    """Keeps weights that training leaves as they were out of the checkpoints of tiles.
+
+    The first tile that is stored writes them to a file, named after its content. A tile whose weights differ from
+    those stores its own.
+
+    Args:
+        folder: Folder of the checkpoints.
+        model: The model before its training.
+    """
+
+    def __init__(self, folder: Path, model: AnomalibModule) -> None:
+        self.folder = folder
+        self.model = model
+        self._first: Weights = {}
+        if self._file() is None:
+            self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have Lightning store the model without what is shared."""
+
+        def without_shared(checkpoint: Checkpoint) -> None:
+            type(self.model).on_save_checkpoint(self.model, checkpoint)
+            self.strip(checkpoint)
+
+        setattr(self.model, "on_save_checkpoint", without_shared)  # noqa: B010  # types allow no other method
+        try:
+            yield
+        finally:
+            delattr(self.model, "on_save_checkpoint")
+
+    def strip(self, checkpoint: Checkpoint) -> None:
+        """Take what is shared out of a checkpoint, and note where it is."""
+        weights: Weights = checkpoint["state_dict"]
+        path = self._file() or self._write(_equal_ones(weights, self._first))
+        if path is None:
+            return
+        names = list(_equal_ones(weights, _shared_weights(path)))
+        for name in names:
+            del weights[name]
+        checkpoint[SHARED] = {"file": path.name, "names": names}
+
+    def _file(self) -> Path | None:
+        """Give the file of shared weights; ``None`` if there is none yet."""
+        return next(iter(sorted(self.folder.glob("shared-*.ckpt"))), None)
+
+    def _write(self, weights: Weights) -> Path | None:
+        """Write shared weights; ``None`` if there are too few."""
+        if sum(value.nbytes for value in weights.values()) < WORTH_SHARING:
+            return None
+        temporary = self.folder / f".shared.{os.getpid()}.tmp"
+        with storage_errors(temporary):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.save({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                path = self.folder / f"shared-{Seal.of(temporary).sha256}.ckpt"
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+
+def _equal_ones(weights: Weights, first: Mapping[str, torch.Tensor]) -> Weights:
+    return {name: value for name, value in weights.items() if name in first and _equal(first[name], value.cpu())}
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _shared_weights(path: Path) -> Weights:
+    """Read shared weights, after comparing them to their name.
+
+    Raises:
+        RunFolderError: They are missing, or were altered.
+    """
+    if not path.is_file():
+        message = f"{path} is missing, which holds weights of all tiles. Restore it, or fit a new run."
+        raise RunFolderError(message)
+    status = path.stat()
+    return _read_shared(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read_shared(path: Path, changed: int, size: int) -> Weights:
+    """Read shared weights once a process; they stay on the disk until they are used."""
+    del changed, size  # they are what tells files of one name apart
+    if path.stem.removeprefix("shared-") != Seal.of(path).sha256:
+        message = f"{path} was altered after it was finished. It holds weights of all tiles: restore it, or fit anew."
+        raise RunFolderError(message)
+    return cast("Weights", torch.load(path, map_location="cpu", weights_only=True, mmap=True))

@@ -1,0 +1,115 @@
+"""Weights that no training changes are stored once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.models import Fastflow, Padim
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import seed_everything
+
+from anomalib_tiled import checkpoints
+from anomalib_tiled.checkpoints import SHARED, Sharing, read_checkpoint, restore
+from anomalib_tiled.errors import RunFolderError
+
+
+def unseeded() -> Padim:
+    arguments = {"backbone": "resnet18", "layers": ["layer1", "layer2"], "n_features": 20, "pre_trained": False}
+    return Padim(**arguments, post_processor=False, evaluator=False, visualizer=False)
+
+
+def fresh() -> Padim:
+    seed_everything(3, verbose=False)
+    return unseeded()
+
+
+def store(model: AnomalibModule, sharing: Sharing, path: Path) -> None:
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": {}, "pytorch-lightning_version": "2"}
+    model.on_save_checkpoint(checkpoint)
+    sharing.strip(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def trained(model: Padim, value: float) -> Padim:
+    model.model.gaussian.mean = torch.full((20, 4), value)
+    model.model.gaussian.inv_covariance = torch.full((4, 20, 20), value)
+    return model
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Folder with the checkpoints of two tiles."""
+    for number in (1, 2):
+        model = fresh()
+        sharing = Sharing(tmp_path, model)
+        store(trained(model, float(number)), sharing, tmp_path / f"tile{number}.ckpt")
+    return tmp_path
+
+
+def test_what_training_leaves_as_it_was_is_in_a_file_of_its_own(tiles: Path) -> None:
+    [shared] = tiles.glob("shared-*.ckpt")
+    weights = torch.load(shared, weights_only=True)
+    assert {"model.idx", "model.feature_extractor.feature_extractor.conv1.weight"} < set(weights)
+    for number in (1, 2):
+        own = torch.load(tiles / f"tile{number}.ckpt", weights_only=True)
+        assert set(own["state_dict"]) == {"model.gaussian.mean", "model.gaussian.inv_covariance"}
+        assert own[SHARED] == {"file": shared.name, "names": list(weights)}
+
+
+def test_a_model_gets_its_own_weights_and_those_it_shares(tiles: Path) -> None:
+    model, expected = unseeded(), trained(fresh(), 2.0)
+    for number in (1, 2):  # the same object becomes that of one tile after the other
+        restore(model, read_checkpoint(tiles / f"tile{number}.ckpt", Padim))
+    weights, again = expected.state_dict(), model.state_dict()
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_tile_with_other_weights_keeps_its_own(tiles: Path) -> None:
+    model = fresh()
+    sharing = Sharing(tiles, model)
+    changed = next(name for name, _ in model.named_parameters())
+    with torch.no_grad():
+        model.get_parameter(changed).mul_(2)
+    store(model, sharing, tiles / "tile3.ckpt")
+    assert changed in torch.load(tiles / "tile3.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(
+        read_checkpoint(tiles / "tile3.ckpt", Padim)["state_dict"][changed], model.get_parameter(changed)
+    )
+    assert len(list(tiles.glob("shared-*.ckpt"))) == 1
+
+
+def test_a_model_that_is_trained_as_a_whole_shares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "WORTH_SHARING", 10**9)
+    model = fresh()
+    store(model, Sharing(tmp_path, model), tmp_path / "tile.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["tile.ckpt"]
+    assert SHARED not in torch.load(tmp_path / "tile.ckpt", weights_only=True)
+
+
+def test_lightning_stores_all_of_a_model_again_afterwards(tmp_path: Path) -> None:
+    model = Fastflow(backbone="resnet18", pre_trained=False, flow_steps=1)
+    before, sharing = model.on_save_checkpoint, Sharing(tmp_path, model)
+    with sharing.applied():
+        checkpoint = {"state_dict": model.state_dict()}
+        model.on_save_checkpoint(checkpoint)
+        assert SHARED in checkpoint
+        assert "anomalib_components_enabled" in checkpoint
+    assert model.on_save_checkpoint == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_shared_weights_that_are_not_as_they_were_are_never_used(tiles: Path, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiles, copy, ignore=shutil.ignore_patterns("copy"))
+    [path] = copy.glob("shared-*.ckpt")
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if harm != "remove":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if harm == "flip" else content[:1000])
+    with pytest.raises(RunFolderError, match=f"{path} (is missing|was altered)"):
+        read_checkpoint(copy / "tile1.ckpt", Padim)

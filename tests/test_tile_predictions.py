@@ -1,0 +1,99 @@
+"""What tile models say is found again if it is of the same images and models, and as it was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalib_tiled.data.split import Sample
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.seals import Seal
+from anomalib_tiled.tile_model import TilePrediction
+from anomalib_tiled.tile_predictions import TilePredictions
+
+GRID = TileGrid(Size(4, 6), Size(4, 3), Size(4, 3))
+TILE = GRID.tiles[1]
+CHECKPOINT, ANOTHER = Seal(1, "a" * 64), Seal(1, "b" * 64)
+SCORES, MAPS = torch.rand(5), torch.rand(5, 1, 4, 3)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths:
+        path.write_bytes(b"image")
+    return [Sample("test", path, None, 0) for path in paths]
+
+
+def batches(*, maps: bool = True) -> Iterator[TilePrediction]:
+    for part in (slice(0, 3), slice(3, 5)):
+        yield TilePrediction(SCORES[part], MAPS[part] if maps else None)
+
+
+@pytest.fixture
+def written(tmp_path: Path, samples: list[Sample]) -> TilePredictions:
+    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+    predictions.write(TILE, CHECKPOINT, batches())
+    return predictions
+
+
+@pytest.mark.parametrize(("first", "number"), [(0, 5), (2, 2), (4, 1)])
+def test_scores_and_maps_are_read_bit_for_bit(written: TilePredictions, first: int, number: int) -> None:
+    assert written.has(TILE, CHECKPOINT)
+    read = written.read(TILE, first, number)
+    assert torch.equal(read.scores, SCORES[first : first + number])
+    assert torch.equal(read.maps, MAPS[first : first + number])
+
+
+def test_the_room_that_is_needed_is_known_beforehand(written: TilePredictions) -> None:
+    needed = TilePredictions.bytes_for(GRID, 5)
+    assert len(GRID.tiles) * (written.folder / f"{TILE.name}.maps").stat().st_size == needed
+
+
+def test_a_model_without_maps(tmp_path: Path, samples: list[Sample]) -> None:
+    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+    predictions.write(TILE, CHECKPOINT, batches(maps=False))
+    assert predictions.has(TILE, CHECKPOINT)
+    assert predictions.read(TILE, 1, 2).maps is None
+    assert torch.equal(predictions.read(TILE, 1, 2).scores, SCORES[1:3])
+
+
+def test_what_was_predicted_is_found_by_another_command(written: TilePredictions) -> None:
+    later = TilePredictions(written.folder, GRID, written.samples)
+    assert later.name == written.name
+    assert later.has(TILE, CHECKPOINT)
+    assert not later.has(GRID.tiles[0], CHECKPOINT)
+    assert not later.has(TILE, ANOTHER)
+
+
+def test_a_changed_image_is_predicted_anew(written: TilePredictions) -> None:
+    os.utime(written.samples[3].image_path, (1, 1))
+    later = TilePredictions(written.folder, GRID, written.samples)
+    assert not later.has(TILE, CHECKPOINT)
+    assert later.name != written.name
+
+
+@pytest.mark.parametrize("name", ["json", "maps"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_what_was_damaged_is_predicted_anew(written: TilePredictions, name: str, harm: str) -> None:
+    path = written.folder / f"{TILE.name}.{name}"
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if harm != "remove":
+        content[10] ^= 1
+        path.write_bytes(content if harm == "flip" else content[:20])
+    assert not TilePredictions(written.folder, GRID, written.samples).has(TILE, CHECKPOINT)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_an_error_and_leaves_nothing(tmp_path: Path, samples: list[Sample], value: float) -> None:
+    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+    wrong = TilePrediction(SCORES, torch.where(MAPS.max() == MAPS, value, MAPS))
+    with pytest.raises(StageError, match=f"The model of tile {TILE.name} predicts infinities or NaN"):
+        predictions.write(TILE, CHECKPOINT, [wrong])
+    assert list(predictions.folder.iterdir()) == []
