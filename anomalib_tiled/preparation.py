@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,8 @@ from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(settings: Settings) -> RunFolder:
@@ -90,5 +93,8 @@ def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
     rehearse(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
-    settings.workers.build(Workers)
+    if settings.memory_bytes:
+        logger.info("Models and images may take up %d bytes of memory.", settings.memory_bytes)
+    workers = settings.workers.build(Workers)
     check_trainer(settings.trainer)
+    workers.start()  # it takes them seconds, in which images are looked for and read here

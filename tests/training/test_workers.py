@@ -89,6 +89,7 @@ def test_devices_are_indices(devices: list[int]) -> None:
         (1, None, [Place(4)]),
         (2, None, [Place(2), Place(2)]),
         (8, None, [Place(1)] * 8),
+        ("auto", None, [Place(1)] * 3),
         ("auto", [1, 3], [Place(2, 1), Place(2, 3)]),
         (3, [1, 3], [Place(1, 1), Place(1, 3), Place(1, 1)]),
         (1, [5], [Place(4, 5)]),
@@ -104,6 +105,7 @@ def test_cores_and_devices_are_shared_out(
         return iter([])
 
     monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "available_memory", lambda: 3 * workers.MEMORY_OF_A_PROCESS)
     monkeypatch.setattr(workers, "train_side_by_side", note)
     monkeypatch.setattr(Place, "attempt", lambda place, *_: seen.append(place))
     list(LocalWorkers(processes, devices).train(TILES[:1], Training()))

@@ -1,0 +1,183 @@
+"""Each tile model is loaded once for all images, and what it says is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import Folder, InferenceBatch
+from anomalib.models.components import AnomalibModule
+from torchvision.transforms.v2 import Identity
+
+from anomalib_tiled.calibration import Calibration
+from anomalib_tiled.config import Settings
+from anomalib_tiled.data.cache import DecodedFiles, open_source
+from anomalib_tiled.data.split import split_once
+from anomalib_tiled.ensemble import RawPrediction
+from anomalib_tiled.errors import StageError
+from anomalib_tiled.grid import Tile
+from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.seals import Seal
+from anomalib_tiled.training import predicting
+from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.workers import Outcome, TrainTile
+
+
+class Brightness(AnomalibModule):
+    def __init__(self, factor: float) -> None:
+        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
+
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
+
+
+@dataclass
+class Models:
+    """Plays the checkpoints of a run, and remembers which were loaded."""
+
+    loaded: list[str] = field(default_factory=list)
+    made: int = 0
+    seals: dict[str, Seal] = field(default_factory=dict)
+
+    def load(self, tile: Tile) -> Brightness:
+        self.made += 1
+        model = Brightness(0.0)
+        self.reload(model, tile)
+        return model
+
+    def reload(self, model: Brightness, tile: Tile) -> None:
+        self.loaded.append(tile.name)
+        model.factor.fill_(10.0 * (1 + tile.row + tile.column))
+
+    def record(self, tile: Tile) -> SimpleNamespace:
+        return SimpleNamespace(checkpoint=self.seals.get(tile.name, Seal(1, "first")))
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Models:
+    models = Models()
+    monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
+    monkeypatch.setattr(RunFolder, "record", models.record)
+    monkeypatch.setattr(Run, "_load_tile", models.load)
+    monkeypatch.setattr(Run, "_reload_tile", models.reload)
+    return models
+
+
+@pytest.fixture
+def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path, models: Models) -> Run:
+    """A run as if all of its tiles were trained, with images in the cache."""
+    assert not models.loaded
+    settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
+    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    split = split_once(datamodule)
+    return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
+
+
+def passed(run: Run) -> list[RawPrediction]:
+    """Predict the test images, and give what comes."""
+    ensemble = run.ensemble(Calibration())
+    batches = predictable(run, ensemble, run.images("test"), run.folder.predictions, "Testing")
+    return [predict() for _, predict in batches]
+
+
+def whole(run: Run) -> list[RawPrediction]:
+    """Predict the same images whole."""
+    ensemble = run.ensemble(Calibration())
+    return [ensemble.predict_raw(batch.image) for batch in run.images("test")]
+
+
+def assert_equal(found: Sequence[RawPrediction], expected: Sequence[RawPrediction]) -> None:
+    assert len(found) == len(expected) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.maps, other.maps)
+
+
+def test_predictions_are_those_of_whole_images(run: Run) -> None:
+    assert_equal(passed(run), whole(run))
+
+
+def test_one_model_object_is_loaded_once_a_tile_and_never_again(run: Run, models: Models) -> None:
+    first = passed(run)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+    assert models.made == 1
+    assert_equal(passed(run), first)
+    assert len(models.loaded) == len(run.grid.tiles)
+
+
+def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Models) -> None:
+    passed(run)
+    models.loaded.clear()
+    models.seals["r01_c01"] = Seal(1, "second")
+    passed(run)
+    assert models.loaded == ["r01_c01"]
+
+
+def test_what_tiles_say_is_told(run: Run) -> None:
+    told = []
+    [(_, predict), *_] = predictable(
+        run, run.ensemble(Calibration()), run.images("test"), run.folder.predictions, "Testing"
+    )
+    predict(lambda tile, raw: told.append((tile.name, raw.maps.shape)))
+    assert told == [(tile.name, (2, 1, 4, 4)) for tile in run.grid.tiles]
+
+
+def test_too_much_to_be_kept_is_removed_in_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = passed(run)
+    monkeypatch.setattr(predicting, "KEPT", 0)
+    predicting.forget_predictions(run.folder.predictions)
+    assert_equal(passed(run), expected)
+    assert list(run.folder.predictions.iterdir()) == []
+
+
+def test_where_the_disk_is_small_images_are_predicted_in_parts(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = whole(run)
+    models.loaded.clear()
+    image = 4 * run.grid.image_size.height * run.grid.image_size.width  # bytes of its scores
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
+    assert_equal(passed(run), expected)
+    assert len(models.loaded) == 2 * len(run.grid.tiles)
+
+
+@pytest.mark.parametrize("how", ["augmented", "not in the cache"])
+def test_images_that_cannot_be_read_tile_by_tile_are_predicted_whole(run: Run, how: str) -> None:
+    expected = whole(run)
+    if how == "augmented":
+        run.datamodule.test_augmentations = Identity()
+    else:
+        run = replace(run, source=DecodedFiles(run.grid.image_size, run.split.has_masks))
+    assert_equal(passed(run), expected)
+    assert not run.folder.predictions.exists()
+
+
+def outcomes(train: Callable[[Sequence[Tile], TrainTile], Iterator[Outcome]]) -> Callable[..., Iterator[Outcome]]:
+    return lambda _, tiles, train_tile: train(tiles, train_tile)
+
+
+def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def idle(tiles: Sequence[Tile], _: TrainTile) -> Iterator[Outcome]:
+        return (Outcome(tile, None) for tile in tiles)
+
+    monkeypatch.setattr(LocalWorkers, "train", outcomes(idle))
+    with pytest.raises(StageError, match="must train every tile, but did not train r00_c00, r00_c01"):
+        passed(run)
+
+
+def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "_load_tile", lambda *_: Brightness(float("nan")))
+    assert not models.made
+    with pytest.raises(StageError, match="The model of tile r00_c00 predicts infinities or NaN"):
+        passed(run)
