@@ -83,8 +83,8 @@ class BlockFiles:
             self.checksums[position, number] = crc32(part.data)
 
     def have_their_sizes(self) -> bool:
-        """Whether no file is missing or was cut short."""
-        with suppress(FileNotFoundError):
+        """Whether no file is missing, cannot be looked at, or was cut short."""
+        with suppress(OSError):
             return all(
                 self._path(block).stat().st_size == HEADER + self.images * prod(self._shape(block))
                 for block in (self.blocks if self.images else ())
