@@ -105,7 +105,7 @@ def out_of_memory(error: BaseException, processes: int) -> OutOfMemoryError | No
     """
     if not _is_memory(error):
         return None if error.__cause__ is None else out_of_memory(error.__cause__, processes)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     fewer = (
         "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit" if processes > 1 else "Fit"
     )

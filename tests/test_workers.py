@@ -71,7 +71,7 @@ CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 1 has a total capac
     ],
 )
 def test_whose_memory_ran_out(error: Exception, whose: str) -> None:
-    reason = (str(error) or "MemoryError").splitlines()[0]
+    reason = (str(error) or "MemoryError").splitlines()[0].rstrip(".")
     given = told(error)
     assert isinstance(given, OutOfMemoryError)
     assert str(given).startswith(f"The memory of {whose} ran out ({reason}). Fit a new run with a smaller data.init_")

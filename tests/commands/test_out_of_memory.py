@@ -11,6 +11,7 @@ from anomalib.engine import Engine
 
 from anomalib_tiled.cli import main
 
+ONE = {"class_path": "LocalWorkers", "init_args": {"processes": 1}}
 ADVICE = "Fit a new run with a smaller data.init_args.train_batch_size or tiling.tile_size."
 
 
@@ -33,16 +34,19 @@ def test_it_is_said_whose_memory_ran_out(
         fit(engine, *arguments, **settings)
 
     monkeypatch.setattr(Engine, "fit", hungry)
-    assert main(["fit", "--config", str(configure())]) == 2
+    assert main(["fit", "--config", str(configure(workers=ONE))]) == 2
     said = capsys.readouterr().err
     assert "2 tiles could not be trained; all others are done." in said
     assert "r00_c01: OutOfMemoryError: The memory of the machine ran out (" in said
     assert "r00_c02: OutOfMemoryError: The memory of GPU 1 ran out (CUDA out of memory." in said
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert len(list((run / "tiles").glob("*.ckpt"))) == len(begun) - 2 == 7
-    assert main(["status", "--ckpt_dir", str(run)]) == 1
-    state = " ".join(capsys.readouterr().out.split())
+    main(["status", "--ckpt_dir", str(run)])
+    state = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "The memory of GPU 1 ran out" in state
     assert state.count(ADVICE) == 2
     monkeypatch.undo()
+    settings = run / "config.yaml"
+    settings.write_text(settings.read_text().replace("processes: 1", "processes: auto"))
+    assert "processes: auto" in settings.read_text(), "another number of processes is no other run"
     assert main(["fit", "--ckpt_dir", str(run)]) == 0
