@@ -8,6 +8,7 @@
     ├── RunFolderError          the run folder is incomplete, altered, or none at all
     ├── StorageError            the disk is full or cannot be written
     └── TrainingError           one or more tiles could not be trained
+        └── OutOfMemoryError    memory of a GPU or of the machine ran out
 
 A message says what must hold, what was given, and what to do.
 """
@@ -51,6 +52,10 @@ class StorageError(TiledError):
 
 class TrainingError(TiledError):
     """One or more tiles could not be trained."""
+
+
+class OutOfMemoryError(TrainingError):
+    """Memory of a GPU or of the machine ran out while a tile was trained."""
 
 
 def allowed_names(given: str, allowed: Iterable[str]) -> str:

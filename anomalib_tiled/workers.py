@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from anomalib_tiled.errors import StorageError
+import torch
+
+from anomalib_tiled.errors import OutOfMemoryError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
+"""How allocators of PyTorch say in a plain ``RuntimeError`` that there is no more, in small letters."""
+
+ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
+"""Names in such a message of what runs on a GPU."""
 
 
 class TrainTile(Protocol):
@@ -61,8 +78,13 @@ class Workers(ABC):
         """
 
 
-def attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
+def attempt(tile: Tile, train_tile: Callable[[Tile], None], *, processes: int = 1) -> Outcome:
     """Train a tile, and say how it ended.
+
+    Args:
+        tile: The tile.
+        train_tile: Trains it.
+        processes: How many tiles are trained at the same time on this machine.
 
     Raises:
         StorageError: The disk is full.
@@ -72,5 +94,47 @@ def attempt(tile: Tile, train_tile: Callable[[Tile], None]) -> Outcome:
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
-        return Outcome(tile, error)
+        return Outcome(tile, out_of_memory(error, processes) or error)
     return Outcome(tile, None)
+
+
+def out_of_memory(error: BaseException, processes: int) -> OutOfMemoryError | None:
+    """Say what to do about an error that comes from a lack of memory.
+
+    Args:
+        error: What was raised.
+        processes: How many tiles are trained at the same time on this machine.
+
+    Returns:
+        An error that says whose memory ran out, and which settings to lower; ``None`` if it was not memory. It does not
+        hold on to the given one, which keeps the model in memory that failed.
+    """
+    if not _is_memory(error):
+        return None if error.__cause__ is None else out_of_memory(error.__cause__, processes)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    fewer = (
+        "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit" if processes > 1 else "Fit"
+    )
+    message = (
+        f"The memory of {_whose(error)} ran out ({reason}). {fewer} a new run with a smaller "
+        "data.init_args.train_batch_size or tiling.tile_size."
+    )
+    return OutOfMemoryError(message)
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+    )
+
+
+def _whose(error: BaseException) -> str:
+    """Say which memory ran out; PyTorch names the GPU in its message."""
+    text = str(error)
+    if named := re.search(r"\bGPU (\d+)", text):
+        return f"GPU {named[1]}"
+    if isinstance(error, torch.OutOfMemoryError) or ON_GPU.search(text):
+        return "the GPU"
+    return "the machine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,28 @@ def image_folder(tmp_path: Path) -> Path:
         mask[1, 2 + number] = 255
         Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
     return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Give a file system of its own, of so many MiB; called again, it becomes that large."""
+    disk, program = tmp_path / "disk", shutil.which("mount")
+    if program is None:
+        pytest.skip("there is no mount here")
+
+    def mount(size: int) -> Path:
+        known = disk.is_dir()
+        disk.mkdir(exist_ok=True)
+        options = f"{'remount,' if known else ''}size={size}m"
+        command = [program, "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run([shutil.which("umount"), str(disk)], check=True)
 
 
 @pytest.fixture

@@ -1,48 +1,51 @@
 """The image cache: every image is decoded once, and a tile is read without touching the rest of its image.
 
-A cache is a folder of plain ``.npy`` files, one for each block between cuts, of shape
-(images, rows, columns, channels). The pixels of one block of one image lie next to each other on the disk.
+A cache is a folder with a file for each block between cuts. The pixels of one block of one image lie next to each
+other on the disk.
 
-    image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   index.json
+    image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   checksums.npy   index.json
 
-Files are read with ordinary reads, not mapped, so what was read does not count as memory of the process.
+What was cut short or altered is never used: it is decoded from the image anew.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
-from dataclasses import dataclass, field
-from functools import partial
+import logging
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from hashlib import blake2b
+from io import BytesIO
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, TypeVar
+from zlib import crc32
 
 import numpy as np
 
+from anomalib_tiled.data.block_files import BlockFiles
+from anomalib_tiled.data.cache_folder import INDEX, make
 from anomalib_tiled.data.images import naming, read_image, read_masks
-from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from anomalib_tiled.data.split import Sample, Split
-    from anomalib_tiled.grid import Block, Size, TileGrid
+    from anomalib_tiled.grid import Size, TileGrid
 
     Pixels = NDArray[np.uint8]
+    Version = tuple[str, int, int]
 
 File = TypeVar("File", bound="Hashable")
 
-COMPLETE = "index.json"
-HEADER = 128
-"""Bytes before the pixels in a ``.npy`` file with a short header."""
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.npy"
+"""CRC32 of each part of each image, then of each mask."""
 
 
 class PixelSource(Protocol):
@@ -98,33 +101,80 @@ class ImageCache:
         grid: The grid whose cuts part the images.
         images: Position of each image in the files.
         masks: Position of the mask of each image in the files, by the paths that it is joined from.
+        versions: Path, size in bytes and time of the last change of each file that is decoded.
     """
 
     folder: Path
     grid: TileGrid
     images: dict[Path, int] = field(repr=False)
     masks: dict[tuple[Path, ...], int] = field(repr=False)
+    versions: list[Version] = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Room that it takes on the disk."""
+        height, width = self.grid.image_size
+        return height * width * (3 * len(self.images) + len(self.masks))
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Read a rectangle of whole blocks of an image, shape (rows, columns, 3)."""
-        return self._read("image", self.images[sample.image_path], rows, columns)
+        decode = partial(read_image, sample.image_path, self.grid.image_size)
+        return self._images.read(self.images[sample.image_path], (rows, columns), decode)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
         if sample.masks:
-            return self._read("mask", self.masks[sample.masks], rows, columns)
+            decode = partial(read_masks, sample.masks, self.grid.image_size)
+            return self._masks.read(self.masks[sample.masks], (rows, columns), decode)
         return _mask_without_file(sample, rows, columns) if self.masks else None
 
-    def _read(self, kind: str, position: int, rows: slice, columns: slice) -> Pixels:
-        channels = (3,) if kind == "image" else ()
-        area = np.empty((rows.stop - rows.start, columns.stop - columns.start, *channels), dtype=np.uint8)
-        for block in self.grid.blocks:
-            if _inside(block.rows, rows) and _inside(block.columns, columns):
-                target = area[_moved(block.rows, rows.start), _moved(block.columns, columns.start)]
-                offset = HEADER + position * target.size
-                pixels = np.fromfile(self.folder / _file_name(kind, block), np.uint8, target.size, offset=offset)
-                target[...] = pixels.reshape(target.shape)
-        return area
+    @cached_property
+    def _images(self) -> BlockFiles:
+        return BlockFiles(self.folder, "image", self.grid.blocks, len(self.images), 3)
+
+    @cached_property
+    def _masks(self) -> BlockFiles:
+        return BlockFiles(self.folder, "mask", self.grid.blocks, len(self.masks), None)
+
+    def open(self) -> bool:
+        """Read the checksums.
+
+        Returns:
+            Whether the cache is there and complete. That files hold what was written to them is found out part by part,
+            when they are read.
+        """
+        if not (self.folder / INDEX).is_file():
+            return False
+        checksums = self._read_checksums()
+        if checksums is None or not (self._images.have_their_sizes() and self._masks.have_their_sizes()):
+            logger.warning(
+                "The image cache %s is not used: files of it are missing, cut short or altered.", self.folder
+            )
+            return False
+        self._images.checksums[:], self._masks.checksums[:] = np.split(checksums, [len(self.images)])
+        return True
+
+    def _read_checksums(self) -> NDArray[np.uint32] | None:
+        try:
+            noted = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["checksums"]
+            content = (self.folder / CHECKSUMS).read_bytes()
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return np.load(BytesIO(content)) if crc32(content) == noted else None
+
+    def fill(self) -> None:
+        """Decode everything into the folder, which must be there, and empty."""
+        size = self.grid.image_size
+        _write(self._images, [partial(read_image, path, size) for path in self.images])
+        _write(self._masks, [partial(read_masks, paths, size) for paths in self.masks])
+        np.save(self.folder / CHECKSUMS, np.concatenate([self._images.checksums, self._masks.checksums]))
+        content = {
+            "images": [str(path) for path in self.images],
+            "masks": [[str(path) for path in paths] for paths in self.masks],
+            "files": self.versions,
+            "checksums": crc32((self.folder / CHECKSUMS).read_bytes()),
+        }
+        write_json(self.folder / INDEX, content)
 
 
 def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
@@ -148,109 +198,30 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     files = [*images, *chain.from_iterable(masks)]
     if not build and not all(path.is_file() for path in files):
         return decoded  # images that are not needed now may be elsewhere
-    cache = ImageCache(directory / _key(grid, files, [len(paths) for paths in masks]), grid, images, masks)
-    if not (cache.folder / COMPLETE).exists():
-        if not build:
-            return decoded
-        _build(cache)
-    return cache
+    versions = [_version(path) for path in files]
+    folder = directory / _key(grid, versions, [len(paths) for paths in masks])
+    cache = ImageCache(folder, grid, images, masks, versions)
+    if cache.open():
+        return cache
+    if not build:
+        return decoded
+    make(folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes)
+    return cache if cache.open() else decoded
 
 
-def _build(cache: ImageCache) -> None:
-    """Fill a folder with a temporary name and rename it when it is complete."""
-    temporary = _temporary(cache.folder, str(os.getpid()))
-    with storage_errors(cache.folder):
-        cache.folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(cache)
-        _remove_leftovers(cache.folder)
-        temporary.mkdir()
-        try:
-            _fill(temporary, cache)
-            if (cache.folder / COMPLETE).exists():  # finished by another run in the meantime, which is reading it
-                return
-            shutil.rmtree(cache.folder, ignore_errors=True)
-            temporary.rename(cache.folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+def _write(files: BlockFiles, readers: Sequence[Callable[[], Pixels]]) -> None:
+    files.create()
+    for position, read in enumerate(track(readers, f"Reading {files.kind}s") if readers else ()):
+        files.append(position, read())
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that were killed while filling this cache have left."""
-    for temporary in folder.parent.glob(_temporary(folder, "*").name):
-        process = temporary.name.split(".")[-2]
-        if process == str(os.getpid()) or not _is_running(int(process)):
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary(folder: Path, process: str) -> Path:
-    """Name a folder to fill; with the machine, because others may fill a cache on a shared disk."""
-    return folder.with_name(f".{folder.name}.{platform.node()}.{process}.tmp")
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _fill(folder: Path, cache: ImageCache) -> None:
-    size = cache.grid.image_size
-    kinds: list[tuple[str, list[Callable[[], Pixels]]]] = [
-        ("image", [partial(read_image, path, size) for path in cache.images]),
-        ("mask", [partial(read_masks, paths, size) for paths in cache.masks]),
-    ]
-    for kind, readers in kinds:
-        if not readers:
-            continue
-        for block in cache.grid.blocks:
-            _write_header(folder / _file_name(kind, block), block, len(readers), 3 if kind == "image" else None)
-        for read in track(readers, f"Reading {kind}s"):
-            pixels = read()
-            for block in cache.grid.blocks:
-                with (folder / _file_name(kind, block)).open("ab") as file:
-                    file.write(np.ascontiguousarray(pixels[block.rows, block.columns]).data)
-    masks = [[str(path) for path in paths] for paths in cache.masks]
-    write_json(folder / COMPLETE, {"images": [str(path) for path in cache.images], "masks": masks})
-
-
-def _write_header(path: Path, block: Block, count: int, channels: int | None) -> None:
-    height, width = block.rows.stop - block.rows.start, block.columns.stop - block.columns.start
-    shape = (count, height, width) if channels is None else (count, height, width, channels)
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        if file.tell() != HEADER:
-            message = f"The .npy header of {path} must take {HEADER} bytes, but takes {file.tell()}."
-            raise RuntimeError(message)
-
-
-def _check_space(cache: ImageCache) -> None:
-    height, width = cache.grid.image_size
-    needed = height * width * (3 * len(cache.images) + len(cache.masks))
-    free = shutil.disk_usage(cache.folder.parent).free
-    if needed > free:
-        message = (
-            f"The image cache needs {_readable(needed)} in {cache.folder.parent}, but {_readable(free)} are free. "
-            "Make room, point cache.directory to another disk, or set cache to null (slower)."
-        )
-        raise StorageError(message)
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # bytes in a gigabyte
-
-
-def _key(grid: TileGrid, files: list[Path], joined: list[int]) -> str:
+def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
     """Name a cache after everything that decides what is in it."""
-    status = [_version(path) for path in files]
-    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, status, joined])
+    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
     return blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def _version(path: Path) -> tuple[str, int, int]:
+def _version(path: Path) -> Version:
     with naming(path):
         status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns
@@ -258,18 +229,6 @@ def _version(path: Path) -> tuple[str, int, int]:
 
 def _positions(files: Iterable[File]) -> dict[File, int]:
     return {file: position for position, file in enumerate(dict.fromkeys(files))}
-
-
-def _file_name(kind: str, block: Block) -> str:
-    return f"{kind}_r{block.row:02d}_c{block.column:02d}.npy"
-
-
-def _inside(part: slice, whole: slice) -> bool:
-    return bool(whole.start <= part.start and part.stop <= whole.stop)
-
-
-def _moved(part: slice, origin: int) -> slice:
-    return slice(part.start - origin, part.stop - origin)
 
 
 def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | None:

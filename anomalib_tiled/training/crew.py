@@ -42,10 +42,12 @@ class Place:
     Args:
         threads: Processor threads that it may use.
         device: Index of the GPU that it works on; ``None`` to leave the choice to the configuration.
+        processes: How many there are on this machine.
     """
 
     threads: int
     device: int | None = None
+    processes: int = 1
 
     def attempt(self, tile: Tile, train_tile: TrainTile) -> Outcome:
         """Train a tile here.
@@ -53,7 +55,8 @@ class Place:
         Raises:
             StorageError: The disk is full.
         """
-        return attempt(tile, train_tile if self.device is None else partial(train_tile, device=self.device))
+        work = train_tile if self.device is None else partial(train_tile, device=self.device)
+        return attempt(tile, work, processes=self.processes)
 
 
 @dataclass

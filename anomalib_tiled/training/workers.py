@@ -62,7 +62,7 @@ class LocalWorkers(Workers):
         devices = [None] if self.devices is None else list(self.devices)
         number = self._number(devices) if self.processes == "auto" else self.processes
         threads = max(1, cores() // number)
-        return [Place(threads, device) for device in islice(cycle(devices), number)]
+        return [Place(threads, device, number) for device in islice(cycle(devices), number)]
 
     @staticmethod
     def _number(devices: Sequence[int | None]) -> int:

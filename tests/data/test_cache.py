@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,13 +197,143 @@ def test_an_image_that_is_gone_is_named(split: Split, tmp_path: Path) -> None:
         open_source(split, GRID, tmp_path / "cache")
 
 
-def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "key"
-    dead, elsewhere = cache._temporary(folder, "999999999"), tmp_path / ".key.another-machine.999999999.tmp"
-    for each in (dead, elsewhere):
-        each.mkdir()
-    cache._remove_leftovers(folder)
-    assert list(tmp_path.iterdir()) == [elsewhere]
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "altered":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        path.write_bytes({"cut short": content[:-1], "longer": content + b"0", "a list": b"[]", "text": b"{"}[how])
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("index.json", "a list"),
+        ("index.json", "text"),
+        ("checksums.npy", "missing"),
+        ("checksums.npy", "altered"),
+        ("checksums.npy", "cut short"),
+        ("image_r01_c01.npy", "missing"),
+        ("image_r01_c01.npy", "cut short"),
+        ("image_r01_c01.npy", "longer"),
+        ("mask_r01_c01.npy", "cut short"),
+    ],
+)
+def test_a_cache_that_is_not_whole_is_made_anew(
+    split: Split, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damaged(folder / name, how)
+    caplog.clear()
+    assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), DecodedFiles)
+    assert caplog.messages == [f"The image cache {folder} is not used: files of it are missing, cut short or altered."]
+    source = open_source(split, GRID, tmp_path / "cache")
+    assert isinstance(source, ImageCache)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert visible(tmp_path / "cache") == [folder]
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_one_other_bit_is_never_used(
+    split: Split, tmp_path: Path, kind: str, decoded: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    path = max(folder.glob(f"{kind}_*.npy"), key=lambda path: path.stat().st_size)
+    before = path.read_bytes()
+    damaged(path, "altered")
+    decoded.clear()
+    caplog.clear()
+    cached, direct = (
+        open_source(split, GRID, tmp_path / "cache", build=False),
+        DecodedFiles(GRID.image_size, has_masks=True),
+    )
+    assert isinstance(cached, ImageCache)
+    assert not decoded, "comparing waits until the part is read"
+    cached_pixels = [(cached.image(sample, *WHOLE), cached.mask(sample, *WHOLE)) for sample in split.samples]
+    assert sum(decoded.values()) == len(caplog.messages) == 1
+    assert str(path) in caplog.text
+    assert path.read_bytes() == before
+    for sample, (image, mask) in zip(split.samples, cached_pixels, strict=True):
+        assert np.array_equal(image, direct.image(sample, *WHOLE))
+        assert np.array_equal(mask, direct.mask(sample, *WHOLE))
+
+
+def test_a_cache_may_be_deleted_while_it_is_read(split: Split, tmp_path: Path) -> None:
+    cached, direct = open_source(split, GRID, tmp_path / "cache"), open_source(split, GRID, None)
+    shutil.rmtree(tmp_path / "cache")
+    for sample in split.samples:
+        assert np.array_equal(cached.image(sample, *WHOLE), direct.image(sample, *WHOLE))
+        assert np.array_equal(cached.mask(sample, *WHOLE), direct.mask(sample, *WHOLE))
+
+
+def test_the_log_says_how_much_room_it_takes_and_what_is_outdated(
+    split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    grid = TileGrid(Size(100, 100), Size(50, 50), Size(50, 50))
+    first = open_source(split, grid, tmp_path / "cache").folder
+    assert f"The image cache {first} takes 0.3 MB." in caplog.messages
+    open_source(split, GRID, tmp_path / "cache")
+    assert "have changed" not in caplog.text
+    os.utime(split.samples[0].image_path, ns=(0, 1))
+    open_source(split, replace(grid, stride=Size(25, 25)), tmp_path / "cache")
+    told = [message for message in caplog.messages if "have changed or gone" in message]
+    assert len(told) == 2
+    assert any(message.startswith(f"The image cache {first}, 0.3 MB, is of images that have") for message in told)
+    split.samples[0].image_path.unlink()
+    caplog.clear()
+    open_source(Split(split.samples[1:]), GRID, tmp_path / "cache")
+    assert caplog.text.count("have changed or gone") == 3
+
+
+def anonymous_memory() -> int:
+    """Memory of this process that is in no file, in bytes."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
+def test_reading_takes_no_memory(split: Split, tmp_path: Path) -> None:
+    grid = TileGrid(Size(1024, 1024), Size(256, 256), Size(256, 256))
+    source = open_source(split, grid, tmp_path / "cache")
+    for sample in split.samples:
+        source.image(sample, slice(0, 1024), slice(0, 1024))
+    before = anonymous_memory()
+    for _ in range(10):
+        for sample in split.samples:
+            for tile in grid.tiles:
+                source.image(sample, tile.rows, tile.columns)
+    read = 10 * len(split.samples) * 3 * 1024**2
+    assert read > 300e6
+    assert anonymous_memory() - before < 10e6
+
+
+def test_a_disk_that_gets_full_meanwhile(
+    split: Split, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, grid = small_disk(4), TileGrid(Size(256, 256), Size(128, 128), Size(128, 128))
+    ballast, read = disk / "ballast", cache.read_image
+
+    def filling(path: Path, size: Size) -> np.ndarray:
+        if path.name == "2.png":
+            with suppress(OSError), ballast.open("wb") as file:
+                file.write(bytes(2**23))
+        return read(path, size)
+
+    monkeypatch.setattr(cache, "read_image", filling)
+    with pytest.raises(StorageError, match=f"No space left on the disk while writing {disk / 'cache'}.*. Make room"):
+        open_source(split, grid, disk / "cache")
+    assert visible(disk / "cache") == [], "nothing half done is left"
+    monkeypatch.undo()
+    ballast.unlink()
+    cached, direct = open_source(split, grid, disk / "cache"), DecodedFiles(grid.image_size, has_masks=True)
+    assert isinstance(cached, ImageCache)
+    for sample in split.samples:
+        area = slice(0, 256), slice(0, 256)
+        assert np.array_equal(cached.image(sample, *area), direct.image(sample, *area))
 
 
 def test_several_masks_of_an_image_are_joined_once(split: Split, tmp_path: Path, decoded: Counter[str]) -> None:

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from anomalib_tiled.errors import StorageError
+from anomalib_tiled.errors import OutOfMemoryError, StorageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.training.crew import Place, WorkerError, cores, train_side_by_side
 
@@ -69,6 +69,14 @@ def dies(folder, tile, device=None):
         os._exit(7)
 
 
+def too_large(folder, tile, device=None):
+    note(folder, tile)
+    if tile.name == "r00_c01":
+        torch.empty(2**60)
+    if tile.name == "r01_c00":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB.")
+
+
 def full(folder, tile, device=None):
     note(folder, tile)
     raise StorageError("No space left.")
@@ -117,6 +125,18 @@ def test_a_tile_that_fails_does_not_stop_the_others(workbench: ModuleType, tmp_p
     assert str(errors["r01_c00"]) == "Stubborn: this and that"
     assert sum(error is not None for error in errors.values()) == 2
     assert len(notes(tmp_path)) == len(TILES), "a tile that fails is not tried again"
+
+
+def test_a_tile_that_is_too_large_does_not_stop_the_others(workbench: ModuleType, tmp_path: Path) -> None:
+    places = [Place(1, processes=2)] * 2
+    outcomes = list(train_side_by_side(TILES, partial(workbench.too_large, tmp_path), places))
+    errors = {outcome.tile.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    assert len(outcomes) == len(TILES)
+    assert sorted(errors) == ["r00_c01", "r01_c00"]
+    assert all(isinstance(error, OutOfMemoryError) for error in errors.values())
+    assert str(errors["r00_c01"]).startswith("The memory of the machine ran out (")
+    assert str(errors["r01_c00"]).startswith("The memory of GPU 3 ran out (CUDA out of memory.")
+    assert all("Lower workers.init_args.processes" in str(error) for error in errors.values())
 
 
 def test_the_tile_of_a_process_that_dies_is_tried_again_by_another(workbench: ModuleType, tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def test_devices_are_indices(devices: list[int]) -> None:
     ("processes", "devices", "places"),
     [
         (1, None, [Place(4)]),
-        (2, None, [Place(2), Place(2)]),
-        (8, None, [Place(1)] * 8),
-        ("auto", None, [Place(1)] * 3),
-        ("auto", [1, 3], [Place(2, 1), Place(2, 3)]),
-        (3, [1, 3], [Place(1, 1), Place(1, 3), Place(1, 1)]),
+        (2, None, [Place(2, None, 2), Place(2, None, 2)]),
+        (8, None, [Place(1, None, 8)] * 8),
+        ("auto", None, [Place(1, None, 3)] * 3),
+        ("auto", [1, 3], [Place(2, 1, 2), Place(2, 3, 2)]),
+        (3, [1, 3], [Place(1, 1, 3), Place(1, 3, 3), Place(1, 1, 3)]),
         (1, [5], [Place(4, 5)]),
     ],
 )

@@ -1,0 +1,174 @@
+"""Files of the image cache: one for each block between cuts, with the pixels of all images one after the other.
+
+    128 bytes of header | image 0 | image 1 | ...        each of them rows × columns × channels bytes
+
+They are plain ``.npy`` files of shape (images, rows, columns, channels). They are read with ordinary reads, not
+mapped, so what was read does not count as memory of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+
+from anomalib_tiled.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.grid import Block
+
+    Pixels = NDArray[np.uint8]
+
+logger = logging.getLogger(__name__)
+
+HEADER = 128
+"""Bytes before the pixels in a ``.npy`` file with a short header."""
+
+
+@dataclass(frozen=True)
+class BlockFiles:
+    """Pixels of images, or of masks, part by part: a part is what one image has in one block.
+
+    Args:
+        folder: Where the files are.
+        kind: What their names begin with.
+        blocks: The blocks; there is a file for each.
+        images: Number of images.
+        channels: Values per pixel; ``None`` if pixels are single values.
+    """
+
+    folder: Path
+    kind: str
+    blocks: Sequence[Block]
+    images: int
+    channels: int | None
+
+    @cached_property
+    def checksums(self) -> NDArray[np.uint32]:
+        """CRC32 of each part, shape (images, blocks)."""
+        return np.zeros((self.images, len(self.blocks)), np.uint32)
+
+    @cached_property
+    def _compared(self) -> NDArray[np.bool_]:
+        """Which parts this process has compared with their checksums."""
+        return np.zeros(self.checksums.shape, np.bool_)
+
+    def create(self) -> None:
+        """Write the files without images."""
+        for block in self.blocks if self.images else ():
+            _write_header(self._path(block), (self.images, *self._shape(block)))
+
+    def append(self, position: int, pixels: Pixels) -> None:
+        """Write the next image, and note its checksums.
+
+        Args:
+            position: How many images are before it.
+            pixels: The image, shape (height, width) or (height, width, channels).
+        """
+        for number, block in enumerate(self.blocks):
+            part = np.ascontiguousarray(pixels[block.rows, block.columns])
+            with self._path(block).open("ab") as file:
+                file.write(part.data)
+            self.checksums[position, number] = crc32(part.data)
+
+    def have_their_sizes(self) -> bool:
+        """Whether no file is missing, cannot be looked at, or was cut short."""
+        with suppress(OSError):
+            return all(
+                self._path(block).stat().st_size == HEADER + self.images * prod(self._shape(block))
+                for block in (self.blocks if self.images else ())
+            )
+        return False
+
+    def read(self, position: int, area: tuple[slice, slice], decode: Callable[[], Pixels]) -> Pixels:
+        """Read whole blocks of an image. A part is compared with its checksum when a process reads it first.
+
+        Args:
+            position: Position of the image in the files.
+            area: Rows and columns that the blocks make up.
+            decode: Gives the whole image anew, for parts that are not any more what they were.
+
+        Raises:
+            DataError: A part is not what it was, and its image has changed as well.
+        """
+        rows, columns = area
+        pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self._channels), np.uint8)
+        for number, block in enumerate(self.blocks):
+            if _inside(block.rows, rows) and _inside(block.columns, columns):
+                target = pixels[_moved(block.rows, rows.start), _moved(block.columns, columns.start)]
+                target[...] = self._part(position, number, decode)
+        return pixels
+
+    def _part(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
+        part = self._read(position, self.blocks[number])
+        if part is None:
+            return self._mended(position, number, decode)
+        if not self._compared[position, number]:
+            if crc32(part.data) != self.checksums[position, number]:
+                return self._mended(position, number, decode)
+            self._compared[position, number] = True
+        return part
+
+    def _read(self, position: int, block: Block) -> Pixels | None:
+        """Read a part; ``None`` if there is none that can be read."""
+        shape = self._shape(block)
+        size = prod(shape)
+        try:
+            values = np.fromfile(self._path(block), np.uint8, size, offset=HEADER + position * size)
+        except OSError:
+            return None
+        return values.reshape(shape) if values.size == size else None
+
+    def _mended(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
+        """Decode a part anew, and put it back to where it belongs if that is allowed."""
+        block = self.blocks[number]
+        path = self._path(block)
+        logger.warning("%s is missing, cut short or altered: image %d is decoded anew.", path, position)
+        part = np.ascontiguousarray(decode()[block.rows, block.columns])
+        if crc32(part.data) != self.checksums[position, number]:
+            message = (
+                f"{path} must hold what was written to it, but was cut short or altered, and image {position} cannot "
+                f"be put back: its own file has other pixels by now. Delete {self.folder}; the next fit makes it anew."
+            )
+            raise DataError(message)
+        with suppress(OSError), path.open("r+b") as file:
+            file.seek(HEADER + position * part.nbytes)
+            file.write(part.data)
+        return part
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return () if self.channels is None else (self.channels,)
+
+    def _shape(self, block: Block) -> tuple[int, ...]:
+        return block.rows.stop - block.rows.start, block.columns.stop - block.columns.start, *self._channels
+
+    def _path(self, block: Block) -> Path:
+        return self.folder / f"{self.kind}_r{block.row:02d}_c{block.column:02d}.npy"
+
+
+def _write_header(path: Path, shape: tuple[int, ...]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        if file.tell() != HEADER:
+            message = f"The .npy header of {path} must take {HEADER} bytes, but takes {file.tell()}."
+            raise RuntimeError(message)
+
+
+def _inside(part: slice, whole: slice) -> bool:
+    return bool(whole.start <= part.start and part.stop <= whole.stop)
+
+
+def _moved(part: slice, origin: int) -> slice:
+    return slice(part.start - origin, part.stop - origin)

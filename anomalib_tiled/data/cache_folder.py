@@ -1,0 +1,153 @@
+"""Making a folder of the cache: by one process at a time, in one piece, where there is room for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from anomalib_tiled.errors import StorageError
+from anomalib_tiled.files import storage_errors
+from anomalib_tiled.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+INDEX = "index.json"
+"""What is in a cache; written last, so its presence means that the cache is complete."""
+
+
+def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
+    """Fill a folder with a temporary name and rename it when it is complete.
+
+    Another process that makes the same folder is waited for. If it is killed, this one goes on in its place.
+
+    Args:
+        folder: The folder; one that is there already and cannot be used is removed.
+        fill: Fills a folder that it is given.
+        is_made: Whether the folder can be used.
+        needed: Bytes that it takes.
+
+    Raises:
+        StorageError: There is too little room, which is known before anything is written, or the disk cannot be
+            written. Nothing is left behind.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if is_made():  # by another process in the meantime, which is reading it
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_leftovers(folder)
+            _check_space(folder.parent, needed)
+            temporary = _temporary(folder, str(os.getpid()))
+            try:
+                temporary.mkdir()
+                fill(temporary)
+                _rename(temporary, folder, is_made)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("The image cache %s takes %s.", folder, _readable(needed))
+    _note_others(folder)
+
+
+def _rename(temporary: Path, folder: Path, is_made: Callable[[], bool]) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not is_made():  # another machine was faster where locks do not reach it
+            raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes the folder."""
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Another process decodes the same images into %s. Waiting for it.", folder)
+        with progress_bar() as bar:
+            bar.add_task("Waiting for another run that decodes the same images", total=None)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # whoever has opened it already finds out, and makes another
+        lock.release()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that were killed while making this folder have left."""
+    for temporary in folder.parent.glob(_temporary(folder, "*").name):
+        process = temporary.name.split(".")[-2]
+        if process == str(os.getpid()) or not _is_running(process):
+            logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(folder: Path, process: str) -> Path:
+    """Name a folder to fill; with the machine, because others may fill one on a shared disk."""
+    return folder.with_name(f".{folder.name}.{platform.node()}.{process}.tmp")
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        message = (
+            f"The image cache needs {_readable(needed)} in {directory}, but {_readable(free)} are free. "
+            "Make room, point cache.directory to another disk, or set cache to null (slower)."
+        )
+        raise StorageError(message)
+
+
+def _note_others(folder: Path) -> None:
+    """Log which caches are of images that have changed since: they are never used again."""
+    for index in sorted(folder.parent.glob(f"*/{INDEX}")):
+        if index.parent != folder and _is_outdated(index):
+            size = sum(path.stat().st_size for path in index.parent.iterdir())
+            logger.info(
+                "The image cache %s, %s, is of images that have changed or gone since. Delete it unless a fit that was "
+                "begun before is still running.",
+                index.parent,
+                _readable(size),
+            )
+
+
+def _is_outdated(index: Path) -> bool:
+    with suppress(OSError, ValueError, TypeError, KeyError):  # not whole, so it is not for us to judge
+        return any(_changed(*version) for version in json.loads(index.read_text(encoding="utf-8"))["files"])
+    return False
+
+
+def _changed(path: str, size: int, modified: int) -> bool:
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return True
+    return (status.st_size, status.st_mtime_ns) != (size, modified)
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # bytes in a gigabyte

@@ -1,0 +1,38 @@
+"""A disk that gets full while several processes store their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalib_tiled.cli import main
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_full_costs_what_did_not_fit(
+    configure: Callable[..., Path],
+    small_disk: Callable[[int], Path],
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size = (finished_run / "tiles" / "r00_c00.ckpt").stat().st_size // 2**20 + 1
+    disk = small_disk(size * 5 // 2)
+    two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
+    assert main(["fit", "--config", str(configure(workers=two, default_root_dir=str(disk / "results")))]) == 2
+    run, said = disk / "results" / "Padim" / "photographs" / "v0", capsys.readouterr().err
+    assert f"No space left on the disk while writing {run / 'tiles'}/r0" in said
+    assert f"Go on with: anomalib-tiled fit --ckpt_dir {run}" in said
+    done = [path.stem for path in (run / "tiles").glob("r*.json")]
+    assert 1 <= len(done) < 9
+    for path in (run / "tiles").glob("r*.ckpt"):
+        assert torch.load(path, weights_only=True)["state_dict"], "none is half written"
+    small_disk(size * 11)
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
+    assert not [path for path in (run / "tiles").iterdir() if path.name.startswith(".")], "nothing half done is left"
+    for path in sorted((run / "tiles").glob("*.ckpt")):
+        own, other = (torch.load(each, weights_only=True) for each in (path, finished_run / "tiles" / path.name))
+        assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
