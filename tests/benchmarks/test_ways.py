@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,13 @@ from benchmarks.memory_limit import available, lacked_memory
 from benchmarks.predictors import PREDICTORS
 from benchmarks.ways import COMMAND, WAYS, Bench, reason_in
 
-GREEDY = "from benchmarks.memory_limit import limit_memory; limit_memory(); held = b'x' * {}"
+GIGABYTE = 10**9
+LIMITED = f"""
+from benchmarks import memory_limit
+memory_limit.available = lambda: {GIGABYTE}
+memory_limit.limit_memory()
+held = b"x" * {{}}
+"""
 
 
 @pytest.fixture
@@ -76,13 +83,17 @@ def test_reasons_are_read_from_failures(message: str, reason: str | None) -> Non
 
 def test_a_process_that_is_limited_fails_with_an_error() -> None:
     def ended(size: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", GREEDY.format(size)]
+        command = [sys.executable, "-c", LIMITED.format(size)]
         return subprocess.run(command, cwd=Path(ways.__file__).parents[1], capture_output=True, text=True, check=False)
 
-    done = ended(available())
+    done = ended(GIGABYTE)
     assert done.returncode == 1
     assert lacked_memory(done.stderr)
-    assert ended(1000).returncode == 0
+    assert ended(GIGABYTE // 2).returncode == 0
+
+
+def test_available_memory_is_part_of_all_memory() -> None:
+    assert GIGABYTE // 10 < available() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_what_only_one_way_needs_is_removed(bench: Bench) -> None:
