@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import GIGABYTE, table
+from benchmarks.report import GIGABYTE, machine_in_words, table
 
 if TYPE_CHECKING:
     from benchmarks.case import Case
@@ -112,12 +112,7 @@ class Predictions:
         return table(("what has to be made before", "wall, s", "peak memory, GB", "disk, GB"), rows)
 
     def _described(self) -> str:
-        machine = self.machine
-        versions = ", ".join(f"{name} {machine[name]}" for name in ("anomalib", "torch", "python"))
-        text = (
-            f"{machine['cores']} cores of {machine['processor']}, {int(machine['memory']) / GIGABYTE:.0f} GB, "
-            f"{versions}, OMP_NUM_THREADS {machine['OMP_NUM_THREADS']}."
-        )
+        text = machine_in_words(self.machine)
         if not self.measured:
             return text
         quality = self.measured[0][1].quality

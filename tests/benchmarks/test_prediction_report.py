@@ -11,15 +11,6 @@ from benchmarks.prediction_report import Measured, Predictions, Prepared, Row
 from benchmarks.quality import Quality
 from benchmarks.timing import Timing
 
-MACHINE = {
-    "cores": 2,
-    "processor": "slow",
-    "memory": 8_000_000_000,
-    "anomalib": "2.7.0",
-    "torch": "2.10.0",
-    "python": "3.11.0",
-    "OMP_NUM_THREADS": "not set",
-}
 QUALITY = Quality(0.75, 0.5, 0.25, defects=7, found=5, small=4, small_found=2, largest_small=80)
 FAST = Measured(Timing(9.5, [0.5, 0.125, 0.25], 4), 1_500_000_000, QUALITY)
 COMMAND = Measured(Timing(12.25, [], 2), 2_000_000_000, QUALITY)
@@ -28,8 +19,8 @@ PREPARED = [Prepared("tiled ensemble: fit", 30, 3_000_000_000, 12_000_000)]
 
 
 @pytest.fixture
-def predictions() -> Predictions:
-    return Predictions(Case(train=4, test=2), MACHINE, 0.001, PREPARED, ROWS)
+def predictions(machine: dict[str, str | int]) -> Predictions:
+    return Predictions(Case(train=4, test=2), machine, 0.001, PREPARED, ROWS)
 
 
 def test_each_way_has_a_row_and_what_is_left_out_says_why(predictions: Predictions) -> None:
@@ -45,8 +36,8 @@ def test_each_way_has_a_row_and_what_is_left_out_says_why(predictions: Predictio
     assert lines[-1] == "| tiled ensemble: fit | 30.0 | 3.00 | 0.012 |"
 
 
-def test_a_table_of_nothing_but_reasons() -> None:
-    text = Predictions(Case(train=4, test=2), MACHINE, 0.001, [], ROWS[2:]).to_markdown()
+def test_a_table_of_nothing_but_reasons(machine: dict[str, str | int]) -> None:
+    text = Predictions(Case(train=4, test=2), machine, 0.001, [], ROWS[2:]).to_markdown()
     assert text.count("\n| ") == 3
     assert "Defects" not in text
 
