@@ -16,7 +16,7 @@ What the first three are made of; a module imports only from its own line or bel
     single                      one model on whole images, as a command
     prediction_report           the numbers of all ways as tables and JSON
     timing                      predicts in one way and takes the time, as a command
-    predictors  memory_limit    the ways to predict | a process that fails before others get too little memory
+    predictors  memory_limit    the ways to predict | processes that fail before others get too little memory
     quality                     which defects are found
     programs                    how each program is started, and where it leaves its metrics
     reference  loop             anomalib's own tiled ensemble, and the bare loop, as commands

@@ -1,9 +1,14 @@
-"""A process that fails with an error where it would drive others out of memory."""
+"""Processes that fail with an error where they would drive others out of memory."""
 
 from __future__ import annotations
 
 import resource
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHARE = 0.9
 """Share of the available memory that a process may take."""
@@ -12,11 +17,16 @@ SIGNS = ("can't allocate memory", "MemoryError", "Unable to allocate", "bad_allo
 """What is said by a process that got too little: by PyTorch, Python, NumPy, C++, and by Linux, which kills it."""
 
 
-def limit_memory() -> None:
-    """Let this process take no more than most of what is available now."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(SHARE * available())
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Let no process that is started inside take more than most of what is available now, nor this one meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit, hard = int(SHARE * available()), before[1]
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def available() -> int:

@@ -39,7 +39,8 @@ def _points(axes: Axes, predictions: Predictions, share: Callable[[Quality], flo
     for number, (title, measured) in enumerate(predictions.measured):
         seconds = 1 / measured.timing.images_per_second
         marker = "os^Dvp*X"[number % 8]
-        axes.plot(seconds, share(measured.quality), marker, color=f"C{number}", markersize=9, label=title, alpha=0.8)
+        label = title.replace("`", "")
+        axes.plot(seconds, share(measured.quality), marker, color=f"C{number}", markersize=9, label=label, alpha=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("seconds per image")
     axes.margins(0.15)

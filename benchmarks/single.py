@@ -18,7 +18,6 @@ from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
 from benchmarks.case import Case
-from benchmarks.memory_limit import limit_memory
 from benchmarks.predictors import CHECKPOINT
 
 
@@ -28,7 +27,6 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="file with case, boards, and the side that images are brought to")
     path = parser.parse_args().job.absolute()
     job = json.loads(path.read_text(encoding="utf-8"))
-    limit_memory()
     train(Case(**job["case"]), Path(job["boards"]), job["side"], path.parent)
 
 

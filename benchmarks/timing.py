@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.memory_limit import limit_memory
 from benchmarks.predictors import PREDICTORS, Job, Predictor
 
 if TYPE_CHECKING:
@@ -59,13 +58,12 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("job", type=Path, help="file that says what to predict, and how")
     path = parser.parse_args().job.absolute()
-    limit_memory()
     timing = take_time(Job.read(path), path.parent)
     (path.parent / TIMING).write_text(json.dumps(asdict(timing), indent=1), encoding="utf-8")
 
 
 def take_time(job: Job, folder: Path) -> Timing:
-    """Predict the first image several times, then all; before that, an image twice, and a batch once.
+    """Predict the first image several times, then all. Two predictions of it, and one of a batch, warm up.
 
     Args:
         job: What to predict.

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.case import EVAL_BATCH, Case
 from benchmarks.measure import CommandError, Usage, disk_of, measured
-from benchmarks.memory_limit import lacked_memory
+from benchmarks.memory_limit import lacked_memory, limited_memory
 from benchmarks.prediction_report import Measured, Prepared, Row
 from benchmarks.predictors import Job
 from benchmarks.programs import Tiled, mask_of
@@ -200,7 +200,10 @@ class Bench:
             CommandError: It failed otherwise.
         """
         try:
-            return measured(arguments, folder=folder, log=folder / f"{name}.log", decodes=folder / f"{name}.decodes")
+            with limited_memory():
+                return measured(
+                    arguments, folder=folder, log=folder / f"{name}.log", decodes=folder / f"{name}.decodes"
+                )
         except CommandError as error:
             reason = reason_in(str(error))
             if reason is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ways
+from benchmarks import memory_limit, ways
 from benchmarks.case import Case
 from benchmarks.measure import CommandError, Usage
 from benchmarks.memory_limit import available, lacked_memory
@@ -16,12 +17,6 @@ from benchmarks.predictors import PREDICTORS
 from benchmarks.ways import COMMAND, WAYS, Bench, reason_in
 
 GIGABYTE = 10**9
-LIMITED = f"""
-from benchmarks import memory_limit
-memory_limit.available = lambda: {GIGABYTE}
-memory_limit.limit_memory()
-held = b"x" * {{}}
-"""
 
 
 @pytest.fixture
@@ -81,15 +76,32 @@ def test_reasons_are_read_from_failures(message: str, reason: str | None) -> Non
     assert reason_in(message) == reason
 
 
-def test_a_process_that_is_limited_fails_with_an_error() -> None:
+def test_a_process_that_is_limited_fails_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(size: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", LIMITED.format(size)]
-        return subprocess.run(command, cwd=Path(ways.__file__).parents[1], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", f"held = b'x' * {size}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    done = ended(GIGABYTE)
-    assert done.returncode == 1
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(memory_limit, "available", lambda: GIGABYTE)
+    with memory_limit.limited_memory():
+        done, half = ended(GIGABYTE), ended(GIGABYTE // 2)
+    assert (done.returncode, half.returncode) == (1, 0)
     assert lacked_memory(done.stderr)
-    assert ended(GIGABYTE // 2).returncode == 0
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_every_command_is_limited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def measured(*_: object, **__: object) -> Usage:
+        limits.append(resource.getrlimit(resource.RLIMIT_DATA)[0])
+        message = "A command ended with exit status 2: x\nNo.\nAll of it: y"
+        raise CommandError(message)
+
+    monkeypatch.setattr(memory_limit, "available", lambda: 10 * GIGABYTE)
+    monkeypatch.setattr(ways, "measured", measured)
+    assert bench.row("whole").reason == "No."
+    assert limits == [9 * GIGABYTE]
 
 
 def test_available_memory_is_part_of_all_memory() -> None:
