@@ -202,7 +202,7 @@ class Loop(Program):
     def metrics(self) -> dict[str, float]:
         """Measure the maps that it has written; the score of an image is its highest pixel."""
         maps = np.load(self.folder / "maps.npy")
-        masks = np.stack([_mask(self.boards, path) for path in sorted((self.boards / "test").rglob("*.png"))])
+        masks = np.stack([mask_of(self.boards, path) for path in sorted((self.boards / "test").rglob("*.png"))])
         anomalous = np.array([mask.any() for mask in masks])
         images = auroc(maps.max(axis=(1, 2)), anomalous)
         return dict(zip(METRICS, (images, auroc(maps, masks)), strict=True))
@@ -243,8 +243,13 @@ def _check_loop(case: Case) -> None:
         raise ValueError(message)
 
 
-def _mask(boards: Path, image: Path) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Read the mask of a test image; normal ones have none."""
+def mask_of(boards: Path, image: Path) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """Read the mask of a test image, shape (height, width); normal ones have none.
+
+    Args:
+        boards: Folder of the images.
+        image: File of the image.
+    """
     path = boards / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
     if not path.is_file():
         with Image.open(image) as opened:

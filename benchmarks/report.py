@@ -170,11 +170,19 @@ def _row(result: Result) -> list[str]:
     ]
 
 
-def _described(machine: dict[str, str | int], start: float) -> str:
+def machine_in_words(machine: dict[str, str | int]) -> str:
+    """Say what was measured with.
+
+    Args:
+        machine: What `benchmarks.machine.describe_machine` gives.
+    """
     versions = ", ".join(f"{name} {machine[name]}" for name in ("anomalib", "torch", "python"))
     memory = f"{int(machine['memory']) / GIGABYTE:.0f} GB"
     return (
         f"{machine['cores']} cores of {machine['processor']}, {memory}, {versions}, "
-        f"OMP_NUM_THREADS {machine['OMP_NUM_THREADS']}. "
-        f"Importing anomalib alone takes {start:.1f} s; that is in every phase."
+        f"OMP_NUM_THREADS {machine['OMP_NUM_THREADS']}."
     )
+
+
+def _described(machine: dict[str, str | int], start: float) -> str:
+    return f"{machine_in_words(machine)} Importing anomalib alone takes {start:.1f} s; that is in every phase."

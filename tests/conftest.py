@@ -6,6 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,9 @@ from PIL import Image
 from anomalib_tiled.grid import Size, TileGrid
 
 if TYPE_CHECKING:
-    from anomalib.data import Folder
+    from anomalib.data import Folder, ImageBatch
+
+    from anomalib_tiled.config import Settings
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -139,3 +144,38 @@ def configuration() -> dict[str, object]:
         "visualize": True,
         "memory_budget": None,
     }
+
+
+@pytest.fixture
+def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a run on the image folder, six tiles, with a model that is made, and said to be trained."""
+    import torch  # slow, as are those below, and few tests need them
+    from anomalib import LearningType
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.config import Settings
+
+    class Untrained(AnomalibModule):
+        def __init__(self, number: int = 1) -> None:
+            super().__init__(pre_processor=False)
+            self.model = torch.nn.Linear(number, 1)
+
+        def training_step(self, batch: ImageBatch, *args: object) -> None:
+            return None
+
+        trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+        learning_type = LearningType.ONE_CLASS
+
+    monkeypatch.setitem(sys.modules, "tiny_models", module := module_from_spec(ModuleSpec("tiny_models", None)))
+    module.Untrained = Untrained
+    folders = {"normal_dir": "good", "normal_test_dir": "test", "abnormal_dir": "bad", "mask_dir": "masks"}
+    data = {"name": "tiny", "root": str(image_folder), **folders, "val_split_mode": "same_as_test", "num_workers": 0}
+    changes = {
+        "default_root_dir": str(image_folder / "results"),
+        "model": {"class_path": "tiny_models.Untrained"},
+        "data": {"class_path": "anomalib.data.Folder", "init_args": data},
+        "trainer": {"accelerator": "cpu", "max_epochs": 1},
+        "cache": None,
+    }
+    settings = Settings.from_mapping(configuration | changes)
+    return replace(settings, tiling=replace(settings.tiling, image_size=None))

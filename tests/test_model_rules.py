@@ -52,6 +52,7 @@ def asked(height: int, width: int, *, batch: int = 4, images: int | None = None,
     ],
 )
 def test_a_rule_that_holds_says_nothing(rule: Rule, given: Asked) -> None:
+    assert rule.broken(given) is None
     rule.check("Padim", given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,15 @@ LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
 
 
+def common_folder(paths: Iterable[Path]) -> Path:
+    """Give the longest folder that all images are in.
+
+    Args:
+        paths: Files of the images; at least one.
+    """
+    return Path(os.path.commonpath([str(path.parent) for path in paths]))
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Draws predictions into a folder.
@@ -45,8 +54,12 @@ class Pictures:
     @classmethod
     def into(cls, folder: Path, image_paths: Iterable[Path], *, stretch: bool) -> Pictures:
         """Draw pictures of these images into a folder."""
-        parents = [str(path.parent) for path in image_paths]
-        return cls(folder, Path(os.path.commonpath(parents)) if parents else folder, stretch)
+        paths = list(image_paths)
+        return cls(folder, common_folder(paths) if paths else folder, stretch)
+
+    def below(self, name: str) -> Pictures:
+        """Give the same for a folder in this one."""
+        return replace(self, folder=self.folder / name)
 
     def draw(self, batch: ImageBatch) -> None:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""

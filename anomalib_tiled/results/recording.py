@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -14,13 +13,13 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import replacing
-from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.pictures import Pictures, common_folder
 from anomalib_tiled.results.predicted_image import PredictedImage
 from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anomalib.data import ImageBatch, ImageItem
 
@@ -33,11 +32,6 @@ THRESHOLDS = ("threshold", "pixel_threshold")
 """Settings that can be changed without predicting anew."""
 
 
-def common_folder(paths: Iterable[Path]) -> Path:
-    """Give the longest folder that all images are in."""
-    return Path(os.path.commonpath([str(path.parent) for path in paths]))
-
-
 @dataclass(frozen=True)
 class Recording:
     """Writes what is asked for of each prediction.
@@ -45,14 +39,12 @@ class Recording:
     Args:
         folder: Where it goes.
         settings: What is asked for.
-        common: Longest folder that all images are in; below it their own folders are kept.
-        stretch: Whether maps are raw, so that overlays stretch each over the colours by itself.
+        files: Names of what is kept of each image, and how overlays are drawn.
     """
 
     folder: PredictionFolder
     settings: PredictionSettings
-    common: Path
-    stretch: bool
+    files: Pictures
 
     @classmethod
     def open(
@@ -83,7 +75,7 @@ class Recording:
         else:
             facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
             folder.begin(settings, **facts)
-        return cls(folder, settings, common, stretch=run.settings.normalization.stage == "none")
+        return cls(folder, settings, _files(run, folder, common))
 
     @classmethod
     def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> Recording:
@@ -101,8 +93,7 @@ class Recording:
         folder.check_same(calibration=_fingerprint(run))
         asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
         given = {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
-        stretch = run.settings.normalization.stage == "none"
-        return cls(folder, replace(asked, **given), Path(str(facts["common"])), stretch)
+        return cls(folder, replace(asked, **given), _files(run, folder, Path(str(facts["common"]))))
 
     def note_settings(self) -> None:
         """Note what the predictions are decided by now."""
@@ -149,7 +140,7 @@ class Recording:
     def draw(self, batch: ImageBatch) -> None:
         """Lay heat maps over the images, if that is asked for."""
         if self.settings.overlays:
-            self._pictures("images").draw(batch)
+            self.files.below("images").draw(batch)
 
     def read_map(self, image_path: Path) -> torch.Tensor:
         """Read a raw map, shape (height, width).
@@ -177,14 +168,15 @@ class Recording:
                 Image.fromarray(values).save(temporary, format="TIFF")
 
     def _write_mask(self, image_path: Path, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
-        with replacing(self._pictures("masks").path_of(image_path)) as temporary:
+        with replacing(self.files.below("masks").path_of(image_path)) as temporary:
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
 
     def _map_file(self, image_path: Path) -> Path:
-        return self._pictures("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+        return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
 
-    def _pictures(self, name: str) -> Pictures:
-        return Pictures(self.folder.path / name, self.common, self.stretch)
+
+def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
+    return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
 
 
 def _fingerprint(run: Run) -> str:

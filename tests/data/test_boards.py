@@ -99,9 +99,16 @@ def test_image_does_not_depend_on_how_many_there_are(drawn: Path, tmp_path: Path
 
 
 def test_images_that_are_there_are_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written() -> dict[Path, tuple[int, int]]:
+        status = {path: path.stat() for path in tmp_path.rglob("*")}
+        return {path: (each.st_ino, each.st_mtime_ns) for path, each in status.items()}
+
     module(tmp_path / "boards").prepare_data()
+    before = written()
     monkeypatch.setattr(board_folder, "draw_shot", lambda *_, **__: pytest.fail("drawn again"))
     module(tmp_path / "boards").prepare_data()
+    assert len(before) > 3 + 2 + 7 + 7
+    assert written() == before
 
 
 @pytest.mark.parametrize("kind", DEFECTS)

@@ -70,9 +70,12 @@ def test_every_example_is_a_plugin_and_every_hook_has_one(page: Plugins) -> None
 
 
 def test_every_stage_keeps_its_contract(page: Plugins) -> None:
+    tried = set()
     for choice in page.choices:
         if field := FIELDS.get(choice.kind):
             rehearse(*(replace(STAGES, **{field: choice.implementation()}) for _ in range(3)))
+            tried.add(choice.kind)
+    assert tried == set(FIELDS), "the page shows a stage of each kind"
 
 
 def test_the_worker_tries_a_tile_twice(page: Plugins) -> None:

@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.pictures import Pictures, common_folder
 
 SOURCE = (30, 50)
 GREY = 100
@@ -144,3 +144,14 @@ def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"good/000\.png is missing\. Put it back"):
         Pictures.into(tmp_path / "images", images, stretch=False).draw(given)
     assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"
+
+
+def test_the_common_folder_of_one_image_is_its_own() -> None:
+    assert common_folder([Path("/data/a/1.png")]) == Path("/data/a")
+    assert common_folder([Path("/data/a/1.png"), Path("/data/ab/1.png")]) == Path("/data")
+
+
+def test_the_same_for_a_folder_below(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, Path("/data"), stretch=True).below("masks")
+    assert pictures == Pictures(tmp_path / "masks", Path("/data"), stretch=True)
+    assert pictures.path_of(Path("/data/a/1.png")) == tmp_path / "masks" / "a" / "1.png"

@@ -8,17 +8,17 @@ from anomalib.data import ImageBatch
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
-from anomalib_tiled.results.recording import Recording, common_folder
+from anomalib_tiled.results.recording import Recording
 
 SIZES = [Size(4, 6), Size(8, 12)]
 RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
 def recording(tmp_path: Path, maps: str | None = "npy") -> Recording:
-    return Recording(
-        PredictionFolder(tmp_path), PredictionSettings(masks=True, maps=maps), Path("/data"), stretch=False
-    )
+    files = Pictures(tmp_path, Path("/data"), stretch=False)
+    return Recording(PredictionFolder(tmp_path), PredictionSettings(masks=True, maps=maps), files)
 
 
 def batch(*, has_maps: bool = True) -> ImageBatch:
@@ -66,8 +66,3 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
         path.write_bytes(path.read_bytes()[:-8] if damage == "cut" else b"text")
     with pytest.raises(RunFolderError, match=r"1\.npy cannot be read \(.*\)\. Predict its image again"):
         kept.read_map(Path("/data/a/1.png"))
-
-
-def test_the_common_folder_of_one_image_is_its_own() -> None:
-    assert common_folder([Path("/data/a/1.png")]) == Path("/data/a")
-    assert common_folder([Path("/data/a/1.png"), Path("/data/ab/1.png")]) == Path("/data")

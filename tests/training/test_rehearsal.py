@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
@@ -127,14 +128,33 @@ class Counting(Scorer):
         return tile_scores.amax(dim=0) + self.batches
 
 
+def listen(monkeypatch: pytest.MonkeyPatch, stage: object, method: str, told: Callable[[], None]) -> None:
+    """Have it told whenever a stage is asked."""
+    asked = getattr(type(stage), method)
+
+    def answer(*given: object, **named: object) -> object:
+        told()
+        return asked(*given, **named)
+
+    monkeypatch.setattr(type(stage), method, answer)
+
+
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), PLACES)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"merger": Hann(), "scorer": TopK()}, {"merger": Max(), "smoother": None, "thresholder": ManualThreshold(30)}],
 )
-def test_what_is_built_in_passes(normalize_at: str, threshold_at: str, changes: dict[str, object]) -> None:
+def test_what_is_built_in_is_tried_and_passes(
+    normalize_at: str, threshold_at: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at, **changes)
+    asked = {"merger": "finish", "scorer": "score", "smoother": "smooth", "normalizer": "apply", "thresholder": "learn"}
+    expected = {field for field in asked if getattr(stages, field) is not None}
+    tried = set()
+    for field in expected:
+        listen(monkeypatch, getattr(stages, field), asked[field], partial(tried.add, field))
     rehearse(stages, deepcopy(stages))
+    assert tried == expected - ({"normalizer"} if normalize_at == "none" else set())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""A picture of all ways to predict: what they find, against the time that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from benchmarks.prediction_report import Predictions
+    from benchmarks.quality import Quality
+
+SHARES: dict[str, Callable[[Quality], float]] = {
+    "small defects found": lambda quality: quality.small_found / quality.small,
+    "pixel AUROC": lambda quality: quality.pixel_auroc,
+}
+
+
+def draw(predictions: Predictions, path: Path) -> None:
+    """Draw a point for each way that was measured.
+
+    Args:
+        predictions: The numbers.
+        path: File of the picture; its ending says which format.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    for axes, (title, share) in zip(figure.subplots(1, len(SHARES)), SHARES.items(), strict=True):
+        _points(axes, predictions, share)
+        axes.set_title(title)
+    figure.suptitle(predictions.case.title, fontsize="medium")
+    figure.savefig(path, dpi=120)
+
+
+def _points(axes: Axes, predictions: Predictions, share: Callable[[Quality], float]) -> None:
+    for number, (title, measured) in enumerate(predictions.measured):
+        seconds = 1 / measured.timing.images_per_second
+        marker = "os^Dvp*X"[number % 8]
+        label = title.replace("`", "")
+        axes.plot(seconds, share(measured.quality), marker, color=f"C{number}", markersize=9, label=label, alpha=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds per image")
+    axes.margins(0.15)
+    if predictions.measured:
+        axes.legend(fontsize="small")
