@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,13 +15,13 @@ from anomalib_tiled.files import storage_errors
 from anomalib_tiled.seals import Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
 
-    Checkpoint = dict[str, Any]
-    Weights = dict[str, torch.Tensor]
+Checkpoint = dict[str, Any]
+Weights = dict[str, torch.Tensor]
 
 SHARED = "anomalib_tiled_shared"
 """Key of a checkpoint that says which weights lie in another file, and in which."""
@@ -56,6 +56,25 @@ def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
 
 
+def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
+    """Give what Lightning stores of a model for those that only predict with it.
+
+    Lightning would write it into the folder of temporary files first.
+
+    Args:
+        model: The model.
+        facts: What else to note.
+    """
+    checkpoint: Checkpoint = {
+        **facts,
+        "pytorch-lightning_version": version("lightning"),
+        "state_dict": model.state_dict(),
+        model.CHECKPOINT_HYPER_PARAMS_KEY: dict(model.hparams),
+    }
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
 class Sharing:
     """Keeps weights that training leaves as they were out of the checkpoints of tiles.
 
@@ -69,35 +88,19 @@ class Sharing:
 
     def __init__(self, folder: Path, model: AnomalibModule) -> None:
         self.folder = folder
-        self.model = model
         self._first: Weights = {}
         if self._file() is None:
             self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Have Lightning store the model without what is shared."""
-
-        def without_shared(checkpoint: Checkpoint) -> None:
-            type(self.model).on_save_checkpoint(self.model, checkpoint)
-            self.strip(checkpoint)
-
-        setattr(self.model, "on_save_checkpoint", without_shared)  # noqa: B010  # types allow no other method
-        try:
-            yield
-        finally:
-            delattr(self.model, "on_save_checkpoint")
-
-    def strip(self, checkpoint: Checkpoint) -> None:
-        """Take what is shared out of a checkpoint, and note where it is."""
+    def stripped(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Give a checkpoint without what is shared, and with a note of where that is."""
         weights: Weights = checkpoint["state_dict"]
         path = self._file() or self._write(_equal_ones(weights, self._first))
         if path is None:
-            return
+            return checkpoint
         names = list(_equal_ones(weights, _shared_weights(path)))
-        for name in names:
-            del weights[name]
-        checkpoint[SHARED] = {"file": path.name, "names": names}
+        own = {name: value for name, value in weights.items() if name not in names}
+        return {**checkpoint, "state_dict": own, SHARED: {"file": path.name, "names": names}}
 
     def _file(self) -> Path | None:
         """Give the file of shared weights; ``None`` if there is none yet."""

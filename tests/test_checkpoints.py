@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.models import Fastflow, Padim
+from anomalib.models import Padim
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled import checkpoints
-from anomalib_tiled.checkpoints import SHARED, Sharing, read_checkpoint, restore
+from anomalib_tiled.checkpoints import SHARED, Sharing, checkpoint_of, read_checkpoint, restore
 from anomalib_tiled.errors import RunFolderError
 
 
@@ -27,10 +27,7 @@ def fresh() -> Padim:
 
 
 def store(model: AnomalibModule, sharing: Sharing, path: Path) -> None:
-    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": {}, "pytorch-lightning_version": "2"}
-    model.on_save_checkpoint(checkpoint)
-    sharing.strip(checkpoint)
-    torch.save(checkpoint, path)
+    torch.save(sharing.stripped(checkpoint_of(model)), path)
 
 
 def trained(model: Padim, value: float) -> Padim:
@@ -90,15 +87,13 @@ def test_a_model_that_is_trained_as_a_whole_shares_nothing(tmp_path: Path, monke
     assert SHARED not in torch.load(tmp_path / "tile.ckpt", weights_only=True)
 
 
-def test_lightning_stores_all_of_a_model_again_afterwards(tmp_path: Path) -> None:
-    model = Fastflow(backbone="resnet18", pre_trained=False, flow_steps=1)
-    before, sharing = model.on_save_checkpoint, Sharing(tmp_path, model)
-    with sharing.applied():
-        checkpoint = {"state_dict": model.state_dict()}
-        model.on_save_checkpoint(checkpoint)
-        assert SHARED in checkpoint
-        assert "anomalib_components_enabled" in checkpoint
-    assert model.on_save_checkpoint == before
+def test_what_is_read_is_a_checkpoint_of_lightning(tiles: Path) -> None:
+    torch.save(read_checkpoint(tiles / "tile2.ckpt", Padim), tiles / "whole.ckpt")
+    model = Padim.load_from_checkpoint(tiles / "whole.ckpt", pre_trained=False)
+    weights, again = trained(fresh(), 2.0).state_dict(), model.state_dict()
+    assert model.model.n_features == 20
+    assert model.post_processor is None
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])

@@ -9,6 +9,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,7 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from anomalib_tiled.checkpoints import Sharing, read_checkpoint
+from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from anomalib.data import AnomalibDataModule
 
+    from anomalib_tiled.checkpoints import Checkpoint
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
@@ -93,8 +95,9 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     engine.fit(model, datamodule=cast("AnomalibDataModule", data))
     if not any(map(run.folder.has_record, run.grid.tiles)):
         _try_out(model, data)
+    checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(run.folder.checkpoint(tile)) as temporary:
-        _save(engine, callbacks, temporary, sharing)
+        torch.save(checkpoint, temporary)
     return int(engine.trainer.current_epoch)
 
 
@@ -139,8 +142,7 @@ def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
     Raises:
         ConfigurationError: An argument is refused.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    parser = _trainer_parser()
     try:
         arguments = parser.instantiate_classes(
             parser.parse_object({"trainer": deepcopy(dict(trainer))})
@@ -157,6 +159,14 @@ def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
     arguments["devices"] = _one_device(arguments["devices"])
     silent = {"logger": arguments["logger"] or False, "enable_progress_bar": False, "enable_model_summary": False}
     return {**arguments, **silent, "callbacks": callbacks if isinstance(callbacks, list) else [callbacks]}
+
+
+@lru_cache(maxsize=1)
+def _trainer_parser() -> ArgumentParser:
+    """Make what reads the arguments of a Trainer, which takes as long as loading a model."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    return parser
 
 
 def _one_device(devices: Plain) -> Plain:
@@ -233,13 +243,10 @@ def _no_checkpoints() -> ModelCheckpoint:
     return ModelCheckpoint(save_top_k=0, mode="max")
 
 
-def _save(engine: Engine, callbacks: list[Callback], path: Path, sharing: Sharing) -> None:
-    """Store the best weights if a checkpoint callback of the user monitors something, else the last ones."""
+def _trained(trainer: Trainer, model: AnomalibModule, callbacks: list[Callback]) -> Checkpoint:
+    """Give the best weights if a checkpoint callback of the user monitors something, else the last ones."""
     for callback in callbacks:
         if isinstance(callback, LightningCheckpoint) and callback.monitor and Path(callback.best_model_path).is_file():
-            best = read_checkpoint(Path(callback.best_model_path), type(sharing.model))
-            sharing.strip(best)
-            torch.save({name: value for name, value in best.items() if name not in ONLY_TO_GO_ON}, path)
-            return
-    with sharing.applied():
-        engine.trainer.save_checkpoint(path, weights_only=True)
+            best = read_checkpoint(Path(callback.best_model_path), type(model))
+            return {name: value for name, value in best.items() if name not in ONLY_TO_GO_ON}
+    return checkpoint_of(model, epoch=trainer.current_epoch, global_step=trainer.global_step)
