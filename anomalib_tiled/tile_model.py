@@ -79,7 +79,8 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         arguments = _arguments_for_tiles(model_class, arguments, tile_size)
         replaced = _accepted(model_class, ONLY_FOR_A_FRESH_MODEL)
-        return model_class.load_from_checkpoint(checkpoint, map_location="cpu", **{**arguments, **replaced})
+        safely = {"map_location": "cpu", "weights_only": True, "_instantiator": None}  # nothing that a checkpoint names
+        return model_class.load_from_checkpoint(checkpoint, **{**arguments, **replaced, **safely})
 
     return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size).eval()
 

@@ -127,6 +127,8 @@ def _tidy(model: Model) -> None:
     """Join weights that are equal, forget where the graph was made, and name the open dimension."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
 
+    for value in model.graph.initializers.values():
+        _lay_in_order(value)
     DeduplicateHashedInitializersPass(size_limit=sys.maxsize)(model)
     ClearMetadataAndDocStringPass()(model)
     symbol = _open_dimension(model.graph.inputs[0])
@@ -134,6 +136,15 @@ def _tidy(model: Model) -> None:
         values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
         for value in values:
             _rename_dimension(value, symbol)
+
+
+def _lay_in_order(value: Value) -> None:
+    """Copy a weight whose numbers do not lie one after the other: it is a part or a transpose of another tensor."""
+    from onnx_ir.tensor_adapters import TorchTensor
+
+    weight = getattr(value.const_value, "raw", None)
+    if isinstance(weight, torch.Tensor) and not weight.is_contiguous():
+        value.const_value = TorchTensor(weight.detach().contiguous(), name=value.name)
 
 
 def _open_dimension(value: Value) -> str | None:
