@@ -191,7 +191,7 @@ def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | Non
 def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
     """Give the options of commands that use what was trained."""
     parser = run_parser(prog, description, formatter)
-    parser.add_argument("--allow_altered", action="store_true", help="Use files that were altered since fit, and say so.")
+    parser.add_argument("--allow_altered", action="store_true", help="Use what was altered since fit, and say so.")
     return parser
 
 

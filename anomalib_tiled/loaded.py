@@ -73,8 +73,8 @@ class TiledEnsemble(TensorEnsemble):
             allow_altered: Whether files that were altered since they were finished are used, with a warning for each.
 
         Raises:
-            RunFolderError: There is no run, it is not complete, a file was altered and that is not allowed, or it lacks the scores that a threshold is looked
-                up in.
+            RunFolderError: There is no run, it is not complete, a file was altered and that is not allowed, or it lacks
+                the scores that a threshold is looked up in.
             ConfigurationError: There is no such device, or the threshold is none.
         """
         folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)

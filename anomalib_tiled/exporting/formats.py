@@ -32,11 +32,13 @@ class Format(ABC):
         name: Name on the command line.
         packages: Packages that it needs besides those that the ensemble needs.
         suffix: End of the name of the main file.
+        loader: Program that is copied beside the files, if they need one to be loaded safely; the name that it gets.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str]
+    loader: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
         """Check that the packages are there.
@@ -78,6 +80,7 @@ class TorchFormat(Format):
 
     name = "torch"
     suffix = ".pt2"
+    loader = "load.py"
 
     def write(self, graph: Graph, path: Path) -> None:
         """Write graph and weights into one file; weights that tiles share are written once."""

@@ -6,6 +6,7 @@ import sys
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
@@ -140,11 +141,10 @@ def _tidy(model: Model) -> None:
 
 def _lay_in_order(value: Value) -> None:
     """Copy a weight whose numbers do not lie one after the other: it is a part or a transpose of another tensor."""
-    from onnx_ir.tensor_adapters import TorchTensor
+    import onnx_ir
 
-    weight = getattr(value.const_value, "raw", None)
-    if isinstance(weight, torch.Tensor) and not weight.is_contiguous():
-        value.const_value = TorchTensor(weight.detach().contiguous(), name=value.name)
+    if value.const_value is not None and not (numbers := value.const_value.numpy()).flags.c_contiguous:
+        value.const_value = onnx_ir.tensor(np.ascontiguousarray(numbers), value.const_value.dtype, name=value.name)
 
 
 def _open_dimension(value: Value) -> str | None:

@@ -135,7 +135,7 @@ def test_seals_that_are_gone_are_said_to_be(run: Path) -> None:
     rewrite(run / "seals.json", "{}")
     (run / "tiles" / "r00_c00.json").unlink()
     (run / "tiles" / "r00_c00.json").write_text("{}")
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="Nothing says what") as warned:
         TiledEnsemble.load(run, allow_altered=True)
     said = " ".join(str(each.message) for each in warned)
     for name in ("split.csv", "calibration.json", "validation_scores.npz"):
@@ -166,10 +166,10 @@ def test_a_file_that_was_cut_short_is_refused(
 
 
 @pytest.mark.parametrize("options", [(), ("--allow_altered",)])
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("seal", [lambda *_: None, seal_again], ids=["unsealed", "sealed"])
 @pytest.mark.parametrize("kind", ["within a checkpoint", "a plain pickle", "as weights"])
-def test_code_in_a_checkpoint_is_not_run(  # noqa: PLR0913, PLR0917  # what comes together
-    run: Path, photographs: Path, trap: Path, kind: str, options: tuple[str, ...], sealed: bool
+def test_code_in_a_checkpoint_is_not_run(
+    run: Path, photographs: Path, trap: Path, kind: str, options: tuple[str, ...], seal: Callable[[Path, str], None]
 ) -> None:
     path = run / "tiles" / "r00_c00.ckpt"
     content = torch.load(path, weights_only=True)
@@ -180,8 +180,7 @@ def test_code_in_a_checkpoint_is_not_run(  # noqa: PLR0913, PLR0917  # what come
         torch.save({**content, "state_dict": Touches(trap)}, path)
     else:
         torch.save({**content, "more": Touches(trap)}, path)
-    if sealed:
-        seal_again(run, "r00_c00")
+    seal(run, "r00_c00")
     assert predicted(run, photographs, *options) == 2
     assert not trap.exists()
 
