@@ -139,11 +139,18 @@ def export(arguments: Sequence[str], prog: str) -> None:
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
     output = folder.path / "export" / kind if parsed.output is None else Path(parsed.output)
     dtype = getattr(torch, parsed.input)
-    checked = write_export(folder, Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile))
+    asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
+    exported = write_export(folder, asked)
+    checked = exported.checked
     images = checked.random_images + checked.real_images
     _say(f"Compared with the run on {images} images: largest difference {checked.largest_difference:.1g}.")
     if not checked.real_images:
         _say("Note: No image of the run was compared, only random ones, because they are not where they were.")
+    if exported.batch is not None:
+        name = folder.settings().model.name
+        _say(
+            f"Note: The files take {exported.batch} image at a time, as {name} or a stage fixes the size of the batch."
+        )
     _say(f"Export: {output.absolute()}")
 
 

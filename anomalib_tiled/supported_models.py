@@ -65,12 +65,14 @@ class Support:
         reason: Why it cannot be used with tiles; "" if it can.
         rules: What must hold.
         needs: What it downloads or reads besides the images.
+        not_exported: Why it cannot be exported; "" if nothing speaks against it.
     """
 
     trial: Trial | None = None
     reason: str = ""
     rules: tuple[Rule, ...] = ()
     needs: str = ""
+    not_exported: str = ""
 
 
 BACKBONE = "weights of the backbone"
@@ -88,6 +90,7 @@ SUPPORT: Mapping[str, Support] = {
         Trial((72, 100), SMALL | {"coupling_blocks": 1, "fiber_batch_size": 4}),
         rules=(enough_positions("layers", "fiber_batch_size"),),
         needs=BACKBONE_IF_ASKED,
+        not_exported="it moves its decoders to a device each time it predicts",
     ),
     "Csflow": Support(
         Trial((128, 128), {"cross_conv_hidden_channels": 16, "n_coupling_blocks": 1}, BACKBONE),
@@ -210,6 +213,24 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
         rule.check(
             model_class.__name__, Asked(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)
         )
+
+
+def check_export(spec: ClassSpec) -> None:
+    """Refuse to export a model that is known not to become a graph, without making it.
+
+    Args:
+        spec: Class and arguments.
+
+    Raises:
+        ConfigurationError: It cannot, for this reason.
+    """
+    model_class, _ = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
+    if reason := support_of(model_class).not_exported:
+        message = (
+            f"{model_class.__name__} cannot be exported, whatever the format: {reason}. "
+            "Choose another model, or predict with `anomalib tiled predict`."
+        )
+        raise ConfigurationError(message)
 
 
 def reason_against(model_class: type[AnomalibModule]) -> str | None:

@@ -25,10 +25,13 @@ NAME = re.compile(
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|\.data/\w+"
 )
 TARGET = re.compile(
-    r"torch\.ops\.(aten|prims|prim|higher_order)\.\w+(\.\w+)?|_operator\.(add|sub|mul|floordiv|mod|ge|le|eq)"
+    r"torch\.ops\.(aten\.(?!from_file|save)\w+(\.\w+)?|prims\.\w+(\.\w+)?)"
+    r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond|map_impl|scan|while_loop)"
+    r"|torch\._?sym_\w+|math\.(ceil|floor|trunc|sqrt)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|ge|gt|le|lt|eq|ne|and_|or_|not_|getitem)"
 )
 PLAIN = re.compile(r"[\w.:+-]*")
-SIZE = re.compile(r"(Symbol\('\w+', positive=True, integer=True\)|(s|u)\d+|Max|Min|Mod|FloorDiv|[-+*(),\d ])+")
+SIZE = re.compile(r"([A-Z]\w*\(|'\w+'|\w+=True|(s|u)\d+|\d+\.\d+|[-+*/(),\d ])+")
 TREE = {"builtins.dict", "builtins.list", "builtins.tuple", None}
 """All that an export consists of: files, operators, names, sizes (which Python evaluates) and containers."""
 
@@ -93,7 +96,7 @@ def _check_setting(path: Path, key: str, value: object) -> None:
         for inner, kind in _settings(json.loads(str(value))):
             if (inner == "type" and kind not in TREE) or (inner == "context" and "module" in str(kind)):
                 _refuse(path, f"the container {kind}")
-    elif isinstance(value, str):
+    elif isinstance(value, str) and key != "as_string":  # which operators take as data
         form = TARGET if key == "target" else SIZE if key == "expr_str" else PLAIN
         if not form.fullmatch(value):
             _refuse(path, f"the {key} {value!r}")

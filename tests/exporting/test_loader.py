@@ -90,6 +90,7 @@ def test_an_ensemble_is_loaded(
 ATTACKS: dict[str, Change] = {
     "an operator": replaced("model.json", "torch.ops.aten.relu.default", "torch.hub.load"),
     "another module": replaced("model.json", "torch.ops.aten.relu.default", "math.__loader__.load_module"),
+    "an operator of files": replaced("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
     "a size": replaced("model.json", "positive=True", "positive=print(1)"),
     "a guard": replaced("model.json", '"guards_code": []', '"guards_code": ["print(1)"]'),
     "an argument": replaced("model.json", '"input"', '"input=print(1)"'),
