@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anomalib_tiled.cli import main
+from anomalib_tiled.supported_models import SUPPORT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -70,6 +71,18 @@ def test_the_program_for_tiles_runs_and_refuses_what_was_altered(finished_run: P
 
 def test_there_is_a_block_for_each_format() -> None:
     assert len(BLOCKS) == len(RUNTIMES)
+
+
+def test_the_table_of_models_says_what_the_rule_says() -> None:
+    table = PAGE.partition("<!-- models -->")[2].partition("<!-- end of models -->")[0]
+    rows = {name: cells.split(" | ") for name, cells in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)}
+    assert sorted(rows) == sorted(name for name, support in SUPPORT.items() if support.trial)
+    refused = {name: f"no: {support.not_exported}" for name, support in SUPPORT.items() if support.not_exported}
+    assert {name: row[0] for name, row in rows.items() if row[0].startswith("no:")} == refused
+    allowed = {"yes", "not tried"}
+    assert all(
+        {*row[:2]} <= allowed and row[2] in {"any", "one", ""} for name, row in rows.items() if name not in refused
+    )
 
 
 def sized(block: str) -> str:
