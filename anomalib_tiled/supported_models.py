@@ -66,6 +66,7 @@ class Support:
         rules: What must hold.
         needs: What it downloads or reads besides the images.
         not_exported: Why it cannot be exported; "" if nothing speaks against it.
+        not_onnx: Why not by way of ONNX.
     """
 
     trial: Trial | None = None
@@ -73,6 +74,7 @@ class Support:
     rules: tuple[Rule, ...] = ()
     needs: str = ""
     not_exported: str = ""
+    not_onnx: str = ""
 
 
 BACKBONE = "weights of the backbone"
@@ -117,6 +119,7 @@ SUPPORT: Mapping[str, Support] = {
         Trial((64, 64), substituted="weights of the encoder", train_batch_size=2),
         rules=(multiple_of(8),),
         needs="weights of the encoder",
+        not_onnx="its score is a mean over a window that reaches beyond the tile, which onnxruntime computes otherwise",
     ),
     "EfficientAd": Support(
         Trial((256, 256), substituted="weights of the teacher, and images", train_batch_size=1),
@@ -215,21 +218,26 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
         )
 
 
-def check_export(spec: ClassSpec) -> None:
+def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
     """Refuse to export a model that is known not to become a graph, without making it.
 
     Args:
         spec: Class and arguments.
+        by_onnx: Whether the format is ONNX or converted from it.
 
     Raises:
         ConfigurationError: It cannot, for this reason.
     """
     model_class, _ = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
-    if reason := support_of(model_class).not_exported:
+    known, name = support_of(model_class), model_class.__name__
+    if known.not_exported:
         message = (
-            f"{model_class.__name__} cannot be exported, whatever the format: {reason}. "
+            f"{name} cannot be exported, whatever the format: {known.not_exported}. "
             "Choose another model, or predict with `anomalib tiled predict`."
         )
+        raise ConfigurationError(message)
+    if by_onnx and known.not_onnx:
+        message = f"{name} cannot be exported by way of ONNX: {known.not_onnx}. Export it with --format torch."
         raise ConfigurationError(message)
 
 

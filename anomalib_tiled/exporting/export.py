@@ -95,7 +95,7 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {asked.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     asked.form.check_installed()
-    check_export(folder.settings().model)
+    check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
     with _replacing_folder(asked) as work, log_to(work / LOG):
         run = Run.open(folder)
         ensemble = run.calibrated_ensemble().cpu()
