@@ -20,10 +20,12 @@ A module imports only from modules on its own line or below:
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
-    run_folder                                  names and contents of a run's files
+    altered                                     what of a run is not what it was
+    run_folder  tile_record                     names and contents of a run's files
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
     config  metric_classes                      settings | metrics by name, class and arguments
+    allowed_classes                             what a configuration may name
     lock                                        one fit at a time
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files

@@ -137,7 +137,7 @@ def fit_parser(prog: str) -> Parser:
 
 def test_parser(prog: str) -> Parser:
     """Give the options of ``test``."""
-    parser = run_parser(prog, "Measure a run on its test images, or on others.")
+    parser = _using_parser(prog, "Measure a run on its test images, or on others.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
     parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
     return parser
@@ -145,7 +145,7 @@ def test_parser(prog: str) -> Parser:
 
 def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
-    parser = run_parser(prog, PREDICT, RawDescriptionHelpFormatter)
+    parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=str, nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list).")
     parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
     parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
@@ -168,7 +168,7 @@ def predict_parser(prog: str) -> Parser:
 
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
-    parser = run_parser(prog, "Write a run as files that predict without anomalib and without this package.")
+    parser = _using_parser(prog, "Write a run as files that predict without anomalib and without this package.")
     parser.add_argument("--format", type=str, required=True, help="torch, onnx or openvino.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(
@@ -186,6 +186,13 @@ def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | Non
     """Give the options of commands that only need a run folder."""
     parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
     parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
+    return parser
+
+
+def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
+    """Give the options of commands that use what was trained."""
+    parser = run_parser(prog, description, formatter)
+    parser.add_argument("--allow_altered", action="store_true", help="Use what was altered since fit, and say so.")
     return parser
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_tiled import pipeline
+from anomalib_tiled.altered import altered
 from anomalib_tiled.arguments import (
     export_parser,
     fit_parser,
@@ -79,7 +80,7 @@ def train(arguments: Sequence[str], prog: str) -> None:
 def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
-    folder, data = _opened(parsed.ckpt_dir), None
+    folder, data = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
@@ -97,7 +98,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
-    folder = _opened(parsed.ckpt_dir)
+    folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     output = Path(parsed.output or folder.path / "predictions").expanduser().absolute()
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
     if parsed.data is None:
@@ -133,15 +134,23 @@ def status(arguments: Sequence[str], prog: str) -> None:
 def export(arguments: Sequence[str], prog: str) -> None:
     """Write a run as files that predict by themselves."""
     parsed = export_parser(prog).parse_args(list(arguments))
-    form, folder = format_named(parsed.format), _opened(parsed.ckpt_dir)
+    form = format_named(parsed.format)
+    folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
     output = folder.path / "export" / kind if parsed.output is None else Path(parsed.output)
     dtype = getattr(torch, parsed.input)
-    checked = write_export(folder, Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile))
+    asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
+    exported = write_export(folder, asked)
+    checked = exported.checked
     images = checked.random_images + checked.real_images
     _say(f"Compared with the run on {images} images: largest difference {checked.largest_difference:.1g}.")
     if not checked.real_images:
         _say("Note: No image of the run was compared, only random ones, because they are not where they were.")
+    if exported.batch is not None:
+        name = folder.settings().model.name
+        _say(
+            f"Note: The files take {exported.batch} image at a time, as {name} or a stage fixes the size of the batch."
+        )
     _say(f"Export: {output.absolute()}")
 
 
@@ -214,9 +223,12 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
     return folder
 
 
-def _opened(ckpt_dir: str) -> RunFolder:
-    """Open a run, and say which packages have other versions than when it was made."""
-    folder = RunFolder.open(Path(ckpt_dir))
+def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
+    """Open a run, and say which files are not what they were, and which packages have other versions."""
+    folder = RunFolder.open(Path(ckpt_dir), allow_altered=allow_altered)
+    if allow_altered:
+        for note in altered(folder):
+            _say(f"warning: {note}", Console(stderr=True))
     for note in changed_origins(folder.origins()):
         _say(f"Note: {note}")
     return folder

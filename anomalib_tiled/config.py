@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import yaml
 from jsonargparse import ArgumentParser
 
+from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.memory import as_bytes
@@ -77,6 +78,7 @@ class ClassSpec:
         parser.add_instantiator(construct, base, subclasses=True)
         try:
             parsed = parser.parse_object({"object": asdict(self)}, defaults=False)
+            check_classes(parsed, self.class_path.partition(".")[0])
             return cast("T", parser.instantiate_classes(parsed).object)
         except Exception as error:  # noqa: BLE001  # raised again at once, in the words of the class itself
             cause = refusals[0] if refusals else error

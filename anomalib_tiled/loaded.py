@@ -16,6 +16,7 @@ import torch
 from torchvision.transforms.v2.functional import resize, to_dtype
 from torchvision.tv_tensors import Image
 
+from anomalib_tiled.altered import altered
 from anomalib_tiled.data.given_images import as_bytes, pixels_of
 from anomalib_tiled.decisions import Thresholds
 from anomalib_tiled.ensemble import TiledEnsemble as TensorEnsemble
@@ -59,6 +60,7 @@ class TiledEnsemble(TensorEnsemble):
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
+        allow_altered: bool = False,
     ) -> Self:
         """Load a run that was fitted.
 
@@ -68,13 +70,17 @@ class TiledEnsemble(TensorEnsemble):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for what was
                 calibrated.
             pixel_threshold: The same of pixels.
+            allow_altered: Whether files that were altered since they were finished are used, with a warning for each.
 
         Raises:
-            RunFolderError: There is no run, it is not complete, or it lacks the scores that a threshold is looked
-                up in.
+            RunFolderError: There is no run, it is not complete, a file was altered and that is not allowed, or it lacks
+                the scores that a threshold is looked up in.
             ConfigurationError: There is no such device, or the threshold is none.
         """
-        run = Run.open(RunFolder.open(Path(run_folder)))
+        folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
+        for note in altered(folder) if allow_altered else ():
+            warnings.warn(note, stacklevel=2)
+        run = Run.open(folder)
         opened = run.calibrated_ensemble(device)
         ensemble = cls(
             opened.grid,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+from anomalib_tiled.errors import ConfigurationError
 
 GROUP = "anomalib_tiled"
 """Name of the entry-point group of plugins."""
+
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+"""What may be the path of a class."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,9 @@ def origin_of(class_path: str) -> Origin:
     for entry in entry_points(group=GROUP):  # an editable install lists no modules, but its entry point names one
         if entry.dist is not None and entry.module.partition(".")[0] == top:
             return Origin(entry.dist.name, entry.dist.version)
-    for package in packages_distributions().get(top, ()):
+    if (version := version_of(top)) is not None:  # mostly the package is called as its module
+        return Origin(top, version)
+    for package in packages_distributions().get(top, ()):  # reads what every package has installed
         return Origin(package, version_of(package))
     return Origin(None, None)
 
@@ -47,3 +58,34 @@ def version_of(package: str) -> str | None:
         return distribution(package).version
     except PackageNotFoundError:
         return None
+
+
+def refuse_code_in(folder: Path, configuration: object) -> None:
+    """Refuse a configuration that names a module which lies in the folder that it was read from.
+
+    Python finds such a module if the folder is the working directory, or in ``PYTHONPATH``. Nothing is imported here.
+
+    Args:
+        folder: The folder.
+        configuration: What a file of it holds.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if isinstance(configuration, Mapping):
+        configuration = list(configuration.values())
+    if isinstance(configuration, list):
+        for each in configuration:
+            refuse_code_in(folder, each)
+    elif isinstance(configuration, str) and DOTTED.fullmatch(configuration) and _lies_in(folder, configuration):
+        message = f"classes must come from installed packages, but {configuration} lies in the run folder itself"
+        raise ConfigurationError(message)
+
+
+def _lies_in(folder: Path, class_path: str) -> bool:
+    try:
+        spec = find_spec(class_path.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    return any(Path(place).resolve().is_relative_to(folder) for place in places if place)

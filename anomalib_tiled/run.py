@@ -26,6 +26,7 @@ from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.plugins.provenance import changed_origins
+from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.tile_model import load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.validation_scores import ValidationScores
@@ -182,16 +183,19 @@ class Run:
         path = self.folder.path
         self.folder.check(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
         learned = read_json(self.folder.calibration_file)
-        if learned.get("configuration") != self.settings.calibration_hash:
+        if learned.get("configuration") != self.settings.calibration_hash and not self.folder.allow_altered:
             message = (
                 f"{self.folder.path} was calibrated with another configuration than its config.yaml. "
-                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
+                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {KNOWINGLY}"
             )
             raise RunFolderError(message)
         return self.ensemble(Calibration.from_json(learned), device)
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
+        path = self.folder.validation_scores_file
+        if path.is_file() and path.name in self.folder.seals():
+            self.folder.check(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`.")
         return ValidationScores.read(self.folder.validation_scores_file, self.settings.calibration_hash)
 
     def _check_tiles(self) -> None:
@@ -225,7 +229,7 @@ class Run:
             RunFolderError: It was altered, or cannot be loaded.
         """
         checkpoint = self.folder.checkpoint(tile)
-        self.folder.record(tile).checkpoint.check(checkpoint, self.folder.again(tile))
+        self.folder.check_checkpoint(tile)
         try:
             yield checkpoint
         except ConfigurationError as error:

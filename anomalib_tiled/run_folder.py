@@ -14,35 +14,18 @@ import yaml
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, storage_errors, write_json, write_text
+from anomalib_tiled.origin import refuse_code_in
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.tile_record import TileRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
 
-
-@dataclass(frozen=True)
-class TileRecord:
-    """What is noted of a trained tile; written last, so its presence means that the tile is done.
-
-    Args:
-        seconds: Time that the training took.
-        epochs: Epochs that were trained.
-        configuration: Fingerprint of the settings that the tile was trained with.
-        checkpoint: What the finished checkpoint is like.
-    """
-
-    seconds: float
-    epochs: int
-    configuration: str
-    checkpoint: Seal
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
-        """Read a note."""
-        return cls(**{**content, "checkpoint": Seal(**content["checkpoint"])})
+KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
+"""What else can be done with a file that was altered."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +34,11 @@ class RunFolder:
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
+        allow_altered: Whether files are used that are not what they were when they were finished.
     """
 
     path: Path
+    allow_altered: bool = False
 
     @classmethod
     def create(cls, root: Path, settings: Settings) -> RunFolder:
@@ -79,13 +64,13 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Open the folder of an earlier run.
+    def open(cls, path: Path, *, allow_altered: bool = False) -> RunFolder:
+        """Open the folder of an earlier run; the arguments are those of the class.
 
         Raises:
             RunFolderError: There is no run in it.
         """
-        run = cls(path.absolute().resolve())
+        run = cls(path.absolute().resolve(), allow_altered)
         if not run.path.is_dir():
             message = f"--ckpt_dir must be the folder of a run, but there is no folder {path}."
             raise RunFolderError(message)
@@ -167,10 +152,12 @@ class RunFolder:
         """Read the configuration that the run was made with.
 
         Raises:
-            RunFolderError: It was altered by hand and cannot be used any more.
+            RunFolderError: It was altered by hand and cannot be used any more, or names a module of the folder.
         """
         try:
-            return Settings.from_mapping(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            refuse_code_in(self.path, content)
+            return Settings.from_mapping(content)
         except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError) as error:
             message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
             raise RunFolderError(message) from error
@@ -181,7 +168,7 @@ class RunFolder:
 
     def seal(self, path: Path) -> None:
         """Note what a finished file is like."""
-        write_json(self.seals_file, {**self._seals(), path.name: vars(Seal.of(path))})
+        write_json(self.seals_file, {**self.seals(), path.name: vars(Seal.of(path))})
 
     def check(self, path: Path, advice: str) -> None:
         """Compare a file to what it was like when it was finished.
@@ -191,18 +178,26 @@ class RunFolder:
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: It is missing, or was cut short or altered.
+            RunFolderError: It is missing, or was cut short or altered, and that is not allowed.
         """
         if not path.is_file():
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
-        seal = self._seals().get(path.name)
+        if self.allow_altered:
+            return
+        seal = self.seals().get(path.name)
         if not isinstance(seal, dict):
-            message = f"{self.seals_file} does not say what {path.name} is like. {advice}"
+            message = f"{self.seals_file} does not say what {path.name} is like. {advice} {KNOWINGLY}"
             raise RunFolderError(message)
-        Seal(**seal).check(path, advice)
+        Seal(**seal).check(path, f"{advice} {KNOWINGLY}")
 
-    def _seals(self) -> dict[str, Plain]:
+    def check_checkpoint(self, tile: Tile) -> None:
+        """Do the same with the checkpoint of a tile."""
+        if not self.allow_altered:
+            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+
+    def seals(self) -> dict[str, Plain]:
+        """Read what finished files are like, by their names."""
         return read_json(self.seals_file) if self.seals_file.is_file() else {}
 
     def has_record(self, tile: Tile) -> bool:
@@ -248,14 +243,16 @@ class RunFolder:
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
+        if self.allow_altered:
+            return True
         record = self.record(tile)
         if record.configuration != configuration:
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
-                f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again."
+                f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again. {KNOWINGLY}"
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), self.again(tile))
+        record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
         return True
 
     def again(self, tile: Tile) -> str:

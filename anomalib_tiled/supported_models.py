@@ -65,12 +65,16 @@ class Support:
         reason: Why it cannot be used with tiles; "" if it can.
         rules: What must hold.
         needs: What it downloads or reads besides the images.
+        not_exported: Why it cannot be exported; "" if nothing speaks against it.
+        not_onnx: Why not by way of ONNX.
     """
 
     trial: Trial | None = None
     reason: str = ""
     rules: tuple[Rule, ...] = ()
     needs: str = ""
+    not_exported: str = ""
+    not_onnx: str = ""
 
 
 BACKBONE = "weights of the backbone"
@@ -88,6 +92,7 @@ SUPPORT: Mapping[str, Support] = {
         Trial((72, 100), SMALL | {"coupling_blocks": 1, "fiber_batch_size": 4}),
         rules=(enough_positions("layers", "fiber_batch_size"),),
         needs=BACKBONE_IF_ASKED,
+        not_exported="it moves its decoders to a device each time it predicts",
     ),
     "Csflow": Support(
         Trial((128, 128), {"cross_conv_hidden_channels": 16, "n_coupling_blocks": 1}, BACKBONE),
@@ -114,6 +119,7 @@ SUPPORT: Mapping[str, Support] = {
         Trial((64, 64), substituted="weights of the encoder", train_batch_size=2),
         rules=(multiple_of(8),),
         needs="weights of the encoder",
+        not_onnx="its score is a mean over a window that reaches beyond the tile, which onnxruntime computes otherwise",
     ),
     "EfficientAd": Support(
         Trial((256, 256), substituted="weights of the teacher, and images", train_batch_size=1),
@@ -210,6 +216,29 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
         rule.check(
             model_class.__name__, Asked(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)
         )
+
+
+def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
+    """Refuse to export a model that is known not to become a graph, without making it.
+
+    Args:
+        spec: Class and arguments.
+        by_onnx: Whether the format is ONNX or converted from it.
+
+    Raises:
+        ConfigurationError: It cannot, for this reason.
+    """
+    model_class, _ = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
+    known, name = support_of(model_class), model_class.__name__
+    if known.not_exported:
+        message = (
+            f"{name} cannot be exported, whatever the format: {known.not_exported}. "
+            "Choose another model, or predict with `anomalib tiled predict`."
+        )
+        raise ConfigurationError(message)
+    if by_onnx and known.not_onnx:
+        message = f"{name} cannot be exported by way of ONNX: {known.not_onnx}. Export it with --format torch."
+        raise ConfigurationError(message)
 
 
 def reason_against(model_class: type[AnomalibModule]) -> str | None:

@@ -111,7 +111,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS)
-def calibrated(request: pytest.FixtureRequest, split: Split) -> Calibrated:
+def calibrated(request: pytest.FixtureRequest, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     """Each combination, with overlapping tiles."""
     (normalize_at, threshold_at), method, masks, validation = request.param
     stages = "anomalib_tiled.stages"
@@ -139,7 +139,7 @@ def calibrated(request: pytest.FixtureRequest, split: Split) -> Calibrated:
     split = chosen(split, validation, masks=masks == "with masks")
     source = DecodedFiles(settings.tiling.image_size, split.has_masks)
     datamodule = Folder(name="tiny", normal_dir="nowhere", eval_batch_size=4)
-    run = Trained(RunFolder(Path("nowhere")), settings, grid_of(settings.tiling), split, source, datamodule)
+    run = Trained(RunFolder(tmp_path_factory.mktemp("run")), settings, grid_of(settings.tiling), split, source, datamodule)
     learned = Calibration.from_json(calibrate(run).to_json())
     samples = tuple(split.subset(split.calibration_subset))
     return Calibrated(run.ensemble(learned), run, samples, split.has_masks, method == "ManualThreshold")

@@ -21,6 +21,7 @@ from anomalib_tiled.files import storage_errors, write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
+from anomalib_tiled.supported_models import check_export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,15 +68,25 @@ class Exporting:
     per_tile: bool = False
 
 
-def export(folder: RunFolder, asked: Exporting) -> Checked:
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        checked: How the files were compared to the ensemble.
+        batch: Images that the files take at once; ``None`` for any number.
+    """
+
+    checked: Checked
+    batch: int | None
+
+
+def export(folder: RunFolder, asked: Exporting) -> Exported:
     """Write a run as files that predict whole images without anomalib and without this package.
 
     Args:
         folder: A complete run.
         asked: Format, folder and kind.
-
-    Returns:
-        How the files were compared to the ensemble.
 
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
@@ -84,6 +95,7 @@ def export(folder: RunFolder, asked: Exporting) -> Checked:
         message = f"--per_tile writes {PER_TILE}, but --format is {asked.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     asked.form.check_installed()
+    check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
     with _replacing_folder(asked) as work, log_to(work / LOG):
         run = Run.open(folder)
         ensemble = run.calibrated_ensemble().cpu()
@@ -97,7 +109,7 @@ def export(folder: RunFolder, asked: Exporting) -> Checked:
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
         content = {"format": asked.form.name, **written.facts, **described(run, ensemble, written.graph, asked.dtype)}
         write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": sealed(work, files)})
-    return checked
+    return Exported(checked, written.graph.batch)
 
 
 def _check(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.exporting.loader import check
 from anomalib_tiled.exporting.onnx_graph import save_onnx
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class Format(ABC):
         name: Name on the command line.
         packages: Packages that it needs besides those that the ensemble needs.
         suffix: End of the name of the main file.
+        loader: Program that is copied beside the files, if they need one to be loaded safely; the name that it gets.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str]
+    loader: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
         """Check that the packages are there.
@@ -78,10 +81,23 @@ class TorchFormat(Format):
 
     name = "torch"
     suffix = ".pt2"
+    loader = "load.py"
 
     def write(self, graph: Graph, path: Path) -> None:
-        """Write graph and weights into one file; weights that tiles share are written once."""
+        """Write graph and weights into one file; weights that tiles share are written once.
+
+        Raises:
+            ConfigurationError: The program that loads it would refuse it.
+        """
         torch.export.save(graph.program, path)
+        try:
+            check(path)
+        except ValueError as error:
+            message = (
+                f"The ensemble cannot be exported to {self.name}: {error} load.py would not load it. "
+                "Choose another format."
+            )
+            raise ConfigurationError(message) from error
 
     def load(self, graph: Graph, path: Path) -> Predict:
         """Load it with PyTorch."""

@@ -6,6 +6,7 @@ import sys
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
@@ -127,6 +128,8 @@ def _tidy(model: Model) -> None:
     """Join weights that are equal, forget where the graph was made, and name the open dimension."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
 
+    for value in model.graph.initializers.values():
+        _lay_in_order(value)
     DeduplicateHashedInitializersPass(size_limit=sys.maxsize)(model)
     ClearMetadataAndDocStringPass()(model)
     symbol = _open_dimension(model.graph.inputs[0])
@@ -134,6 +137,14 @@ def _tidy(model: Model) -> None:
         values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
         for value in values:
             _rename_dimension(value, symbol)
+
+
+def _lay_in_order(value: Value) -> None:
+    """Copy a weight whose numbers do not lie one after the other: it is a part or a transpose of another tensor."""
+    import onnx_ir
+
+    if value.const_value is not None and not (numbers := value.const_value.numpy()).flags.c_contiguous:
+        value.const_value = onnx_ir.tensor(np.ascontiguousarray(numbers), value.const_value.dtype, name=value.name)
 
 
 def _open_dimension(value: Value) -> str | None:

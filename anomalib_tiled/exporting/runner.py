@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,16 @@ class TiledModel:
 
     Args:
         folder: Folder of manifest.json.
+        allow_altered: Whether files are used that are not what they were when they were exported.
     """
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, *, allow_altered: bool = False) -> None:
         self.folder = folder
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        for name, seal in {}.items() if allow_altered else self.manifest["files"].items():
+            if not name.endswith(".py") and _checksum(folder / name) != seal["blake2b"]:
+                message = f"{folder / name} was altered after it was exported. Export again, or set allow_altered=True."
+                raise ValueError(message)
         self.joining = self._session(self.manifest["joining"])
 
     def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -54,6 +60,14 @@ class TiledModel:
 
     def _session(self, name: str) -> InferenceSession:
         return InferenceSession(str(self.folder / name), providers=["CPUExecutionProvider"])
+
+
+def _checksum(path: Path) -> str:
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _run(model: InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -27,6 +27,9 @@ WEIGHTS = "weights.data"
 RUNNER = Path(__file__).with_name("runner.py")
 """The program that is copied beside the files."""
 
+LOADER = Path(__file__).with_name("loader.py")
+"""The program that loads a file of PyTorch after a look at what is in it."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -55,7 +58,11 @@ def write_whole(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torc
     graph = ensemble_graph(ensemble, dtype)
     path = folder / f"model{form.suffix}"
     form.write(graph, path)
-    return Written(graph, form.load(graph, path), {"model": path.name})
+    facts = {"model": path.name}
+    if form.loader is not None:
+        shutil.copyfile(LOADER, folder / form.loader)
+        facts["loader"] = form.loader
+    return Written(graph, form.load(graph, path), facts)
 
 
 def write_tiles(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torch.dtype) -> Written:

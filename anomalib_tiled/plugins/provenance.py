@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.origin import Origin, origin_of, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anomalib_tiled.config import ClassSpec, Plain, Settings
 
 
@@ -36,10 +35,13 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
         A line for each package that has another version now.
 
     Raises:
-        RunFolderError: A package is not installed any more.
+        RunFolderError: A package is not installed any more, or what was recorded was altered.
     """
     notes = {}
     for setting, origin in recorded.items():
+        if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
+            message = f"origins.json was altered: {setting} is {origin!r}. Restore it, or delete it."
+            raise RunFolderError(message)
         made_with = Origin(origin["package"], origin["version"])
         if not _is_there(origin["class_path"], made_with):
             raise RunFolderError(_missing(setting, origin["class_path"], made_with))

@@ -165,7 +165,8 @@ def _parts(images: Images, folder: Path) -> Iterator[Images]:
 def _predicted(run: Run, images: Images, folder: Path) -> Iterator[TilePredictions]:
     """Predict what is not predicted yet; remove it in the end if it is too much to be kept."""
     predictions = TilePredictions(folder, images.grid, images.samples)
-    kept = TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
+    small = TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
+    kept = small and not run.folder.allow_altered  # otherwise checkpoints are not what their seals say
     predictions.folder = folder / (predictions.name if kept else f".{os.getpid()}")
     try:
         _predict_missing(run, images, predictions, folder.parent / "logs" / "run.log")

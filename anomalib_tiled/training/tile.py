@@ -24,14 +24,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
 from anomalib_tiled.results.logs import log_to
-from anomalib_tiled.run_folder import TileRecord
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import build_tile_model, predict_tile
+from anomalib_tiled.tile_record import TileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -144,9 +145,9 @@ def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
     """
     parser = _trainer_parser()
     try:
-        arguments = parser.instantiate_classes(
-            parser.parse_object({"trainer": deepcopy(dict(trainer))})
-        ).trainer.as_dict()
+        parsed = parser.parse_object({"trainer": deepcopy(dict(trainer))})
+        check_classes(parsed)
+        arguments = parser.instantiate_classes(parsed).trainer.as_dict()
     except (ArgumentError, TypeError, ValueError) as error:
         message = f"The trainer refuses its arguments: {error}"
         raise ConfigurationError(message) from error

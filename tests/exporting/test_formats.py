@@ -41,6 +41,17 @@ def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once
     assert weights <= 1, "none, if the format computes what depends on weights alone beforehand"
 
 
+def test_weights_that_are_a_transpose_are_written(
+    make_ensemble: Make, images: torch.Tensor, form: formats.Format, tmp_path: Path
+) -> None:
+    transposed = torch.rand(5, 5, generator=torch.Generator().manual_seed(1)).t()
+    ensemble = make_ensemble(predict=lambda tiles: tiles @ transposed)
+    graph = ensemble_graph(ensemble, torch.float32)
+    form.write(graph, tmp_path / f"model{form.suffix}")
+    predict = form.load(graph, tmp_path / f"model{form.suffix}")
+    assert differences(ensemble, images, predict({"images": images.numpy()}))[1] == []
+
+
 def test_a_missing_package_is_named_with_how_to_install_it() -> None:
     form = type("Other", (formats.TorchFormat,), {"name": "other", "packages": ("json", "not_there")})()
     with pytest.raises(

@@ -1,0 +1,120 @@
+"""Load model.pt2 of this folder, after a look at what is in it: PyTorch by itself would run code that it holds.
+
+    from load import load
+    found = load()(images)
+
+Needs PyTorch, and the files beside it. Images: RGB, channels first, shape (batch, 3, height, width), of the type that
+manifest.json says. Out come the outputs that manifest.json lists, by name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from zipfile import ZipFile
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+NAME = re.compile(
+    r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+    r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|\.data/\w+"
+)
+TARGET = re.compile(
+    r"torch\.ops\.(aten\.(?!from_file|save)\w+(\.\w+)?|prims\.\w+(\.\w+)?)"
+    r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond|map_impl|scan|while_loop)"
+    r"|torch\._?sym_\w+|math\.(ceil|floor|trunc|sqrt)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|ge|gt|le|lt|eq|ne|and_|or_|not_|getitem)"
+)
+PLAIN = re.compile(r"[\w.:+-]*")
+SIZE = re.compile(r"([A-Z]\w*\(|'\w+'|\w+=True|(s|u)\d+|\d+\.\d+|[-+*/(),\d ])+")
+TREE = {"builtins.dict", "builtins.list", "builtins.tuple", None}
+"""All that an export consists of: files, operators, names, sizes (which Python evaluates) and containers."""
+
+
+def load(folder: Path = FOLDER, *, allow_altered: bool = False) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """Load the model.
+
+    Args:
+        folder: Folder of manifest.json.
+        allow_altered: Whether a file that is not what it was is loaded; code in it is refused nevertheless.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    path = folder / "model.pt2"
+    if not allow_altered and checksum(path) != manifest["files"]["model.pt2"]["blake2b"]:
+        message = f"{path} was altered after it was exported. Export it again, or load it with allow_altered=True."
+        raise ValueError(message)
+    check(path)
+    model = torch.export.load(path).module()
+    shape, dtype = manifest["inputs"][0]["shape"], manifest["inputs"][0]["dtype"]
+
+    def predict(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        batch = images.shape[0] if shape[0] == "any" else shape[0]
+        if images.dtype != getattr(torch, dtype) or [*images.shape] != [batch, *shape[1:]]:
+            message = f"Images must be {dtype} of shape {shape}, but are {images.dtype}, {tuple(images.shape)}."
+            raise ValueError(message)
+        with torch.no_grad():
+            found: dict[str, torch.Tensor] = model(images)
+        return found
+
+    return predict
+
+
+def checksum(path: Path) -> str:
+    """Give the first 16 bytes of BLAKE2b, as manifest.json has them."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check(path: Path) -> None:
+    """Refuse an archive that holds more than tensors and operators of PyTorch.
+
+    Raises:
+        ValueError: It does.
+    """
+    with ZipFile(path) as archive:
+        for name in archive.namelist():
+            inner = name.partition("/")[2]
+            if not NAME.fullmatch(inner):
+                _refuse(path, f"the file {inner}")
+            if inner.endswith(".json"):
+                for key, value in _settings(json.loads(archive.read(name))):
+                    _check_setting(path, key, value)
+            if inner.endswith(".pt"):
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+
+
+def _check_setting(path: Path, key: str, value: object) -> None:
+    if key in {"in_spec", "out_spec"}:
+        for inner, kind in _settings(json.loads(str(value))):
+            if (inner == "type" and kind not in TREE) or (inner == "context" and "module" in str(kind)):
+                _refuse(path, f"the container {kind}")
+    elif isinstance(value, str) and key != "as_string":  # which operators take as data
+        form = TARGET if key == "target" else SIZE if key == "expr_str" else PLAIN
+        if not form.fullmatch(value):
+            _refuse(path, f"the {key} {value!r}")
+    if (key == "use_pickle" and value is not False) or (key == "guards_code" and value):
+        _refuse(path, f"{key} {value!r}")
+    if key == "path_name" and not re.fullmatch(r"(weight|tensor)_\d+", str(value)):
+        _refuse(path, f"the weights {value!r}")
+    if not PLAIN.fullmatch(key):
+        _refuse(path, f"the name {key!r}")
+
+
+def _settings(content: object) -> Iterator[tuple[str, object]]:
+    values = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in values:
+        yield str(key), value
+        yield from _settings(value)
+
+
+def _refuse(path: Path, what: str) -> None:
+    message = f"{path} must hold tensors and operators of PyTorch alone, but holds {what}. Export it again."
+    raise ValueError(message)

@@ -1,0 +1,124 @@
+"""The program beside a file of PyTorch loads what was exported, and nothing that holds code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import torch
+
+from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.exporting.formats import TorchFormat
+from anomalib_tiled.exporting.loader import check, checksum, load
+from anomalib_tiled.exporting.manifest import sealed
+from anomalib_tiled.exporting.tracing import ensemble_graph
+
+Change = Callable[[dict[str, bytes]], None]
+
+
+class Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a small model, and a manifest."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.ReLU())
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model.eval(), (torch.rand(2, 3, 4, 6),), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    torch.export.save(program, folder / "model.pt2")
+    image = {"shape": ["any", 3, 4, 6], "dtype": "float32"}
+    files = sealed(folder, [folder / "model.pt2"])
+    (folder / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
+    return folder
+
+
+def changed(path: Path, target: Path, change: Change) -> Path:
+    """Write an archive again, with other content."""
+    with ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with ZipFile(target, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return target
+
+
+def replaced(end: str, old: str, new: str) -> Change:
+    """Replace text in the file whose name ends so."""
+
+    def change(files: dict[str, bytes]) -> None:
+        name = next(name for name in files if name.endswith(end))
+        assert old in files[name].decode()
+        files[name] = files[name].decode().replace(old, new, 1).encode()
+
+    return change
+
+
+def test_an_ensemble_is_loaded(
+    make_ensemble: Callable[..., TiledEnsemble], images: torch.Tensor, tmp_path: Path
+) -> None:
+    ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
+    TorchFormat().write(ensemble_graph(ensemble, torch.float32), tmp_path / "model.pt2")
+    image = {"shape": ["any", 3, *images.shape[2:]], "dtype": "float32"}
+    files = sealed(tmp_path, [tmp_path / "model.pt2"])
+    (tmp_path / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
+    model = load(tmp_path)
+    torch.testing.assert_close(model(images)["pred_score"], ensemble(images).pred_score)
+    with pytest.raises(ValueError, match=r"Images must be float32 of shape \['any', 3, 8, 12\], but are torch.uint8, "):
+        model(images.byte())
+    with (tmp_path / "model.pt2").open("ab") as file:
+        file.write(b"1")
+    with pytest.raises(ValueError, match=r"model\.pt2 was altered after it was exported\. .* allow_altered=True"):
+        load(tmp_path)
+    assert checksum(tmp_path / "model.pt2") != files["model.pt2"]["blake2b"]
+
+
+ATTACKS: dict[str, Change] = {
+    "an operator": replaced("model.json", "torch.ops.aten.relu.default", "torch.hub.load"),
+    "another module": replaced("model.json", "torch.ops.aten.relu.default", "math.__loader__.load_module"),
+    "an operator of files": replaced("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
+    "a size": replaced("model.json", "positive=True", "positive=print(1)"),
+    "a guard": replaced("model.json", '"guards_code": []', '"guards_code": ["print(1)"]'),
+    "an argument": replaced("model.json", '"input"', '"input=print(1)"'),
+    "pickled weights": replaced("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
+    "other weights": replaced("weights_config.json", '"weight_0"', '"../weight_0"'),
+    "a container": replaced("model.json", "builtins.tuple", "collections.defaultdict"),
+    "another file": lambda files: files.update({"model/data/constants/custom_obj_0": b""}),
+    "weights of earlier versions": lambda files: files.update({"model/data/weights/model.pt": b""}),
+}
+
+
+@pytest.mark.parametrize("change", ATTACKS.values(), ids=ATTACKS)
+def test_an_archive_with_code_is_refused(exported: Path, tmp_path: Path, change: Change) -> None:
+    path = changed(exported / "model.pt2", tmp_path / "model.pt2", change)
+    (tmp_path / "manifest.json").write_text((exported / "manifest.json").read_text())
+    with pytest.raises(ValueError, match="must hold tensors and operators of PyTorch alone, but holds"):
+        load(tmp_path, allow_altered=True)
+    with pytest.raises(ValueError, match="but holds"):
+        check(path)
+
+
+def test_a_pickle_among_the_examples_is_not_run(exported: Path, tmp_path: Path) -> None:
+    torch.save(Touches(tmp_path / "was run"), tmp_path / "pickle")
+
+    def change(files: dict[str, bytes]) -> None:
+        name = next(name for name in files if name.endswith("sample_inputs/model.pt"))
+        files[name] = (tmp_path / "pickle").read_bytes()
+
+    with pytest.raises(Exception, match="Weights only load failed"):
+        check(changed(exported / "model.pt2", tmp_path / "model.pt2", change))
+    assert not (tmp_path / "was run").exists()
