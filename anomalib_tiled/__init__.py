@@ -24,6 +24,7 @@ A module imports only from modules on its own line or below:
     run_folder  tile_record                     names and contents of a run's files
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
+    devices                                     where models predict
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
     lock                                        one fit at a time

@@ -169,7 +169,7 @@ def predict_parser(prog: str) -> Parser:
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
     parser = _using_parser(prog, "Write a run as files that predict without anomalib and without this package.")
-    parser.add_argument("--format", type=str, required=True, help="torch, onnx or openvino.")
+    parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(
         "--input",

@@ -50,6 +50,17 @@ def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint
     return checkpoint
 
 
+def write_tensors(content: Checkpoint | Weights, path: Path) -> None:
+    """Write tensors so that the bytes of the file depend on nothing but the content, not even on its name.
+
+    Args:
+        content: What to write.
+        path: The file.
+    """
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
 def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
     """Put what a checkpoint holds into a model, as Lightning does."""
     model.on_load_checkpoint(checkpoint)
@@ -114,7 +125,7 @@ class Sharing:
         with storage_errors(temporary):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                torch.save({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
                 path = self.folder / f"shared-{Seal.of(temporary).sha256}.ckpt"
                 temporary.replace(path)
             finally:

@@ -31,6 +31,8 @@ from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
+from anomalib_tiled.exporting.checkpoints import export_checkpoints
 from anomalib_tiled.exporting.export import Exporting
 from anomalib_tiled.exporting.export import export as write_export
 from anomalib_tiled.exporting.formats import format_named
@@ -134,6 +136,12 @@ def status(arguments: Sequence[str], prog: str) -> None:
 def export(arguments: Sequence[str], prog: str) -> None:
     """Write a run as files that predict by themselves."""
     parsed = export_parser(prog).parse_args(list(arguments))
+    if parsed.format == CHECKPOINTS:
+        folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+        output = folder.path / "export" / CHECKPOINTS if parsed.output is None else Path(parsed.output)
+        export_checkpoints(folder, output, overwrite=parsed.overwrite)
+        _say(f"Export: {output.absolute()}")
+        return
     form = format_named(parsed.format)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
@@ -141,16 +149,8 @@ def export(arguments: Sequence[str], prog: str) -> None:
     dtype = getattr(torch, parsed.input)
     asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, asked)
-    checked = exported.checked
-    images = checked.random_images + checked.real_images
-    _say(f"Compared with the run on {images} images: largest difference {checked.largest_difference:.1g}.")
-    if not checked.real_images:
-        _say("Note: No image of the run was compared, only random ones, because they are not where they were.")
-    if exported.batch is not None:
-        name = folder.settings().model.name
-        _say(
-            f"Note: The files take {exported.batch} image at a time, as {name} or a stage fixes the size of the batch."
-        )
+    for line in exported.lines(folder.settings().model.name):
+        _say(line)
     _say(f"Export: {output.absolute()}")
 
 

@@ -176,8 +176,7 @@ class Settings:
         workers: Class and arguments of what trains the tiles.
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
         visualize: Whether ``test`` draws pictures.
-        memory_budget: Memory that models and images may take up besides what PyTorch itself needs, such as ``4GB``;
-            ``None`` for a share of what is free.
+        memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
     """
 
     seed_everything: int
@@ -237,8 +236,7 @@ class Settings:
         Raises:
             ConfigurationError: A key is unknown or missing.
         """
-        mapping = {"memory_budget": None, **mapping}  # runs of earlier versions have none
-        _check_keys(mapping, {each.name for each in fields(cls)})
+        _check_keys(mapping := {"memory_budget": None, **mapping}, {each.name for each in fields(cls)})
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", "memory_budget")},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import AnomalibDataModule
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 
 from anomalib_tiled.calibration import Calibration, Stages
+from anomalib_tiled.checkpoints import read_checkpoint
 from anomalib_tiled.config import as_size
 from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size, size_of
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.devices import device_named, device_of
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
@@ -27,7 +27,7 @@ from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.run_folder import KNOWINGLY
-from anomalib_tiled.tile_model import load_tile_model, reload_tile_model
+from anomalib_tiled.tile_model import build_tile_model, load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.validation_scores import ValidationScores
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
 
+    from anomalib_tiled.checkpoints import Checkpoint
     from anomalib_tiled.config import Settings, TilingSettings
     from anomalib_tiled.data.split import Sample, Subset
     from anomalib_tiled.run_folder import RunFolder
@@ -221,6 +222,17 @@ class Run:
         with self._checkpoint_of(tile) as checkpoint:
             reload_tile_model(model, self.grid.tile_size, checkpoint)
 
+    def whole_checkpoint(self, tile: Tile) -> Checkpoint:
+        """Read the checkpoint of a tile, with the weights that it shares with others.
+
+        Raises:
+            RunFolderError: It is missing, or was altered.
+        """
+        self._check_tiles()
+        model_class = type(build_tile_model(self.settings.model, self.grid.tile_size))
+        with self._checkpoint_of(tile) as checkpoint:
+            return read_checkpoint(checkpoint, model_class)
+
     @contextmanager
     def _checkpoint_of(self, tile: Tile) -> Iterator[Path]:
         """Give a checkpoint that is as it was when it was finished.
@@ -240,39 +252,7 @@ class Run:
 
     def device(self) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration."""
-        devices = self.settings.trainer.get("devices", "auto")
-        accelerator = self.settings.trainer.get("accelerator", "auto")
-        try:
-            trainer = Trainer(
-                accelerator=accelerator,
-                devices=1 if devices == "auto" else devices,
-                logger=False,
-                enable_progress_bar=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-            )
-        except (MisconfigurationException, RuntimeError) as error:
-            message = (
-                f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
-                f"{error}. Predict somewhere else, for example on the device cpu."
-            )
-            raise ConfigurationError(message) from error
-        return trainer.strategy.root_device
-
-
-def device_named(name: str) -> torch.device:
-    """Give the device of a name such as ``cpu`` or ``cuda:1``.
-
-    Raises:
-        ConfigurationError: There is none of that name.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
-        raise ConfigurationError(message) from error
-    return device
+        return device_of(self.settings.trainer)
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -58,7 +58,7 @@ class TileModels:
         if self._spare is not None and self._reload is not None:
             self._reload(self._spare, tile)
             return self._spare.to(device).eval()
-        model = self.own_model(tile, device)
+        model = self._load(tile).to(device).eval()
         if self.budget is None:
             self.budget = memory_budget(device)
         if self.held + self._own_bytes(model) <= self.budget:
@@ -66,10 +66,6 @@ class TileModels:
         elif self._reload is not None:
             self._spare = model
         return model
-
-    def own_model(self, tile: Tile, device: torch.device) -> AnomalibModule:
-        """Load the model of a tile for somebody who keeps it."""
-        return self._load(tile).to(device).eval()
 
     def _keep(self, tile: Tile, model: AnomalibModule) -> None:
         """Keep a model; weights that are equal to those of the first one are held once."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,7 +138,9 @@ def calibrated(request: pytest.FixtureRequest, split: Split, tmp_path_factory: p
     split = chosen(split, validation, masks=masks == "with masks")
     source = DecodedFiles(settings.tiling.image_size, split.has_masks)
     datamodule = Folder(name="tiny", normal_dir="nowhere", eval_batch_size=4)
-    run = Trained(RunFolder(tmp_path_factory.mktemp("run")), settings, grid_of(settings.tiling), split, source, datamodule)
+    run = Trained(
+        RunFolder(tmp_path_factory.mktemp("run")), settings, grid_of(settings.tiling), split, source, datamodule
+    )
     learned = Calibration.from_json(calibrate(run).to_json())
     samples = tuple(split.subset(split.calibration_subset))
     return Calibrated(run.ensemble(learned), run, samples, split.has_masks, method == "ManualThreshold")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
@@ -80,6 +81,20 @@ class Exported:
     checked: Checked
     batch: int | None
 
+    def lines(self, model: str) -> Iterator[str]:
+        """Say how it went.
+
+        Args:
+            model: Name of the model.
+        """
+        images = self.checked.random_images + self.checked.real_images
+        difference = self.checked.largest_difference
+        yield f"Compared with the run on {images} images: largest difference {difference:.1g}."
+        if not self.checked.real_images:
+            yield "Note: No image of the run was compared, only random ones, because they are not where they were."
+        if self.batch is not None:
+            yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the size of a batch."
+
 
 def export(folder: RunFolder, asked: Exporting) -> Exported:
     """Write a run as files that predict whole images without anomalib and without this package.
@@ -96,9 +111,10 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         raise ConfigurationError(message)
     asked.form.check_installed()
     check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
-    with _replacing_folder(asked) as work, log_to(work / LOG):
+    with replacing_folder(asked.output, overwrite=asked.overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
         ensemble = run.calibrated_ensemble().cpu()
+        ensemble.tile_models.budget = sys.maxsize  # graphs hold all models at the same time
         if len(ensemble.grid.tiles) > REHEARSED**2:
             rehearsal = _folder(work / "rehearsal")
             _check(_first_tiles(ensemble), asked, rehearsal, _random_images(_first_tiles(ensemble), asked.dtype))
@@ -167,12 +183,20 @@ def _folder(path: Path) -> Path:
 
 
 @contextmanager
-def _replacing_folder(asked: Exporting) -> Iterator[Path]:
-    """Give a folder to write to, which becomes the output once everything is there."""
-    output = asked.output.absolute()
+def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write to, which becomes the output once everything is there.
+
+    Args:
+        output: The folder.
+        overwrite: Whether an earlier export there is replaced.
+
+    Raises:
+        ConfigurationError: There is something else, or an earlier export that is not to be replaced.
+    """
+    output = output.absolute()
     work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     with storage_errors(output):
-        _check_free(output, overwrite=asked.overwrite)
+        _check_free(output, overwrite=overwrite)
         work.mkdir(parents=True)
         try:
             yield work

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class TiledModel:
         self.folder = folder
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         for name, seal in {}.items() if allow_altered else self.manifest["files"].items():
-            if not name.endswith(".py") and _checksum(folder / name) != seal["blake2b"]:
+            if not name.endswith(".py") and _checksum(folder / name) != seal["sha256"]:
                 message = f"{folder / name} was altered after it was exported. Export again, or set allow_altered=True."
                 raise ValueError(message)
         self.joining = self._session(self.manifest["joining"])
@@ -63,7 +63,7 @@ class TiledModel:
 
 
 def _checksum(path: Path) -> str:
-    digest = blake2b(digest_size=16)
+    digest = sha256()
     with path.open("rb") as file:
         while piece := file.read(2**22):
             digest.update(piece)

@@ -95,7 +95,7 @@ def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph
         tile: The tile.
         dtype: Type of the images.
     """
-    model = ensemble.tile_models.own_model(tile, torch.device("cpu"))
+    model = ensemble.tile_models.model(tile, torch.device("cpu"))
     return graph_of(TileAlone(model), {"images": torch.zeros(1, 3, *ensemble.grid.tile_size).to(dtype)})
 
 

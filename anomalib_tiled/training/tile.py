@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
@@ -25,7 +24,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_tiled.allowed_classes import check_classes
-from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint
+from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
@@ -98,7 +97,7 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         _try_out(model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(run.folder.checkpoint(tile)) as temporary:
-        torch.save(checkpoint, temporary)
+        write_tensors(checkpoint, temporary)
     return int(engine.trainer.current_epoch)
 
 

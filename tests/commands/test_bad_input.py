@@ -187,7 +187,7 @@ def test_full_disk_while_training(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(training, "_save", full)
+    monkeypatch.setattr(training, "write_tensors", full)
     assert main(["fit", "--config", str(configure())]) == 2
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     message = capsys.readouterr().err

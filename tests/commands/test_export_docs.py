@@ -62,7 +62,7 @@ def test_the_program_for_tiles_runs_and_refuses_what_was_altered(finished_run: P
     code = f"{imports}\nimport numpy\nimages = numpy.load('{images}')\nprint({predicting}['pred_score'])"
     assert alone(code, output, "onnxruntime").startswith("[")
     manifest = json.loads((output / "manifest.json").read_text())
-    manifest["files"]["tiles/r01_c01.onnx"]["blake2b"] = "another"
+    manifest["files"]["tiles/r01_c01.onnx"]["sha256"] = "another"
     (output / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(subprocess.CalledProcessError) as caught:
         alone(code, output, "onnxruntime")

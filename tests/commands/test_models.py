@@ -108,7 +108,7 @@ def train(tmp_path: Path) -> Iterator[Train]:
             "data": {"class_path": "Folder", "init_args": settings},
             "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 2},
             "visualize": False,
-            "cache": None,
+            "workers": {"class_path": "LocalWorkers", "init_args": {"processes": 1}},
         }
         path = tmp_path / "configuration.yaml"
         path.write_text(yaml.safe_dump(configuration), encoding="utf-8")

@@ -58,7 +58,7 @@ def test_visible_defects_are_found_in_other_photographs(
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     of_fit = {"config.yaml", "split.csv", "origins.json", "seals.json", "tiles", "calibration.json", "logs", "fit.lock"}
-    assert names == of_fit | {"validation_scores.npz"} | {"metrics.json", "scores.csv", "tiles.csv", "images"}
+    assert names == of_fit | {"validation_scores.npz"} | {"metrics.json", "scores.csv", "tiles.csv", "images", "raw"}
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
         "run.log",
@@ -134,10 +134,17 @@ def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(finished_run
 
 
 def test_t01_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_it(
-    finished_run: Path,
+    finished_run: Path, tmp_path: Path
 ) -> None:
-    model = Padim.load_from_checkpoint(finished_run / "tiles" / "r01_c02.ckpt")
+    arguments = ["--ckpt_dir", str(finished_run), "--format", "checkpoints", "--output", str(tmp_path / "whole")]
+    assert main(["export", *arguments]) == 0
+    assert len(list((tmp_path / "whole").glob("*.ckpt"))) == TILES
+    model = Padim.load_from_checkpoint(tmp_path / "whole" / "r01_c02.ckpt")
     assert model.hparams["n_features"] == 20
+    own = torch.load(finished_run / "tiles" / "r01_c02.ckpt", weights_only=True)["state_dict"]
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in own.items())
+    assert main(["export", *arguments]) == 2  # there is one already
 
 
 def test_the_same_command_twice_gives_the_same_numbers(finished_run: Path, tmp_path: Path) -> None:
@@ -222,8 +229,7 @@ def test_two_processes_give_what_one_gives(
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     for path in sorted((run / "tiles").glob("*.ckpt")):
-        own, other = (torch.load(each, weights_only=True) for each in (path, finished_run / "tiles" / path.name))
-        assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
+        assert path.read_bytes() == (finished_run / "tiles" / path.name).read_bytes()
 
 
 def test_t09_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(

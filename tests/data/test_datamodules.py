@@ -22,7 +22,7 @@ from PIL import Image
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import SUBSETS, Split, Subset, split_once
-from anomalib_tiled.data.tile_dataset import AreaDataset, TileDataModule, image_loader
+from anomalib_tiled.data.tile_dataset import AreaDataset, Images, TileDataModule
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size, TileGrid
 
@@ -370,7 +370,7 @@ def test_batches_keep_what_is_known_of_their_images(paint: Painter) -> None:
     split = split_once(Tabular(root=paint.root, num_workers=0, val_split_mode="none", **arguments))
     unlabelled = split_once(build("MVTecAD2 private", paint)).subset("test")
     samples = [*split.subset("test")[:3], unlabelled[0], *split.subset("test")[3:]]
-    batches = list(image_loader(open_source(split, GRID, None), samples, GRID, batch_size=8, augmentations=None))
+    batches = list(Images(open_source(split, GRID, None), tuple(samples), GRID, 8, None))
     assert [path for batch in batches for path in batch.image_path] == [str(sample.image_path) for sample in samples]
     known = {
         path: (batch.gt_label is not None, batch.gt_mask is not None) for batch in batches for path in batch.image_path

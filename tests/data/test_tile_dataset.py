@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.split import Sample, Split, split_once
-from anomalib_tiled.data.tile_dataset import AreaDataset, TileDataModule, collate, image_loader
+from anomalib_tiled.data.tile_dataset import AreaDataset, Images, TileDataModule, collate
 from anomalib_tiled.grid import Size, TileGrid
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
@@ -111,7 +111,7 @@ def test_without_masks_augmentations_get_the_image_alone_as_in_anomalib(normal: 
 
 def test_whole_images_come_in_order_a_batch_at_a_time(normal: Sample, defective: Sample) -> None:
     samples = [normal, defective, normal]
-    batches = list(image_loader(SOURCE, samples, GRID, batch_size=2, augmentations=None))
+    batches = list(Images(SOURCE, tuple(samples), GRID, 2, None))
     assert [len(batch.image) for batch in batches] == [2, 1]
     assert batches[0].image.shape == (2, 3, 8, 12)
     assert batches[0].gt_label.tolist() == [0, 1]
@@ -125,7 +125,7 @@ def test_images_of_which_less_is_known_are_not_beside_others(
     unmasked = Sample("test", image_folder / "bad" / "1.png", None, 1)
     unknown = Sample("test", image_folder / "bad" / "1.png", None, None)
     samples = [normal, defective, unmasked, unknown, unknown, normal, defective, normal, unmasked]
-    batches = list(image_loader(SOURCE, samples, GRID, batch_size=2, augmentations=None))
+    batches = list(Images(SOURCE, tuple(samples), GRID, 2, None))
     labels = [None if batch.gt_label is None else batch.gt_label.tolist() for batch in batches]
     assert labels == [[0, 1], [1], None, [0, 1], [0], [1]]
     assert [batch.gt_mask is None for batch in batches] == [False, True, True, False, False, True]
@@ -136,7 +136,7 @@ def test_an_image_stays_anomalous_if_its_defect_is_lost_in_resizing(defective: S
     grid = TileGrid(Size(2, 3), Size(1, 1), Size(1, 1))
     source = DecodedFiles(grid.image_size, has_masks=True)
     assert not source.mask(defective, slice(0, 2), slice(0, 3)).any()
-    (batch,) = image_loader(source, [defective], grid, batch_size=1, augmentations=None)
+    (batch,) = Images(source, (defective,), grid, 1, None)
     assert batch.gt_label.tolist() == [1]
 
 

@@ -15,7 +15,7 @@ Make = Callable[..., TiledEnsemble]
 
 
 def whole(ensemble: TiledEnsemble) -> WholeImages:
-    models = (ensemble.tile_models.own_model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
+    models = (ensemble.tile_models.model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
     return WholeImages(ensemble, [TileAlone(model) for model in models])
 
 

@@ -1,0 +1,59 @@
+"""Where models predict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from anomalib_tiled.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anomalib_tiled.config import Plain
+
+
+def device_of(trainer: Mapping[str, Plain]) -> torch.device:
+    """Give the device that Lightning picks for the arguments of a trainer.
+
+    Args:
+        trainer: Its arguments.
+
+    Raises:
+        ConfigurationError: There is no such device here.
+    """
+    devices, accelerator = trainer.get("devices", "auto"), trainer.get("accelerator", "auto")
+    try:
+        made = Trainer(
+            accelerator=accelerator,
+            devices=1 if devices == "auto" else devices,
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        message = (
+            f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
+            f"{error}. Predict somewhere else, for example on the device cpu."
+        )
+        raise ConfigurationError(message) from error
+    return made.strategy.root_device
+
+
+def device_named(name: str) -> torch.device:
+    """Give the device of a name such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
+        raise ConfigurationError(message) from error
+    return device

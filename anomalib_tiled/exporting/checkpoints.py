@@ -1,0 +1,39 @@
+"""The checkpoints of a run as its model opens them by itself: each with all of its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.checkpoints import write_tensors
+from anomalib_tiled.exporting.export import replacing_folder
+from anomalib_tiled.exporting.manifest import MANIFEST, sealed
+from anomalib_tiled.files import write_json
+from anomalib_tiled.progress import track
+from anomalib_tiled.run import Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib_tiled.run_folder import RunFolder
+
+FORMAT = "checkpoints"
+
+
+def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> None:
+    """Write a checkpoint for each tile that ``load_from_checkpoint`` of its model opens.
+
+    Args:
+        folder: A run with all tiles trained.
+        output: Folder for the files.
+        overwrite: Whether an earlier export there is replaced.
+
+    Raises:
+        TiledError: Something that the user has to change; nothing is left behind.
+    """
+    with replacing_folder(output, overwrite=overwrite) as work:
+        run = Run.open(folder)
+        for tile in track(run.grid.tiles, "Writing checkpoints"):
+            write_tensors(run.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+        model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
+        facts = {"format": FORMAT, "class": model, "run": {"folder": str(folder.path)}}
+        write_json(work / MANIFEST, {**facts, "files": sealed(work, sorted(work.glob("*.ckpt")))})
