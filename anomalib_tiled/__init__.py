@@ -30,7 +30,7 @@ A module imports only from modules on its own line or below:
     lock                                        one fit at a time
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files
-    errors                                      what the user can mend
+    errors  copied_process                      what the user can mend | what workers are copied from
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ class Command:
         name: What the user types.
         help: What it does, in a line.
         function: Name of the function in ``anomalib_tiled.commands``.
+        trains: Whether it may have other processes train.
     """
 
     name: str
     help: str
     function: str
+    trains: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function."""
@@ -44,9 +47,14 @@ class Command:
 
 
 COMMANDS = (
-    Command("fit", "Train a model for every tile location and calibrate; or go on with an interrupted run.", "fit"),
+    Command(
+        "fit",
+        "Train a model for every tile location and calibrate; or go on with an interrupted run.",
+        "fit",
+        trains=True,
+    ),
     Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
-    Command("train", "Fit, then test.", "train"),
+    Command("train", "Fit, then test.", "train", trains=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", "predict"),
     Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
     Command("export", "Write a run as files that predict without anomalib: torch, onnx, openvino.", "export"),
@@ -85,6 +93,8 @@ def _run(given: list[str], prog: str) -> int:
         return 0
     for command in COMMANDS:
         if command.name == given[0]:
+            if command.trains and probably_needed(given[1:]):
+                start_copied_process()
             return command.load()(given[1:], f"{prog} {command.name}") or 0
     message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
     raise TiledError(message)

@@ -34,7 +34,7 @@ IMPORTS = "import anomalib.data, anomalib.engine, anomalib.models"
 def main() -> None:
     """Measure what the command line asks for."""
     parser = parser_of_cases(__doc__)
-    parser.add_argument("--programs", help="some of reference,tiled,loop (default: all that can train the model)")
+    parser.add_argument("--programs", help="some of reference,tiled,train,loop (default: all that can train the model)")
     parser.add_argument(
         "--processes", type=int, nargs="+", default=[1], help="processes of tiled and loop; several to measure each"
     )
@@ -128,7 +128,7 @@ def _measure(program: Program, phase: Phase) -> Result:
 
 
 def _programs_for(case: Case) -> list[str]:
-    return ["reference", "tiled"] if case.model in LEARN_BY_EPOCHS else ["reference", "tiled", "loop"]
+    return ["reference", "tiled", "train", *([] if case.model in LEARN_BY_EPOCHS else ["loop"])]
 
 
 def _start(folder: Path) -> float:

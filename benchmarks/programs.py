@@ -212,7 +212,7 @@ def programs(names: list[str], case: Case, boards: Path, folder: Path, processes
     """Give the programs to measure.
 
     Args:
-        names: Some of ``reference``, ``tiled`` and ``loop``.
+        names: Some of ``reference``, ``tiled``, ``train`` and ``loop``.
         case: What they are measured on.
         boards: Folder of the images.
         folder: Each program gets a folder in here.
@@ -227,12 +227,13 @@ def programs(names: list[str], case: Case, boards: Path, folder: Path, processes
             chosen.append(Reference(case, boards, folder / name))
         elif name == "tiled":
             chosen += [Tiled(case, boards, folder / f"tiled-{number}", number) for number in processes]
+        elif name == "train":
             chosen += [TiledAtOnce(case, boards, folder / f"train-{number}", number) for number in processes]
         elif name == "loop":
             _check_loop(case)
             chosen += [Loop(case, boards, folder / f"loop-{number}", number) for number in processes]
         else:
-            message = f"Programs are reference, tiled and loop, found {name!r}."
+            message = f"Programs are reference, tiled, train and loop, found {name!r}."
             raise ValueError(message)
     return chosen
 

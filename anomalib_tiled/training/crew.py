@@ -6,16 +6,15 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.copied_process import process_context
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.workers import Outcome, attempt
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.workers import TrainTile
-
-PRELOAD = "anomalib_tiled.training.preload"
-"""What processes import once for all of them; it takes seconds."""
 
 
 class WorkerError(RuntimeError):
@@ -101,7 +97,7 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     Raises:
         StorageError: The disk is full.
     """
-    context, work = _context(), pickle.dumps(train_tile)
+    context, work = process_context(), pickle.dumps(train_tile)
     crew = [_hire(context, place, work) for place in places[: len(tiles)]]
     waiting, lost = deque(tiles), set[str]()
     try:
@@ -124,21 +120,6 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     finally:
         for worker in crew:
             worker.dismiss()
-
-
-def start_crew() -> None:
-    """Have the process that others are copied from import what they need, in the background."""
-    if _context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
-
-
-def _context() -> BaseContext:
-    """Give a way to start processes that copies neither threads nor a GPU's state."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD])
-    return context
 
 
 def _hire(context: BaseContext, place: Place, work: bytes) -> Worker:
@@ -223,8 +204,3 @@ def _sendable(error: Exception | None) -> Exception | None:
     except Exception:  # noqa: BLE001  # classes of others fail in any way when they are copied
         return WorkerError(f"{type(error).__name__}: {error}")
     return error
-
-
-def cores() -> int:
-    """Give the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import warnings
 from importlib import import_module
@@ -10,4 +11,5 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
     import_module("anomalib_tiled.training.tile")
     import_module("anomalib_tiled.training.predicting")
+atexit.register(gc.unfreeze)  # otherwise some packages complain when this process ends
 gc.freeze()  # what is imported stays; looking for garbage in it takes half a second each time

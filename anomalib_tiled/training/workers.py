@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from anomalib_tiled.copied_process import cores, start_copied_process
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.memory import available_memory
-from anomalib_tiled.training.crew import Place, cores, start_crew, train_side_by_side
+from anomalib_tiled.training.crew import Place, train_side_by_side
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class LocalWorkers(Workers):
     def start(self) -> None:
         """Have processes import what they need, while images are read here."""
         if len(self._places()) > 1:
-            start_crew()
+            start_copied_process()
 
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""

@@ -40,7 +40,7 @@ def test_drawn_images_are_kept_and_named_by_the_data_module(tmp_path: Path) -> N
 
 
 def test_each_number_of_processes_is_a_program_of_its_own() -> None:
-    chosen = programs(["reference", "tiled", "loop"], Case(), Path("b"), Path("f"), [1, 2])
+    chosen = programs(["reference", "tiled", "train", "loop"], Case(), Path("b"), Path("f"), [1, 2])
     assert len({each.folder for each in chosen}) == len(chosen) == 7
     assert [each.name for each in chosen if each.phases[0].name == "train"] == [
         "anomalib-tiled",
@@ -49,7 +49,7 @@ def test_each_number_of_processes_is_a_program_of_its_own() -> None:
 
 
 def test_an_unknown_program_is_refused() -> None:
-    with pytest.raises(ValueError, match="Programs are reference, tiled and loop, found 'ours'"):
+    with pytest.raises(ValueError, match="Programs are reference, tiled, train and loop, found 'ours'"):
         programs(["ours"], Case(), Path(), Path(), [1])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, StorageError
-from anomalib_tiled.exporting.export import Exporting, _check, _first_tiles, _replacing_folder
+from anomalib_tiled.exporting.export import Exporting, _check, _first_tiles, replacing_folder
 from anomalib_tiled.exporting.formats import TorchFormat
 from anomalib_tiled.stages.scoring import Scorer
 
@@ -40,7 +40,7 @@ def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., TiledEn
 
 def test_a_folder_appears_when_everything_is_in_it(tmp_path: Path) -> None:
     output = tmp_path / "a" / "b"
-    with _replacing_folder(Exporting(TorchFormat(), output)) as work:
+    with replacing_folder(output, overwrite=False) as work:
         (work / "manifest.json").write_text("1")
         assert not output.exists()
     assert [path.name for path in output.parent.iterdir()] == ["b"]
@@ -49,11 +49,11 @@ def test_a_folder_appears_when_everything_is_in_it(tmp_path: Path) -> None:
 def test_an_earlier_export_stays_if_the_new_one_fails(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "manifest.json").write_text("old")
-    with pytest.raises(KeyError), _replacing_folder(Exporting(TorchFormat(), tmp_path / "b", overwrite=True)):
+    with pytest.raises(KeyError), replacing_folder(tmp_path / "b", overwrite=True):
         raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert (tmp_path / "b" / "manifest.json").read_text() == "old"
-    with _replacing_folder(Exporting(TorchFormat(), tmp_path / "b", overwrite=True)) as work:
+    with replacing_folder(tmp_path / "b", overwrite=True) as work:
         (work / "manifest.json").write_text("new")
     assert (tmp_path / "b" / "manifest.json").read_text() == "new"
 
@@ -62,6 +62,6 @@ def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(StorageError, match=r"file/output cannot be written: a file is where a folder belongs"),
-        _replacing_folder(Exporting(TorchFormat(), tmp_path / "file" / "output")),
+        replacing_folder(tmp_path / "file" / "output", overwrite=False),
     ):
         pass

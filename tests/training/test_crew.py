@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
-from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.training.crew import Place, WorkerError, cores, train_side_by_side
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.training.crew import Place, WorkerError, train_side_by_side
 
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
 TWO = [Place(1), Place(1)]
@@ -180,7 +180,7 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
         "from anomalib_tiled.grid import Size, TileGrid\n"
         "from anomalib_tiled.training import crew\n"
         "if __name__ == '__main__':\n"
-        "    crew.PRELOAD = 'json'\n"
+        "    copied_process.PRELOAD = 'json'\n"
         "    tiles = TileGrid(Size(400, 4), Size(4, 4), Size(4, 4)).tiles\n"
         "    work = partial(workbench.slow, Path(sys.argv[1]))\n"
         "    list(crew.train_side_by_side(tiles, work, [crew.Place(1), crew.Place(1)]))\n"
@@ -204,18 +204,3 @@ def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
     while not happened():
         assert time.monotonic() < started + seconds
         time.sleep(0.05)
-
-
-def test_there_is_at_least_one_core() -> None:
-    assert 1 <= cores() <= (os.cpu_count() or 1)
-
-
-def test_a_place_without_a_device_leaves_the_choice() -> None:
-    given: list[dict[str, int]] = []
-
-    def train(tile: Tile, **device: int) -> None:
-        given.append(device)
-
-    Place(1).attempt(TILES[0], train)
-    Place(1, device=2).attempt(TILES[0], train)
-    assert given == [{}, {"device": 2}]
