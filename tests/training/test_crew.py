@@ -178,6 +178,7 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
         "from functools import partial\n"
         "from pathlib import Path\n"
         "from anomalib_tiled.grid import Size, TileGrid\n"
+        "from anomalib_tiled import copied_process\n"
         "from anomalib_tiled.training import crew\n"
         "if __name__ == '__main__':\n"
         "    copied_process.PRELOAD = 'json'\n"
