@@ -25,7 +25,7 @@ from anomalib_tiled.lock import locked
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.logs import log_to
-from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction import Prediction
 from anomalib_tiled.results.predictions import PredictionFolder
 from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
@@ -164,7 +164,7 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     measurements, tiles = Measurements.of(run.settings), TileMeasurements(run.grid)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
-    with scores_file(output / "scores.csv") as write_scores:
+    with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
         for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
             with noting(images_noted(batch.image_path)):
                 raw = predicted(tiles.watch(batch))
@@ -175,7 +175,7 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             tiles.update(batch)
             write_scores(batch)
             if run.settings.visualize:
-                pictures.draw(batch)
+                draw(batch)
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
     notes = depth_notes(sample.image_path for sample in samples)

@@ -117,7 +117,7 @@ class EnginePerTile(Predictor):
         self._tiles = [
             (
                 (slice(top, top + job.side), slice(left, left + job.side)),
-                _loaded(job, f"tiles/r{row:02d}_c{column:02d}.ckpt"),
+                _loaded(job, f"r{row:02d}_c{column:02d}.ckpt"),
                 Engine(default_root_dir=Path.cwd() / "engine", accelerator="cpu", devices=1, enable_progress_bar=False),
             )
             for (row, top), (column, left) in product(enumerate(starts), enumerate(starts))

@@ -30,7 +30,7 @@ TILED = "tiled"
 REFUSED = "exit status 2:"
 """How a command ends that has said what is in its way."""
 
-EXPORTS = ("torch", "onnx", "openvino")
+EXPORTS = ("checkpoints", "torch", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Way:
 WAYS = {
     "python": Way("`TiledEnsemble.predict`", TILED),
     COMMAND: Way("`anomalib tiled predict`", TILED),
-    "engine": Way("tile after tile, `Engine.predict`", TILED),
+    "engine": Way("tile after tile, `Engine.predict`", "checkpoints"),
     "torch": Way("export, PyTorch", "torch"),
     "onnx": Way("export, onnxruntime", "onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": Way("export, OpenVINO", "openvino", ("onnx", "onnxscript", "openvino")),

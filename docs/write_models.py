@@ -60,8 +60,8 @@ A class made from one of anomalib's inherits its row of the table.
 
 ## Open a checkpoint without this package
 
-A tile's checkpoint is one of Lightning. Some models have layers that depend on the size of their input; give them a
-pre-processor of the tile's size:
+`anomalib tiled export --ckpt_dir RUN --format checkpoints` writes a checkpoint of Lightning for each tile. Some models
+have layers that depend on the size of their input; give them a pre-processor of the tile's size:
 
 ```python
 from anomalib.models import Fastflow
@@ -69,7 +69,7 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Resize
 
 model = Fastflow.load_from_checkpoint(
-    "results/Fastflow/parts/latest/tiles/r00_c00.ckpt", pre_processor=PreProcessor(Resize((256, 256)))
+    "results/Fastflow/parts/latest/export/checkpoints/r00_c00.ckpt", pre_processor=PreProcessor(Resize((256, 256)))
 )
 ```
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,8 @@ from anomalib_tiled.data.images import size_of
 from anomalib_tiled.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from anomalib.data import ImageBatch, NumpyImageItem
     from PIL.Image import Image
@@ -77,6 +80,29 @@ class Pictures:
         # 000.jpg, 000.PNG and 000.png in one folder must not share a picture.
         stem = relative.stem if relative.suffix == ".png" else relative.name
         return (self.folder / relative).with_name(f"{stem}.png")
+
+
+@contextmanager
+def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]]:
+    """Give what draws a batch while the next one is predicted; only one batch waits.
+
+    Args:
+        pictures: What draws.
+
+    Yields:
+        Takes a batch. What goes wrong is raised when the next one is given, or in the end.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        drawn: list[Future[None]] = []
+
+        def draw(batch: ImageBatch) -> None:
+            if drawn:
+                drawn.pop().result()
+            drawn.append(thread.submit(pictures.draw, batch))
+
+        yield draw
+        for last in drawn:
+            last.result()
 
 
 def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:

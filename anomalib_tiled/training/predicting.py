@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from anomalib.models.components import AnomalibModule
+
     from anomalib_tiled.data.tile_dataset import Images
     from anomalib_tiled.ensemble import RawPrediction, TiledEnsemble
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
+    from anomalib_tiled.seals import Seal
     from anomalib_tiled.tile_model import TilePrediction
     from anomalib_tiled.tile_models import TileModels
 
@@ -84,7 +87,7 @@ def predictable(
         folder: Folder that predictions are kept in.
         description: What is done with them, for the progress bar.
     """
-    if images.augmentations is not None or not isinstance(images.source, ImageCache):
+    if not _tile_by_tile(images):
         for batch in track(images, description):
             yield Predictable(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
         return
@@ -96,6 +99,22 @@ def predictable(
                 read = partial(_read, predictions, first, number)
                 yield Predictable(batch, partial(ensemble.join, number, read))
                 first += number
+
+
+def predict_trained(run: Run, tile: Tile, model: AnomalibModule, checkpoint: Seal) -> None:
+    """Predict the validation images with a model that has just been trained, so that it need not be loaded for that.
+
+    Args:
+        run: The run.
+        tile: The tile.
+        model: Its model.
+        checkpoint: What the model was stored as.
+    """
+    images = run.calibration_images()
+    if _tile_by_tile(images) and _is_small(images):
+        predictions = TilePredictions(run.folder.predictions, images.grid, images.samples)
+        predictions.folder /= predictions.name
+        predictions.write(tile, checkpoint, _predicted_tiles(run, tile, model, images))
 
 
 def forget_predictions(folder: Path) -> None:
@@ -129,10 +148,8 @@ class PredictTile:
         with log_to(self.log):
             place = self._device if device is None else torch.device("cuda", device)
             model = self._models.model(tile, place)
-            height, width = self.run.grid.tile_size
-            batch = max(1, min(self.run.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
-            predicted = (predict_tile(model, tiles.to(place)) for tiles in self.images.tile(tile, batch))
-            self.predictions.write(tile, self.run.folder.record(tile).checkpoint, predicted)
+            checkpoint = self.run.folder.record(tile).checkpoint
+            self.predictions.write(tile, checkpoint, _predicted_tiles(self.run, tile, model, self.images))
 
     @cached_property
     def _models(self) -> TileModels:
@@ -145,6 +162,24 @@ class PredictTile:
     def __getstate__(self) -> dict[str, object]:
         """Leave models behind."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def _predicted_tiles(run: Run, tile: Tile, model: AnomalibModule, images: Images) -> Iterator[TilePrediction]:
+    """Predict one tile of all images, some at a time."""
+    height, width = run.grid.tile_size
+    batch = max(1, min(run.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
+    for tiles in images.tile(tile, batch):
+        yield predict_tile(model, tiles.to(model.device))
+
+
+def _tile_by_tile(images: Images) -> bool:
+    """Whether a tile can be read without the rest of its image."""
+    return images.augmentations is None and isinstance(images.source, ImageCache)
+
+
+def _is_small(images: Images) -> bool:
+    """Whether predictions of the images are kept on the disk."""
+    return TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
 
 
 def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
@@ -165,8 +200,7 @@ def _parts(images: Images, folder: Path) -> Iterator[Images]:
 def _predicted(run: Run, images: Images, folder: Path) -> Iterator[TilePredictions]:
     """Predict what is not predicted yet; remove it in the end if it is too much to be kept."""
     predictions = TilePredictions(folder, images.grid, images.samples)
-    small = TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
-    kept = small and not run.folder.allow_altered  # otherwise checkpoints are not what their seals say
+    kept = _is_small(images) and not run.folder.allow_altered  # otherwise checkpoints are not what their seals say
     predictions.folder = folder / (predictions.name if kept else f".{os.getpid()}")
     try:
         _predict_missing(run, images, predictions, folder.parent / "logs" / "run.log")

@@ -32,6 +32,7 @@ from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import build_tile_model, predict_tile
 from anomalib_tiled.tile_record import TileRecord
+from anomalib_tiled.training.predicting import predict_trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,17 +70,16 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
     workspace = run.folder.path / "tiles" / f".{tile.name}"
     try:
         with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(workspace), _interrupts():
-            epochs = _fit(run, tile, workspace, trainer_arguments(trainer))
+            epochs, seal = _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
         gc.collect()  # model and trainer hold each other, so their memory comes back only now
     seconds = round(time.monotonic() - started, 3)
-    seal = Seal.of(run.folder.checkpoint(tile))
     run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
 
 
-def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> int:
-    """Fit a fresh model, store it, and give the number of epochs."""
+def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> tuple[int, Seal]:
+    """Fit a fresh model, store it, and give the number of epochs, and what it was stored as."""
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = build_tile_model(run.settings.model, run.grid.tile_size)
@@ -98,7 +98,10 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(run.folder.checkpoint(tile)) as temporary:
         write_tensors(checkpoint, temporary)
-    return int(engine.trainer.current_epoch)
+    seal = Seal.of(run.folder.checkpoint(tile))
+    if not any(map(_has_chosen, callbacks)):
+        predict_trained(run, tile, model.to(engine.trainer.strategy.root_device).eval(), seal)
+    return int(engine.trainer.current_epoch), seal
 
 
 def _try_out(model: AnomalibModule, data: TileDataModule) -> None:
@@ -243,10 +246,15 @@ def _no_checkpoints() -> ModelCheckpoint:
     return ModelCheckpoint(save_top_k=0, mode="max")
 
 
+def _has_chosen(callback: Callback) -> bool:
+    """Whether a callback has kept the best weights, by something that it monitors."""
+    monitors = isinstance(callback, LightningCheckpoint) and callback.monitor is not None
+    return monitors and Path(cast("LightningCheckpoint", callback).best_model_path).is_file()
+
+
 def _trained(trainer: Trainer, model: AnomalibModule, callbacks: list[Callback]) -> Checkpoint:
     """Give the best weights if a checkpoint callback of the user monitors something, else the last ones."""
-    for callback in callbacks:
-        if isinstance(callback, LightningCheckpoint) and callback.monitor and Path(callback.best_model_path).is_file():
-            best = read_checkpoint(Path(callback.best_model_path), type(model))
-            return {name: value for name, value in best.items() if name not in ONLY_TO_GO_ON}
+    for callback in filter(_has_chosen, callbacks):
+        best = read_checkpoint(Path(cast("LightningCheckpoint", callback).best_model_path), type(model))
+        return {name: value for name, value in best.items() if name not in ONLY_TO_GO_ON}
     return checkpoint_of(model, epoch=trainer.current_epoch, global_step=trainer.global_step)

@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.pictures import Pictures, common_folder
+from anomalib_tiled.results.pictures import Pictures, common_folder, drawn_meanwhile
 
 SOURCE = (30, 50)
 GREY = 100
@@ -144,6 +144,26 @@ def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"good/000\.png is missing\. Put it back"):
         Pictures.into(tmp_path / "images", images, stretch=False).draw(given)
     assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"
+
+
+def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path) -> None:
+    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
+    with drawn_meanwhile(pictures) as draw:
+        for path in images:
+            draw(batch([path], torch.zeros(1, 1, 15, 20)))
+    assert all(pictures.path_of(path).is_file() for path in images)
+
+
+def test_what_goes_wrong_meanwhile_is_raised_with_the_next_batch_or_in_the_end(
+    images: list[Path], tmp_path: Path
+) -> None:
+    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
+    gone = batch([tmp_path / "gone.png"], torch.zeros(1, 1, 15, 20))
+    with pytest.raises(DataError, match="gone.png is missing"), drawn_meanwhile(pictures) as draw:
+        draw(gone)
+        draw(batch(images[:1], torch.zeros(1, 1, 15, 20)))
+    with pytest.raises(DataError, match="gone.png is missing"), drawn_meanwhile(pictures) as draw:
+        draw(gone)
 
 
 def test_the_common_folder_of_one_image_is_its_own() -> None:

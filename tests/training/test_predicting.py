@@ -25,7 +25,7 @@ from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.training import predicting
-from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.training.predicting import predict_trained, predictable
 from anomalib_tiled.training.workers import LocalWorkers
 from anomalib_tiled.workers import Outcome, TrainTile
 
@@ -122,6 +122,32 @@ def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Mode
     models.seals["r01_c01"] = Seal(1, "second")
     passed(run)
     assert models.loaded == ["r01_c01"]
+
+
+def trained(run: Run, models: Models) -> None:
+    """Predict with models as if they had just been trained."""
+    for tile in run.grid.tiles:
+        predict_trained(run, tile, models.load(tile), Seal(1, "first"))
+    models.loaded.clear()
+
+
+def test_a_model_that_has_just_been_trained_is_not_loaded(run: Run, models: Models) -> None:
+    expected = whole(run)  # validation images are test images
+    trained(run, models)
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+@pytest.mark.parametrize("why", ["augmented", "too large"])
+def test_a_model_predicts_later_what_is_not_kept(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "augmented":
+        run.datamodule.val_augmentations = Identity()
+    else:
+        monkeypatch.setattr(predicting, "KEPT", 0)
+    trained(run, models)
+    assert not run.folder.predictions.exists()
 
 
 def test_what_tiles_say_is_told(run: Run) -> None:
