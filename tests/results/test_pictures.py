@@ -146,24 +146,26 @@ def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"
 
 
-def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path) -> None:
-    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
+def draw_meanwhile(folder: Path, paths: list[Path]) -> Pictures:
+    """Draw images one by one, in the background."""
+    pictures = Pictures.into(folder, paths, stretch=False)
     with drawn_meanwhile(pictures) as draw:
-        for path in images:
+        for path in paths:
             draw(batch([path], torch.zeros(1, 1, 15, 20)))
+    return pictures
+
+
+def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path) -> None:
+    pictures = draw_meanwhile(tmp_path / "drawn", images)
     assert all(pictures.path_of(path).is_file() for path in images)
 
 
-def test_what_goes_wrong_meanwhile_is_raised_with_the_next_batch_or_in_the_end(
-    images: list[Path], tmp_path: Path
+@pytest.mark.parametrize("batches", [1, 2])
+def test_what_goes_wrong_meanwhile_is_raised_in_the_end_or_with_the_next_batch(
+    images: list[Path], tmp_path: Path, batches: int
 ) -> None:
-    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
-    gone = batch([tmp_path / "gone.png"], torch.zeros(1, 1, 15, 20))
-    with pytest.raises(DataError, match="gone.png is missing"), drawn_meanwhile(pictures) as draw:
-        draw(gone)
-        draw(batch(images[:1], torch.zeros(1, 1, 15, 20)))
-    with pytest.raises(DataError, match="gone.png is missing"), drawn_meanwhile(pictures) as draw:
-        draw(gone)
+    with pytest.raises(DataError, match=r"gone\.png is missing"):
+        draw_meanwhile(tmp_path / "drawn", [tmp_path / "gone.png", images[0]][:batches])
 
 
 def test_the_common_folder_of_one_image_is_its_own() -> None:
