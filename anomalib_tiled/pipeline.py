@@ -33,7 +33,7 @@ from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
-from anomalib_tiled.training.predicting import forget_predictions, predictable
+from anomalib_tiled.training.predicting import predictable
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
 
@@ -105,7 +105,6 @@ def _train_missing(run: Run, workers: Workers, observers: Observers) -> None:
     missing = run.folder.missing(run.grid)
     if missing:  # what the stages learned from other tiles must not outlive them
         run.folder.calibration_file.unlink(missing_ok=True)
-        forget_predictions(run.folder.predictions)
     failed: dict[str, list[Tile]] = {}
     outcomes = checked_outcomes(workers, missing, partial(train_tile, run))
     for outcome in track(outcomes, "Training tiles", len(missing)):

@@ -267,7 +267,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
-        for path in (self.path / "tiles").glob(".*"):
+        for path in (*(self.path / "tiles").glob(".*"), *self.predictions.glob(".*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

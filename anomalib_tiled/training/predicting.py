@@ -117,11 +117,6 @@ def predict_trained(run: Run, tile: Tile, model: AnomalibModule, checkpoint: Sea
         predictions.write(tile, checkpoint, _predicted_tiles(run, tile, model, images))
 
 
-def forget_predictions(folder: Path) -> None:
-    """Remove all predictions that are kept in a folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @dataclass(frozen=True)
 class PredictTile:
     """Predicts one tile of all images. Travels to other processes, and uses one model object for all its tiles.
@@ -207,7 +202,7 @@ def _predicted(run: Run, images: Images, folder: Path) -> Iterator[TilePredictio
         yield predictions
     finally:
         if not kept:
-            forget_predictions(predictions.folder)
+            shutil.rmtree(predictions.folder, ignore_errors=True)
 
 
 def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log: Path) -> None:

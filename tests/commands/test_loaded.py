@@ -47,6 +47,19 @@ def test_a_loaded_run_is_the_ensemble_of_the_commands(ensemble: TiledEnsemble, f
     assert not ensemble.training
 
 
+def test_an_ensemble_larger_than_its_budget_predicts_the_same(
+    ensemble: TiledEnsemble, finished_run: Path, tmp_path: Path, damaged: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    configuration = run / "config.yaml"
+    configuration.write_text(configuration.read_text().replace("memory_budget: null", "memory_budget: 4MB"))
+    small = TiledEnsemble.load(run)
+    for _ in range(2):
+        assert np.array_equal(small.predict(damaged).map, ensemble.predict(damaged).map)
+    assert 0 < small.tile_models.held <= 4 * 10**6 < ensemble.tile_models.held
+
+
 def test_a_prediction_has_the_size_of_its_image(ensemble: TiledEnsemble, damaged: Path) -> None:
     for size in ((150, 112), (300, 224)):
         with Image.open(damaged) as image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_what_tiles_say_is_told(run: Run) -> None:
 def test_too_much_to_be_kept_is_removed_in_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = passed(run)
     monkeypatch.setattr(predicting, "KEPT", 0)
-    predicting.forget_predictions(run.folder.predictions)
+    shutil.rmtree(run.folder.predictions)
     assert_equal(passed(run), expected)
     assert list(run.folder.predictions.iterdir()) == []
 
