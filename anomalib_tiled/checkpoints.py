@@ -62,7 +62,12 @@ def write_tensors(content: Checkpoint | Weights, path: Path) -> None:
 
 
 def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
-    """Put what a checkpoint holds into a model, as Lightning does."""
+    """Put what a checkpoint holds into a model, as Lightning does.
+
+    Args:
+        model: The model.
+        checkpoint: The checkpoint, with all of its weights.
+    """
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
 
@@ -100,11 +105,17 @@ class Sharing:
     def __init__(self, folder: Path, model: AnomalibModule) -> None:
         self.folder = folder
         self._first: Weights = {}
-        if self._file() is None:
+        if (path := self._file()) is not None:
+            _shared_weights(path)  # what is wrong with it is known before the training
+        else:
             self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
     def stripped(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Give a checkpoint without what is shared, and with a note of where that is."""
+        """Give a checkpoint without what is shared, and with a note of where that is.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
         weights: Weights = checkpoint["state_dict"]
         path = self._file() or self._write(_equal_ones(weights, self._first))
         if path is None:
@@ -134,10 +145,11 @@ class Sharing:
 
 
 def _equal_ones(weights: Weights, first: Mapping[str, torch.Tensor]) -> Weights:
-    return {name: value for name, value in weights.items() if name in first and _equal(first[name], value.cpu())}
+    return {name: value for name, value in weights.items() if name in first and equal(first[name], value.cpu())}
 
 
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+def equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether tensors on one device are the same to the last bit."""
     return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
 
 

@@ -57,7 +57,11 @@ COMMANDS = (
     Command("train", "Fit, then test.", "train", trains=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", "predict"),
     Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
-    Command("export", "Write a run as files that predict without anomalib: torch, onnx, openvino.", "export"),
+    Command(
+        "export",
+        "Write a run as files for others: torch, onnx, openvino, or checkpoints of anomalib.",
+        "export",
+    ),
     Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
 )
 

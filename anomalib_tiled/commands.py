@@ -137,6 +137,9 @@ def export(arguments: Sequence[str], prog: str) -> None:
     """Write a run as files that predict by themselves."""
     parsed = export_parser(prog).parse_args(list(arguments))
     if parsed.format == CHECKPOINTS:
+        if parsed.per_tile or parsed.input != "float32":
+            message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
+            raise ConfigurationError(message)
         folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
         output = folder.path / "export" / CHECKPOINTS if parsed.output is None else Path(parsed.output)
         export_checkpoints(folder, output, overwrite=parsed.overwrite)

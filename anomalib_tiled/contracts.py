@@ -20,7 +20,7 @@ from anomalib_tiled.stages.thresholding import Thresholder
 from anomalib_tiled.workers import Outcome, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from anomalib_tiled.grid import Tile
@@ -116,7 +116,7 @@ def call_stage(
     return result.float()  # scores are counted, compared and written in single precision, whatever a stage computes in
 
 
-def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
+def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:
     """Have workers train tiles, and give what they report if it is what the contract says.
 
     Args:
@@ -143,7 +143,7 @@ def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainT
 def untrained(workers: Workers, tiles: Iterable[Tile]) -> str:
     """Say which tiles workers have left untrained."""
     names = ", ".join(tile.name for tile in tiles)
-    return f"{name_of(workers)} must train every tile, but did not train {names}. Mend it, or choose another."
+    return f"{name_of(workers)} must finish every tile, but left out {names}. Mend it, or choose another."
 
 
 def _next_outcome(workers: Workers, outcomes: Iterator[Outcome]) -> Outcome | None:

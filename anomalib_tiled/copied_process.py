@@ -51,7 +51,7 @@ def probably_needed(arguments: Sequence[str]) -> bool:
         return False
     said = PROCESSES.findall(" ".join([*_files_named_by(arguments), *arguments]))
     if not said or said[-1] == "auto":
-        return cores() > 1 and not GPU.exists()
+        return sys.platform == "linux" and cores() > 1 and not GPU.exists()
     return int(said[-1]) > 1
 
 
@@ -66,5 +66,7 @@ def _files_named_by(arguments: Sequence[str]) -> list[str]:
     for argument in " ".join(arguments).replace("=", " ").split():
         path = Path(argument)
         with suppress(OSError, ValueError):
-            contents.append((path / "config.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
+            file = path / "config.yaml" if path.is_dir() else path
+            if file.is_file():  # a pipe can be read once, and that is not here
+                contents.append(file.read_text(encoding="utf-8"))
     return contents

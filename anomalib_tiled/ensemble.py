@@ -158,8 +158,9 @@ class TiledEnsemble(AnomalibModule):
             raw = predict(tile)
             if on_tile is not None:
                 on_tile(tile, raw)
+            here = TilePrediction(*(None if each is None else each.to(self.device) for each in raw))
             with noting(f"Tile: {tile.name}."):
-                merging.add(tile, raw)
+                merging.add(tile, here)
         return merging.finish()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:

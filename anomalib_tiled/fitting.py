@@ -67,6 +67,8 @@ def fit_ensemble(
         "data": data if isinstance(data, Mapping) else _written_down(data),
         "tiling": {"tile_size": tiling} if isinstance(tiling, int) else dict(tiling),
     }
+    # Others would run the caller's script once more, unless it takes care of that.
+    configuration.setdefault("workers", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
     parser = fit_parser("fit_ensemble")
     folder = prepare(settings_from(parser, parser.parse_object(configuration)))
     pipeline.fit(folder, Observers(find_plugins().loaded))

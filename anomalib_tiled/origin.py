@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,21 @@ def origin_of(class_path: str) -> Origin:
     for package in packages_distributions().get(top, ()):  # reads what every package has installed
         return Origin(package, version_of(package))
     return Origin(None, None)
+
+
+def code_of(class_path: str) -> list[str]:
+    """Name the code that a model of a class predicts with: versions of packages, or a checksum of its module.
+
+    Args:
+        class_path: Dotted path of the class.
+    """
+    packages = [f"{package} {version_of(package)}" for package in ("anomalib-tiled", "anomalib", "torch")]
+    origin = origin_of(class_path)
+    if origin.package is not None:
+        return [*packages, str(origin)]
+    module = find_spec(class_path.rpartition(".")[0])
+    path = None if module is None else module.origin
+    return [*packages, "" if path is None else sha256(Path(path).read_bytes()).hexdigest()]
 
 
 def version_of(package: str) -> str | None:

@@ -27,7 +27,7 @@ from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.run_folder import KNOWINGLY
-from anomalib_tiled.tile_model import build_tile_model, load_tile_model, reload_tile_model
+from anomalib_tiled.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.validation_scores import ValidationScores
 
@@ -160,7 +160,7 @@ class Run:
         Raises:
             RunFolderError: Tiles are missing.
         """
-        self._check_tiles()
+        self.check_tiles()
         ensemble = TiledEnsemble(
             self.grid,
             self.tile_models(),
@@ -180,7 +180,7 @@ class Run:
             RunFolderError: Tiles or the calibration are missing.
             ConfigurationError: There is no such device.
         """
-        self._check_tiles()
+        self.check_tiles()
         path = self.folder.path
         self.folder.check(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
         learned = read_json(self.folder.calibration_file)
@@ -199,7 +199,12 @@ class Run:
             self.folder.check(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`.")
         return ValidationScores.read(self.folder.validation_scores_file, self.settings.calibration_hash)
 
-    def _check_tiles(self) -> None:
+    def check_tiles(self) -> None:
+        """Check that all tiles are trained.
+
+        Raises:
+            RunFolderError: Some are not.
+        """
         if missing := self.folder.missing(self.grid):
             names, path = ", ".join(tile.name for tile in missing), self.folder.path
             message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
@@ -211,8 +216,17 @@ class Run:
         Args:
             one_at_a_time: Whether each is used only once, so that none need stay in memory.
         """
-        budget = 0 if one_at_a_time else self.settings.memory_bytes
-        return TileModels(self._load_tile, budget, self._reload_tile)
+        given = self.settings.memory_bytes
+        budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
+        return TileModels(self._load_tile, budget, self._reload_tile if self.keeps_to_its_state else None)
+
+    @property
+    def keeps_to_its_state(self) -> bool:
+        """Whether all that a model has learned is in its checkpoint, so that one object can be each tile's in turn.
+
+        It is so with anomalib's own models, which are tested for it. Others may keep something beside.
+        """
+        return self.settings.model.class_path.startswith("anomalib.")
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
         with self._checkpoint_of(tile) as checkpoint:
@@ -228,8 +242,7 @@ class Run:
         Raises:
             RunFolderError: It is missing, or was altered.
         """
-        self._check_tiles()
-        model_class = type(build_tile_model(self.settings.model, self.grid.tile_size))
+        model_class = class_of(self.settings.model)
         with self._checkpoint_of(tile) as checkpoint:
             return read_checkpoint(checkpoint, model_class)
 
@@ -245,14 +258,20 @@ class Run:
         try:
             yield checkpoint
         except ConfigurationError as error:
+            if isinstance(error.__cause__, RunFolderError):  # of the weights that all tiles share
+                raise error.__cause__ from None
             message = (
                 f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
             )
             raise RunFolderError(message) from error
 
-    def device(self) -> torch.device:
-        """Give the device that Lightning picks for the accelerator of the configuration."""
-        return device_of(self.settings.trainer)
+    def device(self, index: int | None = None) -> torch.device:
+        """Give the device that Lightning picks for the accelerator of the configuration.
+
+        Args:
+            index: Which of several; ``None`` for what the configuration says.
+        """
+        return device_of({**self.settings.trainer, **({} if index is None else {"devices": [index]})})
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -196,6 +196,10 @@ class RunFolder:
         if not self.allow_altered:
             self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
 
+    def seal_of(self, tile: Tile) -> Seal:
+        """Give what the checkpoint of a tile is like: what it was, or what it is now where it may be altered."""
+        return Seal.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+
     def seals(self) -> dict[str, Plain]:
         """Read what finished files are like, by their names."""
         return read_json(self.seals_file) if self.seals_file.is_file() else {}
@@ -267,7 +271,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
-        for path in (*(self.path / "tiles").glob(".*"), *self.predictions.glob(".*")):
+        for path in (self.path / "tiles").glob(".*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

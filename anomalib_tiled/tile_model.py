@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from enum import Enum
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -69,6 +69,15 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     return model
 
 
+def class_of(spec: ClassSpec) -> type[AnomalibModule]:
+    """Give the class of a model without making one."""
+
+    def found(model_class: type[AnomalibModule], **_: Any) -> Any:  # noqa: ANN401  # the model's own
+        return model_class
+
+    return cast("type[AnomalibModule]", spec.build(AnomalibModule, found))
+
+
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
     """Load a trained model, ready to predict.
 
@@ -99,7 +108,8 @@ def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) 
         ConfigurationError: The checkpoint is not of such a model.
     """
     try:
-        restore(model, read_checkpoint(checkpoint, type(model)))
+        with torch.inference_mode():  # in which it may have replaced some of its state
+            restore(model, read_checkpoint(checkpoint, type(model)))
     except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, UnpicklingError) as error:
         message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
         raise ConfigurationError(message) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_tiled.checkpoints import equal
 from anomalib_tiled.memory import memory_budget
 
 if TYPE_CHECKING:
@@ -90,13 +91,8 @@ class TileModels:
 
     def _is_shared(self, name: str, tensor: torch.Tensor) -> bool:
         first = self._shared.get(name)
-        return first is not None and _equal(first, tensor.data)
+        return first is not None and first.device == tensor.device and equal(first, tensor.data)
 
 
 def _tensors(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
-
-
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    same_kind = first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
-    return same_kind and torch.equal(first, second)

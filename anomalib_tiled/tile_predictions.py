@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +13,10 @@ from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import TilePrediction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from anomalib_tiled.data.split import Sample
+    from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
 
 SCORE = np.dtype(np.float32)
@@ -29,7 +27,7 @@ class _Record(NamedTuple):
 
     Args:
         checkpoint: Checksum of the checkpoint that they were made with.
-        images: Fingerprint of the images.
+        images: Fingerprint of the images, and of the code that predicted them.
         scores: Score of each image.
         maps: What the file of maps is like; ``None`` if the model gives no maps.
     """
@@ -39,48 +37,54 @@ class _Record(NamedTuple):
     scores: list[float]
     maps: Seal | None
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Plain]) -> _Record:
+        """Read a record."""
+        return cls(**{**content, "maps": None if content["maps"] is None else Seal(**content["maps"])})
+
 
 class TilePredictions:
     """Raw scores and maps of all tiles of a list of images, in a folder.
 
-    The maps of a tile are in ``r00_c00.maps``: 32-bit floats in the order of the machine, image by image, row by row.
-    ``r00_c00.json``, written last, holds the scores, and what they were predicted with.
+    The maps of a tile are in ``r00_c00.<checkpoint>.maps``: 32-bit floats in the order of the machine, image by image,
+    row by row. ``r00_c00.json``, written last, holds the scores, and what they were predicted with.
 
     Args:
         folder: The folder.
         grid: Where the tiles lie.
-        samples: The images.
+        images: Fingerprint of the images, and of the code that predicts them.
     """
 
-    def __init__(self, folder: Path, grid: TileGrid, samples: Sequence[Sample]) -> None:
+    def __init__(self, folder: Path, grid: TileGrid, images: str) -> None:
         self.folder = folder
         self.grid = grid
-        self.samples = tuple(samples)
-        self._images = _fingerprint(self.samples)
+        self._images = images
         self._records: dict[str, _Record] = {}
-
-    @property
-    def name(self) -> str:
-        """Name of these images, for a folder."""
-        return self._images[:16]
 
     @staticmethod
     def bytes_for(grid: TileGrid, images: int) -> int:
         """Give the room that the predictions of so many images take up on the disk."""
         return SCORE.itemsize * images * len(grid.tiles) * grid.tile_size.height * grid.tile_size.width
 
-    def has(self, tile: Tile, checkpoint: Seal) -> bool:
-        """Whether the images were predicted with a checkpoint of a tile, and what was written is as it was."""
+    def find(self, tile: Tile, checkpoint: Seal, *, compare: bool = True) -> bool:
+        """Look for what a tile was predicted to be, so that it can be read.
+
+        Args:
+            tile: The tile.
+            checkpoint: The checkpoint that it must have been predicted with.
+            compare: Whether to compare the maps to their checksum.
+
+        Returns:
+            Whether it is there, and as it was written.
+        """
         try:
-            content = read_json(self._record_file(tile))
-            seal = None if content["maps"] is None else Seal(**cast("dict[str, object]", content["maps"]))  # type: ignore[arg-type]
-            record = _Record(**{**content, "maps": seal})  # type: ignore[arg-type]
+            record = _Record.from_json(read_json(self._record_file(tile)))
             if (record.checkpoint, record.images) != (checkpoint.sha256, self._images):
                 return False
-            if seal is not None:
-                seal.check(self._maps_file(tile), "")
+            if record.maps is not None:
+                (record.maps.check if compare else record.maps.check_size)(self._maps_file(tile, record.checkpoint), "")
         except (RunFolderError, KeyError, TypeError, OSError):
-            return False  # they are made again
+            return False  # it is predicted again
         self._records[tile.name] = record
         return True
 
@@ -96,41 +100,50 @@ class TilePredictions:
             StageError: The model predicts infinities or NaN.
             StorageError: The disk is full.
         """
+        path = self._maps_file(tile, checkpoint.sha256)
         scores: list[float] = []
-        with replacing(self._maps_file(tile)) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             for batch in batches:
                 check_finite(tile, batch)
                 scores += batch.scores.tolist()
                 if batch.maps is not None:
                     file.write(np.ascontiguousarray(batch.maps.cpu().numpy(), dtype=SCORE).data)
-        path = self._maps_file(tile)
         maps = Seal.of(path) if path.stat().st_size else None
         record = _Record(checkpoint.sha256, self._images, scores, maps)
         write_json(self._record_file(tile), {**record._asdict(), "maps": None if maps is None else vars(maps)})
+        for other in self.folder.glob(f"{tile.name}.*.maps"):
+            if other != path:
+                other.unlink(missing_ok=True)
 
     def read(self, tile: Tile, first: int, number: int) -> TilePrediction:
-        """Read what was predicted of a tile of some images, after `has` has found it.
+        """Read what was predicted of a tile of some images, after it was found.
 
         Args:
             tile: The tile.
             first: Position of the first image.
             number: How many images.
+
+        Raises:
+            RunFolderError: The tile was trained and predicted again in the meantime.
         """
         record = self._records[tile.name]
         scores = torch.tensor(record.scores[first : first + number], dtype=torch.float32)
         if record.maps is None:
             return TilePrediction(scores, None)
         height, width = self.grid.tile_size
-        size = height * width
-        offset = first * size * SCORE.itemsize
-        maps = np.fromfile(self._maps_file(tile), SCORE, number * size, offset=offset)
-        return TilePrediction(scores, torch.from_numpy(maps.reshape(number, 1, height, width)))
+        count, path = number * height * width, self._maps_file(tile, record.checkpoint)
+        try:
+            maps = np.fromfile(path, SCORE, count, offset=first * height * width * SCORE.itemsize)
+            return TilePrediction(scores, torch.from_numpy(maps.reshape(number, 1, height, width)))
+        except (OSError, ValueError) as error:
+            message = f"{path} has changed while it was read. Was the tile trained again? Run the command once more."
+            raise RunFolderError(message) from error
 
     def _record_file(self, tile: Tile) -> Path:
         return self.folder / f"{tile.name}.json"
 
-    def _maps_file(self, tile: Tile) -> Path:
-        return self.folder / f"{tile.name}.maps"
+    def _maps_file(self, tile: Tile, checkpoint: str) -> Path:
+        return self.folder / f"{tile.name}.{checkpoint[:16]}.maps"
 
 
 def check_finite(tile: Tile, prediction: TilePrediction) -> None:
@@ -146,10 +159,3 @@ def check_finite(tile: Tile, prediction: TilePrediction) -> None:
                 "Train the tile again with other settings, for example a lower learning rate."
             )
             raise StageError(message)
-
-
-def _fingerprint(samples: Iterable[Sample]) -> str:
-    """Name images by their paths, sizes and times of change."""
-    status = [(str(sample.image_path), sample.image_path.stat()) for sample in samples]
-    content = json.dumps([(path, each.st_size, each.st_mtime_ns) for path, each in status])
-    return sha256(content.encode()).hexdigest()

@@ -169,8 +169,8 @@ def test_outcomes_of_all_tiles_are_given() -> None:
         ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Mend it"),
         ([DONE[0], TILES[1]], r"must report one Outcome for each tile, but reported Tile\("),
         ([DONE[0], DONE[0]], r"must report one Outcome for each tile, but reported Outcome\("),
-        ([DONE[0]], "must train every tile, but did not train r00_c01. Mend it"),
-        ([], "must train every tile, but did not train r00_c00, r00_c01"),
+        ([DONE[0]], "must finish every tile, but left out r00_c01. Mend it"),
+        ([], "must finish every tile, but left out r00_c00, r00_c01"),
     ],
 )
 def test_workers_that_break_their_contract_are_named(reports: list[object], message: str) -> None:

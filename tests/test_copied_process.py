@@ -57,3 +57,8 @@ def test_processes_are_copied_where_the_system_can(monkeypatch: pytest.MonkeyPat
     assert process_context().get_start_method() == "spawn"
     monkeypatch.undo()
     assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_a_configuration_that_can_be_read_only_once_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert probably_needed(["--config", str(tmp_path / "pipe")])  # would wait for ever

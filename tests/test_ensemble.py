@@ -21,6 +21,7 @@ from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.seams import GaussianSeams
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.tile_model import TilePrediction
 from anomalib_tiled.tile_models import TileModels
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
@@ -91,6 +92,17 @@ def calibrated(
         level = image.learn(stages, normalize=stages.normalize_at == "image")
         ensemble.calibration = replace(ensemble.calibration, image=level)
     return ensemble
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_tiles_say_is_joined_on_the_device_of_the_ensemble() -> None:
+    ensemble = calibrated(STAGES)
+    said: dict[str, TilePrediction] = {}
+    expected = ensemble.decide(ensemble.predict_raw(IMAGES, lambda tile, raw: said.setdefault(tile.name, raw)))
+    there = ensemble.to("cuda")
+    found = there.decide(there.join(len(IMAGES), lambda tile: said[tile.name]))
+    assert found.anomaly_map.device.type == "cuda"
+    torch.testing.assert_close(found.anomaly_map.cpu(), expected.anomaly_map)
 
 
 @pytest.mark.parametrize("grid", [GRID, OVERLAPPING])

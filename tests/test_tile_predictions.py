@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from anomalib_tiled.data.split import Sample
-from anomalib_tiled.errors import StageError
+from anomalib_tiled.errors import RunFolderError, StageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import TilePrediction
@@ -22,29 +20,26 @@ CHECKPOINT, ANOTHER = Seal(1, "a" * 64), Seal(1, "b" * 64)
 SCORES, MAPS = torch.rand(5), torch.rand(5, 1, 4, 3)
 
 
-@pytest.fixture
-def samples(tmp_path: Path) -> list[Sample]:
-    paths = [tmp_path / f"{number}.png" for number in range(5)]
-    for path in paths:
-        path.write_bytes(b"image")
-    return [Sample("test", path, None, 0) for path in paths]
-
-
 def batches(*, maps: bool = True) -> Iterator[TilePrediction]:
     for part in (slice(0, 3), slice(3, 5)):
         yield TilePrediction(SCORES[part], MAPS[part] if maps else None)
 
 
 @pytest.fixture
-def written(tmp_path: Path, samples: list[Sample]) -> TilePredictions:
-    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+def written(tmp_path: Path) -> TilePredictions:
+    predictions = TilePredictions(tmp_path / "raw", GRID, "images")
     predictions.write(TILE, CHECKPOINT, batches())
     return predictions
 
 
+def maps_of(predictions: TilePredictions) -> Path:
+    [path] = predictions.folder.glob(f"{TILE.name}.*.maps")
+    return path
+
+
 @pytest.mark.parametrize(("first", "number"), [(0, 5), (2, 2), (4, 1)])
 def test_scores_and_maps_are_read_bit_for_bit(written: TilePredictions, first: int, number: int) -> None:
-    assert written.has(TILE, CHECKPOINT)
+    assert written.find(TILE, CHECKPOINT)
     read = written.read(TILE, first, number)
     assert torch.equal(read.scores, SCORES[first : first + number])
     assert torch.equal(read.maps, MAPS[first : first + number])
@@ -52,47 +47,58 @@ def test_scores_and_maps_are_read_bit_for_bit(written: TilePredictions, first: i
 
 def test_the_room_that_is_needed_is_known_beforehand(written: TilePredictions) -> None:
     needed = TilePredictions.bytes_for(GRID, 5)
-    assert len(GRID.tiles) * (written.folder / f"{TILE.name}.maps").stat().st_size == needed
+    assert len(GRID.tiles) * maps_of(written).stat().st_size == needed
 
 
-def test_a_model_without_maps(tmp_path: Path, samples: list[Sample]) -> None:
-    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+def test_a_model_without_maps(tmp_path: Path) -> None:
+    predictions = TilePredictions(tmp_path / "raw", GRID, "images")
     predictions.write(TILE, CHECKPOINT, batches(maps=False))
-    assert predictions.has(TILE, CHECKPOINT)
+    assert predictions.find(TILE, CHECKPOINT)
     assert predictions.read(TILE, 1, 2).maps is None
     assert torch.equal(predictions.read(TILE, 1, 2).scores, SCORES[1:3])
 
 
 def test_what_was_predicted_is_found_by_another_command(written: TilePredictions) -> None:
-    later = TilePredictions(written.folder, GRID, written.samples)
-    assert later.name == written.name
-    assert later.has(TILE, CHECKPOINT)
-    assert not later.has(GRID.tiles[0], CHECKPOINT)
-    assert not later.has(TILE, ANOTHER)
+    later = TilePredictions(written.folder, GRID, "images")
+    assert later.find(TILE, CHECKPOINT)
+    assert not later.find(GRID.tiles[0], CHECKPOINT)
+    assert not later.find(TILE, ANOTHER)
 
 
-def test_a_changed_image_is_predicted_anew(written: TilePredictions) -> None:
-    os.utime(written.samples[3].image_path, (1, 1))
-    later = TilePredictions(written.folder, GRID, written.samples)
-    assert not later.has(TILE, CHECKPOINT)
-    assert later.name != written.name
+def test_other_images_are_predicted_anew(written: TilePredictions) -> None:
+    assert not TilePredictions(written.folder, GRID, "others").find(TILE, CHECKPOINT)
+
+
+def test_another_checkpoint_replaces_what_was_predicted(written: TilePredictions) -> None:
+    early = maps_of(written)
+    written.write(TILE, ANOTHER, batches())
+    assert written.find(TILE, ANOTHER)
+    assert maps_of(written) != early
+    assert not early.exists()
+
+
+def test_a_tile_that_is_trained_again_meanwhile_is_not_mixed(written: TilePredictions) -> None:
+    assert written.find(TILE, CHECKPOINT)
+    TilePredictions(written.folder, GRID, "images").write(TILE, ANOTHER, batches())
+    with pytest.raises(RunFolderError, match=r"has changed while it was read. Was the tile trained again\?"):
+        written.read(TILE, 0, 2)
 
 
 @pytest.mark.parametrize("name", ["json", "maps"])
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
 def test_what_was_damaged_is_predicted_anew(written: TilePredictions, name: str, harm: str) -> None:
-    path = written.folder / f"{TILE.name}.{name}"
+    path = maps_of(written) if name == "maps" else written.folder / f"{TILE.name}.json"
     content = bytearray(path.read_bytes())
     path.unlink()
     if harm != "remove":
         content[10] ^= 1
         path.write_bytes(content if harm == "flip" else content[:20])
-    assert not TilePredictions(written.folder, GRID, written.samples).has(TILE, CHECKPOINT)
+    assert not TilePredictions(written.folder, GRID, "images").find(TILE, CHECKPOINT)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_an_error_and_leaves_nothing(tmp_path: Path, samples: list[Sample], value: float) -> None:
-    predictions = TilePredictions(tmp_path / "raw", GRID, samples)
+def test_what_is_no_number_is_an_error_and_leaves_nothing(tmp_path: Path, value: float) -> None:
+    predictions = TilePredictions(tmp_path / "raw", GRID, "images")
     wrong = TilePrediction(SCORES, torch.where(MAPS.max() == MAPS, value, MAPS))
     with pytest.raises(StageError, match=f"The model of tile {TILE.name} predicts infinities or NaN"):
         predictions.write(TILE, CHECKPOINT, [wrong])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,7 @@ class Images:
         grid: The grid that gives their size.
         batch_size: Images that are loaded together.
         augmentations: Applied to the images.
+        whole: What these are a part of; ``None`` if they are all.
     """
 
     source: PixelSource
@@ -116,6 +117,16 @@ class Images:
     grid: TileGrid
     batch_size: int
     augmentations: Transform | None
+    whole: Images | None = None
+
+    def parts(self, number: int) -> Iterator[Images]:
+        """Give them in parts.
+
+        Args:
+            number: Images in a part.
+        """
+        for first in range(0, len(self.samples), number):
+            yield replace(self, samples=self.samples[first : first + number], whole=self)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -129,7 +140,9 @@ class Images:
     def _loader(self) -> DataLoader[ImageItem]:
         whole = slice(0, self.grid.image_size.height), slice(0, self.grid.image_size.width)
         dataset = AreaDataset(self.source, self.samples, area=whole, grid=self.grid, augmentations=self.augmentations)
-        return DataLoader(dataset, batch_sampler=_AlikeBatches(self.samples, self.batch_size), collate_fn=collate)
+        with_masks = any(sample.masks for sample in (self.whole or self).samples)
+        batches = _AlikeBatches(self.samples, self.batch_size, with_masks=with_masks)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.
@@ -209,16 +222,15 @@ class TileDataModule(LightningDataModule):
 class _AlikeBatches(Sampler[list[int]]):
     """Places of images in order, batch by batch; what is known of one image of a batch is known of all."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
+    def __init__(self, samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> None:
         self.samples = samples
         self.batch_size = batch_size
+        self.with_masks = with_masks
 
     def __iter__(self) -> Iterator[list[int]]:
-        with_masks = any(sample.masks for sample in self.samples)
-
         def unknown(place: int) -> tuple[bool, bool]:
             sample = self.samples[place]
-            return sample.label is None, with_masks and sample.label == 1 and not sample.masks
+            return sample.label is None, self.with_masks and sample.label == 1 and not sample.masks
 
         for _, places in groupby(range(len(self.samples)), unknown):
             yield from (list(batch) for batch in BatchSampler(places, self.batch_size, drop_last=False))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.checkpoints import write_tensors
-from anomalib_tiled.exporting.export import replacing_folder
+from anomalib_tiled.exporting.export import LOG, replacing_folder
 from anomalib_tiled.exporting.manifest import MANIFEST, sealed
 from anomalib_tiled.files import write_json
 from anomalib_tiled.progress import track
+from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
     """
-    with replacing_folder(output, overwrite=overwrite) as work:
+    with replacing_folder(output, overwrite=overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
+        run.check_tiles()
         for tile in track(run.grid.tiles, "Writing checkpoints"):
             write_tensors(run.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
         model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}

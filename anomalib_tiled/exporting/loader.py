@@ -65,7 +65,7 @@ def load(folder: Path = FOLDER, *, allow_altered: bool = False) -> Callable[[tor
 
 
 def checksum(path: Path) -> str:
-    """Give the first 16 bytes of BLAKE2b, as manifest.json has them."""
+    """Give the SHA-256 checksum, as manifest.json has them."""
     digest = sha256()
     with path.open("rb") as file:
         while piece := file.read(2**22):

@@ -6,20 +6,26 @@ predicted once, and so are images whose stages learn anew.
 
 from __future__ import annotations
 
-import os
+import json
+import logging
 import shutil
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
+from hashlib import sha256
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from anomalib.data import ImageBatch
+from filelock import FileLock, Timeout
 
 from anomalib_tiled.contracts import checked_outcomes, untrained
 from anomalib_tiled.data.cache import ImageCache
-from anomalib_tiled.errors import StageError
+from anomalib_tiled.errors import StageError, TiledError, TrainingError
 from anomalib_tiled.files import storage_errors
+from anomalib_tiled.origin import code_of
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
@@ -28,7 +34,6 @@ from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
 
@@ -36,9 +41,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble import RawPrediction, TiledEnsemble
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.run import Run
-    from anomalib_tiled.seals import Seal
     from anomalib_tiled.tile_model import TilePrediction
     from anomalib_tiled.tile_models import TileModels
+
+logger = logging.getLogger(__name__)
 
 KEPT = 2 * 10**9
 """Bytes of predictions that stay on the disk, to be used again."""
@@ -46,8 +52,11 @@ KEPT = 2 * 10**9
 SHARE_OF_DISK = 0.5
 """Share of what is free on the disk that predictions may take up; if they need more, images are predicted in parts."""
 
-PIXELS_AT_ONCE = 2**20
+TILE_PIXELS_AT_ONCE = 2**20
 """Pixels of the tiles that are predicted together: memory is bounded whatever batch size the data module has."""
+
+LOCK = "lock"
+"""File in a working folder that its process holds locked."""
 
 
 class Predict(Protocol):
@@ -86,35 +95,39 @@ def predictable(
         images: The images.
         folder: Folder that predictions are kept in.
         description: What is done with them, for the progress bar.
+
+    Raises:
+        TiledError: A tile cannot be predicted.
     """
     if not _tile_by_tile(images):
         for batch in track(images, description):
             yield Predictable(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
         return
-    for part in _parts(images, folder):
-        with _predicted(run, part, folder) as predictions:
-            first = 0
-            for batch in track(part, description):
-                number = len(cast("torch.Tensor", batch.image))
-                read = partial(_read, predictions, first, number)
-                yield Predictable(batch, partial(ensemble.join, number, read))
-                first += number
+    for part, predictions in _predicted(run, images, folder):
+        first = 0
+        for batch in track(part, description):
+            number = len(cast("torch.Tensor", batch.image))
+            read = partial(_read, predictions, first, number)
+            yield Predictable(batch, partial(ensemble.join, number, read))
+            first += number
 
 
-def predict_trained(run: Run, tile: Tile, model: AnomalibModule, checkpoint: Seal) -> None:
+def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
     """Predict the validation images with a model that has just been trained, so that it need not be loaded for that.
+
+    Nothing is done where predictions are not kept, or have no room on the disk.
 
     Args:
         run: The run.
-        tile: The tile.
-        model: Its model.
-        checkpoint: What the model was stored as.
+        tile: The tile, which is done.
+        model: Its model, on the device where it predicts.
+
+    Raises:
+        TiledError: It predicts nothing of use, or the disk is full.
     """
-    images = run.calibration_images()
-    if _tile_by_tile(images) and _is_small(images):
-        predictions = TilePredictions(run.folder.predictions, images.grid, images.samples)
-        predictions.folder /= predictions.name
-        predictions.write(tile, checkpoint, _predicted_tiles(run, tile, model, images))
+    images, folder = run.calibration_images(), run.folder.predictions
+    if _tile_by_tile(images) and _is_small(images) and _room(images, folder) >= len(images.samples):
+        _kept(run, images, folder).write(tile, run.folder.seal_of(tile), _predicted_tiles(run, tile, model, images))
 
 
 @dataclass(frozen=True)
@@ -139,12 +152,18 @@ class PredictTile:
         Args:
             tile: The tile.
             device: Index of the GPU to predict on; ``None`` for what the configuration says.
+
+        Raises:
+            TiledError: The checkpoint cannot be loaded, predicts nothing of use, or the disk is full.
         """
         with log_to(self.log):
-            place = self._device if device is None else torch.device("cuda", device)
-            model = self._models.model(tile, place)
-            checkpoint = self.run.folder.record(tile).checkpoint
-            self.predictions.write(tile, checkpoint, _predicted_tiles(self.run, tile, model, self.images))
+            try:
+                model = self._models.model(tile, self._device if device is None else self.run.device(device))
+                predicted = _predicted_tiles(self.run, tile, model, self.images)
+                self.predictions.write(tile, self.run.folder.seal_of(tile), predicted)
+            except Exception:
+                logger.exception("Predicting tile %s failed.", tile.name)
+                raise
 
     @cached_property
     def _models(self) -> TileModels:
@@ -162,7 +181,7 @@ class PredictTile:
 def _predicted_tiles(run: Run, tile: Tile, model: AnomalibModule, images: Images) -> Iterator[TilePrediction]:
     """Predict one tile of all images, some at a time."""
     height, width = run.grid.tile_size
-    batch = max(1, min(run.datamodule.eval_batch_size, PIXELS_AT_ONCE // (height * width)))
+    batch = max(1, min(run.datamodule.eval_batch_size, TILE_PIXELS_AT_ONCE // (height * width)))
     for tiles in images.tile(tile, batch):
         yield predict_tile(model, tiles.to(model.device))
 
@@ -177,44 +196,75 @@ def _is_small(images: Images) -> bool:
     return TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
 
 
+def _room(images: Images, folder: Path) -> int:
+    """Say of how many images the predictions have room."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return int(shutil.disk_usage(folder).free * SHARE_OF_DISK // TilePredictions.bytes_for(images.grid, 1))
+
+
 def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
     return predictions.read(tile, first, number)
 
 
-def _parts(images: Images, folder: Path) -> Iterator[Images]:
-    """Give the images in parts whose predictions have room on the disk; mostly there is one part."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    room = shutil.disk_usage(folder).free * SHARE_OF_DISK
-    number = max(1, int(room // TilePredictions.bytes_for(images.grid, 1)))
-    for first in range(0, len(images.samples), number):
-        yield replace(images, samples=images.samples[first : first + number])
+def _kept(run: Run, images: Images, folder: Path) -> TilePredictions:
+    """Give the predictions of images that are kept."""
+    fingerprint = _fingerprint(run, images)
+    return TilePredictions(folder / fingerprint[:16], images.grid, fingerprint)
+
+
+def _fingerprint(run: Run, images: Images) -> str:
+    """Name images as they are in the cache, and the code that predicts them."""
+    cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
+    content = [cache, [str(sample.image_path) for sample in images.samples], code_of(run.settings.model.class_path)]
+    return sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images, TilePredictions]]:
+    """Predict what is not predicted yet, in parts if the disk is small."""
+    log, kept, room = folder.parent / "logs" / "run.log", _kept(run, images, folder), _room(images, folder)
+    if _is_small(images) and (room >= len(images.samples) or not _missing(run, kept)):
+        _predict_missing(run, images, kept, log)
+        yield images, kept
+        return
+    with _working_folder(folder) as work:
+        for part in images.parts(max(1, room)):
+            predictions = TilePredictions(work / "part", part.grid, _fingerprint(run, part))
+            _predict_missing(run, part, predictions, log)
+            yield part, predictions
+            shutil.rmtree(predictions.folder)
 
 
 @contextmanager
-def _predicted(run: Run, images: Images, folder: Path) -> Iterator[TilePredictions]:
-    """Predict what is not predicted yet; remove it in the end if it is too much to be kept."""
-    predictions = TilePredictions(folder, images.grid, images.samples)
-    kept = _is_small(images) and not run.folder.allow_altered  # otherwise checkpoints are not what their seals say
-    predictions.folder = folder / (predictions.name if kept else f".{os.getpid()}")
+def _working_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder, and remove it in the end; remove those of processes that have been killed."""
+    for left in folder.glob(".*"):
+        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    work = Path(mkdtemp(prefix=".", dir=folder))
     try:
-        _predict_missing(run, images, predictions, folder.parent / "logs" / "run.log")
-        yield predictions
+        with FileLock(work / LOCK):
+            yield work
     finally:
-        if not kept:
-            shutil.rmtree(predictions.folder, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
+    """List the tiles that are not predicted with their checkpoints."""
+    return [tile for tile in run.grid.tiles if not predictions.find(tile, run.folder.seal_of(tile), compare=compare)]
 
 
 def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log: Path) -> None:
-    def missing() -> list[Tile]:
-        return [tile for tile in run.grid.tiles if not predictions.has(tile, run.folder.record(tile).checkpoint)]
-
-    if not (tiles := missing()):
+    if not (tiles := _missing(run, predictions)):
         return
     workers = run.settings.workers.build(Workers)
-    outcomes = checked_outcomes(workers, tiles, PredictTile(run, images, predictions, log))
-    for outcome in track(outcomes, "Predicting tiles", len(tiles)):
-        if outcome.error is not None:
-            raise outcome.error
-    if left := missing():
+    with closing(checked_outcomes(workers, tiles, PredictTile(run, images, predictions, log))) as outcomes:
+        for outcome in track(outcomes, "Predicting tiles", len(tiles)):
+            if isinstance(outcome.error, TiledError):
+                raise outcome.error
+            if outcome.error is not None:
+                reason = f"{type(outcome.error).__name__}: {outcome.error}"
+                message = f"Tile {outcome.tile.name} could not be predicted: {reason} (log: {log})"
+                raise TrainingError(message) from outcome.error
+    if left := _missing(run, predictions, compare=False):
         raise StageError(untrained(workers, left))

@@ -65,21 +65,19 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
     Raises:
         StorageError: The disk is full.
     """
-    started = time.monotonic()
     trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
     workspace = run.folder.path / "tiles" / f".{tile.name}"
     try:
         with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(workspace), _interrupts():
-            epochs, seal = _fit(run, tile, workspace, trainer_arguments(trainer))
+            _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
         gc.collect()  # model and trainer hold each other, so their memory comes back only now
-    seconds = round(time.monotonic() - started, 3)
-    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
 
 
-def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> tuple[int, Seal]:
-    """Fit a fresh model, store it, and give the number of epochs, and what it was stored as."""
+def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> None:
+    """Fit a fresh model, store it, note that the tile is done, and predict the validation images while it is there."""
+    started = time.monotonic()
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = build_tile_model(run.settings.model, run.grid.tile_size)
@@ -98,10 +96,19 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(run.folder.checkpoint(tile)) as temporary:
         write_tensors(checkpoint, temporary)
-    seal = Seal.of(run.folder.checkpoint(tile))
-    if not any(map(_has_chosen, callbacks)):
-        predict_trained(run, tile, model.to(engine.trainer.strategy.root_device).eval(), seal)
-    return int(engine.trainer.current_epoch), seal
+    seal, epochs = Seal.of(run.folder.checkpoint(tile)), int(engine.trainer.current_epoch)
+    seconds = round(time.monotonic() - started, 3)
+    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
+    if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
+        _predict(run, tile, model.to(engine.trainer.strategy.root_device))
+
+
+def _predict(run: Run, tile: Tile, model: AnomalibModule) -> None:
+    """Predict the validation images; what goes wrong is raised when they are predicted again, before stages learn."""
+    try:
+        predict_trained(run, tile, model.eval())
+    except Exception:
+        logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
 
 def _try_out(model: AnomalibModule, data: TileDataModule) -> None:

@@ -68,6 +68,6 @@ class LocalWorkers(Workers):
     @staticmethod
     def _number(devices: Sequence[int | None]) -> int:
         """Say how many processes are the fastest: one thread for each of two tiles beats two threads for one."""
-        if devices != [None] or torch.cuda.is_available():
+        if devices != [None] or torch.accelerator.is_available():
             return len(devices)
         return max(1, min(cores(), available_memory() // MEMORY_OF_A_PROCESS))

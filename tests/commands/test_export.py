@@ -178,3 +178,11 @@ def test_an_incomplete_run_is_refused_and_nothing_is_left(
 def test_an_unknown_format_is_refused_before_the_run_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--ckpt_dir", "nowhere", "--format", "onyx"]) == 2
     assert "--format cannot be 'onyx'." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--per_tile"], ["--input", "uint8"]])
+def test_whole_checkpoints_are_of_one_kind(
+    finished_run: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "checkpoints", *option]) == 2
+    assert "--per_tile and --input have no meaning with --format checkpoints" in capsys.readouterr().err

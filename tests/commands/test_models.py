@@ -148,8 +148,9 @@ def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: 
     assert len(scores) == 4
     assert all(0 <= score <= 1 for score in scores)
     assert loaded_scores(run) == pytest.approx(scores, abs=1e-4)
+    assert main(["export", "--ckpt_dir", str(run), "--format", "checkpoints"]) == 0
     for tile in ("r00_c00", "r00_c01"):
-        path = run / "tiles" / f"{tile}.ckpt"
+        path = run / "export" / "checkpoints" / f"{tile}.ckpt"
         own = model_class.load_from_checkpoint(path, pre_processor=PreProcessor(Resize(trial.tile_size)))
         with torch.serialization.safe_globals(model_class.checkpoint_safe_globals()):
             weights = torch.load(path, weights_only=True)["state_dict"]

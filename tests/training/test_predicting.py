@@ -13,6 +13,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Folder, InferenceBatch
 from anomalib.models.components import AnomalibModule
+from filelock import FileLock
 from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.calibration import Calibration
@@ -20,7 +21,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.split import split_once
 from anomalib_tiled.ensemble import RawPrediction
-from anomalib_tiled.errors import StageError
+from anomalib_tiled.errors import StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run, grid_of
 from anomalib_tiled.run_folder import RunFolder
@@ -128,7 +129,7 @@ def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Mode
 def trained(run: Run, models: Models) -> None:
     """Predict with models as if they had just been trained."""
     for tile in run.grid.tiles:
-        predict_trained(run, tile, models.load(tile), Seal(1, "first"))
+        predict_trained(run, tile, models.load(tile))
     models.loaded.clear()
 
 
@@ -168,6 +169,33 @@ def test_too_much_to_be_kept_is_removed_in_the_end(run: Run, monkeypatch: pytest
     assert list(run.folder.predictions.iterdir()) == []
 
 
+def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicting, "KEPT", 0)
+    left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+    with FileLock(used / predicting.LOCK):
+        passed(run)
+    assert [path.name for path in run.folder.predictions.iterdir()] == [".used"]
+
+
+def test_code_that_has_changed_predicts_anew(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting, "code_of", lambda _: ["another version"])
+    passed(run)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+
+
+def test_a_model_of_another_package_is_made_anew_for_each_tile(run: Run, models: Models) -> None:
+    elsewhere = replace(run.settings.model, class_path="factory.Model")
+    run = replace(run, settings=replace(run.settings, model=elsewhere))
+    expected = whole(run)
+    models.made = 0
+    assert_equal(passed(run), expected)
+    assert models.made == len(run.grid.tiles)
+
+
 def test_where_the_disk_is_small_images_are_predicted_in_parts(
     run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +205,23 @@ def test_where_the_disk_is_small_images_are_predicted_in_parts(
     monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
     assert_equal(passed(run), expected)
     assert len(models.loaded) == 2 * len(run.grid.tiles)
+    assert list(run.folder.predictions.iterdir()) == []
+
+
+def test_what_is_there_needs_no_room(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+def test_parts_know_of_masks_what_the_whole_knows(run: Run) -> None:
+    images = replace(run.images("test"), batch_size=8)
+    [whole_batch] = [batch.gt_mask for batch in images]
+    parts = [batch.gt_mask for part in images.parts(2) for batch in part]
+    assert len(parts) > 1
+    assert torch.equal(torch.cat(parts), whole_batch)
 
 
 @pytest.mark.parametrize("how", ["augmented", "not in the cache"])
@@ -199,8 +244,19 @@ def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.M
         return (Outcome(tile, None) for tile in tiles)
 
     monkeypatch.setattr(LocalWorkers, "train", outcomes(idle))
-    with pytest.raises(StageError, match="must train every tile, but did not train r00_c00, r00_c01"):
+    with pytest.raises(StageError, match="must finish every tile, but left out r00_c00, r00_c01"):
         passed(run)
+
+
+def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Run, tile: Tile) -> Brightness:
+        message = f"no {tile.name}"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Run, "_load_tile", broken)
+    with pytest.raises(TrainingError, match=r"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: "):
+        passed(run)
+    assert "Predicting tile r00_c00 failed." in run.folder.log_file.read_text()
 
 
 def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
