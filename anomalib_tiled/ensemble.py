@@ -158,7 +158,8 @@ class TiledEnsemble(AnomalibModule):
             raw = predict(tile)
             if on_tile is not None:
                 on_tile(tile, raw)
-            here = TilePrediction(*(None if each is None else each.to(self.device) for each in raw))
+            maps = None if raw.maps is None else raw.maps.to(self.device)
+            here = TilePrediction(raw.scores.to(self.device), maps)
             with noting(f"Tile: {tile.name}."):
                 merging.add(tile, here)
         return merging.finish()

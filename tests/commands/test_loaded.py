@@ -53,7 +53,7 @@ def test_an_ensemble_larger_than_its_budget_predicts_the_same(
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     configuration = run / "config.yaml"
-    configuration.write_text(configuration.read_text().replace("memory_budget: null", "memory_budget: 4MB"))
+    configuration.write_text(configuration.read_text().replace("memory_budget: null", "memory_budget: 8MB"))
     small = TiledEnsemble.load(run)
     for _ in range(2):
         assert np.array_equal(small.predict(damaged).map, ensemble.predict(damaged).map)
