@@ -87,7 +87,7 @@ class Calibrated:
 class Trained(Run):
     """A run as if all of its tiles were trained."""
 
-    def _check_tiles(self) -> None: ...
+    def check_tiles(self) -> None: ...
 
     def _load_tile(self, tile: Tile) -> Brightness:
         return Brightness(factor(tile))
