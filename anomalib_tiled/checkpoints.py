@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
@@ -56,9 +56,46 @@ def write_tensors(content: Checkpoint | Weights, path: Path) -> None:
     Args:
         content: What to write.
         path: The file.
+
+    Raises:
+        OSError: The disk is full, for example; PyTorch by itself raises something else, which does not say so.
     """
-    with path.open("wb") as file:
-        torch.save(content, file)
+    with path.open("wb") as opened:
+        file = _Remembering(opened)
+        try:
+            torch.save(content, cast("BinaryIO", file))
+        except RuntimeError:
+            if file.error is not None:
+                raise file.error from None
+            raise
+
+
+class _Remembering:
+    """A file to write to, which remembers what went wrong.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._file = file
+
+    def write(self, content: bytes) -> int:
+        """Write, or remember why not."""
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what waits, or remember why not."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:

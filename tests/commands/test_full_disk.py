@@ -18,8 +18,9 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     finished_run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    size = (finished_run / "tiles" / "r00_c00.ckpt").stat().st_size // 2**20 + 1
-    disk = small_disk(size * 5 // 2)
+    [shared] = (finished_run / "tiles").glob("shared-*.ckpt")
+    size = shared.stat().st_size // 2**20 + 4  # for the cache and some of the tiles
+    disk = small_disk(size)
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two, default_root_dir=str(disk / "results")))]) == 2
     run, said = disk / "results" / "Padim" / "photographs" / "v0", capsys.readouterr().err
@@ -29,10 +30,9 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     assert 1 <= len(done) < 9
     for path in (run / "tiles").glob("r*.ckpt"):
         assert torch.load(path, weights_only=True)["state_dict"], "none is half written"
-    small_disk(size * 11)
+    small_disk(size * 5)
     assert main(["fit", "--ckpt_dir", str(run)]) == 0
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert not [path for path in (run / "tiles").iterdir() if path.name.startswith(".")], "nothing half done is left"
     for path in sorted((run / "tiles").glob("*.ckpt")):
-        own, other = (torch.load(each, weights_only=True) for each in (path, finished_run / "tiles" / path.name))
-        assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
+        assert path.read_bytes() == (finished_run / "tiles" / path.name).read_bytes()

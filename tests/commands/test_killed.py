@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 KILLS = 6
 PATIENCE = 120.0
@@ -63,5 +62,4 @@ def test_nothing_is_lost(configure: Callable[..., Path], finished_run: Path, tmp
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert not [path for path in (run / "tiles").iterdir() if path.name.startswith(".")], "nothing half done is left"
     for path in sorted((run / "tiles").glob("*.ckpt")):
-        own, other = (torch.load(each, weights_only=True) for each in (path, finished_run / "tiles" / path.name))
-        assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
+        assert path.read_bytes() == (finished_run / "tiles" / path.name).read_bytes()
