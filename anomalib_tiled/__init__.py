@@ -13,7 +13,7 @@ A module imports only from modules on its own line or below:
     run                                         a run folder with everything that is read from it
     decisions                                   other thresholds than those that were calibrated
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
-    tile_models  tile_predictions               all tile models within a budget | what they said, on the disk
+    tile_models  tile_predictions  fresh_models  all tile models within a budget | what they said | untrained ones
     tile_model  plugins                         one of them | finding stages
     checkpoints                                 weights of tiles, those that all share once
     supported_models  model_rules               which models work with tiles, and what they need
@@ -30,7 +30,7 @@ A module imports only from modules on its own line or below:
     lock                                        one fit at a time
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files
-    errors  copied_process                      what the user can mend | what workers are copied from
+    errors  copied_process  allocation          what the user can mend | what workers are copied from | memory
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -50,28 +51,32 @@ def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint
     return checkpoint
 
 
-def write_tensors(content: Checkpoint | Weights, path: Path) -> None:
+def write_tensors(content: Checkpoint | Weights, path: Path) -> Seal:
     """Write tensors so that the bytes of the file depend on nothing but the content, not even on its name.
 
     Args:
         content: What to write.
         path: The file.
 
+    Returns:
+        Its size and checksum, taken while it is written.
+
     Raises:
         OSError: The disk is full, for example; PyTorch by itself raises something else, which does not say so.
     """
     with path.open("wb") as opened:
-        file = _Remembering(opened)
+        file = _Watched(opened)
         try:
             torch.save(content, cast("BinaryIO", file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
             raise
+    return Seal(file.size, file.digest.hexdigest())
 
 
-class _Remembering:
-    """A file to write to, which remembers what went wrong.
+class _Watched:
+    """A file to write to from its beginning to its end, which knows what was written, and what went wrong.
 
     Args:
         file: The file.
@@ -79,10 +84,14 @@ class _Remembering:
 
     def __init__(self, file: BinaryIO) -> None:
         self.error: OSError | None = None
+        self.digest = sha256()
+        self.size = 0
         self._file = file
 
     def write(self, content: bytes) -> int:
         """Write, or remember why not."""
+        self.digest.update(content)
+        self.size += len(content)
         try:
             return self._file.write(content)
         except OSError as error:
@@ -173,8 +182,8 @@ class Sharing:
         with storage_errors(temporary):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
-                path = self.folder / f"shared-{Seal.of(temporary).sha256}.ckpt"
+                seal = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                path = self.folder / f"shared-{seal.sha256}.ckpt"
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.allocation import keep_freed_memory
 from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
 
@@ -99,6 +100,7 @@ def _run(given: list[str], prog: str) -> int:
         if command.name == given[0]:
             if command.trains and probably_needed(given[1:]):
                 start_copied_process()
+            keep_freed_memory()
             return command.load()(given[1:], f"{prog} {command.name}") or 0
     message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
     raise TiledError(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -208,7 +209,7 @@ class Settings:
             return None
         return Path(self.cache.directory or Path(self.default_root_dir) / "cache")
 
-    @property
+    @cached_property
     def training_hash(self) -> str:
         """Fingerprint of everything that decides what a trained tile looks like."""
         return self._hash(DECIDE_TRAINING)
@@ -291,9 +292,8 @@ def _stage_at(mapping: Mapping[str, Plain]) -> StageAt:
 
 
 def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
-    place = _stage_at(mapping)
     sensitivities = {name: mapping[name] for name in SENSITIVITIES if name in mapping}
-    return ThresholdingSettings(place.stage, place.method, **sensitivities)
+    return ThresholdingSettings(**vars(_stage_at(mapping)), **sensitivities)
 
 
 def _tupled(value: Plain) -> Plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +24,7 @@ from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
+from anomalib_tiled.fresh_models import FreshModels
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.run_folder import KNOWINGLY
@@ -219,6 +220,12 @@ class Run:
         given = self.settings.memory_bytes
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
         return TileModels(self._load_tile, budget, self._reload_tile if self.keeps_to_its_state else None)
+
+    @cached_property
+    def fresh_models(self) -> FreshModels:
+        """Untrained models for the tiles."""
+        spec, seed = self.settings.model, self.settings.seed_everything
+        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.keeps_to_its_state)
 
     @property
     def keeps_to_its_state(self) -> bool:

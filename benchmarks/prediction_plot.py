@@ -21,7 +21,7 @@ SHARES: dict[str, Callable[[Quality], float]] = {
 
 
 def draw(predictions: Predictions, path: Path) -> None:
-    """Draw a point for each way that was measured.
+    """Draw a point for each way whose time was measured.
 
     Args:
         predictions: The numbers.
@@ -37,12 +37,13 @@ def draw(predictions: Predictions, path: Path) -> None:
 
 def _points(axes: Axes, predictions: Predictions, share: Callable[[Quality], float]) -> None:
     for number, (title, measured) in enumerate(predictions.measured):
-        seconds = 1 / measured.timing.images_per_second
+        if (rate := measured.timing.images_per_second) is None:
+            continue
         marker = "os^Dvp*X"[number % 8]
         label = title.replace("`", "")
-        axes.plot(seconds, share(measured.quality), marker, color=f"C{number}", markersize=9, label=label, alpha=0.8)
+        axes.plot(1 / rate, share(measured.quality), marker, color=f"C{number}", markersize=9, label=label, alpha=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("seconds per image")
     axes.margins(0.15)
-    if predictions.measured:
+    if axes.lines:
         axes.legend(fontsize="small")

@@ -131,7 +131,7 @@ def _cells(row: Row, columns: int) -> list[str]:
         row.title,
         f"{timing.first:.1f}",
         NOT_MEASURED if timing.latency is None else f"{timing.latency:.3f}",
-        f"{timing.images_per_second:.2f}",
+        NOT_MEASURED if timing.images_per_second is None else f"{timing.images_per_second:.2f}",
         f"{row.measured.peak_memory / GIGABYTE:.2f}",
         f"{quality.image_auroc:.4f}",
         f"{quality.pixel_auroc:.4f}",

@@ -35,12 +35,13 @@ class Timing:
     Args:
         first: Seconds until the first image was predicted, with imports and with loading of models.
         latencies: Seconds of a single image, for each repetition; empty if it was not measured.
-        images_per_second: Over all images, one after another or in batches, once all is loaded.
+        images_per_second: Over all images, one after another or in batches, once all is loaded; ``None`` if they are
+            too few for that to be told.
     """
 
     first: float
     latencies: list[float]
-    images_per_second: float
+    images_per_second: float | None
 
     @property
     def latency(self) -> float | None:

@@ -30,6 +30,9 @@ TILED = "tiled"
 REFUSED = "exit status 2:"
 """How a command ends that has said what is in its way."""
 
+DIFFERENCE_OF_STARTS = 0.2
+"""Share of the time of a command by which two of the same differ."""
+
 EXPORTS = ("checkpoints", "torch", "onnx", "openvino")
 
 
@@ -185,7 +188,7 @@ class Bench:
         said = {Path(line["image_path"]): line["pred_score"] for line in map(json.loads, lines)}
         maps = [np.load((work / "all" / "maps" / path.relative_to(test)).with_suffix(".npy")) for path in images]
         quality = self._quality(np.array([said[path] for path in images], dtype=np.float32), np.stack(maps))
-        timing = Timing(one.seconds, [], (len(images) - 1) / (every.seconds - one.seconds))
+        timing = Timing(one.seconds, [], rate_of_others(len(images) - 1, one.seconds, every.seconds))
         return Measured(timing, every.peak_memory, quality)
 
     def _quality(self, scores: NDArray[np.float32], maps: NDArray[np.float32]) -> Quality:
@@ -219,6 +222,20 @@ class Bench:
         shutil.rmtree(self.folder / f"way-{name}", ignore_errors=True)
         if WAYS[name].source != TILED:
             shutil.rmtree(self.folder / WAYS[name].source, ignore_errors=True)
+
+
+def rate_of_others(others: int, one: float, every: float) -> float | None:
+    """Give images per second of the images after the first, from the times of two commands.
+
+    Args:
+        others: Number of images after the first.
+        one: Seconds of a command with one image, most of which is its start.
+        every: Seconds of the same command with all images.
+
+    Returns:
+        ``None`` if the times differ by less than starts do by themselves.
+    """
+    return others / (every - one) if every > one * (1 + DIFFERENCE_OF_STARTS) else None
 
 
 def reason_in(message: str) -> str | None:

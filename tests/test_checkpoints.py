@@ -12,8 +12,9 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled import checkpoints
-from anomalib_tiled.checkpoints import SHARED, Sharing, checkpoint_of, read_checkpoint, restore
+from anomalib_tiled.checkpoints import SHARED, Sharing, checkpoint_of, read_checkpoint, restore, write_tensors
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.seals import Seal
 
 
 def unseeded() -> Padim:
@@ -54,6 +55,12 @@ def test_what_training_leaves_as_it_was_is_in_a_file_of_its_own(tiles: Path) -> 
         own = torch.load(tiles / f"tile{number}.ckpt", weights_only=True)
         assert set(own["state_dict"]) == {"model.gaussian.mean", "model.gaussian.inv_covariance"}
         assert own[SHARED] == {"file": shared.name, "names": list(weights)}
+
+
+def test_what_is_written_is_sealed(tmp_path: Path) -> None:
+    seal = write_tensors(checkpoint_of(fresh()), tmp_path / "tile.ckpt")
+    assert seal == Seal.of(tmp_path / "tile.ckpt")
+    assert seal.size > 1_000_000
 
 
 def test_a_model_gets_its_own_weights_and_those_it_shares(tiles: Path) -> None:

@@ -7,6 +7,9 @@ import gc
 import warnings
 from importlib import import_module
 
+from anomalib_tiled.allocation import keep_freed_memory
+
+keep_freed_memory()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
     import_module("anomalib_tiled.training.tile")

@@ -19,7 +19,7 @@ from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -29,8 +29,7 @@ from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.files import replacing, storage_errors
 from anomalib_tiled.results.logs import log_to
-from anomalib_tiled.seals import Seal
-from anomalib_tiled.tile_model import build_tile_model, predict_tile
+from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.predicting import predict_trained
 
@@ -66,9 +65,10 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
         StorageError: The disk is full.
     """
     trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
-    workspace = run.folder.path / "tiles" / f".{tile.name}"
+    folder = run.folder.checkpoint(tile).parent
+    workspace = folder / f".{tile.name}"
     try:
-        with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(workspace), _interrupts():
+        with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(folder / tile.name), _interrupts():
             _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -78,9 +78,8 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
 def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> None:
     """Fit a fresh model, store it, note that the tile is done, and predict the validation images while it is there."""
     started = time.monotonic()
-    seed_everything(run.settings.seed_everything, workers=True, verbose=False)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
-    model = build_tile_model(run.settings.model, run.grid.tile_size)
+    model = run.fresh_models.model()
     callbacks = _defined(arguments.pop("callbacks"), data)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(run.folder.log_file.parent, name=tile.name)
@@ -95,8 +94,8 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         _try_out(model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(run.folder.checkpoint(tile)) as temporary:
-        write_tensors(checkpoint, temporary)
-    seal, epochs = Seal.of(run.folder.checkpoint(tile)), int(engine.trainer.current_epoch)
+        seal = write_tensors(checkpoint, temporary)
+    epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
     run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):

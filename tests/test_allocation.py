@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from anomalib_tiled import allocation
+from anomalib_tiled.allocation import CHOICES_OF_THE_USER, keep_freed_memory
+
+COUNT = """
+import resource
+import sys
+from anomalib_tiled.allocation import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for number in range(8):
+    if number == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(100_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+@needs_glibc
+def test_freed_blocks_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True).stdout)
+        for how in ("kept", "given back")
+    }
+    assert faults["kept"] < faults["given back"] / 10, "each page of each block is fetched and cleared anew"
+
+
+def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not keep_freed_memory()
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(allocation.platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
