@@ -21,16 +21,17 @@ A module imports only from modules on its own line or below:
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     altered                                     what of a run is not what it was
-    run_folder  tile_record                     names and contents of a run's files
+    run_folder  tile_record  versions           names and contents of a run's files
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
-    devices                                     where models predict
+    devices  layout                             where models predict | the grid of a run
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
-    lock                                        one fit at a time
+    lock  working_folder                        one fit at a time | folders for what is half done
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files
-    errors  copied_process  allocation          what the user can mend | what workers are copied from | memory
+    errors  copied_process                      what the user can mend | what workers are copied from
+    allocation  free_memory                     how memory comes from the system, and how much there is
 """
 
 from __future__ import annotations

@@ -6,8 +6,16 @@ import ctypes
 import os
 import platform
 
+from anomalib_tiled.free_memory import available_memory
+
 KEPT = 2**30
-"""Bytes of free memory that the process keeps, and the size of a block that still comes out of them."""
+"""Bytes of free memory that a process keeps at most, and the size of a block that still comes out of them."""
+
+SHARE_OF_MEMORY = 16
+"""Processes that may keep so much until what was free is used up."""
+
+LARGEST_OF_EARLIER = 2**25
+"""Largest size of such a block that the GNU C library took before 2.35."""
 
 TRIM_THRESHOLD = -1
 MMAP_THRESHOLD = -3
@@ -24,10 +32,12 @@ def keep_freed_memory() -> bool:
     and clear each of them, page by page, which is a fifth of the processor time of training some models.
 
     Returns:
-        Whether anything was changed: nothing is with other C libraries, nor against the user's choice.
+        Whether anything was changed: nothing is with other C libraries, against the user's choice, or where there is
+        little memory.
     """
     if platform.libc_ver()[0] != "glibc" or CHOICES_OF_THE_USER & os.environ.keys():
         return False
-    options = ctypes.CDLL(None)
-    done = [options.mallopt(option, KEPT) for option in (MMAP_THRESHOLD, TRIM_THRESHOLD)]
-    return all(done)
+    kept, mallopt = min(KEPT, available_memory() // SHARE_OF_MEMORY), ctypes.CDLL(None).mallopt
+    if kept < LARGEST_OF_EARLIER or not any(mallopt(MMAP_THRESHOLD, size) for size in (kept, LARGEST_OF_EARLIER)):
+        return False
+    return bool(mallopt(TRIM_THRESHOLD, kept))

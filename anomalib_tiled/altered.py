@@ -31,7 +31,7 @@ def altered(folder: RunFolder) -> tuple[str, ...]:
     Returns:
         A sentence or two for each.
     """
-    return (*_sealed_files(folder), *_tiles(folder))
+    return (*_sealed_files(folder), *_tiles(folder), *_calibration(folder))
 
 
 def _sealed_files(folder: RunFolder) -> Iterator[str]:
@@ -59,6 +59,19 @@ def _tiles(folder: RunFolder) -> Iterator[str]:
             others.append(checkpoint.stem)
     if others:
         yield f"{folder.config_file} is not the configuration that {', '.join(others)} were trained with. {USED}"
+    for shared in sorted((folder.path / "tiles").glob("shared-*.ckpt")):
+        if shared.stem.removeprefix("shared-") != Seal.of(shared).sha256:
+            yield f"{shared} was altered after it was finished. {USED}"
+
+
+def _calibration(folder: RunFolder) -> Iterator[str]:
+    """Compare what the stages learned with to the configuration."""
+    try:
+        learned = read_json(folder.calibration_file)
+    except RunFolderError:
+        return  # which cannot be used, and is named when somebody tries
+    if learned.get("configuration") != folder.settings().calibration_hash:
+        yield f"{folder.config_file} is not the configuration that {folder.calibration_file.name} was made with. {USED}"
 
 
 def _differences(path: Path, seal: Plain) -> Iterator[str]:

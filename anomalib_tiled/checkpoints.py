@@ -13,6 +13,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import storage_errors
+from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.seals import Seal
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ Weights = dict[str, torch.Tensor]
 
 SHARED = "anomalib_tiled_shared"
 """Key of a checkpoint that says which weights lie in another file, and in which."""
+
+SHARED_FILES = "shared-*.ckpt"
 
 WORTH_SHARING = 2**20
 """Bytes below which a file of its own is not worth it."""
@@ -41,7 +44,7 @@ def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint
         model_class: Class of the model.
 
     Raises:
-        RunFolderError: The file of shared weights is missing, or was altered.
+        RunFolderError: The file of shared weights is missing.
     """
     with anomalib_safe_globals(extra=model_class.checkpoint_safe_globals()):
         checkpoint = cast("Checkpoint", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
@@ -151,9 +154,7 @@ class Sharing:
     def __init__(self, folder: Path, model: AnomalibModule) -> None:
         self.folder = folder
         self._first: Weights = {}
-        if (path := self._file()) is not None:
-            _shared_weights(path)  # what is wrong with it is known before the training
-        else:
+        if self._file() is None:
             self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
     def stripped(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -172,7 +173,8 @@ class Sharing:
 
     def _file(self) -> Path | None:
         """Give the file of shared weights; ``None`` if there is none yet."""
-        return next(iter(sorted(self.folder.glob("shared-*.ckpt"))), None)
+        check_shared(self.folder)  # when there is a model, so that what is wrong is known before the training
+        return next(iter(sorted(self.folder.glob(SHARED_FILES))), None)
 
     def _write(self, weights: Weights) -> Path | None:
         """Write shared weights; ``None`` if there are too few."""
@@ -199,11 +201,34 @@ def equal(first: torch.Tensor, second: torch.Tensor) -> bool:
     return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
 
 
-def _shared_weights(path: Path) -> Weights:
-    """Read shared weights, after comparing them to their name.
+def check_shared(folder: Path) -> None:
+    """Compare the weights that tiles share to the name of their file, once a process.
+
+    Args:
+        folder: Folder of the checkpoints.
 
     Raises:
-        RunFolderError: They are missing, or were altered.
+        RunFolderError: They were altered.
+    """
+    for path in sorted(folder.glob(SHARED_FILES)):
+        status = path.stat()
+        _check_shared(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _check_shared(path: Path, changed: int, size: int) -> None:
+    del changed, size  # they are what tells files of one name apart
+    if path.stem.removeprefix("shared-") != Seal.of(path).sha256:
+        advice = f"It holds weights of all tiles: restore it, or fit anew. {KNOWINGLY}"
+        message = f"{path} was altered after it was finished. {advice}"
+        raise RunFolderError(message)
+
+
+def _shared_weights(path: Path) -> Weights:
+    """Read shared weights.
+
+    Raises:
+        RunFolderError: They are missing.
     """
     if not path.is_file():
         message = f"{path} is missing, which holds weights of all tiles. Restore it, or fit a new run."
@@ -216,7 +241,4 @@ def _shared_weights(path: Path) -> Weights:
 def _read_shared(path: Path, changed: int, size: int) -> Weights:
     """Read shared weights once a process; they stay on the disk until they are used."""
     del changed, size  # they are what tells files of one name apart
-    if path.stem.removeprefix("shared-") != Seal.of(path).sha256:
-        message = f"{path} was altered after it was finished. It holds weights of all tiles: restore it, or fit anew."
-        raise RunFolderError(message)
     return cast("Weights", torch.load(path, map_location="cpu", weights_only=True, mmap=True))

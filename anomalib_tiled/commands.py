@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from anomalib_tiled.exporting.checkpoints import export_checkpoints
 from anomalib_tiled.exporting.export import Exporting
 from anomalib_tiled.exporting.export import export as write_export
 from anomalib_tiled.exporting.formats import format_named
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
@@ -43,7 +45,6 @@ from anomalib_tiled.preparation import prepare
 from anomalib_tiled.results.prediction import PredictionRequest
 from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
-from anomalib_tiled.run import grid_of
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import weakest
 
@@ -102,6 +103,8 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     output = Path(parsed.output or folder.path / "predictions").expanduser().absolute()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
     if parsed.data is None:
         _check_thresholds_only(settings)

@@ -77,7 +77,7 @@ def noting(note: str) -> Iterator[None]:
         yield
     except StageError as error:
         message = f"{error} {note}"
-        raise StageError(message) from error
+        raise type(error)(message) from error
 
 
 def images_noted(paths: Sequence[str | Path] | None) -> str:

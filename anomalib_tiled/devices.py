@@ -35,10 +35,10 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         message = (
             f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
-            f"{error}. Predict somewhere else, for example on the device cpu."
+            f"{error}. `predict` and TiledEnsemble.load take another one, such as the device cpu."
         )
         raise ConfigurationError(message) from error
     return made.strategy.root_device

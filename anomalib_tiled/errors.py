@@ -5,6 +5,7 @@
     │   └── GridError           image size, tile size and stride do not fit together
     ├── DataError               the images, masks or their split
     ├── StageError              a merging, scoring, smoothing, normalization or thresholding stage
+    │   └── NotFiniteError      a model predicts infinities or NaN
     ├── RunFolderError          the run folder is incomplete, altered, or none at all
     ├── StorageError            the disk is full or cannot be written
     └── TrainingError           one or more tiles could not be trained
@@ -40,6 +41,10 @@ class DataError(TiledError):
 
 class StageError(TiledError):
     """A stage did not do what its contract says."""
+
+
+class NotFiniteError(StageError):
+    """A model predicts infinities or NaN."""
 
 
 class RunFolderError(TiledError):

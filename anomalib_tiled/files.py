@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk into a message that says so.
+
+    Args:
+        path: What is being written.
+
+    Raises:
+        StorageError: The disk is full, or the quota is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            message = f"No space left on the disk while writing {path}. Make room, then go on."
+            raise StorageError(message) from error
+        raise
+
+
+@contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a full or write-protected disk into a message that says so.
 
@@ -26,11 +45,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         StorageError: The disk is full, the quota is used up, or the folder cannot be written.
     """
     try:
-        yield
+        with full_disk(path):
+            yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"No space left on the disk while writing {path}. Make room, then go on."
-            raise StorageError(message) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             advice = "Change its permissions or choose another folder."
             message = f"{path} cannot be written: {error.strerror}. {advice}"
@@ -41,6 +58,17 @@ def storage_errors(path: Path) -> Iterator[None]:
             )
             raise StorageError(message) from error
         raise
+
+
+def is_running(process: str) -> bool:
+    """Whether there is a process of a number on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -73,6 +101,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file in one go, indented for people to read."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def json_line(content: Mapping[str, object]) -> str:
+    """Give JSON in one line that can be written as UTF-8, whatever bytes names of files consist of."""
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content)
+    return text
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch import seed_everything
+from torch.fx import GraphModule
 
 from anomalib_tiled.tile_model import build_tile_model
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config import ClassSpec
     from anomalib_tiled.grid import Size
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+"""Attributes of modules with the functions that are hooked into them; PyTorch has no other way to ask."""
 
 
 class FreshModels:
@@ -38,10 +43,6 @@ class FreshModels:
         self._first: AnomalibModule | None = None
         self._randomness: Randomness | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the model behind when this travels to another process."""
-        return {**vars(self), "_first": None, "_randomness": None}
-
     def model(self) -> AnomalibModule:
         """Seed all random numbers and give an untrained model.
 
@@ -53,8 +54,8 @@ class FreshModels:
             self._randomness.restore()
             return deepcopy(self._first)
         model = build_tile_model(self._spec, self._tile_size)
-        if self._copied and not _has_hooks(model):
-            self._first, self._randomness = deepcopy(model), Randomness.now()
+        if self._copied:
+            self._first, self._randomness = _copy(model), Randomness.now()
         return model
 
 
@@ -85,6 +86,17 @@ class Randomness:
         torch.random.set_rng_state(self.torch)
 
 
-def _has_hooks(model: AnomalibModule) -> bool:
-    """Whether functions are hooked into the model; those of a copy would still work on the model itself."""
-    return any(each._forward_hooks or each._forward_pre_hooks or each._backward_hooks for each in model.modules())  # noqa: SLF001  # PyTorch has no other way to ask
+def _copy(model: AnomalibModule) -> AnomalibModule | None:
+    """Copy a model; ``None`` if a copy would not be the same.
+
+    Functions that are hooked into a model would, in a copy, still work on the model itself. Recorded graphs are made
+    anew when they are copied, in another mode. Some tensors that are computed cannot be copied.
+    """
+    if any(isinstance(each, GraphModule) or any(getattr(each, name) for name in HOOKS) for each in model.modules()):
+        return None
+    try:
+        copy = deepcopy(model)
+    except (RuntimeError, TypeError):
+        return None
+    alike = [each.training for each in copy.modules()] == [each.training for each in model.modules()]
+    return copy if alike else None

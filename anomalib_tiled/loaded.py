@@ -18,6 +18,7 @@ from torchvision.tv_tensors import Image
 
 from anomalib_tiled.altered import altered
 from anomalib_tiled.data.given_images import as_bytes, pixels_of
+from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.decisions import Thresholds
 from anomalib_tiled.ensemble import TiledEnsemble as TensorEnsemble
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
@@ -51,6 +52,7 @@ class TiledEnsemble(TensorEnsemble):
 
     _thresholds: Thresholds = Thresholds()
     _augmentations: tuple[Transform, ...] = ()
+    _trained_on: TrainedOn | None = None
 
     @classmethod
     def load(
@@ -96,6 +98,7 @@ class TiledEnsemble(TensorEnsemble):
         augmentations = run.datamodule.test_augmentations
         ensemble._augmentations = () if augmentations is None else (augmentations,)
         ensemble.run_folder = run.folder.path
+        ensemble._trained_on = TrainedOn.of(run.split, run.grid.image_size)
         return ensemble.to(opened.device).eval()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
@@ -139,12 +142,20 @@ class TiledEnsemble(TensorEnsemble):
         if not given:
             return []
         pixels = [pixels_of(image) for image in given]
+        for image, each in zip(given, pixels, strict=True):
+            self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
         raw = self.predict_raw(torch.stack([self._in_size(image) for image in pixels]))
         decided = self.decide(raw)
         return [
             self._told(decided, number, image, Path(name) if isinstance(name := given[number], (str, Path)) else None)
             for number, image in enumerate(pixels)
         ]
+
+    def _look_at(self, name: object, size: Size) -> None:
+        """Warn once of an image that does not look like those that were trained on."""
+        if self._trained_on is not None and (remark := self._trained_on.remark(name, size)):
+            self._trained_on = None
+            warnings.warn(remark, stacklevel=4)
 
     def _in_size(self, pixels: torch.Tensor) -> torch.Tensor:
         """Resize an image as those of the run were, and change it as those that were tested."""

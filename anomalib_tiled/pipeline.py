@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, TrainingError, allowed_names
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
@@ -29,10 +30,11 @@ from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction import Prediction
 from anomalib_tiled.results.predictions import PredictionFolder
 from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
-from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.predicting import predictable
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
@@ -105,16 +107,17 @@ def _train_missing(run: Run, workers: Workers, observers: Observers) -> None:
     missing = run.folder.missing(run.grid)
     if missing:  # what the stages learned from other tiles must not outlive them
         run.folder.calibration_file.unlink(missing_ok=True)
+        download(run)
     failed: dict[str, list[Tile]] = {}
-    outcomes = checked_outcomes(workers, missing, partial(train_tile, run))
-    for outcome in track(outcomes, "Training tiles", len(missing)):
-        if outcome.error is None and not run.folder.record_file(outcome.tile).is_file():
-            raise StageError(untrained(workers, [outcome.tile]))
-        if outcome.error is None:
-            record = run.folder.record(outcome.tile)
-            facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
-            observers.tell("tile_trained", run_folder=run.folder.path, **facts)
-        else:
+    with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
+        for outcome in track(outcomes, "Training tiles", len(missing)):
+            if outcome.error is None and not run.folder.record_file(outcome.tile).is_file():
+                raise StageError(untrained(workers, [outcome.tile]))
+            if outcome.error is None:
+                record = run.folder.record(outcome.tile)
+                facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
+                observers.tell("tile_trained", run_folder=run.folder.path, **facts)
+                continue
             reason = f"{type(outcome.error).__name__}: {outcome.error}"
             run.folder.write_failure(outcome.tile, reason)
             if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles

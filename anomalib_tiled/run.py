@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -12,20 +12,20 @@ import torch
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.calibration import Calibration, Stages
-from anomalib_tiled.checkpoints import read_checkpoint
-from anomalib_tiled.config import as_size
+from anomalib_tiled.checkpoints import check_shared, read_checkpoint
 from anomalib_tiled.data.cache import PixelSource, open_source
-from anomalib_tiled.data.images import common_size, size_of
+from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.new_images import NewImages
+from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.devices import device_named, device_of
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
 from anomalib_tiled.fresh_models import FreshModels
-from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.tile_model import class_of, load_tile_model, reload_tile_model
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.checkpoints import Checkpoint
-    from anomalib_tiled.config import Settings, TilingSettings
+    from anomalib_tiled.config import Settings
     from anomalib_tiled.data.split import Sample, Subset
+    from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -111,10 +112,18 @@ class Run:
     @property
     def batch_size(self) -> int:
         """Images that are predicted together: as many as memory allows, whatever their size."""
-        budget = self.settings.memory_bytes
-        pixels = PIXELS_AT_ONCE if budget is None else min(PIXELS_AT_ONCE, budget // BYTES_FOR_A_PIXEL)
-        height, width = self.grid.image_size
-        return max(1, min(self.datamodule.eval_batch_size, pixels // (height * width)))
+        return self.at_once(self.grid.image_size, PIXELS_AT_ONCE)
+
+    def at_once(self, size: Size, pixels: int) -> int:
+        """Give the number of images or tiles that are predicted together.
+
+        Args:
+            size: Their size.
+            pixels: How many pixels they may have together, if the budget of memory allows it.
+        """
+        if (budget := self.settings.memory_bytes) is not None:
+            pixels = min(pixels, budget // BYTES_FOR_A_PIXEL)
+        return max(1, min(self.datamodule.eval_batch_size, pixels // (size.height * size.width)))
 
     def images(self, subset: Subset) -> Images:
         """Give the images of a subset."""
@@ -138,18 +147,9 @@ class Run:
             self.grid,
             self.batch_size,
             augmentations=self.datamodule.test_augmentations,
-            usual=self._usual_size(),
+            trained_on=TrainedOn.of(self.split, self.grid.image_size),
             report=report,
         )
-
-    def _usual_size(self) -> Size:
-        """Give the size of the images that were trained on; where they have gone, the size that they were given."""
-        first = next((sample.image_path for sample in self.split.subset("train")), None)
-        if first is None or not first.is_file():
-            return self.grid.image_size
-        with suppress(DataError):  # the images are not needed any more, so what has become of them does not matter
-            return size_of(first)
-        return self.grid.image_size
 
     def ensemble(self, calibration: Calibration | None = None, device: str = AUTO) -> TiledEnsemble:
         """Load the tile models and stages as one model.
@@ -196,9 +196,19 @@ class Run:
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
         path = self.folder.validation_scores_file
-        if path.is_file() and path.name in self.folder.seals():
-            self.folder.check(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`.")
-        return ValidationScores.read(self.folder.validation_scores_file, self.settings.calibration_hash)
+        advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
+        if path.is_file() and not self.folder.allow_altered and path.name in self.folder.seals():
+            self.folder.check(path, advice)
+        scores = ValidationScores.read(path)
+        if (
+            scores is not None
+            and scores.configuration != self.settings.calibration_hash
+            and not self.folder.allow_altered
+        ):
+            advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {KNOWINGLY}"
+            message = f"{path} is that of another configuration. {advice}"
+            raise RunFolderError(message)
+        return scores
 
     def check_tiles(self) -> None:
         """Check that all tiles are trained.
@@ -262,6 +272,8 @@ class Run:
         """
         checkpoint = self.folder.checkpoint(tile)
         self.folder.check_checkpoint(tile)
+        if not self.folder.allow_altered:
+            check_shared(checkpoint.parent)
         try:
             yield checkpoint
         except ConfigurationError as error:
@@ -279,17 +291,3 @@ class Run:
             index: Which of several; ``None`` for what the configuration says.
         """
         return device_of({**self.settings.trainer, **({} if index is None else {"devices": [index]})})
-
-
-def grid_of(tiling: TilingSettings) -> TileGrid:
-    """Lay the grid that the settings describe; the image size must be known by now.
-
-    Raises:
-        GridError: The sizes do not fit together.
-    """
-    if tiling.image_size is None:
-        message = "The configuration of a run must hold tiling.image_size. It was altered; fit a new run."
-        raise RunFolderError(message)
-    tile_size = as_size(tiling.tile_size)
-    stride = tile_size if tiling.stride is None else as_size(tiling.stride)
-    return TileGrid(as_size(tiling.image_size), tile_size, stride)

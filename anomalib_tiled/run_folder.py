@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ import yaml
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import read_json, storage_errors, write_json, write_text
+from anomalib_tiled.files import is_running, read_json, write_json, write_text
 from anomalib_tiled.origin import refuse_code_in
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
+from anomalib_tiled.versions import link_newest, make_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,18 +48,7 @@ class RunFolder:
             root: Folder of all runs of this model and data set.
             settings: The effective configuration.
         """
-        with storage_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
-            number = _next_version(root)
-            while True:  # another run may take the number at the same moment
-                try:
-                    (root / f"v{number}").mkdir()
-                except FileExistsError:
-                    number += 1
-                else:
-                    break
-            run = cls((root / f"v{number}").absolute())
-        _link_latest(root, run.path.name)
+        run = cls(make_version(root).absolute())
         write_text(run.config_file, settings.to_yaml())
         return run
 
@@ -89,7 +78,7 @@ class RunFolder:
             yield
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
-            _link_latest(self.path.parent, f"v{_next_version(self.path.parent) - 1}")
+            link_newest(self.path.parent)
             raise
 
     @property
@@ -202,7 +191,16 @@ class RunFolder:
 
     def seals(self) -> dict[str, Plain]:
         """Read what finished files are like, by their names."""
-        return read_json(self.seals_file) if self.seals_file.is_file() else {}
+        if not self.seals_file.is_file():
+            return {}
+        try:
+            return read_json(self.seals_file)
+        except RunFolderError as error:
+            message = (
+                f"{self.seals_file}, which says what finished files are like, cannot be read ({error.__cause__}). "
+                f"Restore it, or fit a new run. {KNOWINGLY}"
+            )
+            raise RunFolderError(message) from error
 
     def has_record(self, tile: Tile) -> bool:
         """Whether a tile is noted as done."""
@@ -271,6 +269,9 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
+        for path in self.predictions.glob("*/.*.tmp"):
+            if not is_running(path.name.split(".")[-2]):  # a test may be at work
+                path.unlink(missing_ok=True)
         for path in (self.path / "tiles").glob(".*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -281,19 +282,3 @@ class RunFolder:
         """Tiles that are not trained yet."""
         configuration = self.settings().training_hash
         return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
-
-
-def _next_version(root: Path) -> int:
-    numbers = [int(path.name[1:]) for path in root.glob("v*") if path.name[1:].isdecimal()]
-    return max(numbers, default=-1) + 1
-
-
-def _link_latest(root: Path, name: str) -> None:
-    temporary = root / f".latest.{os.getpid()}.tmp"
-    if not (root / name).is_dir():
-        (root / "latest").unlink(missing_ok=True)
-        return
-    with suppress(OSError, NotImplementedError):  # a file system without links: the run folder is all that is needed
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(name, target_is_directory=True)
-        temporary.replace(root / "latest")

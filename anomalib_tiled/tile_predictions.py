@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from anomalib_tiled.errors import RunFolderError, StageError
+from anomalib_tiled.errors import NotFiniteError, RunFolderError
 from anomalib_tiled.files import read_json, replacing, write_json
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import TilePrediction
@@ -29,12 +30,14 @@ class _Record(NamedTuple):
         checkpoint: Checksum of the checkpoint that they were made with.
         images: Fingerprint of the images, and of the code that predicted them.
         scores: Score of each image.
+        scores_sha256: Their checksum.
         maps: What the file of maps is like; ``None`` if the model gives no maps.
     """
 
     checkpoint: str
     images: str
     scores: list[float]
+    scores_sha256: str
     maps: Seal | None
 
     @classmethod
@@ -81,9 +84,11 @@ class TilePredictions:
             record = _Record.from_json(read_json(self._record_file(tile)))
             if (record.checkpoint, record.images) != (checkpoint.sha256, self._images):
                 return False
+            if record.scores_sha256 != _checksum(record.scores):
+                return False
             if record.maps is not None:
                 (record.maps.check if compare else record.maps.check_size)(self._maps_file(tile, record.checkpoint), "")
-        except (RunFolderError, KeyError, TypeError, OSError):
+        except (RunFolderError, KeyError, TypeError, ValueError, OSError):
             return False  # it is predicted again
         self._records[tile.name] = record
         return True
@@ -97,7 +102,7 @@ class TilePredictions:
             batches: Predictions in the order of the images.
 
         Raises:
-            StageError: The model predicts infinities or NaN.
+            NotFiniteError: The model predicts infinities or NaN.
             StorageError: The disk is full.
         """
         path = self._maps_file(tile, checkpoint.sha256)
@@ -109,7 +114,7 @@ class TilePredictions:
                 if batch.maps is not None:
                     file.write(np.ascontiguousarray(batch.maps.cpu().numpy(), dtype=SCORE).data)
         maps = Seal.of(path) if path.stat().st_size else None
-        record = _Record(checkpoint.sha256, self._images, scores, maps)
+        record = _Record(checkpoint.sha256, self._images, scores, _checksum(scores), maps)
         write_json(self._record_file(tile), {**record._asdict(), "maps": None if maps is None else vars(maps)})
         for other in self.folder.glob(f"{tile.name}.*.maps"):
             if other != path:
@@ -150,7 +155,7 @@ def check_finite(tile: Tile, prediction: TilePrediction) -> None:
     """Check that a tile model predicts numbers.
 
     Raises:
-        StageError: It predicts infinities or NaN.
+        NotFiniteError: It predicts infinities or NaN.
     """
     for values in prediction:
         if values is not None and not values.isfinite().all():
@@ -158,4 +163,8 @@ def check_finite(tile: Tile, prediction: TilePrediction) -> None:
                 f"The model of tile {tile.name} predicts infinities or NaN. "
                 "Train the tile again with other settings, for example a lower learning rate."
             )
-            raise StageError(message)
+            raise NotFiniteError(message)
+
+
+def _checksum(scores: list[float]) -> str:
+    return sha256(np.array(scores, dtype=SCORE).tobytes()).hexdigest()

@@ -63,29 +63,33 @@ class ValidationScores:
     Args:
         images: Scores of normal images, exactly.
         pixels: Scores of normal pixels, to about 0.05 %; empty if no map or not every mask is known.
+        configuration: Fingerprint of the settings that decide what the scores are.
     """
 
     images: NormalScores
     pixels: NormalScores
+    configuration: str
 
     @classmethod
-    def of(cls, observed: Observed) -> ValidationScores:
-        """Take what calibration has seen of whole images."""
-        maps = NormalScores.of(observed.maps.counts())
-        nothing = NormalScores(np.zeros(0), np.zeros(0))
-        return cls(NormalScores.of(observed.scores.counts()), maps if observed.every_mask_known else nothing)
-
-    def write(self, path: Path, configuration: str) -> None:
-        """Write a ``.npz`` file.
+    def of(cls, observed: Observed, configuration: str) -> ValidationScores:
+        """Take what calibration has seen of whole images.
 
         Args:
-            path: The file.
-            configuration: Fingerprint of the settings that decide what the scores are.
+            observed: What it has seen.
+            configuration: Fingerprint of its settings.
         """
+        maps = NormalScores.of(observed.maps.counts())
+        nothing = NormalScores(np.zeros(0), np.zeros(0))
+        return cls(
+            NormalScores.of(observed.scores.counts()), maps if observed.every_mask_known else nothing, configuration
+        )
+
+    def write(self, path: Path) -> None:
+        """Write a ``.npz`` file."""
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
-                configuration=np.array(configuration),
+                configuration=np.array(self.configuration),
                 image_scores=self.images.scores,
                 image_counts=self.images.counts,
                 pixel_scores=self.pixels.scores,
@@ -93,11 +97,11 @@ class ValidationScores:
             )
 
     @classmethod
-    def read(cls, path: Path, configuration: str) -> ValidationScores | None:
+    def read(cls, path: Path) -> ValidationScores | None:
         """Read what was written before; ``None`` if there is no such file.
 
         Raises:
-            RunFolderError: The file was altered, or is that of another configuration.
+            RunFolderError: The file was altered.
         """
         try:
             with np.load(path) as content:
@@ -109,7 +113,4 @@ class ValidationScores:
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             message = f"{path} was altered ({error!r}). Delete it and run `anomalib tiled fit --ckpt_dir` again."
             raise RunFolderError(message) from error
-        if written != configuration:
-            message = f"{path} is that of another configuration. Run `anomalib tiled fit --ckpt_dir {path.parent}`."
-            raise RunFolderError(message)
-        return cls(images, pixels)
+        return cls(images, pixels, written)

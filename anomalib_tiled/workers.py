@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ OUT_OF_MEMORY = (
 
 ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
 """Names in such a message of what runs on a GPU."""
+
+
+SMALLER = "data.init_args.train_batch_size or tiling.tile_size"
+"""Settings that the memory of a training depends on."""
 
 
 class TrainTile(Protocol):
@@ -94,31 +99,39 @@ def attempt(tile: Tile, train_tile: Callable[[Tile], None], *, processes: int = 
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
-        return Outcome(tile, out_of_memory(error, processes) or error)
-    return Outcome(tile, None)
+        fewer = "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit"
+        advice = f"{fewer if processes > 1 else 'Fit'} a new run with a smaller {SMALLER}."
+        outcome = Outcome(tile, out_of_memory(error, advice) or _without_traceback(error))
+    else:
+        return Outcome(tile, None)
+    gc.collect()  # what failed holds itself, and is in the way of the next tile
+    return outcome
 
 
-def out_of_memory(error: BaseException, processes: int) -> OutOfMemoryError | None:
+def _without_traceback(error: Exception) -> Exception:
+    """Let go of what failed; the log of the tile has the traceback."""
+    parts: list[BaseException] = [error]
+    for part in parts:
+        part.__traceback__ = None
+        parts += [each for each in (part.__cause__, part.__context__) if each is not None and each not in parts]
+    return error
+
+
+def out_of_memory(error: BaseException, advice: str) -> OutOfMemoryError | None:
     """Say what to do about an error that comes from a lack of memory.
 
     Args:
         error: What was raised.
-        processes: How many tiles are trained at the same time on this machine.
+        advice: What to do; a sentence.
 
     Returns:
         An error that says whose memory ran out, and which settings to lower; ``None`` if it was not memory. It does not
         hold on to the given one, which keeps the model in memory that failed.
     """
     if not _is_memory(error):
-        return None if error.__cause__ is None else out_of_memory(error.__cause__, processes)
+        return None if error.__cause__ is None else out_of_memory(error.__cause__, advice)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    fewer = (
-        "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit" if processes > 1 else "Fit"
-    )
-    message = (
-        f"The memory of {_whose(error)} ran out ({reason}). {fewer} a new run with a smaller "
-        "data.init_args.train_batch_size or tiling.tile_size."
-    )
+    message = f"The memory of {_whose(error)} ran out ({reason}). {advice}"
     return OutOfMemoryError(message)
 
 

@@ -22,7 +22,8 @@ from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.layout import grid_of
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.training.calibrate import calibrate
 

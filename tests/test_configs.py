@@ -11,7 +11,7 @@ from anomalib_tiled.arguments import fit_parser, settings_from
 from anomalib_tiled.calibration import Stages
 from anomalib_tiled.config import Settings, as_size
 from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.run import grid_of
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.training.tile import trainer_arguments
 from anomalib_tiled.workers import Workers

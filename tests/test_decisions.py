@@ -12,7 +12,7 @@ from anomalib_tiled.validation_scores import NormalScores, ValidationScores
 
 HUNDRED = NormalScores(np.arange(1.0, 101), np.ones(100))
 NOTHING = NormalScores(np.zeros(0), np.zeros(0))
-SCORES = ValidationScores(HUNDRED, NormalScores(np.array([7.0]), np.array([1e6])))
+SCORES = ValidationScores(HUNDRED, NormalScores(np.array([7.0]), np.array([1e6])), "abc")
 
 
 def raw(*, has_maps: bool = True) -> RawPrediction:
@@ -73,7 +73,7 @@ def test_without_scores_a_fraction_says_why() -> None:
     with pytest.raises(RunFolderError, match=r"q0\.5 is looked up among the scores of normal .* It keeps none\.$"):
         ThresholdRules.read(None, "q0.5").thresholds(None, "It keeps none.")
     with pytest.raises(RunFolderError, match=r"There are none, or masks were not known\. Give a number\.$"):
-        ThresholdRules.read(None, "q0.5").thresholds(ValidationScores(HUNDRED, NOTHING), "It keeps none.")
+        ThresholdRules.read(None, "q0.5").thresholds(ValidationScores(HUNDRED, NOTHING, "abc"), "It keeps none.")
 
 
 @pytest.mark.parametrize(("text", "told"), [("q0.99", False), ("fpr0.01", False), ("q0.991", True), ("q1", False)])

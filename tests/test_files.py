@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from anomalib_tiled.errors import RunFolderError, StorageError
-from anomalib_tiled.files import read_json, replacing, storage_errors, write_json, write_text
+from anomalib_tiled.files import json_line, read_json, replacing, storage_errors, write_json, write_text
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -96,3 +97,9 @@ def test_json_that_is_no_object(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(RunFolderError, match="must hold a JSON object, found a list"):
         read_json(path)
+
+
+def test_a_line_of_json_can_be_written_whatever_a_name_consists_of() -> None:
+    assert json_line({"name": "ä"}) == '{"name": "ä"}'
+    odd = {"name": os.fsdecode(b"\xfc")}
+    assert json.loads(json_line(odd).encode()) == odd

@@ -11,7 +11,7 @@ import torch
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
 from anomalib_tiled.errors import DataError, TiledError
-from anomalib_tiled.run import grid_of
+from anomalib_tiled.layout import grid_of
 
 
 def left_behind(settings: Settings) -> list[Path]:

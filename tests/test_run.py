@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
@@ -26,11 +27,13 @@ from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import DataError, GridError, RunFolderError
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.preparation import prepare
-from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_model import load_tile_model
+from anomalib_tiled.validation_scores import NormalScores, ValidationScores
 
 Arguments = dict[str, Any]
 
@@ -224,6 +227,17 @@ def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained:
     folder.config_file.write_text(replace(folder.settings(), seam_smoothing=smoother).to_yaml())
     with pytest.raises(RunFolderError, match="was calibrated with another configuration than its config"):
         Run.open(folder).calibrated_ensemble()
+
+
+def test_validation_scores_of_another_configuration_are_refused(folder: RunFolder) -> None:
+    assert Run.open(folder).validation_scores() is None
+    none = NormalScores(np.zeros(0), np.zeros(0))
+    ValidationScores(none, none, "another").write(folder.validation_scores_file)
+    with pytest.raises(
+        RunFolderError, match=r"scores\.npz is that of another configuration.*Calibrate: .*allow_altered"
+    ):
+        Run.open(folder).validation_scores()
+    assert Run.open(RunFolder.open(folder.path, allow_altered=True)).validation_scores() is not None
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named(folder: RunFolder, trained: Callable[..., None]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_number_that_another_run_takes_is_passed_over(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "v0").mkdir()
-    monkeypatch.setattr("anomalib_tiled.run_folder._next_version", lambda root: 0)
+    monkeypatch.setattr("anomalib_tiled.versions._next_version", lambda root: 0)
     assert RunFolder.create(tmp_path, settings).path.name == "v1"
 
 
@@ -170,7 +171,13 @@ def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Setting
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
     (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
+    (run.predictions / "images").mkdir(parents=True)
+    (run.predictions / "images" / ".r00_c01.maps.999999999.tmp").touch()
+    (run.predictions / "images" / f".r00_c02.maps.{os.getppid()}.tmp").touch()
+    (run.predictions / "images" / "r00_c00.json").touch()
     run.remove_leftovers()
+    left = {path.name for path in (run.predictions / "images").iterdir()}
+    assert left == {"r00_c00.json", f".r00_c02.maps.{os.getppid()}.tmp"}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
 
 
@@ -188,6 +195,15 @@ def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     run.split_file.write_text("subsets\n")
     with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
         run.check(run.split_file, "Restore it.")
+
+
+def test_seals_that_cannot_be_read_are_not_to_be_deleted(run: RunFolder) -> None:
+    run.split_file.write_text("subset\n")
+    run.seals_file.write_text("{")
+    with pytest.raises(
+        RunFolderError, match=r"seals\.json, which says what .* cannot be read .*Restore it, or fit a new"
+    ):
+        run.check(run.split_file, "")
 
 
 def test_names_of_files(run: RunFolder) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_what_was_damaged_is_predicted_anew(written: TilePredictions, name: str,
     if harm != "remove":
         content[10] ^= 1
         path.write_bytes(content if harm == "flip" else content[:20])
+    assert not TilePredictions(written.folder, GRID, "images").find(TILE, CHECKPOINT)
+
+
+@pytest.mark.parametrize("change", [lambda scores: scores[:-1], lambda scores: [0.5, *scores[1:]], lambda _: ["x"]])
+def test_scores_that_were_altered_are_predicted_anew(
+    written: TilePredictions, change: Callable[[list[float]], list[object]]
+) -> None:
+    path = written.folder / f"{TILE.name}.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "scores": change(content["scores"])}))
     assert not TilePredictions(written.folder, GRID, "images").find(TILE, CHECKPOINT)
 
 

@@ -27,14 +27,14 @@ def of(*scores: float) -> NormalScores:
 
 
 def test_only_normal_scores_are_kept() -> None:
-    scores = ValidationScores.of(observed())
+    scores = ValidationScores.of(observed(), "abc")
     assert (scores.images.scores.tolist(), scores.images.counts.tolist()) == ([0.25, 0.5], [1, 2])
     assert scores.pixels.total == 14
     assert scores.pixels.scores.max() == pytest.approx(8, rel=1e-3)
 
 
 def test_without_masks_nothing_is_known_of_pixels() -> None:
-    scores = ValidationScores.of(observed(masks=False))
+    scores = ValidationScores.of(observed(masks=False), "abc")
     assert (scores.images.total, scores.pixels.total) == (3, 0)
 
 
@@ -55,10 +55,11 @@ def test_equal_scores_count_each() -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path, scores = tmp_path / "scores.npz", ValidationScores.of(observed())
-    scores.write(path, "abc")
-    read = ValidationScores.read(path, "abc")
+    path, scores = tmp_path / "scores.npz", ValidationScores.of(observed(), "abc")
+    scores.write(path)
+    read = ValidationScores.read(path)
     assert read is not None
+    assert read.configuration == "abc"
     for name in ("images", "pixels"):
         assert np.array_equal(getattr(read, name).scores, getattr(scores, name).scores)
         assert np.array_equal(getattr(read, name).counts, getattr(scores, name).counts)
@@ -66,17 +67,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_run_may_have_none(tmp_path: Path) -> None:
-    assert ValidationScores.read(tmp_path / "scores.npz", "abc") is None
-
-
-def test_those_of_another_configuration_are_refused(tmp_path: Path) -> None:
-    ValidationScores.of(observed()).write(tmp_path / "scores.npz", "abc")
-    with pytest.raises(RunFolderError, match=r"scores\.npz is that of another configuration\. Run `anomalib tiled fit"):
-        ValidationScores.read(tmp_path / "scores.npz", "abd")
+    assert ValidationScores.read(tmp_path / "scores.npz") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 no archive"])
 def test_an_altered_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scores.npz").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"scores\.npz was altered .*Delete it and run"):
-        ValidationScores.read(tmp_path / "scores.npz", "abc")
+        ValidationScores.read(tmp_path / "scores.npz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -99,3 +100,24 @@ def test_memory_may_be_the_cause_of_something_else() -> None:
     error.__cause__ = TypeError("really")
     error.__cause__.__cause__ = torch.OutOfMemoryError(CUDA)
     assert isinstance(told(error), OutOfMemoryError)
+
+
+def test_what_failed_is_let_go_of() -> None:
+    """Its traceback would keep the model in memory while the next tile is trained."""
+
+    class Model:
+        pass
+
+    def fail(tile: Tile) -> None:
+        model = Model()
+        models.append(weakref.ref(model))
+        try:
+            {}["a"]
+        except KeyError as error:
+            message = "out of luck"
+            raise ValueError(message) from error
+
+    models: list[weakref.ref[Model]] = []
+    outcome = attempt(TILE, fail)
+    assert str(outcome.error) == "out of luck"
+    assert models[0]() is None

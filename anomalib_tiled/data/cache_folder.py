@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.files import is_running, storage_errors
 from anomalib_tiled.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that were killed while making this folder have left."""
-    for temporary in folder.parent.glob(_temporary(folder, "*").name):
+    """Remove what processes of this machine that were killed while making this folder, or another, have left."""
+    for temporary in folder.parent.glob(_temporary(folder.with_name("*"), "*").name):
         process = temporary.name.split(".")[-2]
-        if process == str(os.getpid()) or not _is_running(process):
+        if temporary == _temporary(folder, str(os.getpid())) or not is_running(process):
             logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -100,16 +100,6 @@ def _remove_leftovers(folder: Path) -> None:
 def _temporary(folder: Path, process: str) -> Path:
     """Name a folder to fill; with the machine, because others may fill one on a shared disk."""
     return folder.with_name(f".{folder.name}.{platform.node()}.{process}.tmp")
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _check_space(directory: Path, needed: int) -> None:

@@ -24,8 +24,8 @@ def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Path
     Args:
         given: Files, folders (searched with all folders in them), patterns such as ``parts/**/*.png``, or ``-`` for
             the list.
-        listed: Lines of the list: one file, folder or pattern each. A file that is missing is found all the same:
-            reading it reports that, and one wrong line does not stop all others.
+        listed: Lines of the list: one file, folder or pattern each. What names no image is found all the same: reading
+            it reports that, and one wrong line does not stop all others.
         apart_from: Folder of results, whose pictures are no images to predict.
 
     Returns:
@@ -55,7 +55,10 @@ def _of_list(listed: Iterable[str]) -> list[Path]:
 
 def _of_line(name: str) -> list[Path]:
     path = Path(name).expanduser().absolute()
-    return _of_name(name) if path.is_dir() or (has_magic(name) and not path.exists()) else [path]
+    try:
+        return _of_name(name)
+    except DataError:
+        return [path]
 
 
 def _of_name(name: str) -> list[Path]:
@@ -67,7 +70,8 @@ def _of_name(name: str) -> list[Path]:
     if not has_magic(name):
         message = f"--data must name files or folders that exist, but there is no {path}."
         raise DataError(message)
-    matching = sorted(Path(match).absolute() for match in glob(str(path), recursive=True))  # noqa: PTH207  # takes **
+    relative = str(Path(name).expanduser())  # the folder that this is called in may have a name like a pattern
+    matching = sorted(Path(match).absolute() for match in glob(relative, recursive=True))  # noqa: PTH207  # takes **
     folders = [match for match in matching if match.is_dir()]
     found = [match for match in matching if match.is_file() and (match.suffix.lower() in IMG_EXTENSIONS)]
     # With **, the images of a folder match by themselves; a pattern that matches folders alone means what is in them.

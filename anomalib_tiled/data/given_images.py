@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype
 
-from anomalib_tiled.data.images import read_image, size_of
+from anomalib_tiled.data.images import lost_bits, lost_by_conversion, read_image, size_of
 from anomalib_tiled.errors import DataError
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -23,7 +24,8 @@ def pixels_of(image: GivenImage) -> torch.Tensor:
 
     Args:
         image: A path; a Pillow image; an array of shape (height, width, 3) or (height, width); a tensor of shape
-            (3, height, width), (1, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1.
+            (3, height, width), (1, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1. The
+            fourth channel of an array, which says how transparent a pixel is, is left out, as it is with files.
 
     Returns:
         Shape (3, height, width), bytes or single precision.
@@ -33,8 +35,10 @@ def pixels_of(image: GivenImage) -> torch.Tensor:
     """
     if isinstance(image, (str, Path)):
         path = Path(image)
+        _warn_of(path, lost_bits(path))
         return torch.from_numpy(read_image(path, size_of(path))).permute(2, 0, 1)
     if isinstance(image, Image.Image):
+        _warn_of("The image", lost_by_conversion(image))
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         wanted = "(height, width, 3) or (height, width)"
@@ -50,13 +54,25 @@ def as_bytes(pixels: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
     return np.ascontiguousarray(to_dtype(pixels.cpu(), torch.uint8, scale=True).permute(1, 2, 0).numpy())
 
 
+def _warn_of(name: object, loss: str | None) -> None:
+    """Warn of an image that has more than 8 bits per channel."""
+    if loss is not None:
+        warnings.warn(f"{name} has more than 8 bits per channel: {loss}.", stacklevel=5)
+
+
 def _tensor_of(image: Array) -> torch.Tensor:
     """Give an array as tensors are: channels before rows and columns."""
     if image.dtype.kind not in "biuf":
         message = f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {image.dtype}."
         raise DataError(message)
-    channels_first = image.transpose(2, 0, 1) if image.ndim == CHANNELS else image
+    channels_first = image.transpose(2, 0, 1)[: _colours(image)] if image.ndim == CHANNELS else image
     return torch.from_numpy(np.array(channels_first, order="C"))  # a copy: PyTorch warns of arrays for reading only
+
+
+def _colours(image: Array) -> int:
+    """Give the number of channels without the one that says how transparent a pixel is."""
+    channels = image.shape[-1]
+    return CHANNELS if channels == CHANNELS + 1 else channels
 
 
 def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -41,7 +41,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        message = f"{path} is missing. Put it back, or take it out of the data set and fit a new run."
+        message = f"{path} is missing. Put it back, or leave it out."
         raise DataError(message) from error
     except Image.DecompressionBombError as error:
         message = f"{path} has more pixels than Pillow reads. Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
@@ -50,7 +50,7 @@ def naming(path: Path) -> Iterator[None]:
         message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
         raise DataError(message) from error
     except DAMAGE as error:
-        message = f"{path} {_fault(path, error)}. Replace it or take it out of the data set."
+        message = f"{path} {_fault(path, error)}. Replace it, or leave it out."
         raise DataError(message) from error
 
 
@@ -140,11 +140,18 @@ def lost_bits(path: Path) -> str | None:
         DataError: The file is no image.
     """
     with naming(path), Image.open(path) as image:
-        if image.mode.startswith("I"):
-            return "anomalib reads values above 255 as white"
-        if image.mode.startswith("F"):
-            return "anomalib cuts off fractions, and reads values above 255 as white"
+        if loss := lost_by_conversion(image):
+            return loss
         return "anomalib keeps the upper 8 bits" if _is_deep_colour(image) else None
+
+
+def lost_by_conversion(image: Image.Image) -> str | None:
+    """Say what becomes of an image with more than 8 bits when it is converted to RGB; ``None`` if it has no more."""
+    if image.mode.startswith("I"):
+        return "anomalib reads values above 255 as white"
+    if image.mode.startswith("F"):
+        return "anomalib cuts off fractions, and reads values above 255 as white"
+    return None
 
 
 def depth_notes(paths: Iterable[Path]) -> list[str]:

@@ -10,7 +10,6 @@ from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.grid import Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +18,8 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.grid import TileGrid
-
-SAME_SHAPE = 0.01
-"""Difference of aspect ratios that is not worth a word, as a fraction."""
+    from anomalib_tiled.data.shapes import TrainedOn
+    from anomalib_tiled.grid import Size, TileGrid
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class NewImages:
         grid: The grid; images are resized to its image size.
         batch_size: Images that are predicted together.
         augmentations: Applied to the images, as to those that were tested.
-        usual: Size of the images that were trained on.
+        trained_on: Sizes of the images that were trained on.
         report: Told in a line of an image of another shape, once.
     """
 
@@ -55,11 +52,11 @@ class NewImages:
         batch_size: int,
         *,
         augmentations: Transform | None,
-        usual: Size,
+        trained_on: TrainedOn,
         report: Callable[[str], None],
     ) -> None:
         self._grid, self._batch_size, self._augmentations = grid, batch_size, augmentations
-        self._usual, self._report = usual, report
+        self._trained_on, self._report = trained_on, report
         self._warned = self._noted = False
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, str], None]) -> Iterator[SourceBatch]:
@@ -102,20 +99,6 @@ class NewImages:
         if not self._noted and (loss := lost_bits(path)):
             self._noted = True
             self._report(f"warning: {path} has more than 8 bits per channel: {loss}. So may others.")
-        if self._warned or size in {self._usual, self._grid.image_size} or not _is_odd(size, self._grid.image_size):
-            return
-        self._warned = True
-        trained = f"{self._grid.image_size}"
-        if self._usual != self._grid.image_size:
-            trained += f" (made of {self._usual})"
-        self._report(
-            f"warning: {path} has {size} pixels (height x width), but the tiles were trained on images of {trained}. "
-            "It is resized, and so are all others like it; scores of what looks different are less reliable."
-        )
-
-
-def _is_odd(size: Size, trained: Size) -> bool:
-    """Whether an image is smaller, or of another shape."""
-    smaller = size.height < trained.height or size.width < trained.width
-    shapes = size.width * trained.height, trained.width * size.height
-    return smaller or abs(shapes[0] - shapes[1]) > SAME_SHAPE * shapes[1]
+        if not self._warned and (remark := self._trained_on.remark(path, size)):
+            self._warned = True
+            self._report(f"warning: {remark}")

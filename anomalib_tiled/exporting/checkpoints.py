@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.checkpoints import write_tensors
-from anomalib_tiled.exporting.export import LOG, replacing_folder
 from anomalib_tiled.exporting.manifest import MANIFEST, sealed
+from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.files import write_json
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,8 +15,9 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.exporting.blame import culprit
 from anomalib_tiled.exporting.equality import TOLERANCE, differences
 from anomalib_tiled.exporting.manifest import MANIFEST, Checked, described, sealed
+from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.exporting.written import write_tiles, write_whole
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
@@ -43,8 +42,6 @@ REAL_IMAGES = 2
 
 REHEARSED = 2
 """Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
-
-LOG = "export.log"
 
 PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
@@ -113,7 +110,7 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
     check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
     with replacing_folder(asked.output, overwrite=asked.overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
-        ensemble = run.calibrated_ensemble().cpu()
+        ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = sys.maxsize  # graphs hold all models at the same time
         if len(ensemble.grid.tiles) > REHEARSED**2:
             rehearsal = _folder(work / "rehearsal")
@@ -180,43 +177,6 @@ def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path
-
-
-@contextmanager
-def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write to, which becomes the output once everything is there.
-
-    Args:
-        output: The folder.
-        overwrite: Whether an earlier export there is replaced.
-
-    Raises:
-        ConfigurationError: There is something else, or an earlier export that is not to be replaced.
-    """
-    output = output.absolute()
-    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with storage_errors(output):
-        _check_free(output, overwrite=overwrite)
-        work.mkdir(parents=True)
-        try:
-            yield work
-            if output.exists():
-                shutil.rmtree(output)
-            work.replace(output)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _check_free(output: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but an earlier export."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not (output / MANIFEST).is_file():
-        message = f"--output must be a new or empty folder, or an earlier export, but {output} is none. Choose another."
-        raise ConfigurationError(message)
-    if not overwrite:
-        message = f"{output} holds an earlier export. Replace it by --overwrite, or choose another folder by --output."
-        raise ConfigurationError(message)
 
 
 def _first_tiles(ensemble: TiledEnsemble) -> TiledEnsemble:

@@ -6,7 +6,7 @@ import json
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import replacing
+from anomalib_tiled.files import json_line, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -57,4 +57,4 @@ def _annotations(images: Iterable[PredictedImage]) -> Iterator[dict[str, Plain]]
 
 def _write_list(file: TextIO, entries: Iterable[dict[str, Plain]]) -> None:
     separators = chain(["\n"], repeat(",\n"))
-    file.writelines(before + json.dumps(entry, ensure_ascii=False) for entry, before in zip(entries, separators))  # noqa: B905  # separators never end
+    file.writelines(before + json_line(entry) for entry, before in zip(entries, separators))  # noqa: B905  # separators never end

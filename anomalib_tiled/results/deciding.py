@@ -73,6 +73,7 @@ def decide_again(
         report(f"Note: {note}")
     done = folder.mend()
     redecision = Redecision(run.calibrated_ensemble(CPU), recording, thresholds)
+    recording.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
     folder.replace(track(redecision.images(), "Deciding", len(done)))
     recording.note_settings()

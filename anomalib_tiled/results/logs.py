@@ -37,7 +37,7 @@ def log_to(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(path, encoding="utf-8")
+            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         stack.callback(handler.close)
         handler.setFormatter(logging.Formatter(FORMAT))
         for logger in _loggers():

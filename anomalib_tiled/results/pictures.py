@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from anomalib_tiled.grid import Size
+
+THREADS = 2
+"""Batches that are drawn at the same time: drawing an image takes longer than everything else that `test` does."""
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
@@ -77,14 +82,15 @@ class Pictures:
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture."""
         relative = image_path.relative_to(self.common)
-        # 000.jpg, 000.PNG and 000.png in one folder must not share a picture.
-        stem = relative.stem if relative.suffix == ".png" else relative.name
+        # 000.jpg, 000.PNG, 000.png and 000.jpg.png in one folder must not share a picture.
+        alone = relative.suffix == ".png" and not relative.stem.lower().endswith(IMG_EXTENSIONS)
+        stem = relative.stem if alone else relative.name
         return (self.folder / relative).with_name(f"{stem}.png")
 
 
 @contextmanager
 def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]]:
-    """Give what draws a batch while the next one is predicted; only one batch waits.
+    """Give what draws batches while the next ones are predicted; only a few wait.
 
     Args:
         pictures: What draws.
@@ -92,13 +98,13 @@ def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]
     Yields:
         Takes a batch. What goes wrong is raised when the next one is given, or in the end.
     """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        drawn: list[Future[None]] = []
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        drawn: deque[Future[None]] = deque()
 
         def draw(batch: ImageBatch) -> None:
-            if drawn:
-                drawn.pop().result()
-            drawn.append(thread.submit(pictures.draw, batch))
+            if len(drawn) == THREADS:
+                drawn.popleft().result()
+            drawn.append(threads.submit(pictures.draw, batch))
 
         yield draw
         for last in drawn:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.files import json_line
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.regions import Region, rounded
 
@@ -51,7 +52,7 @@ class PredictedImage:
             "raw_score": rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
         }
-        return json.dumps(content, ensure_ascii=False)
+        return json_line(content)
 
     @classmethod
     def from_line(cls, line: bytes) -> PredictedImage:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from anomalib_tiled.contracts import images_noted, noting
+from anomalib_tiled.data.new_images import SourceBatch
+from anomalib_tiled.data.tile_dataset import collate
+from anomalib_tiled.errors import NotFiniteError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.deciding import thresholds_of
 from anomalib_tiled.results.predictions import Predicted, PredictionFolder
 from anomalib_tiled.results.recording import Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
-    from anomalib.data import ImageBatch
+    from anomalib.data import ImageBatch, ImageItem
 
-    from anomalib_tiled.data.new_images import SourceBatch
     from anomalib_tiled.decisions import Thresholds
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.results.predictions import PredictionSettings
@@ -97,17 +99,29 @@ class Prediction:
         return self._predicted + self._failed
 
     def fail(self, path: Path, error: str) -> None:
-        """Take note of an image that cannot be read."""
+        """Take note of an image that cannot be read or predicted."""
         self._failed += 1
         self._recording.folder.append_failure(path, error)
         self._report(f"skipped: {error}")
 
-    def predict(self, batch: SourceBatch) -> ImageBatch:
-        """Predict a batch, and write what is found.
+    def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
+        """Predict a batch, and write what is found. An image of which a model says nothing of use is passed over.
 
-        Returns:
-            The batch with its predictions, on the CPU.
+        Yields:
+            The images with their predictions, on the CPU.
         """
+        try:
+            predicted = self._predict(batch)
+        except NotFiniteError as error:
+            if len(batch.sizes) == 1:
+                self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
+                return
+            for item, size in zip(batch.images, batch.sizes, strict=True):
+                yield from self.predict(SourceBatch(collate([item]), (size,)))
+        else:
+            yield from predicted
+
+    def _predict(self, batch: SourceBatch) -> ImageBatch:
         images = batch.images
         with noting(images_noted(images.image_path)):
             raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image))

@@ -6,7 +6,7 @@ import csv
 import io
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, replacing, storage_errors, write_json
@@ -15,8 +15,12 @@ from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+    from typing import TextIO
 
     from anomalib_tiled.config import Plain
+
+AS_THEY_ARE = "surrogateescape"
+"""How names of files that are not UTF-8 are written into tables."""
 
 FAILURE_COLUMNS = ("image_path", "error")
 
@@ -207,7 +211,10 @@ class PredictionFolder:
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
         """Write the table anew, row by row."""
-        with replacing(self.rows_file) as rows, rows.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.rows_file) as rows,
+            rows.open("w", newline="", encoding="utf-8", errors=AS_THEY_ARE) as file,
+        ):
             file.write(_row(COLUMNS))
             yield lambda image: file.write(_row(image.to_row()))
 
@@ -235,5 +242,9 @@ def _row(cells: Iterable[object]) -> str:
 
 
 def _append(path: Path, text: str) -> None:
-    with storage_errors(path), path.open("a", newline="", encoding="utf-8") as file:
+    with storage_errors(path), _opened(path, "a") as file:
         file.write(text)
+
+
+def _opened(path: Path, mode: str) -> TextIO:
+    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=AS_THEY_ARE))

@@ -158,6 +158,24 @@ class Recording:
             message = f"{path} cannot be read ({error}). Predict its image again, into another folder."
             raise RunFolderError(message) from error
 
+    def check_kept(self, *, maps: bool) -> None:
+        """Check that all is there that deciding again reads, before anything is changed.
+
+        Args:
+            maps: Whether raw maps are read, and drawn over the images where overlays are kept.
+
+        Raises:
+            RunFolderError: Something has gone.
+        """
+        for image in self.folder.predicted() if maps else ():
+            for path in (self._map_file(image.path), *([image.path] if self.settings.overlays else [])):
+                if not path.is_file():
+                    message = (
+                        f"{path} is missing, which is needed to decide about {image.image_path} again. Put it back, or "
+                        "predict into another folder. Nothing was changed."
+                    )
+                    raise RunFolderError(message)
+
     def _write_map(self, image_path: Path, raw_map: torch.Tensor) -> None:
         values = raw_map.cpu().numpy().astype(np.float32)
         with replacing(self._map_file(image_path)) as temporary:
@@ -180,5 +198,8 @@ def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
 
 
 def _fingerprint(run: Run) -> str:
-    """Name what the stages learned: predictions of another calibration are not comparable."""
-    return blake2b(run.folder.calibration_file.read_bytes(), digest_size=8).hexdigest()
+    """Name what the stages learned, and their sensitivity: predictions of another calibration are not comparable."""
+    thresholding = run.settings.thresholding
+    sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
+    content = run.folder.calibration_file.read_bytes() + sensitivities.encode()
+    return blake2b(content, digest_size=8).hexdigest()

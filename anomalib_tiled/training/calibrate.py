@@ -85,8 +85,7 @@ def learn(
 
 
 def _keep(run: Run, observed: Observed) -> None:
-    scores = ValidationScores.of(observed)
-    scores.write(run.folder.validation_scores_file, run.settings.calibration_hash)
+    ValidationScores.of(observed, run.settings.calibration_hash).write(run.folder.validation_scores_file)
     run.folder.seal(run.folder.validation_scores_file)
 
 

@@ -169,11 +169,25 @@ def _work(connection: Connection, place: Place, work: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which dismisses its workers
     Thread(target=_end_with_parent, daemon=True).start()
     _use_threads(place.threads)
-    train_tile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
+    train_tile = _unpacked(work)
     with suppress(EOFError):
         while True:
             tile = connection.recv()
             connection.send(_sendable(_error(place, tile, train_tile)))
+
+
+def _unpacked(work: bytes) -> TrainTile:
+    """Give what trains a tile; where it cannot be made, that is said of each tile."""
+    try:
+        train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
+    except Exception as error:  # noqa: BLE001  # reported with the tile's name
+        failure = error
+
+        def train_tile(tile: Tile, *, device: int | None = None) -> None:
+            del tile, device
+            raise failure
+
+    return train_tile
 
 
 def _error(place: Place, tile: Tile, train_tile: TrainTile) -> Exception | None:

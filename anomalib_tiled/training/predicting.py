@@ -9,31 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from anomalib.data import ImageBatch
-from filelock import FileLock, Timeout
 
 from anomalib_tiled.contracts import checked_outcomes, untrained
 from anomalib_tiled.data.cache import ImageCache
-from anomalib_tiled.errors import StageError, TiledError, TrainingError
+from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
 from anomalib_tiled.files import storage_errors
 from anomalib_tiled.origin import code_of
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import TilePredictions
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.workers import Workers, out_of_memory
+from anomalib_tiled.working_folder import working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
 
@@ -55,8 +54,7 @@ SHARE_OF_DISK = 0.5
 TILE_PIXELS_AT_ONCE = 2**20
 """Pixels of the tiles that are predicted together: memory is bounded whatever batch size the data module has."""
 
-LOCK = "lock"
-"""File in a working folder that its process holds locked."""
+LESS_MEMORY = "Lower memory_budget or workers.init_args.processes in the config.yaml of the run."
 
 
 class Predict(Protocol):
@@ -158,12 +156,22 @@ class PredictTile:
         """
         with log_to(self.log):
             try:
-                model = self._models.model(tile, self._device if device is None else self.run.device(device))
+                model = self._models.model(tile, self._device_of(device))
                 predicted = _predicted_tiles(self.run, tile, model, self.images)
                 self.predictions.write(tile, self.run.folder.seal_of(tile), predicted)
-            except Exception:
+            except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
-                raise
+                raise out_of_memory(error, LESS_MEMORY) or error from None
+
+    def _device_of(self, index: int | None) -> torch.device:
+        """Give the GPU that was asked for when the tiles were trained; another machine may have another number."""
+        if index is None:
+            return self._device
+        try:
+            return self.run.device(index)
+        except ConfigurationError as error:
+            logger.warning("%s Predicting on %s.", error, self._device)
+            return self._device
 
     @cached_property
     def _models(self) -> TileModels:
@@ -180,9 +188,7 @@ class PredictTile:
 
 def _predicted_tiles(run: Run, tile: Tile, model: AnomalibModule, images: Images) -> Iterator[TilePrediction]:
     """Predict one tile of all images, some at a time."""
-    height, width = run.grid.tile_size
-    batch = max(1, min(run.datamodule.eval_batch_size, TILE_PIXELS_AT_ONCE // (height * width)))
-    for tiles in images.tile(tile, batch):
+    for tiles in images.tile(tile, run.at_once(run.grid.tile_size, TILE_PIXELS_AT_ONCE)):
         yield predict_tile(model, tiles.to(model.device))
 
 
@@ -227,26 +233,12 @@ def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images,
         _predict_missing(run, images, kept, log)
         yield images, kept
         return
-    with _working_folder(folder) as work:
+    with working_folder(folder) as work:
         for part in images.parts(max(1, room)):
             predictions = TilePredictions(work / "part", part.grid, _fingerprint(run, part))
             _predict_missing(run, part, predictions, log)
             yield part, predictions
             shutil.rmtree(predictions.folder)
-
-
-@contextmanager
-def _working_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder, and remove it in the end; remove those of processes that have been killed."""
-    for left in folder.glob(".*"):
-        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
-            shutil.rmtree(left, ignore_errors=True)
-    work = Path(mkdtemp(prefix=".", dir=folder))
-    try:
-        with FileLock(work / LOCK):
-            yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +28,7 @@ from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.files import replacing, storage_errors
+from anomalib_tiled.files import full_disk, replacing
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_record import TileRecord
@@ -52,7 +53,7 @@ VALIDATION_HOOKS = ("on_validation_start", "on_validation_epoch_start", "on_vali
 
 
 def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
-    """Train one tile and store its checkpoint, then the note that it is done.
+    """Train one tile and store its checkpoint, then the note that it is done; one that is done stays as it is.
 
     Every tile starts from the same seed, so that its weights depend neither on the order nor on who trains it.
 
@@ -64,11 +65,13 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
     Raises:
         StorageError: The disk is full.
     """
+    if run.folder.is_done(tile, run.settings.training_hash):  # by a process that died after it
+        return
     trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
     folder = run.folder.checkpoint(tile).parent
     workspace = folder / f".{tile.name}"
     try:
-        with log_to(run.folder.tile_log(tile)), _logged(tile), storage_errors(folder / tile.name), _interrupts():
+        with log_to(run.folder.tile_log(tile)), _logged(tile), full_disk(folder / tile.name), _interrupts():
             _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -89,7 +92,8 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         arguments["limit_val_batches"] = 0
     engine = Engine(callbacks=[*callbacks, _no_checkpoints()], default_root_dir=workspace, **arguments)
     sharing = Sharing(run.folder.checkpoint(tile).parent, model)
-    engine.fit(model, datamodule=cast("AnomalibDataModule", data))
+    with _own_precision(model, str(arguments.get("precision"))):
+        engine.fit(model, datamodule=cast("AnomalibDataModule", data))
     if not any(map(run.folder.has_record, run.grid.tiles)):
         _try_out(model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
@@ -100,6 +104,16 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
         _predict(run, tile, model.to(engine.trainer.strategy.root_device))
+
+
+@contextmanager
+def _own_precision(model: AnomalibModule, trained_with: str) -> Iterator[None]:
+    """Give a model back the precision that it is loaded with, where the trainer has changed that of its weights."""
+    precisions = {name: value.dtype for name, value in model.state_dict().items()}
+    yield
+    if trained_with.endswith("-true"):
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
 def _predict(run: Run, tile: Tile, model: AnomalibModule) -> None:

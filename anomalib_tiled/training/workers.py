@@ -9,7 +9,7 @@ import torch
 
 from anomalib_tiled.copied_process import cores, start_copied_process
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.memory import available_memory
+from anomalib_tiled.free_memory import available_memory
 from anomalib_tiled.training.crew import Place, train_side_by_side
 from anomalib_tiled.workers import Workers
 
@@ -45,7 +45,18 @@ class LocalWorkers(Workers):
         self.devices = devices
 
     def start(self) -> None:
-        """Have processes import what they need, while images are read here."""
+        """Have processes import what they need, while images are read here.
+
+        Raises:
+            ConfigurationError: This machine lacks one of the devices.
+        """
+        if lacking := [device for device in self.devices or () if device >= torch.accelerator.device_count()]:
+            there = torch.accelerator.device_count()
+            message = (
+                f"workers.init_args.devices names {', '.join(map(str, lacking))}, but this machine has {there} GPUs. "
+                "Change it; in a run that goes on, in its config.yaml."
+            )
+            raise ConfigurationError(message)
         if len(self._places()) > 1:
             start_copied_process()
 
@@ -60,7 +71,9 @@ class LocalWorkers(Workers):
 
     def _places(self) -> list[Place]:
         """Say where each process works."""
-        devices = [None] if self.devices is None else list(self.devices)
+        there = torch.accelerator.device_count()
+        known = [device for device in self.devices or () if device < there]  # where a run is only tested, some may lack
+        devices: list[int | None] = [*known] if known else [None]
         number = self._number(devices) if self.processes == "auto" else self.processes
         threads = max(1, cores() // number)
         return [Place(threads, device, number) for device in islice(cycle(devices), number)]

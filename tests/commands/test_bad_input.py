@@ -116,7 +116,7 @@ def _empty(root: Path) -> None:
     [
         (_damage_image, "good/003.png is damaged (image file is truncated)"),
         (_damage_test_image, "bad/001.png is damaged (image file is truncated)"),
-        (_no_image, "good/003.png is no image that can be read. Replace it or take it out"),
+        (_no_image, "good/003.png is no image that can be read. Replace it, or leave it out"),
         (_other_size, "there are 2: 90 x 100 (999.png); 112 x 150"),
         (_other_mask_size, "mask/002.png has 90 x 100 pixels (height x width)"),
         (_empty, "could not be set up"),

@@ -163,7 +163,7 @@ def check_manifest(output: Path, finished_run: Path, form: str) -> None:
 def test_what_is_there_is_not_replaced(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, message: str
 ) -> None:
-    (tmp_path / made).touch()
+    (tmp_path / made).write_text('{"format": "torch", "files": {}}')
     options = [] if made == "manifest.json" else ["--overwrite"]
     assert (
         main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(tmp_path), *options]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_every_kind_of_image_is_predicted_alike(ensemble: TiledEnsemble, damaged
     for each in ensemble.predict_batch(kinds):
         assert each.score == pytest.approx(first.score, abs=1e-5)
         np.testing.assert_allclose(each.map, first.map, atol=1e-4)
+
+
+def test_an_image_of_another_shape_is_warned_of_once(finished_run: Path) -> None:
+    ensemble, tall = TiledEnsemble.load(finished_run), np.zeros((300, 90, 3), dtype=np.uint8)
+    with pytest.warns(UserWarning, match=r"The image has 300 x 90 pixels .* trained on images of 112 x 150"):
+        ensemble.predict(tall)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble.predict(tall)
 
 
 def test_a_stream_without_end_is_predicted_as_it_is_asked_for(ensemble: TiledEnsemble, damaged: Path) -> None:

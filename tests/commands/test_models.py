@@ -26,6 +26,7 @@ from PIL import Image
 from torchvision.transforms.v2 import Resize
 
 from anomalib_tiled.cli import main
+from anomalib_tiled.fresh_models import FreshModels
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import SUPPORT, Trial
@@ -136,6 +137,17 @@ def folders_of_images(model_class: type, root: Path) -> dict[str, str]:
     return {name: str(root / name) for name in TEXTURES if name in names}
 
 
+def assert_copies_are_as_new(run: Run) -> None:
+    """Compare the model that a second tile starts from to one that is made for it."""
+    run.fresh_models.model()
+    copy, new = (
+        run.fresh_models.model(),
+        FreshModels(run.settings.model, run.grid.tile_size, seed=42, copied=False).model(),
+    )
+    assert all(torch.equal(value, new.state_dict()[key]) for key, value in copy.state_dict().items())
+    assert [each.training for each in copy.modules()] == [each.training for each in new.modules()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: list[str], tmp_path: Path) -> None:
@@ -148,6 +160,7 @@ def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: 
     assert len(scores) == 4
     assert all(0 <= score <= 1 for score in scores)
     assert loaded_scores(run) == pytest.approx(scores, abs=1e-4)
+    assert_copies_are_as_new(Run.open(RunFolder.open(run)))
     assert main(["export", "--ckpt_dir", str(run), "--format", "checkpoints"]) == 0
     for tile in ("r00_c00", "r00_c01"):
         path = run / "export" / "checkpoints" / f"{tile}.ckpt"

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
 from PIL import Image
@@ -23,6 +24,7 @@ from anomalib_tiled import run as run_module
 from anomalib_tiled.cli import main
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.errors import NotFiniteError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.run_folder import RunFolder
@@ -204,6 +206,27 @@ def test_a_damaged_image_is_skipped_and_told(
     assert "3 not readable" in printed.out
 
 
+def test_an_image_of_which_a_model_says_nothing_of_use_is_skipped(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = TiledEnsemble.predict_raw
+    black = new / "left" / "002.png"
+    Image.new("RGB", (150, 112)).save(black)
+
+    def not_a_number(ensemble: TiledEnsemble, images: torch.Tensor) -> object:
+        if (images.amax(dim=(1, 2, 3)) == 0).any():
+            message = "The model of tile r00_c00 predicts infinities or NaN."
+            raise NotFiniteError(message)
+        return told(ensemble, images)
+
+    monkeypatch.setattr(TiledEnsemble, "predict_raw", not_a_number)
+    assert predict("--data", new) == 3
+    assert len(lines(output)) == 3
+    [failure] = rows(output / "failures.csv")
+    assert failure["image_path"] == str(black)
+    assert f"predicts infinities or NaN. Images: {black}." in failure["error"]
+
+
 def test_an_image_that_is_mended_is_predicted_when_going_on(predict: Predict, new: Path, output: Path) -> None:
     image = new / "left" / "000.png"
     content = image.read_bytes()
@@ -308,6 +331,20 @@ def test_another_threshold_decides_again_without_asking_the_model(
     shutil.rmtree(output)
     assert predict(*data, *thresholds) == 0
     assert close(lines(output), again), "as if it had been predicted so"
+
+
+@pytest.mark.parametrize("gone", ["map", "image"])
+def test_what_cannot_be_decided_again_stays_as_it_was(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    assert predict("--data", new, "--maps", "npy", "--masks", "--overlays") == 0
+    last = Path(lines(output)[-1]["image_path"])
+    path = last if gone == "image" else next((output / "maps").rglob(f"{last.stem}*.npy"))
+    path.unlink()
+    before = {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"}
+    assert predict("--pixel_threshold", "0.1") == 2
+    assert f"{path} is missing, which is needed to decide about {last} again" in capsys.readouterr().err
+    assert {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"} == before
 
 
 def test_a_quantile_is_one_of_normal_validation_images(predict: Predict, photographs: Path, output: Path) -> None:

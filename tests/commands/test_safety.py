@@ -90,7 +90,15 @@ def alter_split(run: Path) -> str:
     return path.name
 
 
-@pytest.mark.parametrize("alter", [alter_checkpoint, alter_calibration, alter_split])
+def alter_shared_weights(run: Path) -> str:
+    [path] = (run / "tiles").glob("shared-*.ckpt")
+    weights = {name: value + 0.25 if value.is_floating_point() else value for name, value in torch.load(path).items()}
+    path.unlink()
+    torch.save(weights, path)
+    return f"tiles/{path.name}"
+
+
+@pytest.mark.parametrize("alter", [alter_checkpoint, alter_calibration, alter_split, alter_shared_weights])
 def test_what_was_altered_is_used_only_if_that_is_asked_for(
     run: Path,
     photographs: Path,
@@ -112,10 +120,19 @@ def test_measuring_an_altered_run(run: Path, capsys: pytest.CaptureFixture[str])
     rewrite(run / "config.yaml", configuration.replace("scoring.Max", "scoring.Mean"))
     assert main(["test", "--ckpt_dir", str(run), "--output", str(run.parent / "out")]) == 2
     assert main(["test", "--ckpt_dir", str(run), "--output", str(run.parent / "out"), "--allow_altered"]) == 0
-    assert capsys.readouterr().err.count("warning: ") == 1, "the fingerprint of tiles is another"
+    assert capsys.readouterr().err.count("warning: ") == 2, "it was altered, and is that of another configuration"
     rewrite(run / "config.yaml", configuration.replace("n_features: 20", "n_features: 20.0"))
     assert main(["test", "--ckpt_dir", str(run), "--output", str(run.parent / "out")]) == 2
     assert "was trained with another configuration than its config.yaml. Restore" in capsys.readouterr().err
+
+
+def test_thresholds_of_an_altered_configuration(
+    run: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(run / "config.yaml", (run / "config.yaml").read_text().replace("scoring.Max", "scoring.Mean"))
+    assert predicted(run, photographs, "--threshold", "q0.9") == 2
+    assert predicted(run, photographs, "--threshold", "q0.9", "--allow_altered") == 0
+    assert "config.yaml is not the configuration that calibration.json was made with" in capsys.readouterr().err
 
 
 def test_an_altered_run_from_python(run: Path) -> None:

@@ -194,10 +194,12 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path
     folder = tmp_path / "key"
     dead, elsewhere = cache_folder._temporary(folder, "999999999"), tmp_path / ".key.another-machine.999999999.tmp"
     alive = cache_folder._temporary(folder, str(os.getppid()))
-    for each in (dead, elsewhere, alive):
+    others = cache_folder._temporary(tmp_path / "another", "999999999")
+    own = cache_folder._temporary(tmp_path / "another", str(os.getpid()))
+    for each in (dead, others, elsewhere, alive, own):
         each.mkdir()
     cache_folder._remove_leftovers(folder)
-    assert set(tmp_path.iterdir()) == {elsewhere, alive}
+    assert set(tmp_path.iterdir()) == {elsewhere, alive, own}
 
 
 def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

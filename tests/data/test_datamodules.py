@@ -437,7 +437,7 @@ def test_a_folder_that_is_named_like_an_image(paint: Painter) -> None:
     datamodule = build("MVTecAD", paint)
     (paint.root / "part" / "train" / "good" / "folder.png").mkdir()
     split = split_once(datamodule)
-    with pytest.raises(DataError, match=r"folder\.png is a folder, not an image. Replace it or take it out"):
+    with pytest.raises(DataError, match=r"folder\.png is a folder, not an image. Replace it, or leave it out"):
         common_size(split, None)
 
 

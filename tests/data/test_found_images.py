@@ -62,6 +62,14 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(folder: Path) -> None:
 def test_a_list_may_name_files_folders_patterns_and_what_has_gone(folder: Path) -> None:
     lines = ("b/deep\n", " a.tif \n", "\n", "gone.png\n", "b/1*.png")
     assert found(folder, "-", listed=lines) == ["b/deep/1.JPG", "a.tif", "gone.png", "b/10.png"]
+    assert found(folder, "-", listed=("empty", "x*.png", "a.tif")) == ["empty", "x*.png", "a.tif"]
+
+
+def test_the_folder_that_it_is_called_in_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "batch [3]").mkdir()
+    (tmp_path / "batch [3]" / "1.png").touch()
+    monkeypatch.chdir(tmp_path / "batch [3]")
+    assert found(tmp_path / "batch [3]", "*.png") == ["1.png"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,21 @@ def test_grey_images_have_three_equal_channels() -> None:
         assert torch.equal(pixels_of(image), expected)
 
 
+def test_what_says_how_transparent_pixels_are_is_left_out() -> None:
+    expected = torch.from_numpy(COLOUR.copy()).permute(2, 0, 1)
+    transparent = np.dstack([COLOUR, GREY])
+    for image in (transparent, Image.fromarray(transparent)):
+        assert torch.equal(pixels_of(image), expected)
+
+
+def test_more_than_eight_bits_are_warned_of(tmp_path: Path) -> None:
+    deep = Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 100)
+    deep.save(tmp_path / "deep.png")
+    for image, name in ((deep, "The image"), (tmp_path / "deep.png", "deep.png")):
+        with pytest.warns(UserWarning, match=f"{name} has more than 8 bits per channel: anomalib reads values above"):
+            pixels_of(image)
+
+
 def test_pictures_get_the_bytes_back() -> None:
     assert np.array_equal(as_bytes(pixels_of(COLOUR)), COLOUR)
     assert np.array_equal(as_bytes(pixels_of(COLOUR / 255)), COLOUR)
@@ -52,7 +67,7 @@ def test_pictures_get_the_bytes_back() -> None:
     ("image", "message"),
     [
         (5, "An image must be a path, a Pillow image, an array or a tensor, but is a int."),
-        (np.zeros((4, 6, 4), np.uint8), "the shape (height, width, 3) or (height, width), but has (4, 6, 4)."),
+        (np.zeros((4, 6, 5), np.uint8), "the shape (height, width, 3) or (height, width), but has (4, 6, 5)."),
         (np.zeros((2, 4, 6, 3), np.uint8), "but has (2, 4, 6, 3). Several are given as a list of images."),
         (np.zeros((0, 6), np.uint8), "but has (0, 6)."),
         (torch.zeros(2, 3, 4, 6), "the shape (3, height, width) or (height, width), but has (2, 3, 4, 6)."),

@@ -169,7 +169,7 @@ def test_the_size_is_height_and_width(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image(tmp_path: Path, read: object) -> None:
     path = tmp_path / "any.png"
     path.write_text("text")
-    message = f"{path} is no image that can be read. Replace it or take it out of the data set."
+    message = f"{path} is no image that can be read. Replace it, or leave it out."
     with pytest.raises(DataError, match=re.escape(message)):
         read(path)
 
@@ -178,9 +178,9 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"empty.png is empty. Replace it or take it out"):
+    with pytest.raises(DataError, match=r"empty.png is empty. Replace it, or leave it out"):
         size_of(tmp_path / "empty.png")
-    with pytest.raises(DataError, match=r"folder.png is a folder, not an image. Replace it or take it out"):
+    with pytest.raises(DataError, match=r"folder.png is a folder, not an image. Replace it, or leave it out"):
         size_of(tmp_path / "folder.png")
     with pytest.raises(DataError, match=r"dangling.png is missing. Put it back"):
         size_of(tmp_path / "dangling.png")
@@ -207,7 +207,7 @@ def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path: Path, name: str) ->
 def test_an_image_that_is_cut_short(tmp_path: Path) -> None:
     path = picture(tmp_path / "any.png", "RGB")
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(DataError, match=r"any.png is damaged \(.*\). Replace it or take it out of the data set."):
+    with pytest.raises(DataError, match=r"any.png is damaged \(.*\). Replace it, or leave it out."):
         read_image(path, SIZE)
 
 

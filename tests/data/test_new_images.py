@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data.new_images import NewImages
+from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.grid import Size, TileGrid
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
@@ -19,7 +20,9 @@ def said() -> list[str]:
 
 
 def images(said: list[str], usual: Size = GRID.image_size, augmentations: torch.nn.Module | None = None) -> NewImages:
-    return NewImages(GRID, 2, augmentations=augmentations, usual=usual, report=said.append)
+    return NewImages(
+        GRID, 2, augmentations=augmentations, trained_on=TrainedOn(GRID.image_size, usual), report=said.append
+    )
 
 
 def paint(path: Path, *sizes: tuple[int, int]) -> list[Path]:
@@ -79,11 +82,12 @@ def test_another_shape_is_told_once(said: list[str], tmp_path: Path, size: tuple
     )
 
 
-@pytest.mark.parametrize("size", [(16, 24), (80, 120), (30, 30)])
+@pytest.mark.parametrize("size", [(30, 30), (120, 120), (8, 12)])
+@pytest.mark.parametrize("odd", [(6, 6), (80, 120)])
 def test_what_is_larger_or_as_the_images_that_were_trained_on_is_not_told(
-    said: list[str], tmp_path: Path, size: tuple[int, int]
+    said: list[str], tmp_path: Path, size: tuple[int, int], odd: tuple[int, int]
 ) -> None:
     list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, size), fail))
     assert said == []
-    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, (6, 6)), fail))
+    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, odd), fail))
     assert "images of 8 x 12 (made of 30 x 30)" in said[0]

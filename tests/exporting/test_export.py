@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.errors import ConfigurationError, StorageError
-from anomalib_tiled.exporting.export import Exporting, _check, _first_tiles, replacing_folder
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.exporting.export import Exporting, _check, _first_tiles
 from anomalib_tiled.exporting.formats import TorchFormat
 from anomalib_tiled.stages.scoring import Scorer
 
@@ -36,32 +36,3 @@ def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., TiledEn
     first = _first_tiles(ensemble).grid
     assert [tile.name for tile in first.tiles] == ["r00_c00", "r00_c01", "r01_c00", "r01_c01"]
     assert all(tile == ensemble.grid.tile(tile.name) for tile in first.tiles)
-
-
-def test_a_folder_appears_when_everything_is_in_it(tmp_path: Path) -> None:
-    output = tmp_path / "a" / "b"
-    with replacing_folder(output, overwrite=False) as work:
-        (work / "manifest.json").write_text("1")
-        assert not output.exists()
-    assert [path.name for path in output.parent.iterdir()] == ["b"]
-
-
-def test_an_earlier_export_stays_if_the_new_one_fails(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "manifest.json").write_text("old")
-    with pytest.raises(KeyError), replacing_folder(tmp_path / "b", overwrite=True):
-        raise KeyError
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
-    assert (tmp_path / "b" / "manifest.json").read_text() == "old"
-    with replacing_folder(tmp_path / "b", overwrite=True) as work:
-        (work / "manifest.json").write_text("new")
-    assert (tmp_path / "b" / "manifest.json").read_text() == "new"
-
-
-def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(StorageError, match=r"file/output cannot be written: a file is where a folder belongs"),
-        replacing_folder(tmp_path / "file" / "output", overwrite=False),
-    ):
-        pass

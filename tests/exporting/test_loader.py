@@ -92,6 +92,10 @@ ATTACKS: dict[str, Change] = {
     "another module": replaced("model.json", "torch.ops.aten.relu.default", "math.__loader__.load_module"),
     "an operator of files": replaced("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
     "a size": replaced("model.json", "positive=True", "positive=print(1)"),
+    "a size made of letters": replaced(
+        "model.json", "Symbol('", "S('getattr')(S('__import__')('os'),'system')(S('chr')(105))+Symbol('"
+    ),
+    "a size in quotes": replaced("model.json", "Symbol('", "Max('"),
     "a guard": replaced("model.json", '"guards_code": []', '"guards_code": ["print(1)"]'),
     "an argument": replaced("model.json", '"input"', '"input=print(1)"'),
     "pickled weights": replaced("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
@@ -109,6 +113,42 @@ def test_an_archive_with_code_is_refused(exported: Path, tmp_path: Path, change:
     with pytest.raises(ValueError, match="must hold tensors and operators of PyTorch alone, but holds"):
         load(tmp_path, allow_altered=True)
     with pytest.raises(ValueError, match="but holds"):
+        check(path)
+
+
+def test_an_archive_without_a_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    """PyTorch would go on with what earlier versions wrote, pickles among it."""
+
+    def remove(files: dict[str, bytes]) -> None:
+        del files[next(name for name in files if name.endswith("model.json"))]
+
+    path = changed(exported / "model.pt2", tmp_path / "model.pt2", remove)
+    with pytest.raises(ValueError, match="but holds no model"):
+        check(path)
+
+
+class Conditional(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        torch._check((images.shape[0] + 1) // 2 * 3 >= 2)
+        return images.repeat(images.shape[0] % 3 + max(images.shape[0], 5), 1, 1, 1)
+
+
+def test_arithmetic_of_sizes_is_let_through(tmp_path: Path) -> None:
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Conditional(), (torch.rand(4, 3, 4, 6),), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    torch.export.save(program, tmp_path / "model.pt2")
+    check(tmp_path / "model.pt2")
+
+
+def test_a_file_that_is_there_twice_is_refused(exported: Path, tmp_path: Path) -> None:
+    path = changed(exported / "model.pt2", tmp_path / "model.pt2", lambda _: None)
+    with ZipFile(path, "a") as archive:
+        name = next(name for name in archive.namelist() if name.endswith("model.json"))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(name, archive.read(name))
+    with pytest.raises(ValueError, match=r"but holds two files models/model\.json"):
         check(path)
 
 

@@ -160,12 +160,12 @@ def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path) -> Non
     assert all(pictures.path_of(path).is_file() for path in images)
 
 
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("batches", [1, 2, 4])
 def test_what_goes_wrong_meanwhile_is_raised_in_the_end_or_with_the_next_batch(
     images: list[Path], tmp_path: Path, batches: int
 ) -> None:
     with pytest.raises(DataError, match=r"gone\.png is missing"):
-        draw_meanwhile(tmp_path / "drawn", [tmp_path / "gone.png", images[0]][:batches])
+        draw_meanwhile(tmp_path / "drawn", [tmp_path / "gone.png", *images][:batches])
 
 
 def test_the_common_folder_of_one_image_is_its_own() -> None:
@@ -177,3 +177,10 @@ def test_the_same_for_a_folder_below(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path, Path("/data"), stretch=True).below("masks")
     assert pictures == Pictures(tmp_path / "masks", Path("/data"), stretch=True)
     assert pictures.path_of(Path("/data/a/1.png")) == tmp_path / "masks" / "a" / "1.png"
+
+
+def test_no_two_images_of_a_folder_share_a_picture(tmp_path: Path) -> None:
+    names = ["a.png", "a.PNG", "a.jpg", "a.jpg.png", "a.b.png", "a.png.png"]
+    pictures = Pictures(tmp_path / "out", tmp_path, stretch=False)
+    found = [pictures.path_of(tmp_path / name).name for name in names]
+    assert found == ["a.png", "a.PNG.png", "a.jpg.png", "a.jpg.png.png", "a.b.png", "a.png.png.png"]

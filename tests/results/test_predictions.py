@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,17 @@ def test_a_prediction_is_told_in_a_line() -> None:
         "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 not readable: 3 of 8 are anomalous."
     )
     assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 not readable: 0 of 0 are anomalous."
+
+
+def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
+    name, folder = os.fsdecode(b"/data/St\xfcck.png"), PredictionFolder(tmp_path)
+    folder.begin(PredictionSettings(coco=True), common="/data")
+    folder.append([replace(image("ä.png", ONE), image_path=name)])
+    folder.append_failure(Path(name), f"{name} is damaged")
+    assert [each.image_path for each in folder.predicted()] == [name]
+    assert list(folder.mend()) == [name]
+    folder.replace(list(folder.predicted()))
+    for path in (folder.rows_file, folder.failures_file):
+        assert os.fsencode(name) in path.read_bytes()
+    write_coco(folder)
+    assert json.loads(folder.coco_file.read_text())["images"][0]["file_name"] == name

@@ -18,7 +18,8 @@ from anomalib_tiled.config import ClassSpec, Settings, ThresholdingSettings
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.split import Sample, Split, split_once
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.layout import grid_of
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.training.calibrate import calibrate
 

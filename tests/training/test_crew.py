@@ -77,6 +77,15 @@ def too_large(folder, tile, device=None):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB.")
 
 
+def open_run():
+    raise FileNotFoundError("the run has gone")
+
+
+class Unopened:
+    def __reduce__(self):
+        return open_run, ()
+
+
 def full(folder, tile, device=None):
     note(folder, tile)
     raise StorageError("No space left.")
@@ -156,6 +165,11 @@ def test_a_tile_that_kills_its_process_twice_is_reported(workbench: ModuleType, 
     assert errors["r00_c01"].startswith("the process was killed twice, as the system does when memory is short. Lower")
     assert errors["r00_c02"] == "the process ended twice with exit code 7"
     assert len(notes(tmp_path)) == len(TILES) + 2
+
+
+def test_what_no_process_can_begin_is_said_of_each_tile(workbench: ModuleType, tmp_path: Path) -> None:
+    outcomes = list(train_side_by_side(TILES[:2], partial(workbench.note, workbench.Unopened()), [Place(1)] * 2))
+    assert [str(outcome.error) for outcome in outcomes] == ["the run has gone"] * 2
 
 
 def test_a_full_disk_ends_it(workbench: ModuleType, tmp_path: Path) -> None:

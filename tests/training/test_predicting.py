@@ -21,15 +21,17 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.split import split_once
 from anomalib_tiled.ensemble import RawPrediction
-from anomalib_tiled.errors import StageError, TrainingError
+from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.run import Run, grid_of
+from anomalib_tiled.layout import grid_of
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.training import predicting
 from anomalib_tiled.training.predicting import predict_trained, predictable
 from anomalib_tiled.training.workers import LocalWorkers
 from anomalib_tiled.workers import Outcome, TrainTile
+from anomalib_tiled.working_folder import LOCK
 
 
 class Brightness(AnomalibModule):
@@ -174,7 +176,7 @@ def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytes
     left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
     for folder in (left, used):
         folder.mkdir(parents=True)
-    with FileLock(used / predicting.LOCK):
+    with FileLock(used / LOCK):
         passed(run)
     assert [path.name for path in run.folder.predictions.iterdir()] == [".used"]
 
@@ -264,3 +266,22 @@ def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeyp
     assert not models.made
     with pytest.raises(StageError, match="The model of tile r00_c00 predicts infinities or NaN"):
         passed(run)
+
+
+def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object) -> Brightness:
+        message = "CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB."
+        raise torch.OutOfMemoryError(message)
+
+    monkeypatch.setattr(Run, "_load_tile", large)
+    with pytest.raises(
+        OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget or workers\.init_args\.processes"
+    ):
+        passed(run)
+
+
+def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    task = predicting.PredictTile(run, run.images("test"), None, run.folder.log_file)
+    assert task._device_of(7) == torch.device("cpu")
+    assert "devices [7], which is not to be had here" in caplog.text
+    assert "Predicting on cpu." in caplog.text

@@ -24,6 +24,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
+from anomalib_tiled.training import tile as training
 from anomalib_tiled.training.tile import check_trainer, train_tile, trainer_arguments
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
@@ -82,6 +83,14 @@ class Random(Falling):
 
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         return self.weight * (batch.image[0].mean() + torch.randn(()))
+
+
+class Exact(Falling):
+    """Keeps something in double precision."""
+
+    def __init__(self, pre_processor: PreProcessor | bool = True) -> None:  # noqa: FBT001, FBT002
+        super().__init__(pre_processor)
+        self.register_buffer("exact", torch.zeros(1, dtype=torch.float64))
 
 
 class Interrupted(Falling):
@@ -338,6 +347,40 @@ def test_predictions_of_no_use_are_known_after_training_and_leave_no_checkpoint(
     with pytest.raises(ConfigurationError, match="Deciding must give one pred_score for each tile, but gives 1 for 2"):
         train_tile(run, first(run))
     assert not list((run.folder.path / "tiles").iterdir())
+
+
+def test_a_tile_that_is_done_stays_as_it_is(make_run: MakeRun) -> None:
+    """Its process may have died after it."""
+    run = make_run()
+    train_tile(run, first(run))
+    before = run.folder.checkpoint(first(run)).stat()
+    train_tile(run, first(run))
+    assert run.folder.checkpoint(first(run)).stat() == before
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: MakeRun, precision: str) -> None:
+    run = make_run(Exact, precision=precision)
+    train_tile(run, first(run))
+    weights = torch.load(run.folder.checkpoint(first(run)), weights_only=True)["state_dict"]
+    assert (weights["weight"].dtype, weights["exact"].dtype) == (torch.float32, torch.float64)
+
+
+def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        message = "no room for predictions"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(training, "predict_trained", fail)
+    run = make_run()
+    train_tile(run, first(run))
+    run.folder.check_checkpoint(first(run))
+    log = run.folder.tile_log(first(run)).read_text()
+    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
+    assert "RuntimeError: no room for predictions" in log
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(

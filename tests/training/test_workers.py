@@ -105,8 +105,26 @@ def test_cores_and_devices_are_shared_out(
         return iter([])
 
     monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: 6)
     monkeypatch.setattr(workers, "available_memory", lambda: 3 * workers.MEMORY_OF_A_PROCESS)
     monkeypatch.setattr(workers, "train_side_by_side", note)
     monkeypatch.setattr(Place, "attempt", lambda place, *_: seen.append(place))
     list(LocalWorkers(processes, devices).train(TILES[:1], Training()))
     assert seen == places
+
+
+def test_a_fit_needs_every_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: 2)
+    LocalWorkers(1, [0, 1]).start()
+    with pytest.raises(
+        ConfigurationError, match=r"workers\.init_args\.devices names 2, 4, but this machine has 2 GPUs"
+    ):
+        LocalWorkers(1, [1, 2, 4]).start()
+
+
+@pytest.mark.parametrize(("there", "devices"), [(2, [1, 1, 1]), (0, [None, None, None])])
+def test_a_machine_with_fewer_devices_predicts_on_those_it_has(
+    monkeypatch: pytest.MonkeyPatch, there: int, devices: list[int | None]
+) -> None:
+    monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: there)
+    assert [place.device for place in LocalWorkers(3, [1, 2])._places()] == devices

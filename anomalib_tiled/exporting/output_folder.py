@@ -1,0 +1,108 @@
+"""The folder of an export: empty, new, or an earlier export that is replaced once the new one is there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.exporting.manifest import MANIFEST
+from anomalib_tiled.files import read_json, storage_errors
+from anomalib_tiled.working_folder import working_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOG = "export.log"
+
+WORK = ".exporting-"
+"""Beginning of the names of folders that are being filled, inside the output."""
+
+MADE_BY_USE = "__pycache__"
+"""What Python leaves beside a program that is imported."""
+
+
+@contextmanager
+def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write to, whose files become those of the output once all are there.
+
+    It lies in the output, which may be a link or a disk of its own, in a place where nothing else can be written.
+
+    Args:
+        output: The folder.
+        overwrite: Whether an earlier export there is replaced.
+
+    Raises:
+        ConfigurationError: There is something else, or an earlier export that is not to be replaced.
+    """
+    output = output.resolve()
+    with storage_errors(output):
+        _check_free(output, overwrite=overwrite)
+        is_new = not output.exists()
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            with working_folder(output, WORK) as work:
+                new = work / "new"
+                new.mkdir()
+                yield new
+                _exchange(_others(output), output, new, work / "old")
+        finally:
+            if is_new and not any(output.iterdir()):
+                output.rmdir()
+
+
+def _exchange(earlier: list[Path], output: Path, new: Path, old: Path) -> None:
+    """Move earlier files away and new ones to their place; back again if that fails."""
+    old.mkdir()
+    try:
+        for path in earlier:
+            path.replace(old / path.name)
+        for path in new.iterdir():
+            path.replace(output / path.name)
+    except BaseException:
+        for path in old.iterdir():
+            with suppress(OSError):
+                path.replace(output / path.name)
+        raise
+
+
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier export."""
+    if not output.exists() or (output.is_dir() and not any(_others(output))):
+        return
+    if not (output / MANIFEST).is_file():
+        message = f"--output must be a new or empty folder, or an earlier export, but {output} is none. Choose another."
+        raise ConfigurationError(message)
+    strangers = _strangers(output)
+    if strangers:
+        message = (
+            f"--output must be a new or empty folder, or an earlier export, but {output} holds {strangers[0]}, which "
+            "no export has written. Move it away, or choose another folder."
+        )
+        raise ConfigurationError(message)
+    if not overwrite:
+        message = f"{output} holds an earlier export. Replace it by --overwrite, or choose another folder by --output."
+        raise ConfigurationError(message)
+
+
+def _strangers(output: Path) -> list[str]:
+    """Name the files that are not those of an export."""
+    try:
+        content = read_json(output / MANIFEST)
+    except RunFolderError:
+        return [MANIFEST]
+    files = content.get("files") if isinstance(content, dict) and "format" in content else None
+    known = {MANIFEST, LOG, *files} if isinstance(files, dict) else {LOG}
+    names = [
+        path.relative_to(output).as_posix()
+        for top in _others(output)
+        for path in (sorted(top.rglob("*")) if top.is_dir() else [top])
+        if not path.is_dir() and path.parent.name != MADE_BY_USE
+    ]
+    return [name for name in names if name not in known]
+
+
+def _others(output: Path) -> list[Path]:
+    """Give what is in the folder but for what exports that were killed have left."""
+    return sorted(path for path in output.iterdir() if not path.name.startswith(WORK))

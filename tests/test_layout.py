@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from anomalib_tiled.config import TilingSettings
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.layout import grid_of
+
+
+def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
+    assert grid_of(TilingSettings(tile_size=4, image_size=(8, 12))) == TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    tiling = TilingSettings(tile_size=(4, 6), stride=2, image_size=12)
+    assert grid_of(tiling) == TileGrid(Size(12, 12), Size(4, 6), Size(2, 2))
+
+
+def test_the_size_of_the_images_must_be_known() -> None:
+    with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size\. It was altered"):
+        grid_of(TilingSettings(tile_size=4, image_size=None))
