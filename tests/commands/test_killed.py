@@ -48,8 +48,8 @@ def test_nothing_is_lost(configure: Callable[..., Path], finished_run: Path, tmp
     killed = 0
     for number in range(KILLS):
         program = begin(max(runs.glob("v*"), default=runs / "v0"), configuration)
-        wait_for_tiles(program, runs, done(runs) + moments.randint(0, 2))
-        time.sleep(moments.uniform(0, 1.5))
+        wait_for_tiles(program, runs, done(runs) + moments.randint(0, 1))
+        time.sleep(moments.uniform(0, 0.3))
         if program.poll() is None:
             killed += 1
             (os.killpg if number % 2 else os.kill)(program.pid, signal.SIGKILL)
