@@ -30,12 +30,14 @@ class Command:
         help: What it does, in a line.
         function: Name of the function in ``anomalib_tiled.commands``.
         trains: Whether it may have other processes train.
+        computes: Whether its time is that of models, so that memory for speed is worth it.
     """
 
     name: str
     help: str
     function: str
     trains: bool = False
+    computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function."""
@@ -53,10 +55,16 @@ COMMANDS = (
         "Train a model for every tile location and calibrate; or go on with an interrupted run.",
         "fit",
         trains=True,
+        computes=True,
     ),
     Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
-    Command("train", "Fit, then test.", "train", trains=True),
-    Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", "predict"),
+    Command("train", "Fit, then test.", "train", trains=True, computes=True),
+    Command(
+        "predict",
+        "Predict new images: scores, labels and anomalous regions, no labels needed.",
+        "predict",
+        computes=True,
+    ),
     Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
     Command(
         "export",
@@ -100,7 +108,8 @@ def _run(given: list[str], prog: str) -> int:
         if command.name == given[0]:
             if command.trains and probably_needed(given[1:]):
                 start_copied_process()
-            keep_freed_memory()
+            if command.computes:
+                keep_freed_memory()
             return command.load()(given[1:], f"{prog} {command.name}") or 0
     message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
     raise TiledError(message)

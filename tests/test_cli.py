@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from anomalib_tiled import errors
+from anomalib_tiled import cli, errors
 from anomalib_tiled.cli import COMMANDS, main
 
 NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
@@ -46,6 +46,15 @@ def test_a_command_gets_the_arguments_after_its_name(play: Play, name: str, caps
     assert main([name, "--config", "a.yaml", "fit"], prog="anomalib tiled") == 0
     assert calls == [(["--config", "a.yaml", "fit"], f"anomalib tiled {name}", name)]
     assert capsys.readouterr() == ("", "")
+
+
+def test_memory_is_kept_where_models_work(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    play(None)
+    for name in NAMES:
+        monkeypatch.setattr(cli, "keep_freed_memory", lambda name=name: asked.append(name))
+        main([name])
+    assert asked == ["fit", "train", "predict"]
 
 
 @pytest.mark.parametrize("status", [0, 3, 4])

@@ -140,6 +140,9 @@ def test_arithmetic_of_sizes_is_let_through(tmp_path: Path) -> None:
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     torch.export.save(program, tmp_path / "model.pt2")
     check(tmp_path / "model.pt2")
+    with ZipFile(tmp_path / "model.pt2") as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist() if name.endswith("model.json"))
+    assert all(arithmetic in content for arithmetic in (b"Mod(", b"Max(", b"Mul(")), "there was something to check"
 
 
 def test_a_file_that_is_there_twice_is_refused(exported: Path, tmp_path: Path) -> None:

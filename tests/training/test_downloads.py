@@ -43,8 +43,11 @@ def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    fresh_models = SimpleNamespace(model=lambda: made.append("a model"))
     monkeypatch.setattr(downloads, "class_of", lambda _: AnomalibModule)
-    download(cast("Run", SimpleNamespace(settings=SimpleNamespace(model=None))))
+    download(cast("Run", SimpleNamespace(settings=SimpleNamespace(model=None), fresh_models=fresh_models)))
+    assert not made
 
 
 def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
