@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from anomalib_tiled.grid import Size
-
-THREADS = 2
-"""Batches that are drawn at the same time: drawing an image takes longer than everything else that `test` does."""
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
@@ -90,7 +86,7 @@ class Pictures:
 
 @contextmanager
 def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]]:
-    """Give what draws batches while the next ones are predicted; only a few wait.
+    """Give what draws a batch while the next one is predicted; only one batch waits.
 
     Args:
         pictures: What draws.
@@ -98,13 +94,13 @@ def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]
     Yields:
         Takes a batch. What goes wrong is raised when the next one is given, or in the end.
     """
-    with ThreadPoolExecutor(max_workers=THREADS) as threads:
-        drawn: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        drawn: list[Future[None]] = []
 
         def draw(batch: ImageBatch) -> None:
-            if len(drawn) == THREADS:
-                drawn.popleft().result()
-            drawn.append(threads.submit(pictures.draw, batch))
+            if drawn:
+                drawn.pop().result()
+            drawn.append(thread.submit(pictures.draw, batch))
 
         yield draw
         for last in drawn:
