@@ -74,7 +74,7 @@ def test_memory_that_is_given_back_stays_the_peak() -> None:
     peak = watch.peak_memory
     del held
     watch.look()
-    assert watch.peak_memory == peak > HELD
+    assert watch.peak_memory >= peak > HELD, "others in the session may have grown meanwhile"
 
 
 def test_a_session_holds_its_processes_only() -> None:
