@@ -77,7 +77,8 @@ class Case:
     @property
     def name(self) -> str:
         """Name of folders and sections."""
-        return f"{self.model}-{self.image_size}-{self.tile_size}-{self.train}-{self.test}"
+        epochs = f"-{self.epochs}-epochs" if self.model in LEARN_BY_EPOCHS else ""
+        return f"{self.model}{epochs}-{self.image_size}-{self.tile_size}-{self.train}-{self.test}"
 
     @property
     def title(self) -> str:

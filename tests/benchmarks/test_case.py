@@ -39,6 +39,12 @@ def test_drawn_images_are_kept_and_named_by_the_data_module(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in boards.rglob("*.png")} == drawn
 
 
+def test_cases_have_names_of_their_own() -> None:
+    cases = [Case(), Case(train=12), Case(model="Fastflow"), Case(model="Fastflow", epochs=20)]
+    assert len({case.name for case in cases}) == len(cases)
+    assert Case().name == Case(epochs=20).name, "Padim looks at each image once"
+
+
 def test_each_number_of_processes_is_a_program_of_its_own() -> None:
     chosen = programs(["reference", "tiled", "train", "loop"], Case(), Path("b"), Path("f"), [1, 2])
     assert len({each.folder for each in chosen}) == len(chosen) == 7
