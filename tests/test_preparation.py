@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.layout import grid_of
 
@@ -29,6 +32,7 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
         "origins.json",
         "seals.json",
         "logs",
+        "fit.lock",
     }
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
@@ -99,3 +103,24 @@ def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
     assert preparation.prepare(settings).path.name == "v1"
+
+
+def test_images_that_lose_something_are_known_before_any_work(settings: Settings, image_folder: Path) -> None:
+    said = []
+    preparation.prepare(settings, said.append)
+    assert said == []
+    deep = np.full((8, 12), 1000, np.uint16)
+    Image.fromarray(deep).save(image_folder / "good" / "0.png")
+    (image_folder / "good" / "1.png").write_bytes((image_folder / "good" / "1.png").read_bytes()[:-60])
+    with pytest.raises(DataError, match="damaged"):
+        preparation.prepare(settings, said.append)
+    assert said == ["warning: 1 images have more than 8 bits per channel: anomalib reads values above 255 as white."]
+
+
+def test_synthetic_images_are_where_the_split_says(settings: Settings) -> None:
+    drawing = {**settings.data.init_args, "val_split_mode": "synthetic"}
+    folder = preparation.prepare(replace(settings, data=replace(settings.data, init_args=drawing)))
+    split = Split.read(folder.split_file)
+    drawn = [path for each in split.subset("val") for path in (each.image_path, *each.masks) if each.label == 1]
+    assert drawn
+    assert all(path.is_file() and path.is_relative_to(folder.path / "synthetic") for path in drawn)
