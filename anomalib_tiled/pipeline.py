@@ -67,9 +67,8 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         workers = folder.settings().workers.build(Workers)
         workers.start()
         run = Run.open(folder, build_cache=True)
-        folder.train_again(named)
         with _leftovers_removed(folder):
-            notes = _train_missing(run, workers, observers)
+            notes = _train_missing(run, named, workers, observers)
             calibration = calibrate(run)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
@@ -115,11 +114,12 @@ def _leftovers_removed(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _train_missing(run: Run, workers: Workers, observers: Observers) -> list[str]:
+def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers: Observers) -> list[str]:
     """Train what is to be trained; give what a reader of the results should know."""
-    missing = run.folder.to_train(run.grid)
+    missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
     note = note_images(run, missing)
+    run.folder.train_again(again)
     if missing:
         download(run)
     failed: dict[str, list[Tile]] = {}

@@ -18,7 +18,7 @@ from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.versions import new_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from anomalib_tiled.config import Plain
@@ -256,10 +256,10 @@ class RunFolder(RunFiles):
         configuration = self.settings().training_hash
         return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
 
-    def to_train(self, grid: TileGrid) -> tuple[Tile, ...]:
-        """Tiles that are not trained yet, or are to be trained again."""
+    def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
+        """Tiles that are not trained yet, are to be trained again, or are given."""
         configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.tiles if self.is_to_train(tile, configuration))
+        return tuple(tile for tile in grid.tiles if tile in again or self.is_to_train(tile, configuration))
 
     def is_to_train(self, tile: Tile, configuration: str) -> bool:
         """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""

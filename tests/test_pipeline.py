@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled import pipeline, preparation
-from anomalib_tiled.config import Settings
+from anomalib_tiled.config import CacheSettings, Settings
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StageError, StorageError, TrainingError
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
@@ -127,8 +128,11 @@ def finished(settings: Settings) -> RunFolder:
     return folder
 
 
-def test_what_cannot_be_fitted_again_stays_as_it_is(settings: Settings, image_folder: Path) -> None:
-    folder = finished(settings)
+@pytest.mark.parametrize("cache", [None, CacheSettings()])
+def test_what_cannot_be_fitted_again_stays_as_it_is(
+    settings: Settings, image_folder: Path, cache: CacheSettings | None
+) -> None:
+    folder = finished(replace(settings, cache=cache))
     before = {path: path.read_bytes() for path in folder.path.rglob("*.json")}
     for path in (image_folder / "good").iterdir():
         path.rename(image_folder / path.name)
@@ -190,9 +194,9 @@ def test_damage_that_keeps_the_size_is_known_before_anything_is_done(settings: S
     folder = finished(settings)
     path = folder.path / "tiles" / which
     path.write_bytes(b"one")
-    record(folder, *TILES[2:])
     if which.startswith("r"):
-        folder.write_record(pipeline.status(folder)[1].tile, damaged(folder, path))
+        tile = grid_of(folder.settings().tiling).tile("r00_c01")
+        folder.write_record(tile, damaged(folder, path))
     for command in (pipeline.fit, partial(pipeline.test, data=None, output=None)):
         with pytest.raises(RunFolderError, match=f"{which} was altered after it was finished"):
             command(folder, Observers())
@@ -215,7 +219,7 @@ def test_tiles_that_saw_other_images_are_named(settings: Settings, monkeypatch: 
         pipeline.fit(folder, Observers())
     assert str(raised.value) == (
         "All tiles of a run must be trained on the same images, but 1 training images have changed "
-        f"({image}) since tiles were trained. Put them back as they were, or train those tiles again too: "
+        f"({image}) since tiles were trained. Put them back as they were, or train those tiles again: "
         f"`anomalib tiled fit --ckpt_dir {folder.path} --tiles r00_c00,r00_c01`."
     )
     with pytest.raises(StorageError):

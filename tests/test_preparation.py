@@ -12,7 +12,6 @@ from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
-from anomalib_tiled.data.split import Split
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.layout import grid_of
 
@@ -115,12 +114,3 @@ def test_images_that_lose_something_are_known_before_any_work(settings: Settings
     with pytest.raises(DataError, match="damaged"):
         preparation.prepare(settings, said.append)
     assert said == ["warning: 1 images have more than 8 bits per channel: anomalib reads values above 255 as white."]
-
-
-def test_synthetic_images_are_where_the_split_says(settings: Settings) -> None:
-    drawing = {**settings.data.init_args, "val_split_mode": "synthetic"}
-    folder = preparation.prepare(replace(settings, data=replace(settings.data, init_args=drawing)))
-    split = Split.read(folder.split_file)
-    drawn = [path for each in split.subset("val") for path in (each.image_path, *each.masks) if each.label == 1]
-    assert drawn
-    assert all(path.is_file() and path.is_relative_to(folder.path / "synthetic") for path in drawn)

@@ -77,10 +77,11 @@ def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:
     changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
     if not to_train:
         return f"{_described(changed)} since the tiles were trained: their models know them as they were."
-    tiles = ",".join(tile.name for tile in others)
+    again = [tile for tile in to_train if run.folder.has_record(tile)]
+    tiles = ",".join(tile.name for tile in run.grid.tiles if tile in others or tile in again)
     message = (
         f"All tiles of a run must be trained on the same images, but {_described(changed)} since tiles were trained. "
-        "Put them back as they were, or train those tiles again too: "
+        "Put them back as they were, or train those tiles again: "
         f"`anomalib tiled fit --ckpt_dir {run.folder.path} --tiles {tiles}`."
     )
     raise DataError(message)

@@ -65,7 +65,7 @@ def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
     for _ in range(2):  # the first refusal forgets nothing
         with pytest.raises(DataError, match=message):
             note_images(run, run.grid.tiles[2:])
-    with pytest.raises(DataError, match=r"--tiles r00_c01`"):
+    with pytest.raises(DataError, match=r"--tiles r00_c00,r00_c01`"):
         note_images(run, [run.grid.tiles[0], *run.grid.tiles[2:]])
     assert note_images(run, run.grid.tiles) is None
     trained(run, "r00_c00", images_noted(run.folder))
