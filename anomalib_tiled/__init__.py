@@ -21,7 +21,8 @@ A module imports only from modules on its own line or below:
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     altered                                     what of a run is not what it was
-    run_folder  tile_record  versions           names and contents of a run's files
+    run_folder  run_files  tile_record          names and contents of a run's files
+    versions                                    numbered folders of runs
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
     devices  layout                             where models predict | the grid of a run

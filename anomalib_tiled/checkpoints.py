@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -12,15 +11,18 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.files import storage_errors, temporary_name
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.seals import Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.run_folder import RunFolder
 
 Checkpoint = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -180,7 +182,7 @@ class Sharing:
         """Write shared weights; ``None`` if there are too few."""
         if sum(value.nbytes for value in weights.values()) < WORTH_SHARING:
             return None
-        temporary = self.folder / f".shared.{os.getpid()}.tmp"
+        temporary = self.folder / temporary_name("shared")
         with storage_errors(temporary):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -213,6 +215,21 @@ def check_shared(folder: Path) -> None:
     for path in sorted(folder.glob(SHARED_FILES)):
         status = path.stat()
         _check_shared(path, status.st_mtime_ns, status.st_size)
+
+
+def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
+    """Check that trained tiles, and the weights that all share, are as they were when they were finished.
+
+    Args:
+        folder: The run.
+        tiles: The tiles; those that are not trained are passed over.
+
+    Raises:
+        RunFolderError: One was altered, and that is not allowed.
+    """
+    folder.check_checkpoints(tiles)
+    if not folder.allow_altered:
+        check_shared(folder.path / "tiles")
 
 
 @lru_cache(maxsize=2)

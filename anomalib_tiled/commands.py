@@ -171,10 +171,10 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
-    folder = _folder_for(list(arguments), prog)
+    folder, again = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     try:
-        calibration = pipeline.fit(folder, observers)
+        calibration = pipeline.fit(folder, observers, again)
     except (KeyboardInterrupt, StorageError):
         _say(f"\nGo on with: {prog} --ckpt_dir {folder.path}", Console(stderr=True))
         raise
@@ -207,9 +207,9 @@ def _check_thresholds_only(settings: PredictionSettings) -> None:
         raise ConfigurationError(message)
 
 
-def _folder_for(arguments: list[str], prog: str) -> RunFolder:
-    """Give the run folder to go on with, or make a new one."""
-    parser = fit_parser(prog)
+def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
+    """Give the run folder to go on with and the tiles to train again, or make a new one."""
+    parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
     ckpt_dir, others = _without_ckpt_dir(arguments)
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
@@ -217,7 +217,7 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return prepare(settings_from(parser, parsed))
+            return prepare(settings_from(parser, parsed), report), []
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
     if others:
@@ -225,8 +225,8 @@ def _folder_for(arguments: list[str], prog: str) -> RunFolder:
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
         _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
         if parsed.tiles is not None:
-            pipeline.forget(folder, parsed.tiles.split(","))
-    return folder
+            return folder, parsed.tiles.split(",")
+    return folder, []
 
 
 def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:

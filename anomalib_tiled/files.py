@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 from contextlib import contextmanager, suppress
+from time import time
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError, StorageError
@@ -13,6 +16,15 @@ from anomalib_tiled.errors import RunFolderError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+A_DAY = 24 * 60 * 60
+"""Seconds after which a file is not being written any more, whoever has begun it."""
+
+WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
+"""End of a temporary name: who writes the file."""
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
+"""This machine in names of files, where dots part other things."""
 
 
 @contextmanager
@@ -60,6 +72,30 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def temporary_name(name: str) -> str:
+    """Name a file that is not complete yet, after the machine and the process that write it, and like no other.
+
+    Args:
+        name: Name of the finished file.
+    """
+    return f".{name}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody will finish a file with a temporary name.
+
+    Its process has ended; that of another machine, which cannot be asked, has not written to it for a day.
+
+    Args:
+        path: The file.
+    """
+    if (writer := WRITER.search(path.name)) and writer["host"] == _HOST:
+        return not is_running(writer["process"])
+    with suppress(FileNotFoundError):
+        return time() - path.stat().st_mtime > A_DAY
+    return False
+
+
 def is_running(process: str) -> bool:
     """Whether there is a process of a number on this machine."""
     try:
@@ -81,7 +117,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         The temporary name. If anything goes wrong it is removed, and ``path`` stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     with storage_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

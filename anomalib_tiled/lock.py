@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+HOLDER = "fit.lock.json"
+"""Who holds the lock."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process from working in a folder; the system lets go when this process ends, however it ends.
@@ -29,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: Another process works in it.
     """
-    holder = folder / "fit.lock.json"
+    holder = folder / HOLDER
     lock = FileLock(folder / "fit.lock")
     try:
         lock.acquire(timeout=0)
@@ -46,6 +50,22 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def is_deserted(folder: Path) -> bool:
+    """Whether nobody works in a folder any more that somebody has locked.
+
+    Args:
+        folder: The folder. One that was locked on another machine counts as used: its locks may not reach this one.
+    """
+    with suppress(OSError, ValueError, KeyError):
+        if json.loads((folder / HOLDER).read_text(encoding="utf-8"))["host"] != platform.node():
+            return False
+    try:
+        with FileLock(folder / "fit.lock", timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def _described(holder: Path) -> str:

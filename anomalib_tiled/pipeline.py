@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -15,10 +15,11 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration
+from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.errors import ConfigurationError, DataError, StageError, TrainingError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError, allowed_names
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
@@ -36,6 +37,7 @@ from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
 from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
 
@@ -48,23 +50,27 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.predictions import Predicted, PredictionSettings
 
 
-def fit(folder: RunFolder, observers: Observers) -> Calibration:
+def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> Calibration:
     """Train every tile that is not trained yet, and let the stages learn from the validation images.
 
     Args:
         folder: The run.
         observers: Told of each trained tile, and of the calibration.
+        again: Names of tiles that are trained again, such as ``r00_c03``; what they are stays until that is done.
 
     Raises:
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
+    named = _tiles_named(folder, again)
     with log_to(folder.log_file), locked(folder.path), _long_lived_kept_apart():
         workers = folder.settings().workers.build(Workers)
         workers.start()
         run = Run.open(folder, build_cache=True)
-        _train_missing(run, workers, observers)
-        calibration = calibrate(run)
+        with _leftovers_removed(folder):
+            notes = _train_missing(run, named, workers, observers)
+            calibration = calibrate(run)
+        calibration = replace(calibration, notes=(*notes, *calibration.notes))
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
         folder.seal(folder.calibration_file)
@@ -83,12 +89,8 @@ def _long_lived_kept_apart() -> Iterator[None]:
         gc.unfreeze()
 
 
-def forget(folder: RunFolder, names: Sequence[str]) -> None:
-    """Have some tiles trained again by the next fit.
-
-    Args:
-        folder: The run.
-        names: Names of the tiles, such as ``r00_c03``.
+def _tiles_named(folder: RunFolder, names: Sequence[str]) -> list[Tile]:
+    """Give tiles by their names.
 
     Raises:
         ConfigurationError: There is no such tile.
@@ -98,20 +100,32 @@ def forget(folder: RunFolder, names: Sequence[str]) -> None:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
             raise ConfigurationError(message)
-    with locked(folder.path):
-        folder.forget(tiles[name] for name in names)
+    return [tiles[name] for name in names]
 
 
-def _train_missing(run: Run, workers: Workers, observers: Observers) -> None:
-    run.folder.remove_leftovers()
-    missing = run.folder.missing(run.grid)
-    if missing:  # what the stages learned from other tiles must not outlive them
-        run.folder.calibration_file.unlink(missing_ok=True)
+@contextmanager
+def _leftovers_removed(folder: RunFolder) -> Iterator[None]:
+    """Remove what fits that were killed have left half done, and what workers leave that are stopped by a full disk."""
+    folder.remove_leftovers()
+    try:
+        yield
+    except StorageError:
+        folder.remove_leftovers()
+        raise
+
+
+def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers: Observers) -> list[str]:
+    """Train what is to be trained; give what a reader of the results should know."""
+    missing = run.folder.to_train(run.grid, again)
+    check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
+    note = note_images(run, missing)
+    run.folder.train_again(again)
+    if missing:
         download(run)
     failed: dict[str, list[Tile]] = {}
     with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
-            if outcome.error is None and not run.folder.record_file(outcome.tile).is_file():
+            if outcome.error is None and run.folder.is_to_train(outcome.tile, run.settings.training_hash):
                 raise StageError(untrained(workers, [outcome.tile]))
             if outcome.error is None:
                 record = run.folder.record(outcome.tile)
@@ -125,6 +139,7 @@ def _train_missing(run: Run, workers: Workers, observers: Observers) -> None:
             failed.setdefault(reason, []).append(outcome.tile)
     if failed:
         raise TrainingError(_failures(run.folder, failed))
+    return [] if note is None else [note]
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,7 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
     """
     with log_to(folder.log_file if output is None else output / "logs" / "run.log"):
         run = Run.open(folder)
+        check_finished(folder, run.grid.tiles)  # tiles whose predictions are kept are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         return _test(run, observers, output or folder.path)
@@ -240,7 +256,7 @@ class TileStatus:
     Args:
         tile: The tile.
         state: ``done``, ``failed`` or ``missing``.
-        detail: Why it failed, if it did.
+        detail: Why it failed, if it did; or that it is to be trained again.
     """
 
     tile: Tile
@@ -256,7 +272,7 @@ def status(folder: RunFolder) -> list[TileStatus]:
 
 def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
     if folder.is_done(tile, configuration):
-        return TileStatus(tile, "done", "")
+        return TileStatus(tile, "done", "to be trained again" if folder.again_file(tile).is_file() else "")
     failure = folder.failure(tile)
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
 

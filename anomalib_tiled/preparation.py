@@ -16,7 +16,7 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.calibration import Stages
 from anomalib_tiled.config import as_size
 from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.evaluation import Measurements
 from anomalib_tiled.files import write_json
@@ -31,13 +31,19 @@ from anomalib_tiled.training.tile import check_trainer
 from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anomalib_tiled.config import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(settings: Settings) -> RunFolder:
+def prepare(settings: Settings, report: Callable[[str], None] = logger.warning) -> RunFolder:
     """Check everything that can be wrong before training, and make the run folder.
+
+    Args:
+        settings: The configuration.
+        report: Told in a line what should be known before any work is done.
 
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
@@ -45,13 +51,13 @@ def prepare(settings: Settings) -> RunFolder:
     with TemporaryDirectory() as temporary:
         log = Path(temporary) / "run.log"
         with log_to(log):
-            folder = _prepare(settings)
+            folder = _prepare(settings, report)
         folder.log_file.parent.mkdir()
         shutil.copyfile(log, folder.log_file)
     return folder
 
 
-def _prepare(settings: Settings) -> RunFolder:
+def _prepare(settings: Settings, report: Callable[[str], None]) -> RunFolder:
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
@@ -62,16 +68,24 @@ def _prepare(settings: Settings) -> RunFolder:
     settings = _with_folders(_with_image_size(settings, split))
     build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
-    folder = RunFolder.create(root, settings)
-    with folder.removed_on_failure():
+    for note in depth_notes(sample.image_path for sample in split.samples):
+        report(f"warning: {note}")
+
+    def fill(folder: RunFolder, final: Path) -> None:
         write_json(folder.origins_file, origins_of(settings))
-        keep_generated(split, datamodule, folder.path / "synthetic").write(folder.split_file)
+        generated = "synthetic"
+        keep_generated(split, datamodule, folder.path / generated, final / generated).write(folder.split_file)
         folder.seal(folder.split_file)
-        split = Split.read(folder.split_file)
-        source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
-        if isinstance(source, DecodedFiles):  # a cache has read every file by now
-            source.check(split)
-    return folder
+
+    return RunFolder.create(root, settings, fill, _read_images)
+
+
+def _read_images(folder: RunFolder) -> None:
+    """Decode all images, into the cache if there is one."""
+    settings, split = folder.settings(), Split.read(folder.split_file)
+    source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
+    if isinstance(source, DecodedFiles):  # a cache has read every file by now
+        source.check(split)
 
 
 def _with_image_size(settings: Settings, split: Split) -> Settings:

@@ -3,53 +3,69 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import is_running, read_json, write_json, write_text
+from anomalib_tiled.files import is_abandoned, read_json, write_json, write_text
 from anomalib_tiled.origin import refuse_code_in
+from anomalib_tiled.run_files import RunFiles
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
-from anomalib_tiled.versions import link_newest, make_version
+from anomalib_tiled.versions import new_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
+
+    Fill = Callable[["RunFolder", Path], None]
+    Check = Callable[["RunFolder"], None]
 
 KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
 """What else can be done with a file that was altered."""
 
 
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
-class RunFolder:
-    """Names of the files of a run.
+class RunFolder(RunFiles):
+    """Writes and reads the files of a run.
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
         allow_altered: Whether files are used that are not what they were when they were finished.
     """
 
-    path: Path
     allow_altered: bool = False
 
     @classmethod
-    def create(cls, root: Path, settings: Settings) -> RunFolder:
+    def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
         """Make the next run folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
+
+        Nobody finds it before it is filled, and nothing of it stays if anything goes wrong.
 
         Args:
             root: Folder of all runs of this model and data set.
             settings: The effective configuration.
+            fill: Writes whatever else a run needs into the folder, which has another name meanwhile, and is told which
+                path it will have.
+            check: Looks at the finished folder.
         """
-        run = cls(make_version(root).absolute())
-        write_text(run.config_file, settings.to_yaml())
+        with new_version(root.absolute()) as new:
+            run = cls(new.path)
+            write_text(run.config_file, settings.to_yaml())
+            fill(run, new.final)
+            new.publish()
+            run = cls(new.path)
+            check(run)
         return run
 
     @classmethod
@@ -70,72 +86,6 @@ class RunFolder:
             )
             raise RunFolderError(message)
         return run
-
-    @contextmanager
-    def removed_on_failure(self) -> Iterator[None]:
-        """Remove the folder if what is done inside fails: before the first tile is trained there is nothing to keep."""
-        try:
-            yield
-        except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
-            link_newest(self.path.parent)
-            raise
-
-    @property
-    def config_file(self) -> Path:
-        """The effective configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def split_file(self) -> Path:
-        """Which image is used for what."""
-        return self.path / "split.csv"
-
-    @property
-    def origins_file(self) -> Path:
-        """Which package each class of the configuration came from."""
-        return self.path / "origins.json"
-
-    @property
-    def seals_file(self) -> Path:
-        """What split and calibration were like when they were finished."""
-        return self.path / "seals.json"
-
-    @property
-    def calibration_file(self) -> Path:
-        """What the stages learned."""
-        return self.path / "calibration.json"
-
-    @property
-    def validation_scores_file(self) -> Path:
-        """Scores of normal validation images, to read thresholds from."""
-        return self.path / "validation_scores.npz"
-
-    @property
-    def predictions(self) -> Path:
-        """What tile models say about validation and test images; may be removed at any time."""
-        return self.path / "raw"
-
-    @property
-    def log_file(self) -> Path:
-        """Log of the whole run."""
-        return self.path / "logs" / "run.log"
-
-    def tile_log(self, tile: Tile) -> Path:
-        """Log of one tile's training."""
-        return self.path / "logs" / f"{tile.name}.log"
-
-    def checkpoint(self, tile: Tile) -> Path:
-        """Trained model of one tile."""
-        return self.path / "tiles" / f"{tile.name}.ckpt"
-
-    def record_file(self, tile: Tile) -> Path:
-        """Note that a tile is done."""
-        return self.path / "tiles" / f"{tile.name}.json"
-
-    def failure_file(self, tile: Tile) -> Path:
-        """Note that training a tile failed, and why."""
-        return self.path / "tiles" / f"{tile.name}.failed.json"
 
     def settings(self) -> Settings:
         """Read the configuration that the run was made with.
@@ -180,14 +130,32 @@ class RunFolder:
             raise RunFolderError(message)
         Seal(**seal).check(path, f"{advice} {KNOWINGLY}")
 
+    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
+        """Compare checkpoints of trained tiles to what they were; where size and time are the same, that is trusted.
+
+        Raises:
+            RunFolderError: One was altered, and that is not allowed.
+        """
+        for tile in tiles:
+            if self.has_record(tile) and (path := self.checkpoint(tile)).is_file() and not self.allow_altered:
+                record, status = self.record(tile), path.stat()
+                if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
+                    self.check_checkpoint(tile)
+
     def check_checkpoint(self, tile: Tile) -> None:
-        """Do the same with the checkpoint of a tile."""
+        """Compare the checkpoint of a tile to what it was."""
         if not self.allow_altered:
             self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
 
     def seal_of(self, tile: Tile) -> Seal:
         """Give what the checkpoint of a tile is like: what it was, or what it is now where it may be altered."""
         return Seal.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+
+    def seals_of_shared(self) -> list[str]:
+        """Give the checksums of what tiles share: what they were, or what they are now where they may be altered."""
+        if self.allow_altered:
+            return [Seal.of(path).sha256 for path in self.shared_files]
+        return [path.stem.removeprefix("shared-") for path in self.shared_files]
 
     def seals(self) -> dict[str, Plain]:
         """Read what finished files are like, by their names."""
@@ -209,7 +177,8 @@ class RunFolder:
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        self.failure_file(tile).unlink(missing_ok=True)
+        for note in (self.failure_file(tile), self.again_file(tile)):
+            note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
         """Read the note of a tile that is done.
@@ -261,16 +230,20 @@ class RunFolder:
         """Say how to train a tile again."""
         return f"Train the tile again: `anomalib tiled fit --ckpt_dir {self.path} --tiles {tile.name}`."
 
-    def forget(self, tiles: Iterable[Tile]) -> None:
-        """Count tiles as not trained, and with them what the stages learned from all."""
+    def train_again(self, tiles: Iterable[Tile]) -> None:
+        """Note that tiles are to be trained again; what they are stays until then, and can be used."""
+        for tile in filter(self.has_record, tiles):
+            write_text(self.again_file(tile), "")
+
+    def forget(self, tile: Tile) -> None:
+        """Count a tile as not trained, and with it what the stages learned from all."""
         self.calibration_file.unlink(missing_ok=True)
-        for tile in tiles:
-            self.record_file(tile).unlink(missing_ok=True)
+        self.record_file(tile).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
         for path in self.predictions.glob("*/.*.tmp"):
-            if not is_running(path.name.split(".")[-2]):  # a test may be at work
+            if is_abandoned(path):  # a test may be at work
                 path.unlink(missing_ok=True)
         for path in (self.path / "tiles").glob(".*"):
             if path.is_dir():
@@ -282,3 +255,12 @@ class RunFolder:
         """Tiles that are not trained yet."""
         configuration = self.settings().training_hash
         return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
+
+    def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
+        """Tiles that are not trained yet, are to be trained again, or are given."""
+        configuration = self.settings().training_hash
+        return tuple(tile for tile in grid.tiles if tile in again or self.is_to_train(tile, configuration))
+
+    def is_to_train(self, tile: Tile, configuration: str) -> bool:
+        """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""
+        return self.again_file(tile).is_file() or not self.is_done(tile, configuration)

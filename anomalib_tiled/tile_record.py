@@ -22,12 +22,16 @@ class TileRecord:
         epochs: Epochs that were trained.
         configuration: Fingerprint of the settings that the tile was trained with.
         checkpoint: What the finished checkpoint is like.
+        modified: When it was finished, as its file says, in nanoseconds; 0 if that is not known.
+        images: Fingerprint of the training images; empty if that is not known.
     """
 
     seconds: float
     epochs: int
     configuration: str
     checkpoint: Seal
+    modified: int = 0
+    images: str = ""
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+import shutil
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import storage_errors
+from filelock import FileLock
+
+from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.lock import HOLDER, is_deserted, locked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
-def make_version(root: Path) -> Path:
-    """Make the next folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
+@dataclass
+class NewVersion:
+    """The next folder, which nobody finds before it is published.
+
+    Args:
+        final: What it will be called, ``v0``, ``v1`` and so on.
+        path: What it is called now.
+    """
+
+    final: Path
+    path: Path
+
+    def publish(self) -> None:
+        """Give it its name, and point the link ``latest`` to it."""
+        with storage_errors(self.final):
+            self.path.rename(self.final)
+        self.path = self.final
+        link_newest(self.final.parent)
+
+
+@contextmanager
+def new_version(root: Path) -> Iterator[NewVersion]:
+    """Make the next folder, under a name that begins with a dot, and keep it locked.
+
+    It has to be published. If anything goes wrong, before or after that, it is removed. Folders of processes that were
+    killed while they filled theirs are removed as well.
 
     Args:
         root: Folder of all of them.
@@ -21,36 +50,62 @@ def make_version(root: Path) -> Path:
     Raises:
         StorageError: It cannot be written.
     """
+    with ExitStack() as stack:
+        new = _claim(root, stack)
+        try:
+            yield new
+        except BaseException:
+            shutil.rmtree(new.path, ignore_errors=True)
+            link_newest(root)
+            raise
+        finally:
+            (new.path / HOLDER).unlink(missing_ok=True)  # which the lock does not find under the new name
+
+
+def _claim(root: Path, stack: ExitStack) -> NewVersion:
+    """Take the next number; no other process may do so before the folder is locked."""
+    door = root / ".lock"
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        number = _next_version(root)
-        while True:  # another run may take the number at the same moment
-            try:
-                (root / f"v{number}").mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                break
-    _link_latest(root, f"v{number}")
-    return root / f"v{number}"
+        with FileLock(door):
+            _remove_abandoned(root)
+            new = _make_hidden(root)
+            stack.enter_context(locked(new.path))
+            door.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
+    return new
+
+
+def _make_hidden(root: Path) -> NewVersion:
+    number = _next_number(root, "v", ".v")
+    while True:  # another process may take the number at the same moment where locks do not reach it
+        hidden = root / f".v{number}"
+        try:
+            hidden.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return NewVersion(root / f"v{number}", hidden)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for hidden in root.glob(".v*"):
+        if hidden.name.removeprefix(".v").isdecimal() and is_deserted(hidden):
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def link_newest(root: Path) -> None:
     """Point the link to the newest folder that is there; remove it if there is none."""
-    _link_latest(root, f"v{_next_version(root) - 1}")
-
-
-def _next_version(root: Path) -> int:
-    numbers = [int(path.name[1:]) for path in root.glob("v*") if path.name[1:].isdecimal()]
-    return max(numbers, default=-1) + 1
-
-
-def _link_latest(root: Path, name: str) -> None:
-    temporary = root / f".latest.{os.getpid()}.tmp"
+    name, latest = f"v{_next_number(root, 'v') - 1}", root / "latest"
     if not (root / name).is_dir():
-        (root / "latest").unlink(missing_ok=True)
+        latest.unlink(missing_ok=True)
         return
+    temporary = root / temporary_name(latest.name)
     with suppress(OSError, NotImplementedError):  # a file system without links: the run folder is all that is needed
-        temporary.unlink(missing_ok=True)
         temporary.symlink_to(name, target_is_directory=True)
-        temporary.replace(root / "latest")
+        temporary.replace(latest)
+
+
+def _next_number(root: Path, *prefixes: str) -> int:
+    """Give the number after the highest that stands behind one of the prefixes."""
+    names = [path.name.removeprefix(prefix) for prefix in prefixes for path in root.glob(f"{prefix}*")]
+    return max((int(number) for number in names if number.isdecimal()), default=-1) + 1

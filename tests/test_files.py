@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.errors import RunFolderError, StorageError
-from anomalib_tiled.files import json_line, read_json, replacing, storage_errors, write_json, write_text
+from anomalib_tiled.files import (
+    is_abandoned,
+    json_line,
+    read_json,
+    replacing,
+    storage_errors,
+    temporary_name,
+    write_json,
+    write_text,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -103,3 +112,30 @@ def test_a_line_of_json_can_be_written_whatever_a_name_consists_of() -> None:
     assert json_line({"name": "ä"}) == '{"name": "ä"}'
     odd = {"name": os.fsdecode(b"\xfc")}
     assert json.loads(json_line(odd).encode()) == odd
+
+
+def test_a_temporary_name_says_who_writes_and_is_like_no_other(tmp_path: Path) -> None:
+    names = [temporary_name("any.txt") for _ in range(2)]
+    assert names[0] != names[1]
+    assert all(name.startswith(".any.txt.") and f"-{os.getpid()}-" in name for name in names)
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+        assert not is_abandoned(tmp_path / name), "this process is at work"
+
+
+def test_what_an_ended_process_was_writing_is_abandoned(tmp_path: Path) -> None:
+    name = temporary_name("any.txt").replace(f"-{os.getpid()}-", "-999999999-")
+    (tmp_path / name).touch()
+    assert is_abandoned(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [".any.txt.other-machine-999999999-0a1b2c3d.tmp", ".any.txt.999999999.tmp"])
+def test_a_process_of_another_machine_has_a_day(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.touch()
+    assert not is_abandoned(path)
+    os.utime(path, (1, 1))
+    assert is_abandoned(path)
+    path.unlink()
+    assert not is_abandoned(path)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from anomalib_tiled import pipeline, preparation
-from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError, TrainingError
+from anomalib_tiled.config import CacheSettings, Settings
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StageError, StorageError, TrainingError
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.training.seen_images import images_noted
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
@@ -115,19 +120,119 @@ def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.
     assert tried == ["r01_c01"], "a full disk stops all"
 
 
-def test_forgotten_tiles_are_missing_again(settings: Settings) -> None:
+def finished(settings: Settings) -> RunFolder:
+    """Give a run as if it were trained and calibrated."""
     folder = preparation.prepare(settings)
     record(folder, *TILES)
-    pipeline.forget(folder, ["r00_c01", "r01_c02"])
-    assert [state for state, _ in states(folder)] == ["done", "missing", "done", "done", "done", "missing"]
+    folder.calibration_file.write_text("{}")
+    return folder
 
 
-def test_a_tile_that_is_not_there_cannot_be_forgotten(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
-    record(folder, *TILES)
+@pytest.mark.parametrize("cache", [None, CacheSettings()])
+def test_what_cannot_be_fitted_again_stays_as_it_is(
+    settings: Settings, image_folder: Path, cache: CacheSettings | None
+) -> None:
+    folder = finished(replace(settings, cache=cache))
+    before = {path: path.read_bytes() for path in folder.path.rglob("*.json")}
+    for path in (image_folder / "good").iterdir():
+        path.rename(image_folder / path.name)
+    with pytest.raises(DataError, match=r"\.png is missing"):
+        pipeline.fit(folder, Observers(), ["r00_c01"])
+    lacking = replace(settings.workers, init_args={"devices": [7]})
+    folder.config_file.write_text(replace(folder.settings(), workers=lacking).to_yaml())
+    with pytest.raises(ConfigurationError, match="devices names 7"):
+        pipeline.fit(folder, Observers(), ["r00_c01"])
+    assert {path: path.read_bytes() for path in folder.path.rglob("*.json")} == before
+    assert states(folder) == [("done", "")] * 6
+
+
+def test_a_tile_that_cannot_be_trained_again_stays_and_is_tried_by_the_next_fit(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished(settings)
+    monkeypatch.setattr(pipeline, "train_tile", fails)
+    for again in (["r00_c01", "r01_c01"], []):
+        with pytest.raises(TrainingError, match=r"2 tiles could not be trained"):
+            pipeline.fit(folder, Observers(), again)
+        assert folder.calibration_file.exists()
+        told = dict.fromkeys(TILES, "") | dict.fromkeys(["r00_c01", "r01_c01"], "to be trained again")
+        assert states(folder) == [("done", detail) for detail in told.values()]
+
+
+def test_workers_that_do_nothing_have_not_trained_a_tile_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished(settings)
+    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: None)
+    with pytest.raises(StageError, match="left out r00_c01"):
+        pipeline.fit(folder, Observers(), ["r00_c01"])
+
+
+def test_a_tile_that_is_not_there_cannot_be_trained_again(settings: Settings) -> None:
+    folder = finished(settings)
     with pytest.raises(ConfigurationError, match=r"--tiles names 'r1_c1', but the grid has no such tile. Did you mean"):
-        pipeline.forget(folder, ["r00_c01", "r1_c1"])
-    assert [state for state, _ in states(folder)] == ["done"] * 6, "all or nothing"
+        pipeline.fit(folder, Observers(), ["r00_c01", "r1_c1"])
+    assert states(folder) == [("done", "")] * 6, "all or nothing"
+
+
+def test_a_full_disk_leaves_nothing_half_done(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+
+    def fill(run: Run, tile: Tile) -> None:
+        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
+        (run.folder.path / "tiles" / f".{tile.name}.ckpt.tmp").touch()
+        raise StorageError
+
+    monkeypatch.setattr(pipeline, "train_tile", fill)
+    with pytest.raises(StorageError):
+        pipeline.fit(folder, Observers())
+    assert list((folder.path / "tiles").iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["r00_c01.ckpt", "shared-0a1b.ckpt"])
+def test_damage_that_keeps_the_size_is_known_before_anything_is_done(settings: Settings, which: str) -> None:
+    folder = finished(settings)
+    path = folder.path / "tiles" / which
+    path.write_bytes(b"one")
+    if which.startswith("r"):
+        tile = grid_of(folder.settings().tiling).tile("r00_c01")
+        folder.write_record(tile, damaged(folder, path))
+    for command in (pipeline.fit, partial(pipeline.test, data=None, output=None)):
+        with pytest.raises(RunFolderError, match=f"{which} was altered after it was finished"):
+            command(folder, Observers())
+
+
+def damaged(folder: RunFolder, path: Path) -> TileRecord:
+    """Give the record of a checkpoint that had other content of the same size."""
+    return TileRecord(1.0, 1, folder.settings().training_hash, replace(Seal.of(path), sha256="0"), modified=1)
+
+
+def test_tiles_that_saw_other_images_are_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    monkeypatch.setattr(pipeline, "train_tile", trained_or_full)
+    with pytest.raises(StorageError):
+        pipeline.fit(folder, Observers())
+    image = next(sample.image_path for sample in Run.open(folder).split.subset("train"))
+    with Image.open(image) as opened:
+        opened.rotate(180).save(image)
+    with pytest.raises(DataError) as raised:
+        pipeline.fit(folder, Observers())
+    assert str(raised.value) == (
+        "All tiles of a run must be trained on the same images, but 1 training images have changed "
+        f"({image}) since tiles were trained. Put them back as they were, or train those tiles again: "
+        f"`anomalib tiled fit --ckpt_dir {folder.path} --tiles r00_c00,r00_c01`."
+    )
+    with pytest.raises(StorageError):
+        pipeline.fit(folder, Observers(), ["r00_c00", "r00_c01"])
+
+
+def trained_or_full(run: Run, tile: Tile) -> None:
+    """Stand in for the training of two tiles; there is no room for a third."""
+    if tile.name == "r00_c02":
+        raise StorageError
+    record(run.folder, tile.name)
+    noted = replace(run.folder.record(tile), images=images_noted(run.folder))
+    run.folder.write_record(tile, noted)
 
 
 def test_two_fits_in_one_folder(settings: Settings) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
@@ -29,6 +31,7 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
         "origins.json",
         "seals.json",
         "logs",
+        "fit.lock",
     }
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
@@ -99,3 +102,15 @@ def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
     assert preparation.prepare(settings).path.name == "v1"
+
+
+def test_images_that_lose_something_are_known_before_any_work(settings: Settings, image_folder: Path) -> None:
+    said = []
+    preparation.prepare(settings, said.append)
+    assert said == []
+    deep = np.full((8, 12), 1000, np.uint16)
+    Image.fromarray(deep).save(image_folder / "good" / "0.png")
+    (image_folder / "good" / "1.png").write_bytes((image_folder / "good" / "1.png").read_bytes()[:-60])
+    with pytest.raises(DataError, match="damaged"):
+        preparation.prepare(settings, said.append)
+    assert said == ["warning: 1 images have more than 8 bits per channel: anomalib reads values above 255 as white."]

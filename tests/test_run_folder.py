@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import write_json
+from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
@@ -46,38 +47,33 @@ def test_numbers_are_compared_as_numbers_and_never_used_again(tmp_path: Path, se
     assert RunFolder.create(tmp_path, settings).path.name == "v11"
 
 
-def test_a_number_that_another_run_takes_is_passed_over(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "v0").mkdir()
-    monkeypatch.setattr("anomalib_tiled.versions._next_version", lambda root: 0)
-    assert RunFolder.create(tmp_path, settings).path.name == "v1"
-
-
 def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
     assert RunFolder.open(run.path).settings() == settings
 
 
+def test_what_fills_a_run_is_told_its_path_which_is_not_there_yet(tmp_path: Path, settings: Settings) -> None:
+    seen = []
+
+    def fill(run: RunFolder, final: Path) -> None:
+        assert run.settings() == settings
+        seen.append((final, final.exists(), (tmp_path / "latest").is_symlink()))
+
+    run = RunFolder.create(tmp_path, settings, fill, lambda finished: seen.append(finished.config_file.is_file()))
+    assert seen == [(tmp_path / "v0", False, False), True]
+    assert run.path == tmp_path / "v0"
+
+
+@pytest.mark.parametrize("moment", ["fill", "check"])
 def test_failing_removes_the_folder_and_links_the_one_before(
-    tmp_path: Path, run: RunFolder, settings: Settings
+    tmp_path: Path, run: RunFolder, settings: Settings, moment: str
 ) -> None:
-    second = RunFolder.create(tmp_path, settings)
-    with pytest.raises(KeyboardInterrupt), second.removed_on_failure():
+    def fail(*_: object) -> None:
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder.create(tmp_path, settings, **{moment: fail})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v0"]
     assert (tmp_path / "latest").resolve() == run.path
-
-
-def test_failing_at_the_first_run_leaves_nothing(tmp_path: Path, run: RunFolder) -> None:
-    with pytest.raises(RuntimeError), run.removed_on_failure():
-        raise RuntimeError
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_goes_well_is_kept(run: RunFolder) -> None:
-    with run.removed_on_failure():
-        pass
-    assert run.config_file.is_file()
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
@@ -155,16 +151,66 @@ def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> N
         run.record(FIRST)
 
 
-def test_tiles_that_are_forgotten_are_missing(run: RunFolder, settings: Settings) -> None:
+def all_trained(run: RunFolder, settings: Settings) -> None:
+    """Note all tiles as trained."""
     for tile in GRID.tiles:
-        run.checkpoint(tile).parent.mkdir(exist_ok=True)
-        run.checkpoint(tile).touch()
-        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+        path = run.checkpoint(tile)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        modified = path.stat().st_mtime_ns
+        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, Seal.of(path), modified))
+
+
+def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
     write_json(run.calibration_file, {})
+    assert run.to_train(GRID) == ()
+    run.train_again([SECOND])
+    assert run.to_train(GRID) == (SECOND,)
     assert run.missing(GRID) == ()
-    run.forget([SECOND])
+    assert run.calibration_file.exists()
+    run.write_record(SECOND, run.record(SECOND))
+    assert run.to_train(GRID) == ()
+
+
+def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    write_json(run.calibration_file, {})
+    run.forget(SECOND)
     assert run.missing(GRID) == (SECOND,)
     assert not run.calibration_file.exists(), "it was learned from the tile as it was"
+
+
+def test_a_checkpoint_that_was_not_touched_is_trusted(
+    run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_trained(run, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+        run.check_checkpoints(GRID.tiles)
+    os.utime(run.checkpoint(SECOND), (1, 1))
+    run.check_checkpoints(GRID.tiles)  # as after copying
+
+
+def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
+    os.utime(run.checkpoint(SECOND), (1, 1))
+    assert run.missing(GRID) == (), "its size tells nothing"
+    message = r"r00_c01.ckpt was altered after it was finished. Train the tile again: .* --tiles r00_c01"
+    with pytest.raises(RunFolderError, match=message):
+        run.check_checkpoints(GRID.tiles)
+    run.check_checkpoints([FIRST])
+    RunFolder(run.path, allow_altered=True).check_checkpoints(GRID.tiles)
+
+
+def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    content = read_json(run.record_file(FIRST))
+    del content["modified"], content["images"]
+    write_json(run.record_file(FIRST), content)
+    assert (run.record(FIRST).modified, run.record(FIRST).images) == (0, "")
+    run.check_checkpoints(GRID.tiles)
 
 
 def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings) -> None:
@@ -172,12 +218,13 @@ def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Setting
     (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
     (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
     (run.predictions / "images").mkdir(parents=True)
-    (run.predictions / "images" / ".r00_c01.maps.999999999.tmp").touch()
-    (run.predictions / "images" / f".r00_c02.maps.{os.getppid()}.tmp").touch()
+    dead, alive = (f".r00_c02.maps.{platform.node()}-{number}-0a1b2c3d.tmp" for number in (999999999, os.getppid()))
+    for name in (dead, alive):
+        (run.predictions / "images" / name).touch()
     (run.predictions / "images" / "r00_c00.json").touch()
     run.remove_leftovers()
     left = {path.name for path in (run.predictions / "images").iterdir()}
-    assert left == {"r00_c00.json", f".r00_c02.maps.{os.getppid()}.tmp"}
+    assert left == {"r00_c00.json", alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
 
 

@@ -64,6 +64,11 @@ class BlockFiles:
         """Which parts this process has compared with their checksums."""
         return np.zeros(self.checksums.shape, np.bool_)
 
+    @cached_property
+    def _modified(self) -> dict[int, int]:
+        """When the file of each block was changed last, as far as this process has seen."""
+        return {}
+
     def create(self) -> None:
         """Write the files without images."""
         for block in self.blocks if self.images else ():
@@ -111,6 +116,7 @@ class BlockFiles:
         return pixels
 
     def _part(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
+        self._look_for_changes(number)
         part = self._read(position, self.blocks[number])
         if part is None:
             return self._mended(position, number, decode)
@@ -119,6 +125,14 @@ class BlockFiles:
                 return self._mended(position, number, decode)
             self._compared[position, number] = True
         return part
+
+    def _look_for_changes(self, number: int) -> None:
+        """Compare parts anew if their file was changed: another process may have mended it, one part of several."""
+        with suppress(OSError):
+            modified = self._path(self.blocks[number]).stat().st_mtime_ns
+            if self._modified.setdefault(number, modified) != modified:
+                self._modified[number] = modified
+                self._compared[:, number] = False
 
     def _read(self, position: int, block: Block) -> Pixels | None:
         """Read a part; ``None`` if there is none that can be read."""
@@ -142,6 +156,7 @@ class BlockFiles:
                 f"be put back: its own file has other pixels by now. Delete {self.folder}; the next fit makes it anew."
             )
             raise DataError(message)
+        self._compared[:, number] = False  # what is written past the end of a file leaves zeros before it
         with suppress(OSError), path.open("r+b") as file:
             file.seek(HEADER + position * part.nbytes)
             file.write(part.data)

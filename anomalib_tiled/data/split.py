@@ -188,13 +188,14 @@ def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | 
     raise DataError(message)
 
 
-def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path) -> Split:
+def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, final: Path | None = None) -> Split:
     """Copy images that anomalib draws into a temporary folder to where later commands find them.
 
     Args:
         split: The split of the data module.
         datamodule: Data module with synthetic subsets, or without.
         folder: Where to copy to.
+        final: What the folder will be called when the images are read; ``None`` if it keeps its name.
 
     Returns:
         The split with the new paths.
@@ -203,7 +204,7 @@ def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path) -
     roots = [Path(dataset.root) for dataset in datasets if isinstance(dataset, SyntheticAnomalyDataset)]
     for number, root in enumerate(dict.fromkeys(roots)):  # validation and test images may be the same ones
         shutil.copytree(root, folder / str(number), dirs_exist_ok=True)
-        split = Split(tuple(_moved(sample, root, folder / str(number)) for sample in split.samples))
+        split = Split(tuple(_moved(sample, root, (final or folder) / str(number)) for sample in split.samples))
     return split
 
 

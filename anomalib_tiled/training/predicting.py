@@ -220,9 +220,10 @@ def _kept(run: Run, images: Images, folder: Path) -> TilePredictions:
 
 
 def _fingerprint(run: Run, images: Images) -> str:
-    """Name images as they are in the cache, and the code that predicts them."""
+    """Name images as they are in the cache, the code that predicts them, and what it reads beside a checkpoint."""
     cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
-    content = [cache, [str(sample.image_path) for sample in images.samples], code_of(run.settings.model.class_path)]
+    code = [code_of(run.settings.model.class_path), run.settings.training_hash, run.folder.seals_of_shared()]
+    content = [cache, [str(sample.image_path) for sample in images.samples], *code]
     return sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -33,10 +33,12 @@ from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.predicting import predict_trained
+from anomalib_tiled.training.seen_images import images_noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import torch
     from anomalib.data import AnomalibDataModule
 
     from anomalib_tiled.checkpoints import Checkpoint
@@ -65,7 +67,7 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
     Raises:
         StorageError: The disk is full.
     """
-    if run.folder.is_done(tile, run.settings.training_hash):  # by a process that died after it
+    if not run.folder.is_to_train(tile, run.settings.training_hash):  # trained by a process that died after it
         return
     trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
     folder = run.folder.checkpoint(tile).parent
@@ -80,7 +82,7 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
 
 def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> None:
     """Fit a fresh model, store it, note that the tile is done, and predict the validation images while it is there."""
-    started = time.monotonic()
+    started, images = time.monotonic(), images_noted(run.folder)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = run.fresh_models.model()
     callbacks = _defined(arguments.pop("callbacks"), data)
@@ -97,13 +99,15 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     if not any(map(run.folder.has_record, run.grid.tiles)):
         _try_out(model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
-    with replacing(run.folder.checkpoint(tile)) as temporary:
+    with replacing(path := run.folder.checkpoint(tile)) as temporary:
         seal = write_tensors(checkpoint, temporary)
+        run.folder.forget(tile)  # what it was before, if it is trained again
     epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
-    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
+    facts = seconds, epochs, run.settings.training_hash, seal, path.stat().st_mtime_ns, images
+    run.folder.write_record(tile, TileRecord(*facts))
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
-        _predict(run, tile, model.to(engine.trainer.strategy.root_device))
+        _predict(run, tile, model, engine.trainer.strategy.root_device)
 
 
 @contextmanager
@@ -116,10 +120,10 @@ def _own_precision(model: AnomalibModule, trained_with: str) -> Iterator[None]:
             tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
-def _predict(run: Run, tile: Tile, model: AnomalibModule) -> None:
+def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) -> None:
     """Predict the validation images; what goes wrong is raised when they are predicted again, before stages learn."""
     try:
-        predict_trained(run, tile, model.eval())
+        predict_trained(run, tile, model.to(device).eval())
     except Exception:
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 

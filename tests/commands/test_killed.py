@@ -19,9 +19,8 @@ PATIENCE = 120.0
 
 
 def begin(run: Path, configuration: Path) -> subprocess.Popen[bytes]:
-    """Start a fit, or go on with the run if it got as far as a split."""
-    prepared = (run / "seals.json").is_file()
-    what = ["--ckpt_dir", str(run)] if prepared else ["--config", str(configuration)]
+    """Start a fit, or go on with the run if there is one: what can be seen can be gone on with."""
+    what = ["--ckpt_dir", str(run)] if run.is_dir() else ["--config", str(configuration)]
     command = [sys.executable, "-m", "anomalib_tiled", "fit", *what]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,30 @@ def test_a_part_is_compared_once(files: BlockFiles, monkeypatch: pytest.MonkeyPa
         files.read(0, WHOLE, never)
         files.read(1, area, never)
     assert len(compared) == len(GRID.blocks) + 1
+
+
+@pytest.mark.parametrize("who", ["this process", "another one"])
+def test_parts_before_one_that_was_put_back_are_compared_anew(files: BlockFiles, tmp_path: Path, who: str) -> None:
+    """Whoever writes past the end of a file leaves zeros before it."""
+    for position in range(3):
+        files.read(position, WHOLE, never)
+    path = tmp_path / "image_r00_c00.npy"
+    path.write_bytes(b"")
+    other = replace(files)
+    other.checksums[:] = files.checksums
+    (files if who == "this process" else other).read(2, WHOLE, again(2))
+    os.utime(path, ns=(10**18, 10**18))  # the clock of files is too coarse for a test
+    for position in range(3):
+        assert np.array_equal(files.read(position, WHOLE, again(position)), IMAGES[position])
+
+
+def test_a_part_that_is_put_back_in_the_same_moment(files: BlockFiles, tmp_path: Path) -> None:
+    path = tmp_path / "image_r00_c00.npy"
+    os.utime(path, ns=(10**18, 10**18))
+    for position in range(3):
+        files.read(position, WHOLE, never)
+    path.write_bytes(path.read_bytes()[:HEADER])
+    os.utime(path, ns=(10**18, 10**18))
+    files.read(2, WHOLE, again(2))
+    os.utime(path, ns=(10**18, 10**18))
+    assert np.array_equal(files.read(0, WHOLE, again(0)), IMAGES[0])

@@ -166,7 +166,9 @@ def test_generated_images_are_kept_when_anomalib_removes_them(image_folder: Path
     datamodule = Folder("tiny", root=image_folder, normal_dir="good", test_split_mode="synthetic", test_split_ratio=0.5)
     split = split_once(datamodule)
     roots = {Path(data.root) for data in (datamodule.val_data, datamodule.test_data)}
-    kept = keep_generated(split, datamodule, tmp_path / "kept")
+    kept = keep_generated(split, datamodule, tmp_path / "filled", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists(), "that is what it will be called"
+    (tmp_path / "filled").rename(tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == len(roots), "copied once, also if both subsets share them"
     del datamodule
     gc.collect()

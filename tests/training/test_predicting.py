@@ -285,3 +285,25 @@ def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, cap
     assert task._device_of(7) == torch.device("cpu")
     assert "devices [7], which is not to be had here" in caplog.text
     assert "Predicting on cpu." in caplog.text
+
+
+def test_another_configuration_predicts_anew(run: Run, models: Models) -> None:
+    passed(run)
+    models.loaded.clear()
+    model = replace(run.settings.model, init_args={"layers": ["layer2"]})
+    passed(replace(run, settings=replace(run.settings, model=model)))
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+
+
+def test_shared_weights_that_were_altered_predict_anew(run: Run, models: Models) -> None:
+    for tile in run.grid.tiles:
+        run.folder.checkpoint(tile).parent.mkdir(exist_ok=True)
+        run.folder.checkpoint(tile).write_text(tile.name)
+    shared = run.folder.path / "tiles" / "shared-0a1b.ckpt"
+    shared.write_text("one")
+    run = replace(run, folder=RunFolder(run.folder.path, allow_altered=True))
+    for content, loaded in (("one", 6), ("one", 0), ("two", 6)):
+        shared.write_text(content)
+        models.loaded.clear()
+        passed(run)
+        assert len(models.loaded) == loaded

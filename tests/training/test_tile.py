@@ -25,6 +25,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.training import tile as training
+from anomalib_tiled.training.seen_images import images_noted, note_images
 from anomalib_tiled.training.tile import check_trainer, train_tile, trainer_arguments
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
@@ -107,6 +108,16 @@ class Failing(Falling):
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         message = "out of luck"
         raise RuntimeError(message)
+
+
+class Stuck(Falling):
+    """Cannot be moved once it is trained."""
+
+    def to(self, *arguments: object, **options: object) -> Stuck:
+        if float(self.weight) < 3:
+            message = "no room left"
+            raise RuntimeError(message)
+        return super().to(*arguments, **options)
 
 
 class Deciding(Falling):
@@ -381,6 +392,53 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     log = run.folder.tile_log(first(run)).read_text()
     assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
     assert "RuntimeError: no room for predictions" in log
+
+
+def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    run = make_run(Stuck)
+    train_tile(run, first(run))
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    log = run.folder.tile_log(first(run)).read_text()
+    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
+    assert "RuntimeError: no room left" in log
+
+
+def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    train_tile(run, first(run))
+    run.folder.calibration_file.write_text("{}")
+    run.folder.train_again([first(run)])
+    before = run.folder.checkpoint(first(run)).stat().st_ino
+
+    def fail(*_: object) -> None:
+        message = "out of luck"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "write_tensors", fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            train_tile(run, first(run))
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    assert run.folder.calibration_file.exists()
+    assert run.folder.checkpoint(first(run)).stat().st_ino == before
+    train_tile(run, first(run))
+    assert run.folder.checkpoint(first(run)).stat().st_ino != before
+    assert not run.folder.calibration_file.exists(), "it was learned from the tile as it was"
+    assert not run.folder.is_to_train(first(run), run.settings.training_hash)
+
+
+def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_seen(make_run: MakeRun) -> None:
+    run = make_run()
+    note_images(run, run.grid.tiles)
+    train_tile(run, first(run))
+    record = run.folder.record(first(run))
+    assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
+    assert record.images == images_noted(run.folder) != ""
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(

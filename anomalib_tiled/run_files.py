@@ -1,0 +1,92 @@
+"""The names of a run's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib_tiled.grid import Tile
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Names of the files of a run.
+
+    Args:
+        path: The folder; the ``ckpt_dir`` of later commands.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The effective configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def split_file(self) -> Path:
+        """Which image is used for what."""
+        return self.path / "split.csv"
+
+    @property
+    def origins_file(self) -> Path:
+        """Which package each class of the configuration came from."""
+        return self.path / "origins.json"
+
+    @property
+    def seals_file(self) -> Path:
+        """What split and calibration were like when they were finished."""
+        return self.path / "seals.json"
+
+    @property
+    def trained_on_file(self) -> Path:
+        """What the training images were like when they were trained on."""
+        return self.path / "trained_on.json"
+
+    @property
+    def calibration_file(self) -> Path:
+        """What the stages learned."""
+        return self.path / "calibration.json"
+
+    @property
+    def validation_scores_file(self) -> Path:
+        """Scores of normal validation images, to read thresholds from."""
+        return self.path / "validation_scores.npz"
+
+    @property
+    def predictions(self) -> Path:
+        """What tile models say about validation and test images; may be removed at any time."""
+        return self.path / "raw"
+
+    @property
+    def log_file(self) -> Path:
+        """Log of the whole run."""
+        return self.path / "logs" / "run.log"
+
+    def tile_log(self, tile: Tile) -> Path:
+        """Log of one tile's training."""
+        return self.path / "logs" / f"{tile.name}.log"
+
+    def checkpoint(self, tile: Tile) -> Path:
+        """Trained model of one tile."""
+        return self.path / "tiles" / f"{tile.name}.ckpt"
+
+    def record_file(self, tile: Tile) -> Path:
+        """Note that a tile is done."""
+        return self.path / "tiles" / f"{tile.name}.json"
+
+    def failure_file(self, tile: Tile) -> Path:
+        """Note that training a tile failed, and why."""
+        return self.path / "tiles" / f"{tile.name}.failed.json"
+
+    def again_file(self, tile: Tile) -> Path:
+        """Note that a tile is to be trained again; until that is done, what it was trained to be stays."""
+        return self.path / "tiles" / f"{tile.name}.again"
+
+    @property
+    def shared_files(self) -> list[Path]:
+        """Weights that tiles share."""
+        return sorted((self.path / "tiles").glob("shared-*.ckpt"))
