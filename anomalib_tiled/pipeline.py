@@ -215,10 +215,12 @@ def predict(
         request: What to predict.
         report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
     """
-    images = find_images(request.data, request.listed, apart_from=request.output)
+    folder_of_results = PredictionFolder(request.output)
+    own_pictures = folder_of_results.picture_folders(request.settings)
+    images = find_images(request.data, request.listed, apart_from=own_pictures)
     if not request.skip_existing:
-        PredictionFolder(request.output).check_new()
-    with log_to(PredictionFolder(request.output).log_file):
+        folder_of_results.check_new()
+    with log_to(folder_of_results.log_file):
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)

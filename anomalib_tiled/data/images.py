@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
 
 if TYPE_CHECKING:
@@ -30,6 +31,29 @@ if TYPE_CHECKING:
 DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error)
 """What Pillow raises over damaged files, depending on the format and on where the damage is."""
 
+LIMIT = "ANOMALIB_TILED_MAX_IMAGE_PIXELS"
+"""Environment variable with what `PIL.Image.MAX_IMAGE_PIXELS` is to be: of more than twice as many, none is read."""
+
+
+def set_limit(given: str | None) -> None:
+    """Set how many pixels Pillow reads, for a command, which has no line of Python to set it in.
+
+    Args:
+        given: The value of the environment variable; ``None`` for Pillow's own limit.
+
+    Raises:
+        ConfigurationError: It is no number.
+    """
+    if not given:
+        return
+    if not given.isdecimal():
+        message = f"{LIMIT} must be a number of pixels, such as {2**28}, but is {given!r}. Correct it, or unset it."
+        raise ConfigurationError(message)
+    Image.MAX_IMAGE_PIXELS = int(given)
+
+
+set_limit(os.environ.get(LIMIT))  # here, because every process that reads images imports this
+
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -44,7 +68,10 @@ def naming(path: Path) -> Iterator[None]:
         message = f"{path} is missing. Put it back, or leave it out."
         raise DataError(message) from error
     except Image.DecompressionBombError as error:
-        message = f"{path} has more pixels than Pillow reads. Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+        message = (
+            f"{path} has more pixels than Pillow reads. {error} If you trust your files, set the environment variable "
+            f"{LIMIT} to their number of pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)."
+        )
         raise DataError(message) from error
     except PermissionError as error:
         message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
@@ -55,10 +82,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _fault(path: Path, error: Exception) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # it never fails
         return "is a folder, not an image"
     if isinstance(error, UnidentifiedImageError):
-        return "is no image that can be read" if path.stat().st_size else "is empty"
+        with suppress(OSError):  # it may have gone meanwhile
+            return "is no image that can be read" if path.stat().st_size else "is empty"
+        return "is no image that can be read"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
+        return f"cannot be read ({error.strerror})"
     return f"is damaged ({error})"
 
 

@@ -71,10 +71,10 @@ class NewImages:
         for path in paths:
             try:
                 size, item = size_of(path), self._read(path)
+                self._look_at(path, size)
             except DataError as error:
                 on_failure(path, str(error))
                 continue
-            self._look_at(path, size)
             items.append(item)
             sizes.append(size)
             if len(items) == self._batch_size:

@@ -17,6 +17,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.paths import absolute
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.files import replacing
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def common_folder(paths: Iterable[Path]) -> Path:
     Args:
         paths: Files of the images; at least one.
     """
-    return Path(os.path.commonpath([str(path.parent) for path in paths]))
+    return Path(os.path.commonpath([str(absolute(path).parent) for path in paths]))
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,16 @@ class Pictures:
                     picture.save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
-        """Give the path of an image's picture."""
-        relative = image_path.relative_to(self.common)
+        """Give the path of an image's picture, which is below the folder whatever the image's path is.
+
+        Raises:
+            DataError: The image is not in the common folder.
+        """
+        image, common = absolute(image_path), absolute(self.common)
+        if not image.is_relative_to(common):
+            message = f"Images must be in {common}, but there is {image}. Give them an output folder of their own."
+            raise DataError(message)
+        relative = image.relative_to(common)
         # 000.jpg, 000.PNG, 000.png and 000.jpg.png in one folder must not share a picture.
         alone = relative.suffix == ".png" and not relative.stem.lower().endswith(IMG_EXTENSIONS)
         stem = relative.stem if alone else relative.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.new_images import SourceBatch
 from anomalib_tiled.data.tile_dataset import collate
-from anomalib_tiled.errors import NotFiniteError
+from anomalib_tiled.errors import DataError, NotFiniteError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.deciding import thresholds_of
 from anomalib_tiled.results.predictions import Predicted, PredictionFolder
@@ -105,14 +105,16 @@ class Prediction:
         self._report(f"skipped: {error}")
 
     def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
-        """Predict a batch, and write what is found. An image of which a model says nothing of use is passed over.
+        """Predict a batch, and write what is found.
+
+        An image of which a model says nothing of use is passed over, and so is one that has gone before it is drawn.
 
         Yields:
             The images with their predictions, on the CPU.
         """
         try:
             predicted = self._predict(batch)
-        except NotFiniteError as error:
+        except (NotFiniteError, DataError) as error:
             if len(batch.sizes) == 1:
                 self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
                 return

@@ -115,6 +115,27 @@ class PredictionFolder:
         """What other packages had to say."""
         return self.path / "logs" / "run.log"
 
+    def picture_folders(self, settings: PredictionSettings) -> tuple[Path, ...]:
+        """Give the folders that are for pictures of predictions alone."""
+        asked = {"images": settings.overlays, "masks": settings.masks, "maps": settings.maps is not None}
+        return tuple(self.path / name for name, is_asked in asked.items() if is_asked)
+
+    def check_room(self, settings: PredictionSettings) -> None:
+        """Refuse to put pictures among files that are there already, which they might replace.
+
+        Raises:
+            ConfigurationError: There are files where pictures belong.
+        """
+        for folder in self.picture_folders(settings):
+            with storage_errors(folder):
+                is_used = folder.is_dir() and any(folder.iterdir())
+            if is_used:
+                message = (
+                    f"{folder} must be empty, because pictures of predictions go there, but something is in it. "
+                    "Choose another folder with --output."
+                )
+                raise ConfigurationError(message)
+
     def check_new(self) -> None:
         """Refuse a folder that holds predictions already.
 

@@ -59,7 +59,8 @@ class Recording:
             images: All images that are predicted.
 
         Raises:
-            ConfigurationError: The folder holds predictions that were made otherwise, or of images in other folders.
+            ConfigurationError: The folder holds predictions that were made otherwise, or of images in other folders, or
+                files of another kind where pictures go.
         """
         common = common_folder(images)
         if folder.settings_file.exists():
@@ -73,6 +74,7 @@ class Recording:
                 raise ConfigurationError(message)
             common = earlier
         else:
+            folder.check_room(settings)
             facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
             folder.begin(settings, **facts)
         return cls(folder, settings, _files(run, folder, common))

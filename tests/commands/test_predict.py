@@ -397,6 +397,53 @@ def test_results_in_the_folder_of_the_images_are_no_images(
     assert "3 predicted before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", [["--masks"], ["--overlays"], ["--maps", "npy"]])
+def test_pictures_do_not_get_among_other_files(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str], kind: list[str]
+) -> None:
+    own = [output / name / "000.png" for name in ("images", "masks", "maps")]
+    for path in own:
+        path.parent.mkdir(parents=True)
+        shutil.copy(new / "left" / "000.png", path)
+    before = own[0].read_bytes()
+    assert predict("--data", new / "left", *kind) == 2
+    assert "must be empty, because pictures of predictions go there, but something is in it" in capsys.readouterr().err
+    assert [path.read_bytes() for path in own] == [before] * 3
+    assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
+    assert lines(output)[-1]["image_path"] == str(own[0])
+
+
+def test_paths_with_dots_lead_to_no_picture_elsewhere(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(new / "left")
+    before = {path: path.read_bytes() for path in new.rglob("*.png")}
+    assert predict("--data", ".", "../right", "../left/000.png", "--masks") == 0
+    assert [line["image_path"] for line in lines(output)] == [
+        str(new / name) for name in ("left/000.png", "left/001.png", "right/000.png")
+    ]
+    found = {str(path.relative_to(output / "masks")) for path in output.rglob("*.png")}
+    assert found == {"left/000.png", "left/001.png", "right/000.png"}
+    assert {path: path.read_bytes() for path in new.rglob("*.png")} == before
+
+
+def test_an_image_that_has_gone_before_it_is_drawn_stops_no_other(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, gone = TiledEnsemble.predict_raw, new / "left" / "001.png"
+
+    def moved(ensemble: TiledEnsemble, images: torch.Tensor) -> object:
+        gone.unlink(missing_ok=True)
+        return told(ensemble, images)
+
+    monkeypatch.setattr(TiledEnsemble, "predict_raw", moved)
+    assert predict("--data", new, "--overlays") == 3
+    assert [line["image_path"] for line in lines(output)] == [
+        str(new / name) for name in ("left/000.png", "right/000.png")
+    ]
+    assert [row["image_path"] for row in rows(output / "failures.csv")] == [str(gone)]
+
+
 def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, new: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, copy := tmp_path / "run")
     assert main(["predict", "--ckpt_dir", str(copy), "--data", str(new)]) == 0

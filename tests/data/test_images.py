@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,15 +12,24 @@ import pytest
 import torch
 from anomalib.data.utils import read_image as anomalib_image
 from anomalib.data.utils import read_mask as anomalib_mask
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from anomalib_tiled.config import as_size
 from anomalib_tiled.data.cache import open_source
-from anomalib_tiled.data.images import common_size, lost_bits, read_image, read_mask, read_masks, size_of
+from anomalib_tiled.data.images import (
+    LIMIT,
+    common_size,
+    lost_bits,
+    read_image,
+    read_mask,
+    read_masks,
+    set_limit,
+    size_of,
+)
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size, TileGrid
 
 SIZE = Size(8, 12)
@@ -184,6 +196,52 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
         size_of(tmp_path / "folder.png")
     with pytest.raises(DataError, match=r"dangling.png is missing. Put it back"):
         size_of(tmp_path / "dangling.png")
+
+
+def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Replace it, or leave it out"):
+        size_of(tmp_path / f"{'long' * 100}.png")
+
+
+def test_a_half_written_file_may_go_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "half.png").write_text("half")
+
+    def gone(*_: object) -> None:
+        path.unlink()
+        raise UnidentifiedImageError
+
+    monkeypatch.setattr(Image, "open", gone)
+    with pytest.raises(DataError, match=r"half.png is no image that can be read\."):
+        size_of(path)
+
+
+def test_more_pixels_than_pillow_reads_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = picture(tmp_path / "large.png", "RGB", Size(12, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    set_limit(None)
+    with pytest.raises(
+        DataError, match=rf"\(240 pixels\) exceeds limit of 200 pixels.*set the environment variable {LIMIT}"
+    ):
+        size_of(path)
+    set_limit("240")
+    assert read_image(path, SIZE).shape == (8, 12, 3)
+    with pytest.raises(ConfigurationError, match=rf"{LIMIT} must be a number of pixels, .* but is '16k'\. Correct it"):
+        set_limit("16k")
+
+
+@pytest.mark.slow
+def test_more_pixels_are_read_by_every_process(tmp_path: Path) -> None:
+    path = picture(tmp_path / "small.png", "RGB")
+    reading = (
+        f"from anomalib_tiled.data.images import size_of; print(size_of(__import__('pathlib').Path({str(path)!r})))"
+    )
+    limits = {name: {**os.environ, LIMIT: limit} for name, limit in {"enough": "96", "too few": "47"}.items()}
+    done = {
+        name: subprocess.run([sys.executable, "-c", reading], env=limit, capture_output=True, text=True, check=False)
+        for name, limit in limits.items()
+    }
+    assert done["enough"].stdout.strip() == "8 x 12"
+    assert "(96 pixels) exceeds limit of 94 pixels" in done["too few"].stderr
 
 
 @pytest.mark.parametrize("name", ["any.png", "any.jpg", "any.bmp", "any.tiff", "any.webp", "any.gif", "any.ppm"])

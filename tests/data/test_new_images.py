@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import RandomInvert
 
+from anomalib_tiled.data import new_images
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.grid import Size, TileGrid
@@ -59,6 +60,23 @@ def test_what_cannot_be_read_is_told_and_passed_over(said: list[str], tmp_path: 
     assert [path for path, _ in failures] == [paths[0], paths[3], paths[4]]
     for (_, error), expected in zip(failures, ("is no image", "is damaged", "is missing"), strict=True):
         assert expected in error
+
+
+def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, look = paint(tmp_path, (8, 12), (8, 12), (8, 12)), new_images.lost_bits
+
+    def gone(path: Path) -> str | None:
+        if path == paths[1]:
+            path.unlink()
+        return look(path)
+
+    monkeypatch.setattr(new_images, "lost_bits", gone)
+    failures: list[tuple[Path, str]] = []
+    (batch,) = images(said).batches(paths, lambda *failure: failures.append(failure))
+    assert batch.images.image_path == [str(paths[0]), str(paths[2])]
+    assert failures == [(paths[1], f"{paths[1]} is missing. Put it back, or leave it out.")]
 
 
 def test_nothing_is_read_before_it_is_asked_for(said: list[str], tmp_path: Path) -> None:

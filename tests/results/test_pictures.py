@@ -173,6 +173,28 @@ def test_the_common_folder_of_one_image_is_its_own() -> None:
     assert common_folder([Path("/data/a/1.png"), Path("/data/ab/1.png")]) == Path("/data")
 
 
+@pytest.mark.parametrize("name", ["../../archive/1.png", "../b/1.png", "a/../../b/1.png"])
+def test_whatever_leads_to_an_image_its_picture_is_below_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "work" / "in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "in")
+    paths = [Path.cwd() / "000.png", Path.cwd() / name, Path(name)]
+    pictures = Pictures.into(tmp_path / "found" / "masks", paths, stretch=False)
+    first, *others = [pictures.path_of(path).relative_to(pictures.folder) for path in paths]
+    assert first == Path("work/in/000.png") if "archive" in name else Path("in/000.png")
+    assert others == [(Path.cwd() / name).resolve().relative_to(pictures.common)] * 2
+    assert all(".." not in path.parts for path in others)
+
+
+def test_an_image_elsewhere_has_no_picture(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, Path("/data/a"), stretch=False)
+    with pytest.raises(
+        DataError, match=r"Images must be in /data/a, but there is /data/b\.png\. Give them an output folder"
+    ):
+        pictures.path_of(Path("/data/a/../b.png"))
+
+
 def test_the_same_for_a_folder_below(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path, Path("/data"), stretch=True).below("masks")
     assert pictures == Pictures(tmp_path / "masks", Path("/data"), stretch=True)

@@ -1,0 +1,108 @@
+"""Searching folders: each once, whatever links lead to it, and none that cannot be read passed over in silence."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from contextlib import contextmanager
+from fnmatch import filter as names_like
+from glob import has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""What the system says of a path that leads nowhere, or round in a circle."""
+
+BELOW = "**"
+"""What stands in a pattern for a folder and all folders in it."""
+
+
+class Search:
+    """A search, which remembers what it could not look into.
+
+    Attributes:
+        unreadable: Folders that cannot be read, and why.
+    """
+
+    def __init__(self) -> None:
+        self.unreadable: dict[Path, str] = {}
+
+    def walk(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
+        """Yield a folder and all folders in it, with the names of the files in each; nothing that is hidden.
+
+        A folder that several links lead to comes once, so links that lead in a circle have an end. It comes by its own
+        name if it has one below ``top``: links are followed when all else is done.
+        """
+        visited: set[tuple[int, int]] = set()
+        waiting = deque([str(top)])
+        while waiting:
+            for root, folders, names in os.walk(waiting.popleft(), onerror=self._note):
+                if not self._is_new(root, visited):
+                    folders.clear()
+                    continue
+                folders[:] = sorted(_visible(folders))
+                links = (Path(root, name) for name in folders)
+                waiting.extend(str(path) for path in links if os.path.islink(path))  # noqa: PTH114  # it never fails
+                yield Path(root), _visible(names)
+
+    def matching(self, start: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
+        """Yield what matches a pattern, as `glob.glob` does it; something may come more than once.
+
+        Args:
+            start: Folder that the pattern begins in.
+            pattern: Its parts.
+        """
+        if not pattern:
+            yield start
+            return
+        part, rest = pattern[0], pattern[1:]
+        if part == BELOW:
+            yield from self._matching_below(start, rest)
+            return
+        for name in self._names_like(part, start):
+            yield from self.matching(start / name, rest)
+
+    def _matching_below(self, start: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
+        for folder, names in self.walk(start):
+            if pattern:
+                yield from self.matching(folder, pattern)
+            else:
+                yield from (folder, *(folder / name for name in names))
+
+    def _names_like(self, part: str, folder: Path) -> list[str]:
+        with self._noting(folder):
+            if has_magic(part):
+                names = names_like(os.listdir(folder), part)  # noqa: PTH208  # names are what is wanted
+                return names if part.startswith(".") else _visible(names)
+            (folder / part).lstat()
+            return [part]
+        return []
+
+    def _is_new(self, folder: str, visited: set[tuple[int, int]]) -> bool:
+        with self._noting(Path(folder)):
+            status = os.stat(folder)  # noqa: PTH116  # of thousands of folders
+            identity = status.st_dev, status.st_ino
+            if identity not in visited:
+                visited.add(identity)
+                return True
+        return False
+
+    @contextmanager
+    def _noting(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in GONE:
+                self.unreadable[folder] = error.strerror or str(error)
+
+    def _note(self, error: OSError) -> None:
+        with self._noting(Path(error.filename)):
+            raise error
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith(".")]
