@@ -1,4 +1,4 @@
-"""One fit at a time in a run folder."""
+"""One process at a time in a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -19,25 +20,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a process does in a folder.
+
+    Args:
+        name: Name of its lock there.
+        said: What happens to the folder.
+        kept: What the process leaves if it is stopped.
+    """
+
+    name: str
+    said: str
+    kept: str
+
+
+FIT = Work("fit", "is being fitted", "what it has trained is kept")
+PREDICTION = Work("predict", "is being predicted into", "what it has predicted is kept")
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
     """Keep every other process from working in a folder; the system lets go when this process ends, however it ends.
 
     Args:
-        folder: The run folder.
+        folder: The folder, such as that of a run.
+        work: What is done there.
 
     Raises:
         RunFolderError: Another process works in it.
     """
-    holder = folder / "fit.lock.json"
-    lock = FileLock(folder / "fit.lock")
+    holder = folder / f"{work.name}.lock.json"
+    lock = FileLock(folder / f"{work.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        message = (
-            f"{folder} is being fitted by {_described(holder)}. Wait until it has finished, or stop it; "
-            "what it has trained is kept."
-        )
+        message = f"{folder} {work.said} by {_described(holder)}. Wait until it has finished, or stop it; {work.kept}."
         raise RunFolderError(message) from error
     try:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
