@@ -22,9 +22,10 @@ from anomalib_tiled.errors import ConfigurationError, DataError, StageError, Tra
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
-from anomalib_tiled.lock import locked
+from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
+from anomalib_tiled.results.free_folder import check_free
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction import Prediction
@@ -200,9 +201,9 @@ def predict(
         report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
     """
     images = find_images(request.data, request.listed, apart_from=request.output)
-    if not request.skip_existing:
-        PredictionFolder(request.output).check_new()
-    with log_to(PredictionFolder(request.output).log_file):
+    predictions = PredictionFolder(request.output)
+    check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
@@ -229,7 +230,7 @@ def decide_again(
     """
     predictions = PredictionFolder(output)
     predictions.facts()  # before there is a log in a folder that holds no predictions
-    with log_to(predictions.log_file):
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
         return redecide(Run.open(folder), predictions, settings, report)
 
 
