@@ -28,7 +28,7 @@ A module imports only from modules on its own line or below:
     devices  layout                             where models predict | the grid of a run
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
-    lock  working_folder                        one fit at a time | folders for what is half done
+    lock  working_folder                        one process in a folder | folders for what is half done
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals                               packages of classes, checksums of files
     errors  copied_process                      what the user can mend | what workers are copied from

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.config import Settings
-    from anomalib_tiled.results.predictions import Predicted
 
 UNREADABLE = 3
 """Exit status where images could not be read."""
@@ -106,14 +105,18 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
+    command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         _check_thresholds_only(settings)
-        predicted = pipeline.decide_again(folder, output, settings, report)
+        with _told_how_to_go_on(command, report):
+            predicted = pipeline.decide_again(folder, output, settings, report)
     else:
         request = PredictionRequest(
             tuple(parsed.data), sys.stdin, output, settings, skip_existing=parsed.skip_existing, device=parsed.device
         )
-        predicted = _predicted(folder, request, report, again=f"{prog} {shlex.join(arguments)}")
+        again = command if parsed.skip_existing else f"{command} --skip_existing"
+        with _told_how_to_go_on(again, report), _observers() as observers:
+            predicted = pipeline.predict(folder, observers, request, report)
     _say(str(predicted))
     _say(f"Predictions: {output}")
     if predicted.failed:
@@ -173,24 +176,20 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
     folder, again = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
-    try:
+    with _told_how_to_go_on(f"{prog} --ckpt_dir {folder.path}", partial(_say, console=Console(stderr=True))):
         calibration = pipeline.fit(folder, observers, again)
-    except (KeyboardInterrupt, StorageError):
-        _say(f"\nGo on with: {prog} --ckpt_dir {folder.path}", Console(stderr=True))
-        raise
     for note in calibration.notes:
         _say(f"Note: {note}")
     return folder
 
 
-def _predicted(
-    folder: RunFolder, request: PredictionRequest, report: Callable[[str], None], *, again: str
-) -> Predicted:
+@contextmanager
+def _told_how_to_go_on(command: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Say how to go on with what is interrupted."""
     try:
-        with _observers() as observers:
-            return pipeline.predict(folder, observers, request, report)
+        yield
     except (KeyboardInterrupt, StorageError):
-        report(f"\nGo on with: {again}{'' if request.skip_existing else ' --skip_existing'}")
+        report(f"\nGo on with: {command}")
         raise
 
 

@@ -1,4 +1,4 @@
-"""One fit at a time in a run folder."""
+"""One process at a time in a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -19,29 +20,49 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-HOLDER = "fit.lock.json"
-"""Who holds the lock."""
+@dataclass(frozen=True)
+class Work:
+    """What a process does in a folder.
+
+    Args:
+        name: Name of its lock there.
+        said: What happens to the folder.
+        kept: What the process leaves if it is stopped.
+    """
+
+    name: str
+    said: str
+    kept: str
+
+    def lock(self, folder: Path) -> FileLock:
+        """Give the lock of a folder."""
+        return FileLock(folder / f"{self.name}.lock", timeout=0)
+
+    def holder(self, folder: Path) -> Path:
+        """Give the file that says who holds the lock."""
+        return folder / f"{self.name}.lock.json"
+
+
+FIT = Work("fit", "is being fitted", "what it has trained is kept")
+PREDICTION = Work("predict", "is being predicted into", "what it has predicted is kept")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
     """Keep every other process from working in a folder; the system lets go when this process ends, however it ends.
 
     Args:
-        folder: The run folder.
+        folder: The folder, such as that of a run.
+        work: What is done there.
 
     Raises:
         RunFolderError: Another process works in it.
     """
-    holder = folder / HOLDER
-    lock = FileLock(folder / "fit.lock")
+    holder, lock = work.holder(folder), work.lock(folder)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout as error:
-        message = (
-            f"{folder} is being fitted by {_described(holder)}. Wait until it has finished, or stop it; "
-            "what it has trained is kept."
-        )
+        message = f"{folder} {work.said} by {_described(holder)}. Wait until it has finished, or stop it; {work.kept}."
         raise RunFolderError(message) from error
     try:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -59,10 +80,10 @@ def is_deserted(folder: Path) -> bool:
         folder: The folder. One that was locked on another machine counts as used: its locks may not reach this one.
     """
     with suppress(OSError, ValueError, KeyError):
-        if json.loads((folder / HOLDER).read_text(encoding="utf-8"))["host"] != platform.node():
+        if json.loads(FIT.holder(folder).read_text(encoding="utf-8"))["host"] != platform.node():
             return False
     try:
-        with FileLock(folder / "fit.lock", timeout=0):
+        with FIT.lock(folder):
             return True
     except Timeout:
         return False

@@ -23,9 +23,10 @@ from anomalib_tiled.errors import ConfigurationError, DataError, StageError, Sto
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
-from anomalib_tiled.lock import locked
+from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
+from anomalib_tiled.results.free_folder import check_free, picture_folders
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction import Prediction
@@ -215,12 +216,11 @@ def predict(
         request: What to predict.
         report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
     """
-    folder_of_results = PredictionFolder(request.output)
-    own_pictures = folder_of_results.picture_folders(request.settings)
+    predictions = PredictionFolder(request.output)
+    own_pictures = picture_folders(predictions, request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
-    if not request.skip_existing:
-        folder_of_results.check_new()
-    with log_to(folder_of_results.log_file):
+    check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
@@ -247,7 +247,7 @@ def decide_again(
     """
     predictions = PredictionFolder(output)
     predictions.facts()  # before there is a log in a folder that holds no predictions
-    with log_to(predictions.log_file):
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
         return redecide(Run.open(folder), predictions, settings, report)
 
 

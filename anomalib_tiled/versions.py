@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from anomalib_tiled.files import storage_errors, temporary_name
-from anomalib_tiled.lock import HOLDER, is_deserted, locked
+from anomalib_tiled.lock import FIT, is_deserted, locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def new_version(root: Path) -> Iterator[NewVersion]:
             link_newest(root)
             raise
         finally:
-            (new.path / HOLDER).unlink(missing_ok=True)  # which the lock does not find under the new name
+            FIT.holder(new.path).unlink(missing_ok=True)  # which the lock does not find under the new name
 
 
 def _claim(root: Path, stack: ExitStack) -> NewVersion:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.lock import locked
+from anomalib_tiled.lock import PREDICTION, locked
 
 HOLD = """
 import sys, time
@@ -49,6 +49,13 @@ def test_one_that_has_not_said_who_it_is_yet(tmp_path: Path) -> None:
     with locked(tmp_path):
         (tmp_path / "fit.lock.json").write_text("{")
         with pytest.raises(RunFolderError, match="is being fitted by another process"), locked(tmp_path):
+            pytest.fail("two at once")
+
+
+def test_each_work_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    with locked(tmp_path), locked(tmp_path, PREDICTION):
+        message = r"is being predicted into by process \d+ on .* or stop it; what it has predicted is kept\.$"
+        with pytest.raises(RunFolderError, match=message), locked(tmp_path, PREDICTION):
             pytest.fail("two at once")
 
 

@@ -14,8 +14,8 @@ from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.coco import write_coco
-from anomalib_tiled.results.predictions import Predicted
-from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.predictions import HAS_MAPS, Predicted
+from anomalib_tiled.results.recording import Recording, given_thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,8 @@ def decide_again(
         report: Told in a line what a reader of the results should know.
 
     Raises:
-        ConfigurationError: There are no predictions, another run made them, or what is needed was not kept.
+        ConfigurationError: There are no predictions, another run made them, what is needed was not kept, or deciding
+            by other thresholds was interrupted.
     """
     recording = Recording.reopen(run, folder, settings)
     thresholds, notes = thresholds_of(run, settings)
@@ -75,10 +76,10 @@ def decide_again(
     redecision = Redecision(run.calibrated_ensemble(CPU), recording, thresholds)
     recording.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    folder.replace(track(redecision.images(), "Deciding", len(done)))
-    recording.note_settings()
-    if recording.settings.coco:
-        write_coco(folder)
+    with folder.deciding(recording.settings, given_thresholds(settings)):
+        folder.replace(track(redecision.images(), "Deciding", len(done)))
+        if recording.settings.coco:
+            write_coco(folder)
     anomalous = sum(image.pred_label for image in folder.predicted())
     return Predicted(0, len(done), anomalous, 0, monotonic() - started)
 
@@ -92,10 +93,16 @@ class Redecision:
         thresholds: Thresholds; where one is ``None``, what was decided stays.
 
     Raises:
-        ConfigurationError: Pixels cannot be decided about again, because their scores were not kept.
+        ConfigurationError: Pixels cannot be decided about again: their scores were not kept, or there are none.
     """
 
     def __init__(self, ensemble: TiledEnsemble, recording: Recording, thresholds: Thresholds) -> None:
+        if thresholds.pixels is not None and recording.folder.facts().get(HAS_MAPS) is False:
+            message = (
+                "--pixel_threshold decides about pixels, but the model gives no anomaly maps, so there are no masks "
+                "and regions to decide about. Leave it out; --threshold decides about images."
+            )
+            raise ConfigurationError(message)
         if thresholds.pixels is not None and recording.settings.maps is None:
             message = (
                 f"--pixel_threshold needs the raw maps of {recording.folder.path}, but they were not kept. "
@@ -127,5 +134,6 @@ class Redecision:
             anomaly_map=decided.anomaly_map,
             pred_mask=decided.pred_mask,
         )
-        self._recording.draw(batch)
-        return self._recording.told(next(iter(batch)), image.image_size, image.raw_score)
+        item = next(iter(batch))
+        self._recording.draw(item)
+        return self._recording.told(item, image.image_size, image.raw_score)

@@ -22,7 +22,7 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from anomalib.data import ImageBatch, NumpyImageItem
@@ -34,13 +34,21 @@ LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
 
 
-def common_folder(paths: Iterable[Path]) -> Path:
+def given_folders(names: Iterable[str]) -> list[Path]:
+    """Give those of some names that are folders, as the paths of the images in them begin."""
+    return [path for path in map(absolute, names) if path.is_dir()]
+
+
+def common_folder(paths: Iterable[Path], given: Sequence[Path] = ()) -> Path:
     """Give the longest folder that all images are in.
 
     Args:
         paths: Files of the images; at least one.
+        given: Folders that were asked for as a whole: it depends on them, not on where in them there are images so far.
     """
-    return Path(os.path.commonpath([str(absolute(path).parent) for path in paths]))
+    parents = {absolute(path).parent for path in paths}
+    homes = {next((folder for folder in given if parent.is_relative_to(folder)), parent) for parent in parents}
+    return Path(os.path.commonpath(homes))
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Pictures:
 
     Args:
         folder: Where the pictures go.
-        common: Longest folder that all images are in; below it their own folders are kept.
+        common: Folder that all images are in; below it their own folders are kept.
         stretch: Whether maps are raw, so that each is stretched over the colours by itself.
     """
 
@@ -70,15 +78,25 @@ class Pictures:
     def draw(self, batch: ImageBatch) -> None:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
         for item in batch:
-            path = Path(str(item.image_path))
-            size = size_of(path)
-            picture = overlay(_in_size(item, size, stretch=self.stretch), size)
-            if picture is not None:
-                with replacing(self.path_of(path)) as temporary:
-                    picture.save(temporary, format="PNG", compress_level=1)
+            self.draw_one(item)
+
+    def draw_one(self, item: ImageItem) -> None:
+        """Draw the picture of one image.
+
+        Raises:
+            DataError: The image has gone or changed.
+        """
+        path = Path(str(item.image_path))
+        size = size_of(path)
+        picture = overlay(_in_size(item, size, stretch=self.stretch), size)
+        if picture is not None:
+            with replacing(self.path_of(path)) as temporary:
+                picture.save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture, which is below the folder whatever the image's path is.
+
+        No two images share one.
 
         Raises:
             DataError: The image is not in the common folder.
@@ -88,10 +106,15 @@ class Pictures:
             message = f"Images must be in {common}, but there is {image}. Give them an output folder of their own."
             raise DataError(message)
         relative = image.relative_to(common)
-        # 000.jpg, 000.PNG, 000.png and 000.jpg.png in one folder must not share a picture.
-        alone = relative.suffix == ".png" and not relative.stem.lower().endswith(IMG_EXTENSIONS)
-        stem = relative.stem if alone else relative.name
-        return (self.folder / relative).with_name(f"{stem}.png")
+        return (self.folder / relative).with_name(_picture_name(relative))
+
+
+def _picture_name(image: Path) -> str:
+    """Name a picture: 000.jpg, 000.PNG, 000.png, 000.jpg.png and 000 in one folder must not share one."""
+    if not image.name.lower().endswith(IMG_EXTENSIONS):
+        return f"{image.name}.png.png"  # which no other has: 000.png.png itself becomes 000.png.png.png
+    alone = image.suffix == ".png" and not image.stem.lower().endswith(IMG_EXTENSIONS)
+    return image.name if alone else f"{image.name}.png"
 
 
 @contextmanager

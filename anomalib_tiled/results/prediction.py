@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.new_images import SourceBatch
 from anomalib_tiled.data.tile_dataset import collate
-from anomalib_tiled.errors import DataError, NotFiniteError
+from anomalib_tiled.errors import NotFiniteError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.deciding import thresholds_of
-from anomalib_tiled.results.predictions import Predicted, PredictionFolder
+from anomalib_tiled.results.predictions import Predicted
 from anomalib_tiled.results.recording import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
-    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.data import ImageItem
 
     from anomalib_tiled.decisions import Thresholds
     from anomalib_tiled.ensemble import TiledEnsemble
@@ -90,7 +90,7 @@ class Prediction:
         thresholds, notes = thresholds_of(run, request.settings)
         for note in notes:
             report(f"Note: {note}")
-        recording = Recording.open(run, PredictionFolder(request.output), request.settings, images)
+        recording = Recording.open(run, request, images)
         return cls(ensemble, thresholds, recording=recording, images=images, report=report)
 
     @property
@@ -99,22 +99,20 @@ class Prediction:
         return self._predicted + self._failed
 
     def fail(self, path: Path, error: str) -> None:
-        """Take note of an image that cannot be read or predicted."""
+        """Take note of an image that cannot be read or predicted, or of which something cannot be kept."""
         self._failed += 1
         self._recording.folder.append_failure(path, error)
         self._report(f"skipped: {error}")
 
     def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
-        """Predict a batch, and write what is found.
-
-        An image of which a model says nothing of use is passed over, and so is one that has gone before it is drawn.
+        """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
 
         Yields:
             The images with their predictions, on the CPU.
         """
         try:
             predicted = self._predict(batch)
-        except (NotFiniteError, DataError) as error:
+        except NotFiniteError as error:
             if len(batch.sizes) == 1:
                 self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
                 return
@@ -123,7 +121,7 @@ class Prediction:
         else:
             yield from predicted
 
-    def _predict(self, batch: SourceBatch) -> ImageBatch:
+    def _predict(self, batch: SourceBatch) -> list[ImageItem]:
         images = batch.images
         with noting(images_noted(images.image_path)):
             raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image))
@@ -132,11 +130,18 @@ class Prediction:
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
-        if not (self._predicted or raw.has_maps):
+        if not self._predicted:
+            self._note_maps(has_maps=raw.has_maps)
+        told = self._recording.write(images, batch.sizes, raw, self.fail)
+        self._anomalous += sum(image.pred_label for image in told)
+        self._predicted += len(told)
+        kept = {image.image_path for image in told}
+        return [item for item in images if str(item.image_path) in kept]
+
+    def _note_maps(self, *, has_maps: bool) -> None:
+        self._recording.folder.note_maps(has_maps=has_maps)
+        if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
-        self._anomalous += self._recording.write(images, batch.sizes, raw.scores.cpu(), raw.maps.cpu())
-        self._predicted += len(batch.sizes)
-        return images
 
     def finish(self, seconds: float) -> Predicted:
         """Write what needs all predictions.

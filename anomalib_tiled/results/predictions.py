@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
@@ -13,7 +13,7 @@ from anomalib_tiled.files import read_json, replacing, storage_errors, write_jso
 from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -46,6 +46,16 @@ class PredictionSettings:
     masks: bool = False
     maps: str | None = None
     coco: bool = False
+
+
+HAS_MAPS = "has_maps"
+"""Among the facts: whether the model gives anomaly maps."""
+
+DECIDING = "deciding"
+"""Among the facts while predictions are decided about again: the thresholds that are given anew."""
+
+NEEDED = {"common", *(field.name for field in fields(PredictionSettings))}
+"""Facts without which nothing can be done with predictions."""
 
 
 @dataclass(frozen=True)
@@ -115,40 +125,6 @@ class PredictionFolder:
         """What other packages had to say."""
         return self.path / "logs" / "run.log"
 
-    def picture_folders(self, settings: PredictionSettings) -> tuple[Path, ...]:
-        """Give the folders that are for pictures of predictions alone."""
-        asked = {"images": settings.overlays, "masks": settings.masks, "maps": settings.maps is not None}
-        return tuple(self.path / name for name, is_asked in asked.items() if is_asked)
-
-    def check_room(self, settings: PredictionSettings) -> None:
-        """Refuse to put pictures among files that are there already, which they might replace.
-
-        Raises:
-            ConfigurationError: There are files where pictures belong.
-        """
-        for folder in self.picture_folders(settings):
-            with storage_errors(folder):
-                is_used = folder.is_dir() and any(folder.iterdir())
-            if is_used:
-                message = (
-                    f"{folder} must be empty, because pictures of predictions go there, but something is in it. "
-                    "Choose another folder with --output."
-                )
-                raise ConfigurationError(message)
-
-    def check_new(self) -> None:
-        """Refuse a folder that holds predictions already.
-
-        Raises:
-            ConfigurationError: It does.
-        """
-        if self.settings_file.exists() or self.lines_file.exists():
-            message = (
-                f"{self.path} holds predictions already. Choose another folder with --output, go on with it by "
-                "--skip_existing, leave --data out to decide its images anew, or delete it."
-            )
-            raise ConfigurationError(message)
-
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
         """Note what the predictions are made with."""
         write_json(self.settings_file, {**facts, **asdict(settings)})
@@ -158,6 +134,7 @@ class PredictionFolder:
 
         Raises:
             ConfigurationError: The folder holds no predictions.
+            RunFolderError: What they were made with cannot be read any more.
         """
         if not self.settings_file.is_file():
             message = (
@@ -165,7 +142,57 @@ class PredictionFolder:
                 "Name their folder with --output, or give --data to predict images into it."
             )
             raise ConfigurationError(message)
-        return dict(read_json(self.settings_file))
+        try:
+            facts = read_json(self.settings_file)
+            lacking = NEEDED - facts.keys()
+            reason = f"lacks {', '.join(sorted(lacking))}" if lacking else None
+        except RunFolderError as error:
+            reason = f"cannot be read ({error.__cause__ or 'it holds no JSON object'})"
+        if reason is not None:
+            message = (
+                f"{self.settings_file} must say what the predictions beside it were made with, but {reason}. "
+                "Restore it, or predict into another folder with --output."
+            )
+            raise RunFolderError(message)
+        return dict(facts)
+
+    def note_maps(self, *, has_maps: bool) -> None:
+        """Note whether the model gives anomaly maps, which is known once it has predicted."""
+        facts = self.facts()
+        if facts.get(HAS_MAPS) != has_maps:
+            write_json(self.settings_file, {**facts, HAS_MAPS: has_maps})
+
+    @contextmanager
+    def deciding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
+        """Note that files are being replaced one by one, until all of them are.
+
+        Args:
+            settings: What the predictions are decided by afterwards.
+            given: Those of the thresholds that are given anew, by the names of their options.
+        """
+        facts = self.facts()
+        write_json(self.settings_file, {**facts, DECIDING: dict(given)})
+        yield
+        facts.pop(DECIDING, None)
+        self.begin(settings, **facts)
+
+    def check_decided(self, given: Iterable[str] = ()) -> None:
+        """Refuse predictions of which only some were decided about again, unless all are decided about now.
+
+        Args:
+            given: Names of the thresholds that are about to be given anew.
+
+        Raises:
+            ConfigurationError: Deciding was interrupted, and is not what is about to be done.
+        """
+        deciding = self.facts().get(DECIDING)
+        if isinstance(deciding, dict) and not deciding.keys() <= set(given):
+            options = " ".join(f"--{name} {value}" for name, value in deciding.items())
+            message = (
+                f"Deciding again about the images in {self.path} was interrupted, so that files there may contradict "
+                f"each other. Finish it first: the same --output, no --data, and {options}."
+            )
+            raise ConfigurationError(message)
 
     def check_same(self, **given: Plain) -> None:
         """Refuse to put predictions beside others that were made otherwise.

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.files import replacing
-from anomalib_tiled.results.pictures import Pictures, common_folder
+from anomalib_tiled.results.free_folder import check_free
+from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.predicted_image import PredictedImage
-from anomalib_tiled.results.predictions import PredictionSettings
+from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
 from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomalib.data import ImageBatch, ImageItem
 
+    from anomalib_tiled.ensemble import RawPrediction
     from anomalib_tiled.grid import Size
-    from anomalib_tiled.results.predictions import PredictionFolder
+    from anomalib_tiled.results.prediction import PredictionRequest
     from anomalib_tiled.run import Run
 
 
@@ -47,34 +51,27 @@ class Recording:
     files: Pictures
 
     @classmethod
-    def open(
-        cls, run: Run, folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]
-    ) -> Recording:
+    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> Recording:
         """Begin a folder of predictions, or go on with one.
 
         Args:
             run: Predicts.
-            folder: The folder.
-            settings: What is asked for.
+            request: What is asked for, and where it goes.
             images: All images that are predicted.
 
         Raises:
-            ConfigurationError: The folder holds predictions that were made otherwise, or of images in other folders, or
-                files of another kind where pictures go.
+            ConfigurationError: The folder holds predictions that were made otherwise, pictures of images in other
+                folders, or something that would be replaced.
+            RunFolderError: It does not say any more what its predictions were made with.
         """
-        common = common_folder(images)
+        folder, settings = PredictionFolder(request.output), request.settings
+        check_free(folder, settings, go_on=request.skip_existing)
+        common = common_folder(images, given_folders(request.data))
         if folder.settings_file.exists():
+            folder.check_decided()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
-            earlier = Path(str(folder.facts()["common"]))
-            if not common.is_relative_to(earlier):
-                message = (
-                    f"{folder.path} holds predictions of images in {earlier}, and keeps their folders below it, but "
-                    f"there are images in {common} too. Choose another folder with --output."
-                )
-                raise ConfigurationError(message)
-            common = earlier
+            common = _earlier_folder(folder, settings, images)
         else:
-            folder.check_room(settings)
             facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
             folder.begin(settings, **facts)
         return cls(folder, settings, _files(run, folder, common))
@@ -89,37 +86,47 @@ class Recording:
             settings: New thresholds; where one is ``None``, and in all else, what was asked for before holds.
 
         Raises:
-            ConfigurationError: There are no predictions, or another run made them.
+            ConfigurationError: There are no predictions, another run made them, or deciding about them by other
+                thresholds was interrupted.
         """
         facts = folder.facts()
+        folder.check_decided(given_thresholds(settings))
         folder.check_same(calibration=_fingerprint(run))
         asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
-        given = {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
+        given: dict[str, Any] = {**given_thresholds(settings)}
         return cls(folder, replace(asked, **given), _files(run, folder, Path(str(facts["common"]))))
 
-    def note_settings(self) -> None:
-        """Note what the predictions are decided by now."""
-        self.folder.begin(self.settings, **self.folder.facts())
-
-    def write(self, batch: ImageBatch, sizes: Sequence[Size], raw_scores: torch.Tensor, raw_maps: torch.Tensor) -> int:
+    def write(
+        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: Callable[[Path, str], None]
+    ) -> list[PredictedImage]:
         """Write the predictions of a batch.
 
         Args:
             batch: Images with predictions, on the CPU.
             sizes: Sizes of their files.
-            raw_scores: Scores before the normalization of images, shape (batch,).
-            raw_maps: Maps before it, shape (batch, 1, height, width).
+            raw: Scores and maps before the normalization of images, on any device.
+            on_failure: Told of each image of which something cannot be kept, and why; nothing is told of it.
 
         Returns:
-            How many of the images are anomalous.
+            What is told of the others.
         """
-        for item, raw_map in zip(batch, raw_maps, strict=True):
-            if self.settings.maps is not None and item.pred_mask is not None:
-                self._write_map(Path(str(item.image_path)), raw_map[0])
-        told = [self.told(*each) for each in zip(batch, sizes, raw_scores.tolist(), strict=True)]
-        self.draw(batch)
+        told = []
+        for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+            try:
+                told.append(self._kept(item, size, score, raw_map[0]))
+            except DataError as error:
+                on_failure(Path(str(item.image_path)), str(error))
         self.folder.append(told)
-        return sum(image.pred_label for image in told)
+        return told
+
+    def _kept(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+        """Give what is told of an image, and write all that is kept of it."""
+        path = Path(str(item.image_path))
+        with _names_that_fit(path):
+            self.draw(item)
+            if self.settings.maps is not None and item.pred_mask is not None:
+                self._write_map(path, raw_map)
+            return self.told(item, size, raw_score)
 
     def told(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
         """Give what is told of an image, and write its mask if that is asked for."""
@@ -139,10 +146,10 @@ class Recording:
             regions=found,
         )
 
-    def draw(self, batch: ImageBatch) -> None:
-        """Lay heat maps over the images, if that is asked for."""
+    def draw(self, item: ImageItem) -> None:
+        """Lay a heat map over an image, if that is asked for."""
         if self.settings.overlays:
-            self.files.below("images").draw(batch)
+            self.files.below("images").draw_one(item)
 
     def read_map(self, image_path: Path) -> torch.Tensor:
         """Read a raw map, shape (height, width).
@@ -193,6 +200,38 @@ class Recording:
 
     def _map_file(self, image_path: Path) -> Path:
         return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+
+
+def given_thresholds(settings: PredictionSettings) -> dict[str, str]:
+    """Give the thresholds that are asked for, by the names of their options."""
+    return {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
+
+
+def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:
+    """Give the folder below which folders of images are kept, after a look at images that come later."""
+    earlier, common = Path(str(folder.facts()["common"])), common_folder(images)
+    if (settings.masks or settings.overlays or settings.maps) and not common.is_relative_to(earlier):
+        message = (
+            f"{folder.path} holds masks, overlays or maps of images in {earlier}, and keeps their folders below it, "
+            f"but there are images in {common} too. Choose another folder with --output."
+        )
+        raise ConfigurationError(message)
+    return earlier
+
+
+@contextmanager
+def _names_that_fit(image_path: Path) -> Iterator[None]:
+    """Say which image has a name that is too long for the files that are kept of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = (
+            f"{image_path} has a name or a path that is too long for the files that are kept of it ({error.filename}). "
+            "Shorten it, choose another --output, or ask for no masks, overlays and maps."
+        )
+        raise DataError(message) from error
 
 
 def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:

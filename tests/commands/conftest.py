@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 import skimage.data
 import yaml
+from anomalib.models.components import AnomalibModule
 from PIL import Image
 
+from anomalib_tiled import run as run_module
 from anomalib_tiled.cli import main
+from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.grid import Size
 
 SIZE = (112, 150)
 DEFECT = 14
@@ -123,3 +128,46 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     configuration.write_text(yaml.safe_dump(settings(photographs, folder / "results")), encoding="utf-8")
     assert main(["train", "--config", str(configuration)]) == 0
     return folder / "results" / "Padim" / "photographs" / "v0"
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[Path, AnomalibModule]:
+    """Tile models that were loaded before: loading them is most of what a command on small images takes."""
+    return {}
+
+
+@pytest.fixture
+def kept_models(models: dict[Path, AnomalibModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    load = run_module.load_tile_model
+
+    def load_once(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
+        if checkpoint not in models:
+            models[checkpoint] = load(spec, tile_size, checkpoint)
+        return models[checkpoint]
+
+    monkeypatch.setattr(run_module, "load_tile_model", load_once)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def predict(finished_run: Path, output: Path, kept_models: None) -> Command:
+    """Predict with the finished run into the output folder; what is given are further arguments."""
+
+    def command(*arguments: str | Path, run: Path = finished_run) -> int:
+        return main(["predict", "--ckpt_dir", str(run), "--output", str(output), *map(str, arguments)])
+
+    return command
+
+
+@pytest.fixture
+def new(photographs: Path, tmp_path: Path) -> Path:
+    """Folder of images that belong to no data set: two with a defect, one without, names alike."""
+    for source, target in {"bad/000": "left/000", "good_test/000": "left/001", "bad/001": "right/000"}.items():
+        path = tmp_path / "new" / f"{target}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photographs / f"{source}.png", path)
+    return tmp_path / "new"

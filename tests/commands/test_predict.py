@@ -17,63 +17,17 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
-from anomalib.models.components import AnomalibModule
 from PIL import Image
 
 from anomalib_tiled import run as run_module
 from anomalib_tiled.cli import main
-from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import NotFiniteError
-from anomalib_tiled.grid import Size
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.run_folder import RunFolder
 
 Predict = Callable[..., int]
 Lines = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[Path, AnomalibModule]:
-    """Tile models that were loaded before: loading them is most of what a command on small images takes."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def kept(models: dict[Path, AnomalibModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    load = run_module.load_tile_model
-
-    def load_once(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
-        if checkpoint not in models:
-            models[checkpoint] = load(spec, tile_size, checkpoint)
-        return models[checkpoint]
-
-    monkeypatch.setattr(run_module, "load_tile_model", load_once)
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "output"
-
-
-@pytest.fixture
-def predict(finished_run: Path, output: Path) -> Predict:
-    """Predict with the finished run into the output folder; what is given are further arguments."""
-
-    def command(*arguments: str | Path, run: Path = finished_run) -> int:
-        return main(["predict", "--ckpt_dir", str(run), "--output", str(output), *map(str, arguments)])
-
-    return command
-
-
-@pytest.fixture
-def new(photographs: Path, tmp_path: Path) -> Path:
-    """Folder of images that belong to no data set: two with a defect, one without, names alike."""
-    for source, target in {"bad/000": "left/000", "good_test/000": "left/001", "bad/001": "right/000"}.items():
-        path = tmp_path / "new" / f"{target}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(photographs / f"{source}.png", path)
-    return tmp_path / "new"
 
 
 def lines(output: Path) -> Lines:
@@ -127,6 +81,7 @@ def test_t27_new_images_without_labels_can_be_predicted(
         "prediction.json",
         "predictions.jsonl",
         "predictions.csv",
+        "predict.lock",
         "logs",
     }
 
@@ -407,7 +362,7 @@ def test_pictures_do_not_get_among_other_files(
         shutil.copy(new / "left" / "000.png", path)
     before = own[0].read_bytes()
     assert predict("--data", new / "left", *kind) == 2
-    assert "must be empty, because pictures of predictions go there, but something is in it" in capsys.readouterr().err
+    assert "would write over what is there already: " in capsys.readouterr().err
     assert [path.read_bytes() for path in own] == [before] * 3
     assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
     assert lines(output)[-1]["image_path"] == str(own[0])
@@ -479,14 +434,17 @@ def test_what_cannot_be_done_says_what_can(
 def test_results_of_two_predictions_are_not_mixed(
     predict: Predict, new: Path, output: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict("--data", new) == 0
+    assert predict("--data", new, "--masks") == 0
     before = (output / "predictions.jsonl").read_bytes()
     for arguments, message in (
         ([new], "holds predictions already. Choose another folder with --output, go on with it by --skip_existing"),
-        ([new, "--skip_existing", "--threshold", "0.9"], "holds predictions with threshold None, not '0.9'."),
         (
-            [new, photographs / "bad", "--skip_existing"],
-            f"holds predictions of images in {new}, and keeps their folders",
+            [new, "--masks", "--skip_existing", "--threshold", "0.9"],
+            "holds predictions with threshold None, not '0.9'.",
+        ),
+        (
+            [new, photographs / "bad", "--masks", "--skip_existing"],
+            f"holds masks, overlays or maps of images in {new}, and keeps their folders",
         ),
     ):
         capsys.readouterr()

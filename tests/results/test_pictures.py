@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.pictures import Pictures, common_folder, drawn_meanwhile
+from anomalib_tiled.results.pictures import Pictures, common_folder, drawn_meanwhile, given_folders
 
 SOURCE = (30, 50)
 GREY = 100
@@ -88,6 +88,28 @@ def test_images_in_one_folder_lie_flat(images: list[Path], tmp_path: Path) -> No
 def test_names_that_differ_only_in_their_ending_do_not_collide(images: list[Path], tmp_path: Path) -> None:
     drawn(tmp_path / "images", images[:2], batch(images[:2], torch.tensor(0.5)))
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.jpg.png", "000.png"]
+
+
+NAMES = (
+    "0",
+    "0.png",
+    "0.PNG",
+    "0.jpg",
+    "0.png.png",
+    "0.png.png.png",
+    "0.jpg.png",
+    "0.001",
+    "0.001.png",
+    "0.001.png.png",
+)
+
+
+def test_no_two_images_share_a_picture() -> None:
+    pictures = Pictures(Path("/out"), Path("/data"), stretch=False)
+    names = [pictures.path_of(Path("/data") / name).name for name in NAMES]
+    assert len(set(names)) == len(NAMES)
+    assert {name.endswith(".png") for name in names} == {True}
+    assert names[1] == "0.png", "usual names stay as they are"
 
 
 def test_no_images_no_pictures(tmp_path: Path) -> None:
@@ -193,6 +215,24 @@ def test_an_image_elsewhere_has_no_picture(tmp_path: Path) -> None:
         DataError, match=r"Images must be in /data/a, but there is /data/b\.png\. Give them an output folder"
     ):
         pictures.path_of(Path("/data/a/../b.png"))
+
+
+def test_the_common_folder_of_a_whole_folder_does_not_depend_on_where_images_are_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    assert given_folders(["gone", "in/*.png", "-"]) == []
+    for name, way in {"in": "in", "link": "link", "in/a/..": "in"}.items():
+        given = given_folders([name])
+        assert given == [tmp_path / way]
+        for folder in given:
+            assert common_folder([folder / "a/1.png"], [folder]) == folder
+            assert common_folder([folder / "a/b/1.png", folder / "a/2.png"], [folder]) == folder
+    given = given_folders(["in"])
+    assert common_folder([tmp_path / "in/a/1.png", tmp_path / "other/1.png"], given) == tmp_path
+    assert common_folder([tmp_path / "other/deep/1.png"], given) == tmp_path / "other/deep"
 
 
 def test_the_same_for_a_folder_below(tmp_path: Path) -> None:

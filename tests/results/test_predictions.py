@@ -104,16 +104,56 @@ def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
     assert [row[0] for row in table(folder)[1:]] == [each.image_path for each in IMAGES[::-1]]
 
 
-def test_a_folder_with_predictions_is_not_new(folder: PredictionFolder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
-        folder.check_new()
-    PredictionFolder(tmp_path / "new").check_new()
-
-
 def test_other_settings_are_refused(folder: PredictionFolder) -> None:
     folder.check_same(coco=True, maps=None, common="/data")
     with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Ask for the same"):
         folder.check_same(coco=False)
+
+
+DAMAGED = {
+    "cut": ('{"common": "/data", ', r"cannot be read \(Expecting property name"),
+    "empty": ("", r"cannot be read \(Expecting value"),
+    "no text": (b"\xff\x00", r"cannot be read \('utf-8' codec"),
+    "no object": ("[1]", r"cannot be read \(it holds no JSON object\)"),
+    "not all": (
+        '{"common": "/data", "masks": true}',
+        "lacks coco, maps, min_area, overlays, pixel_threshold, threshold",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
+    folder: PredictionFolder, content: str | bytes, reason: str
+) -> None:
+    folder.settings_file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = (
+        rf"prediction\.json must say what the predictions beside it were made with, but {reason}.*\. Restore it, or"
+    )
+    with pytest.raises(RunFolderError, match=message):
+        folder.facts()
+
+
+def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
+    before = folder.facts()
+    folder.note_maps(has_maps=False)
+    assert folder.facts() == {**before, "has_maps": False}
+
+
+def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> None:
+    folder.note_maps(has_maps=True)
+    before, new = folder.facts(), PredictionSettings(threshold="0.5", coco=True)
+    with pytest.raises(KeyboardInterrupt), folder.deciding(new, {"threshold": "0.5"}):
+        raise KeyboardInterrupt
+    assert folder.facts() == {**before, "deciding": {"threshold": "0.5"}}
+    for given in ((), ("pixel_threshold",)):
+        with pytest.raises(ConfigurationError, match=r"was interrupted, .* no --data, and --threshold 0\.5\.$"):
+            folder.check_decided(given)
+    folder.check_decided(["threshold", "pixel_threshold"])  # replaces all that was being replaced
+    with folder.deciding(new, {"threshold": "0.5"}):
+        pass
+    assert folder.facts() == {**before, "threshold": "0.5"}
+    folder.check_decided()
 
 
 def test_failures_are_listed_and_forgotten(folder: PredictionFolder) -> None:

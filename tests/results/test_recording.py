@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from anomalib.data import ImageBatch
+from PIL import Image
 
+from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.pictures import Pictures
@@ -32,17 +35,26 @@ def batch(*, has_maps: bool = True) -> ImageBatch:
     )
 
 
+def written(kept: Recording, given: ImageBatch, raw: torch.Tensor = RAW) -> tuple[list[int], list[tuple[str, str]]]:
+    """Write a batch; give the labels of what was written, and what failed and why."""
+    failed: list[tuple[str, str]] = []
+    predicted = RawPrediction(torch.tensor([9.0, 1.0]), raw, has_maps=True, labels=None, masks=None)
+    told = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), error)))
+    assert [image.image_path for image in kept.folder.predicted()] == [image.image_path for image in told]
+    return [image.pred_label for image in told], failed
+
+
 @pytest.mark.parametrize("maps", ["npy", "tiff"])
 def test_a_raw_map_is_kept_to_the_last_bit(tmp_path: Path, maps: str) -> None:
     kept = recording(tmp_path, maps)
-    assert kept.write(batch(), SIZES, torch.tensor([9.0, 1.0]), RAW) == 1
+    assert written(kept, batch()) == ([1, 0], [])
     for path, raw in zip(("/data/a/1.png", "/data/b/1.png"), RAW, strict=True):
         assert torch.equal(kept.read_map(Path(path)), raw[0])
     assert sorted(path.name for path in (tmp_path / "maps").rglob("*.*")) == [f"1.{maps}"] * 2
 
 
 def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
-    recording(tmp_path, None).write(batch(), SIZES, torch.tensor([9.0, 1.0]), RAW)
+    written(recording(tmp_path, None), batch())
     areas = [sum(region.area for region in image.regions) for image in PredictionFolder(tmp_path).predicted()]
     counts = (RAW > 0.8).sum(dim=(1, 2, 3)).tolist()
     assert areas == [counts[0], 4 * counts[1]]
@@ -50,7 +62,7 @@ def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
 
 
 def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None:
-    assert recording(tmp_path).write(batch(has_maps=False), SIZES, torch.tensor([9.0, 1.0]), RAW) == 1
+    assert written(recording(tmp_path), batch(has_maps=False)) == ([1, 0], [])
     assert [image.regions for image in PredictionFolder(tmp_path).predicted()] == [(), ()]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.jsonl"]
 
@@ -58,7 +70,7 @@ def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
 def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
     kept = recording(tmp_path)
-    kept.write(batch(), SIZES, torch.tensor([9.0, 1.0]), RAW)
+    written(kept, batch())
     path = tmp_path / "maps" / "a" / "1.npy"
     if damage == "gone":
         path.unlink()
@@ -66,3 +78,35 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
         path.write_bytes(path.read_bytes()[:-8] if damage == "cut" else b"text")
     with pytest.raises(RunFolderError, match=r"1\.npy cannot be read \(.*\)\. Predict its image again"):
         kept.read_map(Path("/data/a/1.png"))
+
+
+@pytest.mark.parametrize("kept", [{"masks": True}, {"maps": "npy"}, {"maps": "tiff"}])
+def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: dict[str, Any]) -> None:
+    name = f"/data/{'缺' * 83}.png"  # 253 bytes, of 255
+    files = Pictures(tmp_path, Path("/data"), stretch=False)
+    given = batch()
+    given.image_path = [name, "/data/b/1.png"]
+    labels, failed = written(Recording(PredictionFolder(tmp_path), PredictionSettings(**kept), files), given)
+    assert labels == [0]
+    [(path, error)] = failed
+    assert path == name
+    assert error.startswith(f"{name} has a name or a path that is too long for the files that are kept of it")
+
+
+def test_an_image_that_has_gone_before_it_was_drawn_costs_itself_only(tmp_path: Path) -> None:
+    given, output = batch(), tmp_path / "out"
+    given.image_path = [str(tmp_path / "gone.png"), str(tmp_path / "there.png")]
+    Image.new("RGB", (12, 8)).save(tmp_path / "there.png")
+    settings = PredictionSettings(overlays=True, masks=True, maps="npy")
+    kept = Recording(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
+    labels, failed = written(kept, given)
+    assert labels == [0]
+    assert failed == [
+        (str(tmp_path / "gone.png"), f"{tmp_path / 'gone.png'} is missing. Put it back, or leave it out.")
+    ]
+    assert sorted(path.name for path in output.rglob("*.*")) == [
+        "predictions.csv",
+        "predictions.jsonl",
+        "there.npy",
+        *["there.png"] * 2,
+    ]

@@ -1,0 +1,200 @@
+"""Folders of predictions: nothing is mixed, written over, or left half done."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anomalib_tiled.cli import main
+from anomalib_tiled.ensemble import RawPrediction, TiledEnsemble
+from anomalib_tiled.lock import PREDICTION, locked
+from anomalib_tiled.results.deciding import Redecision
+from anomalib_tiled.results.predicted_image import PredictedImage
+from anomalib_tiled.results.predictions import PredictionFolder
+
+Predict = Callable[..., int]
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Everything in a folder but for the log."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
+
+
+@pytest.mark.parametrize("going_on", [[], ["--skip_existing"]])
+def test_files_that_no_prediction_made_are_not_replaced(
+    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str], going_on: list[str]
+) -> None:
+    project = new.parent / "project"
+    for name in ("masks", "images"):
+        shutil.copytree(new, project / name)
+    before = contents(project)
+    command = ["predict", "--ckpt_dir", str(finished_run), "--data", str(new), "--output", str(project), *going_on]
+    assert main([*command, "--masks", "--overlays"]) == 2
+    assert f"A prediction into {project} would write over what is there already: images, masks. " in (
+        capsys.readouterr().err
+    )
+    assert contents(project) == before
+    assert {path.name for path in project.iterdir()} == {"masks", "images"}, "no log either"
+
+
+def test_images_that_come_into_other_folders_later_are_gone_on_with(predict: Predict, new: Path, output: Path) -> None:
+    (right := new / "right").rename(new.parent / "right")
+    assert predict("--data", new, "--masks", "--skip_existing") == 0
+    (new.parent / "right").rename(right)
+    assert predict("--data", new, "--masks", "--skip_existing") == 0
+    masks = output / "masks"
+    found = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.png"))
+    assert found == ["left/000.png", "left/001.png", "right/000.png"]
+
+
+def test_images_from_anywhere_are_gone_on_with_where_no_pictures_are_kept(
+    predict: Predict, new: Path, output: Path
+) -> None:
+    assert predict("--data", new / "left" / "000.png") == 0
+    assert predict("--data", new / "right" / "000.png", "--skip_existing") == 0
+    assert len(lines(output)) == 2
+
+
+def test_two_predictions_at_once_are_refused(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    before = contents(output)
+    for arguments in (["--data", new, "--skip_existing"], ["--threshold", "0.5"]):
+        with locked(output, PREDICTION):
+            assert predict(*arguments) == 2
+        assert f"{output} is being predicted into by process" in capsys.readouterr().err
+    assert contents(output) == before
+
+
+def test_a_prediction_that_began_meanwhile_is_not_gone_on_with(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    shutil.move(output, aside := output.with_name("aside"))
+    opened = TiledEnsemble.eval
+
+    def other_finishes(self: TiledEnsemble) -> TiledEnsemble:
+        shutil.copytree(aside, output, dirs_exist_ok=True)
+        return opened(self)
+
+    monkeypatch.setattr(TiledEnsemble, "eval", other_finishes)
+    assert predict("--data", new) == 2
+    assert "holds predictions already." in capsys.readouterr().err
+    assert len(lines(output)) == 3
+
+
+def test_predictions_that_do_not_say_how_they_were_made_are_not_gone_on_with(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    before = (output / "predictions.jsonl").read_bytes()
+    (settings := output / "prediction.json").write_text('{"common": ')
+    for arguments in (["--data", new, "--skip_existing"], ["--threshold", "0.5"]):
+        assert predict(*arguments) == 2
+        said = capsys.readouterr().err
+        assert f"{settings} must say what the predictions beside it were made with, but cannot be read" in said
+        assert "anomalib tiled fit" not in said
+    settings.unlink()
+    assert predict("--data", new, "--skip_existing", "--threshold", "0.9") == 2
+    assert "holds predictions, but prediction.json beside it, which says what they" in capsys.readouterr().err
+    assert (output / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_name_that_is_too_long_stops_no_other(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = (new / "left" / "000.png").rename(new / "left" / f"{'缺' * 83}.png")
+    for going_on in ([], ["--skip_existing"]):
+        assert predict("--data", new, "--masks", *going_on) == 3
+        assert {Path(line["image_path"]).name for line in lines(output)} == {"000.png", "001.png"}
+        with (output / "failures.csv").open(newline="", encoding="utf-8") as file:
+            assert [row["image_path"] for row in csv.DictReader(file)] == [str(long)]
+        printed = capsys.readouterr()
+        assert f"skipped: {long} has a name or a path that is too long for the files" in printed.err
+        assert f"{0 if going_on else 2} images predicted" in printed.out
+        assert "1 not readable: 1 of 2 are anomalous." in printed.out
+
+
+@pytest.mark.parametrize("moment", ["second image", "disk full", "last note"])
+def test_deciding_that_is_interrupted_is_finished_before_anything_else(
+    predict: Predict,
+    new: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    moment: str,
+) -> None:
+    keep, again = ["--data", new, "--maps", "npy", "--masks", "--overlays"], ["--pixel_threshold", "0.3"]
+    assert predict(*keep) == 0
+    shutil.copytree(output, before := output.with_name("before"))
+    assert predict(*again) == 0
+    wanted = contents(output)
+    shutil.rmtree(output)
+    shutil.copytree(before, output)
+    decided, number = Redecision._decided, 0
+
+    def interrupted(self: Redecision, image: PredictedImage) -> PredictedImage:
+        nonlocal number
+        number += 1
+        if moment == "second image" and number == 2:
+            raise KeyboardInterrupt
+        if moment == "disk full" and number == 2:
+            raise OSError(28, "No space left on device")
+        return decided(self, image)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if moment == "last note":
+            patched.setattr(PredictionFolder, "begin", killed)
+        patched.setattr(Redecision, "_decided", interrupted)
+        assert predict(*again) == (2 if moment == "disk full" else 130)
+    hint = capsys.readouterr().err.partition("Go on with: ")[2]
+    assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"
+    for arguments in ([*keep, "--skip_existing"], ["--threshold", "0.5"]):
+        assert predict(*arguments) == 2
+        said = capsys.readouterr().err
+        assert f"Deciding again about the images in {output} was interrupted" in said
+        assert "no --data, and --pixel_threshold 0.3." in said
+    assert predict(*again) == 0
+    assert contents(output) == wanted
+    assert predict(*keep, *again, "--skip_existing") == 0
+
+
+def test_pixels_of_a_model_without_maps_are_not_decided_about(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = TiledEnsemble.predict_raw
+
+    def without_maps(self: TiledEnsemble, images: torch.Tensor) -> RawPrediction:
+        return replace(told(self, images), has_maps=False)
+
+    monkeypatch.setattr(TiledEnsemble, "predict_raw", without_maps)
+    assert predict("--data", new, "--maps", "npy") == 0
+    assert "Note: The model gives no anomaly maps" in capsys.readouterr().err
+    assert predict("--pixel_threshold", "0.5") == 2
+    assert "decides about pixels, but the model gives no anomaly maps" in capsys.readouterr().err
+    assert predict("--threshold", "0.5") == 0
+    assert not (output / "maps").exists()
+
+
+def test_names_without_an_ending_share_no_mask(predict: Predict, new: Path, output: Path) -> None:
+    shutil.copy(new / "left" / "001.png", new / "scan.001")
+    shutil.copy(new / "left" / "000.png", new / "scan.001.png")
+    assert predict("--data", new / "scan.001", new / "scan.001.png", "--masks", "--maps", "npy") == 0
+    assert sorted(path.name for path in (output / "masks").iterdir()) == ["scan.001.png", "scan.001.png.png"]
+    assert sorted(path.name for path in (output / "maps").iterdir()) == ["scan.001.npy", "scan.001.png.npy"]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.results.free_folder import check_free
+from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
+
+NOTHING_KEPT: dict[str, Any] = {}
+ALL_KEPT = {"overlays": True, "masks": True, "maps": "npy", "coco": True}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PredictionFolder:
+    return PredictionFolder(tmp_path)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_new_folder_and_one_with_other_things_are_free(folder: PredictionFolder, *, go_on: bool) -> None:
+    check_free(PredictionFolder(folder.path / "new"), PredictionSettings(), go_on=go_on)
+    (folder.path / "other").mkdir()
+    (folder.path / "other" / "000.png").write_text("somebody's")
+    (folder.path / "masks").mkdir()  # empty
+    folder.rows_file.touch()
+    check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+
+
+def test_predictions_are_gone_on_with_only_if_that_is_asked_for(folder: PredictionFolder) -> None:
+    folder.begin(PredictionSettings(), common="/data")
+    folder.lines_file.write_text("{}")
+    check_free(folder, PredictionSettings(), go_on=True)
+    with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
+        check_free(folder, PredictionSettings(), go_on=False)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_predictions_that_do_not_say_how_they_were_made(folder: PredictionFolder, *, go_on: bool) -> None:
+    folder.lines_file.write_text("{}")
+    message = r"predictions\.jsonl holds predictions, but prediction\.json beside it, .* is missing\. Put it back, or"
+    with pytest.raises(RunFolderError, match=message):
+        check_free(folder, PredictionSettings(), go_on=go_on)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    {
+        "images/a/000.png": {"overlays": True},
+        "masks/000.png": {"masks": True},
+        "maps/000.npy": {"maps": "npy"},
+        "coco.json": {"coco": True},
+        "predictions.csv": NOTHING_KEPT,
+        "failures.csv": NOTHING_KEPT,
+    }.items(),
+)
+def test_nothing_of_others_is_written_over(
+    folder: PredictionFolder, name: str, asked: dict[str, Any], *, go_on: bool
+) -> None:
+    path = folder.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("somebody's")
+    message = (
+        rf"would write over what is there already: {name.partition('/')[0]}\. Choose another folder with --output, or"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        check_free(folder, PredictionSettings(**asked), go_on=go_on)
+    if asked:
+        others = {key: value for key, value in ALL_KEPT.items() if key not in asked}
+        check_free(folder, PredictionSettings(**others), go_on=go_on)
+
+
+def test_all_that_is_in_the_way_is_named(folder: PredictionFolder) -> None:
+    for name in ("masks", "images"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "000.png").touch()
+    with pytest.raises(ConfigurationError, match="there already: images, masks"):
+        check_free(folder, PredictionSettings(**ALL_KEPT), go_on=True)
