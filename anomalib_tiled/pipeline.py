@@ -23,6 +23,7 @@ from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.logs import log_to
@@ -35,7 +36,7 @@ from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
 from anomalib_tiled.training.downloads import download
-from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
 
@@ -64,7 +65,8 @@ def fit(folder: RunFolder, observers: Observers) -> Calibration:
         workers.start()
         run = Run.open(folder, build_cache=True)
         _train_missing(run, workers, observers)
-        calibration = calibrate(run)
+        with advising_on_memory(LESS_MEMORY):
+            calibration = calibrate(run)
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
         folder.seal(folder.calibration_file)
@@ -155,7 +157,8 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
-        return _test(run, observers, output or folder.path)
+        with advising_on_memory(LESS_MEMORY):
+            return _test(run, observers, output or folder.path)
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:
