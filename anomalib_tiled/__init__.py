@@ -14,7 +14,7 @@ A module imports only from modules on its own line or below:
     decisions                                   other thresholds than those that were calibrated
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
     tile_models  tile_predictions  fresh_models  all tile models within a budget | what they said | untrained ones
-    tile_model  plugins                         one of them | finding stages
+    tile_model  plugins  trusted_checkpoints    one of them | finding stages | checkpoints as they were finished
     checkpoints                                 weights of tiles, those that all share once
     supported_models  model_rules               which models work with tiles, and what they need
     calibration  validation_scores              what stages learn, and from which scores
@@ -30,7 +30,7 @@ A module imports only from modules on its own line or below:
     allowed_classes                             what a configuration may name
     lock  working_folder                        one process in a folder | folders for what is half done
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
-    origin  seals                               packages of classes, checksums of files
+    origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
     errors  copied_process                      what the user can mend | what workers are copied from
     allocation  free_memory                     how memory comes from the system, and how much there is
 """

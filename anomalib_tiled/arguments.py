@@ -252,6 +252,17 @@ def _add_stages(parser: Parser) -> None:
         )
 
 
+def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Part ``--ckpt_dir`` from the other arguments: the settings that fit requires are in the run folder then."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_dir":
+            used = 1 if equals else 2
+            value = value if equals else "".join(arguments[index + 1 : index + 2])
+            return value, arguments[:index] + arguments[index + used :]
+    return None, arguments
+
+
 def _files_first(arguments: Iterable[str]) -> list[str]:
     files, others = [], []
     rest = iter(arguments)

@@ -48,8 +48,16 @@ def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint
     Raises:
         RunFolderError: The file of shared weights is missing.
     """
+    return _completed(_read(path, model_class), path)
+
+
+def _read(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
     with anomalib_safe_globals(extra=model_class.checkpoint_safe_globals()):
-        checkpoint = cast("Checkpoint", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return cast("Checkpoint", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+def _completed(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """Add the weights that it shares with others."""
     if note := checkpoint.pop(SHARED, None):
         shared = _shared_weights(path.parent / str(note["file"]))
         checkpoint["state_dict"].update({name: shared[name] for name in note["names"]})
@@ -123,6 +131,35 @@ def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
 
 
+def restore_from(model: AnomalibModule, path: Path) -> None:
+    """Put a checkpoint into a model that has been that of another tile.
+
+    Large weights of its own are not copied: the model reads them out of the file when it uses them.
+
+    Args:
+        model: The model.
+        path: The checkpoint.
+
+    Raises:
+        RunFolderError: The file of shared weights is missing.
+    """
+    checkpoint = _read(path, type(model))
+    weights: Weights = checkpoint["state_dict"]
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        value = weights.get(name)
+        if value is not None and value.nbytes >= WORTH_SHARING and _laid_out_alike(tensor, value):
+            tensor.data, weights[name] = value, tensor  # copying a tensor into itself is nothing
+        elif value is not None and value.shape != tensor.shape and not tensor.untyped_storage().resizable():
+            tensor.data = tensor.new_empty(0)  # what lies in a file cannot be made larger
+    restore(model, _completed(checkpoint, path))
+
+
+def _laid_out_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether one can take the place of the other without a change of the last bit of what is computed from it."""
+    layouts = ((each.shape, each.stride(), each.dtype, each.device) for each in (first, second))
+    return len(set(layouts)) == 1
+
+
 def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
     """Give what Lightning stores of a model for those that only predict with it.
 
@@ -167,10 +204,11 @@ class Sharing:
         """
         weights: Weights = checkpoint["state_dict"]
         path = self._file() or self._write(_equal_ones(weights, self._first))
+        names = [] if path is None else list(_equal_ones(weights, _shared_weights(path)))
+        # In the order that a model has them in which reads them, see `restore_from`.
+        own = {name: value.contiguous() for name, value in weights.items() if name not in names}
         if path is None:
-            return checkpoint
-        names = list(_equal_ones(weights, _shared_weights(path)))
-        own = {name: value for name, value in weights.items() if name not in names}
+            return {**checkpoint, "state_dict": own}
         return {**checkpoint, "state_dict": own, SHARED: {"file": path.name, "names": names}}
 
     def _file(self) -> Path | None:

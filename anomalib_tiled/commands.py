@@ -27,17 +27,19 @@ from anomalib_tiled.arguments import (
     run_parser,
     settings_from,
     test_parser,
+    without_ckpt_dir,
 )
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.difference import difference
-from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
 from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.exporting.checkpoints import export_checkpoints
 from anomalib_tiled.exporting.export import Exporting
 from anomalib_tiled.exporting.export import export as write_export
 from anomalib_tiled.exporting.formats import format_named
 from anomalib_tiled.layout import grid_of
+from anomalib_tiled.memory import too_large
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
@@ -83,6 +85,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
     folder, data = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
+    _warn_of_large_images(folder)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
@@ -176,6 +179,7 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
     folder, again = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
+    _warn_of_large_images(folder)
     with _told_how_to_go_on(f"{prog} --ckpt_dir {folder.path}", partial(_say, console=Console(stderr=True))):
         calibration = pipeline.fit(folder, observers, again)
     for note in calibration.notes:
@@ -188,7 +192,7 @@ def _told_how_to_go_on(command: str, report: Callable[[str], None]) -> Iterator[
     """Say how to go on with what is interrupted."""
     try:
         yield
-    except (KeyboardInterrupt, StorageError):
+    except (KeyboardInterrupt, StorageError, OutOfMemoryError):
         report(f"\nGo on with: {command}")
         raise
 
@@ -209,7 +213,7 @@ def _check_thresholds_only(settings: PredictionSettings) -> None:
 def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
     """Give the run folder to go on with and the tiles to train again, or make a new one."""
     parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
-    ckpt_dir, others = _without_ckpt_dir(arguments)
+    ckpt_dir, others = without_ckpt_dir(arguments)
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
@@ -253,17 +257,6 @@ def _observers() -> Iterator[Observers]:
             _say(f"warning: {failure}", terminal)
 
 
-def _without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Part ``--ckpt_dir`` from the other arguments: the settings that fit requires are in the run folder then."""
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--ckpt_dir":
-            used = 1 if equals else 2
-            value = value if equals else "".join(arguments[index + 1 : index + 2])
-            return value, arguments[:index] + arguments[index + used :]
-    return None, arguments
-
-
 def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
     """Refuse to go on with other settings than those of the run."""
     own = folder.settings()
@@ -292,6 +285,11 @@ def _report(
     _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
     if folder.settings().visualize:
         _say(f"Pictures:   {(output or folder.path) / 'images'}")
+
+
+def _warn_of_large_images(folder: RunFolder) -> None:
+    if remark := too_large(grid_of(folder.settings().tiling).image_size):
+        _say(f"warning: {remark}", Console(stderr=True))
 
 
 def _say(text: str, console: Console | None = None) -> None:

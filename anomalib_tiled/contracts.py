@@ -12,6 +12,7 @@ import torch
 
 from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.origin import origin_of
+from anomalib_tiled.out_of_memory import lack_of_memory
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -56,9 +57,11 @@ def naming_stage(stage: object) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, StorageError):
+    except StorageError:
         raise
     except (Exception, SystemExit) as error:
+        if lack_of_memory(error) is not None:
+            raise
         message = f"{name_of(stage)} failed: {type(error).__name__}: {error}. Mend it, or choose another."
         raise StageError(message) from error
 

@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,11 +50,16 @@ def device_named(name: str) -> torch.device:
 
     Raises:
         ConfigurationError: There is none of that name.
+        OutOfMemoryError: There is one, but others have taken up its memory.
     """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if known := out_of_memory(
+            error, "Others take it up: wait for them, or predict on another device, such as cpu."
+        ):
+            raise known from None
         message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
         raise ConfigurationError(message) from error
     return device

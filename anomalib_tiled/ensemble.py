@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -58,7 +59,8 @@ class RawPrediction:
 class TiledEnsemble(AnomalibModule):
     """All tile models and the stages as one model that takes whole images.
 
-    Memory is that of a batch of images and of the models kept; it does not depend on the number of images.
+    Memory is that of a batch of images and of the models kept; it does not depend on the number of images. Threads may
+    share it: they predict one after the other, because stages and models are at work on one batch at a time.
 
     Args:
         grid: Where the tiles lie.
@@ -87,6 +89,7 @@ class TiledEnsemble(AnomalibModule):
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
+        self.turn = Turn()
 
     def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
         """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
@@ -114,7 +117,8 @@ class TiledEnsemble(AnomalibModule):
             label and mask are ``None``; for a model without anomaly maps the mask is.
         """
         del args, kwargs
-        return self.decide(self.predict_raw(batch))
+        with self.turn:
+            return self.decide(self.predict_raw(batch))
 
     def test_step(self, batch: Batch[Any], batch_idx: int, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict a batch of anomalib's ``Engine.test``."""
@@ -153,16 +157,17 @@ class TiledEnsemble(AnomalibModule):
             predict: Gives the raw prediction of a tile of all of them.
             on_tile: Told the raw prediction of each tile.
         """
-        merging = Merging(self, batch)
-        for tile in self.grid.tiles:
-            raw = predict(tile)
-            if on_tile is not None:
-                on_tile(tile, raw)
-            maps = None if raw.maps is None else raw.maps.to(self.device)
-            here = TilePrediction(raw.scores.to(self.device), maps)
-            with noting(f"Tile: {tile.name}."):
-                merging.add(tile, here)
-        return merging.finish()
+        with self.turn:
+            merging = Merging(self, batch)
+            for tile in self.grid.tiles:
+                raw = predict(tile)
+                if on_tile is not None:
+                    on_tile(tile, raw)
+                maps = None if raw.maps is None else raw.maps.to(self.device)
+                here = TilePrediction(raw.scores.to(self.device), maps)
+                with noting(f"Tile: {tile.name}."):
+                    merging.add(tile, here)
+            return merging.finish()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         """Normalize and threshold whole images."""
@@ -193,6 +198,25 @@ class TiledEnsemble(AnomalibModule):
         raw = predict_tile(model, images[..., tile.rows, tile.columns])
         check_finite(tile, raw)
         return raw
+
+
+class Turn:
+    """Lets one thread in at a time, which may come in again; a copy of the object that it is part of has its own."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        """Wait until nobody else is in."""
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next one in."""
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        """Travel without whoever is in."""
+        return Turn, ()
 
 
 class Merging:

@@ -60,7 +60,7 @@ class TrainingError(TiledError):
 
 
 class OutOfMemoryError(TrainingError):
-    """Memory of a GPU or of the machine ran out while a tile was trained."""
+    """Memory of a GPU or of the machine ran out."""
 
 
 def allowed_names(given: str, allowed: Iterable[str]) -> str:

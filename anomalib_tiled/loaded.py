@@ -23,6 +23,8 @@ from anomalib_tiled.decisions import Thresholds
 from anomalib_tiled.ensemble import TiledEnsemble as TensorEnsemble
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.grid import Size
+from anomalib_tiled.memory import SHARE_ALONE
+from anomalib_tiled.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 from anomalib_tiled.results.deciding import thresholds_of
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.predictions import PredictionSettings
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+LESS_MEMORY = f'{LOWER_THE_BUDGET}, give fewer images at a time, or load the run with another device, such as "cpu".'
 
 
 class TiledEnsemble(TensorEnsemble):
@@ -83,7 +87,9 @@ class TiledEnsemble(TensorEnsemble):
         for note in altered(folder) if allow_altered else ():
             warnings.warn(note, stacklevel=2)
         run = Run.open(folder)
-        opened = run.calibrated_ensemble(device)
+        if remark := run.memory_remark():
+            warnings.warn(remark, stacklevel=2)
+        opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
         ensemble = cls(
             opened.grid,
             opened.tile_models,
@@ -115,6 +121,7 @@ class TiledEnsemble(TensorEnsemble):
 
         Raises:
             DataError: It is no image, or cannot be read.
+            OutOfMemoryError: Memory ran out.
         """
         return self.predict_batch([image])[0]
 
@@ -137,15 +144,24 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             images: Images as `predict` takes them.
+
+        Raises:
+            DataError: One is no image, or cannot be read.
+            OutOfMemoryError: Memory ran out.
         """
         given = list(images)
         if not given:
             return []
+        with advising_on_memory(LESS_MEMORY):
+            return self._predicted(given)
+
+    def _predicted(self, given: list[GivenImage]) -> list[ImagePrediction]:
         pixels = [pixels_of(image) for image in given]
         for image, each in zip(given, pixels, strict=True):
             self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
-        raw = self.predict_raw(torch.stack([self._in_size(image) for image in pixels]))
-        decided = self.decide(raw)
+        images = torch.stack([self._in_size(image) for image in pixels])
+        with self.turn:
+            decided = self.decide(self.predict_raw(images))
         return [
             self._told(decided, number, image, Path(name) if isinstance(name := given[number], (str, Path)) else None)
             for number, image in enumerate(pixels)
@@ -153,9 +169,10 @@ class TiledEnsemble(TensorEnsemble):
 
     def _look_at(self, name: object, size: Size) -> None:
         """Warn once of an image that does not look like those that were trained on."""
-        if self._trained_on is not None and (remark := self._trained_on.remark(name, size)):
+        trained_on = self._trained_on  # another thread may set it to None
+        if trained_on is not None and (remark := trained_on.remark(name, size)):
             self._trained_on = None
-            warnings.warn(remark, stacklevel=4)
+            warnings.warn(remark, stacklevel=5)
 
     def _in_size(self, pixels: torch.Tensor) -> torch.Tensor:
         """Resize an image as those of the run were, and change it as those that were tested."""

@@ -24,6 +24,7 @@ from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import PREDICTION, locked
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.free_folder import check_free, picture_folders
@@ -37,7 +38,7 @@ from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate
 from anomalib_tiled.training.downloads import download
-from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import train_tile
 from anomalib_tiled.workers import Workers
@@ -70,7 +71,8 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):
             notes = _train_missing(run, named, workers, observers)
-            calibration = calibrate(run)
+            with advising_on_memory(LESS_MEMORY):
+                calibration = calibrate(run)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
         write_json(folder.calibration_file, {**stages, **calibration.to_json()})
@@ -172,7 +174,8 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         check_finished(folder, run.grid.tiles)  # tiles whose predictions are kept are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
-        return _test(run, observers, output or folder.path)
+        with advising_on_memory(LESS_MEMORY):
+            return _test(run, observers, output or folder.path)
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:

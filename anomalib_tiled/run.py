@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import torch
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.calibration import Calibration, Stages
-from anomalib_tiled.checkpoints import check_shared, read_checkpoint
+from anomalib_tiled.checkpoints import read_checkpoint
 from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.new_images import NewImages
@@ -21,20 +20,22 @@ from anomalib_tiled.data.split import Split, split_once
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.devices import device_named, device_of
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.evaluation import Measurements, StreamingEvaluator
 from anomalib_tiled.files import read_json
+from anomalib_tiled.free_memory import available_memory
 from anomalib_tiled.fresh_models import FreshModels
 from anomalib_tiled.layout import grid_of
+from anomalib_tiled.memory import SHARE, SHARE_ALONE, pixels_within, too_large
 from anomalib_tiled.plugins.provenance import changed_origins
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
+from anomalib_tiled.trusted_checkpoints import TrustedCheckpoints
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
@@ -52,9 +53,6 @@ AUTO = "auto"
 
 PIXELS_AT_ONCE = 2**22
 """Pixels of the images that are predicted together: memory is bounded whatever batch size the data module has."""
-
-BYTES_FOR_A_PIXEL = 256
-"""Bytes of the memory budget for each of those pixels: what images and maps take, and as much again for models."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,19 @@ class Run:
     @property
     def batch_size(self) -> int:
         """Images that are predicted together: as many as memory allows, whatever their size."""
-        return self.at_once(self.grid.image_size, PIXELS_AT_ONCE)
+        pixels = PIXELS_AT_ONCE
+        if self.settings.memory_bytes is None:
+            pixels = min(pixels, pixels_within(int(self._free_memory * SHARE_ALONE)))
+        return self.at_once(self.grid.image_size, pixels)
+
+    @cached_property
+    def _free_memory(self) -> int:
+        """Bytes that were free when it was asked for first, so that batches stay as large as they were."""
+        return available_memory()
+
+    def memory_remark(self) -> str | None:
+        """Say if a single image probably needs more memory than is free; ``None`` if it does not."""
+        return too_large(self.grid.image_size, self._free_memory)
 
     def at_once(self, size: Size, pixels: int) -> int:
         """Give the number of images or tiles that are predicted together.
@@ -122,7 +132,7 @@ class Run:
             pixels: How many pixels they may have together, if the budget of memory allows it.
         """
         if (budget := self.settings.memory_bytes) is not None:
-            pixels = min(pixels, budget // BYTES_FOR_A_PIXEL)
+            pixels = min(pixels, pixels_within(budget))
         return max(1, min(self.datamodule.eval_batch_size, pixels // (size.height * size.width)))
 
     def images(self, subset: Subset) -> Images:
@@ -151,12 +161,15 @@ class Run:
             report=report,
         )
 
-    def ensemble(self, calibration: Calibration | None = None, device: str = AUTO) -> TiledEnsemble:
+    def ensemble(
+        self, calibration: Calibration | None = None, device: str = AUTO, *, share: float = SHARE
+    ) -> TiledEnsemble:
         """Load the tile models and stages as one model.
 
         Args:
             calibration: What the stages learned; left out while they are learning.
             device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the configuration says.
+            share: Share of the machine's free memory that models may take up where no budget is set.
 
         Raises:
             RunFolderError: Tiles are missing.
@@ -164,18 +177,19 @@ class Run:
         self.check_tiles()
         ensemble = TiledEnsemble(
             self.grid,
-            self.tile_models(),
+            self.tile_models(share=share),
             stages=Stages.build(self.settings),
             calibration=calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, self.settings)),
         )
         return ensemble.to(self.device() if device == AUTO else device_named(device)).eval()
 
-    def calibrated_ensemble(self, device: str = AUTO) -> TiledEnsemble:
+    def calibrated_ensemble(self, device: str = AUTO, *, share: float = SHARE) -> TiledEnsemble:
         """Load the ensemble with what its stages learned.
 
         Args:
-            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the configuration says.
+            device: As for `ensemble`.
+            share: As for `ensemble`.
 
         Raises:
             RunFolderError: Tiles or the calibration are missing.
@@ -191,7 +205,7 @@ class Run:
                 f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {KNOWINGLY}"
             )
             raise RunFolderError(message)
-        return self.ensemble(Calibration.from_json(learned), device)
+        return self.ensemble(Calibration.from_json(learned), device, share=share)
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
@@ -221,15 +235,17 @@ class Run:
             message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
             raise RunFolderError(message)
 
-    def tile_models(self, *, one_at_a_time: bool = False) -> TileModels:
+    def tile_models(self, *, one_at_a_time: bool = False, share: float = SHARE) -> TileModels:
         """Give the models of the tiles.
 
         Args:
             one_at_a_time: Whether each is used only once, so that none need stay in memory.
+            share: As for `ensemble`.
         """
         given = self.settings.memory_bytes
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        return TileModels(self._load_tile, budget, self._reload_tile if self.keeps_to_its_state else None)
+        reload = self._reload_tile if self.keeps_to_its_state else None
+        return TileModels(self._load_tile, budget, reload, share=share)
 
     @cached_property
     def fresh_models(self) -> FreshModels:
@@ -246,11 +262,11 @@ class Run:
         return self.settings.model.class_path.startswith("anomalib.")
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
-        with self._checkpoint_of(tile) as checkpoint:
+        with self._trusted.of(tile) as checkpoint:
             return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
 
     def _reload_tile(self, model: AnomalibModule, tile: Tile) -> None:
-        with self._checkpoint_of(tile) as checkpoint:
+        with self._trusted.of(tile) as checkpoint:
             reload_tile_model(model, self.grid.tile_size, checkpoint)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
@@ -260,29 +276,12 @@ class Run:
             RunFolderError: It is missing, or was altered.
         """
         model_class = class_of(self.settings.model)
-        with self._checkpoint_of(tile) as checkpoint:
+        with self._trusted.of(tile) as checkpoint:
             return read_checkpoint(checkpoint, model_class)
 
-    @contextmanager
-    def _checkpoint_of(self, tile: Tile) -> Iterator[Path]:
-        """Give a checkpoint that is as it was when it was finished.
-
-        Raises:
-            RunFolderError: It was altered, or cannot be loaded.
-        """
-        checkpoint = self.folder.checkpoint(tile)
-        self.folder.check_checkpoint(tile)
-        if not self.folder.allow_altered:
-            check_shared(checkpoint.parent)
-        try:
-            yield checkpoint
-        except ConfigurationError as error:
-            if isinstance(error.__cause__, RunFolderError):  # of the weights that all tiles share
-                raise error.__cause__ from None
-            message = (
-                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
-            )
-            raise RunFolderError(message) from error
+    @cached_property
+    def _trusted(self) -> TrustedCheckpoints:
+        return TrustedCheckpoints(self.folder)
 
     def device(self, index: int | None = None) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.errors import RunFolderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PIECE = 2**22
@@ -65,3 +66,23 @@ class Seal:
         if Seal.of(path) != self:
             message = f"{path} was altered after it was finished. {advice}"
             raise RunFolderError(message)
+
+
+class CheckedFiles:
+    """Files that were found to be as they were sealed, so that a large one is not read again each time it is used."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[Path, int, int, int, int]] = set()
+
+    def once(self, path: Path, check: Callable[[], None]) -> None:
+        """Check a file, unless it was checked and nobody has written to it or put another in its place since.
+
+        Args:
+            path: The file.
+            check: Checks it, and raises if it is not as it should be.
+        """
+        status = path.stat()  # before the check: what is written meanwhile is found by the next one
+        state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in self._known:
+            check()
+            self._known.add(state)

@@ -15,7 +15,7 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_tiled.checkpoints import read_checkpoint, restore
+from anomalib_tiled.checkpoints import read_checkpoint, restore, restore_from
 from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) 
     """
     try:
         with torch.inference_mode():  # in which it may have replaced some of its state
-            restore(model, read_checkpoint(checkpoint, type(model)))
+            restore_from(model, checkpoint)
     except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, UnpicklingError) as error:
         message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
         raise ConfigurationError(message) from error

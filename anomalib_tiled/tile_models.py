@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.checkpoints import equal
-from anomalib_tiled.memory import memory_budget
+from anomalib_tiled.memory import SHARE, memory_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ class TileModels:
             first one is asked for.
         reload: Has a loaded model become that of another tile, for tiles beyond the budget; ``None`` to load a new one
             each time.
+        share: Which share of the machine's free memory, if there is no budget.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class TileModels:
         load: Callable[[Tile], AnomalibModule],
         budget: int | None = None,
         reload: Callable[[AnomalibModule, Tile], None] | None = None,
+        *,
+        share: float = SHARE,
     ) -> None:
         self.budget = budget
         self.held = 0
-        self._load, self._reload = load, reload
+        self._load, self._reload, self._share = load, reload, share
         self._device: torch.device | None = None
         self._kept: dict[str, AnomalibModule] = {}
         self._shared: dict[str, torch.Tensor] = {}
@@ -61,7 +64,7 @@ class TileModels:
             return self._spare.to(device).eval()
         model = self._load(tile).to(device).eval()
         if self.budget is None:
-            self.budget = memory_budget(device)
+            self.budget = memory_budget(device, self._share)
         if self.held + self._own_bytes(model) <= self.budget:
             self._keep(tile, model)
         elif self._reload is not None:

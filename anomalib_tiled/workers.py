@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from anomalib_tiled.errors import OutOfMemoryError, StorageError
+from anomalib_tiled.errors import StorageError
+from anomalib_tiled.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
-
-
-OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "alloc_failed",
-)
-"""How allocators of PyTorch say in a plain ``RuntimeError`` that there is no more, in small letters."""
-
-ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
-"""Names in such a message of what runs on a GPU."""
 
 
 SMALLER = "data.init_args.train_batch_size or tiling.tile_size"
@@ -115,39 +99,3 @@ def _without_traceback(error: Exception) -> Exception:
         part.__traceback__ = None
         parts += [each for each in (part.__cause__, part.__context__) if each is not None and each not in parts]
     return error
-
-
-def out_of_memory(error: BaseException, advice: str) -> OutOfMemoryError | None:
-    """Say what to do about an error that comes from a lack of memory.
-
-    Args:
-        error: What was raised.
-        advice: What to do; a sentence.
-
-    Returns:
-        An error that says whose memory ran out, and which settings to lower; ``None`` if it was not memory. It does not
-        hold on to the given one, which keeps the model in memory that failed.
-    """
-    if not _is_memory(error):
-        return None if error.__cause__ is None else out_of_memory(error.__cause__, advice)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    message = f"The memory of {_whose(error)} ran out ({reason}). {advice}"
-    return OutOfMemoryError(message)
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
-    )
-
-
-def _whose(error: BaseException) -> str:
-    """Say which memory ran out; PyTorch names the GPU in its message."""
-    text = str(error)
-    if named := re.search(r"\bGPU (\d+)", text):
-        return f"GPU {named[1]}"
-    if isinstance(error, torch.OutOfMemoryError) or ON_GPU.search(text):
-        return "the GPU"
-    return "the machine"

@@ -19,6 +19,7 @@ from anomalib_tiled.checkpoints import (
     checkpoint_of,
     read_checkpoint,
     restore,
+    restore_from,
     write_tensors,
 )
 from anomalib_tiled.errors import RunFolderError
@@ -129,3 +130,77 @@ def test_shared_weights_that_are_not_as_they_were_are_never_used(tiles: Path, tm
         check_shared(copy)
     with pytest.raises(RunFolderError, match=f"{path} was altered"):
         Sharing(copy, fresh())
+
+
+def test_what_is_written_lies_in_the_order_in_which_it_is_used(tmp_path: Path) -> None:
+    model = fresh()
+    model.model.gaussian.inv_covariance = torch.rand(4, 20, 20).mT  # as an inverse comes
+    store(model, Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
+    weights = read_checkpoint(tmp_path / "tile.ckpt", Padim)["state_dict"]
+    assert all(value.is_contiguous() for value in weights.values())
+    assert torch.equal(weights["model.gaussian.inv_covariance"], model.model.gaussian.inv_covariance)
+
+
+def large(value: float, places: int = 900) -> Padim:
+    """A model with 1.4 MB of its own."""
+    model = trained(fresh(), value)
+    model.model.gaussian.inv_covariance = value * torch.rand(places, 20, 20, generator=torch.manual_seed(0)).mT
+    return model
+
+
+def in_file(tensor: torch.Tensor) -> bool:
+    return not tensor.untyped_storage().resizable()
+
+
+def test_large_weights_are_read_out_of_the_file_and_are_the_same(tmp_path: Path) -> None:
+    for number in (1, 2):
+        store(large(number), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
+    model, expected = large(0.0), unseeded()
+    model.model.gaussian.inv_covariance = model.model.gaussian.inv_covariance.contiguous()
+    for number in (1, 2):
+        with torch.inference_mode():
+            restore_from(model, tmp_path / f"tile{number}.ckpt")
+        restore(expected, read_checkpoint(tmp_path / f"tile{number}.ckpt", Padim))
+        weights = expected.state_dict()
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, weights[name])
+            assert value.stride() == weights[name].stride()
+            assert in_file(value) == (name == "model.gaussian.inv_covariance")
+
+
+def test_weights_in_another_order_are_copied(tmp_path: Path) -> None:
+    """Sums of them in that order may differ in the last bit."""
+    store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
+    model = large(0.0)
+    before = model.model.gaussian.inv_covariance.stride()
+    restore_from(model, tmp_path / "tile.ckpt")
+    after = model.model.gaussian.inv_covariance
+    assert torch.equal(after, large(1.0).model.gaussian.inv_covariance)
+    assert after.stride() == before != after.contiguous().stride()
+    assert not in_file(after)
+
+
+def test_what_a_model_does_to_its_weights_stays_with_it(tmp_path: Path) -> None:
+    store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
+    seal, model = Seal.of(tmp_path / "tile.ckpt"), unseeded()
+    restore(model, read_checkpoint(tmp_path / "tile.ckpt", Padim))
+    restore_from(model, tmp_path / "tile.ckpt")
+    assert in_file(model.model.gaussian.inv_covariance)
+    model.model.gaussian.inv_covariance.zero_()
+    model.model.feature_extractor.requires_grad_(requires_grad=False)
+    next(model.model.feature_extractor.parameters()).zero_()
+    assert Seal.of(tmp_path / "tile.ckpt") == seal
+    restore_from(model, tmp_path / "tile.ckpt")
+    assert torch.equal(model.model.gaussian.inv_covariance, large(1.0).model.gaussian.inv_covariance)
+    assert torch.equal(*(next(each.model.feature_extractor.parameters()) for each in (model, fresh())))
+
+
+def test_a_model_that_reads_out_of_a_file_may_become_larger(tmp_path: Path) -> None:
+    places = (900, 1000, 100)
+    for number in places:
+        store(large(1.0, number), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
+    model = large(1.0)
+    model.model.gaussian.inv_covariance = model.model.gaussian.inv_covariance.contiguous()
+    for number in (*places, *places):
+        restore_from(model, tmp_path / f"tile{number}.ckpt")
+        assert torch.equal(model.model.gaussian.inv_covariance, large(1.0, number).model.gaussian.inv_covariance)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -290,3 +293,34 @@ def test_a_budget_of_nothing_predicts_the_same() -> None:
     ensemble.tile_models = TileModels(scaled, budget=0)
     assert torch.equal(ensemble(IMAGES).anomaly_map, expected.anomaly_map)
     assert ensemble.tile_models.held == 0
+
+
+class Slow(Brightness):
+    """Lets other threads work while it predicts."""
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        time.sleep(0.001)
+        return super().forward(images)
+
+
+def test_threads_that_share_an_ensemble_get_what_one_would() -> None:
+    ensemble = calibrated(STAGES)
+    expected = [ensemble(image[None]) for image in IMAGES]
+    factors = {tile.name: scaled(tile).factor for tile in GRID.tiles}
+
+    def reload(model: Brightness, tile: Tile) -> None:
+        model.factor.copy_(factors[tile.name])
+
+    ensemble.tile_models = TileModels(lambda tile: Slow(float(factors[tile.name])), budget=0, reload=reload)
+    with ThreadPoolExecutor(len(IMAGES)) as threads:
+        found = list(threads.map(ensemble, [image[None] for image in IMAGES]))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(*each) for each in zip(ours, theirs, strict=True))
+
+
+def test_a_copy_of_an_ensemble_waits_for_nobody() -> None:
+    ensemble = calibrated(STAGES)
+    with ensemble.turn, ThreadPoolExecutor(1) as threads:
+        copied = threads.submit(deepcopy(ensemble), IMAGES).result(timeout=60)
+        assert not threads.submit(ensemble.turn._lock.acquire, blocking=False).result()
+    assert torch.equal(copied.pred_score, ensemble(IMAGES).pred_score)

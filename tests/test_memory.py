@@ -5,7 +5,8 @@ import torch
 
 from anomalib_tiled import memory
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.memory import as_bytes, memory_budget
+from anomalib_tiled.grid import Size
+from anomalib_tiled.memory import SHARE_ALONE, as_bytes, memory_budget, pixels_within, too_large
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,23 @@ def test_what_is_no_size_is_named(size: str) -> None:
 def test_without_a_budget_a_share_of_what_is_free_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1600)
     assert memory_budget(torch.device("cpu")) == 100
+
+
+def test_a_process_that_predicts_alone_may_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1600)
+    assert memory_budget(torch.device("cpu"), SHARE_ALONE) == 400
+
+
+def test_half_of_a_budget_is_for_images() -> None:
+    assert pixels_within(2**30) == 2**22
+
+
+def test_an_image_that_is_too_large_for_what_is_free_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = too_large(Size(8192, 8000), 8 * 10**9)
+    assert message is not None
+    assert "an image of 8192 x 8000 pixels takes about 8.4 GB" in message
+    assert "8.0 GB are free" in message
+    assert "smaller tiling.image_size" in message
+    assert too_large(Size(8192, 8000), 9 * 10**9) is None
+    monkeypatch.setattr(memory, "available_memory", lambda: 127)
+    assert too_large(Size(1, 1)) is not None

@@ -9,11 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from anomalib_tiled import pipeline, preparation
 from anomalib_tiled.config import CacheSettings, Settings
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StageError, StorageError, TrainingError
+from anomalib_tiled.errors import (
+    ConfigurationError,
+    DataError,
+    OutOfMemoryError,
+    RunFolderError,
+    StageError,
+    StorageError,
+    TrainingError,
+)
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
@@ -252,3 +261,18 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):
         pipeline.test(folder, Observers(), data=None, output=None)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "_test"])
+def test_a_lack_of_memory_beside_the_training_says_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = preparation.prepare(settings)
+    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: record(run.folder, tile.name))
+    monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
+    run = {
+        "calibrate": lambda: pipeline.fit(folder, Observers()),
+        "_test": lambda: pipeline.test(folder, Observers(), data=None, output=None),
+    }
+    with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
+        run[command]()

@@ -144,6 +144,29 @@ def test_only_so_many_pixels_are_in_memory_whatever_the_batch_size(
     assert [len(batch.image) for batch in run.images("test")] == expected
 
 
+@pytest.mark.parametrize(("free", "expected"), [(4 * 256 * 96 * 3, 3), (4 * 256 * 96 * 3 - 4, 2), (1, 1)])
+def test_without_a_budget_as_many_images_come_together_as_there_is_memory_for(
+    folder: RunFolder, free: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda: free)
+    run = Run.open(folder)
+    run.datamodule.eval_batch_size = 32
+    assert run.batch_size == expected
+    monkeypatch.setattr(module, "available_memory", lambda: 10**12)
+    assert run.batch_size == expected, "batches stay as large as they were"
+    given = replace(run, settings=replace(run.settings, memory_budget=256 * 96 * 4))
+    assert given.batch_size == 4, "a budget that is given holds, whatever is free"
+
+
+def test_an_image_for_which_there_is_too_little_memory_is_warned_of(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda: 128 * 96)
+    assert Run.open(folder).memory_remark() is None
+    monkeypatch.setattr(module, "available_memory", lambda: 128 * 96 - 1)
+    assert str(Run.open(folder).memory_remark()).startswith("Predicting an image of 8 x 12 pixels takes about")
+
+
 def test_a_large_image_comes_alone(folder: RunFolder) -> None:
     run = Run.open(folder)
     large = replace(run, grid=grid_of(TilingSettings(tile_size=2048, image_size=(4096, 4096))))

@@ -9,7 +9,7 @@ import pytest
 
 from anomalib_tiled import seals
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.seals import CheckedFiles, Seal
 
 
 @pytest.fixture
@@ -45,3 +45,19 @@ def test_a_file_with_one_other_byte(path: Path) -> None:
     seal.check_size(path, "")
     with pytest.raises(RunFolderError, match=r"finished.bin was altered after it was finished. Do it again."):
         seal.check(path, "Do it again.")
+
+
+def test_a_file_is_checked_once_unless_it_changes(path: Path) -> None:
+    files, checked = CheckedFiles(), []
+    for content in (None, None, b"a", None, b"b"):
+        if content is not None:
+            path.write_bytes(content)
+        files.once(path, lambda: checked.append(path.read_bytes()))
+    assert checked == [bytes(range(200)), b"a", b"b"]
+
+
+def test_a_file_that_was_refused_is_checked_again(path: Path) -> None:
+    files = CheckedFiles()
+    for _ in range(2):
+        with pytest.raises(RunFolderError, match="had 1 bytes"):
+            files.once(path, lambda: Seal(1, "").check(path, ""))

@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 
+from anomalib_tiled import memory
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.tile_models import TileModels
 
@@ -82,3 +84,10 @@ def test_models_are_loaded_anew_for_another_device() -> None:
     elsewhere = models.model(GRID.tiles[0], torch.device("meta"))
     assert elsewhere.factor.device.type == "meta"
     assert all(model.factor.device.type == "cpu" for model in first)
+
+
+def test_without_a_budget_a_share_of_what_is_free_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 4 * (4000 + 2 * OWN_BYTES))
+    models = TileModels(scaled, share=1 / 4)
+    loads(models)
+    assert models.held == 4000 + 2 * OWN_BYTES

@@ -19,6 +19,7 @@ from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.exporting.written import write_tiles, write_whole
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
 from anomalib_tiled.supported_models import check_export
@@ -39,6 +40,9 @@ RANDOM_BATCHES = (1, 2)
 
 REAL_IMAGES = 2
 """Images of the run that are compared."""
+
+LESS_MEMORY = "All tile models are in memory when they are exported: export on a machine with more."
+"""What to do if memory runs out."""
 
 REHEARSED = 2
 """Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
@@ -108,7 +112,11 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         raise ConfigurationError(message)
     asked.form.check_installed()
     check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
-    with replacing_folder(asked.output, overwrite=asked.overwrite) as work, log_to(work / LOG):
+    with (
+        advising_on_memory(LESS_MEMORY),
+        replacing_folder(asked.output, overwrite=asked.overwrite) as work,
+        log_to(work / LOG),
+    ):
         run = Run.open(folder)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = sys.maxsize  # graphs hold all models at the same time

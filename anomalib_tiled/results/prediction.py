@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from anomalib_tiled.contracts import images_noted, noting
 from anomalib_tiled.data.new_images import SourceBatch
 from anomalib_tiled.data.tile_dataset import collate
-from anomalib_tiled.errors import NotFiniteError
+from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
+from anomalib_tiled.memory import SHARE_ALONE
+from anomalib_tiled.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.deciding import thresholds_of
 from anomalib_tiled.results.predictions import Predicted
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.results.predictions import PredictionSettings
     from anomalib_tiled.run import Run
+
+LESS_MEMORY = f"{LOWER_THE_BUDGET}, or predict elsewhere, such as with --device cpu."
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Prediction:
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
+        self._one_by_one = False
 
     @classmethod
     def begin(
@@ -86,7 +92,9 @@ class Prediction:
             RunFolderError: The run is not complete, or lacks what a threshold is looked up in.
             ConfigurationError: The folder holds predictions that were made otherwise.
         """
-        ensemble = run.calibrated_ensemble(request.device)
+        if remark := run.memory_remark():
+            report(f"warning: {remark}")
+        ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
         thresholds, notes = thresholds_of(run, request.settings)
         for note in notes:
             report(f"Note: {note}")
@@ -107,19 +115,38 @@ class Prediction:
     def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
         """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
 
+        If memory runs out, these images and all later ones are predicted one by one.
+
         Yields:
             The images with their predictions, on the CPU.
+
+        Raises:
+            OutOfMemoryError: It does for a single image too.
         """
-        try:
-            predicted = self._predict(batch)
-        except NotFiniteError as error:
-            if len(batch.sizes) == 1:
-                self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
-                return
+        single = len(batch.sizes) == 1
+        predicted = self._try(batch) if single or not self._one_by_one else None
+        if predicted is not None:
+            yield from predicted
+        elif not single:
             for item, size in zip(batch.images, batch.sizes, strict=True):
                 yield from self.predict(SourceBatch(collate([item]), (size,)))
-        else:
-            yield from predicted
+
+    def _try(self, batch: SourceBatch) -> list[ImageItem] | None:
+        """Predict a batch; ``None`` if that failed, and may work for one image at a time."""
+        single = len(batch.sizes) == 1
+        try:
+            with advising_on_memory(LESS_MEMORY):
+                return self._predict(batch)
+        except NotFiniteError as error:
+            if single:
+                self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
+        except OutOfMemoryError as error:
+            if single:
+                raise
+            self._one_by_one = True
+            self._report(f"Note: {error} Images are predicted one by one from here on.")
+        gc.collect()  # what failed holds itself, and is in the way of the next try
+        return None
 
     def _predict(self, batch: SourceBatch) -> list[ImageItem]:
         images = batch.images

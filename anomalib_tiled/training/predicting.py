@@ -23,11 +23,12 @@ from anomalib_tiled.data.cache import ImageCache
 from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
 from anomalib_tiled.files import storage_errors
 from anomalib_tiled.origin import code_of
+from anomalib_tiled.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import TilePredictions
-from anomalib_tiled.workers import Workers, out_of_memory
+from anomalib_tiled.workers import Workers
 from anomalib_tiled.working_folder import working_folder
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ SHARE_OF_DISK = 0.5
 TILE_PIXELS_AT_ONCE = 2**20
 """Pixels of the tiles that are predicted together: memory is bounded whatever batch size the data module has."""
 
-LESS_MEMORY = "Lower memory_budget or workers.init_args.processes in the config.yaml of the run."
+LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
+"""What to do if there is too little memory to predict the images of a run."""
 
 
 class Predict(Protocol):

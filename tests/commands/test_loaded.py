@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
+from anomalib.models import Padim
 from PIL import Image
 
-from anomalib_tiled import TiledEnsemble
+from anomalib_tiled import TiledEnsemble, memory
 from anomalib_tiled import ensemble as tensor_ensemble
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled import run as run_module
+from anomalib_tiled.errors import ConfigurationError, DataError, OutOfMemoryError, RunFolderError
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
@@ -48,17 +51,64 @@ def test_a_loaded_run_is_the_ensemble_of_the_commands(ensemble: TiledEnsemble, f
     assert not ensemble.training
 
 
-def test_an_ensemble_larger_than_its_budget_predicts_the_same(
-    ensemble: TiledEnsemble, finished_run: Path, tmp_path: Path, damaged: Path
-) -> None:
+@pytest.fixture
+def small_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A run whose models are larger than its budget."""
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     configuration = run / "config.yaml"
     configuration.write_text(configuration.read_text().replace("memory_budget: null", "memory_budget: 8MB"))
-    small = TiledEnsemble.load(run)
+    return run
+
+
+def test_an_ensemble_larger_than_its_budget_predicts_the_same(
+    ensemble: TiledEnsemble, small_run: Path, damaged: Path
+) -> None:
+    small = TiledEnsemble.load(small_run)
     for _ in range(2):
         assert np.array_equal(small.predict(damaged).map, ensemble.predict(damaged).map)
     assert 0 < small.tile_models.held <= 4 * 10**6 < ensemble.tile_models.held
+
+
+def test_threads_may_share_an_ensemble(ensemble: TiledEnsemble, small_run: Path, photographs: Path) -> None:
+    """Most of its models are those of one tile after the other."""
+    images = sorted(photographs.glob("*/00?.png"))[:6]
+    expected, small = [ensemble.predict(image) for image in images], TiledEnsemble.load(small_run)
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(small.predict, images))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.score == theirs.score
+        assert np.array_equal(ours.map, theirs.map)
+
+
+@pytest.mark.parametrize("place", ["forward", "to", "load_state_dict"])
+def test_a_lack_of_memory_is_told_as_one(
+    finished_run: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        message = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 15.78 GiB."
+        raise torch.OutOfMemoryError(message)
+
+    ensemble = TiledEnsemble.load(finished_run)
+    monkeypatch.setattr(Padim, place, lack)
+    with pytest.raises(OutOfMemoryError) as raised:
+        ensemble.predict(damaged)
+    assert "The memory of GPU 1 ran out" in str(raised.value)
+    assert "Lower memory_budget in the config.yaml" in str(raised.value)
+    assert "Train" not in str(raised.value)
+    monkeypatch.undo()
+    assert ensemble.predict(damaged).label, "nothing is left of what failed"
+
+
+def test_a_single_process_may_use_more_memory_and_warns_of_large_images(
+    finished_run: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 400)
+    monkeypatch.setattr(run_module, "available_memory", lambda: 400)
+    with pytest.warns(UserWarning, match=r"an image of 112 x 150 pixels takes about .* are free"):
+        ensemble = TiledEnsemble.load(finished_run)
+    ensemble.predict(damaged)
+    assert ensemble.tile_models.budget == 100
 
 
 def test_a_prediction_has_the_size_of_its_image(ensemble: TiledEnsemble, damaged: Path) -> None:

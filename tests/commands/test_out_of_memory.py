@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.engine import Engine
+from anomalib.models import Padim
 
+from anomalib_tiled import memory
+from anomalib_tiled import run as run_module
 from anomalib_tiled.cli import main
 
 ONE = {"class_path": "LocalWorkers", "init_args": {"processes": 1}}
@@ -50,3 +54,44 @@ def test_it_is_said_whose_memory_ran_out(
     settings.write_text(settings.read_text().replace("processes: 1", "processes: auto"))
     assert "processes: auto" in settings.read_text(), "another number of processes is no other run"
     assert main(["fit", "--ckpt_dir", str(run)]) == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_a_model_that_cannot_be_loaded_for_lack_of_memory(
+    finished_run: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(Padim, "load_state_dict", lack)
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("raw"))
+    data = ["--data", str(photographs / "bad" / "000.png")] if command == "predict" else []
+    assert main([command, "--ckpt_dir", str(run), *data, "--output", str(tmp_path / "output")]) == 2
+    said = capsys.readouterr().err
+    assert "error: The memory of the machine ran out (" in said
+    assert "Lower memory_budget in the config.yaml of the run" in said
+    assert "Train the tile" not in said
+    assert "Traceback" not in said
+    assert ("--skip_existing" in said) == (command == "predict")
+
+
+def test_an_image_that_may_be_too_large_is_warned_of_before_anything_is_done(
+    finished_run: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr(run_module, "available_memory", lambda: 1000)
+    data = ["--data", str(photographs / "bad" / "000.png")]
+    assert main(["predict", "--ckpt_dir", str(finished_run), *data, "--output", str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().err.count("warning: Predicting an image of 112 x 150 pixels takes about") == 1
+    assert main(["test", "--ckpt_dir", str(finished_run), "--output", str(tmp_path / "two")]) == 0
+    assert capsys.readouterr().err.count("warning: Predicting an image of 112 x 150 pixels takes about") == 1

@@ -275,7 +275,7 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
 
     monkeypatch.setattr(Run, "_load_tile", large)
     with pytest.raises(
-        OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget or workers\.init_args\.processes"
+        OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget in .* or workers\.init_args\.processes"
     ):
         passed(run)
 

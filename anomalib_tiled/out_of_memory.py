@@ -1,0 +1,95 @@
+"""A lack of memory, in whatever words it is told, as an error that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+SIGNS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
+"""How allocators of PyTorch say in a plain ``RuntimeError`` that there is no more, in small letters."""
+
+ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
+"""Names in such a message of what runs on a GPU."""
+
+LOWER_THE_BUDGET = "Lower memory_budget in the config.yaml of the run (null is a share of what is free)"
+"""The beginning of what to do about it where images are predicted."""
+
+
+def out_of_memory(error: BaseException, advice: str) -> OutOfMemoryError | None:
+    """Say what to do about an error that comes from a lack of memory.
+
+    Args:
+        error: What was raised.
+        advice: What to do; a sentence.
+
+    Returns:
+        An error that says whose memory ran out, and which settings to lower; ``None`` if it was not memory. It does not
+        hold on to the given one, which keeps the model in memory that failed.
+    """
+    if (origin := lack_of_memory(error)) is None:
+        return None
+    reason = (str(origin).strip() or type(origin).__name__).splitlines()[0].rstrip(".")
+    message = f"The memory of {_whose(origin)} ran out ({reason}). {advice}"
+    return OutOfMemoryError(message)
+
+
+def lack_of_memory(error: BaseException) -> BaseException | None:
+    """Give the first among an error and its causes that says that memory ran out; ``None`` if there is none."""
+    if _is_memory(error):
+        return error
+    return None if error.__cause__ is None else lack_of_memory(error.__cause__)
+
+
+@contextmanager
+def advising_on_memory(advice: str) -> Iterator[None]:
+    """Say what to do if memory runs out meanwhile; all other errors stay as they are.
+
+    Args:
+        advice: What to do; a sentence.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (known := out_of_memory(error, advice)) is None:
+            raise
+        logger.info("Memory ran out.", exc_info=True)
+        raise known from None
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+    )
+
+
+def _whose(error: BaseException) -> str:
+    """Say which memory ran out; PyTorch names the GPU in its message."""
+    text = str(error)
+    if named := re.search(r"\bGPU (\d+)", text):
+        return f"GPU {named[1]}"
+    if isinstance(error, torch.OutOfMemoryError) or ON_GPU.search(text):
+        return "the GPU"
+    return "the machine"

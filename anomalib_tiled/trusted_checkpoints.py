@@ -1,0 +1,58 @@
+"""Checkpoints of a run that are what they were when they were finished."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.checkpoints import check_shared
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.out_of_memory import lack_of_memory
+from anomalib_tiled.seals import CheckedFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.run_folder import RunFolder
+
+
+class TrustedCheckpoints:
+    """The checkpoints of a run; each is read for its checksum once, not each time that it is loaded.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._checked = CheckedFiles()
+
+    @contextmanager
+    def of(self, tile: Tile) -> Iterator[Path]:
+        """Give a checkpoint that is as it was when it was finished, to be loaded inside.
+
+        Args:
+            tile: The tile.
+
+        Raises:
+            RunFolderError: It was altered, or cannot be loaded. A lack of memory is raised as it is: the checkpoint is
+                not to blame.
+        """
+        checkpoint = self.folder.checkpoint(tile)
+        if not self.folder.allow_altered:
+            self._checked.once(checkpoint, partial(self.folder.check_checkpoint, tile))
+            check_shared(checkpoint.parent)
+        try:
+            yield checkpoint
+        except ConfigurationError as error:
+            if (lack := lack_of_memory(error)) is not None:
+                raise lack from None
+            if isinstance(error.__cause__, RunFolderError):  # of the weights that all tiles share
+                raise error.__cause__ from None
+            message = (
+                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
+            )
+            raise RunFolderError(message) from error
