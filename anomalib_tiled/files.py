@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at; `Path.is_file` raises where a folder on the way must not be."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
     """Turn a full disk into a message that says so.
