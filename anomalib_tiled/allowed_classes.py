@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.origin import is_dotted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from jsonargparse import ArgumentParser
 
 KINDS = frozenset(
     {
@@ -42,6 +45,23 @@ KINDS = frozenset(
     }
 )
 """Classes whose subclasses may be named, by their paths: looking at them imports nothing."""
+
+
+def add_object(parser: ArgumentParser, base: type) -> None:
+    """Add an argument ``object``, which is made of the class path and arguments that are given for it.
+
+    They are what is given, and nothing else: a text in their place is not taken for the name of a file that has them.
+
+    Args:
+        parser: Gets the argument.
+        base: A base class of the class.
+    """
+
+    def takes(object: object) -> None:  # noqa: A002  # the name of the argument
+        del object
+
+    takes.__annotations__ = {"object": base}
+    parser.add_function_arguments(takes, fail_untyped=False, sub_configs=False)
 
 
 def check_classes(parsed: object, package: str = "") -> None:
@@ -90,6 +110,8 @@ def _check_path(path: str, package: str) -> None:
 
 def _found(path: str) -> object:
     """Give what a path leads to, which may be within a class; ``None`` if it leads nowhere."""
+    if not is_dotted(path):
+        return None
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)

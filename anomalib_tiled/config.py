@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import yaml
 from jsonargparse import ArgumentParser
 
-from anomalib_tiled.allowed_classes import check_classes
+from anomalib_tiled.allowed_classes import add_object, check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.memory import as_bytes
@@ -75,7 +75,7 @@ class ClassSpec:
                 raise
 
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(base, "object", fail_untyped=False)
+        add_object(parser, base)
         parser.add_instantiator(construct, base, subclasses=True)
         try:
             parsed = parser.parse_object({"object": asdict(self)}, defaults=False)

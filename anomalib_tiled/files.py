@@ -27,6 +27,11 @@ _HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
 """This machine in names of files, where dots part other things."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at; `Path.is_file` raises where a folder on the way must not be."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
     """Turn a full disk into a message that says so.

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryConfusionMatrix, BinaryStatScores
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.origin import is_dotted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -137,7 +138,8 @@ def _spec(level: str, given: str | Mapping[str, Plain]) -> MetricSpec:
 
 def _find(spec: MetricSpec) -> type[Metric]:
     package, _, name = spec.class_path.rpartition(".")
-    for found in _classes(name, (package,) if package else PACKAGES):
+    packages = (package,) if package else PACKAGES
+    for found in _classes(name, packages if is_dotted(spec.class_path) else ()):
         if spec.level == "pixel" or not issubclass(found, OF_REGIONS):
             return found
     allowed = allowed_names(spec.class_path, COUNTED[spec.level])

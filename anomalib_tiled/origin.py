@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 GROUP = "anomalib_tiled"
 """Name of the entry-point group of plugins."""
-
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-"""What may be the path of a class."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,16 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def refuse_code_in(folder: Path, configuration: object) -> None:
-    """Refuse a configuration that names a module which lies in the folder that it was read from.
+def is_dotted(path: str) -> bool:
+    """Whether a path may be that of a class or module; ``import_module`` would take ``ev-il`` too."""
+    return all(part.isidentifier() for part in path.split("."))
 
-    Python finds such a module if the folder is the working directory, or in ``PYTHONPATH``. Nothing is imported here.
+
+def refuse_code_in(folder: Path, configuration: object) -> None:
+    """Refuse a configuration that leads into the folder that it was read from: to a module, or to more configuration.
+
+    Python finds such a module if the folder, or one above it, is the working directory or in ``PYTHONPATH``. Nothing is
+    imported here.
 
     Args:
         folder: The folder.
@@ -88,20 +96,71 @@ def refuse_code_in(folder: Path, configuration: object) -> None:
     Raises:
         ConfigurationError: It does.
     """
-    if isinstance(configuration, Mapping):
-        configuration = list(configuration.values())
-    if isinstance(configuration, list):
-        for each in configuration:
-            refuse_code_in(folder, each)
-    elif isinstance(configuration, str) and DOTTED.fullmatch(configuration) and _lies_in(folder, configuration):
-        message = f"classes must come from installed packages, but {configuration} lies in the run folder itself"
-        raise ConfigurationError(message)
+    folder = folder.resolve()
+    for text in _texts(configuration):
+        if any(_passes_through(folder, place) for place in _places(text)):
+            message = f"classes must come from installed packages, but {text} lies in the run folder itself"
+            raise ConfigurationError(message)
 
 
-def _lies_in(folder: Path, class_path: str) -> bool:
+def _texts(configuration: object) -> Iterator[str]:
+    """Give all texts of a configuration, and what is in those that are YAML themselves: jsonargparse reads them."""
+    values, seen = [configuration], set[int]()
+    for value in values:  # which grows meanwhile
+        if id(value) in seen:  # YAML may name a part again and again, and within itself
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            values += [*value, *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            values += value
+        elif isinstance(value, str):
+            yield value
+            values += _within(value)
+
+
+def _within(text: str) -> list[object]:
+    from jsonargparse import get_loader  # slow, and this module is imported for --help
+    from yaml import YAMLError
+
     try:
-        spec = find_spec(class_path.partition(".")[0])
+        value = get_loader("yaml")(text)
+    except (YAMLError, ValueError):
+        return []
+    return [] if isinstance(value, str) else [value]
+
+
+def _places(text: str) -> Iterator[Path]:
+    """Give the files and folders that a text may lead to: as the name of a file, or step by step as a dotted path."""
+    if os.path.isfile(file := os.path.expanduser(text)):  # noqa: PTH111, PTH113  # raises nothing, whatever the text
+        yield Path(file).absolute()
+    first, *rest = text.split(".")
+    places = _places_of(first) if first and rest else []  # nothing imports what has no dot
+    yield from places
+    for part in rest:
+        places = [place / part for place in places]
+        yield from places
+
+
+def _places_of(package: str) -> list[Path]:
+    """Give all places that a package, or a module that is none, may be taken from."""
+    try:
+        spec = find_spec(package)
     except (ImportError, ValueError):
+        spec = None
+    found = [] if os.sep in package else [os.path.join(entry, package) for entry in sys.path]  # noqa: PTH118
+    # Packages may add folders of their name to themselves. Path.is_dir raises where a folder must not be looked into.
+    places = [place for place in found if os.path.isdir(place)]  # noqa: PTH112
+    if spec is not None:
+        own = [spec.origin] if spec.has_location and spec.origin else []
+        more = [*(spec.submodule_search_locations or ()), *getattr(sys.modules.get(package), "__path__", ())]
+        places += [*own, *(place for place in more if Path(place).is_absolute())]  # others are names for finders
+    return [Path(place).absolute() for place in places]
+
+
+def _passes_through(folder: Path, place: Path) -> bool:
+    """Whether a file lies in a folder, or what leads to it does, links followed."""
+    try:
+        return any(step.resolve().is_relative_to(folder) for step in (place, *place.parents))
+    except (OSError, ValueError, RuntimeError):  # there is no such file
         return False
-    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
-    return any(Path(place).resolve().is_relative_to(folder) for place in places if place)

@@ -145,3 +145,21 @@ def test_a_path_that_leads_nowhere() -> None:
     for path in ("nowhere", "no_such_module.Class", "anomalib.NoSuchClass", ""):
         with pytest.raises(ConfigurationError, match=f"must name a class, but {path} is not there"):
             check_classes({"class_path": path})
+
+
+@pytest.mark.parametrize("path", ["ev-il.X", "1x.X", "a.ev-il.X"])
+def test_what_is_no_path_of_a_class_is_not_imported(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("ev-il", "1x", "a/ev-il"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"must name a class, but {path} is not there"):
+        takes(anything={"class_path": path})
+
+
+def test_no_file_is_read_for_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flipping.py").write_text("raise SystemExit")
+    (tmp_path / "flip.yaml").write_text("class_path: flipping.Flip")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"Unexpected import path format: .*flip\.yaml"):
+        takes(transform=str(tmp_path / "flip.yaml"))

@@ -25,7 +25,7 @@ import numpy as np
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache_folder import INDEX, make
 from anomalib_tiled.data.images import naming, read_image, read_masks
-from anomalib_tiled.files import write_json
+from anomalib_tiled.files import is_file, write_json
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class ImageCache:
             Whether the cache is there and complete. That files hold what was written to them is found out part by part,
             when they are read.
         """
-        if not (self.folder / INDEX).is_file():
+        if not is_file(self.folder / INDEX):
             return False
         checksums = self._read_checksums()
         if checksums is None or not (self._images.have_their_sizes() and self._masks.have_their_sizes()):
@@ -196,8 +196,8 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     images = _positions(sample.image_path for sample in split.samples)
     masks = _positions(sample.masks for sample in split.samples if sample.masks)
     files = [*images, *chain.from_iterable(masks)]
-    if not build and not all(path.is_file() for path in files):
-        return decoded  # images that are not needed now may be elsewhere
+    if not build and not all(map(is_file, files)):
+        return decoded  # images that are not needed now may be elsewhere, or another user's
     versions = [_version(path) for path in files]
     folder = directory / _key(grid, versions, [len(paths) for paths in masks])
     cache = ImageCache(folder, grid, images, masks, versions)

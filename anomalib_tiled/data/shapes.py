@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.files import is_file
 
 if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split
@@ -31,10 +32,10 @@ class TrainedOn:
 
     @classmethod
     def of(cls, split: Split, resized: Size) -> TrainedOn:
-        """Look at an image that was trained on; where it has gone, what it was resized to must do."""
+        """Look at an image that was trained on; where it is not to be seen, what it was resized to must do."""
         first = next((sample.image_path for sample in split.subset("train")), None)
         usual = resized
-        if first is not None and first.is_file():
+        if first is not None and is_file(first):
             with suppress(DataError):  # it is not needed any more, so what has become of it does not matter
                 usual = size_of(first)
         return cls(resized, usual)

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.copied_process import process_context
+from anomalib_tiled.copied_process import start_process, working_context
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.workers import Outcome, attempt
 
@@ -97,7 +97,7 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     Raises:
         StorageError: The disk is full.
     """
-    context, work = process_context(), pickle.dumps(train_tile)
+    context, work = working_context(), pickle.dumps(train_tile)
     crew = [_hire(context, place, work) for place in places[: len(tiles)]]
     waiting, lost = deque(tiles), set[str]()
     try:
@@ -124,8 +124,7 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
 
 def _hire(context: BaseContext, place: Place, work: bytes) -> Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, place, work), daemon=True)  # type: ignore[attr-defined]
-    process.start()
+    process = start_process(context, _work, theirs, place, work)
     theirs.close()  # so that its death is an end of file here
     return Worker(place, process, ours)
 

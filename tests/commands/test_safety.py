@@ -294,6 +294,32 @@ def test_a_class_in_the_run_folder_is_not_imported(
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("package", ["ev-il", "results.run.evil", "results.run.ev-il"])
+@pytest.mark.parametrize("setting", ["metrics", "model", "trainer", "text", "file"])
+def test_a_class_in_the_run_folder_is_not_imported_by_any_name(
+    run: Path, trap: Path, monkeypatch: pytest.MonkeyPatch, package: str, setting: str
+) -> None:
+    (run.parent / "results").mkdir()
+    run = run.rename(run.parent / "results" / "run")
+    for name in ("evil", "ev-il"):
+        (run / f"{name}.py").write_text(f"open({str(trap)!r}, 'w')\nclass Own: pass\n")
+    (run / "more.yaml").write_text(f"class_path: {package}.Own")
+    configuration = yaml.safe_load((run / "config.yaml").read_text())
+    own = {"class_path": f"{package}.Own"}
+    if setting == "metrics":
+        configuration["metrics"]["image"] = [f"{package}.Own"]
+    elif setting == "trainer":
+        configuration["trainer"]["callbacks"] = [own]
+    else:
+        given = {"model": own, "text": json.dumps(own), "file": str(run / "more.yaml")}
+        configuration["model"]["init_args"]["pre_processor"] = given[setting]
+    rewrite(run / "config.yaml", yaml.safe_dump(configuration))
+    monkeypatch.syspath_prepend(run if package == "ev-il" else run.parents[1])
+    with pytest.raises(RunFolderError, match="lies in the run folder itself"):
+        TiledEnsemble.load(run, allow_altered=True)
+    assert not trap.exists()
+
+
 @pytest.mark.parametrize("content", ['{"model": 5}', '{"model": {}}', '{"model": {"class_path": "", "package": null}}'])
 def test_altered_origins_are_refused(run: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     rewrite(run / "origins.json", content)

@@ -184,6 +184,22 @@ def test_what_is_not_to_be_built_is_decoded(split: Split, tmp_path: Path) -> Non
     assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), ImageCache)
 
 
+@pytest.mark.parametrize("secret", ["good", "masks", "cache"])
+def test_what_another_user_hides_is_as_good_as_gone(
+    split: Split, tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(open_source(split, GRID, tmp_path / "cache"), ImageCache)
+    look = os.stat
+
+    def look_or_not(path: str | Path, **options: object) -> os.stat_result:
+        if Path(path).is_relative_to(tmp_path / secret):
+            raise PermissionError(13, "Permission denied")
+        return look(path, **options)
+
+    monkeypatch.setattr("os.stat", look_or_not)  # as root, who runs tests in containers, may look everywhere
+    assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), DecodedFiles)
+
+
 def test_an_image_that_cannot_be_decoded_is_named(split: Split, tmp_path: Path) -> None:
     split.samples[2].image_path.write_text("text")
     with pytest.raises(DataError, match=f"{split.samples[2].image_path} is no image that can be read"):

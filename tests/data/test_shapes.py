@@ -33,3 +33,13 @@ def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
     (tmp_path / "a.png").unlink()
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
+
+
+def test_a_training_image_of_another_user_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    Image.new("RGB", (32, 18)).save(tmp_path / "a.png")
+    split = Split((Sample("train", tmp_path / "a.png", None, None),))
+    monkeypatch.setattr("os.stat", refuse)  # as root, who runs tests in containers, may look everywhere
+    assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
