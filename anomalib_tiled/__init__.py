@@ -32,6 +32,7 @@ A module imports only from modules on its own line or below:
     origin  seals                               packages of classes, checksums of files
     errors  copied_process                      what the user can mend | what workers are copied from
     allocation  free_memory                     how memory comes from the system, and how much there is
+    cores  control_groups                       processor cores for this process | what limits it
 """
 
 from __future__ import annotations

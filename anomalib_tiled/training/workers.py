@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from anomalib_tiled.copied_process import cores, start_copied_process
+from anomalib_tiled.copied_process import start_copied_process
+from anomalib_tiled.cores import cores
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.free_memory import available_memory
 from anomalib_tiled.training.crew import Place, train_side_by_side
