@@ -22,12 +22,14 @@ class TileRecord:
         epochs: Epochs that were trained.
         configuration: Fingerprint of the settings that the tile was trained with.
         checkpoint: What the finished checkpoint is like.
+        threads: Processor threads that it was trained with; ``None`` before that was noted.
     """
 
     seconds: float
     epochs: int
     configuration: str
     checkpoint: Seal
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:

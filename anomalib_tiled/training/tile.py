@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
@@ -101,7 +102,8 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         seal = write_tensors(checkpoint, temporary)
     epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
-    run.folder.write_record(tile, TileRecord(seconds, epochs, run.settings.training_hash, seal))
+    record = TileRecord(seconds, epochs, run.settings.training_hash, seal, torch.get_num_threads())
+    run.folder.write_record(tile, record)
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
         _predict(run, tile, model.to(engine.trainer.strategy.root_device))
 
@@ -147,12 +149,12 @@ def _logged(tile: Tile) -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Pass Ctrl-C on, which Lightning turns into an exit of the process."""
+    """Pass Ctrl-C and SIGTERM on, which Lightning turns into an exit of the process."""
     try:
         yield
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
+            raise type(error.__context__) from error
         raise
 
 
