@@ -195,6 +195,7 @@ def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
     assert files(image_folder) - before == added
     assert run.folder.is_done(first(run), run.settings.training_hash)
     assert weight_of(run) == 1
+    assert run.folder.threads(run.grid) == torch.get_num_threads()
 
 
 def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
