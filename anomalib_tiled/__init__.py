@@ -31,8 +31,9 @@ A module imports only from modules on its own line or below:
     lock  working_folder                        one process in a folder | folders for what is half done
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
-    errors  copied_process                      what the user can mend | what workers are copied from
+    errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
     allocation  free_memory                     how memory comes from the system, and how much there is
+    cores  control_groups                       processor cores for this process | what limits it
 """
 
 from __future__ import annotations

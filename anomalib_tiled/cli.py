@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.allocation import keep_freed_memory
 from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
+from anomalib_tiled.termination import Terminated, raised_when_terminated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 INTERRUPTED = 130
+TERMINATED = 143
 USER_ERROR = 2
 
 
@@ -83,18 +85,19 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         prog: The program's name in help and messages.
 
     Returns:
-        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 1 anything else; 3 and 4 are what
-        `predict` says they are.
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
+        and 4 are what `predict` says they are.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(given, prog)
+        with raised_when_terminated():
+            return _run(given, prog)
     except TiledError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # errors are for the terminal
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("\nInterrupted.", file=sys.stderr)  # noqa: T201  # errors are for the terminal
-        return INTERRUPTED
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except Exception:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
         traceback.print_exc()
         return 1

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.origin import origin_of
@@ -18,12 +19,14 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.workers import Outcome, Workers
+from anomalib_tiled.termination import Terminated
+from anomalib_tiled.workers import Conditions, Outcome, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.workers import TrainTile
 
@@ -54,11 +57,14 @@ def naming_stage(stage: object) -> Iterator[None]:
 
     Raises:
         StageError: The stage raised anything but a lack of memory or disk.
+        Terminated: The system asked the process to end while a model was trained.
     """
     try:
         yield
     except StorageError:
         raise
+    except SIGTERMException as error:
+        raise Terminated from error
     except (Exception, SystemExit) as error:
         if lack_of_memory(error) is not None:
             raise
@@ -117,6 +123,23 @@ def call_stage(
     if not torch.compiler.is_exporting() and result.numel():
         _check_range(stage, *(float(limit) for limit in result.aminmax()))
     return result.float()  # scores are counted, compared and written in single precision, whatever a stage computes in
+
+
+def workers_of(settings: Settings, *, threads: int | None = None) -> Workers:
+    """Make the workers of a run.
+
+    Args:
+        settings: The configuration.
+        threads: With how many threads the tiles that are done were trained; ``None`` if there are none yet.
+
+    Raises:
+        StageError: They raised.
+    """
+    workers = settings.workers.build(Workers)
+    accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
+    with naming_stage(workers):
+        workers.adapt(Conditions(accelerator, devices, threads))
+    return workers
 
 
 def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:

@@ -13,6 +13,8 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.cores import cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.context import BaseContext
@@ -158,11 +160,6 @@ def probably_needed(arguments: Sequence[str]) -> bool:
     if not said or said[-1] == "auto":
         return sys.platform == "linux" and cores() > 1 and not GPU.exists()
     return int(said[-1]) > 1
-
-
-def cores() -> int:
-    """Give the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _files_named_by(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.checkpoints import check_finished
-from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained
+from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError, allowed_names
@@ -41,7 +41,6 @@ from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import train_tile
-from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.prediction import PredictionRequest
     from anomalib_tiled.results.predictions import Predicted, PredictionSettings
+    from anomalib_tiled.workers import Workers
 
 
 def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> Calibration:
@@ -66,7 +66,8 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
     """
     named = _tiles_named(folder, again)
     with log_to(folder.log_file), locked(folder.path), _long_lived_kept_apart():
-        workers = folder.settings().workers.build(Workers)
+        settings = folder.settings()
+        workers = workers_of(settings, threads=folder.threads(grid_of(settings.tiling)))
         workers.start()
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):

@@ -15,6 +15,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.calibration import Stages
 from anomalib_tiled.config import as_size
+from anomalib_tiled.contracts import workers_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.split import Split, keep_generated, split_once
@@ -28,7 +29,6 @@ from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_trainer
-from anomalib_tiled.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,6 @@ def _try_out(settings: Settings) -> None:
     Measurements.of(settings)
     if settings.memory_bytes:
         logger.info("Models and images may take up %d bytes of memory.", settings.memory_bytes)
-    workers = settings.workers.build(Workers)
+    workers = workers_of(settings)
     check_trainer(settings.trainer)
     workers.start()  # it takes them seconds, in which images are looked for and read here

@@ -193,6 +193,12 @@ class RunFolder(RunFiles):
             message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error
 
+    def threads(self, grid: TileGrid) -> int | None:
+        """With how many threads the tiles that are done were trained; ``None`` if there are none yet."""
+        if self.allow_altered:
+            return None
+        return next((self.record(tile).threads for tile in grid.tiles if self.has_record(tile)), None)
+
     def write_failure(self, tile: Tile, reason: str) -> None:
         """Note that a tile failed."""
         write_json(self.failure_file(tile), {"error": reason})

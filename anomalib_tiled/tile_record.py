@@ -24,6 +24,7 @@ class TileRecord:
         checkpoint: What the finished checkpoint is like.
         modified: When it was finished, as its file says, in nanoseconds; 0 if that is not known.
         images: Fingerprint of the training images; empty if that is not known.
+        threads: Processor threads that it was trained with; ``None`` before that was noted.
     """
 
     seconds: float
@@ -32,6 +33,7 @@ class TileRecord:
     checkpoint: Seal
     modified: int = 0
     images: str = ""
+    threads: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:

@@ -13,6 +13,7 @@ from anomalib_tiled.out_of_memory import out_of_memory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile
 
 
@@ -48,8 +49,32 @@ class Outcome:
     error: Exception | None
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What workers can go by.
+
+    Args:
+        accelerator: ``trainer.accelerator`` of the configuration.
+        devices: ``trainer.devices`` of the configuration.
+        threads: With how many processor threads the tiles that are done were trained; ``None`` if there are none yet.
+            With another number, others end in other numbers, in their last digits.
+    """
+
+    accelerator: Plain = "auto"
+    devices: Plain = "auto"
+    threads: int | None = None
+
+    @property
+    def any_gpu(self) -> bool:
+        """Whether a tile may be trained on any CUDA device that there is."""
+        return self.accelerator in ("auto", "gpu", "cuda") and self.devices == "auto"
+
+
 class Workers(ABC):
     """Who trains the tiles, and how many at a time. A tile that fails does not stop the others."""
+
+    def adapt(self, conditions: Conditions) -> None:  # noqa: B027  # most do not care
+        """Look at what the run says, before anything else is asked for. Nothing, unless overridden."""
 
     def start(self) -> None:  # noqa: B027  # most have nothing to get ready
         """Begin to get ready: there will be tiles to train once the images are read. Nothing, unless overridden."""

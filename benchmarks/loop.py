@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lightning.pytorch import seed_everything
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from anomalib_tiled.cores import cores
 from benchmarks.case import EVAL_BATCH, TRAIN_BATCH, Case
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def share_out(work: Callable[[list[Tile]], None], tiles: list[Tile], processes: 
         RuntimeError: A process failed.
     """
     if processes == 1:
-        work(tiles)
+        _work(work, tiles, cores())
         return
     context = multiprocessing.get_context("fork")
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, cores() // processes)
     crew = [context.Process(target=_work, args=(work, tiles[each::processes], threads)) for each in range(processes)]
     for process in crew:
         process.start()
@@ -133,7 +133,7 @@ def share_out(work: Callable[[list[Tile]], None], tiles: list[Tile], processes: 
 
 
 def _work(work: Callable[[list[Tile]], None], tiles: list[Tile], threads: int) -> None:
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # the latter respects OMP_NUM_THREADS
     work(tiles)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ import pytest
 
 from anomalib_tiled import cli, errors
 from anomalib_tiled.cli import COMMANDS, main
+from anomalib_tiled.termination import Terminated
 
 NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
 
@@ -83,10 +86,27 @@ def test_what_the_user_can_mend_is_two_and_no_traceback(
     assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
 
 
-def test_ctrl_c_is_130_and_no_traceback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
-    play(KeyboardInterrupt())
-    assert main(["train"]) == 130
+@pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_an_interruption_is_no_traceback(
+    play: Play, interruption: BaseException, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(interruption)
+    assert main(["train"]) == status
     assert capsys.readouterr() == ("", "\nInterrupted.\n")
+
+
+def test_sigterm_interrupts_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Sequence[str], prog: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    commands = SimpleNamespace(fit=run)
+    monkeypatch.setitem(sys.modules, "anomalib_tiled.commands", commands)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # something of the tests may listen
+    try:
+        assert main(["fit"]) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), OSError("out of luck"), AssertionError("out of luck")])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from anomalib_tiled import __version__
+from anomalib_tiled.config import ClassSpec, Settings
 from anomalib_tiled.contracts import (
     call_stage,
     checked_outcomes,
@@ -19,6 +22,7 @@ from anomalib_tiled.contracts import (
     name_of,
     naming_stage,
     noting,
+    workers_of,
 )
 from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
@@ -27,7 +31,8 @@ from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax, Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
-from anomalib_tiled.workers import Outcome, Workers
+from anomalib_tiled.termination import Terminated
+from anomalib_tiled.workers import Conditions, Outcome, Workers
 
 
 class Middle(Scorer):
@@ -150,7 +155,7 @@ class Sloppy(Workers):
 
     def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
         for report in self.reports:
-            if isinstance(report, Exception):
+            if isinstance(report, BaseException):
                 raise report
             yield report
 
@@ -181,6 +186,33 @@ def test_workers_that_break_their_contract_are_named(reports: list[object], mess
 def test_a_full_disk_is_not_the_fault_of_the_workers() -> None:
     with pytest.raises(StorageError, match=r"^No space left$"):
         list(checked_outcomes(Sloppy(StorageError("No space left")), TILES, print))
+
+
+class Curious(Workers):
+    """Keeps what it is told, and fails if that says so."""
+
+    def adapt(self, conditions: Conditions) -> None:
+        self.conditions = conditions
+        if conditions.threads == 0:
+            message = "no threads"
+            raise ValueError(message)
+
+    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
+        return iter([])
+
+
+def test_workers_are_told_what_they_can_go_by(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(settings, trainer={"accelerator": "cpu"})
+    monkeypatch.setattr(ClassSpec, "build", lambda spec, kind: Curious())
+    assert workers_of(made).conditions == Conditions("cpu", "auto", None)
+    assert workers_of(replace(made, trainer={"devices": [1]}), threads=3).conditions == Conditions("auto", [1], 3)
+    with pytest.raises(StageError, match=r"^workers Curious \(.* failed: ValueError: no threads. Mend it"):
+        workers_of(made, threads=0)
+
+
+def test_a_signal_in_the_middle_of_a_training_is_not_the_fault_of_the_workers() -> None:
+    with pytest.raises(Terminated):
+        list(checked_outcomes(Sloppy(DONE[0], SIGTERMException()), TILES, print))
 
 
 def test_a_stage_that_ends_the_program_is_named() -> None:

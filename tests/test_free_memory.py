@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled import free_memory
+from anomalib_tiled import control_groups
 from anomalib_tiled.free_memory import EARLIER_FILES, FILES, available_memory
 
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of control groups, of which this process is in /a/b."""
-    monkeypatch.setattr(free_memory, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(free_memory, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "MEMBERSHIP", tmp_path / "membership")
     (tmp_path / "membership").write_text("12:cpu,memory:/c\n1:name=systemd:/d\n0::/a/b\n")
     return tmp_path / "groups"
 

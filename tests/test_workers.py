@@ -6,6 +6,7 @@ import errno
 import inspect
 import pickle
 import weakref
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.training.workers import LocalWorkers
-from anomalib_tiled.workers import Workers, attempt
+from anomalib_tiled.workers import Conditions, Outcome, Workers, attempt
 
 TILE = TileGrid(Size(4, 4), Size(4, 4), Size(4, 4)).tiles[0]
 
@@ -26,7 +27,32 @@ def test_workers_must_train() -> None:
 
 
 def test_the_built_in_workers_take_what_the_contract_gives() -> None:
-    assert inspect.signature(LocalWorkers.train) == inspect.signature(Workers.train)
+    for method in ("adapt", "start", "train"):
+        assert inspect.signature(getattr(LocalWorkers, method)) == inspect.signature(getattr(Workers, method))
+
+
+def test_workers_need_not_look_at_what_the_run_says() -> None:
+    class Plain(Workers):
+        def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
+            return iter([])
+
+    Plain().adapt(Conditions(threads=2))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "free"),
+    [
+        ("auto", "auto", True),
+        ("gpu", "auto", True),
+        ("cuda", "auto", True),
+        ("cpu", "auto", False),
+        ("auto", 1, False),
+        ("gpu", [1], False),
+        ({"class_path": "lightning.pytorch.accelerators.CPUAccelerator"}, "auto", False),
+    ],
+)
+def test_whether_a_tile_may_be_trained_on_any_gpu(accelerator: object, devices: object, *, free: bool) -> None:
+    assert Conditions(accelerator, devices).any_gpu == free
 
 
 def told(error: Exception, processes: int = 1) -> Exception | None:

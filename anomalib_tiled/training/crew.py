@@ -2,92 +2,36 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import logging
 import pickle
-import signal
-from collections import deque
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import Connection, wait
-from threading import Thread
+from collections import Counter, deque
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.copied_process import start_process, working_context
+from anomalib_tiled.copied_process import working_context
 from anomalib_tiled.errors import StorageError
-from anomalib_tiled.workers import Outcome, attempt
+from anomalib_tiled.training.worker_process import Worker
+from anomalib_tiled.workers import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from multiprocessing.context import BaseContext
-    from multiprocessing.process import BaseProcess
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.training.worker_process import Place
     from anomalib_tiled.workers import TrainTile
 
+logger = logging.getLogger(__name__)
 
-class WorkerError(RuntimeError):
-    """A process ended in the middle of a tile."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process works.
-
-    Args:
-        threads: Processor threads that it may use.
-        device: Index of the GPU that it works on; ``None`` to leave the choice to the configuration.
-        processes: How many there are on this machine.
-    """
-
-    threads: int
-    device: int | None = None
-    processes: int = 1
-
-    def attempt(self, tile: Tile, train_tile: TrainTile) -> Outcome:
-        """Train a tile here.
-
-        Raises:
-            StorageError: The disk is full.
-        """
-        work = train_tile if self.device is None else partial(train_tile, device=self.device)
-        return attempt(tile, work, processes=self.processes)
-
-
-@dataclass
-class Worker:
-    """A process, and the tile that it is working on.
-
-    Args:
-        place: Where it works.
-        process: The process.
-        connection: Takes tiles to it, and errors back.
-        tile: What it is working on; ``None`` if it is idle.
-    """
-
-    place: Place
-    process: BaseProcess
-    connection: Connection
-    tile: Tile | None = None
-
-    def give(self, tile: Tile) -> None:
-        """Have it train a tile; one that has died meanwhile is found out when its answer is read."""
-        self.tile = tile
-        with suppress(BrokenPipeError):
-            self.connection.send(tile)
-
-    def dismiss(self) -> None:
-        """End it at once; what it has finished is on the disk."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
+DEATHS = 3
+"""Processes that die one after the other on a device before it gets no new ones, if there are other devices."""
 
 
 def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Sequence[Place]) -> Iterator[Outcome]:
     """Train tiles in as many processes as there are places, each tile by the first that is free.
 
-    A process that dies costs its tile, which is tried once more by a fresh one, and then reported.
+    A process that dies costs its tile, which is tried once more by another, on another device if there is one, and then
+    reported. So does a process whose GPU has failed. A device where one after the other dies gets no new ones while
+    there are others.
 
     Args:
         tiles: What is to be trained.
@@ -97,123 +41,98 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     Raises:
         StorageError: The disk is full.
     """
-    context, work = working_context(), pickle.dumps(train_tile)
-    crew = [_hire(context, place, work) for place in places[: len(tiles)]]
-    waiting, lost = deque(tiles), set[str]()
+    crew = Crew(tiles, pickle.dumps(train_tile))
     try:
-        while waiting or any(worker.tile for worker in crew):
-            for worker in crew:
-                if worker.tile is None and waiting:
-                    worker.give(waiting.popleft())
-            for number, (worker, tile) in _heard_of(crew):
-                try:
-                    yield _outcome(worker, tile)
-                except EOFError:
-                    died = Outcome(tile, WorkerError(_obituary(worker)))
-                    worker.dismiss()
-                    crew[number] = _hire(context, worker.place, work)
-                    if tile.name in lost:
-                        yield died
-                    else:
-                        lost.add(tile.name)
-                        waiting.append(tile)
+        crew.hire(places[: len(tiles)])
+        yield from crew.outcomes()
     finally:
-        for worker in crew:
+        crew.dismiss()
+
+
+class Crew:
+    """Processes, the tiles that wait for them, and where others have died.
+
+    Args:
+        tiles: What is to be trained.
+        work: What trains a tile, pickled.
+    """
+
+    def __init__(self, tiles: Sequence[Tile], work: bytes) -> None:
+        self._context, self._work = working_context(), work
+        self._workers: list[Worker] = []
+        self._waiting = deque(tiles)
+        self._died_at: dict[str, int | None] = {}
+        self._deaths = Counter[int | None]()
+
+    def hire(self, places: Iterable[Place]) -> None:
+        """Start a process at each place."""
+        self._workers += [Worker.hire(place, self._work, self._context) for place in places]
+
+    def dismiss(self) -> None:
+        """End all processes."""
+        for worker in self._workers:
             worker.dismiss()
 
+    def outcomes(self) -> Iterator[Outcome]:
+        """Have all tiles trained.
 
-def _hire(context: BaseContext, place: Place, work: bytes) -> Worker:
-    ours, theirs = context.Pipe()
-    process = start_process(context, _work, theirs, place, work)
-    theirs.close()  # so that its death is an end of file here
-    return Worker(place, process, ours)
+        Raises:
+            StorageError: The disk is full.
+        """
+        while self._waiting or any(worker.tile for worker in self._workers):
+            for worker in self._workers:
+                if worker.tile is None and (tile := self._next_at(worker.place.device)) is not None:
+                    self._waiting.remove(tile)
+                    worker.give(tile)
+            for worker, tile in self._heard_of():
+                if (outcome := self._outcome(worker, tile)) is not None:
+                    yield outcome
 
+    def _next_at(self, device: int | None) -> Tile | None:
+        """Give the next tile for a device; one whose process died there waits for another device, if there is one."""
+        others = self._elsewhere(device)
+        return next((tile for tile in self._waiting if not others or self._died_at.get(tile.name) != device), None)
 
-def _heard_of(crew: Sequence[Worker]) -> list[tuple[int, tuple[Worker, Tile]]]:
-    """Wait until a busy worker has finished or died, and give all that have."""
-    busy = {worker.connection: (number, (worker, worker.tile)) for number, worker in enumerate(crew) if worker.tile}
-    return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]
+    def _elsewhere(self, device: int | None) -> bool:
+        """Whether there are processes on other devices."""
+        return any(worker.place.device != device for worker in self._workers)
 
+    def _heard_of(self) -> list[tuple[Worker, Tile]]:
+        """Wait until a busy worker has finished or died, and give all that have."""
+        busy = {worker.connection: (worker, worker.tile) for worker in self._workers if worker.tile is not None}
+        return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]
 
-def _outcome(worker: Worker, tile: Tile) -> Outcome:
-    """Read how a tile ended.
+    def _outcome(self, worker: Worker, tile: Tile) -> Outcome | None:
+        """Say how a tile ended; ``None`` if it is to be tried once more.
 
-    Raises:
-        EOFError: The worker died.
-        StorageError: The disk is full.
-    """
-    try:
-        error = worker.connection.recv()
-    except ConnectionResetError as reset:
-        raise EOFError from reset
-    worker.tile = None
-    if isinstance(error, StorageError):
-        raise error
-    return Outcome(tile, error)
+        Raises:
+            StorageError: The disk is full.
+        """
+        try:
+            answer = worker.answer()
+        except EOFError:
+            return self._lost(worker, tile, worker.obituary(again=tile.name in self._died_at))
+        if isinstance(answer.error, StorageError):
+            raise answer.error
+        if answer.error is not None and answer.lost:
+            return self._lost(worker, tile, answer.error)
+        worker.tile = None
+        self._deaths[worker.place.device] = 0
+        return Outcome(tile, answer.error)
 
-
-def _obituary(worker: Worker) -> str:
-    worker.process.join(timeout=5)
-    code = worker.process.exitcode
-    if code == -signal.SIGKILL:
-        return (
-            "the process was killed twice, as the system does when memory is short. "
-            "Lower workers.init_args.processes, or the data module's train_batch_size."
-        )
-    return f"the process ended twice with exit code {code}"
-
-
-def _work(connection: Connection, place: Place, work: bytes) -> None:
-    """Train what comes until nothing comes any more. Runs in the worker's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which dismisses its workers
-    Thread(target=_end_with_parent, daemon=True).start()
-    _use_threads(place.threads)
-    train_tile = _unpacked(work)
-    with suppress(EOFError):
-        while True:
-            tile = connection.recv()
-            connection.send(_sendable(_error(place, tile, train_tile)))
-
-
-def _unpacked(work: bytes) -> TrainTile:
-    """Give what trains a tile; where it cannot be made, that is said of each tile."""
-    try:
-        train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
-    except Exception as error:  # noqa: BLE001  # reported with the tile's name
-        failure = error
-
-        def train_tile(tile: Tile, *, device: int | None = None) -> None:
-            del tile, device
-            raise failure
-
-    return train_tile
-
-
-def _error(place: Place, tile: Tile, train_tile: TrainTile) -> Exception | None:
-    try:
-        return place.attempt(tile, train_tile).error
-    except StorageError as error:  # ends the whole command, and is raised there
-        return error
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _end_with_parent() -> None:
-    """End when the command does, however it ends: two must not work on one tile."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _sendable(error: Exception | None) -> Exception | None:
-    """Give an error that can be sent; one of a class that cannot keeps its words."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # was pickled on the same line
-    except Exception:  # noqa: BLE001  # classes of others fail in any way when they are copied
-        return WorkerError(f"{type(error).__name__}: {error}")
-    return error
+    def _lost(self, worker: Worker, tile: Tile, error: Exception) -> Outcome | None:
+        """Replace a worker, and put its tile back, or report it if that was its second."""
+        device = worker.place.device
+        worker.dismiss()
+        self._workers.remove(worker)
+        self._deaths[device] += 1
+        if self._deaths[device] < DEATHS or not self._elsewhere(device):
+            self.hire([worker.place])
+        else:
+            logger.warning("On GPU %s, %d processes have died in a row. No more are started there.", device, DEATHS)
+        if tile.name in self._died_at:
+            return Outcome(tile, error)
+        logger.warning("Tile %s is tried again: %s", tile.name, error)
+        self._died_at[tile.name] = device
+        self._waiting.append(tile)
+        return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_tiled.contracts import checked_outcomes, untrained
+from anomalib_tiled.contracts import checked_outcomes, untrained, workers_of
 from anomalib_tiled.data.cache import ImageCache
 from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
 from anomalib_tiled.files import storage_errors
@@ -28,7 +28,6 @@ from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import TilePredictions
-from anomalib_tiled.workers import Workers
 from anomalib_tiled.working_folder import working_folder
 
 if TYPE_CHECKING:
@@ -252,7 +251,7 @@ def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) ->
 def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log: Path) -> None:
     if not (tiles := _missing(run, predictions)):
         return
-    workers = run.settings.workers.build(Workers)
+    workers = workers_of(run.settings, threads=run.folder.threads(run.grid))
     with closing(checked_outcomes(workers, tiles, PredictTile(run, images, predictions, log))) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles)):
             if isinstance(outcome.error, TiledError):

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
@@ -105,7 +106,7 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
     facts = seconds, epochs, run.settings.training_hash, seal, path.stat().st_mtime_ns, images
-    run.folder.write_record(tile, TileRecord(*facts))
+    run.folder.write_record(tile, TileRecord(*facts, torch.get_num_threads()))
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
         _predict(run, tile, model, engine.trainer.strategy.root_device)
 
@@ -151,12 +152,12 @@ def _logged(tile: Tile) -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Pass Ctrl-C on, which Lightning turns into an exit of the process."""
+    """Pass Ctrl-C and SIGTERM on, which Lightning turns into an exit of the process."""
     try:
         yield
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
+            raise type(error.__context__) from error
         raise
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from anomalib_tiled.copied_process import cores, start_copied_process
+from anomalib_tiled.copied_process import start_copied_process
+from anomalib_tiled.cores import cores
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.free_memory import available_memory
-from anomalib_tiled.training.crew import Place, train_side_by_side
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.training.crew import train_side_by_side
+from anomalib_tiled.training.worker_process import Place
+from anomalib_tiled.workers import Conditions, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +31,10 @@ class LocalWorkers(Workers):
 
     Args:
         processes: Number of tiles that are trained at the same time, each in a process of its own with a share of the
-            cores; ``auto`` for one for each of the devices, or, without a GPU, for each of the cores as far as the
-            memory goes.
-        devices: Indices of the GPUs that the processes are shared out to in turn; null for what ``trainer`` says.
+            cores; ``auto`` for one for each of the devices, or, without a GPU, for each of the cores as far as there
+            are tiles and memory.
+        devices: Indices of the GPUs that the processes are shared out to in turn; null for all that there are, or the
+            one that ``trainer`` names.
     """
 
     def __init__(self, processes: int | Literal["auto"] = "auto", devices: Sequence[int] | None = None) -> None:
@@ -43,6 +46,11 @@ class LocalWorkers(Workers):
             raise ConfigurationError(message)
         self.processes = processes
         self.devices = devices
+        self._conditions = Conditions()
+
+    def adapt(self, conditions: Conditions) -> None:
+        """Use the devices that the trainer may use, and as many threads for a tile as before."""
+        self._conditions = conditions
 
     def start(self) -> None:
         """Have processes import what they need, while images are read here.
@@ -62,25 +70,34 @@ class LocalWorkers(Workers):
 
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""
-        places = self._places()
+        places = self._places(len(tiles))
         if len(places) > 1:
             yield from train_side_by_side(tiles, train_tile, places)
         else:
             for tile in tiles:
                 yield places[0].attempt(tile, train_tile)
 
-    def _places(self) -> list[Place]:
-        """Say where each process works."""
-        there = torch.accelerator.device_count()
-        known = [device for device in self.devices or () if device < there]  # where a run is only tested, some may lack
-        devices: list[int | None] = [*known] if known else [None]
-        number = self._number(devices) if self.processes == "auto" else self.processes
-        threads = max(1, cores() // number)
+    def _places(self, tiles: int | None = None) -> list[Place]:
+        """Say where each process works, if there are so many tiles to train."""
+        devices = self._devices()
+        number = self._number(devices, tiles) if self.processes == "auto" else self.processes
+        most = min(cores(), torch.get_num_threads())  # the latter respects OMP_NUM_THREADS
+        threads = min(most, self._conditions.threads or max(1, cores() // number))
         return [Place(threads, device, number) for device in islice(cycle(devices), number)]
 
-    @staticmethod
-    def _number(devices: Sequence[int | None]) -> int:
+    def _devices(self) -> list[int | None]:
+        """Give the GPUs that processes are shared out to; ``None`` for the one that the trainer picks."""
+        there = torch.accelerator.device_count()
+        if known := [device for device in self.devices or () if device < there]:  # to test a run, some may lack
+            return [*known]
+        if self.devices is None and self._conditions.any_gpu and (visible := torch.cuda.device_count()) > 1:
+            return [*range(visible)]
+        return [None]
+
+    def _number(self, devices: Sequence[int | None], tiles: int | None) -> int:
         """Say how many processes are the fastest: one thread for each of two tiles beats two threads for one."""
-        if devices != [None] or torch.accelerator.is_available():
-            return len(devices)
-        return max(1, min(cores(), available_memory() // MEMORY_OF_A_PROCESS))
+        if devices != [None] or (self._conditions.accelerator != "cpu" and torch.accelerator.is_available()):
+            number = len(devices)
+        else:
+            number = min(cores() // (self._conditions.threads or 1), available_memory() // MEMORY_OF_A_PROCESS)
+        return max(1, number if tiles is None else min(number, tiles))

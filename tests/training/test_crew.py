@@ -7,18 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
-from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.training.crew import Place, WorkerError, train_side_by_side
+from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.training import crew
+from anomalib_tiled.training.crew import DEATHS, train_side_by_side
+from anomalib_tiled.training.worker_process import Answer, Place, WorkerError
 
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
+MANY = TileGrid(Size(4, 48), Size(4, 4), Size(4, 4)).tiles
 TWO = [Place(1), Place(1)]
 
 # What is sent to another process is found there by its name, so it stands in a module of its own.
@@ -67,6 +72,13 @@ def dies(folder, tile, device=None):
         os.kill(os.getpid(), signal.SIGKILL)
     if tile.name == "r00_c02":
         os._exit(7)
+
+
+def on_sick_gpu(folder, tile, device=None):
+    note(folder, tile, device)
+    if device == 0:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    time.sleep(0.2)
 
 
 def too_large(folder, tile, device=None):
@@ -167,6 +179,110 @@ def test_a_tile_that_kills_its_process_twice_is_reported(workbench: ModuleType, 
     assert len(notes(tmp_path)) == len(TILES) + 2
 
 
+def test_the_tile_of_a_gpu_that_failed_is_tried_again_on_another(workbench: ModuleType, tmp_path: Path) -> None:
+    places = [Place(1, device=0), Place(1, device=1)]
+    outcomes = list(train_side_by_side(TILES, partial(workbench.on_sick_gpu, tmp_path), places))
+    assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
+    assert all(outcome.error is None for outcome in outcomes)
+    processes = [process for _, process, device, _ in notes(tmp_path) if device == "0"]
+    assert 1 <= len(processes) <= DEATHS
+    assert len(set(processes)) == len(processes), "none is given another tile"
+
+
+class Devices:
+    """Stands for processes: says how each tile ends, by the device that it is given to."""
+
+    def __init__(self, ending: Callable[[int, str], Exception | None]) -> None:
+        self.ending = ending
+        self.given: list[tuple[int, str]] = []
+
+    def hire(self, place: Place, work: bytes) -> Devices.Process:
+        return self.Process(self, place)
+
+    class Process:
+        """One of them; a dead one tells nothing, one whose GPU has failed says so."""
+
+        def __init__(self, devices: Devices, place: Place) -> None:
+            self.devices, self.place, self.connection = devices, place, object()
+            self.tile: Tile | None = None
+
+        def give(self, tile: Tile) -> None:
+            self.tile = tile
+            self.devices.given.append((self.place.device, tile.name))
+
+        def answer(self) -> Answer:
+            ending = self.devices.ending(self.place.device, self.tile.name)
+            if isinstance(ending, EOFError):
+                raise ending
+            return Answer(ending, isinstance(ending, torch.AcceleratorError))
+
+        def obituary(self, *, again: bool) -> WorkerError:
+            return WorkerError(f"died{' again' if again else ''}")
+
+        def dismiss(self) -> None:
+            pass
+
+
+Ending = Callable[[int, str], Exception | None]
+FAILED_GPU = torch.AcceleratorError("CUDA error: device-side assert triggered")
+DEAD = EOFError()
+
+
+@pytest.fixture
+def trained_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str], list[tuple[int, str]]]]:
+    """Have devices train many tiles: give what became of each tile, and who was given what."""
+
+    def train(devices: list[int | None], ending: Ending) -> tuple[dict[str, str], list[tuple[int, str]]]:
+        stand_in = Devices(ending)
+        monkeypatch.setattr(crew, "Worker", stand_in)
+        monkeypatch.setattr(crew, "wait", lambda connections: connections)
+        outcomes = list(train_side_by_side(MANY, print, [Place(1, device) for device in devices]))
+        assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in MANY]
+        return {outcome.tile.name: str(outcome.error or "done") for outcome in outcomes}, stand_in.given
+
+    return train
+
+
+@pytest.mark.parametrize("ending", [FAILED_GPU, DEAD])
+def test_a_sick_device_loses_few_tiles_and_those_are_trained_elsewhere(trained_by: Callable, ending: Exception) -> None:
+    became, given = trained_by([0, 1], lambda device, _: ending if device == 0 else None)
+    assert set(became.values()) == {"done"}
+    tried = [tile for device, tile in given if device == 0]
+    assert len(tried) == len(set(tried)) == DEATHS
+    assert set(tried) <= {tile for device, tile in given if device == 1}
+
+
+def test_a_tile_waits_for_another_device_than_the_one_that_it_was_lost_at(trained_by: Callable) -> None:
+    lost = MANY[-2].name
+    became, given = trained_by([0, 1], lambda device, tile: DEAD if (device, tile) == (0, lost) else None)
+    assert set(became.values()) == {"done"}
+    assert [device for device, tile in given if tile == lost] == [0, 1]
+
+
+def test_a_device_where_some_tiles_are_trained_is_kept(trained_by: Callable) -> None:
+    def ending(device: int, tile: str) -> Exception | None:
+        if device == 0:
+            endings.append(DEAD if (len(endings) + 1) % DEATHS else None)
+        return endings[-1] if device == 0 else None
+
+    endings: list[Exception | None] = []
+    became, _ = trained_by([0, 1], ending)
+    assert set(became.values()) == {"done"}
+    assert endings.count(DEAD) > DEATHS
+
+
+@pytest.mark.parametrize("devices", [[0], [0, 0], [0, 1], [0, 1, 0, 1], [None, None]])
+def test_where_all_devices_are_sick_each_tile_is_tried_twice(trained_by: Callable, devices: list[int | None]) -> None:
+    became, given = trained_by(devices, lambda *_: DEAD)
+    assert set(became.values()) == {"died again"}
+    assert Counter(tile for _, tile in given) == {tile.name: 2 for tile in MANY}
+
+
+def test_it_is_said_how_the_gpu_failed(trained_by: Callable) -> None:
+    became, _ = trained_by([0, 0], lambda *_: FAILED_GPU)
+    assert set(became.values()) == {"CUDA error: device-side assert triggered"}
+
+
 def test_what_no_process_can_begin_is_said_of_each_tile(workbench: ModuleType, tmp_path: Path) -> None:
     outcomes = list(train_side_by_side(TILES[:2], partial(workbench.note, workbench.Unopened()), [Place(1)] * 2))
     assert [str(outcome.error) for outcome in outcomes] == ["the run has gone"] * 2
@@ -193,12 +309,13 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
         "from pathlib import Path\n"
         "from anomalib_tiled.grid import Size, TileGrid\n"
         "from anomalib_tiled import copied_process\n"
-        "from anomalib_tiled.training import crew\n"
+        "from anomalib_tiled.training.crew import train_side_by_side\n"
+        "from anomalib_tiled.training.worker_process import Place\n"
         "if __name__ == '__main__':\n"
         "    copied_process.PRELOAD = 'json'\n"
         "    tiles = TileGrid(Size(400, 4), Size(4, 4), Size(4, 4)).tiles\n"
         "    work = partial(workbench.slow, Path(sys.argv[1]))\n"
-        "    list(crew.train_side_by_side(tiles, work, [crew.Place(1), crew.Place(1)]))\n"
+        "    list(train_side_by_side(tiles, work, [Place(1), Place(1)]))\n"
     )
     (tmp_path / "program.py").write_text(source)
     paths = os.pathsep.join([str(tmp_path), *sys.path])

@@ -24,6 +24,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
+from anomalib_tiled.termination import Terminated
 from anomalib_tiled.training import tile as training
 from anomalib_tiled.training.seen_images import images_noted, note_images
 from anomalib_tiled.training.tile import check_trainer, train_tile, trainer_arguments
@@ -97,6 +98,11 @@ class Exact(Falling):
 class Interrupted(Falling):
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         raise KeyboardInterrupt
+
+
+class Ended(Falling):
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        raise Terminated
 
 
 class Exiting(Falling):
@@ -200,6 +206,7 @@ def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
     assert files(image_folder) - before == added
     assert run.folder.is_done(first(run), run.settings.training_hash)
     assert weight_of(run) == 1
+    assert run.folder.threads(run.grid) == torch.get_num_threads()
 
 
 def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
@@ -328,10 +335,14 @@ def test_weights_depend_neither_on_the_order_of_tiles_nor_on_what_was_drawn_befo
     assert weight_of(one, tiles[0]) != weight_of(one, tiles[1]), "they see different pixels"
 
 
-def test_an_interrupt_comes_out_as_one_and_leaves_no_checkpoint(make_run: MakeRun) -> None:
-    run = make_run(Interrupted)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(("model", "interruption"), [(Interrupted, KeyboardInterrupt), (Ended, Terminated)])
+def test_an_interrupt_comes_out_as_one_and_leaves_no_checkpoint(
+    make_run: MakeRun, model: type[Falling], interruption: type[BaseException]
+) -> None:
+    run = make_run(model)
+    with pytest.raises(KeyboardInterrupt) as raised:
         train_tile(run, first(run))
+    assert type(raised.value) is interruption
     assert not files(run.folder.path / "tiles")
 
 

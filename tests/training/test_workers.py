@@ -8,11 +8,12 @@ import pytest
 from anomalib_tiled.errors import ConfigurationError, StorageError, TrainingError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.training import workers
-from anomalib_tiled.training.crew import Place
+from anomalib_tiled.training.worker_process import Place
 from anomalib_tiled.training.workers import LocalWorkers
-from anomalib_tiled.workers import Outcome
+from anomalib_tiled.workers import Conditions, Outcome
 
 TILES = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
+MANY = TileGrid(Size(4, 64), Size(4, 4), Size(4, 4)).tiles
 
 
 class Training:
@@ -83,6 +84,39 @@ def test_devices_are_indices(devices: list[int]) -> None:
         LocalWorkers(1, devices)
 
 
+class Machine:
+    """A machine of which workers take shares: cores, threads that PyTorch may use, GPUs, processes that memory is for.
+
+    Gives the places at which workers would train a number of tiles.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[Place] = []
+        self.cores, self.threads, self.gpus, self.memory = 4, 64, 0, 64
+        monkeypatch.setattr(workers, "cores", lambda: self.cores)
+        monkeypatch.setattr(workers, "available_memory", lambda: self.memory * workers.MEMORY_OF_A_PROCESS)
+        monkeypatch.setattr(workers.torch, "get_num_threads", lambda: self.threads)
+        monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: self.gpus)
+        monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: self.gpus)
+        monkeypatch.setattr(workers.torch.accelerator, "is_available", lambda: self.gpus > 0)
+        monkeypatch.setattr(workers, "train_side_by_side", self.note)
+        monkeypatch.setattr(Place, "attempt", lambda place, *_: self.note(None, None, [place]))
+
+    def note(self, tiles: object, train_tile: object, given: list[Place]) -> Iterator[Outcome]:
+        self.seen = given
+        return iter([])
+
+    def places(self, local: LocalWorkers, tiles: int = len(MANY), **conditions: object) -> list[Place]:
+        local.adapt(Conditions(**conditions))
+        list(local.train(MANY[:tiles], Training()))
+        return self.seen
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("processes", "devices", "places"),
     [
@@ -96,21 +130,62 @@ def test_devices_are_indices(devices: list[int]) -> None:
     ],
 )
 def test_cores_and_devices_are_shared_out(
-    monkeypatch: pytest.MonkeyPatch, processes: int | str, devices: list[int] | None, places: list[Place]
+    machine: Machine, processes: int | str, devices: list[int] | None, places: list[Place]
 ) -> None:
-    seen: list[Place] = []
+    machine.memory = 3
+    if devices:
+        machine.gpus = 6
+    assert machine.places(LocalWorkers(processes, devices)) == places
 
-    def note(tiles: object, train_tile: object, given: list[Place]) -> Iterator[Outcome]:
-        seen.extend(given)
-        return iter([])
 
-    monkeypatch.setattr(workers, "cores", lambda: 4)
-    monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: 6)
-    monkeypatch.setattr(workers, "available_memory", lambda: 3 * workers.MEMORY_OF_A_PROCESS)
-    monkeypatch.setattr(workers, "train_side_by_side", note)
-    monkeypatch.setattr(Place, "attempt", lambda place, *_: seen.append(place))
-    list(LocalWorkers(processes, devices).train(TILES[:1], Training()))
-    assert seen == places
+@pytest.mark.parametrize(("cores", "tiles", "number", "threads"), [(16, 4, 4, 4), (16, 6, 6, 2), (4, 1, 1, 4)])
+def test_few_tiles_get_the_cores_of_many(machine: Machine, cores: int, tiles: int, number: int, threads: int) -> None:
+    machine.cores = cores
+    assert machine.places(LocalWorkers(), tiles) == [Place(threads, None, number)] * number
+    machine.gpus = 8
+    assert len(machine.places(LocalWorkers(devices=[0, 1, 2, 3, 4, 5, 6, 7]), tiles)) == number
+
+
+@pytest.mark.parametrize("processes", ["auto", 1, 2])
+def test_no_process_takes_more_threads_than_it_may(machine: Machine, processes: int | str) -> None:
+    machine.threads = 1
+    assert {place.threads for place in machine.places(LocalWorkers(processes))} == {1}
+
+
+@pytest.mark.parametrize(("memory", "number"), [(1, 1), (2, 2), (64, 2)])
+def test_a_run_that_goes_on_gives_a_tile_as_many_threads_as_before(machine: Machine, memory: int, number: int) -> None:
+    machine.memory = memory
+    assert machine.places(LocalWorkers(), threads=2) == [Place(2, None, number)] * number
+    assert machine.places(LocalWorkers(1), threads=2) == [Place(2)]
+    assert machine.places(LocalWorkers(), 1, threads=2) == [Place(2)], "few tiles that are left change nothing"
+
+
+def test_a_run_that_goes_on_with_fewer_cores_takes_no_more_than_these(machine: Machine) -> None:
+    assert machine.places(LocalWorkers(), threads=16) == [Place(4)]
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
+def test_all_gpus_are_used(machine: Machine, accelerator: str) -> None:
+    machine.gpus = 2
+    assert machine.places(LocalWorkers(), accelerator=accelerator) == [Place(2, 0, 2), Place(2, 1, 2)]
+    assert [place.device for place in machine.places(LocalWorkers(3), accelerator=accelerator)] == [0, 1, 0]
+    assert machine.places(LocalWorkers(), 1, accelerator=accelerator) == [Place(4, 0)]
+
+
+def test_one_gpu_is_used_by_this_process(machine: Machine) -> None:
+    machine.gpus = 1
+    assert machine.places(LocalWorkers()) == [Place(4)]
+
+
+@pytest.mark.parametrize("devices", [1, "1", [1]])
+def test_a_gpu_that_the_trainer_names_is_the_only_one(machine: Machine, devices: object) -> None:
+    machine.gpus = 2
+    assert machine.places(LocalWorkers(), devices=devices) == [Place(4)]
+
+
+def test_gpus_that_the_trainer_does_not_use_do_not_count(machine: Machine) -> None:
+    machine.gpus = 2
+    assert machine.places(LocalWorkers(), accelerator="cpu") == [Place(1, None, 4)] * 4
 
 
 def test_a_fit_needs_every_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
