@@ -52,7 +52,7 @@ class Tiny(AnomalibModule):
         evaluator: Evaluator | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         super().__init__(pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator)
-        self.model, self.size, self.kind, self.head = nn.Linear(size, size), size, kind, head
+        self.model, self.size, self.kind, self.head = nn.Linear(size, size), size, kind, head or nn.Linear(3, 3)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -206,12 +206,18 @@ def test_a_trainer_is_given_by_its_arguments() -> None:
         written_down("trainer", Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
 
 
+def _train(model: Tiny) -> None:
+    """Leave the traces that a training leaves."""
+    model._trainer = object()  # type: ignore[assignment]
+    model.evaluator.test_metrics[0]._update_count = 3  # type: ignore[union-attr]
+
+
 NEW = r"A run makes a new Tiny for each tile, but {} of the one given is not as in a new one: it was trained or changed"
 CHANGED_MODELS = {
     "written weights": (lambda model: model.load_state_dict(Tiny().state_dict()), NEW.format(r"model\.weight")),
     "attribute": (lambda model: setattr(model, "size", 5), NEW.format("size")),
     "another layer": (lambda model: setattr(model, "model", nn.Identity()), NEW.format("model")),
-    "used": (lambda model: setattr(model, "_trainer", object()), NEW.format("_trainer")),
+    "trained": (_train, NEW.format("_trainer")),
 }
 PARTS = {
     "pre_processor": (PreProcessor(Normalize([0.5], [0.5])), "Give the class of the model, and its pre_processor in"),

@@ -10,6 +10,7 @@ import yaml
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.models import Padim
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.transforms.v2 import Lambda
 
 from anomalib_tiled import Size, TileGrid, fit_ensemble, fitting
@@ -124,6 +125,14 @@ def test_a_data_module_is_written_down_as_it_was_made(
     assert str(again.root) == str(given.root)
     if kind == "boards":
         assert again.settings == given.settings
+
+
+def test_a_data_module_may_be_set_up_already(prepared: list[Settings], photographs: Path) -> None:
+    given = folder(photographs)
+    given.setup(TrainerFn.FITTING)
+    fit("Padim", given, 64)
+    fit("Padim", folder(photographs), 64)
+    assert prepared[0].data == prepared[1].data
 
 
 def test_what_an_object_does_not_tell_is_refused(photographs: Path) -> None:
