@@ -5,6 +5,7 @@ A module imports only from modules on its own line or below:
     __main__  host  autoload                    how the commands are reached
     cli                                         text to commands; the only place that prints errors
     commands  fitting                           what each command does | a run from Python objects
+    written_objects                             objects as class paths and arguments
     arguments  explanations  short_names        text to settings; mistakes in our words; names of stages
     builtin  pipeline  loaded                   built-in stages as a plugin | the whole story | a run as a Python object
     preparation  exporting                      what is checked before a run | a run as files for other programs
@@ -32,6 +33,7 @@ A module imports only from modules on its own line or below:
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
+    likeness                                    what of an object is not as in a new one
     allocation  free_memory                     how memory comes from the system, and how much there is
     cores  control_groups                       processor cores for this process | what limits it
 """

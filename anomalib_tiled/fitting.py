@@ -2,70 +2,70 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib.data import AnomalibDataModule
+import numpy as np
+from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.arguments import fit_parser, settings_from
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.config import TilingSettings
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.grid import TileGrid
 from anomalib_tiled.loaded import TiledEnsemble
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.preparation import prepare
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.written_objects import written_down
 
 if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule
+    from anomalib.data import AnomalibDataModule
 
     from anomalib_tiled.config import Plain
 
 
-PLAIN = (str, int, float, list, dict, type(None))
-"""What a configuration can hold."""
-
-NOT_SETTINGS = {
-    *("_samples", "_is_setup", "train_data", "val_data", "test_data", "trainer", "external_collate_fn"),
-    *("_hparams", "_hparams_initial"),
-}
-"""What a data module holds once it is set up, and what Lightning notes of its arguments."""
+SIZES = ("tile_size", "stride", "image_size")
+"""What a grid and the settings of one have in common."""
 
 
 def fit_ensemble(
-    model: type[AnomalibModule] | str,
+    model: AnomalibModule | type[AnomalibModule] | str | Mapping[str, Plain],
     data: AnomalibDataModule | Mapping[str, Plain],
-    tiling: int | Mapping[str, Plain],
+    tiling: int | tuple[int, int] | TileGrid | Mapping[str, Plain],
     *,
     model_args: Mapping[str, Plain] | None = None,
     **settings: Plain,
 ) -> TiledEnsemble:
     """Train one model per tile location, calibrate, and load the ensemble. What ``anomalib tiled fit`` does.
 
+    Objects are written down as their classes and arguments, and made anew from these: models for each tile.
+
     Args:
-        model: Class of the model, or its name.
+        model: A model that nothing has trained or changed; its class or name; or ``class_path`` and ``init_args``.
         data: A data module; or its ``class_path`` and ``init_args``.
-        tiling: Side of the tiles in pixels; or ``tile_size``, ``stride`` and ``image_size``.
-        model_args: Arguments of the model.
+        tiling: Side of the tiles in pixels; height and width; a grid; or ``tile_size``, ``stride`` and ``image_size``.
+        model_args: Arguments of a model that is given as a class or name.
         settings: Any other setting of a configuration by its name, such as ``default_root_dir="results"``,
-            ``merging="Gaussian"`` or ``trainer={"max_epochs": 10}``.
+            ``merging=Gaussian()``, ``merging="Gaussian"`` or ``trainer={"max_epochs": 10, "callbacks": [...]}``.
 
     Returns:
         The ensemble; its ``run_folder`` is what later commands take as ``--ckpt_dir``.
 
     Raises:
-        ConfigurationError: A setting is unknown, contradicts another, or cannot be written down.
+        ConfigurationError: A setting is unknown, contradicts another, or is an object that cannot be written down.
         TrainingError: Tiles failed; the message says how to go on.
     """
-    named = model if isinstance(model, str) else _path_of(model)
+    for name in ("normalization", "thresholding"):
+        if name in settings:
+            settings[name] = _stage_at(settings[name])
     configuration = {
-        **settings,
-        "model": {"class_path": named, "init_args": dict(model_args or {})},
-        "data": data if isinstance(data, Mapping) else _written_down(data),
-        "tiling": {"tile_size": tiling} if isinstance(tiling, int) else dict(tiling),
+        **{name: written_down(name, value) for name, value in settings.items()},
+        "model": _model(model, model_args),
+        "data": written_down("data", data),
+        "tiling": _tiling(tiling),
     }
     # Others would run the caller's script once more, unless it takes care of that.
     configuration.setdefault("workers", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
@@ -75,49 +75,54 @@ def fit_ensemble(
     return TiledEnsemble.load(folder.path)
 
 
-def _written_down(data: AnomalibDataModule) -> dict[str, Plain]:
-    """Find out which arguments a data module was made with, for the configuration of the run.
-
-    They are what Lightning's ``save_hyperparameters`` keeps, or attributes of the same names, as in anomalib.
+def _model(model: object, arguments: Mapping[str, Plain] | None) -> Plain:
+    """Give the class of the model and its arguments.
 
     Raises:
-        ConfigurationError: They cannot be told from the object.
+        ConfigurationError: It is none, or has arguments already.
     """
-    arguments = {name: _plain(value) for name, value in _arguments_of(data).items()}
-    for name, value in arguments.items():
-        if not isinstance(value, PLAIN):
-            _refuse(data, name)
-    spec = ClassSpec(_path_of(type(data)), arguments)
-    for name, value in vars(spec.build(AnomalibDataModule)).items():
-        if name not in NOT_SETTINGS and _plain(getattr(data, name, None)) != _plain(value):
-            _refuse(data, name)
-    return {"class_path": spec.class_path, "init_args": arguments}
+    if isinstance(model, (str, type)):
+        written = written_down("model", model)
+        return {"class_path": written, "init_args": written_down("model_args", arguments or {})}
+    if not isinstance(model, (AnomalibModule, Mapping)):
+        message = f"model must be a model of anomalib, its class or its name, but is a {type(model).__name__}."
+        raise ConfigurationError(message)
+    if arguments is not None:
+        message = "model_args are for a model that is given as a class, but this one has its arguments. Take them out."
+        raise ConfigurationError(message)
+    return written_down("model", model)
 
 
-def _arguments_of(data: AnomalibDataModule) -> dict[str, Plain]:
-    """Give the arguments that are kept; one that is not must be found by making the object again."""
-    known = {name.removeprefix("_"): value for name, value in vars(data).items()} | dict(data.hparams)
-    return {name: known[name] for name in inspect.signature(type(data).__init__).parameters if name in known}
+def _stage_at(value: Plain) -> Plain:
+    """Give a stage alone the place where it is applied unless something else is said."""
+    return {"method": value} if isinstance(value, (type, Normalizer, Thresholder)) else value
 
 
-def _refuse(data: AnomalibDataModule, name: str) -> None:
+def _tiling(tiling: Plain) -> Plain:
+    """Read the forms that the tiling may have.
+
+    Raises:
+        ConfigurationError: It has another one.
+    """
+    if isinstance(tiling, (TileGrid, TilingSettings)):
+        tiling = {name: getattr(tiling, name) for name in SIZES}
+    elif _is_side(tiling) or _is_pair(tiling):
+        tiling = {"tile_size": tiling}
+    if isinstance(tiling, Mapping):
+        return written_down("tiling", tiling)
     message = (
-        f"A run writes its configuration down, but {name} of the {type(data).__name__} cannot be told from the object. "
-        'Give data={"class_path": ..., "init_args": {...}} instead.'
+        "tiling must be the side of the tiles in pixels, (height, width) of a tile, a TileGrid, or such as "
+        f'{{"tile_size": 256, "stride": 192}}, but is {tiling!r}.'
     )
     raise ConfigurationError(message)
 
 
-def _path_of(class_type: type) -> str:
-    return f"{class_type.__module__}.{class_type.__qualname__}"
+def _is_side(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _plain(value: Plain) -> Plain:
-    """Give a value as YAML holds it."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value
+def _is_pair(value: object) -> bool:
+    match value:
+        case [height, width]:
+            return _is_side(height) and _is_side(width)
+    return False

@@ -9,12 +9,19 @@ import pytest
 import yaml
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.models import Padim
-from torchvision.transforms.v2 import Identity
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
+from torchvision.transforms.v2 import Lambda
 
-from anomalib_tiled import fit_ensemble, fitting
-from anomalib_tiled.config import Settings
+from anomalib_tiled import Size, TileGrid, fit_ensemble, fitting
+from anomalib_tiled.config import Settings, TilingSettings
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages.merging import Gaussian, Mean
+from anomalib_tiled.stages.normalization import Quantile
+from anomalib_tiled.stages.seams import GaussianSeams
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, ManualThreshold
+from anomalib_tiled.training.workers import LocalWorkers
 
 PADIM = {"pre_trained": False, "layers": ["layer1", "layer2"], "n_features": 20}
 
@@ -67,10 +74,13 @@ def fit(*arguments: object, **settings: object) -> None:
 @pytest.mark.slow
 def test_objects_fit_what_a_configuration_fits(photographs: Path, finished_run: Path, tmp_path: Path) -> None:
     ensemble = fit_ensemble(
-        Padim,
+        Padim(**PADIM),
         folder(photographs),
         {"tile_size": [64, 72], "stride": [40, 56]},
-        model_args=PADIM,
+        merging=Mean(),
+        seam_smoothing=GaussianSeams(),
+        thresholding=F1AdaptiveThreshold(),
+        workers=LocalWorkers(1),
         seed_everything=1,
         default_root_dir=str(tmp_path),
         metrics={"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score", "AUPRO"]},
@@ -117,14 +127,92 @@ def test_a_data_module_is_written_down_as_it_was_made(
         assert again.settings == given.settings
 
 
+def test_a_data_module_may_be_set_up_already(prepared: list[Settings], photographs: Path) -> None:
+    given = folder(photographs)
+    given.setup(TrainerFn.FITTING)
+    fit("Padim", given, 64)
+    fit("Padim", folder(photographs), 64)
+    assert prepared[0].data == prepared[1].data
+
+
 def test_what_an_object_does_not_tell_is_refused(photographs: Path) -> None:
-    message = r"but {} of the {} cannot be told from the object\. Give data="
-    with pytest.raises(ConfigurationError, match=message.format("revealed", "Secretive")):
+    message = r"but {} of the {} cannot be told from the object{}\. Give data as"
+    with pytest.raises(
+        ConfigurationError, match=message.format("revealed", "Secretive", ", which does not keep secret")
+    ):
         fit_ensemble(Padim, Secretive("x", secret=2), 64)
     changed = folder(photographs)
-    changed.test_augmentations = Identity()
-    with pytest.raises(ConfigurationError, match=message.format("test_augmentations", "Folder")):
+    changed.test_augmentations = Lambda(print)
+    with pytest.raises(ConfigurationError, match=message.format("test_augmentations", "Folder", ".*")):
         fit_ensemble(Padim, changed, 64)
+
+
+def test_objects_are_settings_too(prepared: list[Settings], photographs: Path) -> None:
+    fit(
+        Padim(**PADIM),
+        folder(photographs),
+        64,
+        merging=Gaussian(0.3),
+        seam_smoothing=GaussianSeams(3.0),
+        normalization={"stage": "tile", "method": Quantile(0.1)},
+        thresholding=ManualThreshold(2.0),
+        workers=LocalWorkers(3),
+        trainer={"callbacks": [EarlyStopping("image_AUROC", mode="max")]},
+        default_root_dir=Path("somewhere"),
+    )
+    (settings,) = prepared
+    assert PADIM.items() <= settings.model.init_args.items()
+    assert settings.merging.init_args == {"sigma": 0.3}
+    assert settings.seam_smoothing is not None
+    assert settings.seam_smoothing.init_args["sigma"] == 3.0
+    assert (settings.normalization.stage, settings.normalization.method.init_args["lower"]) == ("tile", 0.1)
+    assert (settings.thresholding.stage, settings.thresholding.method.init_args) == ("image", {"value": 2.0})
+    assert settings.workers.init_args["processes"] == 3
+    assert settings.trainer["callbacks"][0]["init_args"]["mode"] == "max"
+    assert settings.default_root_dir == "somewhere"
+
+
+def test_a_model_may_be_a_class_or_a_mapping(prepared: list[Settings], photographs: Path) -> None:
+    fit(Padim, folder(photographs), 64, model_args=PADIM, merging=Gaussian)
+    fit({"class_path": "Padim", "init_args": PADIM}, folder(photographs), 64, merging="Gaussian")
+    one, other = prepared
+    assert one.model.init_args == other.model.init_args
+    assert one.merging == other.merging
+
+
+@pytest.mark.parametrize(
+    ("tiling", "expected"),
+    [
+        (64, TilingSettings(64)),
+        ((64, 72), TilingSettings((64, 72))),
+        (Size(64, 72), TilingSettings((64, 72))),
+        ([64, 72], TilingSettings((64, 72))),
+        ({"tile_size": Size(64, 72), "stride": (40, 56)}, TilingSettings((64, 72), stride=(40, 56))),
+        (TilingSettings(64, stride=32), TilingSettings(64, stride=32)),
+        (
+            TileGrid(image_size=Size(112, 150), tile_size=Size(64, 72), stride=Size(40, 56)),
+            TilingSettings((64, 72), (112, 150), (40, 56)),
+        ),
+    ],
+)
+def test_tiling_has_several_forms(
+    prepared: list[Settings], photographs: Path, tiling: object, expected: TilingSettings
+) -> None:
+    fit("Padim", folder(photographs), tiling)
+    assert prepared[0].tiling == expected
+
+
+@pytest.mark.parametrize("tiling", [(64, 64, 3), "64", 64.0, None, True, ("64", "64")])
+def test_another_form_of_tiling_is_refused(photographs: Path, tiling: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"tiling must be the side of the tiles in pixels, .* but is "):
+        fit_ensemble("Padim", folder(photographs), tiling)  # type: ignore[arg-type]
+
+
+def test_wrong_models_are_refused(photographs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"model must be a model of anomalib, .* but is a Mean\."):
+        fit_ensemble(Mean(), folder(photographs), 64)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"model_args are for a model that is given as a class"):
+        fit_ensemble(Padim(**PADIM), folder(photographs), 64, model_args=PADIM)
 
 
 def test_wrong_settings_are_explained(photographs: Path) -> None:

@@ -19,7 +19,7 @@ def test_every_block_runs_after_those_before(tmp_path: Path, monkeypatch: pytest
     names: dict[str, object] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), names)  # noqa: S102  # the blocks are our own
-    assert len(BLOCKS) == 10
+    assert len(BLOCKS) == 11
     assert (tmp_path / "pictures" / "scratch.png").is_file()
 
 

@@ -42,12 +42,15 @@ class Written:
         self.names: list[str] = []
         self.failures: list[str] = []
         self.folder = SimpleNamespace(
-            mend=dict, forget_failures=lambda: None, append_failure=lambda path, _: self.failures.append(str(path))
+            mend=dict,
+            forget_failures=lambda: None,
+            append_failure=lambda path, _: self.failures.append(str(path)),
+            note_maps=lambda **_: None,
         )
 
-    def write(self, images: ImageBatch, *_: object) -> int:
+    def write(self, images: ImageBatch, *_: object) -> list[SimpleNamespace]:
         self.names += images.image_path
-        return len(images.image_path)
+        return [SimpleNamespace(image_path=path, pred_label=0) for path in images.image_path]
 
 
 def too_large_together(number: int) -> None:

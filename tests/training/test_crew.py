@@ -196,7 +196,7 @@ class Devices:
         self.ending = ending
         self.given: list[tuple[int, str]] = []
 
-    def hire(self, place: Place, work: bytes) -> Devices.Process:
+    def hire(self, place: Place, *_: object) -> Devices.Process:
         return self.Process(self, place)
 
     class Process:
