@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -88,6 +89,8 @@ def write_tiles(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torc
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
         batches.add(graph.batch)
         outputs = graph.outputs
+        del graph
+        gc.collect()  # graph and model refer to one another, and would wait for the next ones
     tiles, size = len(ensemble.grid.tiles), ensemble.grid.tile_size
     shapes: dict[str, tuple[int, ...]] = {"tile_scores": (1, tiles), "tile_maps": (1, tiles, *size)}
     joining = graph_of(
