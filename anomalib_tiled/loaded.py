@@ -116,8 +116,9 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             image: A path, a Pillow image, an array of shape (height, width, 3) or (height, width), or a tensor of shape
-                (3, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1. Another size than
-                that of training is resized; the result has the size of the image.
+                (3, height, width) or (height, width). Colours are RGB: what ``cv2.imread`` reads is BGR, and needs
+                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. Numbers are bytes, or fractions from 0 to 1. Another size
+                than that of training is resized; the result has the size of the image.
 
         Raises:
             DataError: It is no image, or cannot be read.

@@ -10,15 +10,15 @@ import torch
 from anomalib_tiled.contracts import name_of
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.exporting.equality import TOLERANCE, differences, distance
-from anomalib_tiled.exporting.modules import scaled
-from anomalib_tiled.exporting.tracing import tile_graph
-from anomalib_tiled.exporting.written import write_whole
+from anomalib_tiled.exporting.modules import Joining, scaled
+from anomalib_tiled.exporting.tracing import graph_of, tile_graph
 from anomalib_tiled.tile_model import predict_tile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_tiled.exporting.formats import Format
+    from anomalib_tiled.tile_model import TilePrediction
 
 
 def culprit(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> str:
@@ -67,6 +67,19 @@ def _ensemble(ensemble: TiledEnsemble, *, smoothed: bool) -> TiledEnsemble:
 
 
 def _wrong(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> set[str]:
-    written = write_whole(ensemble, form, folder, torch.float32)
-    part = images[: written.graph.batch]
-    return {each.name for each in differences(ensemble, part, written.predict({"images": part.numpy()}))[1]}
+    """Name the outputs of the stages that differ; the tile models need not be in memory together for that."""
+    of_tiles: list[TilePrediction] = []
+    ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))
+    maps = [each.maps for each in of_tiles if each.maps is not None]
+    inputs = {"tile_scores": torch.stack([each.scores for each in of_tiles], dim=1)}
+    inputs |= {"tile_maps": torch.cat(maps, dim=1)} if maps else {}
+    example = {name: torch.zeros(1, *values.shape[1:]) for name, values in inputs.items()}
+    graph = graph_of(Joining(ensemble), example, any_batch=False)
+    path = folder / f"stages{form.suffix}"
+    form.write(graph, path)
+    predict = form.load(graph, path)
+    wrong = set()
+    for image in range(len(images)):
+        found = predict({name: values[image : image + 1].numpy() for name, values in inputs.items()})
+        wrong |= {each.name for each in differences(ensemble, images[image : image + 1], found)[1]}
+    return wrong

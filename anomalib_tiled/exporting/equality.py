@@ -60,8 +60,10 @@ def differences(ensemble: TiledEnsemble, images: torch.Tensor, found: Arrays) ->
         return np.inf, [Difference(name, np.inf) for name in sorted(set(arrays) ^ set(found))]
     sizes = {name: distance(values, found[name]) for name, values in arrays.items() if name not in DECISIONS}
     wrong = [Difference(name, size) for name, size in sizes.items() if not size <= TOLERANCE]
+    shaped = [name for name in DECISIONS if name in arrays and arrays[name].shape != found[name].shape]
+    wrong += [Difference(name, np.inf) for name in shaped]
     decided = [name for name in DECISIONS if name in arrays and not np.array_equal(arrays[name], found[name])]
-    if decided:
+    if decided and not shaped:
         fewest, most = (_arrays(_decided(ensemble, of_tiles, by)) for by in (TOLERANCE, -TOLERANCE))
         for name in decided:
             number = np.sum(np.greater(fewest[name], found[name])) + np.sum(np.greater(found[name], most[name]))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.exporting.augmentations import Augmenting
 from anomalib_tiled.exporting.blame import culprit
 from anomalib_tiled.exporting.equality import TOLERANCE, differences
 from anomalib_tiled.exporting.manifest import MANIFEST, Checked, described, sealed
+from anomalib_tiled.exporting.modules import scaled
 from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.exporting.written import write_tiles, write_whole
 from anomalib_tiled.files import write_json
@@ -118,39 +120,70 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         log_to(work / LOG),
     ):
         run = Run.open(folder)
+        augmenting = _augmenting(run, asked, _folder(work / "augmentations"))
         ensemble = run.calibrated_ensemble("cpu")
-        ensemble.tile_models.budget = sys.maxsize  # graphs hold all models at the same time
+        ensemble.tile_models.budget = 0 if asked.per_tile else sys.maxsize  # the graph of a whole one holds all models
         if len(ensemble.grid.tiles) > REHEARSED**2:
             rehearsal = _folder(work / "rehearsal")
             _check(_first_tiles(ensemble), asked, rehearsal, _random_images(_first_tiles(ensemble), asked.dtype))
             shutil.rmtree(rehearsal)
         real = _real_images(run, asked.dtype)
-        written, largest = _check(ensemble, asked, work, [*_random_images(ensemble, asked.dtype), *real])
+        batches = [*_random_images(ensemble, asked.dtype), *real]
+        written, largest = _check(ensemble, asked, work, batches, augmenting)
         checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
-        content = {"format": asked.form.name, **written.facts, **described(run, ensemble, written.graph, asked.dtype)}
+        described_run = described(run, ensemble, written.graph, asked.dtype)
+        changes = {"augmentations": [] if augmenting is None else augmenting.names}
+        form = {"format": asked.form.name, "needs": asked.form.needs}
+        content = {**form, **written.facts, **changes, **described_run}
         write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": sealed(work, files)})
     return Exported(checked, written.graph.batch)
 
 
+def _augmenting(run: Run, asked: Exporting, folder: Path) -> Augmenting | None:
+    """Give what ``predict`` does to images before the ensemble sees them, if it can be exported.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    try:
+        if (change := run.datamodule.test_augmentations) is None:
+            return None
+        augmenting = Augmenting(change)
+        if asked.per_tile:
+            message = augmenting.refused("--per_tile has no place for them; an export without it has")
+            raise ConfigurationError(message)
+        augmenting.check(run.grid.image_size, asked.form, folder)
+        return augmenting
+    finally:
+        shutil.rmtree(folder)
+
+
 def _check(
-    ensemble: TiledEnsemble, asked: Exporting, folder: Path, batches: list[torch.Tensor]
+    ensemble: TiledEnsemble,
+    asked: Exporting,
+    folder: Path,
+    batches: list[torch.Tensor],
+    augmenting: Augmenting | None = None,
 ) -> tuple[Written, float]:
-    """Write an ensemble, and compare what the files predict to what it predicts itself.
+    """Write an ensemble, and compare what the files predict to what it predicts itself of augmented images.
 
     Raises:
         ConfigurationError: They differ.
     """
-    write = write_tiles if asked.per_tile else write_whole
-    written = write(ensemble, asked.form, folder, asked.dtype)
+    if asked.per_tile:
+        written = write_tiles(ensemble, asked.form, folder, asked.dtype)
+    else:
+        written = write_whole(ensemble, asked.form, folder, asked.dtype, augmenting)
     sizes = [0.0]
     for batch in batches:
         for images in batch.split(written.graph.batch or len(batch)):
-            size, wrong = differences(ensemble, images, written.predict({"images": images.numpy()}))
+            changed = scaled(images) if augmenting is None else augmenting.of_each(images)
+            size, wrong = differences(ensemble, changed, written.predict({"images": images.numpy()}))
             sizes.append(size)
             if wrong:
                 found = ", ".join(f"{each.name} by {each.size:.3g}" for each in wrong)
-                source = culprit(ensemble, asked.form, _folder(folder / "culprit"), images)
+                source = culprit(ensemble, asked.form, _folder(folder / "culprit"), changed)
                 message = (
                     f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
                     f"{found}. The cause is {source}: what it computes is not what PyTorch records of it, as with "
@@ -168,9 +201,9 @@ def _random_images(ensemble: TiledEnsemble, dtype: torch.dtype) -> list[torch.Te
 
 
 def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Give the first images that the stages learned from; nothing if they are elsewhere now."""
+    """Give the first images that the stages learned from, as they are decoded; nothing if they are elsewhere now."""
     try:
-        batch = next(iter(run.calibration_images()))
+        batch = next(iter(replace(run.calibration_images(), augmentations=None)))
     except DataError as error:
         logger.warning("No image of the run could be compared: %s", error)
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, TiledError, allowed_names
 from anomalib_tiled.exporting.loader import check
+from anomalib_tiled.exporting.modules import briefly
 from anomalib_tiled.exporting.onnx_graph import save_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,12 +35,14 @@ class Format(ABC):
         name: Name on the command line.
         packages: Packages that it needs besides those that the ensemble needs.
         suffix: End of the name of the main file.
+        needs: What runs the files, and from which version on, as pip takes it.
         loader: Program that is copied beside the files, if they need one to be loaded safely; the name that it gets.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str]
+    needs: ClassVar[str]
     loader: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
@@ -54,7 +58,6 @@ class Format(ABC):
             )
             raise ConfigurationError(message)
 
-    @abstractmethod
     def write(self, graph: Graph, path: Path) -> None:
         """Write a graph.
 
@@ -65,15 +68,57 @@ class Format(ABC):
         Raises:
             ConfigurationError: The format cannot express it.
         """
+        with self.step("written"):
+            self._write(graph, path)
 
-    @abstractmethod
     def load(self, graph: Graph, path: Path) -> Predict:
         """Give what runs a written graph, as a user of the files does.
 
         Args:
             graph: The graph, for its names.
             path: Name of the main file.
+
+        Raises:
+            ConfigurationError: What runs it refuses it, now or when it is run.
         """
+        with self.step("loaded"):
+            predict = self._load(graph, path)
+
+        def step_by_step(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+            with self.step("run"):
+                return predict(inputs)
+
+        return step_by_step
+
+    @abstractmethod
+    def _write(self, graph: Graph, path: Path) -> None: ...
+
+    @abstractmethod
+    def _load(self, graph: Graph, path: Path) -> Predict: ...
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Name the format and what was done in whatever another package says.
+
+        Args:
+            name: What was done, as a participle.
+
+        Raises:
+            ConfigurationError: It could not be done.
+        """
+        try:
+            yield
+        except (MemoryError, torch.OutOfMemoryError, OSError, TiledError):
+            raise
+        except Exception as error:
+            others = " or ".join(each for each in FORMATS if each != self.name)
+            packages = " and ".join(self.packages or ("torch",))
+            message = (
+                f"The files of format {self.name} could not be {name}: {briefly(error)} See whether the disk is full, "
+                f"try other versions of {packages}, export with --format {others}, or predict with `anomalib tiled "
+                "predict`."
+            )
+            raise ConfigurationError(message) from error
 
 
 class TorchFormat(Format):
@@ -81,9 +126,10 @@ class TorchFormat(Format):
 
     name = "torch"
     suffix = ".pt2"
+    needs = "torch>=2.9"
     loader = "load.py"
 
-    def write(self, graph: Graph, path: Path) -> None:
+    def _write(self, graph: Graph, path: Path) -> None:
         """Write graph and weights into one file; weights that tiles share are written once.
 
         Raises:
@@ -99,7 +145,7 @@ class TorchFormat(Format):
             )
             raise ConfigurationError(message) from error
 
-    def load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Graph, path: Path) -> Predict:
         """Load it with PyTorch."""
         program = torch.export.load(path).module()
 
@@ -116,12 +162,13 @@ class OnnxFormat(Format):
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     suffix = ".onnx"
+    needs = "onnxruntime>=1.18"
 
-    def write(self, graph: Graph, path: Path) -> None:
+    def _write(self, graph: Graph, path: Path) -> None:
         """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
         save_onnx(graph, path)
 
-    def load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Graph, path: Path) -> Predict:
         """Load it with onnxruntime."""
         from onnxruntime import InferenceSession
 
@@ -139,8 +186,9 @@ class OpenVinoFormat(Format):
     name = "openvino"
     packages = ("openvino", "onnx", "onnxscript")
     suffix = ".xml"
+    needs = "openvino"
 
-    def write(self, graph: Graph, path: Path) -> None:
+    def _write(self, graph: Graph, path: Path) -> None:
         """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
         import openvino
 
@@ -150,7 +198,7 @@ class OpenVinoFormat(Format):
             openvino.save_model(model, path, compress_to_fp16=False)
             del model  # it reads the weights where they are
 
-    def load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Graph, path: Path) -> Predict:
         """Load it with OpenVINO, computing with 32 bits whatever the processor would rather do."""
         import openvino
 

@@ -3,8 +3,8 @@
     from load import load
     found = load()(images)
 
-Needs PyTorch, and the files beside it. Images: RGB, channels first, shape (batch, 3, height, width), of the type that
-manifest.json says. Out come the outputs that manifest.json lists, by name.
+Needs PyTorch 2.9 or newer, and the files beside it. Images: RGB, channels first, shape (batch, 3, height, width), of
+the type that manifest.json says. Out come the outputs that manifest.json lists, by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch.export.pt2_archive._package import load_pt2
+
+OLDEST = (2, 9)
+try:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
+        raise ImportError  # noqa: TRY301  # one message for both
+    from torch.export.pt2_archive._package import load_pt2
+except ImportError as error:
+    found = f"but this is {torch.__version__}, which cannot read the files. Install another one."
+    needed = f"load.py needs PyTorch 2.9 or newer, at best the version that manifest.json names, {found}"
+    raise ImportError(needed) from error
 
 FOLDER = Path(__file__).resolve().parent
 NAME = re.compile(
@@ -62,6 +71,11 @@ def load(folder: Path = FOLDER, *, allow_altered: bool = False) -> Callable[[tor
         batch = images.shape[0] if shape[0] == "any" else shape[0]
         if images.dtype != getattr(torch, dtype) or [*images.shape] != [batch, *shape[1:]]:
             message = f"Images must be {dtype} of shape {shape}, but are {images.dtype}, {tuple(images.shape)}."
+            raise ValueError(message)
+        lowest, highest = manifest["inputs"][0]["range"]
+        if not (len(images) and images.min() >= lowest and images.max() <= highest):
+            given = f"from {images.min()} to {images.max()}" if len(images) else "none"
+            message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
             raise ValueError(message)
         with torch.no_grad():
             found: dict[str, torch.Tensor] = model(images)

@@ -29,6 +29,12 @@ DESCRIBED = {
 }
 """What inputs and outputs mean."""
 
+RESIZING = (
+    "bilinear with antialiasing, of bytes, before anything is divided by 255: torchvision's "
+    "resize(image, [height, width], antialias=True); nearly the same: Pillow's resize((width, height), BILINEAR)"
+)
+"""How the run resizes images of another size, which the files do not."""
+
 RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
 
 PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
@@ -64,7 +70,7 @@ def described(run: Run, ensemble: TiledEnsemble, graph: Graph, dtype: torch.dtyp
     image = {"name": "images", "shape": [batch, 3, *size], "dtype": _name(dtype), "range": RANGES[dtype]}
     calibration = ensemble.calibration
     return {
-        "inputs": [{**image, "meaning": DESCRIBED["images"]}],
+        "inputs": [{**image, "meaning": DESCRIBED["images"], "resizing": RESIZING}],
         "outputs": [
             {
                 "name": name,

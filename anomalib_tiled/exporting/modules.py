@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ Outputs = dict[str, torch.Tensor]
 
 LONGEST = 300
 """Characters of another package's message that are passed on."""
+
+WITHOUT_REASON = re.compile(
+    r"Exception from \S+:|Check '.*' failed at \S+:"
+    r"|FrontEnd API failed with \w+:|Model wasn't fully converted\.|Summary:"
+)
+"""Lines that OpenVINO says before the one that tells what is wrong."""
 
 
 @contextmanager
@@ -50,6 +57,7 @@ def naming_model(model: object) -> Iterator[None]:
 def briefly(error: BaseException) -> str:
     """Give type and first line of an error as a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not WITHOUT_REASON.fullmatch(line)] or lines
     said = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:LONGEST]
     return said if said.endswith(".") else f"{said}."
 
@@ -126,10 +134,12 @@ class WholeImages(nn.Module):
     Args:
         ensemble: The ensemble.
         tiles: For each tile of the grid a module that gives what ``TileAlone`` gives.
+        before: Changes images before anything else; gives them as ``images``.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, tiles: Sequence[nn.Module]) -> None:
+    def __init__(self, ensemble: TiledEnsemble, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
         super().__init__()
+        self.before = before
         self.tiles = nn.ModuleList(tiles)
         self.joining = Joining(ensemble)
 
@@ -143,7 +153,7 @@ class WholeImages(nn.Module):
             ``pred_score`` and ``pred_label``, shape (batch,), ``anomaly_map`` and ``pred_mask``, shape (batch, 1,
             height, width); labels and masks only if something decides them.
         """
-        images = scaled(images)
+        images = scaled(images if self.before is None else self.before(images)["images"])
         places = self.joining.ensemble.grid.tiles
         predictions = [
             _prediction(model(images[..., tile.rows, tile.columns]))

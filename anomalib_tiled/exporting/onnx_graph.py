@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.exporting.tracing import Graph
 
 OPSET = 18
-"""Version of the operators: the one that PyTorch translates to; onnxruntime knows it from 1.14 on."""
+"""Version of the operators: the one that PyTorch translates to. With the version of the files that goes with it,
+onnxruntime reads them from 1.18 on; that was tried."""
 
 SMALLEST_WEIGHT = 256
 """Bytes from which on a tensor lies beside the graph."""

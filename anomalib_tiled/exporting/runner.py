@@ -43,6 +43,11 @@ class TiledModel:
             given = f"{images.dtype}, {images.shape}"
             message = f"Images must be {expected['dtype']} of shape {expected['shape']}, but are {given}."
             raise ValueError(message)
+        lowest, highest = expected["range"]
+        if not (len(images) and images.min() >= lowest and images.max() <= highest):
+            given = f"from {images.min()} to {images.max()}" if len(images) else "none"
+            message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
+            raise ValueError(message)
         step = len(images) if expected["shape"][0] == "any" else expected["shape"][0]
         parts = [self._predict(images[start : start + step]) for start in range(0, len(images), step)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -77,4 +82,4 @@ def _run(model: InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 if __name__ == "__main__":
     found = TiledModel().predict(np.load(sys.argv[1]))
-    np.savez(sys.argv[2], allow_pickle=False, **found)
+    np.savez(sys.argv[2], **found)  # type: ignore[arg-type]  # arrays by name

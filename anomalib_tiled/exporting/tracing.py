@@ -71,7 +71,7 @@ def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor], *, any_batch: b
     return Graph(program, tuple(inputs), tuple(program.call_spec.out_spec.context), batch)
 
 
-def ensemble_graph(ensemble: TiledEnsemble, dtype: torch.dtype) -> Graph:
+def ensemble_graph(ensemble: TiledEnsemble, dtype: torch.dtype, before: nn.Module | None = None) -> Graph:
     """Make a graph of a whole ensemble.
 
     Each tile model becomes a graph of its own first: PyTorch takes a time that grows with the square of the number of
@@ -80,11 +80,13 @@ def ensemble_graph(ensemble: TiledEnsemble, dtype: torch.dtype) -> Graph:
     Args:
         ensemble: The ensemble.
         dtype: Type of the images.
+        before: Changes an image before anything else; the graph is for one image then.
     """
     graphs = [tile_graph(ensemble, tile, torch.float32) for tile in track(ensemble.grid.tiles, "Exporting tiles")]
-    whole = WholeImages(ensemble, [graph.program.module(check_guards=False) for graph in graphs])
+    whole = WholeImages(ensemble, [graph.program.module(check_guards=False) for graph in graphs], before)
     example = torch.zeros(1, 3, *ensemble.grid.image_size).to(dtype)
-    return graph_of(whole, {"images": example}, any_batch=all(graph.batch is None for graph in graphs))
+    any_batch = before is None and all(graph.batch is None for graph in graphs)
+    return graph_of(whole, {"images": example}, any_batch=any_batch)
 
 
 def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 
 from anomalib_tiled.exporting.modules import Joining
-from anomalib_tiled.exporting.onnx_graph import SharedWeights, save_onnx
+from anomalib_tiled.exporting.onnx_graph import SharedWeights
 from anomalib_tiled.exporting.tracing import Graph, ensemble_graph, graph_of, tile_graph
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.exporting.formats import Arrays, Format, Predict
@@ -46,7 +48,9 @@ class Written:
     facts: Mapping[str, object]
 
 
-def write_whole(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torch.dtype) -> Written:
+def write_whole(
+    ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torch.dtype, before: nn.Module | None = None
+) -> Written:
     """Write an ensemble as one model.
 
     Args:
@@ -54,8 +58,9 @@ def write_whole(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torc
         form: The format.
         folder: Where to write to.
         dtype: Type of the images.
+        before: Changes an image before anything else.
     """
-    graph = ensemble_graph(ensemble, dtype)
+    graph = ensemble_graph(ensemble, dtype, before)
     path = folder / f"model{form.suffix}"
     form.write(graph, path)
     facts = {"model": path.name}
@@ -80,15 +85,18 @@ def write_tiles(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torc
     outputs: tuple[str, ...] = ()
     for tile in track(ensemble.grid.tiles, "Exporting tiles"):
         graph = tile_graph(ensemble, tile, dtype)
-        weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
+        with form.step("written"):
+            weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
         batches.add(graph.batch)
         outputs = graph.outputs
+        del graph
+        gc.collect()  # graph and model refer to one another, and would wait for the next ones
     tiles, size = len(ensemble.grid.tiles), ensemble.grid.tile_size
     shapes: dict[str, tuple[int, ...]] = {"tile_scores": (1, tiles), "tile_maps": (1, tiles, *size)}
     joining = graph_of(
         Joining(ensemble), {name: torch.zeros(shapes[name]) for name in outputs}, any_batch=batches == {None}
     )
-    save_onnx(joining, folder / JOINING)
+    form.write(joining, folder / JOINING)
     shutil.copyfile(RUNNER, folder / "run.py")
     predict = _one_after_the_other(ensemble, form, folder, joining)
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})

@@ -6,19 +6,27 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from anomalib.models.components import AnomalibModule
 
+from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli import main
+from anomalib_tiled.data.images import read_image
+from anomalib_tiled.grid import Size, Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.seals import Seal
 
 BLOCKED = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
 NEEDED = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
+RUNTIME = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 MAIN = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 
 
@@ -110,15 +118,78 @@ def test_t27_a_run_is_exported_and_predicts_without_the_packages(
     assert exported < checkpoints / 2, "the backbone is there once, not nine times"
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tile models were there, each time that one was loaded."""
+    loaded: list[ReferenceType[AnomalibModule]] = []
+    numbers: list[int] = []
+    load = Run._load_tile
+
+    def counted(run: Run, tile: Tile) -> AnomalibModule:
+        loaded.append(ref(model := load(run, tile)))
+        numbers.append(sum(each() is not None for each in loaded))
+        return model
+
+    monkeypatch.setattr(Run, "_load_tile", counted)
+    return numbers
+
+
+@pytest.mark.slow
+def test_an_export_predicts_an_image_with_its_augmentations(configure: Callable[..., Path], tmp_path: Path) -> None:
+    augmentations = {"class_path": "torchvision.transforms.v2.Normalize", "init_args": {"mean": [0.2], "std": [0.7]}}
+    changes = {"data__init_args__augmentations": augmentations, "tiling": {"tile_size": [112, 80]}}
+    path = configure(**changes)
+    assert main(["fit", "--config", str(path)]) == 0
+    run = path.parent / "results" / "Padim" / "photographs" / "v0"
+    assert main(["export", "--ckpt_dir", str(run), "--format", "torch", "--output", str(tmp_path / "export")]) == 0
+    image = next((Path(yaml.safe_load(path.read_text())["data"]["init_args"]["root"]) / "bad").iterdir())
+    decoded = torch.from_numpy(read_image(image, Size(112, 150))).permute(2, 0, 1)[None] / 255
+    found = torch.export.load(tmp_path / "export" / "model.pt2").module()(decoded)
+    expected = TiledEnsemble.load(run, device="cpu").predict(image)
+    np.testing.assert_allclose(float(found["pred_score"]), expected.score, atol=1e-4)
+    np.testing.assert_allclose(found["anomaly_map"][0, 0].numpy(), expected.map, atol=1e-4)
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    assert (manifest["augmentations"], manifest["inputs"][0]["shape"][0]) == (["Normalize"], 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "message"),
+    [
+        ("RandomHorizontalFlip", [], "(RandomHorizontalFlip) cannot be exported: they draw random numbers"),
+        ("Identity", ["--format", "onnx", "--per_tile"], "(Identity) cannot be exported: --per_tile has no place"),
+    ],
+)
+def test_augmentations_that_cannot_be_exported_are_refused_before_tiles_are_loaded(
+    finished_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    held: list[int],
+    changed: str,
+    options: list[str],
+    message: str,
+) -> None:
+    if options:
+        pytest.importorskip("onnxscript")
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    content["data"]["init_args"]["augmentations"] = {"class_path": f"torchvision.transforms.v2.{changed}"}
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    assert main(["export", "--ckpt_dir", str(run), "--allow_altered", *(options or ["--format", "torch"])]) == 2
+    assert message in capsys.readouterr().err
+    assert held == []
+
+
 @pytest.mark.slow
 def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
-    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, held: list[int]
 ) -> None:
     for package in NEEDED["onnx"]:
         pytest.importorskip(package)
     output = tmp_path / "export"
     options = ["--format", "onnx", "--per_tile", "--input", "uint8", "--output", str(output)]
     assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
+    assert max(held) == 1, "tile models are not in memory together"
     pixels = (photographs_of * 255).round().to(torch.uint8)
     code = 'import sys\nsys.path.insert(0, "export")\nfrom run import TiledModel\nfound = TiledModel().predict(images)'
     assert_same(predicted_alone(tmp_path, pixels.numpy(), code), expected(finished_run, pixels / 255))
@@ -139,6 +210,9 @@ def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys:
 def check_manifest(output: Path, finished_run: Path, form: str) -> None:
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
+    assert "bilinear with antialiasing, of bytes" in manifest["inputs"][0]["resizing"]
+    assert manifest["augmentations"] == []
+    assert manifest["needs"].partition(">")[0] == RUNTIME[form]
     assert [each["name"] for each in manifest["outputs"]] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
     assert manifest["grid"]["tiles"][4] == {"name": "r01_c01", "top": 40, "left": 56}
     assert (manifest["format"], manifest["model"]) == (form, MAIN[form])

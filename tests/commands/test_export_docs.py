@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
+from PIL import Image
 
 from anomalib_tiled.cli import main
+from anomalib_tiled.data.images import read_image
+from anomalib_tiled.grid import Size
 from anomalib_tiled.supported_models import SUPPORT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+RESIZING = [block for block in BLOCKS if "image.png" in block]
 PROGRAMS = re.findall(r"^```bash\n(python .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 TRAINING = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
@@ -35,7 +40,9 @@ def alone(code: str, folder: Path, runtime: str) -> str:
 def test_the_block_of_each_format_runs(finished_run: Path, tmp_path: Path, form: str) -> None:
     pytest.importorskip(RUNTIMES[form])
     pytest.importorskip("onnxscript")
-    (block,) = (each for each in BLOCKS if re.search(rf"^import {RUNTIMES[form]}$", each, re.MULTILINE))
+    (block,) = (
+        each for each in BLOCKS if each not in RESIZING and re.search(rf"^import {RUNTIMES[form]}$", each, re.MULTILINE)
+    )
     assert main(["export", "--ckpt_dir", str(finished_run), "--format", form, "--output", str(tmp_path / "out")]) == 0
     printed = alone(
         sized(block) + ("" if "print" in block else "print(score, label)"), tmp_path / "out", RUNTIMES[form]
@@ -72,7 +79,23 @@ def test_the_program_for_tiles_runs_and_refuses_what_was_altered(finished_run: P
 
 
 def test_there_is_a_block_for_each_format() -> None:
-    assert len(BLOCKS) == len(RUNTIMES)
+    assert len(BLOCKS) == len(RUNTIMES) + len(RESIZING)
+
+
+@pytest.mark.parametrize(("block", "level"), zip(RESIZING, (0, 1), strict=True))
+def test_the_blocks_that_resize_give_what_the_run_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str, level: int
+) -> None:
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    width_first = "(1024, 1024)" in block
+    sized_block = block.replace("(1024, 1024)", "(150, 112)") if width_first else sized(block)
+    exec(compile(sized_block, "docs/export.md", "exec"), names)  # noqa: S102  # the blocks are our own
+    images = np.asarray(names["images"])
+    assert (images.dtype, images.shape) == (np.float32, (1, 3, 112, 150))
+    expected = read_image(tmp_path / "image.png", Size(112, 150)).transpose(2, 0, 1)
+    assert np.abs(images[0] * 255 - expected).max() < level + 1e-3
 
 
 def test_the_table_of_models_says_what_the_rule_says() -> None:

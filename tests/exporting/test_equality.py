@@ -63,3 +63,11 @@ def test_an_output_too_few_is_found(make_ensemble: Make, images: torch.Tensor) -
     found = arrays(ensemble, images)
     del found["pred_mask"]
     assert [each.name for each in differences(ensemble, images, found)[1]] == ["pred_mask"]
+
+
+@pytest.mark.parametrize("name", ["pred_label", "pred_mask"])
+def test_decisions_of_another_shape_are_found(make_ensemble: Make, images: torch.Tensor, name: str) -> None:
+    ensemble = make_ensemble()
+    found = arrays(ensemble, images)
+    found[name] = found[name][..., :-1]
+    assert [(each.name, each.size) for each in differences(ensemble, images, found)[1]] == [(name, np.inf)]

@@ -52,6 +52,55 @@ def test_weights_that_are_a_transpose_are_written(
     assert differences(ensemble, images, predict({"images": images.numpy()}))[1] == []
 
 
+class Failing(formats.TorchFormat):
+    """Fails at a step, as packages do."""
+
+    def __init__(self, at: str, error: Exception) -> None:
+        self.at, self.error = at, error
+
+    def _fail(self, at: str) -> None:
+        if at == self.at:
+            raise self.error
+
+    def _write(self, graph: object, path: Path) -> None:
+        del graph, path
+        self._fail("written")
+
+    def _load(self, graph: object, path: Path) -> formats.Predict:
+        del graph, path
+        self._fail("loaded")
+        return lambda _: self._fail("run")
+
+
+def written_loaded_and_run(form: formats.Format) -> None:
+    form.write(None, Path())
+    form.load(None, Path())({})
+
+
+@pytest.mark.parametrize("step", ["written", "loaded", "run"])
+def test_what_fails_is_named_with_the_format_and_the_step(step: str) -> None:
+    message = (
+        rf"^The files of format torch could not be {step}: RuntimeError: too new\. .* other versions of torch, export "
+        "with --format onnx or openvino, or predict with `anomalib tiled predict`"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        written_loaded_and_run(Failing(step, RuntimeError("too new\nmore")))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left"), ConfigurationError("known")])
+def test_what_is_told_elsewhere_is_passed_on(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        written_loaded_and_run(Failing("written", error))
+    assert caught.value is error
+
+
+def test_a_file_that_the_runtime_refuses_is_no_traceback(form: formats.Format, tmp_path: Path) -> None:
+    path = tmp_path / f"model{form.suffix}"
+    path.write_text("something else")
+    with pytest.raises(ConfigurationError, match=rf"The files of format {form.name} could not be loaded: \w+: \S+"):
+        form.load(None, path)
+
+
 def test_a_missing_package_is_named_with_how_to_install_it() -> None:
     form = type("Other", (formats.TorchFormat,), {"name": "other", "packages": ("json", "not_there")})()
     with pytest.raises(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
@@ -16,6 +18,7 @@ from anomalib_tiled.exporting.formats import TorchFormat
 from anomalib_tiled.exporting.loader import check, checksum, load
 from anomalib_tiled.exporting.manifest import sealed
 from anomalib_tiled.exporting.tracing import ensemble_graph
+from anomalib_tiled.exporting.written import LOADER
 
 Change = Callable[[dict[str, bytes]], None]
 
@@ -40,7 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for node in program.graph.nodes:
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     torch.export.save(program, folder / "model.pt2")
-    image = {"shape": ["any", 3, 4, 6], "dtype": "float32"}
+    image = {"shape": ["any", 3, 4, 6], "dtype": "float32", "range": [0, 1]}
     files = sealed(folder, [folder / "model.pt2"])
     (folder / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
     return folder
@@ -73,18 +76,32 @@ def test_an_ensemble_is_loaded(
 ) -> None:
     ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
     TorchFormat().write(ensemble_graph(ensemble, torch.float32), tmp_path / "model.pt2")
-    image = {"shape": ["any", 3, *images.shape[2:]], "dtype": "float32"}
+    image = {"shape": ["any", 3, *images.shape[2:]], "dtype": "float32", "range": [0, 1]}
     files = sealed(tmp_path, [tmp_path / "model.pt2"])
     (tmp_path / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
     model = load(tmp_path)
     torch.testing.assert_close(model(images)["pred_score"], ensemble(images).pred_score)
     with pytest.raises(ValueError, match=r"Images must be float32 of shape \['any', 3, 8, 12\], but are torch.uint8, "):
         model(images.byte())
+    with pytest.raises(ValueError, match=r"with values from 0 to 1, but are from 0\.\d+ to 25\d\."):
+        model(images * 255)
+    with pytest.raises(ValueError, match="but are none"):
+        model(images[:0])
     with (tmp_path / "model.pt2").open("ab") as file:
         file.write(b"1")
     with pytest.raises(ValueError, match=r"model\.pt2 was altered after it was exported\. .* allow_altered=True"):
         load(tmp_path)
     assert checksum(tmp_path / "model.pt2") != files["model.pt2"]["sha256"]
+
+
+@pytest.mark.parametrize("without", ["a version", "the module"])
+def test_a_version_that_cannot_read_the_files_is_named(monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    if without == "a version":
+        monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
+    else:
+        monkeypatch.setitem(sys.modules, "torch.export.pt2_archive._package", None)
+    with pytest.raises(ImportError, match=r"load\.py needs PyTorch 2\.9 or newer, .* but this is 2\.\d+\.\d"):
+        runpy.run_path(str(LOADER))
 
 
 ATTACKS: dict[str, Change] = {

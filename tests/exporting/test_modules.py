@@ -49,6 +49,14 @@ def test_bytes_become_fractions_and_fractions_stay() -> None:
     assert torch.equal(scaled(torch.tensor([0.0, 0.2, 1.0])), torch.tensor([0.0, 0.2, 1.0]))
 
 
+def test_a_line_that_says_only_where_is_passed_over() -> None:
+    said = "Exception from src/core.cpp:132:\nCheck 'a(b)' failed at src/x.cpp:5:\nUnable to read the model.\n\nmore"
+    assert briefly(RuntimeError(said)) == "RuntimeError: Unable to read the model."
+    assert (
+        briefly(RuntimeError("Exception from src/core.cpp:132:\n")) == "RuntimeError: Exception from src/core.cpp:132:."
+    )
+
+
 def test_what_hinders_a_model_is_said_in_a_line() -> None:
     with (
         pytest.raises(ConfigurationError, match=r"^dict cannot be exported: KeyError: 'a'\. .* Choose another model"),
