@@ -41,3 +41,9 @@ def keep_freed_memory() -> bool:
     if kept < LARGEST_OF_EARLIER or not any(mallopt(MMAP_THRESHOLD, size) for size in (kept, LARGEST_OF_EARLIER)):
         return False
     return bool(mallopt(TRIM_THRESHOLD, kept))
+
+
+def give_back_freed_memory() -> None:
+    """Give back what is kept, before work of another kind, which has no use for blocks of that size."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -23,6 +23,21 @@ for number in range(8):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+HELD = """
+from pathlib import Path
+from anomalib_tiled.allocation import give_back_freed_memory, keep_freed_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+assert keep_freed_memory()
+before, block = held(), bytearray(20_000_000)
+del block
+kept = held() - before
+give_back_freed_memory()
+print(kept, held() - before)
+"""
+
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
 
@@ -35,6 +50,16 @@ def test_freed_blocks_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
         for how in ("kept", "given back")
     }
     assert faults["kept"] < faults["given back"] / 10, "each page of each block is fetched and cleared anew"
+
+
+@needs_glibc
+def test_what_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    said = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True).stdout
+    kept, held = map(int, said.split())
+    assert kept > 15_000_000
+    assert held < 5_000_000
 
 
 def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:

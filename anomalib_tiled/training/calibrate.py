@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch import seed_everything
 
+from anomalib_tiled.allocation import give_back_freed_memory
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import depth_notes
@@ -41,6 +42,7 @@ def calibrate(run: Run) -> Calibration:
     Args:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
+    give_back_freed_memory()
     ensemble = run.ensemble(Calibration())
     masks_known = _masks_known(run.split)
     images = partial(_validation_images, run, ensemble)
