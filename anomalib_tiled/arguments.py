@@ -58,9 +58,10 @@ images in --output again; no image is predicted.
 exit status:
   0    all went well
   2    something has to be changed; nothing that was there is lost
-  3    some images could not be read; they are in failures.csv, all others are predicted
+  3    some images could not be read, or something of them not be kept: see failures.csv; all others are predicted
   4    with --fail_on_anomaly: an image is anomalous, and all went well
-  130  interrupted; --skip_existing goes on
+  130  interrupted by Ctrl-C; --skip_existing goes on
+  143  ended by SIGTERM; the same
   1    anything else
 """
 

@@ -180,7 +180,8 @@ def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFol
     folder, again = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     _warn_of_large_images(folder)
-    with _told_how_to_go_on(f"{prog} --ckpt_dir {folder.path}", partial(_say, console=Console(stderr=True))):
+    command = f"{prog} --ckpt_dir {folder.path}{f' --tiles {chr(44).join(again)}' if again else ''}"
+    with _told_how_to_go_on(command, partial(_say, console=Console(stderr=True))):
         calibration = pipeline.fit(folder, observers, again)
     for note in calibration.notes:
         _say(f"Note: {note}")

@@ -23,8 +23,11 @@ A_DAY = 24 * 60 * 60
 WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
 """End of a temporary name: who writes the file."""
 
-_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
+_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
 """This machine in names of files, where dots part other things."""
+
+LONGEST_BEGINNING = 128
+"""Bytes of a name that its temporary name begins with, so that this one is not too long where the other is not."""
 
 
 def is_file(path: Path) -> bool:
@@ -83,7 +86,8 @@ def temporary_name(name: str) -> str:
     Args:
         name: Name of the finished file.
     """
-    return f".{name}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # no half characters
+    return f".{beginning}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
 
 
 def is_abandoned(path: Path) -> bool:

@@ -30,6 +30,7 @@ from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.free_folder import check_free, picture_folders
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
+from anomalib_tiled.results.prediction import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.prediction import Prediction
 from anomalib_tiled.results.predictions import PredictionFolder
 from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
@@ -65,7 +66,7 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
     named = _tiles_named(folder, again)
-    with log_to(folder.log_file), locked(folder.path), _long_lived_kept_apart():
+    with locked(folder.path), log_to(folder.log_file), _long_lived_kept_apart():
         settings = folder.settings()
         workers = workers_of(settings, threads=folder.threads(grid_of(settings.tiling)))
         workers.start()
@@ -221,10 +222,10 @@ def predict(
         report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
     """
     predictions = PredictionFolder(request.output)
+    check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
     own_pictures = picture_folders(predictions, request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
-    check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
         run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
@@ -251,7 +252,7 @@ def decide_again(
     """
     predictions = PredictionFolder(output)
     predictions.facts()  # before there is a log in a folder that holds no predictions
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION):
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
         return redecide(Run.open(folder), predictions, settings, report)
 
 
@@ -277,9 +278,10 @@ def status(folder: RunFolder) -> list[TileStatus]:
 
 
 def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
-    if folder.is_done(tile, configuration):
-        return TileStatus(tile, "done", "to be trained again" if folder.again_file(tile).is_file() else "")
     failure = folder.failure(tile)
+    if folder.is_done(tile, configuration):
+        again = ["to be trained again"] if folder.again_file(tile).is_file() else []
+        return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,8 +51,9 @@ def prepare(settings: Settings, report: Callable[[str], None] = logger.warning) 
         log = Path(temporary) / "run.log"
         with log_to(log):
             folder = _prepare(settings, report)
-        folder.log_file.parent.mkdir()
-        shutil.copyfile(log, folder.log_file)
+        folder.log_file.parent.mkdir(exist_ok=True)  # another command may look into the run already
+        with folder.log_file.open("ab") as file:
+            file.write(log.read_bytes())
     return folder
 
 

@@ -197,7 +197,8 @@ class RunFolder(RunFiles):
         """With how many threads the tiles that are done were trained; ``None`` if there are none yet."""
         if self.allow_altered:
             return None
-        return next((self.record(tile).threads for tile in grid.tiles if self.has_record(tile)), None)
+        noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
+        return next((threads for threads in noted if threads is not None), None)
 
     def write_failure(self, tile: Tile, reason: str) -> None:
         """Note that a tile failed."""

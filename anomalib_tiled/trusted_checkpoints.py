@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.checkpoints import check_shared
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.out_of_memory import lack_of_memory
-from anomalib_tiled.seals import CheckedFiles
+from anomalib_tiled.seals import CheckedFiles, Seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ class TrustedCheckpoints:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._checked = CheckedFiles()
+        self._seals: dict[str, Seal] = {}
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:
@@ -43,7 +44,7 @@ class TrustedCheckpoints:
         """
         checkpoint = self.folder.checkpoint(tile)
         if not self.folder.allow_altered:
-            self._checked.once(checkpoint, partial(self.folder.check_checkpoint, tile))
+            self._checked.once(checkpoint, partial(self._check, tile))
             check_shared(checkpoint.parent)
         try:
             yield checkpoint
@@ -56,3 +57,10 @@ class TrustedCheckpoints:
                 f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
             )
             raise RunFolderError(message) from error
+
+    def _check(self, tile: Tile) -> None:
+        seal = self.folder.record(tile).checkpoint
+        if self._seals.setdefault(tile.name, seal) != seal:
+            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run anew."
+            raise RunFolderError(message)
+        self.folder.check_checkpoint(tile)

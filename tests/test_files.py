@@ -124,6 +124,13 @@ def test_a_temporary_name_says_who_writes_and_is_like_no_other(tmp_path: Path) -
         assert not is_abandoned(tmp_path / name), "this process is at work"
 
 
+def test_a_temporary_name_is_no_longer_than_a_name_may_be(tmp_path: Path) -> None:
+    for name in ("a" * 255, "图" * 85):
+        with replacing(tmp_path / name) as temporary:
+            temporary.touch()
+        assert (tmp_path / name).exists()
+
+
 def test_what_an_ended_process_was_writing_is_abandoned(tmp_path: Path) -> None:
     name = temporary_name("any.txt").replace(f"-{os.getpid()}-", "-999999999-")
     (tmp_path / name).touch()

@@ -30,7 +30,7 @@ from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
-from anomalib_tiled.training.seen_images import images_noted
+from anomalib_tiled.training.seen_images import noted_fingerprint
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
@@ -164,7 +164,9 @@ def test_a_tile_that_cannot_be_trained_again_stays_and_is_tried_by_the_next_fit(
         with pytest.raises(TrainingError, match=r"2 tiles could not be trained"):
             pipeline.fit(folder, Observers(), again)
         assert folder.calibration_file.exists()
-        told = dict.fromkeys(TILES, "") | dict.fromkeys(["r00_c01", "r01_c01"], "to be trained again")
+        reasons = {"r00_c01": "RuntimeError: out of luck", "r01_c01": "RuntimeError: out of money"}
+        told = dict.fromkeys(TILES, "")
+        told |= {name: f"to be trained again; failed: {reason}" for name, reason in reasons.items()}
         assert states(folder) == [("done", detail) for detail in told.values()]
 
 
@@ -240,7 +242,7 @@ def trained_or_full(run: Run, tile: Tile) -> None:
     if tile.name == "r00_c02":
         raise StorageError
     record(run.folder, tile.name)
-    noted = replace(run.folder.record(tile), images=images_noted(run.folder))
+    noted = replace(run.folder.record(tile), images=noted_fingerprint(run.folder))
     run.folder.write_record(tile, noted)
 
 

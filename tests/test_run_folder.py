@@ -136,6 +136,8 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
 def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
     write_json(run.record_file(FIRST), {"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": vars(EMPTY)})
     assert run.threads(GRID) is None
+    run.write_record(SECOND, TileRecord(1.5, 1, "", EMPTY, threads=3))
+    assert run.threads(GRID) == 3
 
 
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:

@@ -49,6 +49,16 @@ def test_a_checkpoint_is_read_for_its_checksum_once(folder: RunFolder, read: lis
     assert read == [folder.checkpoint(TILE)]
 
 
+def test_one_that_was_trained_again_does_not_join_those_of_before(folder: RunFolder) -> None:
+    checkpoints, path = TrustedCheckpoints(folder), folder.checkpoint(TILE)
+    load(checkpoints)
+    path.write_bytes(b"trained again")
+    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path)))
+    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* was trained again meanwhile\. Load the run anew\."):
+        load(checkpoints)
+    assert load(TrustedCheckpoints(folder)) == b"trained again"
+
+
 def test_one_that_is_altered_after_it_was_used_is_not_used_again(folder: RunFolder) -> None:
     checkpoints, path = TrustedCheckpoints(folder), folder.checkpoint(TILE)
     load(checkpoints)
@@ -57,15 +67,6 @@ def test_one_that_is_altered_after_it_was_used_is_not_used_again(folder: RunFold
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had been there
     with pytest.raises(RunFolderError, match="was altered after it was finished"):
         load(checkpoints)
-
-
-def test_one_that_is_trained_again_is_used(folder: RunFolder) -> None:
-    checkpoints, path = TrustedCheckpoints(folder), folder.checkpoint(TILE)
-    load(checkpoints)
-    path.with_suffix(".tmp").write_bytes(b"another")
-    path.with_suffix(".tmp").replace(path)
-    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path)))
-    assert load(checkpoints) == b"another"
 
 
 def test_what_may_be_altered_is_not_read_for_it(folder: RunFolder, read: list[Path]) -> None:

@@ -73,7 +73,7 @@ def test_it_is_locked_under_both_names(tmp_path: Path) -> None:
                 new.publish()
     with locked(new.final):
         pass
-    assert names(new.final) == ["fit.lock"]
+    assert set(names(new.final)) <= {"fit.lock"}, "which some versions of filelock leave"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections import Counter
@@ -77,6 +78,8 @@ def naming(path: Path) -> Iterator[None]:
         message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
         raise DataError(message) from error
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise
         message = f"{path} {_fault(path, error)}. Replace it, or leave it out."
         raise DataError(message) from error
 

@@ -8,6 +8,7 @@ from anomalib_tiled.checkpoints import write_tensors
 from anomalib_tiled.exporting.manifest import MANIFEST, sealed
 from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.files import write_json
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.run_folder import RunFolder
 
 FORMAT = "checkpoints"
+
+LESS_MEMORY = "Each checkpoint is in memory while it is written: export on a machine with more."
 
 
 def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> None:
@@ -31,7 +34,7 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
     """
-    with replacing_folder(output, overwrite=overwrite) as work, log_to(work / LOG):
+    with advising_on_memory(LESS_MEMORY), replacing_folder(output, overwrite=overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
         run.check_tiles()
         for tile in track(run.grid.tiles, "Writing checkpoints"):

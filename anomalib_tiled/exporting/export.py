@@ -43,8 +43,11 @@ RANDOM_BATCHES = (1, 2)
 REAL_IMAGES = 2
 """Images of the run that are compared."""
 
-LESS_MEMORY = "All tile models are in memory when they are exported: export on a machine with more."
-"""What to do if memory runs out."""
+LESS_MEMORY = {
+    False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
+    True: "One tile model at a time is in memory with --per_tile: export on a machine with more.",
+}
+"""What to do if memory runs out, without and with ``--per_tile``."""
 
 REHEARSED = 2
 """Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
@@ -79,10 +82,12 @@ class Exported:
     Args:
         checked: How the files were compared to the ensemble.
         batch: Images that the files take at once; ``None`` for any number.
+        augmented: Whether augmentations are a part of the files.
     """
 
     checked: Checked
     batch: int | None
+    augmented: bool = False
 
     def lines(self, model: str) -> Iterator[str]:
         """Say how it went.
@@ -96,7 +101,12 @@ class Exported:
         if not self.checked.real_images:
             yield "Note: No image of the run was compared, only random ones, because they are not where they were."
         if self.batch is not None:
-            yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the size of a batch."
+            who = (
+                "augmentations are applied to each"
+                if self.augmented
+                else f"{model} or a stage fixes the size of a batch"
+            )
+            yield f"Note: The files take {self.batch} image at a time: {who}."
 
 
 def export(folder: RunFolder, asked: Exporting) -> Exported:
@@ -115,7 +125,7 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
     asked.form.check_installed()
     check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
     with (
-        advising_on_memory(LESS_MEMORY),
+        advising_on_memory(LESS_MEMORY[asked.per_tile]),
         replacing_folder(asked.output, overwrite=asked.overwrite) as work,
         log_to(work / LOG),
     ):
@@ -137,7 +147,7 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         form = {"format": asked.form.name, "needs": asked.form.needs}
         content = {**form, **written.facts, **changes, **described_run}
         write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": sealed(work, files)})
-    return Exported(checked, written.graph.batch)
+    return Exported(checked, written.graph.batch, augmented=augmenting is not None)
 
 
 def _augmenting(run: Run, asked: Exporting, folder: Path) -> Augmenting | None:

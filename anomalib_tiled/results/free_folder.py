@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.files import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,4 +60,5 @@ def _written(folder: PredictionFolder, settings: PredictionSettings) -> list[Pat
 
 
 def _is_filled(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+    with storage_errors(path):
+        return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0

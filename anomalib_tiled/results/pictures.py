@@ -47,7 +47,8 @@ def common_folder(paths: Iterable[Path], given: Sequence[Path] = ()) -> Path:
         given: Folders that were asked for as a whole: it depends on them, not on where in them there are images so far.
     """
     parents = {absolute(path).parent for path in paths}
-    homes = {next((folder for folder in given if parent.is_relative_to(folder)), parent) for parent in parents}
+    outermost = sorted(given, key=lambda folder: len(folder.parts))
+    homes = {next((folder for folder in outermost if parent.is_relative_to(folder)), parent) for parent in parents}
     return Path(os.path.commonpath(homes))
 
 

@@ -80,7 +80,7 @@ class Prediction:
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
-        self._one_by_one = False
+        self._one_by_one = self._maps_noted = False
 
     @classmethod
     def begin(
@@ -157,7 +157,7 @@ class Prediction:
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
-        if not self._predicted:
+        if not self._maps_noted:
             self._note_maps(has_maps=raw.has_maps)
         told = self._recording.write(images, batch.sizes, raw, self.fail)
         self._anomalous += sum(image.pred_label for image in told)
@@ -167,6 +167,7 @@ class Prediction:
 
     def _note_maps(self, *, has_maps: bool) -> None:
         self._recording.folder.note_maps(has_maps=has_maps)
+        self._maps_noted = True
         if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
 

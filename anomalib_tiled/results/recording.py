@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
-from anomalib_tiled.files import replacing
+from anomalib_tiled.files import is_file, replacing
 from anomalib_tiled.results.free_folder import check_free
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.predicted_image import PredictedImage
@@ -66,6 +66,7 @@ class Recording:
         """
         folder, settings = PredictionFolder(request.output), request.settings
         check_free(folder, settings, go_on=request.skip_existing)
+        images = [path for path in images if is_file(path)] or images  # those that are none are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.settings_file.exists():
             folder.check_decided()
@@ -110,13 +111,15 @@ class Recording:
         Returns:
             What is told of the others.
         """
-        told = []
+        told, failures = [], []
         for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
             try:
                 told.append(self._kept(item, size, score, raw_map[0]))
             except DataError as error:
-                on_failure(Path(str(item.image_path)), str(error))
+                failures.append((Path(str(item.image_path)), str(error)))
         self.folder.append(told)
+        for path, reason in failures:  # not before: if memory runs out, all are tried again
+            on_failure(path, reason)
         return told
 
     def _kept(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:

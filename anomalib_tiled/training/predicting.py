@@ -162,7 +162,9 @@ class PredictTile:
                 self.predictions.write(tile, self.run.folder.seal_of(tile), predicted)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
-                raise out_of_memory(error, LESS_MEMORY) or error from None
+                if (known := out_of_memory(error, LESS_MEMORY)) is not None:
+                    raise known from None
+                raise
 
     def _device_of(self, index: int | None) -> torch.device:
         """Give the GPU that was asked for when the tiles were trained; another machine may have another number."""

@@ -65,9 +65,16 @@ def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:
     Raises:
         DataError: Images have changed since other tiles were trained, or cannot be read.
     """
-    before = _read(run.folder)
+    before, is_mixed = _read(run.folder), len(_fingerprints(run)) > 1
+    if not (to_train or before or is_mixed):  # there is nothing to compare, and nothing to note it for
+        return None
     paths = dict.fromkeys(sample.image_path for sample in run.split.subset("train"))
-    now = {str(path): SeenImage.of(path, before.get(str(path))) for path in track(list(paths), "Comparing images")}
+    try:
+        now = {str(path): SeenImage.of(path, before.get(str(path))) for path in track(list(paths), "Comparing images")}
+    except DataError:
+        if to_train or is_mixed:
+            raise
+        return None  # they are needed no more
     fingerprint = sha256("".join(image.sha256 for image in now.values()).encode()).hexdigest()
     others = [tile for tile in run.grid.tiles if tile not in to_train and _saw_others(run.folder, tile, fingerprint)]
     if not others:
@@ -75,7 +82,7 @@ def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:
         write_json(run.folder.trained_on_file, {"fingerprint": fingerprint, "images": images})
         return None
     changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
-    if not to_train:
+    if not (to_train or is_mixed):
         return f"{_described(changed)} since the tiles were trained: their models know them as they were."
     again = [tile for tile in to_train if run.folder.has_record(tile)]
     tiles = ",".join(tile.name for tile in run.grid.tiles if tile in others or tile in again)
@@ -87,7 +94,7 @@ def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:
     raise DataError(message)
 
 
-def images_noted(folder: RunFolder) -> str:
+def noted_fingerprint(folder: RunFolder) -> str:
     """Give the fingerprint of the training images as they were noted; empty if they were not."""
     return str(read_json(folder.trained_on_file)["fingerprint"]) if folder.trained_on_file.is_file() else ""
 
@@ -99,6 +106,12 @@ def _read(folder: RunFolder) -> dict[str, SeenImage]:
         return {path: SeenImage(**image) for path, image in content.items()}  # type: ignore[attr-defined]
     except (RunFolderError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _fingerprints(run: Run) -> set[str]:
+    """Give the fingerprints of the images that tiles were trained on, as far as they are known."""
+    done = [run.folder.record(tile) for tile in run.grid.tiles if run.folder.has_record(tile)]
+    return {record.images for record in done} - {""}
 
 
 def _saw_others(folder: RunFolder, tile: Tile, fingerprint: str) -> bool:

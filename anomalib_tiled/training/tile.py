@@ -34,12 +34,11 @@ from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.predicting import predict_trained
-from anomalib_tiled.training.seen_images import images_noted
+from anomalib_tiled.training.seen_images import noted_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import torch
     from anomalib.data import AnomalibDataModule
 
     from anomalib_tiled.checkpoints import Checkpoint
@@ -83,7 +82,7 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
 
 def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> None:
     """Fit a fresh model, store it, note that the tile is done, and predict the validation images while it is there."""
-    started, images = time.monotonic(), images_noted(run.folder)
+    started, images = time.monotonic(), noted_fingerprint(run.folder)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = run.fresh_models.model()
     callbacks = _defined(arguments.pop("callbacks"), data)

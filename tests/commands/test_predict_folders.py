@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -67,6 +68,15 @@ def test_images_from_anywhere_are_gone_on_with_where_no_pictures_are_kept(
     assert len(lines(output)) == 2
 
 
+def test_lines_that_name_no_image_do_not_move_the_masks(
+    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for going_on in ([], ["--skip_existing"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"/gone/000.png\n{new / 'left' / '000.png'}\n"))
+        assert predict("--data", "-", "--masks", *going_on) == 3
+    assert [path.name for path in (output / "masks").iterdir()] == ["000.png"]
+
+
 def test_two_predictions_at_once_are_refused(
     predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +126,7 @@ def test_predictions_that_do_not_say_how_they_were_made_are_not_gone_on_with(
 def test_a_name_that_is_too_long_stops_no_other(
     predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = (new / "left" / "000.png").rename(new / "left" / f"{'缺' * 83}.png")
+    long = (new / "left" / "000.png").rename(new / "left" / f"{'缺' * 83}.jpg")
     for going_on in ([], ["--skip_existing"]):
         assert predict("--data", new, "--masks", *going_on) == 3
         assert {Path(line["image_path"]).name for line in lines(output)} == {"000.png", "001.png"}

@@ -374,3 +374,16 @@ def test_t16_sensitivities_of_the_models_own_post_processor_are_honoured(
     assert any(0.5 < float(row["pred_score"]) <= 0.9 for row in rows), "so it makes a difference"
     assert main(["fit", "--config", str(path), "--ckpt_dir", str(run)]) == 0, "the same may be given again"
     assert main(["fit", "--ckpt_dir", str(run), "--tiling.tile_size", "75"]) == 0
+
+
+def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "fit", interrupted)
+    assert main(["fit", "--ckpt_dir", str(finished_run), "--tiles", "r01_c02,r00_c00"]) == 130
+    assert f"Go on with: anomalib-tiled fit --ckpt_dir {finished_run} --tiles r01_c02,r00_c00\n" in (
+        capsys.readouterr().err
+    )

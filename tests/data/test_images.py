@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -201,6 +202,16 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
 def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Replace it, or leave it out"):
         size_of(tmp_path / f"{'long' * 100}.png")
+
+
+def test_a_file_is_not_blamed_for_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "any.png")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        size_of(tmp_path / "any.png")
 
 
 def test_a_half_written_file_may_go_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,8 @@ def test_the_common_folder_of_a_whole_folder_does_not_depend_on_where_images_are
             assert common_folder([folder / "a/b/1.png", folder / "a/2.png"], [folder]) == folder
     given = given_folders(["in"])
     assert common_folder([tmp_path / "in/a/1.png", tmp_path / "other/1.png"], given) == tmp_path
+    for several in (["in/a", "in"], ["in", "in/a"]):
+        assert common_folder([tmp_path / "in/a/1.png"], given_folders(several)) == tmp_path / "in"
     assert common_folder([tmp_path / "other/deep/1.png"], given) == tmp_path / "other/deep"
 
 

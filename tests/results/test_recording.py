@@ -82,7 +82,7 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
 
 @pytest.mark.parametrize("kept", [{"masks": True}, {"maps": "npy"}, {"maps": "tiff"}])
 def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: dict[str, Any]) -> None:
-    name = f"/data/{'缺' * 83}.png"  # 253 bytes, of 255
+    name = f"/data/{'缺' * 83}.jpg"  # 253 bytes; with .png or .npy more than 255
     files = Pictures(tmp_path, Path("/data"), stretch=False)
     given = batch()
     given.image_path = [name, "/data/b/1.png"]

@@ -15,17 +15,17 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import TileRecord
 from anomalib_tiled.seals import Seal
-from anomalib_tiled.training.seen_images import images_noted, note_images
+from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
 
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
     """A run whose first two tiles are trained."""
     run = Run.open(preparation.prepare(settings))
-    assert images_noted(run.folder) == ""
+    assert noted_fingerprint(run.folder) == ""
     assert note_images(run, run.grid.tiles) is None
     for tile in run.grid.tiles[:2]:
-        trained(run, tile.name, images_noted(run.folder))
+        trained(run, tile.name, noted_fingerprint(run.folder))
     return run
 
 
@@ -45,18 +45,18 @@ def change(path: Path) -> None:
 
 def test_images_that_stay_are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
-    noted = images_noted(run.folder)
+    noted = noted_fingerprint(run.folder)
     assert note_images(run, run.grid.tiles[2:]) is None
-    assert images_noted(run.folder) == noted != ""
+    assert noted_fingerprint(run.folder) == noted != ""
 
 
 def test_images_that_were_copied_or_touched_are_what_they_were(run: Run) -> None:
     os.utime(image(run), (1, 1))
     shutil.copyfile(image(run, 1), image(run).with_name("copy"))
     (image(run).with_name("copy")).replace(image(run, 1))
-    noted = images_noted(run.folder)
+    noted = noted_fingerprint(run.folder)
     assert note_images(run, run.grid.tiles[2:]) is None
-    assert images_noted(run.folder) == noted
+    assert noted_fingerprint(run.folder) == noted
 
 
 def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
@@ -68,7 +68,7 @@ def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
     with pytest.raises(DataError, match=r"--tiles r00_c00,r00_c01`"):
         note_images(run, [run.grid.tiles[0], *run.grid.tiles[2:]])
     assert note_images(run, run.grid.tiles) is None
-    trained(run, "r00_c00", images_noted(run.folder))
+    trained(run, "r00_c00", noted_fingerprint(run.folder))
     assert note_images(run, run.grid.tiles[1:]) is None
 
 
@@ -83,12 +83,35 @@ def test_images_that_were_put_back_are_what_they_were(run: Run) -> None:
 
 def test_a_run_that_is_calibrated_again_says_so(run: Run) -> None:
     for tile in run.grid.tiles[2:]:
-        trained(run, tile.name, images_noted(run.folder))
+        trained(run, tile.name, noted_fingerprint(run.folder))
     assert note_images(run, []) is None
     change(image(run))
     said = f"1 training images have changed ({image(run)}) since the tiles were trained: their models know them as"
     for _ in range(2):
         assert note_images(run, []).startswith(said)
+
+
+def test_a_run_of_which_some_tiles_saw_others_is_not_calibrated(run: Run) -> None:
+    for tile in run.grid.tiles[2:]:
+        trained(run, tile.name, noted_fingerprint(run.folder))
+    change(image(run))
+    assert note_images(run, run.grid.tiles) is None
+    trained(run, "r00_c01", noted_fingerprint(run.folder))
+    with pytest.raises(DataError, match=r"must be trained on the same images.* --tiles r00_c00,r00_c02,r01_c00,"):
+        note_images(run, [])
+
+
+def test_images_that_have_gone_are_needed_for_training_only(run: Run) -> None:
+    image(run).unlink()
+    assert note_images(run, []) is None
+
+
+def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tile in run.grid.tiles:
+        trained(run, tile.name, "")
+    run.folder.trained_on_file.unlink()
+    monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+    assert note_images(run, []) is None
 
 
 def test_many_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

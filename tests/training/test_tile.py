@@ -26,7 +26,7 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.termination import Terminated
 from anomalib_tiled.training import tile as training
-from anomalib_tiled.training.seen_images import images_noted, note_images
+from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
 from anomalib_tiled.training.tile import check_trainer, train_tile, trainer_arguments
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
@@ -449,7 +449,7 @@ def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_
     train_tile(run, first(run))
     record = run.folder.record(first(run))
     assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
-    assert record.images == images_noted(run.folder) != ""
+    assert record.images == noted_fingerprint(run.folder) != ""
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(
