@@ -22,8 +22,6 @@ MODELS: dict[str, dict[str, Plain]] = {
 LEARN_BY_EPOCHS = ("Fastflow",)
 """Models that are trained by gradients; the others look at each training image once."""
 
-TRAIN_BATCH = 8
-EVAL_BATCH = 4
 SMOOTHING = {"sigma": 2, "width": 0.1}
 
 
@@ -38,6 +36,8 @@ class Case:
         test: Number of test images, half of them anomalous; they are the validation images too.
         model: Name of the model.
         epochs: Epochs of models that are trained by gradients.
+        train_batch: Training tiles that a model sees at a time.
+        eval_batch: Validation and test images that are read at a time.
         seed: Seed of the weights and of the training.
 
     Raises:
@@ -50,6 +50,8 @@ class Case:
     test: int = 16
     model: str = "Padim"
     epochs: int = 2
+    train_batch: int = 8
+    eval_batch: int = 4
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Case:
                 "Give an image_size that is a multiple of tile_size."
             )
             raise ValueError(message)
-        for name, least in {"train": 2, "test": 2, "epochs": 1}.items():
+        for name, least in {"train": 2, "test": 2, "epochs": 1, "train_batch": 1, "eval_batch": 1}.items():
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise --{name}."
                 raise ValueError(message)
@@ -78,14 +80,16 @@ class Case:
     def name(self) -> str:
         """Name of folders and sections."""
         epochs = f"-{self.epochs}-epochs" if self.model in LEARN_BY_EPOCHS else ""
-        return f"{self.model}{epochs}-{self.image_size}-{self.tile_size}-{self.train}-{self.test}"
+        batches = f"-batches-{self.train_batch}-{self.eval_batch}" if self._has_own_batches else ""
+        return f"{self.model}{epochs}-{self.image_size}-{self.tile_size}-{self.train}-{self.test}{batches}"
 
     @property
     def title(self) -> str:
         """The case in words."""
         epochs = f", {self.epochs} epochs" if self.model in LEARN_BY_EPOCHS else ""
         side = f"{self.image_size} × {self.image_size} pixels in {self.tiles} tiles"
-        return f"{self.model}{epochs}, {side}, {self.train} training and {self.test} test images"
+        batches = f", batches of {self.train_batch} and {self.eval_batch}" if self._has_own_batches else ""
+        return f"{self.model}{epochs}, {side}, {self.train} training and {self.test} test images{batches}"
 
     @property
     def init_args(self) -> dict[str, Plain]:
@@ -127,5 +131,9 @@ class Case:
             "mask_dir": [f"ground_truth/{kind}" for kind in kinds],
         }
         splits = {"val_split_mode": "same_as_test", "test_split_mode": "from_dir"}
-        batches = {"train_batch_size": TRAIN_BATCH, "eval_batch_size": EVAL_BATCH, "num_workers": 0}
+        batches = {"train_batch_size": self.train_batch, "eval_batch_size": self.eval_batch, "num_workers": 0}
         return {"class_path": "anomalib.data.Folder", "init_args": {**folders, **splits, **batches}}
+
+    @property
+    def _has_own_batches(self) -> bool:
+        return (self.train_batch, self.eval_batch) != (Case.train_batch, Case.eval_batch)

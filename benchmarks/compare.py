@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ def parser_of_cases(description: str | None) -> ArgumentParser:
     parser.add_argument("--test", type=int, default=defaults.test, help="number of test images")
     parser.add_argument("--model", choices=list(MODELS), default=defaults.model, help="anomalib's name of the model")
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help=f"of {', '.join(LEARN_BY_EPOCHS)}")
+    parser.add_argument("--train_batch", type=int, default=defaults.train_batch, help="training tiles at a time")
+    parser.add_argument("--eval_batch", type=int, default=defaults.eval_batch, help="test images at a time")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for images, runs and numbers")
     parser.add_argument("--keep", action="store_true", help="keep the runs, which take a lot of room")
     parser.add_argument("--markdown", type=Path, help="page to write the table into, in place of the one before")
@@ -83,7 +86,7 @@ def case_of(options: Namespace) -> Case:
     Raises:
         ValueError: It cannot be run.
     """
-    return Case(options.image_size, options.tile_size, options.train, options.test, options.model, options.epochs)
+    return Case(**{field.name: getattr(options, field.name) for field in fields(Case) if field.name in options})
 
 
 def results_of(program: Program, *, keep: bool) -> Iterator[Result]:

@@ -27,7 +27,7 @@ from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from anomalib_tiled.cores import cores
-from benchmarks.case import EVAL_BATCH, TRAIN_BATCH, Case
+from benchmarks.case import Case
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,12 +144,12 @@ def _fit_tiles(job: Job, train: Pixels, test: Pixels, tiles: list[Tile]) -> None
     for tile in tiles:
         seed_everything(job.case.seed, verbose=False)
         model.train()
-        for batch in _batches(train, tile, TRAIN_BATCH):
+        for batch in _batches(train, tile, job.case.train_batch):
             model.model(batch)
         model.fit()
         learned = {name: value for name, value in model.state_dict().items() if "feature_extractor" not in name}
         torch.save(learned, job.learned(tile))
-        _predict(model, test, tile, maps)
+        _predict(job, model, test, tile, maps)
 
 
 @torch.inference_mode()
@@ -158,14 +158,14 @@ def _test_tiles(job: Job, test: Pixels, tiles: list[Tile]) -> None:
     model, maps = _model(job.case), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
     for tile in tiles:
         model.load_state_dict(torch.load(job.learned(tile)), strict=False)
-        _predict(model, test, tile, maps)
+        _predict(job, model, test, tile, maps)
 
 
-def _predict(model: Learner, images: Pixels, tile: Tile, maps: NDArray[np.float32]) -> None:
+def _predict(job: Job, model: Learner, images: Pixels, tile: Tile, maps: NDArray[np.float32]) -> None:
     model.eval()
     rows, columns = tile
-    for number, batch in enumerate(_batches(images, tile, EVAL_BATCH)):
-        first = number * EVAL_BATCH
+    for number, batch in enumerate(_batches(images, tile, job.case.eval_batch)):
+        first = number * job.case.eval_batch
         predicted = model.model(batch)
         maps[first : first + len(batch), rows, columns] = predicted.anomaly_map[:, 0].numpy()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.case import EVAL_BATCH, Case
+from benchmarks.case import Case
 from benchmarks.measure import CommandError, Usage, disk_of, measured
 from benchmarks.memory_limit import lacked_memory, limited_memory
 from benchmarks.prediction_report import Measured, Prepared, Row
@@ -170,7 +170,7 @@ class Bench:
             image_size=self.case.image_size,
             side=self._side(source),
             model=self.case.model,
-            batch=EVAL_BATCH,
+            batch=self.case.eval_batch,
             repeats=self.repeats,
         )
         job.write(work / JOB)

@@ -19,6 +19,7 @@ def test_tiles_are_counted() -> None:
     [
         ({"image_size": 1000}, "image_size is 1000, tile_size is 256"),
         ({"train": 1}, "train must be at least 2, found 1"),
+        ({"train_batch": 0}, "train_batch must be at least 1, found 0"),
         ({"model": "Ganomaly"}, "model must be one of Padim, Patchcore, Fastflow, found 'Ganomaly'"),
     ],
 )
@@ -40,9 +41,15 @@ def test_drawn_images_are_kept_and_named_by_the_data_module(tmp_path: Path) -> N
 
 
 def test_cases_have_names_of_their_own() -> None:
-    cases = [Case(), Case(train=12), Case(model="Fastflow"), Case(model="Fastflow", epochs=20)]
-    assert len({case.name for case in cases}) == len(cases)
+    cases = [Case(), Case(train=12), Case(model="Fastflow"), Case(model="Fastflow", epochs=20), Case(eval_batch=16)]
+    assert len({case.name for case in cases}) == len({case.title for case in cases}) == len(cases)
     assert Case().name == Case(epochs=20).name, "Padim looks at each image once"
+
+
+def test_batches_are_those_of_the_case(tmp_path: Path) -> None:
+    (tmp_path / "ground_truth").mkdir()
+    arguments = Case(train_batch=32, eval_batch=16).data(tmp_path)["init_args"]
+    assert (arguments["train_batch_size"], arguments["eval_batch_size"]) == (32, 16)
 
 
 def test_each_number_of_processes_is_a_program_of_its_own() -> None:
