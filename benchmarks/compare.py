@@ -11,15 +11,17 @@ phase in a fresh process. The numbers are printed as a Markdown table, and writt
 from __future__ import annotations
 
 import shutil
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.cores import cores
 from benchmarks.case import LEARN_BY_EPOCHS, MODELS, Case
 from benchmarks.decodes import Decodes
 from benchmarks.machine import describe_machine
-from benchmarks.measure import disk_of, measured
+from benchmarks.measure import CommandError, disk_of, measured
 from benchmarks.page import write_section
 from benchmarks.plot import draw
 from benchmarks.programs import Phase, Program, programs
@@ -35,9 +37,13 @@ IMPORTS = "import anomalib.data, anomalib.engine, anomalib.models"
 def main() -> None:
     """Measure what the command line asks for."""
     parser = parser_of_cases(__doc__)
-    parser.add_argument("--programs", help="some of reference,tiled,train,loop (default: all that can train the model)")
+    parser.add_argument("--programs", help="some of reference,tiled,train,loop (default: reference,tiled,loop)")
     parser.add_argument(
-        "--processes", type=int, nargs="+", default=[1], help="processes of tiled and loop; several to measure each"
+        "--processes",
+        type=int,
+        nargs="+",
+        default=[cores()],
+        help="processes of tiled and loop; several to measure each (default: one for each core, as tiled does)",
     )
     options = parser.parse_args()
     try:
@@ -50,13 +56,20 @@ def main() -> None:
     chosen = programs(names, case, case.boards(options.output), folder, options.processes)
     print(f"{case.title}\n", flush=True)
     start = _start(folder)
-    results = [result for program in chosen for result in results_of(program, keep=options.keep)]
-    comparison = Comparison(case, describe_machine(), start, results)
-    comparison.write_json(folder / "results.json")
-    draw(comparison, folder / "results.png")
+    comparison = Comparison(case, describe_machine(), start)
+    for program in chosen:
+        try:
+            comparison.results.extend([*results_of(program, keep=options.keep)])
+        except CommandError as error:
+            print(error, file=sys.stderr)
+            comparison.failures.append(f"{program.name} ({' + '.join(phase.name for phase in program.phases)})")
+        comparison.write_json(folder / "results.json")  # what was measured stays, whatever happens to the next
+    if comparison.results:
+        draw(comparison, folder / "results.png")
     print(f"\n{comparison.to_markdown()}\n\nNumbers and picture: {folder}")
     if options.markdown is not None:
         write_section(options.markdown, case.name, f"## {case.title}\n\n{comparison.to_markdown()}")
+    sys.exit(bool(comparison.failures))
 
 
 def parser_of_cases(description: str | None) -> ArgumentParser:
@@ -131,7 +144,7 @@ def _measure(program: Program, phase: Phase) -> Result:
 
 
 def _programs_for(case: Case) -> list[str]:
-    return ["reference", "tiled", "train", *([] if case.model in LEARN_BY_EPOCHS else ["loop"])]
+    return ["reference", "tiled", *([] if case.model in LEARN_BY_EPOCHS else ["loop"])]
 
 
 def _start(folder: Path) -> float:

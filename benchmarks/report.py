@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,12 +79,14 @@ class Comparison:
         machine: What was measured with.
         start: Seconds that importing anomalib takes; they are part of every phase.
         results: The phases, programs one after the other.
+        failures: Programs that could not be measured, with their phases.
     """
 
     case: Case
     machine: dict[str, str | int]
     start: float
-    results: list[Result]
+    results: list[Result] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def programs(self) -> list[list[Result]]:
@@ -105,7 +107,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Lay out what was measured with, the table, and how the programs compare with the reference."""
-        parts = [_described(self.machine, self.start), self._table(), self._ratios(), self._doubts()]
+        parts = [_described(self.machine, self.start), self._table(), self._ratios(), self._doubts(), self._failed()]
         return "\n\n".join(filter(None, parts))
 
     @property
@@ -149,6 +151,9 @@ class Comparison:
             for name, value in each.metrics.items()
             if name in known and value < known[name] - TOLERANCE
         )
+
+    def _failed(self) -> str:
+        return f"Failed, so not measured: {', '.join(self.failures)}." if self.failures else ""
 
 
 def table(titles: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks import compare
+from benchmarks.measure import CommandError
+from benchmarks.programs import Program
+from benchmarks.report import Result
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -17,7 +23,9 @@ def test_all_programs_do_the_same_work_and_are_measured(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Page\n")
     sizes = ["--image_size", "128", "--tile_size", "64", "--train", "2", "--test", "2"]
-    command = [sys.executable, "-m", "benchmarks.compare", *sizes, "--output", str(tmp_path), "--markdown", str(page)]
+    programs = ["--programs", "reference,tiled,train,loop", "--processes", "1"]
+    written = ["--output", str(tmp_path), "--markdown", str(page)]
+    command = [sys.executable, "-m", "benchmarks.compare", *sizes, *programs, *written]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -45,3 +53,34 @@ def test_all_programs_do_the_same_work_and_are_measured(tmp_path: Path) -> None:
     assert areas[2] == areas[1]
     assert (folder / "results.png").is_file()
     assert done.stdout.count("| anomalib-tiled | train |") == page.read_text().count("| anomalib-tiled | train |") == 2
+
+
+def test_a_program_that_fails_costs_none_of_the_numbers_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def results_of(program: Program, *, keep: bool) -> Iterator[Result]:
+        assert not keep
+        first, *others = [Result(program.name, phase.name, 2, 3, 4, 5, 6, 7, 8, {}) for phase in program.phases]
+        yield first
+        if program.name == "anomalib's own":
+            message = "killed for memory"
+            raise CommandError(message)
+        yield from others
+
+    monkeypatch.setattr(compare, "results_of", results_of)
+    monkeypatch.setattr(compare, "_start", lambda folder: folder.mkdir(parents=True) or 1.0)
+    page, sizes = tmp_path / "new.md", ["--image_size", "128", "--tile_size", "64", "--train", "2", "--test", "2"]
+    arguments = [*sizes, "--processes", "1", "--output", str(tmp_path), "--markdown", str(page)]
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    with pytest.raises(SystemExit) as left:
+        compare.main()
+    assert left.value.code
+    content = json.loads((tmp_path / "Padim-128-64-2-2" / "results.json").read_text())
+    assert [(each["program"], each["phase"]) for each in content["results"]] == [
+        *(("anomalib-tiled", "fit"), ("anomalib-tiled", "test")),
+        *(("bare loop", "fit"), ("bare loop", "test")),
+    ]
+    assert content["failures"] == ["anomalib's own (fit + test)"]
+    assert "killed for memory" in capsys.readouterr().err
+    assert page.read_text().startswith("<!-- begin Padim-128-64-2-2")
+    assert "Failed, so not measured: anomalib's own (fit + test)." in page.read_text()
