@@ -10,7 +10,7 @@ import numpy as np
 
 from anomalib_tiled.calibration import Observed, Truth
 from anomalib_tiled.stages import curves
-from anomalib_tiled.stages.distribution import TILE_BITS
+from anomalib_tiled.stages.distribution import tile_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +67,8 @@ class TileResult:
 class TileMeasurements:
     """What is counted for each tile location.
 
-    Memory grows with the number of tiles, and with that of images by one number per tile.
+    Memory grows with the number of images by one number per tile; with that of tiles it stops growing at
+    `anomalib_tiled.stages.distribution.FINE_TILES`.
 
     Args:
         grid: The grid.
@@ -75,7 +76,7 @@ class TileMeasurements:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._observed = {tile.name: Observed(TILE_BITS) for tile in grid.tiles}
+        self._observed = {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
         self._wrong = np.zeros((len(grid.tiles), 2), dtype=np.int64)
         self._decided = False
 

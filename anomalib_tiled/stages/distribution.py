@@ -6,6 +6,7 @@ no range has to be known beforehand, and one pass is enough.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,23 @@ IMAGE_BITS = 19
 TILE_BITS = 17
 """The range of the scores of a tile is cut into at most 2^17 bins: all tiles have their counts in memory at once."""
 
+FINE_TILES = 64
+"""With more tiles, each has fewer bins, so that all together take no more memory than those of so many tiles."""
+
+LEAST_TILE_BITS = 12
+"""But not fewer than 2^12 bins."""
+
 AT_ONCE = 2**16
 """Scores counted together: few enough that what is computed of them stays near the processor."""
+
+
+def tile_bits(tiles: int) -> int:
+    """Say into how many bins the range of the scores of a tile is cut, as a power of two.
+
+    Args:
+        tiles: Number of tiles that have their counts in memory at once.
+    """
+    return max(LEAST_TILE_BITS, TILE_BITS - math.ceil(math.log2(max(1, tiles / FINE_TILES))))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from anomalib_tiled.allocation import give_back_freed_memory
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.stages.distribution import TILE_BITS
-from anomalib_tiled.training.predicting import predictable
+from anomalib_tiled.stages.distribution import tile_bits
+from anomalib_tiled.training.predicting import predictable, remove_outdated
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def calibrate(run: Run) -> Calibration:
     masks_known = _masks_known(run.split)
     images = partial(_validation_images, run, ensemble)
     calibration = learn(ensemble, images, partial(_keep, run), masks_known=masks_known)
+    remove_outdated(run)
     return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
 
 
@@ -66,7 +67,8 @@ def learn(
         masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
     stages, observe = ensemble.stages, partial(_observe, masks_known=masks_known)
-    tiles = {tile.name: Observed(TILE_BITS) for tile in ensemble.grid.tiles} if stages.learn_from_tiles else {}
+    names = [tile.name for tile in ensemble.grid.tiles] if stages.learn_from_tiles else []
+    tiles = {name: Observed(tile_bits(len(names))) for name in names}
     image = observe(tiles, images())
     learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
     normal = sum(not observed.scores.has_anomalous for observed in tiles.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -46,7 +47,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 2 * 10**9
-"""Bytes of predictions that stay on the disk, to be used again."""
+"""Bytes of predictions that stay on the disk, to be used again, however little is free there."""
+
+SHARE_THAT_STAYS = 0.1
+"""Share of what is free on the disk that more than these may take up and stay."""
+
+KEPT_SET = re.compile(r"[0-9a-f]{16}")
+"""Name of a folder of predictions that stay."""
 
 SHARE_OF_DISK = 0.5
 """Share of what is free on the disk that predictions may take up; if they need more, images are predicted in parts."""
@@ -111,6 +118,23 @@ def predictable(
             first += number
 
 
+def remove_outdated(run: Run) -> None:
+    """Remove predictions of other images, and of other code, than the run has now.
+
+    Args:
+        run: The run.
+    """
+    folder = run.folder.predictions
+    used = {
+        _kept(run, each, folder).folder
+        for each in (run.calibration_images(), run.images("test"))
+        if _tile_by_tile(each)
+    }
+    for kept in folder.glob("*"):
+        if KEPT_SET.fullmatch(kept.name) and kept not in used:
+            shutil.rmtree(kept, ignore_errors=True)
+
+
 def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
     """Predict the validation images with a model that has just been trained, so that it need not be loaded for that.
 
@@ -125,7 +149,7 @@ def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
         TiledError: It predicts nothing of use, or the disk is full.
     """
     images, folder = run.calibration_images(), run.folder.predictions
-    if _tile_by_tile(images) and _is_small(images) and _room(images, folder) >= len(images.samples):
+    if _tile_by_tile(images) and _stays(run, images, folder) and _room(images, folder) >= len(images.samples):
         _kept(run, images, folder).write(tile, run.folder.seal_of(tile), _predicted_tiles(run, tile, model, images))
 
 
@@ -200,16 +224,23 @@ def _tile_by_tile(images: Images) -> bool:
     return images.augmentations is None and isinstance(images.source, ImageCache)
 
 
-def _is_small(images: Images) -> bool:
-    """Whether predictions of the images are kept on the disk."""
-    return TilePredictions.bytes_for(images.grid, len(images.samples)) <= KEPT
+def _stays(run: Run, images: Images, folder: Path) -> bool:
+    """Whether predictions of the images stay on the disk; what is begun goes on, although less is free then."""
+    needed = TilePredictions.bytes_for(images.grid, len(images.samples))
+    return (
+        needed <= KEPT or _kept(run, images, folder).folder.exists() or needed <= SHARE_THAT_STAYS * _free_disk(folder)
+    )
 
 
 def _room(images: Images, folder: Path) -> int:
     """Say of how many images the predictions have room."""
+    return int(SHARE_OF_DISK * _free_disk(folder) // TilePredictions.bytes_for(images.grid, 1))
+
+
+def _free_disk(folder: Path) -> int:
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return int(shutil.disk_usage(folder).free * SHARE_OF_DISK // TilePredictions.bytes_for(images.grid, 1))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder.parent).free
 
 
 def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
@@ -233,10 +264,12 @@ def _fingerprint(run: Run, images: Images) -> str:
 def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images, TilePredictions]]:
     """Predict what is not predicted yet, in parts if the disk is small."""
     log, kept, room = folder.parent / "logs" / "run.log", _kept(run, images, folder), _room(images, folder)
-    if _is_small(images) and (room >= len(images.samples) or not _missing(run, kept)):
+    if _stays(run, images, folder) and (room >= len(images.samples) or not _missing(run, kept)):
         _predict_missing(run, images, kept, log)
         yield images, kept
         return
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
     with working_folder(folder) as work:
         for part in images.parts(max(1, room)):
             predictions = TilePredictions(work / "part", part.grid, _fingerprint(run, part))

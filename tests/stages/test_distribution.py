@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anomalib_tiled.stages.distribution import IMAGE_BITS, TILE_BITS, ExactScores, ScoreDistribution
+from anomalib_tiled.stages.distribution import (
+    FINE_TILES,
+    IMAGE_BITS,
+    LEAST_TILE_BITS,
+    TILE_BITS,
+    ExactScores,
+    ScoreDistribution,
+    tile_bits,
+)
 
 RANDOM = np.random.default_rng(0)
 SPREAD = (RANDOM.normal(size=4000) * 10.0 ** RANDOM.integers(-6, 7, size=4000)).astype(np.float32)
@@ -34,6 +42,19 @@ def test_counts_are_those_of_numpy(kind: type[ScoreDistribution]) -> None:
     np.testing.assert_array_equal(counts.anomalous, np.histogram(SPREAD[anomalous], edges)[0])
     positions = np.searchsorted(counts.lower, SPREAD, side="right") - 1
     assert (counts.upper[positions] >= SPREAD).all()
+
+
+def test_more_tiles_take_no_more_memory_than_some() -> None:
+    scores, normal = np.linspace(5, 50, 2**18, dtype=np.float32)[None], np.zeros((1, 2**18), bool)
+
+    def bins(tiles: int) -> int:
+        distribution = ScoreDistribution(tile_bits(tiles))
+        distribution.add(scores, normal)
+        return distribution.counts().lower.size
+
+    assert tile_bits(1) == tile_bits(FINE_TILES) == TILE_BITS
+    assert [tiles * bins(tiles) <= FINE_TILES * 2**TILE_BITS for tiles in (1, 65, 256, 961)] == [True] * 4
+    assert bins(100_000) > 2 ** (LEAST_TILE_BITS - 1)
 
 
 @pytest.mark.parametrize("bits", [IMAGE_BITS, TILE_BITS])

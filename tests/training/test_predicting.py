@@ -27,6 +27,7 @@ from anomalib_tiled.layout import grid_of
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.tile_predictions import TilePredictions
 from anomalib_tiled.training import predicting
 from anomalib_tiled.training.predicting import predict_trained, predictable
 from anomalib_tiled.training.workers import LocalWorkers
@@ -128,6 +129,12 @@ def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Mode
     assert models.loaded == ["r01_c01"]
 
 
+def keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all predictions be too large to be kept."""
+    monkeypatch.setattr(predicting, "KEPT", 0)
+    monkeypatch.setattr(predicting, "SHARE_THAT_STAYS", 0)
+
+
 def trained(run: Run, models: Models) -> None:
     """Predict with models as if they had just been trained."""
     for tile in run.grid.tiles:
@@ -149,7 +156,7 @@ def test_a_model_predicts_later_what_is_not_kept(
     if why == "augmented":
         run.datamodule.val_augmentations = Identity()
     else:
-        monkeypatch.setattr(predicting, "KEPT", 0)
+        keep_nothing(monkeypatch)
     trained(run, models)
     assert not run.folder.predictions.exists()
 
@@ -165,14 +172,48 @@ def test_what_tiles_say_is_told(run: Run) -> None:
 
 def test_too_much_to_be_kept_is_removed_in_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = passed(run)
-    monkeypatch.setattr(predicting, "KEPT", 0)
+    keep_nothing(monkeypatch)
     shutil.rmtree(run.folder.predictions)
     assert_equal(passed(run), expected)
     assert list(run.folder.predictions.iterdir()) == []
 
 
-def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_is_kept_where_the_disk_is_large_and_still_when_less_is_free(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = TilePredictions.bytes_for(run.grid, len(run.images("test").samples))
     monkeypatch.setattr(predicting, "KEPT", 0)
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=9 * needed))
+    passed(run)
+    assert list(run.folder.predictions.iterdir()) == []
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * needed))
+    expected = passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * needed))
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+def test_only_what_can_be_used_again_stays(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(predicting, "code_of", lambda _: ["an earlier version"])
+        passed(run)
+    passed(run)
+    models.loaded.clear()
+    strangers = [run.folder.predictions / name for name in ("notes", ".working")]
+    for folder in strangers:
+        folder.mkdir()
+    assert len(list(run.folder.predictions.iterdir())) == 4
+    predicting.remove_outdated(run)
+    passed(run)
+    assert not models.loaded
+    left = set(run.folder.predictions.iterdir())
+    assert left > set(strangers)
+    assert len(left) == 3
+
+
+def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_nothing(monkeypatch)
     left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
     for folder in (left, used):
         folder.mkdir(parents=True)
