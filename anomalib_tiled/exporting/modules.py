@@ -46,9 +46,10 @@ def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception],
     Raises:
         ConfigurationError: Something was refused.
     """
+    passed: tuple[type[Exception], ...] = (MemoryError, torch.OutOfMemoryError, TiledError, *passing)
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, TiledError, *passing):
+    except passed:
         raise
     except Exception as error:
         message = explain(briefly(error))
