@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.thresholding import Thresholder
     from anomalib_tiled.workers import Outcome, Workers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "Merger",
     "Normalizer",

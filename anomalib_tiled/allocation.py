@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.free_memory import available_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEPT = 2**30
 """Bytes of free memory that a process keeps at most, and the size of a block that still comes out of them."""
@@ -47,3 +53,14 @@ def give_back_freed_memory() -> None:
     """Give back what is kept, before work of another kind, which has no use for blocks of that size."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def long_lived_kept_apart() -> Iterator[None]:
+    """Take what is imported out of the search for garbage, which is run for each tile and would take half a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import read_json
+from anomalib_tiled.run_files import checksum_named
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
 
@@ -59,8 +60,8 @@ def _tiles(folder: RunFolder) -> Iterator[str]:
             others.append(checkpoint.stem)
     if others:
         yield f"{folder.config_file} is not the configuration that {', '.join(others)} were trained with. {USED}"
-    for shared in sorted((folder.path / "tiles").glob("shared-*.ckpt")):
-        if shared.stem.removeprefix("shared-") != Seal.of(shared).sha256:
+    for shared in folder.shared_files:
+        if checksum_named(shared) != Seal.of(shared).sha256:
             yield f"{shared} was altered after it was finished. {USED}"
 
 

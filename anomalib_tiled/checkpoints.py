@@ -12,6 +12,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.run_files import SHARED_FILES, checksum_named, shared_name
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.seals import Seal
 
@@ -29,8 +30,6 @@ Weights = dict[str, torch.Tensor]
 
 SHARED = "anomalib_tiled_shared"
 """Key of a checkpoint that says which weights lie in another file, and in which."""
-
-SHARED_FILES = "shared-*.ckpt"
 
 WORTH_SHARING = 2**20
 """Bytes below which a file of its own is not worth it."""
@@ -225,7 +224,7 @@ class Sharing:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 seal = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
-                path = self.folder / f"shared-{seal.sha256}.ckpt"
+                path = self.folder / shared_name(seal.sha256)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -273,7 +272,7 @@ def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
 @lru_cache(maxsize=2)
 def _check_shared(path: Path, changed: int, size: int) -> None:
     del changed, size  # they are what tells files of one name apart
-    if path.stem.removeprefix("shared-") != Seal.of(path).sha256:
+    if checksum_named(path) != Seal.of(path).sha256:
         advice = f"It holds weights of all tiles: restore it, or fit anew. {KNOWINGLY}"
         message = f"{path} was altered after it was finished. {advice}"
         raise RunFolderError(message)

@@ -170,11 +170,17 @@ class TiledEnsemble(AnomalibModule):
             return merging.finish()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
-        """Normalize and threshold whole images."""
+        """Normalize and threshold whole images.
+
+        Args:
+            raw: Scores (batch,), maps (batch, 1, image height, image width).
+
+        Returns:
+            Score and label (batch,), anomaly map and mask (batch, 1, image height, image width), as of ``forward``.
+        """
         if self.calibration is None:
             return InferenceBatch(pred_score=raw.scores, anomaly_map=raw.maps, pred_label=None, pred_mask=None)
-        scores, labels = raw.scores, raw.labels
-        maps, masks = raw.maps, raw.masks
+        scores, maps, labels, masks = raw.scores, raw.maps, raw.labels, raw.masks
         if level := self.calibration.image:
             on_maps = level.maps if raw.has_maps else level.scores
             scores, maps = self._final(scores, level.scores), self._final(maps, on_maps)
@@ -244,7 +250,7 @@ class Merging:
         return self.stages.threshold_at == "tile" and bool(self.levels)
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
-        """Take in what a tile model says."""
+        """Take in what a tile model says: scores (batch,) and maps (batch, 1, tile height, tile width)."""
         self.has_maps = raw.maps is not None
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
         scores = raw.scores

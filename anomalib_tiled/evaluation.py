@@ -35,6 +35,9 @@ CURVES: dict[str, Curve] = {
 }
 F1_SCORE = "F1Score"
 
+TOUCHING = np.ones((3, 3))
+"""Pixels that touch at a corner are one region."""
+
 
 @dataclass
 class Decisions:
@@ -185,14 +188,14 @@ def _each(name: str, value: Value) -> Iterator[tuple[str, float]]:
 
 
 def _region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give 1 / size of its region for each anomalous pixel; pixels that touch at a corner are one region.
+    """Give 1 / size of its region for each anomalous pixel.
 
     Args:
         masks: Shape (batch, height, width).
     """
     weights = np.zeros(masks.shape)
     for mask, weight in zip(masks, weights, strict=True):
-        regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+        regions, _ = ndimage.label(mask, structure=TOUCHING)
         sizes = np.bincount(regions[mask])
         weight[mask] = 1 / sizes[regions[mask]]
     return weights

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
     from jsonargparse import ArgumentParser
 
-KIND_OF = {"normalization.method": "normalization", "thresholding.method": "thresholding"}
-"""The kind of plugin that a setting takes, where it is not the setting's own name."""
+KINDS = {
+    "merging": "merging",
+    "scoring": "scoring",
+    "seam_smoothing": "seam_smoothing",
+    "normalization.method": "normalization",
+    "thresholding.method": "thresholding",
+    "workers": "workers",
+}
+"""The kind of plugin that each setting takes."""
 
 NO_REASON = r"NoneType|^Expected a path|^Does not validate"
 """What jsonargparse says beside the reason."""
@@ -148,7 +155,7 @@ def _classes_for(key: str) -> Iterable[str]:
         return _concrete(AnomalibModule, vars(anomalib.models).values())
     if key == "data":
         return _concrete(AnomalibDataModule, [*vars(anomalib.data).values(), DemoBoards])
-    return [choice.name for choice in find_plugins().of(KIND_OF.get(key, key))]
+    return [choice.name for choice in find_plugins().of(KINDS.get(key, key))]
 
 
 EXPLANATIONS: dict[str, Callable[..., str]] = {

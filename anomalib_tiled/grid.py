@@ -1,12 +1,13 @@
 """Where the tiles of an image lie: integers only, no pixels.
 
-Image of 10 pixels a side, tiles of 4, stride 3. The last tile is moved back so that it ends at the border:
+Image of 11 pixels a side, tiles of 4, stride 3. The last tile is moved back so that it ends at the border:
 
-    pixel     0  1  2  3  4  5  6  7  8  9
-    column 0  ├───────────┤                    0..4
-    column 1           ├───────────┤           3..7
-    column 2                    ├───────────┤  6..10
-    cuts      0        3  4     6  7        10
+    pixel     0  1  2  3  4  5  6  7  8  9  10
+    column 0  ├───────────┤                       0..4
+    column 1           ├───────────┤              3..7
+    column 2                    ├───────────┤     6..10
+    column 3                       ├───────────┤  7..11
+    cuts      0        3  4     6  7        10 11
 
 Between two neighbouring cuts the set of covering tiles is constant. Interior cuts are seams.
 """

@@ -22,7 +22,7 @@ else:
     AnomalibCLI = object
 
 COMMAND = "tiled"
-HELP = "Train and test one anomaly model per tile of large images."
+HELP = "Train, test and use one anomaly model per tile of large images."
 
 
 def connect(host: ModuleType) -> None:

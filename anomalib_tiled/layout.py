@@ -1,15 +1,18 @@
-"""From the settings of a run to its grid."""
+"""From the settings of a run to its grid, and from names to its tiles."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.config import as_size
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import TileGrid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib_tiled.config import TilingSettings
+    from anomalib_tiled.grid import Tile
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:
@@ -24,3 +27,21 @@ def grid_of(tiling: TilingSettings) -> TileGrid:
     tile_size = as_size(tiling.tile_size)
     stride = tile_size if tiling.stride is None else as_size(tiling.stride)
     return TileGrid(as_size(tiling.image_size), tile_size, stride)
+
+
+def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
+    """Give the tiles that ``--tiles`` names.
+
+    Args:
+        grid: The grid.
+        names: Their names, such as ``r00_c03``.
+
+    Raises:
+        ConfigurationError: There is no such tile.
+    """
+    tiles = {tile.name: tile for tile in grid.tiles}
+    for name in names:
+        if name not in tiles:
+            message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
+            raise ConfigurationError(message)
+    return [tiles[name] for name in names]

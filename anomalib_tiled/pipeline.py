@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
+from anomalib_tiled.allocation import long_lived_kept_apart
 from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.files import write_json
-from anomalib_tiled.layout import grid_of
+from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import progress_bar, track
@@ -65,8 +65,8 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
-    named = _tiles_named(folder, again)
-    with locked(folder.path), log_to(folder.log_file), _long_lived_kept_apart():
+    named = tiles_named(grid_of(folder.settings().tiling), again)
+    with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
         settings = folder.settings()
         workers = workers_of(settings, threads=folder.threads(grid_of(settings.tiling)))
         workers.start()
@@ -81,31 +81,6 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         folder.seal(folder.calibration_file)
         observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
-
-
-@contextmanager
-def _long_lived_kept_apart() -> Iterator[None]:
-    """Take what is imported out of the search for garbage, which is run for each tile and would take half a second."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _tiles_named(folder: RunFolder, names: Sequence[str]) -> list[Tile]:
-    """Give tiles by their names.
-
-    Raises:
-        ConfigurationError: There is no such tile.
-    """
-    tiles = {tile.name: tile for tile in grid_of(folder.settings().tiling).tiles}
-    for name in names:
-        if name not in tiles:
-            message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
-            raise ConfigurationError(message)
-    return [tiles[name] for name in names]
 
 
 @contextmanager
@@ -170,6 +145,10 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         observers: Told of each predicted image, and of the metrics.
         data: Data module with other test images; ``None`` for those of the run.
         output: Folder for the results; ``None`` for the run folder.
+
+    Raises:
+        RunFolderError: The run is not complete, or was altered, and that is not allowed.
+        DataError: There are no test images, or one cannot be read.
     """
     with log_to(folder.log_file if output is None else output / "logs" / "run.log"):
         run = Run.open(folder)
@@ -220,6 +199,11 @@ def predict(
         observers: Told of each predicted image.
         request: What to predict.
         report: Told in a line of an image that cannot be read, and of what a reader of the results should know.
+
+    Raises:
+        DataError: There is no image where one is said to be.
+        ConfigurationError: The folder of the results is taken, or a threshold or device is none.
+        RunFolderError: The run is not complete, or was altered, and that is not allowed.
     """
     predictions = PredictionFolder(request.output)
     check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
@@ -249,6 +233,10 @@ def decide_again(
         output: Folder with the predictions; what was decided before is replaced.
         settings: The thresholds; where one is ``None``, what was decided stays.
         report: Told in a line what a reader of the results should know.
+
+    Raises:
+        ConfigurationError: There are no predictions, another run made them, or what is needed was not kept.
+        RunFolderError: The run is not complete, or lacks what a threshold is looked up in.
     """
     predictions = PredictionFolder(output)
     predictions.facts()  # before there is a log in a folder that holds no predictions
@@ -272,7 +260,11 @@ class TileStatus:
 
 
 def status(folder: RunFolder) -> list[TileStatus]:
-    """Say of each tile whether it is done, missing or failed."""
+    """Say of each tile whether it is done, missing or failed.
+
+    Raises:
+        RunFolderError: The configuration or what is noted of a tile was altered.
+    """
     settings = folder.settings()
     return [_status_of(folder, tile, settings.training_hash) for tile in grid_of(settings.tiling).tiles]
 

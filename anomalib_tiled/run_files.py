@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
 
 
+def shared_name(checksum: str) -> str:
+    """Name the file of weights that tiles share after its SHA-256 checksum."""
+    return f"shared-{checksum}.ckpt"
+
+
+def checksum_named(path: Path) -> str:
+    """Give the checksum that such a file is named after."""
+    return path.stem.removeprefix("shared-")
+
+
+SHARED_FILES = shared_name("*")
+"""Pattern of such names."""
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """Names of the files of a run.
@@ -89,4 +103,4 @@ class RunFiles:
     @property
     def shared_files(self) -> list[Path]:
         """Weights that tiles share."""
-        return sorted((self.path / "tiles").glob("shared-*.ckpt"))
+        return sorted((self.path / "tiles").glob(SHARED_FILES))

@@ -12,7 +12,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import is_abandoned, read_json, write_json, write_text
 from anomalib_tiled.origin import refuse_code_in
-from anomalib_tiled.run_files import RunFiles
+from anomalib_tiled.run_files import RunFiles, checksum_named
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.versions import new_version
@@ -155,7 +155,7 @@ class RunFolder(RunFiles):
         """Give the checksums of what tiles share: what they were, or what they are now where they may be altered."""
         if self.allow_altered:
             return [Seal.of(path).sha256 for path in self.shared_files]
-        return [path.stem.removeprefix("shared-") for path in self.shared_files]
+        return [checksum_named(path) for path in self.shared_files]
 
     def seals(self) -> dict[str, Plain]:
         """Read what finished files are like, by their names."""
@@ -184,12 +184,18 @@ class RunFolder(RunFiles):
         """Read the note of a tile that is done.
 
         Raises:
-            RunFolderError: It was altered.
+            RunFolderError: It was altered, or written by anomalib-tiled 0.1.0.
         """
+        path = self.record_file(tile)
+        if (content := read_json(path)).keys() == {"seconds", "epochs", "configuration"}:
+            message = (
+                f"{path} must say what its checkpoint is like, but was written by anomalib-tiled 0.1.0, which noted no "
+                f"checksums. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
+            )
+            raise RunFolderError(message)
         try:
-            return TileRecord.from_json(read_json(self.record_file(tile)))
+            return TileRecord.from_json(content)
         except (TypeError, KeyError) as error:
-            path = self.record_file(tile)
             message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error
 

@@ -9,23 +9,13 @@ from typing import TYPE_CHECKING
 import yaml
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.explanations import ambiguous, unknown_class
+from anomalib_tiled.explanations import KINDS, ambiguous, unknown_class
 from anomalib_tiled.plugins.discovery import find_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_tiled.config import Plain
-
-KINDS = {
-    "merging": "merging",
-    "scoring": "scoring",
-    "seam_smoothing": "seam_smoothing",
-    "normalization.method": "normalization",
-    "thresholding.method": "thresholding",
-    "workers": "workers",
-}
-"""The kind of plugin that each setting takes."""
 
 NOTHING = ("null", "Null", "NULL", "~", "None")
 

@@ -70,7 +70,14 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
 
 
 def class_of(spec: ClassSpec) -> type[AnomalibModule]:
-    """Give the class of a model without making one."""
+    """Give the class of a model without making one.
+
+    Args:
+        spec: Class and arguments.
+
+    Raises:
+        ConfigurationError: There is no such class, or it is not that of a model.
+    """
 
     def found(model_class: type[AnomalibModule], **_: Any) -> Any:  # noqa: ANN401  # the model's own
         return model_class
@@ -85,6 +92,9 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         spec: Class and arguments that it was trained with.
         tile_size: Height and width of the tiles in pixels.
         checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
+
+    Raises:
+        ConfigurationError: The model refuses its arguments, the tile size or the checkpoint, or a file is missing.
     """
 
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own

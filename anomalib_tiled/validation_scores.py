@@ -62,7 +62,8 @@ class ValidationScores:
 
     Args:
         images: Scores of normal images, exactly.
-        pixels: Scores of normal pixels, to about 0.05 %; empty if no map or not every mask is known.
+        pixels: Scores of normal pixels, each the upper end of its bin, which is at most a 260 000th of the range of
+            all scores wide; empty if no map or not every mask is known.
         configuration: Fingerprint of the settings that decide what the scores are.
     """
 

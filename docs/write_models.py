@@ -33,8 +33,8 @@ again, with the arguments given. Scores were between 0 and 1, the same after loa
 `load_from_checkpoint` opened the checkpoints. *Random* stands for what would have been downloaded: the model is the
 real one, its pretrained weights are not. Nothing here says how well a model finds defects.
 
-**Not in the table** is what no rule is known for: other backbones than those tried, and tiles so small that a
-backbone's feature maps vanish.
+**Not in the table**, because nobody has tried: whether a model works with other backbones, and how small tiles may be
+before nothing is left of them in the deepest layers of a backbone. It shows when the first tile is trained.
 
 ## What is done for every model
 

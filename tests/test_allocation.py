@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from anomalib_tiled import allocation
-from anomalib_tiled.allocation import CHOICES_OF_THE_USER, keep_freed_memory
+from anomalib_tiled.allocation import CHOICES_OF_THE_USER, keep_freed_memory, long_lived_kept_apart
 
 COUNT = """
 import resource
@@ -72,3 +74,10 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(allocation.platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+
+
+def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended() -> None:
+    with suppress(RuntimeError), long_lived_kept_apart():
+        assert gc.get_freeze_count() > 1000
+        raise RuntimeError
+    assert gc.get_freeze_count() == 0

@@ -56,7 +56,7 @@ def test_the_help_lists_tiled_after_the_commands_of_the_host(
     printed = capsys.readouterr().out
     assert left.value.code == 0
     assert host.HELP in " ".join(printed.split())
-    assert printed.index("Train one model.") < printed.index("Train and test one")
+    assert printed.index("Train one model.") < printed.index("Train, test and use one")
 
 
 def test_t28_everything_after_tiled_goes_to_our_command_line(module: ModuleType, calls: list[object]) -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from anomalib_tiled.config import TilingSettings
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.layout import grid_of
+from anomalib_tiled.layout import grid_of, tiles_named
 
 
 def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
@@ -17,3 +17,10 @@ def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
 def test_the_size_of_the_images_must_be_known() -> None:
     with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size\. It was altered"):
         grid_of(TilingSettings(tile_size=4, image_size=None))
+
+
+def test_tiles_are_found_by_their_names() -> None:
+    grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4))
+    assert tiles_named(grid, ["r01_c00", "r00_c01"]) == [grid.tiles[2], grid.tiles[1]]
+    with pytest.raises(ConfigurationError, match=r"^--tiles names 'r02_c00', but .* Allowed: r00_c00, .*r01_c01\."):
+        tiles_named(grid, ["r00_c00", "r02_c00"])

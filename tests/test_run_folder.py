@@ -274,3 +274,10 @@ def test_names_of_files(run: RunFolder) -> None:
     names = [run.split_file, run.calibration_file, run.log_file, run.tile_log(SECOND), run.checkpoint(SECOND)]
     relative = [str(path.relative_to(run.path)) for path in names]
     assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
+
+
+def test_a_record_of_the_first_version_is_not_called_altered(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    write_json(run.record_file(FIRST), {"seconds": 1.5, "epochs": 1, "configuration": settings.training_hash})
+    with pytest.raises(RunFolderError, match=r"was written by anomalib-tiled 0\.1\.0, .*fit --config \S+config\.yaml"):
+        run.missing(GRID)

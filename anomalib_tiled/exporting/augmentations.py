@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +11,13 @@ from torch import nn
 from torchvision.transforms.v2 import Compose
 from torchvision.tv_tensors import Image
 
-from anomalib_tiled.errors import ConfigurationError, TiledError
+from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.exporting.equality import TOLERANCE, distance
-from anomalib_tiled.exporting.modules import briefly, scaled
+from anomalib_tiled.exporting.modules import explaining, scaled
 from anomalib_tiled.exporting.tracing import graph_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torchvision.transforms.v2 import Transform
@@ -93,15 +92,8 @@ class Augmenting(nn.Module):
             message = self.refused("what they compute is not what PyTorch records of it")
             raise ConfigurationError(message)
 
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except (MemoryError, torch.OutOfMemoryError, TiledError):
-            raise
-        except Exception as error:
-            message = self.refused(briefly(error).removesuffix("."))
-            raise ConfigurationError(message) from error
+    def _naming(self) -> AbstractContextManager[None]:
+        return explaining(lambda reason: self.refused(reason.removesuffix(".")))
 
     def refused(self, reason: str) -> str:
         """Say that they cannot be exported, and what to do.

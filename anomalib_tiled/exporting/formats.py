@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from anomalib_tiled.errors import ConfigurationError, TiledError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.exporting.loader import check
-from anomalib_tiled.exporting.modules import briefly
+from anomalib_tiled.exporting.modules import explaining
 from anomalib_tiled.exporting.onnx_graph import save_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -96,8 +96,7 @@ class Format(ABC):
     @abstractmethod
     def _load(self, graph: Graph, path: Path) -> Predict: ...
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> AbstractContextManager[None]:
         """Name the format and what was done in whatever another package says.
 
         Args:
@@ -106,19 +105,16 @@ class Format(ABC):
         Raises:
             ConfigurationError: It could not be done.
         """
-        try:
-            yield
-        except (MemoryError, torch.OutOfMemoryError, OSError, TiledError):
-            raise
-        except Exception as error:
-            others = " or ".join(each for each in FORMATS if each != self.name)
-            packages = " and ".join(self.packages or ("torch",))
-            message = (
-                f"The files of format {self.name} could not be {name}: {briefly(error)} See whether the disk is full, "
-                f"try other versions of {packages}, export with --format {others}, or predict with `anomalib tiled "
-                "predict`."
-            )
-            raise ConfigurationError(message) from error
+        others = " or ".join(each for each in FORMATS if each != self.name)
+        packages = " and ".join(self.packages or ("torch",))
+        return explaining(
+            lambda reason: (
+                f"The files of format {self.name} could not be {name}: {reason} See whether the disk is full, try "
+                f"other versions of {packages}, export with --format {others}, or predict with "
+                "`anomalib tiled predict`."
+            ),
+            passing=(OSError,),
+        )
 
 
 class TorchFormat(Format):

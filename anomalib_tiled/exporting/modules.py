@@ -16,7 +16,8 @@ from anomalib_tiled.exporting.assembling import assembled, for_graphs
 from anomalib_tiled.tile_model import TilePrediction, traceable_prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from anomalib.models.components import AnomalibModule
 
@@ -35,23 +36,34 @@ WITHOUT_REASON = re.compile(
 
 
 @contextmanager
-def naming_model(model: object) -> Iterator[None]:
-    """Name the model in whatever hinders its export.
+def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Say in a few lines what another package refuses; a lack of memory, and errors of ours, are passed on.
+
+    Args:
+        explain: Makes the message of the reason, which is a sentence.
+        passing: What else is passed on.
 
     Raises:
-        ConfigurationError: It cannot be exported.
+        ConfigurationError: Something was refused.
     """
+    passed: tuple[type[Exception], ...] = (MemoryError, torch.OutOfMemoryError, TiledError, *passing)
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, TiledError):
+    except passed:
         raise
     except Exception as error:
-        message = (
-            f"{type(model).__name__} cannot be exported: {briefly(error)} Its forward must consist of PyTorch "
-            "operations that do not depend on the values of tensors. Choose another model, or predict with "
-            "`anomalib tiled predict`."
-        )
+        message = explain(briefly(error))
         raise ConfigurationError(message) from error
+
+
+def naming_model(model: object) -> AbstractContextManager[None]:
+    """Name the model in whatever hinders its export, as `explaining` does."""
+    return explaining(
+        lambda reason: (
+            f"{type(model).__name__} cannot be exported: {reason} Its forward must consist of PyTorch operations that "
+            "do not depend on the values of tensors. Choose another model, or predict with `anomalib tiled predict`."
+        )
+    )
 
 
 def briefly(error: BaseException) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
-from anomalib_tiled.errors import ConfigurationError, TiledError
-from anomalib_tiled.exporting.modules import TileAlone, WholeImages, briefly
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.exporting.modules import TileAlone, WholeImages, explaining
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ def ensemble_graph(ensemble: TiledEnsemble, dtype: torch.dtype, before: nn.Modul
         ensemble: The ensemble.
         dtype: Type of the images.
         before: Changes an image before anything else; the graph is for one image then.
+
+    Raises:
+        TiledError: There can be no graph, or a checkpoint cannot be loaded.
     """
     graphs = [tile_graph(ensemble, tile, torch.float32) for tile in track(ensemble.grid.tiles, "Exporting tiles")]
     whole = WholeImages(ensemble, [graph.program.module(check_guards=False) for graph in graphs], before)
@@ -96,6 +99,9 @@ def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph
         ensemble: The ensemble.
         tile: The tile.
         dtype: Type of the images.
+
+    Raises:
+        TiledError: There can be no graph, or the checkpoint cannot be loaded.
     """
     model = ensemble.tile_models.model(tile, torch.device("cpu"))
     return graph_of(TileAlone(model), {"images": torch.zeros(1, 3, *ensemble.grid.tile_size).to(dtype)})
@@ -114,13 +120,10 @@ def _program_for_any_batch(module: nn.Module, inputs: dict[str, torch.Tensor]) -
 
 
 def _program_for_one(module: nn.Module, inputs: dict[str, torch.Tensor]) -> ExportedProgram:
-    try:
+    with explaining(
+        lambda reason: f"The ensemble cannot be exported: {reason} Predict with `anomalib tiled predict` instead."
+    ):
         return _program(module, inputs, None)
-    except (MemoryError, torch.OutOfMemoryError, TiledError):
-        raise
-    except Exception as error:
-        message = f"The ensemble cannot be exported: {briefly(error)} Predict with `anomalib tiled predict` instead."
-        raise ConfigurationError(message) from error
 
 
 @torch.no_grad()

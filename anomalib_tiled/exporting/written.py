@@ -59,6 +59,10 @@ def write_whole(
         folder: Where to write to.
         dtype: Type of the images.
         before: Changes an image before anything else.
+
+    Raises:
+        TiledError: There can be no graph, or the format cannot express it.
+        OSError: The disk is full, for example.
     """
     graph = ensemble_graph(ensemble, dtype, before)
     path = folder / f"model{form.suffix}"
@@ -78,6 +82,10 @@ def write_tiles(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torc
         form: ONNX.
         folder: Where to write to.
         dtype: Type of the images.
+
+    Raises:
+        TiledError: There can be no graph, or the format cannot express it.
+        OSError: The disk is full, for example.
     """
     (folder / "tiles").mkdir()
     weights = SharedWeights(folder / "tiles" / WEIGHTS)

@@ -1,1 +1,1 @@
-"""Results: measurements, tables, pictures and logs."""
+"""Results: predictions, regions, tables, pictures and logs."""

@@ -20,6 +20,8 @@ import numpy as np
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
+from anomalib_tiled.evaluation import TOUCHING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Scores = NDArray[np.float32]
     Indices = NDArray[np.int64]
-
-TOUCHING = np.ones((3, 3))
-"""Pixels that touch at a corner are one region."""
 
 DIGITS = 9
 """Significant digits that hold a number of single precision exactly."""

@@ -75,7 +75,7 @@ class WindowMerger(Merger):
 
 
 class Mean(WindowMerger):
-    """Mean of all tiles that cover a pixel, as in the reference implementation."""
+    """Mean of all tiles that cover a pixel, as in anomalib's own tiled ensemble."""
 
     def window(self, size: Size) -> torch.Tensor:
         """Weigh every pixel alike."""

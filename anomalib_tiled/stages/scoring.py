@@ -35,7 +35,7 @@ class Max(Scorer):
 
 
 class Mean(Scorer):
-    """Mean of the tile scores, as in the reference implementation; a small defect drowns in many tiles."""
+    """Mean of the tile scores, as in anomalib's own tiled ensemble; a small defect drowns in many tiles."""
 
     def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
         """Take the mean tile score of each image."""

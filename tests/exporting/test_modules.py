@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.exporting.modules import Joining, TileAlone, WholeImages, briefly, naming_model, scaled
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.exporting.modules import (
+    Joining,
+    TileAlone,
+    WholeImages,
+    briefly,
+    explaining,
+    naming_model,
+    scaled,
+)
 
 Make = Callable[..., TiledEnsemble]
 
@@ -64,3 +72,18 @@ def test_what_hinders_a_model_is_said_in_a_line() -> None:
     ):
         {}["a"]
     assert briefly(ValueError("too small\n\nmore")) == "ValueError: too small."
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError(), RunFolderError("a file is missing"), OSError("no space left")]
+)
+def test_what_is_said_already_is_passed_on(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explaining(str.upper, passing=(OSError,)):
+        raise error
+    assert raised.value is error
+
+
+def test_a_disk_is_passed_on_only_where_that_is_asked_for() -> None:
+    error = OSError("no space left")
+    with pytest.raises(ConfigurationError, match=r"^OSERROR: NO SPACE LEFT\.$"), explaining(str.upper):
+        raise error
