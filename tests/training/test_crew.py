@@ -174,7 +174,9 @@ def test_a_tile_that_kills_its_process_twice_is_reported(workbench: ModuleType, 
     errors = {outcome.tile.name: str(outcome.error) for outcome in outcomes if outcome.error is not None}
     assert len(outcomes) == len(TILES)
     assert errors.keys() == {"r00_c01", "r00_c02"}
-    assert errors["r00_c01"].startswith("the process was killed more than once, as the system does when memory is short. Lower")
+    assert errors["r00_c01"].startswith(
+        "the process was killed more than once, as the system does when memory is short. Lower"
+    )
     assert errors["r00_c02"] == "the process ended more than once with exit code 7"
     assert len(notes(tmp_path)) == len(TILES) + 2
 

@@ -67,7 +67,11 @@ def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException 
     ("code", "again", "said"),
     [
         (-9, False, "the process was killed, as the system does when memory is short. Lower workers.init_args"),
-        (-9, True, "the process was killed more than once, as the system does when memory is short. Lower workers.init_args"),
+        (
+            -9,
+            True,
+            "the process was killed more than once, as the system does when memory is short. Lower workers.init_args",
+        ),
         (7, False, "the process ended with exit code 7"),
         (7, True, "the process ended more than once with exit code 7"),
     ],
