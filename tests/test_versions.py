@@ -110,3 +110,10 @@ def test_what_another_machine_fills_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".v0" / "fit.lock.json").write_text(json.dumps({"host": "elsewhere", "process": 1, "since": "now"}))
     assert make(tmp_path).name == "v1"
     assert (tmp_path / ".v0").is_dir()
+    for path in (tmp_path / ".v0").iterdir():
+        os.utime(path, (1, 1))
+    assert make(tmp_path).name == "v2"
+    assert (tmp_path / ".v0").is_dir(), "something has been put there or taken away during the last day"
+    os.utime(tmp_path / ".v0", (1, 1))
+    make(tmp_path)
+    assert not (tmp_path / ".v0").exists()
