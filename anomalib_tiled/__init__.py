@@ -29,7 +29,7 @@ A module imports only from modules on its own line or below:
     devices  layout                             where models predict | the grid of a run
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
-    lock  working_folder                        one process in a folder | folders for what is half done
+    lock  working_folder  leftovers             one process in a folder | what is half done | what must not stay
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM

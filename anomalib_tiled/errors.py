@@ -62,6 +62,9 @@ class TrainingError(TiledError):
 class OutOfMemoryError(TrainingError):
     """Memory of a GPU or of the machine ran out."""
 
+    of_machine = False
+    """Whether it was that of the machine, which all processes share."""
+
 
 def allowed_names(given: str, allowed: Iterable[str]) -> str:
     """Say which names are allowed, and which of them is nearest to the given one.

@@ -105,6 +105,13 @@ def is_abandoned(path: Path) -> bool:
     return False
 
 
+def is_idle(folder: Path) -> bool:
+    """Whether nobody has written to a folder, or to what lies in it, for a day."""
+    with suppress(FileNotFoundError):
+        return time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) > A_DAY
+    return False
+
+
 def is_running(process: str) -> bool:
     """Whether there is a process of a number on this machine."""
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import write_json
+from anomalib_tiled.files import is_idle, storage_errors, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,8 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
     """
     holder, lock = work.holder(folder), work.lock(folder)
     try:
-        lock.acquire()
+        with storage_errors(folder):
+            lock.acquire()
     except Timeout as error:
         message = f"{folder} {work.said} by {_described(holder)}. Wait until it has finished, or stop it; {work.kept}."
         raise RunFolderError(message) from error
@@ -77,10 +78,12 @@ def is_deserted(folder: Path) -> bool:
     """Whether nobody works in a folder any more that somebody has locked.
 
     Args:
-        folder: The folder. One that was locked on another machine counts as used: its locks may not reach this one.
+        folder: The folder. One that was locked on another machine, whose locks may not reach this one, counts as used
+            until nobody has written to it for a day.
     """
     with suppress(OSError, ValueError, KeyError):
-        if json.loads(FIT.holder(folder).read_text(encoding="utf-8"))["host"] != platform.node():
+        host = json.loads(FIT.holder(folder).read_text(encoding="utf-8"))["host"]
+        if host != platform.node() and not is_idle(folder):
             return False
     try:
         with FIT.lock(folder):

@@ -29,6 +29,8 @@ SIGNS = (
 ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
 """Names in such a message of what runs on a GPU."""
 
+MACHINE = "the machine"
+
 LOWER_THE_BUDGET = "Lower memory_budget in the config.yaml of the run (null is a share of what is free)"
 """The beginning of what to do about it where images are predicted."""
 
@@ -47,8 +49,10 @@ def out_of_memory(error: BaseException, advice: str) -> OutOfMemoryError | None:
     if (origin := lack_of_memory(error)) is None:
         return None
     reason = (str(origin).strip() or type(origin).__name__).splitlines()[0].rstrip(".")
-    message = f"The memory of {_whose(origin)} ran out ({reason}). {advice}"
-    return OutOfMemoryError(message)
+    whose = _whose(origin)
+    known = OutOfMemoryError(f"The memory of {whose} ran out ({reason}). {advice}")
+    known.of_machine = whose == MACHINE
+    return known
 
 
 def lack_of_memory(error: BaseException) -> BaseException | None:
@@ -92,4 +96,4 @@ def _whose(error: BaseException) -> str:
         return f"GPU {named[1]}"
     if isinstance(error, torch.OutOfMemoryError) or ON_GPU.search(text):
         return "the GPU"
-    return "the machine"
+    return MACHINE

@@ -21,7 +21,6 @@ from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
-from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -37,7 +36,7 @@ from anomalib_tiled.results.report import scores_file, write_metrics, write_tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
-from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
@@ -68,7 +67,9 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
     named = tiles_named(grid_of(folder.settings().tiling), again)
     with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
         settings = folder.settings()
-        workers = workers_of(settings, threads=folder.threads(grid_of(settings.tiling)))
+        grid = grid_of(settings.tiling)
+        folder.to_train(grid, named)  # refuses a configuration that was altered, before images are decoded for it
+        workers = workers_of(settings, threads=folder.threads(grid))
         workers.start()
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):
@@ -76,9 +77,7 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
-        stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
-        write_json(folder.calibration_file, {**stages, **calibration.to_json()})
-        folder.seal(folder.calibration_file)
+        keep_calibration(run, calibration)
         observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
 

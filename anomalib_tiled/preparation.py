@@ -19,7 +19,7 @@ from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.files import write_json
+from anomalib_tiled.files import storage_errors, write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.results.logs import log_to
@@ -47,17 +47,11 @@ def prepare(settings: Settings, report: Callable[[str], None] = logger.warning) 
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
     """
-    with TemporaryDirectory() as temporary:
-        log = Path(temporary) / "run.log"
-        with log_to(log):
-            folder = _prepare(settings, report)
-        folder.log_file.parent.mkdir(exist_ok=True)  # another command may look into the run already
-        with folder.log_file.open("ab") as file:
-            file.write(log.read_bytes())
-    return folder
+    with TemporaryDirectory() as temporary, log_to(log := Path(temporary) / "run.log"):
+        return _prepare(settings, report, log)
 
 
-def _prepare(settings: Settings, report: Callable[[str], None]) -> RunFolder:
+def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> RunFolder:
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
@@ -77,7 +71,11 @@ def _prepare(settings: Settings, report: Callable[[str], None]) -> RunFolder:
         keep_generated(split, datamodule, folder.path / generated, final / generated).write(folder.split_file)
         folder.seal(folder.split_file)
 
-    return RunFolder.create(root, settings, fill, _read_images)
+    def check(folder: RunFolder) -> None:
+        _read_images(folder)
+        _keep_log(folder, log)
+
+    return RunFolder.create(root, settings, fill, check)
 
 
 def _read_images(folder: RunFolder) -> None:
@@ -86,6 +84,18 @@ def _read_images(folder: RunFolder) -> None:
     source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
     if isinstance(source, DecodedFiles):  # a cache has read every file by now
         source.check(split)
+
+
+def _keep_log(folder: RunFolder, log: Path) -> None:
+    """Copy what was logged into the run.
+
+    Raises:
+        StorageError: There is no room for it.
+    """
+    with storage_errors(folder.log_file):
+        folder.log_file.parent.mkdir(exist_ok=True)  # another command may look into the run already
+        with folder.log_file.open("ab") as file:
+            file.write(log.read_bytes())
 
 
 def _with_image_size(settings: Settings, split: Split) -> Settings:

@@ -11,6 +11,7 @@ import yaml
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import is_abandoned, read_json, write_json, write_text
+from anomalib_tiled.leftovers import remove_half_written, remove_results
 from anomalib_tiled.origin import refuse_code_in
 from anomalib_tiled.run_files import RunFiles, checksum_named
 from anomalib_tiled.seals import Seal
@@ -249,12 +250,15 @@ class RunFolder(RunFiles):
             write_text(self.again_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
-        """Count a tile as not trained, and with it what the stages learned from all."""
+        """Count a tile as not trained, and with it what the stages learned from all, and what a test has found."""
+        remove_results(self.path)
         self.calibration_file.unlink(missing_ok=True)
+        self.validation_scores_file.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Remove what fits that were killed have left half done; nobody else may work in the folder meanwhile."""
+        """Remove what fits that were killed have left half done; nobody else may fit it meanwhile."""
+        remove_half_written(self.path)
         for path in self.predictions.glob("*/.*.tmp"):
             if is_abandoned(path):  # a test may be at work
                 path.unlink(missing_ok=True)

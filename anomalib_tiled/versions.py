@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.leftovers import remove_abandoned
 from anomalib_tiled.lock import FIT, is_deserted, locked
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def _claim(root: Path, stack: ExitStack) -> NewVersion:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(door):
             _remove_abandoned(root)
+            if _next_number(root, "v"):
+                link_newest(root)  # a process may have been killed before it did
             new = _make_hidden(root)
             stack.enter_context(locked(new.path))
             door.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
@@ -91,6 +94,7 @@ def _remove_abandoned(root: Path) -> None:
     for hidden in root.glob(".v*"):
         if hidden.name.removeprefix(".v").isdecimal() and is_deserted(hidden):
             shutil.rmtree(hidden, ignore_errors=True)
+    remove_abandoned(root.glob(".latest.*.tmp"))
 
 
 def link_newest(root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.files import (
     is_abandoned,
+    is_idle,
     json_line,
     read_json,
     replacing,
@@ -146,3 +147,14 @@ def test_a_process_of_another_machine_has_a_day(tmp_path: Path, name: str) -> No
     assert is_abandoned(path)
     path.unlink()
     assert not is_abandoned(path)
+
+
+def test_a_folder_is_idle_once_nobody_has_written_to_anything_in_it_for_a_day(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "file").touch()
+    for path in (folder, folder / "below", folder / "below" / "file"):
+        assert not is_idle(folder)
+        os.utime(path, (1, 1))
+    assert is_idle(folder)
+    assert not is_idle(tmp_path / "gone")

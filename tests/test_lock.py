@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -10,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.lock import PREDICTION, locked
 
 HOLD = """
@@ -57,6 +59,24 @@ def test_each_work_has_a_lock_of_its_own(tmp_path: Path) -> None:
         message = r"is being predicted into by process \d+ on .* or stop it; what it has predicted is kept\.$"
         with pytest.raises(RunFolderError, match=message), locked(tmp_path, PREDICTION):
             pytest.fail("two at once")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on the disk while writing"),
+        (errno.EROFS, "cannot be written: Read-only file system"),
+    ],
+)
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def fail(_: FileLock) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    with pytest.raises(StorageError, match=said), locked(tmp_path):
+        pytest.fail("it is not locked")
 
 
 def test_a_killed_process_leaves_it_free(tmp_path: Path) -> None:

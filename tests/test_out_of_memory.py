@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import pickle
 
 import pytest
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
-from anomalib_tiled.out_of_memory import advising_on_memory, lack_of_memory
+from anomalib_tiled.out_of_memory import advising_on_memory, lack_of_memory, out_of_memory
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 1 has a total capacity of 15.78 GiB."
 
@@ -19,6 +21,15 @@ def test_it_is_said_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(OutOfMemoryError, match=message), advising_on_memory("Buy more."):
         torch.empty(2**60)
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "of_machine"),
+    [(MemoryError(), True), (OSError(errno.ENOMEM, "no"), True), (torch.OutOfMemoryError(CUDA), False)],
+)
+def test_it_is_known_in_other_processes_whose_it_was(error: Exception, *, of_machine: bool) -> None:
+    pickled = pickle.dumps(out_of_memory(error, "Buy more."))
+    assert pickle.loads(pickled).of_machine == of_machine  # noqa: S301  # was pickled on the line before
 
 
 def test_the_first_advice_holds() -> None:

@@ -246,6 +246,19 @@ def trained_or_full(run: Run, tile: Tile) -> None:
     run.folder.write_record(tile, noted)
 
 
+def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished(replace(settings, cache=CacheSettings()))
+    cached = list(folder.settings().cache_directory.iterdir())
+    tiling = replace(folder.settings().tiling, image_size=(16, 24))
+    folder.config_file.write_text(replace(folder.settings(), tiling=tiling).to_yaml())
+    monkeypatch.setattr("anomalib_tiled.training.workers.LocalWorkers.start", lambda _: pytest.fail("workers start"))
+    with pytest.raises(RunFolderError, match=r"Tile r00_c00 in .* was trained with another configuration"):
+        pipeline.fit(folder, Observers())
+    assert list(folder.settings().cache_directory.iterdir()) == cached != []
+
+
 def test_two_fits_in_one_folder(settings: Settings) -> None:
     folder = preparation.prepare(settings)
     with (

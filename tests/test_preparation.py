@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
-from anomalib_tiled.errors import DataError, TiledError
+from anomalib_tiled.errors import DataError, StorageError, TiledError
 from anomalib_tiled.layout import grid_of
 
 
@@ -102,6 +104,22 @@ def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
     assert preparation.prepare(settings).path.name == "v1"
+
+
+def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_behind(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", **arguments: object) -> object:
+        if mode == "ab":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, mode, **arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StorageError, match=r"No space left on the disk while writing .*/v0/logs/run\.log"):
+        preparation.prepare(settings)
+    assert left_behind(settings) == []
 
 
 def test_images_that_lose_something_are_known_before_any_work(settings: Settings, image_folder: Path) -> None:

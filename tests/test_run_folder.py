@@ -192,9 +192,13 @@ def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolde
 def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     write_json(run.calibration_file, {})
+    run.validation_scores_file.touch()
+    (run.path / "metrics.json").touch()
     run.forget(SECOND)
     assert run.missing(GRID) == (SECOND,)
     assert not run.calibration_file.exists(), "it was learned from the tile as it was"
+    assert not run.validation_scores_file.exists()
+    assert not (run.path / "metrics.json").exists()
 
 
 def test_a_checkpoint_that_was_not_touched_is_trusted(
@@ -238,7 +242,9 @@ def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Setting
     for name in (dead, alive):
         (run.predictions / "images" / name).touch()
     (run.predictions / "images" / "r00_c00.json").touch()
+    (run.path / dead).touch()
     run.remove_leftovers()
+    assert not (run.path / dead).exists()
     left = {path.name for path in (run.predictions / "images").iterdir()}
     assert left == {"r00_c00.json", alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}

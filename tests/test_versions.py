@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import temporary_name
 from anomalib_tiled.lock import locked
 from anomalib_tiled.versions import link_newest, new_version
 
@@ -92,8 +93,27 @@ def test_what_a_killed_process_has_left_is_removed_and_nothing_was_ever_the_late
     assert names(tmp_path) == ["latest", "v1", "v2"]
 
 
+def test_a_link_that_a_killed_process_has_not_made_is_made_by_the_next(tmp_path: Path) -> None:
+    first, second = make(tmp_path), make(tmp_path)
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to(first.name)
+    half = tmp_path / f".latest.{temporary_name('x').replace(f'-{os.getpid()}-', '-999999999-').removeprefix('.x.')}"
+    half.symlink_to(first.name)
+    with new_version(tmp_path) as third:
+        assert (tmp_path / "latest").resolve() == second, "whatever becomes of the third"
+        third.publish()
+    assert names(tmp_path) == ["latest", "v0", "v1", "v2"]
+
+
 def test_what_another_machine_fills_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".v0").mkdir()
     (tmp_path / ".v0" / "fit.lock.json").write_text(json.dumps({"host": "elsewhere", "process": 1, "since": "now"}))
     assert make(tmp_path).name == "v1"
     assert (tmp_path / ".v0").is_dir()
+    for path in (tmp_path / ".v0").iterdir():
+        os.utime(path, (1, 1))
+    assert make(tmp_path).name == "v2"
+    assert (tmp_path / ".v0").is_dir(), "something has been put there or taken away during the last day"
+    os.utime(tmp_path / ".v0", (1, 1))
+    make(tmp_path)
+    assert not (tmp_path / ".v0").exists()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import is_running, storage_errors
+from anomalib_tiled.files import is_idle, storage_errors
 from anomalib_tiled.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 """What is in a cache; written last, so its presence means that the cache is complete."""
+
+HALF_DONE = re.compile(r"\.(?P<key>[0-9a-f]{24})\.(?P<host>.*)\.\d+\.tmp")
+"""How a folder is called while it is filled."""
 
 
 def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
@@ -71,7 +75,7 @@ def _rename(temporary: Path, folder: Path, is_made: Callable[[], bool]) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process makes the folder."""
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_file(folder)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -89,12 +93,33 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that were killed while making this folder, or another, have left."""
-    for temporary in folder.parent.glob(_temporary(folder.with_name("*"), "*").name):
-        process = temporary.name.split(".")[-2]
-        if temporary == _temporary(folder, str(os.getpid())) or not is_running(process):
-            logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
-            shutil.rmtree(temporary, ignore_errors=True)
+    """Remove what processes that were killed while making this folder, or another, have left.
+
+    Whoever makes a folder holds its lock. Those of another machine, which it may not reach, have written to it lately.
+
+    Args:
+        folder: The folder, whose lock is held.
+    """
+    for temporary in folder.parent.glob(".*.tmp"):
+        made = HALF_DONE.fullmatch(temporary.name)
+        if made is None or not (made["host"] == platform.node() or is_idle(temporary)):
+            continue
+        if made["key"] == folder.name:
+            _remove_leftover(temporary)
+            continue
+        lock_file = _lock_file(folder.with_name(made["key"]))
+        with suppress(Timeout), FileLock(lock_file, timeout=0):
+            _remove_leftover(temporary)
+            lock_file.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
+
+
+def _remove_leftover(temporary: Path) -> None:
+    logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _temporary(folder: Path, process: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,16 @@ from anomalib_tiled.allocation import give_back_freed_memory
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import read_json, write_json
+from anomalib_tiled.leftovers import remove_results
 from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.training.predicting import predictable, remove_outdated
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     import torch
 
@@ -43,6 +48,7 @@ def calibrate(run: Run) -> Calibration:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
     """
     give_back_freed_memory()
+    _remove_outdated_scores(run)
     ensemble = run.ensemble(Calibration())
     masks_known = _masks_known(run.split)
     images = partial(_validation_images, run, ensemble)
@@ -91,6 +97,46 @@ def learn(
 def _keep(run: Run, observed: Observed) -> None:
     ValidationScores.of(observed, run.settings.calibration_hash).write(run.folder.validation_scores_file)
     run.folder.seal(run.folder.validation_scores_file)
+
+
+def keep_calibration(run: Run, calibration: Calibration) -> None:
+    """Write what the stages learned. Results of a test with stages that had learned something else are removed.
+
+    Args:
+        run: The run.
+        calibration: What they learned.
+    """
+    stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
+    content, path = {**stages, **calibration.to_json()}, run.folder.calibration_file
+    if _decides(json.loads(json.dumps(content))) != _decides(_before(path)):
+        remove_results(run.folder.path)
+    write_json(path, content)
+    run.folder.seal(path)
+
+
+def _before(path: Path) -> dict[str, object]:
+    """Read what stages had learned before; nothing where that is not known."""
+    try:
+        return read_json(path)
+    except RunFolderError:
+        return {}
+
+
+def _decides(content: dict[str, object]) -> dict[str, object]:
+    """Leave out what is only said of a calibration."""
+    return {name: value for name, value in content.items() if name != "notes"}
+
+
+def _remove_outdated_scores(run: Run) -> None:
+    """Remove scores that were kept with other stages, as these may keep none."""
+    path = run.folder.validation_scores_file
+    try:
+        scores = ValidationScores.read(path)
+    except RunFolderError:  # they were altered
+        path.unlink()
+        return
+    if scores is not None and scores.configuration != run.settings.calibration_hash:
+        path.unlink()
 
 
 def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections import Counter, deque
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.copied_process import working_context
-from anomalib_tiled.errors import StorageError
-from anomalib_tiled.training.worker_process import Worker
+from anomalib_tiled.errors import OutOfMemoryError, StorageError
+from anomalib_tiled.training.worker_process import KilledError, Worker
 from anomalib_tiled.workers import Outcome
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 DEATHS = 3
 """Processes that die one after the other on a device before it gets no new ones, if there are other devices."""
+
+A_MOMENT = 0.1
+"""Seconds after which it is known that the process that workers are copied from has died."""
 
 
 def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Sequence[Place]) -> Iterator[Outcome]:
@@ -63,10 +67,21 @@ class Crew:
         self._waiting = deque(tiles)
         self._died_at: dict[str, int | None] = {}
         self._deaths = Counter[int | None]()
+        self._busy = 0
 
     def hire(self, places: Iterable[Place]) -> None:
         """Start a process at each place."""
-        self._workers += [Worker.hire(place, self._work, self._context) for place in places]
+        for place in places:
+            self._workers.append(self._hired(place))
+
+    def _hired(self, place: Place) -> Worker:
+        """Start a process; once more if the one that it is copied from is killed at that moment, for others follow."""
+        try:
+            return Worker.hire(place, self._work, self._context)
+        except (EOFError, ConnectionError) as error:
+            logger.warning("A process could not be started, and is started once more: %r", error)
+            time.sleep(A_MOMENT)
+            return Worker.hire(place, self._work, self._context)
 
     def dismiss(self) -> None:
         """End all processes."""
@@ -100,6 +115,7 @@ class Crew:
     def _heard_of(self) -> list[tuple[Worker, Tile]]:
         """Wait until a busy worker has finished or died, and give all that have."""
         busy = {worker.connection: (worker, worker.tile) for worker in self._workers if worker.tile is not None}
+        self._busy = len(busy)
         return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]
 
     def _outcome(self, worker: Worker, tile: Tile) -> Outcome | None:
@@ -114,17 +130,28 @@ class Crew:
             return self._lost(worker, tile, worker.obituary(again=tile.name in self._died_at))
         if isinstance(answer.error, StorageError):
             raise answer.error
-        if answer.error is not None and answer.lost:
+        if answer.error is not None and (answer.lost or self._are_too_many(answer.error)):
             return self._lost(worker, tile, answer.error)
         worker.tile = None
         self._deaths[worker.place.device] = 0
         return Outcome(tile, answer.error)
 
+    def _are_too_many(self, error: Exception) -> bool:
+        """Whether the machine had too little memory for a tile because others were trained beside it."""
+        short = isinstance(error, KilledError) or (isinstance(error, OutOfMemoryError) and error.of_machine)
+        return short and self._busy > 1 and len(self._workers) > 1
+
     def _lost(self, worker: Worker, tile: Tile, error: Exception) -> Outcome | None:
         """Replace a worker, and put its tile back, or report it if that was its second."""
-        device = worker.place.device
+        device, are_too_many = worker.place.device, self._are_too_many(error)
         worker.dismiss()
         self._workers.remove(worker)
+        if are_too_many:
+            text = "Tile %s is tried again, and tiles are trained by one process less, %d, from now on: %s"
+            logger.warning(text, tile.name, len(self._workers), error)
+            self._died_at[tile.name] = None  # whichever device it was, it is not to blame
+            self._waiting.append(tile)
+            return None
         self._deaths[device] += 1
         if self._deaths[device] < DEATHS or not self._elsewhere(device):
             self.hire([worker.place])

@@ -68,20 +68,21 @@ def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:
     before, is_mixed = _read(run.folder), len(_fingerprints(run)) > 1
     if not (to_train or before or is_mixed):  # there is nothing to compare, and nothing to note it for
         return None
-    paths = dict.fromkeys(sample.image_path for sample in run.split.subset("train"))
+    paths = list(dict.fromkeys(sample.image_path for sample in run.split.subset("train")))
     try:
-        now = {str(path): SeenImage.of(path, before.get(str(path))) for path in track(list(paths), "Comparing images")}
+        now = _seen(paths, before)
+        if others := _others(run, to_train, now):  # before anything is claimed, all are read: the note may be altered
+            now = _seen(paths, {})
+            others = _others(run, to_train, now)
     except DataError:
         if to_train or is_mixed:
             raise
         return None  # they are needed no more
-    fingerprint = sha256("".join(image.sha256 for image in now.values()).encode()).hexdigest()
-    others = [tile for tile in run.grid.tiles if tile not in to_train and _saw_others(run.folder, tile, fingerprint)]
     if not others:
         images = {path: image._asdict() for path, image in now.items()}
-        write_json(run.folder.trained_on_file, {"fingerprint": fingerprint, "images": images})
+        write_json(run.folder.trained_on_file, {"fingerprint": _fingerprint(now), "images": images})
         return None
-    changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
+    changed = [path for path, image in now.items() if path in before and _differ(before[path], image)]
     if not (to_train or is_mixed):
         return f"{_described(changed)} since the tiles were trained: their models know them as they were."
     again = [tile for tile in to_train if run.folder.has_record(tile)]
@@ -106,6 +107,27 @@ def _read(folder: RunFolder) -> dict[str, SeenImage]:
         return {path: SeenImage(**image) for path, image in content.items()}  # type: ignore[attr-defined]
     except (RunFolderError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _seen(paths: Sequence[Path], before: dict[str, SeenImage]) -> dict[str, SeenImage]:
+    """Look at images; those that are as they were before are not read."""
+    return {str(path): SeenImage.of(path, before.get(str(path))) for path in track(paths, "Comparing images")}
+
+
+def _fingerprint(images: dict[str, SeenImage]) -> str:
+    return sha256("".join(image.sha256 for image in images.values()).encode()).hexdigest()
+
+
+def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) -> list[Tile]:
+    """Give the tiles that are not trained now, and saw other images."""
+    fingerprint = _fingerprint(images)
+    return [tile for tile in run.grid.tiles if tile not in to_train and _saw_others(run.folder, tile, fingerprint)]
+
+
+def _differ(before: SeenImage, now: SeenImage) -> bool:
+    """Whether an image has changed; one that nobody has touched since it was noted has not, whatever the note says."""
+    is_touched = (before.size, before.modified) != (now.size, now.modified)
+    return is_touched and before.sha256 != now.sha256
 
 
 def _fingerprints(run: Run) -> set[str]:

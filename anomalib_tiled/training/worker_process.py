@@ -36,6 +36,10 @@ class WorkerError(RuntimeError):
     """A process ended in the middle of a tile."""
 
 
+class KilledError(WorkerError):
+    """It was killed, as the system does when memory is short."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a process works.
@@ -139,13 +143,13 @@ class Worker:
             again: Whether its tile has cost a process before.
         """
         self.process.join(timeout=5)
-        code, twice = self.process.exitcode, " twice" if again else ""
+        code, more = self.process.exitcode, " more than once" if again else ""
         if code == -signal.SIGKILL:
-            return WorkerError(
-                f"the process was killed{twice}, as the system does when memory is short. "
+            return KilledError(
+                f"the process was killed{more}, as the system does when memory is short. "
                 "Lower workers.init_args.processes, or the data module's train_batch_size."
             )
-        return WorkerError(f"the process ended{twice} with exit code {code}")
+        return WorkerError(f"the process ended{more} with exit code {code}")
 
     def dismiss(self) -> None:
         """End it at once; what it has finished is on the disk."""

@@ -210,12 +210,16 @@ def test_t27_some_tiles_are_trained_again(
 ) -> None:
     run = tmp_path / "again"
     shutil.copytree(finished_run, run)
+    results = [run / name for name in ("metrics.json", "scores.csv", "tiles.csv", "images")]
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    assert all(path.exists() for path in results), "the models are those that were tested"
     damaged, kept = run / "tiles" / "r01_c02.ckpt", (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns
     damaged.write_bytes(damaged.read_bytes()[:1000])
     assert main(["status", "--ckpt_dir", str(run)]) == 2
     assert f"fit --ckpt_dir {run} --tiles r01_c02`" in capsys.readouterr().err
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 0
     assert (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns == kept
+    assert not any(path.exists() for path in results), "they are those of models that are no more"
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert main(["fit", "--config", str(run / "config.yaml"), "--tiles", "r00_c00"]) == 2
     assert "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN." in capsys.readouterr().err

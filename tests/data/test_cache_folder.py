@@ -16,15 +16,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from anomalib_tiled.data import cache_folder
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache, open_source
 from anomalib_tiled.data.cache_folder import make
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
+from anomalib_tiled.files import A_DAY
 from anomalib_tiled.grid import Size, TileGrid
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+KEYS = "0123456789abcdef01234567", "ffffffffffffffffffffffff"
 WHOLE = slice(0, 8), slice(0, 12)
 
 # Decodes slowly, and notes each decode by a file: <image>.<process>.
@@ -190,20 +193,48 @@ def test_a_folder_of_another_machine_that_was_faster_is_kept(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "key"
-    dead, elsewhere = cache_folder._temporary(folder, "999999999"), tmp_path / ".key.another-machine.999999999.tmp"
-    alive = cache_folder._temporary(folder, str(os.getppid()))
-    others = cache_folder._temporary(tmp_path / "another", "999999999")
-    own = cache_folder._temporary(tmp_path / "another", str(os.getpid()))
-    for each in (dead, others, elsewhere, alive, own):
-        each.mkdir()
-    cache_folder._remove_leftovers(folder)
-    assert set(tmp_path.iterdir()) == {elsewhere, alive, own}
+def test_what_nobody_makes_any_more_is_removed_whatever_number_its_process_had(tmp_path: Path) -> None:
+    running = str(os.getppid())  # as in another container with the same name
+    for key in KEYS:
+        cache_folder._temporary(tmp_path / key, running).mkdir()
+    with FileLock(tmp_path / f".{KEYS[1]}.lock"):
+        cache_folder._remove_leftovers(tmp_path / KEYS[0])
+        assert list(tmp_path.glob("*.tmp")) == [cache_folder._temporary(tmp_path / KEYS[1], running)]
+    cache_folder._remove_leftovers(tmp_path / KEYS[0])
+    assert not any(tmp_path.iterdir()), "not even a lock"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_another_machine_makes_is_removed_once_nobody_has_written_to_it_for_a_day(
+    tmp_path: Path, key: str
+) -> None:
+    elsewhere, before = tmp_path / f".{key}.another.machine.12.tmp", time.time() - A_DAY
+    elsewhere.mkdir()
+    (elsewhere / "image_r00_c00.npy").touch()
+    for written, stays in ((before + 60, True), (before - 60, False)):
+        os.utime(elsewhere / "image_r00_c00.npy", (written, written))
+        os.utime(elsewhere, (1, 1))
+        cache_folder._remove_leftovers(tmp_path / KEYS[0])
+        assert elsewhere.exists() == stays
+
+
+def test_other_folders_are_none_of_ours(tmp_path: Path) -> None:
+    for name in (
+        ".tmp",
+        ".download.12.tmp",
+        f".{KEYS[0]}.tmp",
+        f".{KEYS[0]}.host.tmp",
+        f"{KEYS[0]}.host.12.tmp",
+        KEYS[1],
+    ):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1, 1))
+    cache_folder._remove_leftovers(tmp_path / KEYS[0])
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "key"
+    folder = tmp_path / KEYS[0]
     dead = cache_folder._temporary(folder, "999999999")
     dead.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if dead.exists() else 10))

@@ -17,11 +17,12 @@ from anomalib_tiled.calibration import Calibration, Level
 from anomalib_tiled.config import ClassSpec, Settings, ThresholdingSettings
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.split import Sample, Split, split_once
+from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 
 COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
@@ -238,3 +239,50 @@ def test_a_defect_without_a_mask_beside_others_with_one(run: Run, batch_size: in
     images = calibrate(at(with_samples(run, normal[0], unmasked, normal[1], masked), "none", "image")).image
     assert images.scores == calibrate(at(with_samples(run, *normal, masked, other), "none", "image")).image.scores
     assert images.maps == calibrate(at(with_samples(run, *normal, masked), "none", "image")).image.maps
+
+
+def left_by_test(run: Run) -> list[Path]:
+    """Leave what a test leaves."""
+    found = [run.folder.path / name for name in ("metrics.json", "scores.csv", "tiles.csv", "images/bad/0.png")]
+    for path in found:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return found
+
+
+def test_results_stay_as_long_as_the_stages_know_the_same(run: Run) -> None:
+    calibration = calibrate(run)
+    keep_calibration(run, calibration)
+    results = left_by_test(run)
+    keep_calibration(run, replace(calibrate(run), notes=("said otherwise",)))
+    assert all(path.is_file() for path in results)
+    assert read_json(run.folder.calibration_file)["notes"] == ["said otherwise"]
+    run.folder.check(run.folder.calibration_file, "")
+
+
+@pytest.mark.parametrize("before", [None, "{", "another merging", "another number"])
+def test_results_with_other_stages_are_removed(run: Run, before: str | None) -> None:
+    calibration = calibrate(run)
+    keep_calibration(run, calibration)
+    results = left_by_test(run)
+    if before == "another merging":
+        merging = ClassSpec("anomalib_tiled.stages.merging.Max")
+        run = replace(run, settings=replace(run.settings, merging=merging))
+    elif before == "another number":
+        calibration = replace(calibration, image=None)
+    elif before is None:
+        run.folder.calibration_file.unlink()
+    else:
+        run.folder.calibration_file.write_text(before)
+    keep_calibration(run, calibration)
+    assert not [path for path in results if path.exists()]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_scores_that_were_kept_with_other_stages_do_not_stay(run: Run, *, damaged: bool) -> None:
+    calibrate(run)
+    assert run.folder.validation_scores_file.is_file()
+    if damaged:
+        run.folder.validation_scores_file.write_bytes(b"PK")
+    calibrate(at(run, "tile", "tile"))
+    assert not run.folder.validation_scores_file.exists()

@@ -20,7 +20,7 @@ from anomalib_tiled.errors import OutOfMemoryError, StorageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.training import crew
 from anomalib_tiled.training.crew import DEATHS, train_side_by_side
-from anomalib_tiled.training.worker_process import Answer, Place, WorkerError
+from anomalib_tiled.training.worker_process import Answer, KilledError, Place, WorkerError
 
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
 MANY = TileGrid(Size(4, 48), Size(4, 4), Size(4, 4)).tiles
@@ -174,8 +174,10 @@ def test_a_tile_that_kills_its_process_twice_is_reported(workbench: ModuleType, 
     errors = {outcome.tile.name: str(outcome.error) for outcome in outcomes if outcome.error is not None}
     assert len(outcomes) == len(TILES)
     assert errors.keys() == {"r00_c01", "r00_c02"}
-    assert errors["r00_c01"].startswith("the process was killed twice, as the system does when memory is short. Lower")
-    assert errors["r00_c02"] == "the process ended twice with exit code 7"
+    assert errors["r00_c01"].startswith(
+        "the process was killed more than once, as the system does when memory is short. Lower"
+    )
+    assert errors["r00_c02"] == "the process ended more than once with exit code 7"
     assert len(notes(tmp_path)) == len(TILES) + 2
 
 
@@ -195,9 +197,16 @@ class Devices:
     def __init__(self, ending: Callable[[int, str], Exception | None]) -> None:
         self.ending = ending
         self.given: list[tuple[int, str]] = []
+        self.at_work: list[Devices.Process] = []
 
     def hire(self, place: Place, *_: object) -> Devices.Process:
-        return self.Process(self, place)
+        self.at_work.append(self.Process(self, place))
+        return self.at_work[-1]
+
+    @property
+    def busy(self) -> int:
+        """How many tiles are trained at the same time."""
+        return sum(process.tile is not None for process in self.at_work)
 
     class Process:
         """One of them; a dead one tells nothing, one whose GPU has failed says so."""
@@ -217,15 +226,20 @@ class Devices:
             return Answer(ending, isinstance(ending, torch.AcceleratorError))
 
         def obituary(self, *, again: bool) -> WorkerError:
-            return WorkerError(f"died{' again' if again else ''}")
+            killed = self.devices.ending(self.place.device, self.tile.name) is KILLED
+            return (KilledError if killed else WorkerError)(f"died{' again' if again else ''}")
 
         def dismiss(self) -> None:
-            pass
+            if self in self.devices.at_work:  # the second time is in the end, for all
+                self.devices.at_work.remove(self)
 
 
 Ending = Callable[[int, str], Exception | None]
 FAILED_GPU = torch.AcceleratorError("CUDA error: device-side assert triggered")
 DEAD = EOFError()
+KILLED = EOFError()
+SHORT = OutOfMemoryError("The memory of the machine ran out.")
+SHORT.of_machine = True
 
 
 @pytest.fixture
@@ -276,6 +290,80 @@ def test_where_all_devices_are_sick_each_tile_is_tried_twice(trained_by: Callabl
     became, given = trained_by(devices, lambda *_: DEAD)
     assert set(became.values()) == {"died again"}
     assert Counter(tile for _, tile in given) == {tile.name: 2 for tile in MANY}
+
+
+class Machine:
+    """Stands for a machine with room for a number of tiles at the same time; the system ends what is too much."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, ending: Exception) -> None:
+        self.room, self.ending, self.most = room, ending, []
+        self.processes = Devices(self.end)
+        monkeypatch.setattr(crew, "Worker", self.processes)
+        monkeypatch.setattr(crew, "wait", lambda connections: connections[:1])
+
+    def end(self, *_: object) -> Exception | None:
+        self.most.append(self.processes.busy)
+        return self.ending if self.processes.busy > self.room else None
+
+    def train(self, places: list[Place]) -> dict[str, str]:
+        return {each.tile.name: str(each.error or "done") for each in train_side_by_side(MANY, print, places)}
+
+
+@pytest.mark.parametrize("ending", [KILLED, SHORT])
+@pytest.mark.parametrize("room", [1, 2, 3])
+@pytest.mark.parametrize("devices", [[None] * 4, [0, 1, 2, 3], [0, 0, 1, 1]])
+def test_where_memory_is_short_fewer_tiles_are_trained_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, room: int, ending: Exception, devices: list[int | None]
+) -> None:
+    machine = Machine(monkeypatch, room, ending)
+    became = machine.train([Place(1, device) for device in devices])
+    assert became == {tile.name: "done" for tile in MANY}
+    assert len(machine.processes.given) == len(MANY) + 4 - room, "each that was one too many costs one try"
+    assert max(machine.most[-len(MANY) + 4 :]) <= room
+
+
+@pytest.mark.parametrize(("ending", "tries"), [(KILLED, 2), (SHORT, 1)])
+def test_where_there_is_no_room_for_one_tile_all_are_reported(
+    monkeypatch: pytest.MonkeyPatch, ending: Exception, tries: int
+) -> None:
+    machine = Machine(monkeypatch, 0, ending)
+    said = "died again" if ending is KILLED else str(SHORT)
+    assert machine.train(TWO) == {tile.name: said for tile in MANY}
+    assert len(machine.processes.given) <= tries * len(MANY) + 1
+
+
+def test_a_single_tile_that_is_too_large_is_not_tried_by_all_that_are_idle(trained_by: Callable) -> None:
+    became, given = trained_by([None] * 8, lambda _, tile: KILLED if tile == MANY[-1].name else None)
+    assert {name for name, what in became.items() if what != "done"} == {MANY[-1].name}
+    assert len(given) <= len(MANY) + 2
+
+
+def test_it_is_said_that_fewer_tiles_are_trained_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Machine(monkeypatch, 1, KILLED).train(TWO)
+    [said] = caplog.messages
+    assert said.startswith("Tile r00_c00 is tried again, and tiles are trained by one process less, 1, from now on: ")
+
+
+@pytest.mark.parametrize("error", [EOFError("no answer"), ConnectionResetError("gone"), BrokenPipeError("gone")])
+def test_a_process_that_could_not_be_started_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    machine, failures = Machine(monkeypatch, 2, KILLED), [error]
+
+    def hire(place: Place, *_: object) -> Devices.Process:
+        if failures:
+            raise failures.pop()
+        return started(place)
+
+    started = machine.processes.hire
+    monkeypatch.setattr(machine.processes, "hire", hire)
+    assert set(machine.train(TWO).values()) == {"done"}
+    failures += [error, error]
+    with pytest.raises(type(error)):
+        machine.train(TWO)
+    assert machine.processes.at_work == []
 
 
 def test_it_is_said_how_the_gpu_failed(trained_by: Callable) -> None:

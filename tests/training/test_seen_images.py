@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -139,4 +140,23 @@ def test_tiles_of_which_nothing_is_known_are_taken_as_they_are(run: Run) -> None
 def test_an_image_that_has_gone_is_named(run: Run) -> None:
     image(run).unlink()
     with pytest.raises(DataError, match=f"{image(run)} is missing"):
+        note_images(run, run.grid.tiles[2:])
+
+
+def test_a_note_that_was_altered_is_no_change_of_images(run: Run) -> None:
+    noted = run.folder.trained_on_file.read_text()
+    content = json.loads(noted)
+    content["images"][str(image(run))]["sha256"] = "0" * 64
+    content["fingerprint"] = "0"
+    run.folder.trained_on_file.write_text(json.dumps(content))
+    assert note_images(run, run.grid.tiles[2:]) is None
+    assert run.folder.trained_on_file.read_text() == noted, "and is mended"
+
+
+def test_only_what_has_changed_is_named_where_a_note_was_altered_too(run: Run) -> None:
+    content = json.loads(run.folder.trained_on_file.read_text())
+    content["images"][str(image(run))]["sha256"] = "0" * 64
+    run.folder.trained_on_file.write_text(json.dumps(content))
+    change(image(run, 1))
+    with pytest.raises(DataError, match=rf"but 1 training images have changed \({image(run, 1)}\) since"):
         note_images(run, run.grid.tiles[2:])

@@ -7,7 +7,7 @@ import torch
 
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.training.worker_process import Place, Worker, has_failed_for_good
+from anomalib_tiled.training.worker_process import KilledError, Place, Worker, has_failed_for_good
 
 TILE = TileGrid(Size(4, 4), Size(4, 4), Size(4, 4)).tiles[0]
 ASSERTION = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported at some other call."
@@ -67,11 +67,16 @@ def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException 
     ("code", "again", "said"),
     [
         (-9, False, "the process was killed, as the system does when memory is short. Lower workers.init_args"),
-        (-9, True, "the process was killed twice, as the system does when memory is short. Lower workers.init_args"),
+        (
+            -9,
+            True,
+            "the process was killed more than once, as the system does when memory is short. Lower workers.init_args",
+        ),
         (7, False, "the process ended with exit code 7"),
-        (7, True, "the process ended twice with exit code 7"),
+        (7, True, "the process ended more than once with exit code 7"),
     ],
 )
 def test_it_is_said_how_a_process_died(code: int, *, again: bool, said: str) -> None:
     worker = Worker(Place(1), Mock(exitcode=code), Mock())
     assert str(worker.obituary(again=again)).startswith(said)
+    assert isinstance(worker.obituary(again=again), KilledError) == (code == -9)
