@@ -5,11 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.config import as_size
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import TileGrid
 
 if TYPE_CHECKING:
-    from anomalib_tiled.config import TilingSettings
+    from anomalib_tiled.config import Plain, TilingSettings
+
+SIDES = 2
+"""Height and width."""
+
+
+def check_sizes(tiling: TilingSettings) -> None:
+    """Check that sizes are numbers, as they may not be in a configuration that was written by hand.
+
+    Raises:
+        ConfigurationError: One is something else.
+    """
+    for name in ("image_size", "tile_size", "stride"):
+        value = getattr(tiling, name)
+        if not (_is_size(value) or (value is None and name != "tile_size")):
+            found = [*value] if isinstance(value, tuple) else value
+            message = f"tiling.{name} must be a whole number of pixels, or [height, width], but is {found!r}"
+            raise ConfigurationError(message)
+
+
+def _is_size(value: Plain) -> bool:
+    sides = value if isinstance(value, tuple) and len(value) == SIDES else (value,)
+    return all(type(side) is int for side in sides)
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from anomalib_tiled.config import TilingSettings
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.layout import grid_of
+from anomalib_tiled.layout import check_sizes, grid_of
 
 
 def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
@@ -17,3 +17,15 @@ def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
 def test_the_size_of_the_images_must_be_known() -> None:
     with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size\. It was altered"):
         grid_of(TilingSettings(tile_size=4, image_size=None))
+
+
+@pytest.mark.parametrize("size", ["256", (64,), 64.0, (64, 64.0), (1, 2, 3), True, None])
+def test_a_size_is_one_or_two_whole_numbers(size: object) -> None:
+    check_sizes(TilingSettings(tile_size=(4, 6), image_size=None, stride=2))
+    with pytest.raises(
+        ConfigurationError, match=r"tiling\.tile_size must be a whole number of pixels, or \[height, wi"
+    ):
+        check_sizes(TilingSettings(tile_size=size))
+    if size is not None:
+        with pytest.raises(ConfigurationError, match=r"tiling\.stride must be .*, but is "):
+            check_sizes(TilingSettings(tile_size=4, stride=size))
