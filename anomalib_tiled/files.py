@@ -35,6 +35,16 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def leads_out(path: Path) -> bool:
+    """Whether a file or folder is a symbolic link that leads out of the folder that it lies in.
+
+    Args:
+        path: The file or folder; it need not be there.
+    """
+    inside = os.path.realpath(path.parent)
+    return path.is_symlink() and os.path.commonpath([inside, os.path.realpath(path)]) != inside
+
+
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
     """Turn a full disk into a message that says so.

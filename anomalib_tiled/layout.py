@@ -11,8 +11,30 @@ from anomalib_tiled.grid import TileGrid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anomalib_tiled.config import TilingSettings
+    from anomalib_tiled.config import Plain, TilingSettings
     from anomalib_tiled.grid import Tile
+
+SIDES = 2
+"""Height and width."""
+
+
+def check_sizes(tiling: TilingSettings) -> None:
+    """Check that sizes are numbers, as they may not be in a configuration that was written by hand.
+
+    Raises:
+        ConfigurationError: One is something else.
+    """
+    for name in ("image_size", "tile_size", "stride"):
+        value = getattr(tiling, name)
+        if not (_is_size(value) or (value is None and name != "tile_size")):
+            found = [*value] if isinstance(value, tuple) else value
+            message = f"tiling.{name} must be a whole number of pixels, or [height, width], but is {found!r}"
+            raise ConfigurationError(message)
+
+
+def _is_size(value: Plain) -> bool:
+    sides = value if isinstance(value, tuple) and len(value) == SIDES else (value,)
+    return all(type(side) is int for side in sides)
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:

@@ -62,7 +62,7 @@ class TiledEnsemble(TensorEnsemble):
     def load(
         cls,
         run_folder: str | Path,
-        device: str = AUTO,
+        device: str | torch.device | None = AUTO,
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
@@ -72,7 +72,8 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             run_folder: The folder that ``fit`` printed, or its ``latest``.
-            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the run was trained on.
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` or ``None`` for what the run was trained
+                on.
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for what was
                 calibrated.
             pixel_threshold: The same of pixels.
@@ -80,7 +81,8 @@ class TiledEnsemble(TensorEnsemble):
 
         Raises:
             RunFolderError: There is no run, it is not complete, a file was altered and that is not allowed, or it lacks
-                the scores that a threshold is looked up in.
+                the scores that a threshold is looked up in. Checkpoints with the size and the time that they were
+                finished with are not read here; if one was altered nevertheless, the first prediction raises this.
             ConfigurationError: There is no such device, or the threshold is none.
         """
         folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
@@ -89,7 +91,8 @@ class TiledEnsemble(TensorEnsemble):
         run = Run.open(folder)
         if remark := run.memory_remark():
             warnings.warn(remark, stacklevel=2)
-        opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
+        opened = run.calibrated_ensemble(AUTO if device is None else str(device), share=SHARE_ALONE)
+        run.check_changed()
         ensemble = cls(
             opened.grid,
             opened.tile_models,
@@ -123,6 +126,7 @@ class TiledEnsemble(TensorEnsemble):
         Raises:
             DataError: It is no image, or cannot be read.
             OutOfMemoryError: Memory ran out.
+            RunFolderError: A checkpoint is gone, or was altered in a way that `load` does not see, or since.
         """
         return self.predict_batch([image])[0]
 
@@ -131,14 +135,21 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             images: Images as `predict` takes them; may be without end.
-            batch_size: Images that are predicted together.
+            batch_size: Images that are predicted together, at least 1.
 
-        Yields:
-            The predictions, in the order of the images.
+        Returns:
+            The predictions, in the order of the images. What `predict_batch` raises comes out of it.
+
+        Raises:
+            ValueError: The batch size is less than 1.
+            TypeError: A single path was given.
         """
-        remaining = iter(images)
-        while batch := list(islice(remaining, batch_size)):
-            yield from self.predict_batch(batch)
+        if batch_size < 1:
+            message = f"batch_size must be at least 1, but is {batch_size}."
+            raise ValueError(message)
+        remaining = iter(_several(images))
+        batches = iter(lambda: list(islice(remaining, batch_size)), [])
+        return (prediction for batch in batches for prediction in self.predict_batch(batch))
 
     def predict_batch(self, images: Iterable[GivenImage]) -> list[ImagePrediction]:
         """Predict images together. They may be of several kinds and sizes.
@@ -149,8 +160,10 @@ class TiledEnsemble(TensorEnsemble):
         Raises:
             DataError: One is no image, or cannot be read.
             OutOfMemoryError: Memory ran out.
+            RunFolderError: As of `predict`.
+            TypeError: A single path was given.
         """
-        given = list(images)
+        given = list(_several(images))
         if not given:
             return []
         with advising_on_memory(LESS_MEMORY):
@@ -198,3 +211,18 @@ class TiledEnsemble(TensorEnsemble):
             image=as_bytes(pixels),
             image_path=path,
         )
+
+
+def _several(images: Iterable[GivenImage]) -> Iterable[GivenImage]:
+    """Refuse a path, of which each letter would be taken for one.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(images, (str, Path)):
+        message = (
+            f"Several images must be given, such as a list of paths, but {str(images)!r} is a single path. Use predict "
+            f'for an image, and sorted(Path({str(images)!r}).glob("*.png")) for the images of a folder.'
+        )
+        raise TypeError(message)
+    return images

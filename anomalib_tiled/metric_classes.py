@@ -139,7 +139,7 @@ def _spec(level: str, given: str | Mapping[str, Plain]) -> MetricSpec:
 def _find(spec: MetricSpec) -> type[Metric]:
     package, _, name = spec.class_path.rpartition(".")
     packages = (package,) if package else PACKAGES
-    for found in _classes(name, packages if is_dotted(spec.class_path) else ()):
+    for found in _classes(spec, name, packages if is_dotted(spec.class_path) else ()):
         if spec.level == "pixel" or not issubclass(found, OF_REGIONS):
             return found
     allowed = allowed_names(spec.class_path, COUNTED[spec.level])
@@ -150,12 +150,15 @@ def _find(spec: MetricSpec) -> type[Metric]:
     raise ConfigurationError(message)
 
 
-def _classes(name: str, packages: Iterable[str]) -> Iterator[type[Metric]]:
+def _classes(spec: MetricSpec, name: str, packages: Iterable[str]) -> Iterator[type[Metric]]:
     for package in packages:
         try:
             found = getattr(import_module(package), name, None)
-        except ImportError:
-            continue
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
+                continue  # there is no such package; one that it needs itself is another matter
+            message = f"{spec.where} cannot be used, because {package} cannot be imported: {error}. Mend or install it."
+            raise ConfigurationError(message) from error
         if isinstance(found, type) and issubclass(found, Metric):
             yield found
 

@@ -235,6 +235,14 @@ class Run:
             message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
             raise RunFolderError(message)
 
+    def check_changed(self) -> None:
+        """Compare the checkpoints to what they were that seem to have been changed, so that it is known at once.
+
+        Raises:
+            RunFolderError: One was altered, and that is not allowed.
+        """
+        self._trusted.check_changed(self.grid.tiles)
+
     def tile_models(self, *, one_at_a_time: bool = False, share: float = SHARE) -> TileModels:
         """Give the models of the tiles.
 

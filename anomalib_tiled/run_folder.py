@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ import yaml
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import is_abandoned, read_json, write_json, write_text
+from anomalib_tiled.files import WRITER, is_abandoned, leads_out, read_json, write_json, write_text
+from anomalib_tiled.layout import check_sizes
 from anomalib_tiled.leftovers import remove_half_written, remove_results
 from anomalib_tiled.origin import refuse_code_in
 from anomalib_tiled.run_files import RunFiles, checksum_named
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
 KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
 """What else can be done with a file that was altered."""
+
+WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
+"""Folders of a run that commands write into, and remove files from."""
+
+HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
+"""Names in ``tiles`` of what is being trained or written: folders of tiles, and files before they are renamed."""
 
 
 def _nothing(*_: object) -> None:
@@ -74,7 +82,7 @@ class RunFolder(RunFiles):
         """Open the folder of an earlier run; the arguments are those of the class.
 
         Raises:
-            RunFolderError: There is no run in it.
+            RunFolderError: There is no run in it, or what is written into it would be written elsewhere.
         """
         run = cls(path.absolute().resolve(), allow_altered)
         if not run.path.is_dir():
@@ -86,6 +94,13 @@ class RunFolder(RunFiles):
                 f"{path} has no config.yaml. `anomalib tiled fit` prints the folder that it makes."
             )
             raise RunFolderError(message)
+        for folder in (run.path / name for name in WRITTEN):
+            if leads_out(folder):
+                message = (
+                    f"{folder} must be a folder, but is a link that leads out of the run, to {folder.readlink()}, "
+                    "where files would be replaced and removed. Put the folder itself in its place."
+                )
+                raise RunFolderError(message)
         return run
 
     def settings(self) -> Settings:
@@ -97,10 +112,12 @@ class RunFolder(RunFiles):
         try:
             content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
             refuse_code_in(self.path, content)
-            return Settings.from_mapping(content)
-        except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError) as error:
+            settings = Settings.from_mapping(content)
+            check_sizes(settings.tiling)
+        except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
             message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
             raise RunFolderError(message) from error
+        return settings
 
     def origins(self) -> dict[str, Plain]:
         """Read which package each class came from; nothing for a run that was made before that was recorded."""
@@ -125,11 +142,12 @@ class RunFolder(RunFiles):
             raise RunFolderError(message)
         if self.allow_altered:
             return
-        seal = self.seals().get(path.name)
-        if not isinstance(seal, dict):
+        try:
+            seal = Seal(**self.seals().get(path.name))  # type: ignore[arg-type]  # whatever is there
+        except TypeError as error:
             message = f"{self.seals_file} does not say what {path.name} is like. {advice} {KNOWINGLY}"
-            raise RunFolderError(message)
-        Seal(**seal).check(path, f"{advice} {KNOWINGLY}")
+            raise RunFolderError(message) from error
+        seal.check(path, f"{advice} {KNOWINGLY}")
 
     def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
         """Compare checkpoints of trained tiles to what they were; where size and time are the same, that is trusted.
@@ -260,10 +278,11 @@ class RunFolder(RunFiles):
         """Remove what fits that were killed have left half done; nobody else may fit it meanwhile."""
         remove_half_written(self.path)
         for path in self.predictions.glob("*/.*.tmp"):
-            if is_abandoned(path):  # a test may be at work
+            # A test may be at work.
+            if WRITER.search(path.name) and not path.parent.is_symlink() and is_abandoned(path):
                 path.unlink(missing_ok=True)
-        for path in (self.path / "tiles").glob(".*"):
-            if path.is_dir():
+        for path in filter(lambda path: HALF_DONE.fullmatch(path.name), (self.path / "tiles").glob(".*")):
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

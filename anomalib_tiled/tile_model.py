@@ -221,8 +221,12 @@ def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.
         return None
     try:
         return configure((tile_size.height, tile_size.width))
-    except ValueError:  # a crop of its own is larger than the tile; crops are taken out, so it may be of any size
-        return configure()
+    except ValueError as error:
+        if "crop" in str(error).lower():  # larger than the tile; crops are taken out, so it may be of any size
+            return configure()
+        reason = str(error).rstrip(".")
+        message = f"{model_class.__name__} cannot pre-process tiles of {tile_size}: {reason}. Set another tile_size."
+        raise ConfigurationError(message) from error
 
 
 def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size) -> dict[str, Plain]:

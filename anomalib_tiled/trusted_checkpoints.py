@@ -12,7 +12,7 @@ from anomalib_tiled.out_of_memory import lack_of_memory
 from anomalib_tiled.seals import CheckedFiles, Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from anomalib_tiled.grid import Tile
@@ -30,6 +30,26 @@ class TrustedCheckpoints:
         self.folder = folder
         self._checked = CheckedFiles()
         self._seals: dict[str, Seal] = {}
+
+    def check_changed(self, tiles: Iterable[Tile]) -> None:
+        """Compare those checkpoints to what they were whose size or time is not that of when they were finished.
+
+        None is read if all are as they were left. Those of a copy without times are read here instead of when they are
+        loaded.
+
+        Args:
+            tiles: The tiles, all trained.
+
+        Raises:
+            RunFolderError: One was altered, and that is not allowed.
+        """
+        if self.folder.allow_altered:
+            return
+        for tile in tiles:
+            record, checkpoint = self.folder.record(tile), self.folder.checkpoint(tile)
+            status = checkpoint.stat()
+            if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
+                self._checked.once(checkpoint, partial(self._check, tile))
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:

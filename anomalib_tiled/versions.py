@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from anomalib_tiled.lock import FIT, is_deserted, locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -104,9 +107,12 @@ def link_newest(root: Path) -> None:
         latest.unlink(missing_ok=True)
         return
     temporary = root / temporary_name(latest.name)
-    with suppress(OSError, NotImplementedError):  # a file system without links: the run folder is all that is needed
+    try:
         temporary.symlink_to(name, target_is_directory=True)
         temporary.replace(latest)
+    except (OSError, NotImplementedError) as error:  # a file system without links: the folder is all that is needed
+        logger.warning("%s does not lead to %s, which is the newest: %s", latest, name, error)
+        temporary.unlink(missing_ok=True)
 
 
 def _next_number(root: Path, *prefixes: str) -> int:

@@ -153,3 +153,26 @@ def test_what_is_no_path_of_a_class_is_not_imported(path: str, tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigurationError, match=f"There is no metric '{path}' for metrics.image"):
         make_metric(spec(path))
+
+
+MISSING = "import no_such_package_at_all\n"
+
+
+@pytest.mark.parametrize("source", [MISSING, "from metrics_of_mine import Nothing\n", "import metrics_of_mine.more\n"])
+def test_what_a_metric_needs_itself_is_named_if_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "metrics_of_mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = "metrics_of_mine.Own' in metrics.image cannot be used, because metrics_of_mine cannot be imported: "
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        make_metric(spec("metrics_of_mine.Own"))
+    assert isinstance(raised.value.__cause__, ImportError)
+
+
+@pytest.mark.parametrize(
+    "path", ["no_such_package_at_all.X", "anomalib.no_such_module.X", "anomalib.metrics.auroc.x.X"]
+)
+def test_a_package_that_is_not_there_has_no_metrics(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"There is no metric '{path}' for metrics.image"):
+        make_metric(spec(path))

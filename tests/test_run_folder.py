@@ -5,10 +5,11 @@ import platform
 from pathlib import Path
 
 import pytest
+import yaml
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import read_json, write_json
+from anomalib_tiled.files import read_json, temporary_name, write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.run_folder import RunFolder, TileRecord
 from anomalib_tiled.seals import Seal
@@ -86,9 +87,26 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["tiling: [", "", "tilling: {}", "just text"])
-def test_a_configuration_that_was_altered(run: RunFolder, content: str) -> None:
-    run.config_file.write_text(content)
+@pytest.mark.parametrize("name", ["logs", "tiles", "raw", "images", "predictions"])
+def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
+    (tmp_path / "home").mkdir()
+    (run.path / name).symlink_to(tmp_path / "home")
+    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home,"):
+        RunFolder.open(tmp_path / "latest")
+    (run.path / name).unlink()
+    (run.path / "inside").mkdir()
+    (run.path / name).symlink_to("inside")
+    assert RunFolder.open(tmp_path / "latest") == run
+
+
+DATE = "seed_everything: 2024-13-45"
+
+
+@pytest.mark.parametrize(
+    "content", [b"tiling: [", b"", b"tilling: {}", b"just text", "model: ü".encode("utf-16"), b"m: \xfc", DATE.encode()]
+)
+def test_a_configuration_that_was_altered(run: RunFolder, content: bytes) -> None:
+    run.config_file.write_bytes(content)
     with pytest.raises(RunFolderError) as raised:
         run.settings()
     assert str(raised.value).startswith(f"{run.config_file} cannot be used any more: ")
@@ -233,10 +251,13 @@ def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings
     run.check_checkpoints(GRID.tiles)
 
 
-def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings) -> None:
+def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
+    (run.path / "tiles" / temporary_name("shared")).touch()
+    (run.path / "tiles" / temporary_name("r00_c01.json")).touch()
     (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
+    (run.path / "tiles" / ".r00_c02").symlink_to(tmp_path)
     (run.predictions / "images").mkdir(parents=True)
     dead, alive = (f".r00_c02.maps.{platform.node()}-{number}-0a1b2c3d.tmp" for number in (999999999, os.getppid()))
     for name in (dead, alive):
@@ -248,6 +269,25 @@ def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Setting
     left = {path.name for path in (run.predictions / "images").iterdir()}
     assert left == {"r00_c00.json", alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
+    assert run.path.is_dir(), "a link is removed, not what it leads to"
+
+
+def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) -> None:
+    """As if the folders were those of the user."""
+    (run.path / "tiles" / ".ssh").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    run.predictions.mkdir()
+    (run.predictions / "evil").symlink_to(tmp_path / "home")
+    own = f".r00_c02.maps.{platform.node()}-999999999-0a1b2c3d.tmp"
+    kept = [run.path / "tiles" / ".bashrc", tmp_path / "home" / own]
+    (run.predictions / "images").mkdir()
+    kept.append(run.predictions / "images" / ".draft.tmp")
+    for path in kept:
+        path.touch()
+        os.utime(path, (1, 1))
+    run.remove_leftovers()
+    assert all(path.is_file() for path in kept)
+    assert (run.path / "tiles" / ".ssh").is_dir()
 
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
@@ -256,6 +296,10 @@ def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     run.split_file.write_text("subset\n")
     with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like. Look at it."):
         run.check(run.split_file, "Look at it.")
+    for seal in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
+        write_json(run.seals_file, {run.split_file.name: seal})
+        with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like"):
+            run.check(run.split_file, "")
     run.seal(run.split_file)
     run.check(run.split_file, "All is well.")
     write_json(run.calibration_file, {})
@@ -287,3 +331,15 @@ def test_a_record_of_the_first_version_is_not_called_altered(run: RunFolder, set
     write_json(run.record_file(FIRST), {"seconds": 1.5, "epochs": 1, "configuration": settings.training_hash})
     with pytest.raises(RunFolderError, match=r"was written by anomalib-tiled 0\.1\.0, .*fit --config \S+config\.yaml"):
         run.missing(GRID)
+
+
+@pytest.mark.parametrize("tile_size", ['"256"', "[64]", "64.0", "[64, 64.0]", "true", "null"])
+def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: str) -> None:
+    content = yaml.safe_load(run.config_file.read_text())
+    content["tiling"]["tile_size"] = yaml.safe_load(tile_size)
+    run.config_file.write_text(yaml.safe_dump(content))
+    message = (
+        r"config.yaml cannot be used any more: tiling.tile_size must be a whole number of pixels, or \[height, width"
+    )
+    with pytest.raises(RunFolderError, match=message):
+        run.settings()

@@ -232,6 +232,19 @@ def test_a_crop_larger_than_the_tile_is_of_no_concern(monkeypatch: pytest.Monkey
     assert model.sizes[-1] == (64, 96), "while it is made"
 
 
+def test_a_tile_that_a_model_cannot_pre_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def configure(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        if image_size is not None and image_size[0] % 14:
+            message = "The sides must be multiples of 14."
+            raise ValueError(message)
+        return PreProcessor(NORMALIZE)
+
+    monkeypatch.setattr(OfSize, "configure_pre_processor", staticmethod(configure))
+    message = r"OfSize cannot pre-process tiles of 64 x 96: The sides must be multiples of 14\. Set another tile_size"
+    with pytest.raises(ConfigurationError, match=message):
+        build_tile_model(spec(OfSize), TILE)
+
+
 @pytest.mark.parametrize("given", [{}, {"image_size": [64, 96]}])
 def test_a_model_that_asks_for_the_size_of_its_input_is_given_that_of_a_tile(given: dict[str, object]) -> None:
     model = build_tile_model(spec(OfSize, **given), TILE)

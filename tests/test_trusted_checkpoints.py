@@ -84,3 +84,20 @@ def test_a_lack_of_memory_is_not_the_fault_of_a_checkpoint(folder: RunFolder) ->
     again = r"cannot be loaded: no .*Train the tile again"
     with pytest.raises(RunFolderError, match=again), TrustedCheckpoints(folder).of(TILE):
         raise ConfigurationError(message) from other
+
+
+def test_one_that_seems_to_be_changed_is_read_at_once_and_not_again(folder: RunFolder, read: list[Path]) -> None:
+    path, checkpoints = folder.checkpoint(TILE), TrustedCheckpoints(folder)
+    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path), path.stat().st_mtime_ns))
+    read.clear()
+    checkpoints.check_changed([TILE])
+    assert not read, "it is as it was left"
+    os.utime(path, (1, 1))  # as if it had been copied
+    for _ in range(2):
+        checkpoints.check_changed([TILE])
+        load(checkpoints)
+    assert read == [path]
+    path.write_bytes(b"untrue!")
+    with pytest.raises(RunFolderError, match=r"r00_c00\.ckpt was altered after it was finished"):
+        checkpoints.check_changed([TILE])
+    TrustedCheckpoints(RunFolder(folder.path, allow_altered=True)).check_changed([TILE])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -117,3 +118,20 @@ def test_what_another_machine_fills_is_left_alone(tmp_path: Path) -> None:
     os.utime(tmp_path / ".v0", (1, 1))
     make(tmp_path)
     assert not (tmp_path / ".v0").exists()
+
+
+def test_a_link_that_cannot_be_renewed_is_told_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, replace = make(tmp_path), Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if target.name == "latest":
+            raise OSError(errno.EIO, "the disk is worn out")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    make(tmp_path)
+    assert names(tmp_path) == ["latest", "v0", "v1"]
+    assert (tmp_path / "latest").resolve() == first
+    assert "latest does not lead to v1, which is the newest: [Errno 5] the disk is worn out" in caplog.text

@@ -141,13 +141,14 @@ def _note_others(folder: Path) -> None:
     """Log which caches are of images that have changed since: they are never used again."""
     for index in sorted(folder.parent.glob(f"*/{INDEX}")):
         if index.parent != folder and _is_outdated(index):
-            size = sum(path.stat().st_size for path in index.parent.iterdir())
-            logger.info(
-                "The image cache %s, %s, is of images that have changed or gone since. Delete it unless a fit that was "
-                "begun before is still running.",
-                index.parent,
-                _readable(size),
-            )
+            with suppress(OSError):  # somebody deletes it at this moment
+                size = sum(path.stat().st_size for path in index.parent.iterdir())
+                logger.info(
+                    "The image cache %s, %s, is of images that have changed or gone since. Delete it unless a fit that "
+                    "was begun before is still running.",
+                    index.parent,
+                    _readable(size),
+                )
 
 
 def _is_outdated(index: Path) -> bool:

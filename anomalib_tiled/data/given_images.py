@@ -18,6 +18,9 @@ GivenImage = str | Path | Image.Image | Array | torch.Tensor
 
 CHANNELS = 3
 
+TOLERANCE = 1e-5
+"""How far beyond 0 and 1 rounding may take fractions, such as the white of an image that was resized."""
+
 
 def pixels_of(image: GivenImage) -> torch.Tensor:
     """Give the pixels of an image in its own size.
@@ -66,7 +69,8 @@ def _tensor_of(image: Array) -> torch.Tensor:
         message = f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {image.dtype}."
         raise DataError(message)
     channels_first = image.transpose(2, 0, 1)[: _colours(image)] if image.ndim == CHANNELS else image
-    return torch.from_numpy(np.array(channels_first, order="C"))  # a copy: PyTorch warns of arrays for reading only
+    own = np.dtype(np.float64) if image.dtype == np.longdouble else image.dtype.newbyteorder("=")  # PyTorch's kinds
+    return torch.from_numpy(np.array(channels_first, own, order="C"))  # a copy: it warns of arrays for reading only
 
 
 def _colours(image: Array) -> int:
@@ -89,11 +93,12 @@ def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.
             "highest value that a pixel can have."
         )
         raise DataError(message)
-    lowest, highest = pixels.aminmax()
-    if not (lowest >= 0 and highest <= 1):  # written so that NaN is refused too
+    lowest, highest = (float(each) for each in pixels.aminmax())
+    beyond = max(TOLERANCE, torch.finfo(pixels.dtype).eps)
+    if not (lowest >= -beyond and highest <= 1 + beyond):  # written so that NaN is refused too
         message = (
-            f"An image of fractions must lie between 0 and 1, but goes from {lowest:g} to {highest:g}. Divide it by "
-            "the highest value that a pixel can have, for example 255."
+            f"An image of fractions must lie between 0 and 1, but goes from {lowest:.9g} to {highest:.9g}. Divide it "
+            "by the highest value that a pixel can have, for example 255; clip what resizing has taken beyond."
         )
         raise DataError(message)
-    return pixels.float().expand(CHANNELS, *pixels.shape[1:])
+    return pixels.float().clamp(0, 1).expand(CHANNELS, *pixels.shape[1:])

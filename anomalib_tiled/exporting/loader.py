@@ -29,6 +29,7 @@ except ImportError as error:
     raise ImportError(needed) from error
 
 FOLDER = Path(__file__).resolve().parent
+ROUNDING = 1e-5  # how far beyond black and white resizing may take a pixel
 NAME = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|\.data/\w+"
@@ -51,15 +52,17 @@ TREE = {"builtins.dict", "builtins.list", "builtins.tuple", None}
 """All that an export consists of: files, operators, names, sizes (which Python evaluates) and containers."""
 
 
-def load(folder: Path = FOLDER, *, allow_altered: bool = False) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+def load(
+    folder: str | Path = FOLDER, *, allow_altered: bool = False
+) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     """Load the model.
 
     Args:
         folder: Folder of manifest.json.
         allow_altered: Whether a file that is not what it was is loaded; code in it is refused nevertheless.
     """
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    path = folder / "model.pt2"
+    path = Path(folder) / "model.pt2"
+    manifest = json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))
     if not allow_altered and checksum(path) != manifest["files"]["model.pt2"]["sha256"]:
         message = f"{path} was altered after it was exported. Export it again, or load it with allow_altered=True."
         raise ValueError(message)
@@ -73,12 +76,12 @@ def load(folder: Path = FOLDER, *, allow_altered: bool = False) -> Callable[[tor
             message = f"Images must be {dtype} of shape {shape}, but are {images.dtype}, {tuple(images.shape)}."
             raise ValueError(message)
         lowest, highest = manifest["inputs"][0]["range"]
-        if not (len(images) and images.min() >= lowest and images.max() <= highest):
+        if not (len(images) and images.min() >= lowest - ROUNDING and images.max() <= highest + ROUNDING):
             given = f"from {images.min()} to {images.max()}" if len(images) else "none"
             message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
             raise ValueError(message)
         with torch.no_grad():
-            found: dict[str, torch.Tensor] = model(images)
+            found: dict[str, torch.Tensor] = model(images.clamp(lowest, highest))
         return found
 
     return predict

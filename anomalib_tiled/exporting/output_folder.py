@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
 from anomalib_tiled.exporting.manifest import MANIFEST
 from anomalib_tiled.files import read_json, storage_errors
 from anomalib_tiled.working_folder import working_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 LOG = "export.log"
 
 WORK = ".exporting-"
 """Beginning of the names of folders that are being filled, inside the output."""
+
+EARLIER = ".earlier-"
+"""Beginning of the name of a folder inside the output that an earlier export is in while it is replaced."""
 
 MADE_BY_USE = "__pycache__"
 """What Python leaves beside a program that is imported."""
@@ -46,25 +51,45 @@ def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
                 new = work / "new"
                 new.mkdir()
                 yield new
-                _exchange(_others(output), output, new, work / "old")
+                _exchange(_others(output), output, new)
         finally:
             if is_new and not any(output.iterdir()):
                 output.rmdir()
 
 
-def _exchange(earlier: list[Path], output: Path, new: Path, old: Path) -> None:
-    """Move earlier files away and new ones to their place; back again if that fails."""
-    old.mkdir()
+def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
+    """Move earlier files away and new ones to their place; back again if that fails.
+
+    Raises:
+        StorageError: It failed, and so did moving the earlier files back, which are kept.
+    """
+    old = Path(mkdtemp(prefix=EARLIER, dir=output))  # outside of what is removed whatever happens
+    added = [output / path.name for path in new.iterdir()]
     try:
-        for path in earlier:
-            path.replace(old / path.name)
-        for path in new.iterdir():
-            path.replace(output / path.name)
-    except BaseException:
-        for path in old.iterdir():
+        _move(earlier, old)
+        _move([new / path.name for path in added], output)
+    except BaseException as error:
+        for path in (path for path in added if not (new / path.name).exists()):
             with suppress(OSError):
-                path.replace(output / path.name)
+                _move([path], new)
+        for path in list(old.iterdir()):
+            with suppress(OSError):
+                _move([path], output)
+        if any(old.iterdir()):
+            message = (
+                f"{output} could not be replaced ({type(error).__name__}: {error}), and the export that was there "
+                f"could not be moved back: {old} holds what is missing of it. Move that to where it was."
+            )
+            raise StorageError(message) from error
+        old.rmdir()
         raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _move(paths: Iterable[Path], folder: Path) -> None:
+    """Move files and folders into a folder."""
+    for path in paths:
+        path.replace(folder / path.name)
 
 
 def _check_free(output: Path, *, overwrite: bool) -> None:

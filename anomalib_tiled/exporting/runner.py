@@ -17,6 +17,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 FOLDER = Path(__file__).resolve().parent
+ROUNDING = 1e-5  # how far beyond black and white resizing may take a pixel
 
 
 class TiledModel:
@@ -27,8 +28,8 @@ class TiledModel:
         allow_altered: Whether files are used that are not what they were when they were exported.
     """
 
-    def __init__(self, folder: Path = FOLDER, *, allow_altered: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path = FOLDER, *, allow_altered: bool = False) -> None:
+        self.folder = folder = Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         for name, seal in {}.items() if allow_altered else self.manifest["files"].items():
             if not name.endswith(".py") and _checksum(folder / name) != seal["sha256"]:
@@ -44,10 +45,11 @@ class TiledModel:
             message = f"Images must be {expected['dtype']} of shape {expected['shape']}, but are {given}."
             raise ValueError(message)
         lowest, highest = expected["range"]
-        if not (len(images) and images.min() >= lowest and images.max() <= highest):
+        if not (len(images) and images.min() >= lowest - ROUNDING and images.max() <= highest + ROUNDING):
             given = f"from {images.min()} to {images.max()}" if len(images) else "none"
             message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
             raise ValueError(message)
+        images = np.clip(images, lowest, highest)
         step = len(images) if expected["shape"][0] == "any" else expected["shape"][0]
         parts = [self._predict(images[start : start + step]) for start in range(0, len(images), step)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.origin import Origin, origin_of, version_of
+from anomalib_tiled.origin import Origin, is_dotted, origin_of, version_of
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import ClassSpec, Plain, Settings
+
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""What a package may be called."""
 
 
 def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
@@ -39,7 +43,7 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
     """
     notes = {}
     for setting, origin in recorded.items():
-        if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
+        if not _is_whole(origin):
             message = f"origins.json was altered: {setting} is {origin!r}. Restore it, or delete it."
             raise RunFolderError(message)
         made_with = Origin(origin["package"], origin["version"])
@@ -67,10 +71,25 @@ def _classes_of(settings: Settings) -> dict[str, ClassSpec]:
     return {setting: spec for setting, spec in classes.items() if spec is not None}
 
 
+def _is_whole(origin: Plain) -> bool:
+    """Whether what was recorded of a class can be what `origins_of` gave."""
+    if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
+        return False
+    class_path, package, version = (origin[key] for key in ("class_path", "package", "version"))
+    return (
+        (isinstance(class_path, str) and is_dotted(class_path))
+        and (package is None or (isinstance(package, str) and NAME.fullmatch(package) is not None))
+        and (version is None or (isinstance(version, str) and version.isprintable()))
+    )
+
+
 def _is_there(class_path: str, origin: Origin) -> bool:
     if origin.package is not None:
         return version_of(origin.package) is not None
-    return find_spec(class_path.partition(".")[0]) is not None
+    try:
+        return find_spec(class_path.partition(".")[0]) is not None
+    except ValueError:  # it is imported, and does not say from where
+        return True
 
 
 def _missing(setting: str, class_path: str, origin: Origin) -> str:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import re
 import warnings
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+from weakref import WeakSet
 
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.errors import StorageError, TiledError
+from anomalib_tiled.files import leads_out, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+CONTINUED = "\n  | "
+"""Before each line of a record but the first, so that nothing that is logged passes for a record of its own."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that a terminal, or a reader of lines, may take for a command."""
+
 TALKATIVE = (
     "lightning",
     "lightning.pytorch",
@@ -31,17 +44,19 @@ TALKATIVE = (
 def log_to(path: Path) -> Iterator[None]:
     """Write everything that is logged, warned of or printed meanwhile to a file.
 
+    Of an error that the user can mend, the command prints the message alone; its causes stand here, with tracebacks.
+
     Args:
         path: The log; what is there already is kept.
+
+    Raises:
+        StorageError: It cannot be written, or is a link.
     """
     with ExitStack() as stack:
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-        stack.callback(handler.close)
-        handler.setFormatter(logging.Formatter(FORMAT))
-        for logger in _loggers():
-            stack.enter_context(_only(logger, handler))
+            handler = _Handler(stack.enter_context(_opened(path)))
+        for each in _loggers():
+            stack.enter_context(_only(each, handler))
         stack.enter_context(warnings.catch_warnings())
         logging.captureWarnings(capture=True)
         stack.callback(logging.captureWarnings, capture=False)
@@ -49,7 +64,55 @@ def log_to(path: Path) -> Iterator[None]:
         stack.callback(printed.finish)
         stack.enter_context(redirect_stdout(printed))
         stack.enter_context(redirect_stderr(printed))
-        yield
+        try:
+            yield
+        except TiledError as error:
+            if error.__cause__ is not None and error not in handler.told:
+                logger.exception("What follows ended the command; first its cause.")
+            raise
+
+
+def _opened(path: Path) -> TextIO:
+    """Open a log to add to it. A link in a folder from elsewhere could make that any file of the user.
+
+    Raises:
+        StorageError: It is a link, or its folder is one that leads out of where it lies.
+    """
+    link = path if path.is_symlink() else path.parent if leads_out(path.parent) else None
+    if link is not None:
+        message = f"{link} must not be a link, because {link.readlink()} would be written to. Remove the link."
+        raise StorageError(message)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_not_following)
+
+
+def _not_following(path: str, flags: int) -> int:
+    """Open a file unless it has become a link meanwhile, where the system can refuse that."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, one after the other, whatever they consist of.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(logging.Formatter(FORMAT))
+        self.told: WeakSet[TiledError] = WeakSet()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, and remember the error that it tells of."""
+        if record.exc_info and isinstance(record.exc_info[1], TiledError):
+            self.told.add(record.exc_info[1])
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give a record as text in which only its own first line begins as records do."""
+        text = super().format(record).replace("\r\n", "\n").rstrip("\n")
+        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", CONTINUED)
 
 
 @contextmanager

@@ -106,10 +106,10 @@ def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
     Returns:
         Shape (height, width) of the image.
     """
-    layer = values.detach().float().reshape(1, *values.shape[-2:])
+    layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # not every device pools to every size
     if tuple(layer.shape[-2:]) != tuple(size):
         layer = adaptive_max_pool2d(layer, tuple(size))
-    return cast("NDArray[np.float32]", layer[0].cpu().numpy())
+    return cast("NDArray[np.float32]", layer[0].numpy())
 
 
 def regions_of(mask: Mask, scores: Scores, settings: RegionSettings) -> tuple[Region, ...]:

@@ -28,10 +28,11 @@ from lightning.pytorch.loggers import CSVLogger
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, NotFiniteError, StorageError
 from anomalib_tiled.files import full_disk, replacing
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
+from anomalib_tiled.tile_predictions import check_finite
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.predicting import predict_trained
 from anomalib_tiled.training.seen_images import noted_fingerprint
@@ -97,7 +98,7 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     with _own_precision(model, str(arguments.get("precision"))):
         engine.fit(model, datamodule=cast("AnomalibDataModule", data))
     if not any(map(run.folder.has_record, run.grid.tiles)):
-        _try_out(model, data)
+        _try_out(model, tile, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(path := run.folder.checkpoint(tile)) as temporary:
         seal = write_tensors(checkpoint, temporary)
@@ -121,22 +122,35 @@ def _own_precision(model: AnomalibModule, trained_with: str) -> Iterator[None]:
 
 
 def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) -> None:
-    """Predict the validation images; what goes wrong is raised when they are predicted again, before stages learn."""
+    """Predict the validation images; what goes wrong is raised when they are predicted again, before stages learn.
+
+    The tile is stored by now. Only a full disk stops the others too, because they could not be stored either.
+    """
     try:
         predict_trained(run, tile, model.to(device).eval())
+    except StorageError:
+        raise
     except Exception:
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
 
-def _try_out(model: AnomalibModule, data: TileDataModule) -> None:
+def _try_out(model: AnomalibModule, tile: Tile, data: TileDataModule) -> None:
     """Predict two tiles, so that a model that cannot is known after its first tile, not after the last.
 
     Raises:
         ConfigurationError: The predictions cannot be used.
     """
     training = model.training
-    predict_tile(model.eval(), data.example(2).to(model.device))
+    prediction = predict_tile(model.eval(), data.example(2).to(model.device))
     model.train(training)
+    try:
+        check_finite(tile, prediction)
+    except NotFiniteError as error:
+        message = (
+            f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
+            "so no other is trained. Fit with other settings, for example a lower learning rate."
+        )
+        raise ConfigurationError(message) from error
 
 
 @contextmanager

@@ -156,6 +156,34 @@ def test_a_stream_without_end_is_predicted_as_it_is_asked_for(ensemble: TiledEns
     assert len(asked) == 4
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_images(ensemble: TiledEnsemble, damaged: Path, batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, but is {batch_size}"):
+        ensemble.predict_images([damaged], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_path_is_no_list_of_images(ensemble: TiledEnsemble, photographs: Path, kind: type) -> None:
+    for predict in (ensemble.predict_images, ensemble.predict_batch):
+        with pytest.raises(TypeError, match=r"is a single path\. Use predict for an image, and sorted\(Path\(.*glob"):
+            predict(kind(photographs / "bad"))
+
+
+def test_a_device_may_be_an_object_or_left_open(finished_run: Path, ensemble: TiledEnsemble) -> None:
+    assert TiledEnsemble.load(finished_run, device=None).device == ensemble.device
+    assert TiledEnsemble.load(finished_run, device=torch.device("cpu")).device == torch.device("cpu")
+
+
+def test_an_altered_checkpoint_is_told_when_it_is_loaded(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "tiles" / "r01_c01.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"r01_c01\.ckpt was altered after it was finished"):
+        TiledEnsemble.load(tmp_path / "run")
+
+
 def test_nothing_is_predicted_of_nothing(ensemble: TiledEnsemble) -> None:
     assert ensemble.predict_batch([]) == list(ensemble.predict_images([])) == []
 

@@ -320,8 +320,45 @@ def test_a_class_in_the_run_folder_is_not_imported_by_any_name(
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("content", ['{"model": 5}', '{"model": {}}', '{"model": {"class_path": "", "package": null}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"model": 5}',
+        '{"model": {}}',
+        '{"model": {"class_path": "", "package": null}}',
+        '{"model": {"class_path": "", "package": null, "version": null}}',
+        '{"model": {"class_path": "anomalib.models.Padim", "package": "anomalib", "version": "1\\ncommand"}}',
+    ],
+)
 def test_altered_origins_are_refused(run: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     rewrite(run / "origins.json", content)
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     assert "origins.json" in capsys.readouterr().err
+    assert "command" not in (run / "logs" / "run.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("log", ["logs/run.log", "predictions/logs/run.log"])
+def test_no_file_of_the_user_is_added_to(
+    run: Path, photographs: Path, capsys: pytest.CaptureFixture[str], log: str
+) -> None:
+    victim = run.parent / "victim"
+    victim.write_text("mine")
+    (run / log).parent.mkdir(parents=True, exist_ok=True)
+    (run / log).unlink(missing_ok=True)
+    (run / log).symlink_to(victim)
+    image = str(photographs / "bad" / "000.png")
+    commands = [["predict", "--data", image]] if "predictions" in log else [["test"], ["fit"]]
+    for name, *options in commands:
+        assert main([name, "--ckpt_dir", str(run), *options]) == 2
+        assert f"{run / log} must not be a link, because {victim} would be written to" in capsys.readouterr().err
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_of_the_user_is_not_tidied(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = (run / "tiles").rename(run.parent / "home")
+    (home / ".ssh").mkdir()
+    (run / "tiles").symlink_to(home)
+    for command in ("fit", "test"):
+        assert main([command, "--ckpt_dir", str(run)]) == 2
+        assert f"{run / 'tiles'} must be a folder, but is a link that leads out of the run" in capsys.readouterr().err
+    assert (home / ".ssh").is_dir()

@@ -241,3 +241,17 @@ def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.
     make(folder, lambda temporary: None, is_made=lambda: False, needed=10)
     with pytest.raises(StorageError, match=r"needs 0.0 MB in .* but 0.0 MB are free\. Make room"):
         make(folder, pytest.fail, is_made=lambda: False, needed=11)
+
+
+def test_a_cache_that_is_deleted_at_this_moment_is_not_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("going", "outdated"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.json").write_text('{"files": [["/nowhere/a.png", 1, 1]]}')
+    (tmp_path / "going" / "gone.npy").symlink_to("nothing")  # listed, but not there any more
+    make(tmp_path / "new", lambda temporary: None, is_made=lambda: False, needed=0)
+    told = [message for message in caplog.messages if "have changed or gone since" in message]
+    assert len(told) == 1
+    assert f"{tmp_path / 'outdated'}, " in told[0]

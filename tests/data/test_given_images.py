@@ -76,6 +76,9 @@ def test_pictures_get_the_bytes_back() -> None:
         (COLOUR > 0, "but holds torch.bool."),
         (COLOUR.astype(str), "must hold bytes (uint8), or fractions from 0 to 1, but holds <U3."),
         (COLOUR.astype(np.float32), "must lie between 0 and 1, but goes from "),
+        (np.full((4, 6), 1.0001), "goes from 1.0001 to 1.0001. Divide it by the highest value that a pixel can have"),
+        (np.full((4, 6), -0.0001), "goes from -0.0001 to -0.0001. Divide it by"),
+        (np.full((4, 6), 257, ">u2"), "must hold bytes (uint8), or fractions from 0 to 1, but holds torch.uint16."),
         (COLOUR / 128 - 1, "must lie between 0 and 1, but goes from -"),
         (np.full((4, 6), np.nan), "but goes from nan to nan."),
         (Path("/nowhere/a.png"), "/nowhere/a.png is missing."),
@@ -84,3 +87,15 @@ def test_pictures_get_the_bytes_back() -> None:
 def test_what_is_no_image_is_refused(image: object, message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         pixels_of(image)
+
+
+def test_rounding_may_take_fractions_beyond_black_and_white() -> None:
+    for kind, most in ((np.float64, 1 + 9e-6), (np.float32, 1 + 1e-7), (np.float16, 1 + 2**-10)):
+        pixels = pixels_of(np.array([[most, -9e-6, 0.5]], kind))
+        assert torch.equal(pixels, torch.tensor([[1.0, 0.0, 0.5]]).expand(3, 1, 3))
+
+
+def test_numbers_in_the_order_of_other_machines() -> None:
+    fractions = COLOUR / 255
+    for kind in (">f4", "<f4", ">f8", np.longdouble):
+        torch.testing.assert_close(pixels_of(fractions.astype(kind)), pixels_of(fractions))

@@ -87,6 +87,10 @@ def test_an_ensemble_is_loaded(
         model(images * 255)
     with pytest.raises(ValueError, match="but are none"):
         model(images[:0])
+    white = torch.ones_like(images)
+    assert torch.equal(load(str(tmp_path))(white + 1e-6)["pred_score"], model(white)["pred_score"])
+    with pytest.raises(ValueError, match=r"with values from 0 to 1, but are from 1\.0001\d* to 1\.0001"):
+        model(white + 1e-4)
     with (tmp_path / "model.pt2").open("ab") as file:
         file.write(b"1")
     with pytest.raises(ValueError, match=r"model\.pt2 was altered after it was exported\. .* allow_altered=True"):

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from anomalib_tiled.errors import ConfigurationError, StorageError
-from anomalib_tiled.exporting.output_folder import WORK, replacing_folder
+from anomalib_tiled.exporting.output_folder import EARLIER, WORK, replacing_folder
 
 Files = dict[str, str]
 
@@ -112,15 +113,42 @@ def test_an_earlier_export_comes_back_if_the_new_one_cannot_be_moved(
     replace = Path.replace
 
     def fail(path: Path, target: Path) -> Path:
-        if path.parent.name == "new" and path.name == "model":
+        if path.parent.name == "new" and path.name == "manifest.json":
+            raise OSError(errno.EIO, "the disk is worn out")
+        return replace(path, target)
+
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(iterdir(path), reverse=True)))  # the manifest last
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="worn out"), replacing_folder(tmp_path, overwrite=True) as work:
+        write(work, "torch", model="new", tiles__weights="new")
+    assert (tmp_path / "model").read_text() == (tmp_path / "tiles" / "weights").read_text() == "old"
+    assert json.loads((tmp_path / "manifest.json").read_text())["format"] == "onnx"
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "model", "tiles"}, "and nothing else"
+
+
+def test_an_earlier_export_that_cannot_be_moved_back_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "onnx", model="old", tiles__weights="old")
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.parent.name == "new" or (path.parent.name.startswith(EARLIER) and path.name == "model"):
             raise OSError(errno.EIO, "the disk is worn out")
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="worn out"), replacing_folder(tmp_path, overwrite=True) as work:
+    message = (
+        r"could not be replaced \(OSError: .*worn out\), and .* not be moved back: (.*) holds what is missing of it"
+    )
+    with pytest.raises(StorageError, match=message) as raised, replacing_folder(tmp_path, overwrite=True) as work:
         write(work, "torch", model="new")
-    assert (tmp_path / "model").read_text() == (tmp_path / "tiles" / "weights").read_text() == "old"
-    assert json.loads((tmp_path / "manifest.json").read_text())["format"] == "onnx"
+    kept = Path(re.search(message, str(raised.value))[1])
+    assert (kept / "model").read_text() == (tmp_path / "tiles" / "weights").read_text() == "old"
+    assert content(tmp_path) == {"manifest.json", "tiles/weights", f"{kept.name}/model"}
+    monkeypatch.undo()
+    message = f"holds {kept.name}/model, which no export has written"
+    with pytest.raises(ConfigurationError, match=message), replacing_folder(tmp_path, overwrite=True):
+        pass
 
 
 def test_an_export_that_is_at_work_is_left_alone(tmp_path: Path) -> None:

@@ -77,3 +77,15 @@ def test_nothing_but_predictions_is_stored(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.argv", [str(program), str(folder / "images.npy"), "found.npz"])
     runpy.run_path(str(program), run_name="__main__")
     assert given == [["pred_score"]]
+
+
+def test_rounding_may_take_white_beyond_1(folder: Path) -> None:
+    images = np.full((1, 3, *SIZE), 1 + 1e-6, np.float32)
+    assert images.max() > 1
+    assert TiledModel(str(folder)).predict(images)["pred_score"] == [1.0]
+    with pytest.raises(ValueError, match=r"with values from 0 to 1, but are from 1\.0001\d* to 1\.0001"):
+        TiledModel(folder).predict(images + np.float32(1e-4))
+
+
+def test_it_is_short_enough_to_be_read() -> None:
+    assert len(RUNNER.read_text().splitlines()) <= 100

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import anomalib
 import pytest
@@ -65,3 +67,30 @@ def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
     assert origins["scoring"]["package"] is None
     with pytest.raises(RunFolderError, match=r"came from a module that Python does not find now. Put the folder"):
         changed_origins(origins)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_path": ""},
+        {"class_path": ".evil"},
+        {"class_path": 5},
+        {"package": 5},
+        {"package": ""},
+        {"package": "a; rm"},
+        {"version": 1},
+        {"version": "1\n2"},
+    ],
+)
+def test_what_nobody_has_recorded_is_refused(settings: Settings, change: dict[str, object]) -> None:
+    origins = {"model": {**origins_of(settings)["model"], **change}}
+    with pytest.raises(RunFolderError, match=r"origins\.json was altered: model is .* Restore it, or delete it\."):
+        changed_origins(origins)
+
+
+def test_a_module_that_does_not_say_where_it_is_from_is_there(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
+    origins = {"scoring": {"class_path": "typed_in.Median", "package": None, "version": None}}
+    assert changed_origins(origins) == ()

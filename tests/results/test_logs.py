@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.errors import StorageError
+from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.results import logs
 from anomalib_tiled.results.logs import TALKATIVE, log_to
 
 LOGGERS = ["", *TALKATIVE, "anomalib.models", "some.library"]
@@ -144,7 +145,7 @@ def test_a_log_that_cannot_be_written_is_named(set_up: None, tmp_path: Path, mon
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(logging, "FileHandler", refuse)
+    monkeypatch.setattr(logs, "_not_following", refuse)
     before = state()
     with (
         pytest.raises(StorageError, match=r"run\.log cannot be written: Permission denied\. Change its permissions"),
@@ -152,3 +153,70 @@ def test_a_log_that_cannot_be_written_is_named(set_up: None, tmp_path: Path, mon
     ):
         pytest.fail("there is no log to write to")
     assert state() == before
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_link_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, noticed: bool) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run.log").symlink_to(tmp_path / "victim")
+    if not noticed:  # somebody has made the link after we looked
+        monkeypatch.setattr(Path, "is_symlink", lambda _: False)
+    message = "must not be a link, because .*victim would be written to" if noticed else "symbolic links"
+    with pytest.raises(StorageError if noticed else OSError, match=message), log_to(tmp_path / "run.log"):
+        pytest.fail("there is no log to write to")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_folder_of_logs_must_not_lead_elsewhere(tmp_path: Path) -> None:
+    for folder in ("home", "v0", "v0/inside"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "latest").symlink_to("v0")
+    link = tmp_path / "latest" / "logs"
+    link.symlink_to("../home")
+    with pytest.raises(StorageError, match=r"logs must not be a link"), log_to(link / "run.log"):
+        pytest.fail("there is no log to write to")
+    assert not any((tmp_path / "home").iterdir())
+    link.unlink()
+    link.symlink_to("inside")
+    with log_to(link / "run.log"):
+        logging.getLogger().info("a record")
+    assert "a record" in (tmp_path / "v0" / "inside" / "run.log").read_text()
+
+
+def test_what_is_logged_cannot_pass_for_a_line_of_its_own(tmp_path: Path) -> None:
+    with log_to(tmp_path / "run.log"):
+        logging.getLogger().info("version %s", "1\r\ncommand\n\x1b[2J\u2028\t\r.")
+    text = (tmp_path / "run.log").read_text()
+    assert text.partition("version ")[2] == "1\n  | command\n  | \\x1b[2J\\u2028\t\\r.\n"
+
+
+def test_the_cause_of_an_error_is_logged_with_its_traceback(tmp_path: Path) -> None:
+    def fail() -> None:
+        try:
+            Path("no such file").stat()
+        except FileNotFoundError as error:
+            message = "The stage failed."
+            raise ConfigurationError(message) from error
+
+    with pytest.raises(ConfigurationError), log_to(tmp_path / "run.log"):
+        fail()
+    log = (tmp_path / "run.log").read_text()
+    assert 'Path("no such file").stat()' in log
+    assert log.count("FileNotFoundError: ") == log.count("ConfigurationError: The stage failed.") == 1
+
+    def fail_and_log() -> None:
+        try:
+            fail()
+        except ConfigurationError:
+            logging.getLogger().exception("Training failed.")
+            raise
+
+    with pytest.raises(ConfigurationError), log_to(tmp_path / "tile.log"):
+        fail_and_log()
+    assert (tmp_path / "tile.log").read_text().count("FileNotFoundError: ") == 1
+
+
+def test_an_error_without_a_cause_says_all_by_itself(tmp_path: Path) -> None:
+    with pytest.raises(StorageError), log_to(tmp_path / "run.log"):
+        raise StorageError
+    assert (tmp_path / "run.log").read_text() == ""

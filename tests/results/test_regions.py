@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -113,3 +114,19 @@ def test_a_single_pixel_is_never_lost(size: Size) -> None:
     rows, columns = np.nonzero(found)
     assert rows.min() == 17 * size.height // 30
     assert columns.max() == -(-24 * size.width // 50) - 1
+
+
+class Elsewhere(torch.Tensor):
+    """Lies on a device that does not pool to any size."""
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., object], *arguments: object) -> object:
+        if "adaptive" in function.__name__:
+            raise NotImplementedError
+        found = super().__torch_function__(function, *arguments)
+        return found.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else found
+
+
+def test_a_map_may_lie_on_any_device(scores: np.ndarray) -> None:
+    here, size = torch.from_numpy(scores)[None], Size(7, 13)
+    assert np.array_equal(in_source_size(here.as_subclass(Elsewhere), size), in_source_size(here, size))

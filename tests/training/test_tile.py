@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.termination import Terminated
@@ -132,6 +132,13 @@ class Deciding(Falling):
     def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
         assert not self.training, "a prediction is that of a trained model"
         return InferenceBatch(pred_score=self.weight)
+
+
+class Dividing(Falling):
+    """Its prediction of a tile is no number once it is trained."""
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        return InferenceBatch(pred_score=torch.zeros(len(batch)) / (self.weight > 1))
 
 
 class Talking(Falling):
@@ -359,7 +366,7 @@ def test_a_failure_comes_out_as_it_is_and_leaves_no_checkpoint(make_run: MakeRun
     with pytest.raises(RuntimeError, match="out of luck"):
         train_tile(run, first(run))
     log = run.folder.tile_log(first(run)).read_text()
-    assert "Training tile r00_c00 failed.\nTraceback" in log
+    assert "Training tile r00_c00 failed.\n  | Traceback" in log
     assert "RuntimeError: out of luck" in log
     assert not files(run.folder.path / "tiles")
 
@@ -369,6 +376,33 @@ def test_predictions_of_no_use_are_known_after_training_and_leave_no_checkpoint(
     with pytest.raises(ConfigurationError, match="Deciding must give one pred_score for each tile, but gives 1 for 2"):
         train_tile(run, first(run))
     assert not list((run.folder.path / "tiles").iterdir())
+
+
+def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(Dividing)
+    message = (
+        "Dividing predicts infinities or NaN after it was trained on r00_c00, the first tile, so no other is trained"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        train_tile(run, first(run))
+    assert not list((run.folder.path / "tiles").iterdir())
+
+
+def test_a_later_tile_whose_predictions_are_no_numbers_is_trained_all_the_same(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a fit which goes on does not train it again and again; it is told when all are trained."""
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    run = make_run(Dividing)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_try_out", lambda *_: None)
+        train_tile(run, first(run))
+    second = run.grid.tiles[1]
+    train_tile(run, second)
+    assert run.folder.is_done(second, run.settings.training_hash)
+    assert "The model of tile r00_c01 predicts infinities or NaN." in run.folder.tile_log(second).read_text()
 
 
 def test_a_tile_that_is_done_stays_as_it_is(make_run: MakeRun) -> None:
@@ -403,6 +437,20 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     log = run.folder.tile_log(first(run)).read_text()
     assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
     assert "RuntimeError: no room for predictions" in log
+
+
+def test_a_full_disk_ends_the_training_though_the_tile_is_stored(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError
+
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(training, "predict_trained", fail)
+    run = make_run()
+    with pytest.raises(StorageError):
+        train_tile(run, first(run))
+    assert run.folder.to_train(run.grid) == run.grid.tiles[1:], "it is not trained again"
 
 
 def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
