@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -12,6 +14,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import is_abandoned, read_json, write_json, write_text
 from anomalib_tiled.origin import refuse_code_in
+from anomalib_tiled.readable import readable
 from anomalib_tiled.run_files import RunFiles
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
@@ -19,7 +22,6 @@ from anomalib_tiled.versions import new_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile, TileGrid
@@ -73,13 +75,15 @@ class RunFolder(RunFiles):
         """Open the folder of an earlier run; the arguments are those of the class.
 
         Raises:
-            RunFolderError: There is no run in it.
+            RunFolderError: There is no run in it, or it must not be read.
         """
-        run = cls(path.absolute().resolve(), allow_altered)
-        if not run.path.is_dir():
+        run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
+        with readable(run.path):
+            is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
+        if not is_folder:
             message = f"--ckpt_dir must be the folder of a run, but there is no folder {path}."
             raise RunFolderError(message)
-        if not run.config_file.is_file():
+        if not is_run:
             message = (
                 f"--ckpt_dir must be the folder of a run, which holds config.yaml, split.csv and tiles/, but "
                 f"{path} has no config.yaml. `anomalib tiled fit` prints the folder that it makes."
@@ -91,13 +95,15 @@ class RunFolder(RunFiles):
         """Read the configuration that the run was made with.
 
         Raises:
-            RunFolderError: It was altered by hand and cannot be used any more, or names a module of the folder.
+            RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of
+                the folder.
         """
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            with readable(self.config_file):
+                content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
             refuse_code_in(self.path, content)
             return Settings.from_mapping(content)
-        except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError) as error:
+        except (yaml.YAMLError, ConfigurationError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
             message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
             raise RunFolderError(message) from error
 
@@ -119,7 +125,9 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: It is missing, or was cut short or altered, and that is not allowed.
         """
-        if not path.is_file():
+        with readable(path):
+            is_there = path.is_file()
+        if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
         if self.allow_altered:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from anomalib_tiled.seals import Seal
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
+Forbid = Callable[[Path], AbstractContextManager[None]]
 EMPTY = Seal(0, "cae66941d9efbd404e4d88758ea67670")
 
 
@@ -86,9 +89,51 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["tiling: [", "", "tilling: {}", "just text"])
-def test_a_configuration_that_was_altered(run: RunFolder, content: str) -> None:
-    run.config_file.write_text(content)
+PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
+
+
+def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder / "runs", settings)
+    for path in (shared_folder / "runs", run.path):
+        with (
+            forbidden(path),
+            pytest.raises(RunFolderError, match=f"{run.path} cannot be read: .*denied. {PERMISSIONS}"),
+        ):
+            RunFolder.open(run.path)
+
+
+def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    run.split_file.write_text("subset\n")
+    run.seal(run.split_file)
+    for path, read in {
+        run.config_file: run.settings,
+        run.split_file: lambda: run.check(run.split_file, ""),
+        run.seals_file: lambda: run.check(run.split_file, ""),
+    }.items():
+        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
+            read()
+
+
+def test_a_file_in_a_folder_that_must_not_be_looked_into(
+    shared_folder: Path, settings: Settings, forbidden: Forbid
+) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    (run.path / "tiles").mkdir()
+    run.checkpoint(FIRST).touch()
+    with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
+        run.check(run.checkpoint(FIRST), "")
+
+
+def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(RunFolderError, match="there is no folder"):
+        RunFolder.open(tmp_path / "round")
+
+
+@pytest.mark.parametrize("content", ["tiling: [", "", "tilling: {}", "just text", b"model: \xff"])
+def test_a_configuration_that_was_altered(run: RunFolder, content: str | bytes) -> None:
+    run.config_file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RunFolderError) as raised:
         run.settings()
     assert str(raised.value).startswith(f"{run.config_file} cannot be used any more: ")
