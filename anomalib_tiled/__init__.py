@@ -22,7 +22,7 @@ A module imports only from modules on its own line or below:
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
     altered                                     what of a run is not what it was
-    run_folder  run_files  tile_record          names and contents of a run's files
+    run_folder  run_settings  run_files  tile_record  names and contents of a run's files
     versions                                    numbered folders of runs
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
@@ -32,6 +32,7 @@ A module imports only from modules on its own line or below:
     lock  working_folder  leftovers             one process in a folder | what is half done | what must not stay
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
+    readable                                    files that must not be read
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
     likeness                                    what of an object is not as in a new one
     allocation  free_memory                     how memory comes from the system, and how much there is

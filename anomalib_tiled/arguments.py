@@ -147,7 +147,9 @@ def test_parser(prog: str) -> Parser:
 def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
     parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=str, nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list).")
+    parser.add_argument(
+        "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list)."
+    )
     parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
     parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
     parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see above.")
@@ -292,4 +294,4 @@ def _in_our_form(text: str) -> str:
 
 def _say(text: str) -> None:
     """Print beside what commands print, so that their output can be read by programs."""
-    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.allocation import keep_freed_memory
 from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
+from anomalib_tiled.readable import CHANGE_PERMISSIONS
 from anomalib_tiled.termination import Terminated, raised_when_terminated
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
     except KeyboardInterrupt as error:
         print("\nInterrupted.", file=sys.stderr)  # noqa: T201  # errors are for the terminal
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-    except Exception:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
+    except Exception as error:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
+        if isinstance(error, PermissionError) and error.filename is not None:  # but for what nobody has named better
+            print(f"error: {error.filename}: {error.strerror}. {CHANGE_PERMISSIONS}", file=sys.stderr)  # noqa: T201
+            return USER_ERROR
         traceback.print_exc()
         return 1
 

@@ -8,7 +8,6 @@ import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +29,7 @@ from anomalib_tiled.arguments import (
     without_ckpt_dir,
 )
 from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
@@ -52,6 +52,7 @@ from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from anomalib_tiled.config import Settings
 
@@ -90,7 +91,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
     with _observers() as observers:
-        _report(folder, observers, data=data, output=None if parsed.output is None else Path(parsed.output))
+        _report(folder, observers, data=data, output=None if parsed.output is None else absolute(parsed.output))
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -104,7 +105,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-    output = Path(parsed.output or folder.path / "predictions").expanduser().absolute()
+    output = absolute(parsed.output or folder.path / "predictions")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
@@ -136,7 +137,7 @@ def status(arguments: Sequence[str], prog: str) -> None:
     table = Table("tile", "state", "detail")
     for each in tiles:
         table.add_row(each.tile.name, each.state, escape(each.detail))
-    Console().print(table)
+    Console(emoji=False).print(table)
     done = sum(each.state == "done" for each in tiles)
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
     _say(f"{done} of {len(tiles)} tiles done, {calibrated}.")
@@ -150,27 +151,27 @@ def export(arguments: Sequence[str], prog: str) -> None:
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
         folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-        output = folder.path / "export" / CHECKPOINTS if parsed.output is None else Path(parsed.output)
+        output = absolute(folder.path / "export" / CHECKPOINTS if parsed.output is None else parsed.output)
         export_checkpoints(folder, output, overwrite=parsed.overwrite)
-        _say(f"Export: {output.absolute()}")
+        _say(f"Export: {output}")
         return
     form = format_named(parsed.format)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
-    output = folder.path / "export" / kind if parsed.output is None else Path(parsed.output)
+    output = absolute(folder.path / "export" / kind if parsed.output is None else parsed.output)
     dtype = getattr(torch, parsed.input)
     asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, asked)
     for line in exported.lines(folder.settings().model.name):
         _say(line)
-    _say(f"Export: {output.absolute()}")
+    _say(f"Export: {output}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
     """List the installed stages."""
     plain_parser(prog, "List the stages that are installed.").parse_args(list(arguments))
-    found, terminal = find_plugins(), Console()
-    wide = terminal if terminal.is_terminal else Console(width=WIDE)
+    found, terminal = find_plugins(), Console(emoji=False)
+    wide = terminal if terminal.is_terminal else Console(width=WIDE, emoji=False)
     wide.print(plugins_table(found))
     for clash in found.clashes:
         _say(f"Name clash: {clash}. Name one by its dotted path.")
@@ -180,7 +181,7 @@ def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFol
     folder, again = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     _warn_of_large_images(folder)
-    command = f"{prog} --ckpt_dir {folder.path}{f' --tiles {chr(44).join(again)}' if again else ''}"
+    command = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *(['--tiles', ','.join(again)] if again else [])])}"
     with _told_how_to_go_on(command, partial(_say, console=Console(stderr=True))):
         calibration = pipeline.fit(folder, observers, again)
     for note in calibration.notes:
@@ -235,7 +236,7 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
 
 def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     """Open a run, and say which files are not what they were, and which packages have other versions."""
-    folder = RunFolder.open(Path(ckpt_dir), allow_altered=allow_altered)
+    folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
         for note in altered(folder):
             _say(f"warning: {note}", Console(stderr=True))
@@ -277,9 +278,9 @@ def _report(
     folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
     measured = pipeline.test(folder, observers, data=data, output=output)
-    Console().print(metrics_table(measured.metrics))
+    Console(emoji=False).print(metrics_table(measured.metrics))
     if weak := weakest(measured.tiles, WEAKEST):
-        Console().print(tiles_table(weak))
+        Console(emoji=False).print(tiles_table(weak))
     for note in () if data is None else measured.notes:  # those of the run's own images were said by fit
         _say(f"Note: {note}")
     _say(f"Run folder: {folder.path}")
@@ -295,4 +296,4 @@ def _warn_of_large_images(folder: RunFolder) -> None:
 
 def _say(text: str, console: Console | None = None) -> None:
     """Print a line as it is, however long: a path must stay a path."""
-    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False)
+    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

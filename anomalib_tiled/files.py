@@ -12,6 +12,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.readable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -182,18 +183,18 @@ def read_json(path: Path) -> dict[str, object]:
         path: The file.
 
     Raises:
-        RunFolderError: The file is missing, cut short or holds something else.
+        RunFolderError: The file is missing, cut short, must not be read, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
-        raise RunFolderError(message) from error
-    except ValueError as error:
-        message = (
-            f"{path} cannot be read as JSON ({error}). Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
-        )
-        raise RunFolderError(message) from error
+    with readable(path):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
+            raise RunFolderError(message) from error
+        except ValueError as error:
+            advice = "Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
+            message = f"{path} cannot be read as JSON ({error}). {advice}"
+            raise RunFolderError(message) from error
     if not isinstance(content, dict):
         message = f"{path} must hold a JSON object, found a {type(content).__name__}."
         raise RunFolderError(message)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import WRITER, is_abandoned, leads_out, read_json, write_json, write_text
-from anomalib_tiled.layout import check_sizes
 from anomalib_tiled.leftovers import remove_half_written, remove_results
-from anomalib_tiled.origin import refuse_code_in
+from anomalib_tiled.readable import readable
 from anomalib_tiled.run_files import RunFiles, checksum_named
+from anomalib_tiled.run_settings import read_settings
 from anomalib_tiled.seals import Seal
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.versions import new_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config import Plain, Settings
     from anomalib_tiled.grid import Tile, TileGrid
 
     Fill = Callable[["RunFolder", Path], None]
@@ -82,13 +80,16 @@ class RunFolder(RunFiles):
         """Open the folder of an earlier run; the arguments are those of the class.
 
         Raises:
-            RunFolderError: There is no run in it, or what is written into it would be written elsewhere.
+            RunFolderError: There is no run in it, it must not be read, or what is written into it would be written
+                elsewhere.
         """
-        run = cls(path.absolute().resolve(), allow_altered)
-        if not run.path.is_dir():
+        run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
+        with readable(run.path):
+            is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
+        if not is_folder:
             message = f"--ckpt_dir must be the folder of a run, but there is no folder {path}."
             raise RunFolderError(message)
-        if not run.config_file.is_file():
+        if not is_run:
             message = (
                 f"--ckpt_dir must be the folder of a run, which holds config.yaml, split.csv and tiles/, but "
                 f"{path} has no config.yaml. `anomalib tiled fit` prints the folder that it makes."
@@ -107,17 +108,10 @@ class RunFolder(RunFiles):
         """Read the configuration that the run was made with.
 
         Raises:
-            RunFolderError: It was altered by hand and cannot be used any more, or names a module of the folder.
+            RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of
+                the folder.
         """
-        try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-            refuse_code_in(self.path, content)
-            settings = Settings.from_mapping(content)
-            check_sizes(settings.tiling)
-        except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
-            message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
-            raise RunFolderError(message) from error
-        return settings
+        return read_settings(self.config_file)
 
     def origins(self) -> dict[str, Plain]:
         """Read which package each class came from; nothing for a run that was made before that was recorded."""
@@ -137,7 +131,9 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: It is missing, or was cut short or altered, and that is not allowed.
         """
-        if not path.is_file():
+        with readable(path):
+            is_there = path.is_file()
+        if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
         if self.allow_altered:

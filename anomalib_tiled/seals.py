@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.readable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +31,17 @@ class Seal:
 
     @classmethod
     def of(cls, path: Path) -> Seal:
-        """Read a finished file."""
+        """Read a finished file.
+
+        Raises:
+            RunFolderError: It must not be read, or cannot be.
+        """
         digest = sha256()
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
-        return cls(path.stat().st_size, digest.hexdigest())
+        with readable(path):
+            with path.open("rb") as file:
+                while piece := file.read(PIECE):
+                    digest.update(piece)
+            return cls(path.stat().st_size, digest.hexdigest())
 
     def check_size(self, path: Path, advice: str) -> None:
         """Compare the number of bytes, which costs nothing.
@@ -45,9 +51,10 @@ class Seal:
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: The file was cut short, or grew.
+            RunFolderError: The file was cut short, or grew, or must not be looked at.
         """
-        size = path.stat().st_size
+        with readable(path):
+            size = path.stat().st_size
         if size != self.size:
             message = f"{path} had {self.size} bytes when it was finished, and has {size} now. {advice}"
             raise RunFolderError(message)

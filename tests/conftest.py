@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -99,6 +102,32 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     if disk.is_mount():
         subprocess.run([shutil.which("umount"), str(disk)], check=True)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that everybody may look into, as they may not into that of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def forbidden() -> Callable[[Path], AbstractContextManager[None]]:
+    """Forbid a file or folder to this process for a while: ``with forbidden(path)``."""
+
+    @contextmanager
+    def forbid(path: Path) -> Iterator[None]:
+        user, mode = os.geteuid(), path.stat().st_mode
+        path.chmod(0)
+        os.seteuid(user or 65534)  # permissions do not hold for root
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            path.chmod(mode)
+
+    return forbid
 
 
 @pytest.fixture

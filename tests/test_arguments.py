@@ -11,7 +11,14 @@ import pytest
 import yaml
 
 from anomalib_tiled import arguments
-from anomalib_tiled.arguments import fit_parser, plain_parser, run_parser, settings_from, test_parser
+from anomalib_tiled.arguments import (
+    fit_parser,
+    plain_parser,
+    predict_parser,
+    run_parser,
+    settings_from,
+    test_parser,
+)
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings, ThresholdingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
@@ -371,6 +378,15 @@ def test_other_images_and_another_folder_for_test() -> None:
     parsed = parser.parse_args(given)
     assert (parsed.output, parsed.data.class_path) == ("there", "anomalib.data.Folder")
     assert parsed.data.init_args.normal_dir == "good"
+
+
+def test_data_of_predict_add_up() -> None:
+    parser = predict_parser("anomalib tiled predict")
+    given = ["--ckpt_dir=run", "--data", "a", "1", "--masks", "--data=null", "--data", "-"]
+    assert parser.parse_args(given).data == ["a", "1", "null", "-"]
+    assert parser.parse_args(["--ckpt_dir=run"]).data is None
+    with pytest.raises(ConfigurationError, match="--data: expected at least one argument"):
+        parser.parse_args(["--ckpt_dir=run", "--data"])
 
 
 def replace_none(parsed: object) -> dict[str, object]:

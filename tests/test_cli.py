@@ -86,6 +86,16 @@ def test_what_the_user_can_mend_is_two_and_no_traceback(
     assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
 
 
+def test_what_must_not_be_used_is_two_and_no_traceback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play(PermissionError(13, "Permission denied", "/run/tiles"))
+    assert main(["status"]) == 2
+    advice = "Change its permissions, or those of the folders that it lies in."
+    assert capsys.readouterr() == ("", f"error: /run/tiles: Permission denied. {advice}\n")
+    play(PermissionError("by a mistake of ours"))
+    assert main(["status"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
 def test_an_interruption_is_no_traceback(
     play: Play, interruption: BaseException, status: int, capsys: pytest.CaptureFixture[str]

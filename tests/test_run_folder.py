@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from anomalib_tiled.seals import Seal
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
+Forbid = Callable[[Path], AbstractContextManager[None]]
 EMPTY = Seal(0, "cae66941d9efbd404e4d88758ea67670")
 
 
@@ -97,6 +100,48 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path:
     (run.path / "inside").mkdir()
     (run.path / name).symlink_to("inside")
     assert RunFolder.open(tmp_path / "latest") == run
+
+
+PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
+
+
+def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder / "runs", settings)
+    for path in (shared_folder / "runs", run.path):
+        with (
+            forbidden(path),
+            pytest.raises(RunFolderError, match=f"{run.path} cannot be read: .*denied. {PERMISSIONS}"),
+        ):
+            RunFolder.open(run.path)
+
+
+def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    run.split_file.write_text("subset\n")
+    run.seal(run.split_file)
+    for path, read in {
+        run.config_file: run.settings,
+        run.split_file: lambda: run.check(run.split_file, ""),
+        run.seals_file: lambda: run.check(run.split_file, ""),
+    }.items():
+        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
+            read()
+
+
+def test_a_file_in_a_folder_that_must_not_be_looked_into(
+    shared_folder: Path, settings: Settings, forbidden: Forbid
+) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    (run.path / "tiles").mkdir()
+    run.checkpoint(FIRST).touch()
+    with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
+        run.check(run.checkpoint(FIRST), "")
+
+
+def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(RunFolderError, match="there is no folder"):
+        RunFolder.open(tmp_path / "round")
 
 
 DATE = "seed_everything: 2024-13-45"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 
@@ -61,3 +63,14 @@ def test_a_file_that_was_refused_is_checked_again(path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RunFolderError, match="had 1 bytes"):
             files.once(path, lambda: Seal(1, "").check(path, ""))
+
+
+def test_a_file_that_must_not_be_read(
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    (path := shared_folder / "inner" / "finished.bin").parent.mkdir()
+    path.touch()
+    seal, message = Seal.of(path), f"{path} cannot be read: Permission denied. Change its permissions, or those of the"
+    for forbid, read in {path: Seal.of, path.parent: lambda path: seal.check_size(path, "")}.items():
+        with forbidden(forbid), pytest.raises(RunFolderError, match=message):
+            read(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import stat
 import struct
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
+    *(RuntimeError, AssertionError),
+)
 """What Pillow raises over damaged files, depending on the format and on where the damage is."""
 
 LIMIT = "ANOMALIB_TILED_MAX_IMAGE_PIXELS"
@@ -78,7 +82,7 @@ def naming(path: Path) -> Iterator[None]:
         message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
         raise DataError(message) from error
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        if lack_of_memory(error) is not None:
             raise
         message = f"{path} {_fault(path, error)}. Replace it, or leave it out."
         raise DataError(message) from error
@@ -93,7 +97,23 @@ def _fault(path: Path, error: Exception) -> str:
         return "is no image that can be read"
     if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
         return f"cannot be read ({error.strerror})"
-    return f"is damaged ({error})"
+    return f"is damaged ({str(error) or type(error).__name__})"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, and name it if anything goes wrong.
+
+    Raises:
+        DataError: There is none. What has no end, and would be waited for, is never opened.
+    """
+    with naming(path):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            message = f"{path} is a pipe, a socket or a device, not an image. Replace it by a file, or leave it out."
+            raise DataError(message)
+        with Image.open(path) as image:
+            yield image
 
 
 def read_image(path: Path, size: Size) -> Pixels:
@@ -109,7 +129,7 @@ def read_image(path: Path, size: Size) -> Pixels:
     Raises:
         DataError: The file cannot be decoded.
     """
-    with naming(path), Image.open(path) as image:
+    with _opened(path) as image:
         pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of arrays that cannot be written
     if pixels.shape[:2] == tuple(size):
         return pixels
@@ -130,7 +150,7 @@ def read_mask(path: Path, size: Size) -> Pixels:
     Raises:
         DataError: The file cannot be decoded.
     """
-    with naming(path), Image.open(path) as image:
+    with _opened(path) as image:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
     if mask.shape == tuple(size):
         return mask
@@ -163,7 +183,7 @@ def size_of(path: Path) -> Size:
     Raises:
         DataError: The file is no image.
     """
-    with naming(path), Image.open(path) as image:
+    with _opened(path) as image:
         return Size(image.height, image.width)
 
 
@@ -173,7 +193,7 @@ def lost_bits(path: Path) -> str | None:
     Raises:
         DataError: The file is no image.
     """
-    with naming(path), Image.open(path) as image:
+    with _opened(path) as image:
         if loss := lost_by_conversion(image):
             return loss
         return "anomalib keeps the upper 8 bits" if _is_deep_colour(image) else None

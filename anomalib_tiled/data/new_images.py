@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import DataError, OutOfMemoryError
+from anomalib_tiled.out_of_memory import advising_on_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.data.shapes import TrainedOn
+    from anomalib_tiled.errors import TiledError
     from anomalib_tiled.grid import Size, TileGrid
+
+LESS_MEMORY = "Make the image smaller, or predict it on a machine with more."
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,13 @@ class SourceBatch:
 
     images: ImageBatch
     sizes: tuple[Size, ...]
+
+
+class ReadImage(NamedTuple):
+    """An image in the size that the ensemble takes, and the size of its file."""
+
+    item: ImageItem
+    size: Size
 
 
 class NewImages:
@@ -59,29 +70,38 @@ class NewImages:
         self._trained_on, self._report = trained_on, report
         self._warned = self._noted = False
 
-    def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, str], None]) -> Iterator[SourceBatch]:
+    def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
         """Yield batches; what is held in memory is one of them.
 
         Args:
             paths: The images.
-            on_failure: Told of each image that cannot be read, and why.
+            on_failure: Told of each image that cannot be read, and why: it is none, or there is too little memory for
+                it even after all that was read before it has been given away.
         """
-        items: list[ImageItem] = []
-        sizes: list[Size] = []
+        read: list[ReadImage] = []
         for path in paths:
-            try:
+            image = self._try(path)
+            if isinstance(image, OutOfMemoryError) and read:
+                yield _batch_of(read)
+                image = self._try(path)
+            if isinstance(image, ReadImage):
+                read.append(image)
+            else:
+                on_failure(path, image)
+            if len(read) == self._batch_size:
+                yield _batch_of(read)
+        if read:
+            yield _batch_of(read)
+
+    def _try(self, path: Path) -> ReadImage | TiledError:
+        """Read an image, or say why it cannot be read."""
+        try:
+            with advising_on_memory(LESS_MEMORY):
                 size, item = size_of(path), self._read(path)
                 self._look_at(path, size)
-            except DataError as error:
-                on_failure(path, str(error))
-                continue
-            items.append(item)
-            sizes.append(size)
-            if len(items) == self._batch_size:
-                yield SourceBatch(collate(items), tuple(sizes))
-                items, sizes = [], []
-        if items:
-            yield SourceBatch(collate(items), tuple(sizes))
+                return ReadImage(item, size)
+        except (DataError, OutOfMemoryError) as error:
+            return type(error)(str(error))  # the error itself would keep in memory what was read
 
     def _read(self, path: Path) -> ImageItem:
         size = self._grid.image_size
@@ -102,3 +122,10 @@ class NewImages:
         if not self._warned and (remark := self._trained_on.remark(path, size)):
             self._warned = True
             self._report(f"warning: {remark}")
+
+
+def _batch_of(read: list[ReadImage]) -> SourceBatch:
+    """Join images to a batch, and hold them no longer."""
+    batch = SourceBatch(collate([image.item for image in read]), tuple(image.size for image in read))
+    read.clear()
+    return batch

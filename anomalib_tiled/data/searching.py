@@ -74,8 +74,9 @@ class Search:
                 yield from (folder, *(folder / name for name in names))
 
     def _names_like(self, part: str, folder: Path) -> list[str]:
+        """Give the names that a part of a pattern matches; what has that very name is what is meant."""
         with self._noting(folder):
-            if has_magic(part):
+            if has_magic(part) and not os.path.lexists(folder / part):
                 names = names_like(os.listdir(folder), part)  # noqa: PTH208  # names are what is wanted
                 return names if part.startswith(".") else _visible(names)
             (folder / part).lstat()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.exporting.loader import check
 from anomalib_tiled.exporting.modules import explaining
 from anomalib_tiled.exporting.onnx_graph import save_onnx
@@ -211,12 +212,12 @@ FORMATS: Mapping[str, Format] = {each.name: each for each in (TorchFormat(), Onn
 
 
 def format_named(name: str) -> Format:
-    """Find a format.
+    """Find a format of graphs; checkpoints, which hold none, are written without one.
 
     Raises:
         ConfigurationError: There is none of that name.
     """
     if name not in FORMATS:
-        message = f"--format cannot be {name!r}. {allowed_names(name, FORMATS)}"
+        message = f"--format cannot be {name!r}. {allowed_names(name, [*FORMATS, CHECKPOINTS])}"
         raise ConfigurationError(message)
     return FORMATS[name]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
 
+PICTURES = ("images", "masks", "maps")
+"""Folders of what is kept of each image."""
+
 
 def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on: bool) -> None:
     """Refuse a folder in which a prediction would be mixed with another one, or be written over something else.
@@ -25,8 +28,8 @@ def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on:
         ConfigurationError: It holds predictions already, or something that would be replaced.
         RunFolderError: It holds predictions of which nobody can say what they were made with.
     """
-    if folder.settings_file.exists():
-        if go_on:
+    if _is_begun(folder):
+        if go_on or not holds_results(folder):
             return
         message = (
             f"{folder.path} holds predictions already. Choose another folder with --output, go on with it by "
@@ -47,16 +50,33 @@ def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on:
         raise ConfigurationError(message)
 
 
+def holds_results(folder: PredictionFolder) -> bool:
+    """Whether a prediction into a folder came to a result; one that failed before leaves no more than its settings.
+
+    Raises:
+        StorageError: The folder must not be looked at.
+    """
+    pictures = (folder.path / name for name in PICTURES)
+    return _is_begun(folder) and any(
+        map(_is_filled, (folder.lines_file, folder.failures_file, folder.coco_file, *pictures))
+    )
+
+
 def picture_folders(folder: PredictionFolder, settings: PredictionSettings) -> list[Path]:
     """Give the folders that pictures and maps of predictions are put into, if any are asked for."""
-    asked = {"images": settings.overlays, "masks": settings.masks, "maps": settings.maps is not None}
-    return [folder.path / name for name, is_asked in asked.items() if is_asked]
+    asked = (settings.overlays, settings.masks, settings.maps is not None)
+    return [folder.path / name for name, is_asked in zip(PICTURES, asked, strict=True) if is_asked]
 
 
 def _written(folder: PredictionFolder, settings: PredictionSettings) -> list[Path]:
     """Give the files and folders that a prediction replaces, or puts something into."""
     listed = [folder.coco_file] if settings.coco else []
     return [*picture_folders(folder, settings), *listed, folder.rows_file, folder.failures_file]
+
+
+def _is_begun(folder: PredictionFolder) -> bool:
+    with storage_errors(folder.path):
+        return folder.settings_file.exists()
 
 
 def _is_filled(path: Path) -> bool:

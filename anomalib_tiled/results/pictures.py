@@ -20,6 +20,7 @@ from anomalib_tiled.data.images import size_of
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.files import replacing
+from anomalib_tiled.results.regions import in_source_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +37,7 @@ LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 
 def given_folders(names: Iterable[str]) -> list[Path]:
     """Give those of some names that are folders, as the paths of the images in them begin."""
-    return [path for path in map(absolute, names) if path.is_dir()]
+    return [path for path in map(absolute, names) if os.path.isdir(path)]  # noqa: PTH112  # it never fails
 
 
 def common_folder(paths: Iterable[Path], given: Sequence[Path] = ()) -> Path:
@@ -163,9 +164,9 @@ def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
     return ImageItem(
         image=item.image,
         image_path=item.image_path,
-        anomaly_map=_resized(_in_range(item.anomaly_map, stretch=stretch), size, InterpolationMode.BILINEAR),
-        pred_mask=_resized(item.pred_mask, size, InterpolationMode.NEAREST_EXACT),
-        gt_mask=_resized(item.gt_mask, size, InterpolationMode.NEAREST_EXACT),
+        anomaly_map=_in_range(_highest(item.anomaly_map, size), stretch=stretch),
+        pred_mask=None if (mask := _highest(item.pred_mask, size)) is None else mask > 0,
+        gt_mask=_resized(item.gt_mask, size),
     )
 
 
@@ -177,9 +178,16 @@ def _in_range(maps: torch.Tensor | None, *, stretch: bool) -> torch.Tensor | Non
     return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
-def _resized(values: torch.Tensor | None, size: Size, interpolation: InterpolationMode) -> torch.Tensor | None:
+def _highest(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
+    """Bring a map or mask to the size of its image as regions are, so that the picture shows what is told of them."""
+    return None if values is None else torch.from_numpy(in_source_size(values, size))
+
+
+def _resized(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
+    """Bring a mask of the ground truth to the size of its image."""
     if values is None or tuple(values.shape[-2:]) == tuple(size):
         return values
     layer = values.to(torch.uint8) if values.dtype == torch.bool else values
-    resized: torch.Tensor = resize(layer.reshape(1, *layer.shape[-2:]), list(size), interpolation, antialias=False)
+    nearest = InterpolationMode.NEAREST_EXACT
+    resized: torch.Tensor = resize(layer.reshape(1, *layer.shape[-2:]), list(size), nearest, antialias=False)
     return resized[0].to(values.dtype)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.decisions import Thresholds
     from anomalib_tiled.ensemble import TiledEnsemble
+    from anomalib_tiled.errors import TiledError
     from anomalib_tiled.results.predictions import PredictionSettings
     from anomalib_tiled.run import Run
 
@@ -75,12 +76,13 @@ class Prediction:
     ) -> None:
         self._ensemble, self._thresholds, self._recording, self._report = ensemble, thresholds, recording, report
         done = recording.folder.mend()
-        recording.folder.forget_failures()
+        recording.folder.forget_failures({*map(str, images), *done})
         self.missing = [path for path in images if str(path) not in done]
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
         self._one_by_one = self._maps_noted = False
+        self._starved: str | None = None
 
     @classmethod
     def begin(
@@ -106,22 +108,36 @@ class Prediction:
         """How many of the missing images were predicted, or could not be read."""
         return self._predicted + self._failed
 
-    def fail(self, path: Path, error: str) -> None:
-        """Take note of an image that cannot be read or predicted, or of which something cannot be kept."""
+    def fail(self, path: Path, error: TiledError) -> None:
+        """Take note of an image that cannot be read or predicted, or of which something cannot be kept.
+
+        Args:
+            path: The image.
+            error: Why. A lack of memory is the image's own if it is alone with it.
+
+        Raises:
+            OutOfMemoryError: There is too little memory for the image before it too.
+        """
+        reason = str(error)
+        if isinstance(error, OutOfMemoryError):
+            if self._starved is not None:
+                raise error
+            self._starved, reason = reason, f"{path} is left out. {reason}"
         self._failed += 1
-        self._recording.folder.append_failure(path, error)
-        self._report(f"skipped: {error}")
+        self._recording.folder.append_failure(path, reason)
+        self._report(f"skipped: {reason}")
 
     def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
         """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
 
-        If memory runs out, these images and all later ones are predicted one by one.
+        If memory runs out, these images and all later ones are predicted one by one; a single image for which there is
+        too little memory is passed over.
 
         Yields:
             The images with their predictions, on the CPU.
 
         Raises:
-            OutOfMemoryError: It does for a single image too.
+            OutOfMemoryError: There is too little memory for two images after each other, each by itself.
         """
         single = len(batch.sizes) == 1
         predicted = self._try(batch) if single or not self._one_by_one else None
@@ -137,14 +153,12 @@ class Prediction:
         try:
             with advising_on_memory(LESS_MEMORY):
                 return self._predict(batch)
-        except NotFiniteError as error:
+        except (NotFiniteError, OutOfMemoryError) as error:
             if single:
-                self.fail(Path(str(next(iter(batch.images)).image_path)), str(error))
-        except OutOfMemoryError as error:
-            if single:
-                raise
-            self._one_by_one = True
-            self._report(f"Note: {error} Images are predicted one by one from here on.")
+                self.fail(Path(str(next(iter(batch.images)).image_path)), error)
+            elif isinstance(error, OutOfMemoryError):
+                self._one_by_one = True
+                self._report(f"Note: {error} Images are predicted one by one from here on.")
         gc.collect()  # what failed holds itself, and is in the way of the next try
         return None
 
@@ -162,6 +176,7 @@ class Prediction:
         told = self._recording.write(images, batch.sizes, raw, self.fail)
         self._anomalous += sum(image.pred_label for image in told)
         self._predicted += len(told)
+        self._starved = None
         kept = {image.image_path for image in told}
         return [item for item in images if str(item.image_path) in kept]
 
@@ -176,7 +191,12 @@ class Prediction:
 
         Args:
             seconds: Time that the prediction took.
+
+        Raises:
+            OutOfMemoryError: There was too little memory for an image, and no other was predicted, now or before.
         """
+        if self._starved is not None and not (self._predicted or self._existing):
+            raise OutOfMemoryError(self._starved)
         if self._recording.settings.coco:
             write_coco(self._recording.folder)
         return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, replacing, storage_errors, write_json
+from anomalib_tiled.readable import readable
+from anomalib_tiled.results.failures import append_failure, forget_failures
 from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
+from anomalib_tiled.results.rows import append, opened, row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
     from pathlib import Path
-    from typing import TextIO
 
     from anomalib_tiled.config import Plain
-
-AS_THEY_ARE = "surrogateescape"
-"""How names of files that are not UTF-8 are written into tables."""
-
-FAILURE_COLUMNS = ("image_path", "error")
 
 
 @dataclass(frozen=True)
@@ -134,9 +129,11 @@ class PredictionFolder:
 
         Raises:
             ConfigurationError: The folder holds no predictions.
-            RunFolderError: What they were made with cannot be read any more.
+            RunFolderError: What they were made with must not be read, or cannot be read any more.
         """
-        if not self.settings_file.is_file():
+        with readable(self.settings_file):
+            is_there = self.settings_file.is_file()
+        if not is_there:
             message = (
                 f"There must be predictions in {self.path}, but there is no {self.settings_file.name}. "
                 "Name their folder with --output, or give --data to predict images into it."
@@ -243,28 +240,27 @@ class PredictionFolder:
     def append(self, images: Iterable[PredictedImage]) -> None:
         """Add predictions; they are on the disk afterwards. The lines come first: the table can be made from them."""
         images = list(images)
-        _append(self.lines_file, "".join(f"{image.to_line()}\n" for image in images))
-        _append(self.rows_file, "".join(_row(image.to_row()) for image in images))
+        append(self.lines_file, "".join(f"{image.to_line()}\n" for image in images))
+        append(self.rows_file, "".join(row(image.to_row()) for image in images))
 
     def append_failure(self, path: Path, error: str) -> None:
         """Note an image that could not be read."""
-        heading = "" if self.failures_file.exists() else _row(FAILURE_COLUMNS)
-        _append(self.failures_file, heading + _row([path, error]))
+        append_failure(self.failures_file, path, error)
 
-    def forget_failures(self) -> None:
-        """Remove the list of images that could not be read: they are tried again."""
-        with storage_errors(self.failures_file):
-            self.failures_file.unlink(missing_ok=True)
+    def forget_failures(self, paths: Container[str]) -> None:
+        """Take images from the list of those that could not be read: they are tried again.
+
+        Args:
+            paths: The images; others that could not be read stay in the list.
+        """
+        forget_failures(self.failures_file, paths)
 
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
         """Write the table anew, row by row."""
-        with (
-            replacing(self.rows_file) as rows,
-            rows.open("w", newline="", encoding="utf-8", errors=AS_THEY_ARE) as file,
-        ):
-            file.write(_row(COLUMNS))
-            yield lambda image: file.write(_row(image.to_row()))
+        with replacing(self.rows_file) as rows, opened(rows, "w") as file:
+            file.write(row(COLUMNS))
+            yield lambda image: file.write(row(image.to_row()))
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:
         """Yield the predictions, and the byte that each ends before."""
@@ -281,18 +277,3 @@ class PredictionFolder:
                 except ValueError as error:
                     message = f"Line {number} of {self.lines_file} was altered ({error}). Choose another --output."
                     raise RunFolderError(message) from error
-
-
-def _row(cells: Iterable[object]) -> str:
-    row = io.StringIO()
-    csv.writer(row, lineterminator="\n").writerow(cells)
-    return row.getvalue()
-
-
-def _append(path: Path, text: str) -> None:
-    with storage_errors(path), _opened(path, "a") as file:
-        file.write(text)
-
-
-def _opened(path: Path, mode: str) -> TextIO:
-    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=AS_THEY_ARE))

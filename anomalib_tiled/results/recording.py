@@ -15,7 +15,7 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
 from anomalib_tiled.files import is_file, replacing
-from anomalib_tiled.results.free_folder import check_free
+from anomalib_tiled.results.free_folder import check_free, holds_results
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.predicted_image import PredictedImage
 from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.prediction import PredictionRequest
     from anomalib_tiled.run import Run
 
+    OnFailure = Callable[[Path, DataError], None]
 
 THRESHOLDS = ("threshold", "pixel_threshold")
 """Settings that can be changed without predicting anew."""
@@ -68,7 +69,7 @@ class Recording:
         check_free(folder, settings, go_on=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # those that are none are reported later
         common = common_folder(images, given_folders(request.data))
-        if folder.settings_file.exists():
+        if holds_results(folder):
             folder.check_decided()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
@@ -98,7 +99,7 @@ class Recording:
         return cls(folder, replace(asked, **given), _files(run, folder, Path(str(facts["common"]))))
 
     def write(
-        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: Callable[[Path, str], None]
+        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
     ) -> list[PredictedImage]:
         """Write the predictions of a batch.
 
@@ -116,7 +117,7 @@ class Recording:
             try:
                 told.append(self._kept(item, size, score, raw_map[0]))
             except DataError as error:
-                failures.append((Path(str(item.image_path)), str(error)))
+                failures.append((Path(str(item.image_path)), error))
         self.folder.append(told)
         for path, reason in failures:  # not before: if memory runs out, all are tried again
             on_failure(path, reason)

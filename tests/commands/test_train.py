@@ -381,13 +381,15 @@ def test_t16_sensitivities_of_the_models_own_post_processor_are_honoured(
 
 
 def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "fit", interrupted)
-    assert main(["fit", "--ckpt_dir", str(finished_run), "--tiles", "r01_c02,r00_c00"]) == 130
-    assert f"Go on with: anomalib-tiled fit --ckpt_dir {finished_run} --tiles r01_c02,r00_c00\n" in (
-        capsys.readouterr().err
-    )
+    (run := tmp_path / "my :100: run").mkdir()
+    for name in ("config.yaml", "origins.json"):
+        shutil.copy(finished_run / name, run)
+    assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 130
+    said = f"Go on with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"
+    assert said in capsys.readouterr().err

@@ -68,9 +68,32 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(folder: Path) -> None:
 
 
 def test_a_list_may_name_files_folders_patterns_and_what_has_gone(folder: Path) -> None:
-    lines = ("b/deep\n", " a.tif \n", "\n", "gone.png\n", "b/1*.png")
+    lines = ("b/deep\n", "a.tif\r\n", "\n", "  \n", "gone.png\n", "b/1*.png")
     assert found(folder, "-", listed=lines) == ["b/deep/1.JPG", "a.tif", "gone.png", "b/10.png"]
     assert found(folder, "-", listed=("empty", "x*.png", "a.tif")) == ["empty", "x*.png", "a.tif"]
+
+
+def test_blanks_in_a_list_belong_to_the_names(folder: Path) -> None:
+    for name in (" a.tif", "a.tif "):
+        (folder / name).touch()
+    assert found(folder, "-", listed=(" a.tif\n", "a.tif \r\n", "a.tif")) == [" a.tif", "a.tif ", "a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("run [1]/*.png", ["run [1]/1.png"]),
+        ("run [1]/in*/[23].png", ["run [1]/in?/2.png"]),
+        ("run [1]/in?/*.png", ["run [1]/in?/2.png"]),
+        ("run [12]/*.png", ["run 1/0.png"]),
+        ("**/run [1]/**/2.*", ["run [1]/in?/2.png"]),
+    ],
+)
+def test_folders_of_a_pattern_whose_names_look_like_patterns(folder: Path, pattern: str, expected: list[str]) -> None:
+    for name in ("run [1]/1.png", "run [1]/in?/2.png", "run 1/0.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert found(folder, pattern) == found(folder, str(folder / pattern)) == expected
 
 
 def test_the_folder_that_it_is_called_in_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

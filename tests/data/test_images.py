@@ -13,7 +13,7 @@ import pytest
 import torch
 from anomalib.data.utils import read_image as anomalib_image
 from anomalib.data.utils import read_mask as anomalib_mask
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.ExifTags import Base
 
 from anomalib_tiled.config import as_size
@@ -204,14 +204,58 @@ def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> 
         size_of(tmp_path / f"{'long' * 100}.png")
 
 
-def test_a_file_is_not_blamed_for_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError(), RuntimeError("decoder: out of memory")],
+)
+def test_a_file_is_not_blamed_for_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(*_: object) -> None:
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        raise error
 
     Image.new("RGB", (4, 4)).save(tmp_path / "any.png")
     monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(OSError, match="Cannot allocate memory"):
+    with pytest.raises(type(error)) as raised:
         size_of(tmp_path / "any.png")
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Failed to decode frame 0"), "Failed to decode frame 0"),
+        (NotImplementedError("Unimplemented pixel format 4"), "Unimplemented pixel format 4"),
+        (AssertionError(), "AssertionError"),
+        (ZeroDivisionError("division by zero"), "division by zero"),
+    ],
+)
+def test_damage_is_told_whatever_pillow_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "any.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(DataError, match=rf"any\.png is damaged \({said}\)\. Replace it, or leave it out"):
+        read_image(tmp_path / "any.png", SIZE)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+def test_what_has_no_end_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "pipe.png"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    if kind == "link to a pipe":
+        path = tmp_path / "link.png"
+        path.symlink_to("pipe.png")
+    message = f"{path.name} is a pipe, a socket or a device, not an image. Replace it by a file"
+    for read in (size_of, lost_bits, lambda path: read_image(path, SIZE), lambda path: read_mask(path, SIZE)):
+        with pytest.raises(DataError, match=message):
+            read(path)
 
 
 def test_a_half_written_file_may_go_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,9 +299,11 @@ def test_more_pixels_are_read_by_every_process(tmp_path: Path) -> None:
     assert "(96 pixels) exceeds limit of 94 pixels" in done["too few"].stderr
 
 
-@pytest.mark.parametrize("name", ["any.png", "any.jpg", "any.bmp", "any.tiff", "any.webp", "any.gif", "any.ppm"])
-def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path: Path, name: str) -> None:
-    path = picture(tmp_path / name, "RGB", Size(40, 40))
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tiff", "webp", "gif", "ppm", "avif", "dds"])
+def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path: Path, kind: str) -> None:
+    if kind == "avif" and not features.check("avif"):
+        pytest.skip("Pillow was built without it")
+    path = picture(tmp_path / f"any.{kind}", "RGB", Size(40, 40))
     whole, random, refusals = path.read_bytes(), np.random.default_rng(0), []
     for length in range(0, len(whole), max(1, len(whole) // 40)):
         damaged = bytearray(whole if length % 2 else whole[:length])

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import RandomInvert
 from anomalib_tiled.data import new_images
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.shapes import TrainedOn
+from anomalib_tiled.errors import OutOfMemoryError, TiledError
 from anomalib_tiled.grid import Size, TileGrid
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
@@ -20,9 +21,14 @@ def said() -> list[str]:
     return []
 
 
-def images(said: list[str], usual: Size = GRID.image_size, augmentations: torch.nn.Module | None = None) -> NewImages:
+def images(
+    said: list[str],
+    usual: Size = GRID.image_size,
+    augmentations: torch.nn.Module | None = None,
+    batch_size: int = 2,
+) -> NewImages:
     return NewImages(
-        GRID, 2, augmentations=augmentations, trained_on=TrainedOn(GRID.image_size, usual), report=said.append
+        GRID, batch_size, augmentations=augmentations, trained_on=TrainedOn(GRID.image_size, usual), report=said.append
     )
 
 
@@ -33,7 +39,7 @@ def paint(path: Path, *sizes: tuple[int, int]) -> list[Path]:
     return paths
 
 
-def fail(path: Path, error: str) -> None:
+def fail(path: Path, error: TiledError) -> None:
     message = f"{path}: {error}"
     raise AssertionError(message)
 
@@ -55,7 +61,7 @@ def test_what_cannot_be_read_is_told_and_passed_over(said: list[str], tmp_path: 
     paths[3].write_bytes(paths[3].read_bytes()[:-20])
     paths[4].unlink()
     failures: list[tuple[Path, str]] = []
-    batches = list(images(said).batches(paths, lambda *failure: failures.append(failure)))
+    batches = list(images(said).batches(paths, lambda path, error: failures.append((path, str(error)))))
     assert [path for batch in batches for path in batch.images.image_path] == [str(paths[1]), str(paths[2])]
     assert [path for path, _ in failures] == [paths[0], paths[3], paths[4]]
     for (_, error), expected in zip(failures, ("is no image", "is damaged", "is missing"), strict=True):
@@ -74,9 +80,33 @@ def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
 
     monkeypatch.setattr(new_images, "lost_bits", gone)
     failures: list[tuple[Path, str]] = []
-    (batch,) = images(said).batches(paths, lambda *failure: failures.append(failure))
+    (batch,) = images(said).batches(paths, lambda path, error: failures.append((path, str(error))))
     assert batch.images.image_path == [str(paths[0]), str(paths[2])]
     assert failures == [(paths[1], f"{paths[1]} is missing. Put it back, or leave it out.")]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_image_for_which_there_is_too_little_memory_is_tried_by_itself(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    paths, look, given = paint(tmp_path, *[(8, 12)] * 4), new_images.lost_bits, []
+
+    def large(path: Path) -> str | None:
+        if path == paths[2] and (again or not given):
+            raise MemoryError
+        return look(path)
+
+    monkeypatch.setattr(new_images, "lost_bits", large)
+    failures: list[tuple[Path, TiledError]] = []
+    for batch in images(said, batch_size=3).batches(paths, lambda *failure: failures.append(failure)):
+        given += [*map(Path, batch.images.image_path)]
+        assert len(given) >= 2, "those before it are out of its way"
+    assert given == [path for path in paths if not again or path != paths[2]]
+    assert [path for path, _ in failures] == paths[2:3] * again
+    for _, error in failures:
+        assert isinstance(error, OutOfMemoryError)
+        assert error.__traceback__ is error.__context__ is None, "it would hold on to what was read"
+        assert str(error).endswith("Make the image smaller, or predict it on a machine with more.")
 
 
 def test_nothing_is_read_before_it_is_asked_for(said: list[str], tmp_path: Path) -> None:

@@ -110,5 +110,8 @@ def test_a_missing_package_is_named_with_how_to_install_it() -> None:
 
 
 def test_a_format_that_is_not_there_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigurationError, match=r"--format cannot be 'torhc'\. Did you mean 'torch'\? Allowed: "):
-        format_named("torhc")
+    allowed = r"Allowed: checkpoints, onnx, openvino, torch\.$"
+    for given, nearest in {"torhc": "torch", "checkpoint": "checkpoints"}.items():
+        message = rf"--format cannot be '{given}'\. Did you mean '{nearest}'\? {allowed}"
+        with pytest.raises(ConfigurationError, match=message):
+            format_named(given)

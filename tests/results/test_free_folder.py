@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.free_folder import check_free
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
+from anomalib_tiled.results.free_folder import check_free, holds_results
 from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
 
 NOTHING_KEPT: dict[str, Any] = {}
@@ -34,6 +36,38 @@ def test_predictions_are_gone_on_with_only_if_that_is_asked_for(folder: Predicti
     check_free(folder, PredictionSettings(), go_on=True)
     with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
         check_free(folder, PredictionSettings(), go_on=False)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(
+    folder: PredictionFolder, *, go_on: bool
+) -> None:
+    folder.begin(PredictionSettings(), common="/data")
+    folder.mend()
+    assert not holds_results(folder)
+    check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+
+
+@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "maps/0.npy", "failures.csv", "coco.json"])
+def test_whatever_a_prediction_has_left_is_a_result(folder: PredictionFolder, name: str) -> None:
+    (path := folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("begun")
+    assert not holds_results(folder), "it may be anybody's"
+    folder.begin(PredictionSettings(), common="/data")
+    assert holds_results(folder)
+    check_free(folder, PredictionSettings(), go_on=True)
+    with pytest.raises(ConfigurationError, match="holds predictions already"):
+        check_free(folder, PredictionSettings(), go_on=False)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_folder_that_must_not_be_looked_into(
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]], *, go_on: bool
+) -> None:
+    (inner := shared_folder / "inner").mkdir()
+    message = rf"{inner} cannot be written: Permission denied\. Change its permissions or choose another folder"
+    with forbidden(inner), pytest.raises(StorageError, match=message):
+        check_free(PredictionFolder(inner), PredictionSettings(), go_on=go_on)
 
 
 @pytest.mark.parametrize("go_on", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 
 from anomalib_tiled.data.new_images import SourceBatch
 from anomalib_tiled.ensemble import RawPrediction
-from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction import Prediction
 
@@ -41,9 +42,10 @@ class Written:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.failures: list[str] = []
+        self.settings = SimpleNamespace(coco=False)
         self.folder = SimpleNamespace(
             mend=dict,
-            forget_failures=lambda: None,
+            forget_failures=lambda _: None,
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,
         )
@@ -81,13 +83,52 @@ def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:
     torch.testing.assert_close(items[1].pred_score, batch(*"abc").images.image[1].mean(dim=0).max())
 
 
-def test_an_image_that_is_too_large_by_itself_ends_the_prediction() -> None:
+def too_large(*calls: int) -> Callable[[int], None]:
+    """Have too little memory when the ensemble is asked these times, counted from 0."""
+    numbers = iter(range(100))
+
+    def fail(_: int) -> None:
+        if next(numbers) in calls:
+            torch.empty(2**60)
+
+    return fail
+
+
+def test_an_image_that_is_too_large_by_itself_is_passed_over() -> None:
+    predicting, ensemble, written, said = prediction(too_large(0, 2, 5))
+    items = [item for names in ("abc", "d", "e") for item in predicting.predict(batch(*names))]
+    assert [item.image_path for item in items] == written.names == [*"acd"]
+    assert written.failures == [*"be"], "another one was predicted between them"
+    assert ensemble.asked == [3, 1, 1, 1, 1, 1]
+    assert said[1].startswith("skipped: b is left out. The memory of the machine ran out (")
+    assert predicting.tried == 5
+    assert str(predicting.finish(1.0)).endswith("2 not readable: 0 of 3 are anomalous.")
+
+
+def test_two_images_after_each_other_that_are_too_large_end_the_prediction() -> None:
     predicting, ensemble, written, _ = prediction(lambda _: torch.empty(2**60))
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in the config\.yaml .* with --device cpu\.$"):
         list(predicting.predict(batch(*"abc")))
-    assert ensemble.asked == [3, 1]
+    assert ensemble.asked == [3, 1, 1]
     assert not written.names
-    assert not written.failures
+    assert written.failures == ["a"]
+
+
+def test_what_cannot_be_read_between_them_does_not_count() -> None:
+    predicting, _, written, _ = prediction(lambda _: None)
+    predicting.fail(Path("a"), OutOfMemoryError("too large"))
+    predicting.fail(Path("b"), DataError("is damaged"))
+    with pytest.raises(OutOfMemoryError, match="larger still"):
+        predicting.fail(Path("c"), OutOfMemoryError("larger still"))
+    assert written.failures == [*"ab"]
+
+
+def test_a_prediction_of_which_nothing_came_for_lack_of_memory_fails() -> None:
+    predicting, _, written, _ = prediction(too_large(0))
+    assert list(predicting.predict(batch("a"))) == []
+    with pytest.raises(OutOfMemoryError, match="Lower memory_budget"):
+        predicting.finish(1.0)
+    assert written.failures == ["a"]
 
 
 def test_an_image_of_which_a_model_says_nonsense_is_passed_over() -> None:

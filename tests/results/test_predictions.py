@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +136,16 @@ def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
         folder.facts()
 
 
+def test_predictions_that_must_not_be_read(
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    folder = PredictionFolder(shared_folder / "inner")
+    folder.begin(PredictionSettings(), common="/data")
+    for path in (folder.path, folder.settings_file):
+        with forbidden(path), pytest.raises(RunFolderError, match=r"prediction\.json .*cannot be read.*ermission"):
+            folder.facts()
+
+
 def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
     before = folder.facts()
     folder.note_maps(has_maps=False)
@@ -156,15 +168,29 @@ def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> Non
     folder.check_decided()
 
 
+def failures(folder: PredictionFolder) -> list[list[str]]:
+    with folder.failures_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
 def test_failures_are_listed_and_forgotten(folder: PredictionFolder) -> None:
     folder.append_failure(Path("a.png"), "is damaged, badly")
     folder.append_failure(Path("b.png"), 'is "gone"')
-    with folder.failures_file.open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [["image_path", "error"], ["a.png", "is damaged, badly"], ["b.png", 'is "gone"']]
-    folder.forget_failures()
-    folder.forget_failures()
+    assert failures(folder) == [["image_path", "error"], ["a.png", "is damaged, badly"], ["b.png", 'is "gone"']]
+    folder.forget_failures({"a.png", "b.png"})
+    folder.forget_failures({"a.png"})
     assert not folder.failures_file.exists()
+
+
+def test_failures_of_images_that_are_not_tried_again_stay(folder: PredictionFolder) -> None:
+    other = os.fsdecode(b"St\xfcck, 2\n.png")
+    for name in ("a.png", other, "c.png"):
+        folder.append_failure(Path(name), "is damaged")
+    folder.failures_file.write_bytes(folder.failures_file.read_bytes() + b"cut off")
+    folder.forget_failures({"a.png", "c.png", "d.png"})
+    assert failures(folder) == [["image_path", "error"], [other, "is damaged"]]
+    folder.append_failure(Path("a.png"), "is gone")
+    assert failures(folder)[1:] == [[other, "is damaged"], ["a.png", "is gone"]]
 
 
 def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
@@ -11,9 +12,11 @@ from PIL import Image
 from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.regions import in_source_size
 
 SIZES = [Size(4, 6), Size(8, 12)]
 RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -39,7 +42,7 @@ def written(kept: Recording, given: ImageBatch, raw: torch.Tensor = RAW) -> tupl
     """Write a batch; give the labels of what was written, and what failed and why."""
     failed: list[tuple[str, str]] = []
     predicted = RawPrediction(torch.tensor([9.0, 1.0]), raw, has_maps=True, labels=None, masks=None)
-    told = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), error)))
+    told = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), str(error))))
     assert [image.image_path for image in kept.folder.predicted()] == [image.image_path for image in told]
     return [image.pred_label for image in told], failed
 
@@ -91,6 +94,27 @@ def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: 
     [(path, error)] = failed
     assert path == name
     assert error.startswith(f"{name} has a name or a path that is too long for the files that are kept of it")
+
+
+@pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12), Size(8, 5)])
+@pytest.mark.parametrize("stretch", [True, False])
+def test_overlays_show_the_regions_that_are_told(tmp_path: Path, size: Size, *, stretch: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path := tmp_path / "1.png")
+    given = batch()
+    given.image_path, given.anomaly_map = [str(path), str(path)], 20 * RAW - 3 if stretch else RAW
+    kept = Recording(
+        PredictionFolder(tmp_path / "out"),
+        PredictionSettings(overlays=True),
+        Pictures(tmp_path / "out", tmp_path, stretch=stretch),
+    )
+    item = next(iter(given))
+    kept.draw(item)
+    scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
+    told = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
+    with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
+        difference = np.abs(np.asarray(drawn, int) - np.asarray(told.picture(), int))
+    assert difference.max() <= 1
 
 
 def test_an_image_that_has_gone_before_it_was_drawn_costs_itself_only(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The configuration of a run, read from its folder."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from anomalib_tiled.config import Settings
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.layout import check_sizes
+from anomalib_tiled.origin import refuse_code_in
+from anomalib_tiled.readable import readable
+
+
+def read_settings(config_file: Path) -> Settings:
+    """Read the configuration that a run was made with; what it says is looked into once, as long as it says the same.
+
+    Args:
+        config_file: The file in the run folder.
+
+    Raises:
+        RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of the
+            folder.
+    """
+    try:
+        with readable(config_file):
+            text = config_file.read_text(encoding="utf-8")
+        return deepcopy(_settings_of(text, config_file.parent, _places()))
+    except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
+        message = f"{config_file} cannot be used any more: {error}. Restore it, or fit a new run."
+        raise RunFolderError(message) from error
+
+
+def _places() -> tuple[str, ...]:
+    """Give the places that Python looks for modules in."""
+    try:
+        return (str(Path.cwd()), *sys.path)
+    except OSError:  # it was deleted
+        return (*sys.path,)
+
+
+@lru_cache(maxsize=8)
+def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
+    """Look into a configuration: where its classes come from depends on the places."""
+    del places
+    content = yaml.safe_load(text)
+    refuse_code_in(folder, content)
+    settings = Settings.from_mapping(content)
+    check_sizes(settings.tiling)
+    return settings
