@@ -217,7 +217,7 @@ def test_thresholds_of_images_part_scores(calibrated: Calibrated) -> None:
             assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
 
 
-def test_t10_thresholds_of_tiles_part_scores_on_their_own_scale_and_any_tile_decides(calibrated: Calibrated) -> None:
+def test_thresholds_of_tiles_part_scores_on_their_own_scale_and_any_tile_decides(calibrated: Calibrated) -> None:
     if calibrated.threshold_at != "tile":
         return
     images = torch.cat([IMAGES, calibrated.images()])
@@ -233,7 +233,7 @@ def test_t10_thresholds_of_tiles_part_scores_on_their_own_scale_and_any_tile_dec
     assert torch.equal(prediction.pred_mask, masks)
 
 
-def test_t11_without_defect_the_threshold_of_a_tile_is_its_highest_score(calibrated: Calibrated) -> None:
+def test_without_defect_the_threshold_of_a_tile_is_its_highest_score(calibrated: Calibrated) -> None:
     """A tile is anomalous if its own mask has a pixel, or, where there are no masks, if its image is."""
     if calibrated.threshold_at != "tile" or calibrated.manual:
         return

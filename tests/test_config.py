@@ -113,7 +113,7 @@ def test_the_training_hash_does_not_change_with_anything_else(
 
 
 @pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
-def test_t16_sensitivities_decide_but_nothing_is_learned_from_them(configuration: dict[str, object], name: str) -> None:
+def test_sensitivities_decide_but_nothing_is_learned_from_them(configuration: dict[str, object], name: str) -> None:
     before = Settings.from_mapping(configuration)
     after = changed(configuration, f"thresholding.{name}", 0.3)
     assert (getattr(before.thresholding, name), getattr(after.thresholding, name)) == (0.5, 0.3)

@@ -179,7 +179,7 @@ NORMALIZED = [("image", "image"), ("tile", "image"), ("tile", "tile")]
 
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), NORMALIZED)
 @pytest.mark.parametrize(("image", "pixel"), [(0.3, 0.7), (0.8, 0.2), (0.5, 0.9)])
-def test_t16_sensitivities_move_decisions_and_nothing_else(
+def test_sensitivities_move_decisions_and_nothing_else(
     normalize_at: str, threshold_at: str, image: float, pixel: float
 ) -> None:
     stages = replace(STAGES, smoother=None, normalize_at=normalize_at, threshold_at=threshold_at)

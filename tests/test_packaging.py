@@ -23,7 +23,7 @@ def wheel(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_t28_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel: zipfile.ZipFile) -> None:
+def test_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert wheel.read(START_UP_FILE) == (ROOT / START_UP_FILE).read_bytes()
     points = ConfigParser()

@@ -110,7 +110,7 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
     assert not run.is_done(FIRST, run.settings().training_hash)
 
 
-def test_t19_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
     message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
     with pytest.raises(RunFolderError, match=message):

@@ -17,7 +17,7 @@ NORMALIZED = MinMax().apply(RAW, LEARNED)
 
 
 @pytest.mark.parametrize("sensitivity", [0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
-def test_t16_decisions_are_those_of_anomalibs_post_processor(sensitivity: float) -> None:
+def test_decisions_are_those_of_anomalibs_post_processor(sensitivity: float) -> None:
     theirs = PostProcessor(image_sensitivity=sensitivity, pixel_sensitivity=sensitivity)
     theirs.image_min, theirs.image_max, theirs._image_threshold = torch.tensor([0.0, 10.0, 4.0])
     theirs.pixel_min, theirs.pixel_max, theirs._pixel_threshold = torch.tensor([0.0, 10.0, 4.0])

@@ -52,7 +52,7 @@ def mask(rows: slice, columns: slice) -> torch.Tensor:
     return whole
 
 
-def test_t31_a_picture_has_the_size_of_its_image_whatever_size_was_predicted(
+def test_a_picture_has_the_size_of_its_image_whatever_size_was_predicted(
     images: list[Path], tmp_path: Path
 ) -> None:
     shown = drawn(tmp_path / "images", images, batch(images, torch.tensor(0.5)))

@@ -147,7 +147,7 @@ def with_samples(run: Run, *samples: Sample) -> Run:
     return replace(at(run, "tile", "tile"), split=Split(samples))
 
 
-def test_t17_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
+def test_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
     notes = calibrate(at(run, "tile", "tile")).notes
     assert notes == ("Validation images are test images: thresholds are tuned on what they are then measured on.",)
 
@@ -195,7 +195,7 @@ def test_a_defect_without_mask_makes_every_tile_of_its_image_anomalous(run: Run)
     assert levels[tile.name].maps.threshold == levels[tile.name].scores.threshold, "pixels have no truth of their own"
 
 
-def test_t02_without_masks_everything_is_learned_from_labels(run: Run) -> None:
+def test_without_masks_everything_is_learned_from_labels(run: Run) -> None:
     samples = [replace(sample, mask_path=None) for sample in run.split.samples]
     calibration = calibrate(replace(at(run, "image", "image"), split=Split(tuple(samples))))
     assert calibration.image.maps.threshold == calibration.image.scores.threshold

@@ -268,7 +268,7 @@ def test_a_metric_that_there_is_not_is_named(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("max", 1), ("min", -1)])
-def test_t20_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
+def test_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
     make_run: MakeRun, mode: str, weight: float
 ) -> None:
     best = {"class_path": CHECKPOINT, "init_args": {"monitor": "pixel_AUROC", "mode": mode}}
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_monitors_nothing_gives_the_last_weights(
 
 
 @pytest.mark.parametrize(("monitor", "weights"), [({"monitor": "weight", "mode": "max"}, [1, 1]), ({}, [-3, -3])])
-def test_t06_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_keep_their_names(
+def test_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_keep_their_names(
     make_run: MakeRun, tmp_path: Path, monitor: dict[str, object], weights: list[float]
 ) -> None:
     arguments = {"dirpath": str(tmp_path / "own"), "filename": "mine-{epoch}", **monitor}
