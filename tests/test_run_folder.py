@@ -201,11 +201,20 @@ def test_a_checkpoint_that_was_not_touched_is_trusted(
     run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_trained(run, settings)
-    with monkeypatch.context() as patched:
-        patched.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
-        run.check_checkpoints(GRID.tiles)
+    read: list[Path] = []
+    monkeypatch.setattr(Seal, "check", lambda _, path, advice: read.append(path))
+    run.check_checkpoints(GRID.tiles)
+    assert read == []
+    os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
+    run.check_checkpoints(GRID.tiles)
+    assert read == [run.checkpoint(SECOND)]
+
+
+def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
     os.utime(run.checkpoint(SECOND), (1, 1))
-    run.check_checkpoints(GRID.tiles)  # as after copying
+    run.check_checkpoints(GRID.tiles)
+    assert run.missing(GRID) == ()
 
 
 def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:

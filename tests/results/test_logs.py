@@ -42,9 +42,7 @@ def set_up() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("leaving", [None, ValueError, KeyboardInterrupt, SystemExit])
-def test_afterwards_everything_is_as_before(
-    set_up: None, tmp_path: Path, leaving: type[BaseException] | None
-) -> None:
+def test_afterwards_everything_is_as_before(set_up: None, tmp_path: Path, leaving: type[BaseException] | None) -> None:
     before, streams, filters, show = state(), (sys.stdout, sys.stderr), warnings.filters[:], warnings.showwarning
     with nullcontext() if leaving is None else pytest.raises(leaving):  # noqa: SIM117
         with log_to(tmp_path / "run.log"):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from anomalib import LearningType
-from anomalib.data import Folder, InferenceBatch
+from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Level
@@ -27,16 +27,7 @@ COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for secon
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
 
-class Brightness(AnomalibModule):
-    def __init__(self, factor: float) -> None:
-        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
-        self.register_buffer("factor", torch.tensor(factor))
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
-
-    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
-    learning_type = LearningType.ONE_CLASS
+Make = Callable[[float], AnomalibModule]
 
 
 @dataclass
@@ -56,14 +47,18 @@ class Counting:
 
 @pytest.fixture
 def run(
-    configuration: dict[str, object], datamodule: Folder, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    configuration: dict[str, object],
+    datamodule: Folder,
+    image_folder: Path,
+    brightness: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """A run as if all of its tiles were trained."""
     changes = {"trainer": {"accelerator": "cpu"}, "thresholding": configuration["thresholding"] | {"stage": "image"}}
     settings = Settings.from_mapping(configuration | changes)
     folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
-    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: Brightness(10.0 * (1 + tile.row + tile.column)))
+    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
     return Run(folder, settings, grid, split, source, datamodule)

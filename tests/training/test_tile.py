@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -388,6 +389,14 @@ def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: Mak
     assert (weights["weight"].dtype, weights["exact"].dtype) == (torch.float32, torch.float64)
 
 
+def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    run.folder.check_checkpoint(first(run))
+    log = run.folder.tile_log(first(run)).read_text()
+    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
+    assert reason in log
+
+
 def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,10 +408,7 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     monkeypatch.setattr(training, "predict_trained", fail)
     run = make_run()
     train_tile(run, first(run))
-    run.folder.check_checkpoint(first(run))
-    log = run.folder.tile_log(first(run)).read_text()
-    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
-    assert "RuntimeError: no room for predictions" in log
+    assert_trained_but_not_predicted(run, "RuntimeError: no room for predictions")
 
 
 def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
@@ -411,10 +417,7 @@ def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all
     monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
     run = make_run(Stuck)
     train_tile(run, first(run))
-    assert run.folder.is_done(first(run), run.settings.training_hash)
-    log = run.folder.tile_log(first(run)).read_text()
-    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
-    assert "RuntimeError: no room left" in log
+    assert_trained_but_not_predicted(run, "RuntimeError: no room left")
 
 
 def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
@@ -480,8 +483,13 @@ def test_what_a_trainer_refuses_is_known_beforehand(trainer: dict[str, object], 
         check_trainer(trainer)
 
 
-def test_what_a_trainer_takes_passes() -> None:
-    check_trainer({"accelerator": "cpu", "max_epochs": 2, "callbacks": [stopping(monitor="image_AUROC", patience=3)]})
+def test_what_a_trainer_takes_passes_and_stays_as_it_is() -> None:
+    callbacks = [stopping(monitor="image_AUROC", patience=3)]
+    trainer = {"accelerator": "cpu", "max_epochs": 2, "callbacks": callbacks}
+    before = deepcopy(trainer)
+    check_trainer(trainer)
+    assert trainer == before
+    assert [type(each).__name__ for each in trainer_arguments(trainer)["callbacks"]] == ["EarlyStopping"]
 
 
 def test_the_screen_belongs_to_the_command() -> None:
