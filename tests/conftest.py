@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -23,6 +24,7 @@ from anomalib_tiled.grid import Size, TileGrid
 
 if TYPE_CHECKING:
     from anomalib.data import Folder, ImageBatch
+    from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.config import Settings
 
@@ -149,6 +151,28 @@ def datamodule(image_folder: Path) -> Folder:
     )
 
 
+@pytest.fixture(scope="session")
+def brightness() -> Callable[[float], AnomalibModule]:
+    """Make a tile model whose map is the brightness, times a factor: ``brightness(10.0)``."""
+    import torch  # slow, as are those below, and few tests need them
+    from anomalib import LearningType
+    from anomalib.data import InferenceBatch
+    from anomalib.models.components import AnomalibModule
+
+    class Brightness(AnomalibModule):
+        def __init__(self, factor: float) -> None:
+            super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
+            self.register_buffer("factor", torch.tensor(factor))
+
+        def forward(self, images: torch.Tensor) -> InferenceBatch:
+            return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
+
+        trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+        learning_type = LearningType.ONE_CLASS
+
+    return Brightness
+
+
 @pytest.fixture
 def configuration() -> dict[str, object]:
     """A whole configuration, as a file holds it."""
@@ -173,6 +197,32 @@ def configuration() -> dict[str, object]:
         "visualize": True,
         "memory_budget": None,
     }
+
+
+@pytest.fixture
+def changed(configuration: dict[str, object]) -> Callable[[str, object], Settings]:
+    """Give settings with another value in one place: ``changed("tiling.stride", 3)``."""
+    from anomalib_tiled.config import Settings  # slow
+
+    def change(key: str, value: object) -> Settings:
+        copied = deepcopy(configuration)
+        *outer, last = key.split(".")
+        inner = copied
+        for name in outer:
+            inner = inner[name]
+        inner[last] = value
+        return Settings.from_mapping(copied)
+
+    return change
+
+
+@pytest.fixture
+def ending_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that end the tests if they are imported; their names are none that Python's ``import`` takes."""
+    (tmp_path / "a").mkdir()
+    for name in ("ev-il", "1x", "a/ev-il"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.fixture

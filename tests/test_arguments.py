@@ -108,7 +108,7 @@ def test_sensitivities(parse: Parse) -> None:
 
 
 @pytest.mark.parametrize("name", ["PostProcessor", "anomalib.post_processing.PostProcessor"])
-def test_t16_sensitivities_of_a_models_post_processor_are_read_and_said(
+def test_sensitivities_of_a_models_post_processor_are_read_and_said(
     parse: Parse, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     settings = parse("--model.post_processor", name, "--model.post_processor.image_sensitivity", "0.3")

@@ -37,6 +37,13 @@ def described(documented: type) -> dict[str, str]:
     return {name: text.strip() for name, text in re.findall(r"^    (\w+): ((?:.|\n {8})*)", lines, re.MULTILINE)}
 
 
+def taken_by(documented: type) -> list[inspect.Parameter]:
+    """What a class is made with."""
+    if documented.__init__ is object.__init__:
+        return []
+    return list(inspect.signature(documented).parameters.values())
+
+
 @pytest.mark.parametrize("hook", KINDS.values())
 def test_every_hook_gives_classes_of_its_kind(hook: str) -> None:
     classes = getattr(builtin, hook)()
@@ -70,8 +77,7 @@ def test_the_first_line_says_what_it_does(documented: type) -> None:
 
 @pytest.mark.parametrize("documented", CLASSES, ids=named(CLASSES))
 def test_every_argument_is_described(documented: type) -> None:
-    taken = [] if documented.__init__ is object.__init__ else list(inspect.signature(documented).parameters.values())
-    said = described(documented)
+    taken, said = taken_by(documented), described(documented)
     assert list(said) == [parameter.name for parameter in taken]
     assert all(text.endswith(".") and len(text) > 20 for text in said.values())
     assert all(parameter.annotation is not inspect.Parameter.empty for parameter in taken)
@@ -79,8 +85,10 @@ def test_every_argument_is_described(documented: type) -> None:
 
 @pytest.mark.parametrize("documented", CLASSES, ids=named(CLASSES))
 def test_only_the_threshold_that_you_give_has_to_be_given(documented: type) -> None:
-    arguments = {"value": 0.5} if documented is thresholding.ManualThreshold else {}
-    assert isinstance(documented(**arguments), documented)
+    required = [each.name for each in taken_by(documented) if each.default is inspect.Parameter.empty]
+    assert required == (["value"] if documented is thresholding.ManualThreshold else [])
+    made = documented(**dict.fromkeys(required, 0.5))
+    assert {name: getattr(made, name) for name in required} == dict.fromkeys(required, 0.5)
 
 
 def test_docstrings_are_read_as_they_are_written() -> None:

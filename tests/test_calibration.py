@@ -42,9 +42,7 @@ def test_a_place_that_is_not_allowed(configuration: dict[str, object], kind: str
 
 
 @pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
-def test_t16_sensitivities_come_from_the_configuration_and_are_checked(
-    configuration: dict[str, object], name: str
-) -> None:
+def test_sensitivities_come_from_the_configuration_and_are_checked(configuration: dict[str, object], name: str) -> None:
     configuration["thresholding"] |= {"stage": "image", name: 0.3}
     assert getattr(Stages.build(Settings.from_mapping(configuration)), name) == 0.3
     configuration["normalization"]["stage"] = "none"

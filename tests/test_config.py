@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.merging import Gaussian, Merger
 from anomalib_tiled.stages.scoring import Max, Scorer, TopK
 
+Change = Callable[[str, object], Settings]
+
 
 class Chain(Scorer):
     """A scorer made of another one."""
@@ -20,16 +22,6 @@ class Chain(Scorer):
         self.inner, self.size, self.names = inner, size, names
 
     def score(self, tile_scores: object, maps: object) -> None: ...
-
-
-def changed(configuration: dict[str, object], key: str, value: object) -> Settings:
-    configuration = copy.deepcopy(configuration)
-    *outer, last = key.split(".")
-    inner = configuration
-    for name in outer:
-        inner = inner[name]
-    inner[last] = value
-    return Settings.from_mapping(configuration)
 
 
 def test_settings_survive_being_written_and_read(configuration: dict[str, object]) -> None:
@@ -56,9 +48,9 @@ def test_values_are_read(configuration: dict[str, object]) -> None:
     assert settings.metrics.pixel == ()
 
 
-def test_an_unknown_setting(configuration: dict[str, object]) -> None:
+def test_an_unknown_setting(changed: Change) -> None:
     with pytest.raises(ConfigurationError, match=r"no setting 'tilling'. Did you mean 'tiling'\? Allowed: cache,"):
-        changed(configuration, "tilling", {})
+        changed("tilling", {})
 
 
 def test_a_missing_setting(configuration: dict[str, object]) -> None:
@@ -71,8 +63,8 @@ def test_a_missing_setting(configuration: dict[str, object]) -> None:
     ("cache", "folder"),
     [(None, None), ({"directory": None}, Path("results/cache")), ({"directory": "/fast"}, Path("/fast"))],
 )
-def test_where_the_cache_is(configuration: dict[str, object], cache: object, folder: Path | None) -> None:
-    assert changed(configuration, "cache", cache).cache_directory == folder
+def test_where_the_cache_is(changed: Change, cache: object, folder: Path | None) -> None:
+    assert changed("cache", cache).cache_directory == folder
 
 
 @pytest.mark.parametrize(
@@ -86,10 +78,10 @@ def test_where_the_cache_is(configuration: dict[str, object], cache: object, fol
     ],
 )
 def test_the_training_hash_changes_with_what_decides_training(
-    configuration: dict[str, object], key: str, value: object
+    configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
     before = Settings.from_mapping(configuration).training_hash
-    assert changed(configuration, key, value).training_hash != before
+    assert changed(key, value).training_hash != before
 
 
 @pytest.mark.parametrize(
@@ -106,16 +98,18 @@ def test_the_training_hash_changes_with_what_decides_training(
     ],
 )
 def test_the_training_hash_does_not_change_with_anything_else(
-    configuration: dict[str, object], key: str, value: object
+    configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
     before = Settings.from_mapping(configuration).training_hash
-    assert changed(configuration, key, value).training_hash == before
+    assert changed(key, value).training_hash == before
 
 
 @pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
-def test_t16_sensitivities_decide_but_nothing_is_learned_from_them(configuration: dict[str, object], name: str) -> None:
+def test_sensitivities_decide_but_nothing_is_learned_from_them(
+    configuration: dict[str, object], changed: Change, name: str
+) -> None:
     before = Settings.from_mapping(configuration)
-    after = changed(configuration, f"thresholding.{name}", 0.3)
+    after = changed(f"thresholding.{name}", 0.3)
     assert (getattr(before.thresholding, name), getattr(after.thresholding, name)) == (0.5, 0.3)
     assert after.calibration_hash == before.calibration_hash
     assert Settings.from_mapping(yaml.safe_load(after.to_yaml())) == after
@@ -123,11 +117,11 @@ def test_t16_sensitivities_decide_but_nothing_is_learned_from_them(configuration
 
 @pytest.mark.parametrize("key", ["thresholding.stage", "normalization.stage", "seam_smoothing", "tiling.stride"])
 def test_the_calibration_hash_changes_with_what_decides_what_is_learned(
-    configuration: dict[str, object], key: str
+    configuration: dict[str, object], changed: Change, key: str
 ) -> None:
     value = {"seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"}, "tiling.stride": 2}
     before = Settings.from_mapping(configuration).calibration_hash
-    assert changed(configuration, key, value.get(key, "none")).calibration_hash != before
+    assert changed(key, value.get(key, "none")).calibration_hash != before
 
 
 def test_a_class_is_built_with_its_arguments() -> None:
@@ -146,8 +140,14 @@ def test_nested_classes_are_built_as_the_types_say() -> None:
 
 
 def test_a_class_may_be_made_by_another_callable() -> None:
-    made = ClassSpec("anomalib_tiled.stages.scoring.Max").build(Scorer, lambda scorer_class: scorer_class())
-    assert isinstance(made, Max)
+    marked, asked = Max(), []
+
+    def make(scorer_class: type[Scorer], **arguments: object) -> Scorer:
+        asked.append((scorer_class, arguments))
+        return marked
+
+    assert ClassSpec("anomalib_tiled.stages.scoring.TopK", {"k": 5}).build(Scorer, make) is marked
+    assert asked == [(TopK, {"k": 5})]
 
 
 def test_a_class_that_refuses_its_values() -> None:

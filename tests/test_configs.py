@@ -12,7 +12,8 @@ from anomalib_tiled.calibration import Stages
 from anomalib_tiled.config import Settings, as_size
 from anomalib_tiled.evaluation import Measurements
 from anomalib_tiled.layout import grid_of
-from anomalib_tiled.supported_models import check_model
+from anomalib_tiled.supported_models import check_model, support_of
+from anomalib_tiled.tile_model import class_of
 from anomalib_tiled.training.tile import trainer_arguments
 from anomalib_tiled.workers import Workers
 
@@ -38,14 +39,20 @@ def test_its_grid_covers_the_images_with_several_tiles(settings: Settings) -> No
     assert (grid.tiles[-1].rows.stop, grid.tiles[-1].columns.stop) == tuple(grid.image_size)
 
 
-def test_its_model_works_with_its_tiles(settings: Settings) -> None:
+def test_its_model_was_tried_and_no_rule_speaks_against_its_tiles(settings: Settings) -> None:
+    assert support_of(class_of(settings.model)).trial is not None
     tile_size, batch_size = as_size(settings.tiling.tile_size), settings.data.init_args.get("train_batch_size", 32)
     check_model(settings.model, tile_size, train_batch_size=batch_size)
 
 
 def test_its_stages_can_be_made(settings: Settings) -> None:
     stages = Stages.build(settings)
-    assert stages.merger.__class__.__name__ == settings.merging.name
+    asked = [settings.merging, settings.scoring, settings.normalization.method, settings.thresholding.method]
+    made = [stages.merger, stages.scorer, stages.normalizer, stages.thresholder]
+    assert [type(each).__name__ for each in made] == [each.name for each in asked]
+    assert (stages.smoother is None) == (settings.seam_smoothing is None)
+    if settings.seam_smoothing is not None:
+        assert type(stages.smoother).__name__ == settings.seam_smoothing.name
 
 
 def test_its_metrics_workers_and_trainer_arguments_can_be_made(settings: Settings) -> None:
@@ -62,5 +69,5 @@ def test_it_survives_being_written_and_read(settings: Settings, tmp_path: Path) 
     assert again == settings
 
 
-def test_a_run_of_it_can_be_repeated(settings: Settings) -> None:
+def test_its_seed_is_written_down_and_not_drawn(settings: Settings) -> None:
     assert settings.seed_everything == 42

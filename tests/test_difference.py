@@ -1,21 +1,13 @@
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import pytest
 
 from anomalib_tiled.config import Settings
 from anomalib_tiled.difference import difference
 
-
-def changed(configuration: dict[str, object], key: str, value: object) -> Settings:
-    configuration = copy.deepcopy(configuration)
-    *outer, last = key.split(".")
-    inner = configuration
-    for name in outer:
-        inner = inner[name]
-    inner[last] = value
-    return Settings.from_mapping(configuration)
+Change = Callable[[str, object], Settings]
 
 
 @pytest.mark.parametrize(
@@ -27,8 +19,10 @@ def changed(configuration: dict[str, object], key: str, value: object) -> Settin
         ("merging.init_args", {}, "merging.init_args.sigma is 0.5, not None"),
     ],
 )
-def test_the_first_difference_is_said(configuration: dict[str, object], key: str, value: object, said: str) -> None:
-    assert difference(Settings.from_mapping(configuration), changed(configuration, key, value)) == said
+def test_the_first_difference_is_said(
+    configuration: dict[str, object], changed: Change, key: str, value: object, said: str
+) -> None:
+    assert difference(Settings.from_mapping(configuration), changed(key, value)) == said
 
 
 @pytest.mark.parametrize(
@@ -41,6 +35,6 @@ def test_the_first_difference_is_said(configuration: dict[str, object], key: str
     ],
 )
 def test_the_same_written_otherwise_and_folders_do_not_count(
-    configuration: dict[str, object], key: str, value: object
+    configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
-    assert difference(Settings.from_mapping(configuration), changed(configuration, key, value)) is None
+    assert difference(Settings.from_mapping(configuration), changed(key, value)) is None

@@ -59,7 +59,7 @@ def test_the_help_lists_tiled_after_the_commands_of_the_host(
     assert printed.index("Train one model.") < printed.index("Train, test and use one")
 
 
-def test_t28_everything_after_tiled_goes_to_our_command_line(module: ModuleType, calls: list[object]) -> None:
+def test_everything_after_tiled_goes_to_our_command_line(module: ModuleType, calls: list[object]) -> None:
     module.AnomalibCLI(["tiled", "fit", "--config", "no_such_file.yaml", "--help"])
     assert calls == [(["fit", "--config", "no_such_file.yaml", "--help"], "anomalib tiled")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +137,11 @@ def test_everything_else_is_left_alone(run: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(run)
     monkeypatch.syspath_prepend(run.parents[3])
     monkeypatch.chdir(run)
-    refuse_code_in(run, {"key": [value, str(run.parent / "v0.old" / "good")]})
+    given = {"key": [value, str(run.parent / "v0.old" / "good")]}
+    before = copy.deepcopy(given)
+    refuse_code_in(run, given)
+    assert given == before
+    assert not {"elsewhere", "evil", "no_such"} & sys.modules.keys(), "nothing is imported to find that out"
 
 
 def test_a_configuration_that_holds_itself_again_and_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

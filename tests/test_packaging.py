@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hatchling import build
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 
 ROOT = Path(__file__).parents[1]
 START_UP_FILE = "anomalib_tiled.pth"
@@ -23,7 +25,7 @@ def wheel(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_t28_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel: zipfile.ZipFile) -> None:
+def test_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert wheel.read(START_UP_FILE) == (ROOT / START_UP_FILE).read_bytes()
     points = ConfigParser()
@@ -44,3 +46,9 @@ def test_a_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
 @pytest.mark.parametrize("wheel", ["build_editable"], indirect=True)
 def test_the_start_up_file_is_read_after_the_path_of_an_editable_installation(wheel: zipfile.ZipFile) -> None:
     assert sorted(name for name in wheel.namelist() if name.endswith(".pth")) == ["_anomalib_tiled.pth", START_UP_FILE]
+
+
+def test_developers_install_what_every_extra_has_so_that_no_test_of_it_is_skipped() -> None:
+    extras = ProjectMetadata(str(ROOT), PluginManager()).core.optional_dependencies
+    assert extras.keys() == {"onnx", "openvino", "dev"}
+    assert {*extras["onnx"], *extras["openvino"]} <= set(extras["dev"])

@@ -40,13 +40,8 @@ class Contrast(AnomalibModule):
         maps = self.factor * images.std(dim=1, keepdim=True) + self.factor
         return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps)
 
-    @property
-    def trainer_arguments(self) -> dict[str, object]:
-        return {}
-
-    @property
-    def learning_type(self) -> LearningType:
-        return LearningType.ONE_CLASS
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
 
 
 def model_of(tile: Tile) -> Contrast:

@@ -24,7 +24,7 @@ def processor(class_path: str = PATHS[1], **arguments: object) -> dict[str, obje
 
 
 @pytest.mark.parametrize("class_path", PATHS)
-def test_t16_sensitivities_are_moved_to_thresholding(configuration: dict[str, object], class_path: str) -> None:
+def test_sensitivities_are_moved_to_thresholding(configuration: dict[str, object], class_path: str) -> None:
     given = settings(configuration, processor(class_path, image_sensitivity=0.3, pixel_sensitivity=0.7))
     read, note = read_post_processor(given)
     assert (read.thresholding.image_sensitivity, read.thresholding.pixel_sensitivity) == (0.3, 0.7)

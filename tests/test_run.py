@@ -189,7 +189,7 @@ def test_each_subset_has_the_augmentations_that_are_meant_for_it(folder: RunFold
 
 
 @pytest.mark.parametrize("mode", ["from_test", "from_train", "synthetic"])
-def test_t08_tiles_and_commands_see_the_same_images_whatever_the_random_state(
+def test_tiles_and_commands_see_the_same_images_whatever_the_random_state(
     configuration: dict[str, object], arguments: Arguments, image_folder: Path, mode: str
 ) -> None:
     for path in image_folder.glob("*/*.png"):  # anomalib's synthetic defects need at least 32 pixels

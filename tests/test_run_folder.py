@@ -173,7 +173,7 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
     assert not run.is_done(FIRST, run.settings().training_hash)
 
 
-def test_t19_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
     message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
     with pytest.raises(RunFolderError, match=message):
@@ -268,11 +268,20 @@ def test_a_checkpoint_that_was_not_touched_is_trusted(
     run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_trained(run, settings)
-    with monkeypatch.context() as patched:
-        patched.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
-        run.check_checkpoints(GRID.tiles)
+    read: list[Path] = []
+    monkeypatch.setattr(Seal, "check", lambda _, path, advice: read.append(path))
+    run.check_checkpoints(GRID.tiles)
+    assert read == []
+    os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
+    run.check_checkpoints(GRID.tiles)
+    assert read == [run.checkpoint(SECOND)]
+
+
+def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
     os.utime(run.checkpoint(SECOND), (1, 1))
-    run.check_checkpoints(GRID.tiles)  # as after copying
+    run.check_checkpoints(GRID.tiles)
+    assert run.missing(GRID) == ()
 
 
 def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:

@@ -17,7 +17,7 @@ NORMALIZED = MinMax().apply(RAW, LEARNED)
 
 
 @pytest.mark.parametrize("sensitivity", [0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
-def test_t16_decisions_are_those_of_anomalibs_post_processor(sensitivity: float) -> None:
+def test_decisions_are_those_of_anomalibs_post_processor(sensitivity: float) -> None:
     theirs = PostProcessor(image_sensitivity=sensitivity, pixel_sensitivity=sensitivity)
     theirs.image_min, theirs.image_max, theirs._image_threshold = torch.tensor([0.0, 10.0, 4.0])
     theirs.pixel_min, theirs.pixel_max, theirs._pixel_threshold = torch.tensor([0.0, 10.0, 4.0])
@@ -50,15 +50,23 @@ def test_a_sensitivity_is_between_0_and_1(given: object) -> None:
         check_sensitivity("pixel_sensitivity", given, normalize_at="image", threshold_at="image")
 
 
-@pytest.mark.parametrize(
-    ("normalize_at", "threshold_at"), [("image", "image"), ("tile", "image"), ("tile", "tile"), ("none", "tile")]
-)
+def is_allowed(given: float, normalize_at: str, threshold_at: str) -> bool:
+    try:
+        check_sensitivity("image_sensitivity", given, normalize_at=normalize_at, threshold_at=threshold_at)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("normalize_at", ["tile", "image", "none"])
+@pytest.mark.parametrize("threshold_at", ["tile", "image"])
 def test_the_neutral_one_is_always_allowed_and_others_where_decided_scores_are_normalized(
     normalize_at: str, threshold_at: str
 ) -> None:
-    check_sensitivity("image_sensitivity", 0.5, normalize_at=normalize_at, threshold_at=threshold_at)
-    if normalize_at != "none":
-        check_sensitivity("image_sensitivity", 1, normalize_at=normalize_at, threshold_at=threshold_at)
+    normalized = (normalize_at, threshold_at) in {("image", "image"), ("tile", "image"), ("tile", "tile")}
+    assert is_allowed(0.5, normalize_at, threshold_at)
+    for other in (0, 0.3, 1):
+        assert is_allowed(other, normalize_at, threshold_at) == normalized
 
 
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), [("none", "image"), ("none", "tile"), ("image", "tile")])

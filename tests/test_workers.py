@@ -21,7 +21,7 @@ TILE = TileGrid(Size(4, 4), Size(4, 4), Size(4, 4)).tiles[0]
 
 
 def test_workers_must_train() -> None:
-    assert inspect.isabstract(Workers)
+    assert Workers.__abstractmethods__ == {"train"}, "and nothing else"
     with pytest.raises(TypeError, match="train"):
         Workers()
 
@@ -36,7 +36,10 @@ def test_workers_need_not_look_at_what_the_run_says() -> None:
         def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
             return iter([])
 
-    Plain().adapt(Conditions(threads=2))
+    plain = Plain()
+    plain.adapt(Conditions(threads=2))
+    plain.start()
+    assert vars(plain) == {}, "they are as they were"
 
 
 @pytest.mark.parametrize(

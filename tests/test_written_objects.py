@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pytest
@@ -54,13 +54,8 @@ class Tiny(AnomalibModule):
         super().__init__(pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator)
         self.model, self.size, self.kind, self.head = nn.Linear(size, size), size, kind, head or nn.Linear(3, 3)
 
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        return {}
-
-    @property
-    def learning_type(self) -> LearningType:
-        return LearningType.ONE_CLASS
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
 
     def changed(self, change: Callable[[Self], object]) -> Self:
         change(self)

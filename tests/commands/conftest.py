@@ -18,6 +18,7 @@ from anomalib_tiled import run as run_module
 from anomalib_tiled.cli import main
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.grid import Size
+from anomalib_tiled.seals import Seal
 
 SIZE = (112, 150)
 DEFECT = 14
@@ -128,6 +129,12 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     configuration.write_text(yaml.safe_dump(settings(photographs, folder / "results")), encoding="utf-8")
     assert main(["train", "--config", str(configuration)]) == 0
     return folder / "results" / "Padim" / "photographs" / "v0"
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Callable[[Path], dict[str, Seal]]:
+    """Say what the checkpoints of a run are like, by their names."""
+    return lambda run: {path.name: Seal.of(path) for path in (run / "tiles").glob("*.ckpt")}
 
 
 @pytest.fixture(scope="module")

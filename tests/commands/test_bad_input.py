@@ -78,7 +78,7 @@ def _refused(configuration: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("changes", "message"), [*UNKNOWN.values(), *MISFITS.values()], ids=[*UNKNOWN, *MISFITS])
-def test_t29_wrong_settings(
+def test_wrong_settings(
     configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
 ) -> None:
     assert message in _refused(configure(**changes), capsys)
@@ -163,7 +163,7 @@ def test_no_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_t18_t19_run_of_another_configuration(
+def test_run_of_another_configuration(
     configure: Callable[..., Path], finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configuration = configure(merging="Hann")
@@ -171,7 +171,7 @@ def test_t18_t19_run_of_another_configuration(
     assert "was made with another configuration: merging.class_path is" in capsys.readouterr().err
 
 
-def test_t18_t19_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "altered"
     shutil.copytree(finished_run, run)
     configuration = run / "config.yaml"

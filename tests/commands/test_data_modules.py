@@ -54,7 +54,7 @@ def test_a_table_below_a_relative_root_with_images_that_nobody_has_judged(
     assert metrics["pixel_AUROC"] > 0.9
 
 
-def test_t07_a_third_partys_data_module_by_its_dotted_path(
+def test_a_third_partys_data_module_by_its_dotted_path(
     configure: Configure, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "package").mkdir()

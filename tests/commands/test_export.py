@@ -102,7 +102,7 @@ def photographs_of(finished_run: Path) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", CODE)
-def test_t27_a_run_is_exported_and_predicts_without_the_packages(
+def test_a_run_is_exported_and_predicts_without_the_packages(
     finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     for package in NEEDED[form]:

@@ -15,18 +15,32 @@ import yaml
 
 import anomalib_tiled
 from anomalib_tiled.cli import main
+from anomalib_tiled.plugins.specification import Hooks
 
 FACTORY = '''
 """A factory's own stages."""
 
+from functools import wraps
 from pathlib import Path
 
 import torch
 
-from anomalib_tiled import Merger, Normalizer, Scorer, SeamSmoother, Thresholder, Workers, hookimpl
+from anomalib_tiled import Merger, Normalizer, Scorer, SeamSmoother, Thresholder, Workers
+from anomalib_tiled import hookimpl as hook_of_the_package
 from anomalib_tiled.workers import Outcome
 
+CALLED = Path(__file__).with_name("called.txt")
 HEARD = Path(__file__).with_name("heard.txt")
+
+
+def hookimpl(function):
+    @wraps(function)
+    def noted(*arguments):
+        with CALLED.open("a") as file:
+            print(function.__name__, file=file)
+        return function(*arguments)
+
+    return hook_of_the_package(noted)
 
 
 class Lowest(Merger):
@@ -215,6 +229,8 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
         [f"predicted {n:03d}.png True tensor({truth})" for n in range(4) for truth in ("False", "True")]
     )
     assert heard[18:] == ["tested image_AUROC True"]
+    called = (tmp_path / "installed" / "called.txt").read_text().split()
+    assert set(called) == {name for name in vars(Hooks) if not name.startswith("_")}, "every hook was tried out"
     captured = capsys.readouterr()
     assert "warning" not in captured.err
     log = (run / "logs" / "run.log").read_text()

@@ -55,7 +55,7 @@ def close(first: Lines, second: Lines) -> bool:
     return rest[0] == rest[1] and bool(np.allclose(*scores, rtol=1e-4, atol=1e-5))
 
 
-def test_t27_new_images_without_labels_can_be_predicted(
+def test_new_images_without_labels_can_be_predicted(
     predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict("--data", new) == 0

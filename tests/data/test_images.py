@@ -145,7 +145,7 @@ def test_what_is_lost_of_more_than_8_bits(
         assert ((np.asarray(image) > 255).any() or channels == (3,)) or loss is None
 
 
-def test_t13_a_size_of_one_number_cuts_nothing_off(tmp_path: Path) -> None:
+def test_a_size_of_one_number_cuts_nothing_off(tmp_path: Path) -> None:
     """The whole image is squeezed to a square: a mark in the right third of a wide image stays."""
     pixels, mask = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
     pixels[:, 84:93] = mask[:, 84:93] = 255

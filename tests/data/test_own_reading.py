@@ -66,7 +66,7 @@ def third_party(image_folder: Path) -> Callable[[Change], AnomalibDataModule]:
     return make
 
 
-def test_t07_a_data_module_that_anomalib_does_not_ship(
+def test_a_data_module_that_anomalib_does_not_ship(
     image_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path_factory.mktemp("package")

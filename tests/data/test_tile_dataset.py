@@ -47,7 +47,7 @@ def test_a_tile_is_what_stands_there_in_the_image(defective: Sample) -> None:
 
 
 @pytest.mark.parametrize(("name", "label"), [("r00_c00", 1), ("r00_c01", 0), ("r01_c00", 0)])
-def test_t11_the_label_is_that_of_the_tile(defective: Sample, name: str, label: int) -> None:
+def test_the_label_is_that_of_the_tile(defective: Sample, name: str, label: int) -> None:
     tile = item(defective, name)
     assert int(tile.gt_label) == label
     assert int(tile.gt_mask.sum()) == label
@@ -71,7 +71,7 @@ def test_an_unknown_label_stays_unknown(image_folder: Path) -> None:
     assert item(Sample("test", image_folder / "bad" / "0.png", None, None), "r00_c00").gt_label is None
 
 
-def test_t14_tiles_have_full_size_and_real_pixels_only(tmp_path: Path) -> None:
+def test_tiles_have_full_size_and_real_pixels_only(tmp_path: Path) -> None:
     """1030 pixels in tiles of 256 leave 6 over: the last tile is moved back, nothing is padded."""
     Image.new("RGB", (1030, 256), "white").save(tmp_path / "white.png")
     grid = TileGrid(Size(256, 1030), Size(256, 256), Size(256, 256))

@@ -37,13 +37,8 @@ class Brightness(AnomalibModule):
         maps = self.factor * self.frozen.mean() * self.predict(images).mean(dim=1, keepdim=True)
         return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps if self.gives_maps else None)
 
-    @property
-    def trainer_arguments(self) -> dict[str, object]:
-        return {}
-
-    @property
-    def learning_type(self) -> LearningType:
-        return LearningType.ONE_CLASS
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ def test_a_new_folder_and_one_with_other_things_are_free(folder: PredictionFolde
     (folder.path / "other" / "000.png").write_text("somebody's")
     (folder.path / "masks").mkdir()  # empty
     folder.rows_file.touch()
+    before = sorted(folder.path.rglob("*"))
     check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+    assert sorted(folder.path.rglob("*")) == before, "it only looks"
+    assert not (folder.path / "new").exists()
 
 
 def test_predictions_are_gone_on_with_only_if_that_is_asked_for(folder: PredictionFolder) -> None:
@@ -104,6 +107,7 @@ def test_nothing_of_others_is_written_over(
     if asked:
         others = {key: value for key, value in ALL_KEPT.items() if key not in asked}
         check_free(folder, PredictionSettings(**others), go_on=go_on)
+    assert path.read_text() == "somebody's"
 
 
 def test_all_that_is_in_the_way_is_named(folder: PredictionFolder) -> None:

@@ -43,9 +43,7 @@ def set_up() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("leaving", [None, ValueError, KeyboardInterrupt, SystemExit])
-def test_t30_afterwards_everything_is_as_before(
-    set_up: None, tmp_path: Path, leaving: type[BaseException] | None
-) -> None:
+def test_afterwards_everything_is_as_before(set_up: None, tmp_path: Path, leaving: type[BaseException] | None) -> None:
     before, streams, filters, show = state(), (sys.stdout, sys.stderr), warnings.filters[:], warnings.showwarning
     with nullcontext() if leaving is None else pytest.raises(leaving):  # noqa: SIM117
         with log_to(tmp_path / "run.log"):
@@ -61,7 +59,7 @@ def test_t30_afterwards_everything_is_as_before(
 
 
 @pytest.mark.parametrize("name", LOGGERS)
-def test_t30_a_record_is_written_once_whoever_logs_it(
+def test_a_record_is_written_once_whoever_logs_it(
     set_up: None, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with log_to(tmp_path / "run.log"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -52,9 +53,7 @@ def mask(rows: slice, columns: slice) -> torch.Tensor:
     return whole
 
 
-def test_t31_a_picture_has_the_size_of_its_image_whatever_size_was_predicted(
-    images: list[Path], tmp_path: Path
-) -> None:
+def test_a_picture_has_the_size_of_its_image_whatever_size_was_predicted(images: list[Path], tmp_path: Path) -> None:
     shown = drawn(tmp_path / "images", images, batch(images, torch.tensor(0.5)))
     assert [picture.shape for picture in shown] == [(*SOURCE, 3)] * 3
 
@@ -177,8 +176,19 @@ def draw_meanwhile(folder: Path, paths: list[Path]) -> Pictures:
     return pictures
 
 
-def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path) -> None:
-    pictures = draw_meanwhile(tmp_path / "drawn", images)
+def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_it, handed_over = Pictures.draw, Event()
+
+    def draw_later(pictures: Pictures, given: ImageBatch) -> None:
+        assert handed_over.wait(timeout=60), "who hands a batch over does not wait for its picture"
+        draw_it(pictures, given)
+
+    monkeypatch.setattr(Pictures, "draw", draw_later)
+    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
+    with drawn_meanwhile(pictures) as draw:
+        draw(batch(images[:1], torch.zeros(1, 1, 15, 20)))
+        handed_over.set()
+        draw(batch(images[1:], torch.zeros(1, 1, 15, 20)))
     assert all(pictures.path_of(path).is_file() for path in images)
 
 

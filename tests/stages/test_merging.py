@@ -112,7 +112,7 @@ def test_gaussian_refuses_a_sigma_of_zero() -> None:
 
 @EACH
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
-def test_t03_maps_come_back_on_the_device_that_was_asked_for(merger: Merger, device: str) -> None:
+def test_maps_come_back_on_the_device_that_was_asked_for(merger: Merger, device: str) -> None:
     merger.start(ROW, 2, device=torch.device(device))
     for tile in ROW.tiles:
         merger.add(tile, torch.zeros(2, 1, 1, 3, device=device))

@@ -70,7 +70,7 @@ def test_the_shape_is_kept_and_nothing_is_changed_in_place() -> None:
 
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
 @LEARNED
-def test_t03_scores_come_back_on_their_device(values: dict[str, float], device: str) -> None:
+def test_scores_come_back_on_their_device(values: dict[str, float], device: str) -> None:
     normalized = MinMax().apply(NEW.to(device), values)
     assert normalized.device.type == device
     assert normalized.shape == NEW.shape

@@ -18,7 +18,7 @@ def test_two_images_of_three_tiles(scorer: Scorer, expected: list[float]) -> Non
 
 
 @pytest.mark.parametrize("tiles", [4, 16, 64, 1024])
-def test_t12_one_defective_tile_does_not_drown_in_many(tiles: int) -> None:
+def test_one_defective_tile_does_not_drown_in_many(tiles: int) -> None:
     scores = torch.full((tiles, 1), 0.2)
     scores[tiles // 2] = 1.0
     assert Max().score(scores, None).tolist() == [1.0]
@@ -27,7 +27,7 @@ def test_t12_one_defective_tile_does_not_drown_in_many(tiles: int) -> None:
 
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
 @pytest.mark.parametrize("scorer", [Max(), Mean(), TopK(2)])
-def test_t03_scores_come_back_on_their_device(scorer: Scorer, device: str) -> None:
+def test_scores_come_back_on_their_device(scorer: Scorer, device: str) -> None:
     scores = scorer.score(TILES.to(device), torch.empty(2, 1, 4, 4, device=device))
     assert scores.device.type == device
     assert scores.shape == (2,)

@@ -43,7 +43,7 @@ def test_blurred_near_every_seam_and_untouched_elsewhere(
     assert torch.equal(smoothed[untouched], maps[untouched])
 
 
-def test_t15_every_seam_of_a_non_dividing_grid_is_smoothed() -> None:
+def test_every_seam_of_a_non_dividing_grid_is_smoothed() -> None:
     smoothed = GaussianSeams(width=0.01).smooth(random_maps(NON_DIVIDING), NON_DIVIDING)
     rows = (smoothed != random_maps(NON_DIVIDING)).all(dim=3)[0, 0].nonzero().flatten().tolist()
     assert NON_DIVIDING.row_seams == (14, 16, 24, 30)
@@ -51,7 +51,7 @@ def test_t15_every_seam_of_a_non_dividing_grid_is_smoothed() -> None:
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0])
-def test_t15_strips_that_overlap_cover_the_image(width: float) -> None:
+def test_strips_that_overlap_cover_the_image(width: float) -> None:
     """A strip wider than the stride neither vanishes nor is blurred twice."""
     grid = TileGrid(Size(32, 32), Size(16, 16), Size(4, 4))
     maps = random_maps(grid)
@@ -97,7 +97,7 @@ def test_an_image_of_one_row() -> None:
 
 
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
-def test_t04_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) -> None:
+def test_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) -> None:
     smoother = GaussianSeams()
     for each in (device, "cpu", device):
         maps = torch.empty(2, 1, 48, 64, device=each)
@@ -107,7 +107,7 @@ def test_t04_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) 
         assert smoothed.shape == maps.shape
 
 
-def test_t15_seams_lie_where_tiles_begin_and_end_not_at_multiples_of_the_stride() -> None:
+def test_seams_lie_where_tiles_begin_and_end_not_at_multiples_of_the_stride() -> None:
     grid = TileGrid(Size(640, 640), Size(256, 256), Size(192, 192))
     maps = torch.rand(1, 1, 640, 640, generator=torch.Generator().manual_seed(0))
     smoothed = GaussianSeams(sigma=1.0, width=0.01).smooth(maps, grid)
@@ -116,7 +116,7 @@ def test_t15_seams_lie_where_tiles_begin_and_end_not_at_multiples_of_the_stride(
         assert changed == [line for seam in (192, 256, 384, 448) for line in (seam - 2, seam - 1, seam, seam + 1)]
 
 
-def test_t15_the_last_tile_that_is_moved_back_has_its_seams_where_it_is() -> None:
+def test_the_last_tile_that_is_moved_back_has_its_seams_where_it_is() -> None:
     grid = TileGrid(Size(1, 700), Size(1, 256), Size(1, 192))
     maps = torch.rand(1, 1, 1, 700, generator=torch.Generator().manual_seed(0))
     changed = (GaussianSeams(sigma=1.0, width=0.001).smooth(maps, grid) != maps).flatten().nonzero().flatten().tolist()
@@ -125,7 +125,7 @@ def test_t15_the_last_tile_that_is_moved_back_has_its_seams_where_it_is() -> Non
 
 
 @pytest.mark.parametrize("width", [0.3, 0.6, 1.0])
-def test_t15_a_strip_wider_than_the_stride_or_across_the_border_does_not_vanish(width: float) -> None:
+def test_a_strip_wider_than_the_stride_or_across_the_border_does_not_vanish(width: float) -> None:
     grid = TileGrid(Size(1, 40), Size(1, 20), Size(1, 5))
     maps = torch.rand(1, 1, 1, 40, generator=torch.Generator().manual_seed(0))
     changed = (GaussianSeams(sigma=1.0, width=width).smooth(maps, grid) != maps).flatten()
@@ -135,7 +135,7 @@ def test_t15_a_strip_wider_than_the_stride_or_across_the_border_does_not_vanish(
 
 
 @pytest.mark.parametrize("width", [1e-9, 0.001, 0.06])
-def test_t15_a_width_that_rounds_to_nothing_still_smooths(width: float) -> None:
+def test_a_width_that_rounds_to_nothing_still_smooths(width: float) -> None:
     maps = torch.zeros(1, 1, 48, 64)
     maps[..., 16:] = 1
     smoothed = GaussianSeams(width=width).smooth(maps, EXACT)

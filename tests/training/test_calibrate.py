@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from anomalib import LearningType
-from anomalib.data import Folder, InferenceBatch
+from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Level
@@ -28,16 +28,7 @@ COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for secon
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
 
-class Brightness(AnomalibModule):
-    def __init__(self, factor: float) -> None:
-        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
-        self.register_buffer("factor", torch.tensor(factor))
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
-
-    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
-    learning_type = LearningType.ONE_CLASS
+Make = Callable[[float], AnomalibModule]
 
 
 @dataclass
@@ -57,14 +48,18 @@ class Counting:
 
 @pytest.fixture
 def run(
-    configuration: dict[str, object], datamodule: Folder, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    configuration: dict[str, object],
+    datamodule: Folder,
+    image_folder: Path,
+    brightness: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """A run as if all of its tiles were trained."""
     changes = {"trainer": {"accelerator": "cpu"}, "thresholding": configuration["thresholding"] | {"stage": "image"}}
     settings = Settings.from_mapping(configuration | changes)
     folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
-    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: Brightness(10.0 * (1 + tile.row + tile.column)))
+    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
     return Run(folder, settings, grid, split, source, datamodule)
@@ -148,7 +143,7 @@ def with_samples(run: Run, *samples: Sample) -> Run:
     return replace(at(run, "tile", "tile"), split=Split(samples))
 
 
-def test_t17_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
+def test_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
     notes = calibrate(at(run, "tile", "tile")).notes
     assert notes == ("Validation images are test images: thresholds are tuned on what they are then measured on.",)
 
@@ -196,7 +191,7 @@ def test_a_defect_without_mask_makes_every_tile_of_its_image_anomalous(run: Run)
     assert levels[tile.name].maps.threshold == levels[tile.name].scores.threshold, "pixels have no truth of their own"
 
 
-def test_t02_without_masks_everything_is_learned_from_labels(run: Run) -> None:
+def test_without_masks_everything_is_learned_from_labels(run: Run) -> None:
     samples = [replace(sample, mask_path=None) for sample in run.split.samples]
     calibration = calibrate(replace(at(run, "image", "image"), split=Split(tuple(samples))))
     assert calibration.image.maps.threshold == calibration.image.scores.threshold

@@ -386,7 +386,9 @@ def test_who_stops_listening_leaves_no_process_behind(workbench: ModuleType, tmp
     training = train_side_by_side(TILES, partial(workbench.slow, tmp_path), TWO)
     next(training)
     training.close()
-    for process in {process for _, process, _, _ in notes(tmp_path)}:
+    processes = {process for _, process, _, _ in notes(tmp_path)}
+    assert 1 <= len(processes) <= len(TWO)
+    for process in processes:
         assert not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text()
 
 

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from anomalib import LearningType
-from anomalib.data import Folder, InferenceBatch
+from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
 from filelock import FileLock
 from torchvision.transforms.v2 import Identity
@@ -34,34 +33,25 @@ from anomalib_tiled.training.workers import LocalWorkers
 from anomalib_tiled.workers import Outcome, TrainTile
 from anomalib_tiled.working_folder import LOCK
 
-
-class Brightness(AnomalibModule):
-    def __init__(self, factor: float) -> None:
-        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
-        self.register_buffer("factor", torch.tensor(factor))
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        return InferenceBatch(anomaly_map=self.factor * images.mean(dim=1, keepdim=True))
-
-    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
-    learning_type = LearningType.ONE_CLASS
+Make = Callable[[float], AnomalibModule]
 
 
 @dataclass
 class Models:
     """Plays the checkpoints of a run, and remembers which were loaded."""
 
+    brightness: Make
     loaded: list[str] = field(default_factory=list)
     made: int = 0
     seals: dict[str, Seal] = field(default_factory=dict)
 
-    def load(self, tile: Tile) -> Brightness:
+    def load(self, tile: Tile) -> AnomalibModule:
         self.made += 1
-        model = Brightness(0.0)
+        model = self.brightness(0.0)
         self.reload(model, tile)
         return model
 
-    def reload(self, model: Brightness, tile: Tile) -> None:
+    def reload(self, model: AnomalibModule, tile: Tile) -> None:
         self.loaded.append(tile.name)
         model.factor.fill_(10.0 * (1 + tile.row + tile.column))
 
@@ -70,8 +60,8 @@ class Models:
 
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> Models:
-    models = Models()
+def models(brightness: Make, monkeypatch: pytest.MonkeyPatch) -> Models:
+    models = Models(brightness)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
     monkeypatch.setattr(RunFolder, "record", models.record)
     monkeypatch.setattr(Run, "_load_tile", models.load)
@@ -159,6 +149,10 @@ def test_a_model_predicts_later_what_is_not_kept(
         keep_nothing(monkeypatch)
     trained(run, models)
     assert not run.folder.predictions.exists()
+    expected = whole(run)
+    models.loaded.clear()
+    assert_equal(passed(run), expected)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
 
 
 def test_what_tiles_say_is_told(run: Run) -> None:
@@ -292,7 +286,7 @@ def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.M
 
 
 def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Run, tile: Tile) -> Brightness:
+    def broken(_: Run, tile: Tile) -> AnomalibModule:
         message = f"no {tile.name}"
         raise RuntimeError(message)
 
@@ -303,14 +297,14 @@ def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: py
 
 
 def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "_load_tile", lambda *_: Brightness(float("nan")))
+    monkeypatch.setattr(Run, "_load_tile", lambda *_: models.brightness(float("nan")))
     assert not models.made
     with pytest.raises(StageError, match="The model of tile r00_c00 predicts infinities or NaN"):
         passed(run)
 
 
 def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(*_: object) -> Brightness:
+    def large(*_: object) -> AnomalibModule:
         message = "CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB."
         raise torch.OutOfMemoryError(message)
 

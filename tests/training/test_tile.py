@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -275,7 +276,7 @@ def test_a_metric_that_there_is_not_is_named(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("max", 1), ("min", -1)])
-def test_t20_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
+def test_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
     make_run: MakeRun, mode: str, weight: float
 ) -> None:
     best = {"class_path": CHECKPOINT, "init_args": {"monitor": "pixel_AUROC", "mode": mode}}
@@ -295,7 +296,7 @@ def test_a_checkpoint_that_monitors_nothing_gives_the_last_weights(
 
 
 @pytest.mark.parametrize(("monitor", "weights"), [({"monitor": "weight", "mode": "max"}, [1, 1]), ({}, [-3, -3])])
-def test_t06_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_keep_their_names(
+def test_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_keep_their_names(
     make_run: MakeRun, tmp_path: Path, monitor: dict[str, object], weights: list[float]
 ) -> None:
     arguments = {"dirpath": str(tmp_path / "own"), "filename": "mine-{epoch}", **monitor}
@@ -422,6 +423,14 @@ def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: Mak
     assert (weights["weight"].dtype, weights["exact"].dtype) == (torch.float32, torch.float64)
 
 
+def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    run.folder.check_checkpoint(first(run))
+    log = run.folder.tile_log(first(run)).read_text()
+    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
+    assert reason in log
+
+
 def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,10 +442,7 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     monkeypatch.setattr(training, "predict_trained", fail)
     run = make_run()
     train_tile(run, first(run))
-    run.folder.check_checkpoint(first(run))
-    log = run.folder.tile_log(first(run)).read_text()
-    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
-    assert "RuntimeError: no room for predictions" in log
+    assert_trained_but_not_predicted(run, "RuntimeError: no room for predictions")
 
 
 def test_a_full_disk_ends_the_training_though_the_tile_is_stored(
@@ -459,10 +465,7 @@ def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all
     monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
     run = make_run(Stuck)
     train_tile(run, first(run))
-    assert run.folder.is_done(first(run), run.settings.training_hash)
-    log = run.folder.tile_log(first(run)).read_text()
-    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
-    assert "RuntimeError: no room left" in log
+    assert_trained_but_not_predicted(run, "RuntimeError: no room left")
 
 
 def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
@@ -528,8 +531,13 @@ def test_what_a_trainer_refuses_is_known_beforehand(trainer: dict[str, object], 
         check_trainer(trainer)
 
 
-def test_what_a_trainer_takes_passes() -> None:
-    check_trainer({"accelerator": "cpu", "max_epochs": 2, "callbacks": [stopping(monitor="image_AUROC", patience=3)]})
+def test_what_a_trainer_takes_passes_and_stays_as_it_is() -> None:
+    callbacks = [stopping(monitor="image_AUROC", patience=3)]
+    trainer = {"accelerator": "cpu", "max_epochs": 2, "callbacks": callbacks}
+    before = deepcopy(trainer)
+    check_trainer(trainer)
+    assert trainer == before
+    assert [type(each).__name__ for each in trainer_arguments(trainer)["callbacks"]] == ["EarlyStopping"]
 
 
 def test_the_screen_belongs_to_the_command() -> None:
