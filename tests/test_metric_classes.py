@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import anomalib.metrics
 import pytest
 import torchmetrics
