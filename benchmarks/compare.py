@@ -37,7 +37,7 @@ IMPORTS = "import anomalib.data, anomalib.engine, anomalib.models"
 def main() -> None:
     """Measure what the command line asks for."""
     parser = parser_of_cases(__doc__)
-    parser.add_argument("--programs", help="some of reference,tiled,train,loop (default: reference,tiled,loop)")
+    parser.add_argument("--programs", help="some of reference,tiled,budget,train,loop (default: reference,tiled,loop)")
     parser.add_argument(
         "--processes",
         type=int,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 METRICS = ("image_AUROC", "pixel_AUROC")
 CONFIG = "config.yaml"
 
+BUDGET = "500MB"
+"""A `memory_budget`: room for the images and models of the benchmark, and a request to give back what is freed."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -127,12 +130,18 @@ class Reference(Program):
 
 @dataclass(frozen=True)
 class Tiled(Program):
-    """This package, fit and test apart."""
+    """This package, fit and test apart.
+
+    Args:
+        memory_budget: The setting of that name; the other arguments are those of `Program`.
+    """
+
+    memory_budget: str | None = None
 
     @property
     def name(self) -> str:
         """Its name in tables."""
-        return self._named("anomalib-tiled")
+        return self._named("anomalib-tiled" + ("" if self.memory_budget is None else f" within {self.memory_budget}"))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -158,6 +167,7 @@ class Tiled(Program):
                 "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score"]},
                 "workers": {"class_path": "LocalWorkers", "init_args": {"processes": self.processes}},
                 "cache": {"directory": "cache"},
+                "memory_budget": self.memory_budget,
             }
         )
 
@@ -212,7 +222,7 @@ def programs(names: list[str], case: Case, boards: Path, folder: Path, processes
     """Give the programs to measure.
 
     Args:
-        names: Some of ``reference``, ``tiled``, ``train`` and ``loop``.
+        names: Some of ``reference``, ``tiled``, ``budget``, ``train`` and ``loop``.
         case: What they are measured on.
         boards: Folder of the images.
         folder: Each program gets a folder in here.
@@ -227,13 +237,15 @@ def programs(names: list[str], case: Case, boards: Path, folder: Path, processes
             chosen.append(Reference(case, boards, folder / name))
         elif name == "tiled":
             chosen += [Tiled(case, boards, folder / f"tiled-{number}", number) for number in processes]
+        elif name == "budget":
+            chosen += [Tiled(case, boards, folder / f"budget-{number}", number, BUDGET) for number in processes]
         elif name == "train":
             chosen += [TiledAtOnce(case, boards, folder / f"train-{number}", number) for number in processes]
         elif name == "loop":
             _check_loop(case)
             chosen += [Loop(case, boards, folder / f"loop-{number}", number) for number in processes]
         else:
-            message = f"Programs are reference, tiled, train and loop, found {name!r}."
+            message = f"Programs are reference, tiled, budget, train and loop, found {name!r}."
             raise ValueError(message)
     return chosen
 

@@ -34,6 +34,7 @@ from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import check_finite
 from anomalib_tiled.tile_record import TileRecord
+from anomalib_tiled.training.giving_back import giving_back
 from anomalib_tiled.training.predicting import predict_trained
 from anomalib_tiled.training.seen_images import noted_fingerprint
 
@@ -93,7 +94,8 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         model.evaluator = _validation_evaluator()
     elif not _needs_validation(model):
         arguments["limit_val_batches"] = 0
-    engine = Engine(callbacks=[*callbacks, _no_checkpoints()], default_root_dir=workspace, **arguments)
+    added = [*giving_back(model, run.settings), _no_checkpoints()]
+    engine = Engine(callbacks=[*callbacks, *added], default_root_dir=workspace, **arguments)
     sharing = Sharing(run.folder.checkpoint(tile).parent, model)
     with _own_precision(model, str(arguments.get("precision"))):
         engine.fit(model, datamodule=cast("AnomalibDataModule", data))

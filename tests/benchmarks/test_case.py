@@ -53,8 +53,9 @@ def test_batches_are_those_of_the_case(tmp_path: Path) -> None:
 
 
 def test_each_number_of_processes_is_a_program_of_its_own() -> None:
-    chosen = programs(["reference", "tiled", "train", "loop"], Case(), Path("b"), Path("f"), [1, 2])
-    assert len({each.folder for each in chosen}) == len(chosen) == 7
+    chosen = programs(["reference", "tiled", "budget", "train", "loop"], Case(), Path("b"), Path("f"), [1, 2])
+    assert len({each.folder for each in chosen}) == len(chosen) == 9
+    assert len({(each.name, each.phases) for each in chosen}) == 9
     assert [each.name for each in chosen if each.phases[0].name == "train"] == [
         "anomalib-tiled",
         "anomalib-tiled, 2 processes",
@@ -62,7 +63,7 @@ def test_each_number_of_processes_is_a_program_of_its_own() -> None:
 
 
 def test_an_unknown_program_is_refused() -> None:
-    with pytest.raises(ValueError, match="Programs are reference, tiled, train and loop, found 'ours'"):
+    with pytest.raises(ValueError, match="Programs are reference, tiled, budget, train and loop, found 'ours'"):
         programs(["ours"], Case(), Path(), Path(), [1])
 
 
