@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -57,7 +56,7 @@ class Tiny(AnomalibModule):
     trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
     learning_type = LearningType.ONE_CLASS
 
-    def changed(self, change: Callable[[Self], object]) -> Self:
+    def changed(self, change: Callable[[Tiny], object]) -> Tiny:
         change(self)
         return self
 
