@@ -142,7 +142,6 @@ def calibrated(request: pytest.FixtureRequest, learned: Learn) -> Calibrated:
 
 def settings_of(combination: Combination) -> Settings:
     stages = "anomalib_tiled.stages"
-    minmax = {"class_path": f"{stages}.normalization.MinMax"}
     rule = {"class_path": f"{stages}.thresholding.{combination.method}", "init_args": METHODS[combination.method]}
     return Settings.from_mapping(
         {
