@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import sys
 import warnings
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
@@ -54,7 +55,8 @@ def log_to(path: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         with storage_errors(path):
-            handler = _Handler(stack.enter_context(_opened(path)))
+            handler = _Handler(_opened(path))
+        stack.callback(handler.end, path)
         for each in _loggers():
             stack.enter_context(_only(each, handler))
         stack.enter_context(warnings.catch_warnings())
@@ -102,6 +104,28 @@ class _Handler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.setFormatter(logging.Formatter(FORMAT))
         self.told: WeakSet[TiledError] = WeakSet()
+        self._failure: OSError | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Go on without a record that cannot be written; anything else is shown as logging shows it."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._failure = error
+        else:
+            super().handleError(record)
+
+    def end(self, path: Path) -> None:
+        """Close the stream; say once on the screen if records were lost, which mostly means that the disk is full.
+
+        Args:
+            path: The log.
+        """
+        try:
+            self.stream.close()
+        except OSError as error:
+            self._failure = error
+        if self._failure is not None:
+            print(f"warning: {path} lacks lines: {self._failure}", file=sys.stderr)  # noqa: T201  # nowhere else to say it
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, and remember the error that it tells of."""

@@ -218,3 +218,32 @@ def test_an_error_without_a_cause_says_all_by_itself(tmp_path: Path) -> None:
     with pytest.raises(StorageError), log_to(tmp_path / "run.log"):
         raise StorageError
     assert (tmp_path / "run.log").read_text() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_neither_hides_an_error_nor_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    @log_to(Path("/dev/full"))
+    def fail() -> None:
+        logging.getLogger("anything").warning("lost")
+        print("lost, too")  # noqa: T201  # into the log
+        message = "the one that counts"
+        raise StorageError(message)
+
+    with pytest.raises(StorageError, match="the one that counts"):
+        fail()
+    said = capsys.readouterr().err
+    assert said.startswith("warning: /dev/full lacks lines: ")
+    assert said.count("\n") == 1
+    with log_to(Path("/dev/full")):
+        logging.getLogger("anything").warning("lost")
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_a_record_that_cannot_be_made_is_shown_as_logging_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "run.log"
+    with log_to(log):
+        logging.getLogger("anything").warning("%d", "no number")
+    assert "--- Logging error ---" in log.read_text(encoding="utf-8")
+    assert capsys.readouterr().err == ""
