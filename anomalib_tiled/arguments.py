@@ -58,7 +58,7 @@ images in --output again; no image is predicted.
 exit status:
   0    all went well
   2    something has to be changed; nothing that was there is lost
-  3    some images could not be read, or something of them not be kept: see failures.csv; all others are predicted
+  3    some images could not be read or predicted, or something of them not be kept: see failures.csv
   4    with --fail_on_anomaly: an image is anomalous, and all went well
   130  interrupted by Ctrl-C; --skip_existing goes on
   143  ended by SIGTERM; the same
@@ -171,7 +171,7 @@ def predict_parser(prog: str) -> Parser:
 
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
-    parser = _using_parser(prog, "Write a run as files that predict without anomalib and without this package.")
+    parser = _using_parser(prog, "Write a run as files that predict by themselves, or as checkpoints of anomalib.")
     parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(

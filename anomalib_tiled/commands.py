@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.config import Settings
 
 UNREADABLE = 3
-"""Exit status where images could not be read."""
+"""Exit status where images could not be read or predicted."""
 
 ANOMALOUS = 4
 """Exit status where an image is anomalous, if that is asked for."""
@@ -111,7 +111,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        _check_thresholds_only(settings)
+        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != "auto")
         with _told_how_to_go_on(command, report):
             predicted = pipeline.decide_again(folder, output, settings, report)
     else:
@@ -124,7 +124,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     _say(str(predicted))
     _say(f"Predictions: {output}")
     if predicted.failed:
-        _say(f"{predicted.failed} images could not be read: {output / 'failures.csv'}", Console(stderr=True))
+        _say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
     return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
 
@@ -199,7 +199,7 @@ def _told_how_to_go_on(command: str, report: Callable[[str], None]) -> Iterator[
         raise
 
 
-def _check_thresholds_only(settings: PredictionSettings) -> None:
+def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> None:
     """Refuse what needs images where there are none."""
     if settings.threshold is None and settings.pixel_threshold is None:
         message = (
@@ -207,7 +207,7 @@ def _check_thresholds_only(settings: PredictionSettings) -> None:
             "Without it, --threshold or --pixel_threshold decide again about the images in --output."
         )
         raise ConfigurationError(message)
-    if settings != PredictionSettings(threshold=settings.threshold, pixel_threshold=settings.pixel_threshold):
+    if predicts or settings != PredictionSettings(settings.threshold, settings.pixel_threshold):
         message = "Without --data, only thresholds can be changed. Leave the other options out, or give --data."
         raise ConfigurationError(message)
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from anomalib_tiled.readable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 A_DAY = 24 * 60 * 60
 """Seconds after which a file is not being written any more, whoever has begun it."""
@@ -42,8 +42,7 @@ def leads_out(path: Path) -> bool:
     Args:
         path: The file or folder; it need not be there.
     """
-    inside = os.path.realpath(path.parent)
-    return path.is_symlink() and os.path.commonpath([inside, os.path.realpath(path)]) != inside
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
 
 
 @contextmanager
@@ -111,7 +110,7 @@ def is_abandoned(path: Path) -> bool:
     """
     if (writer := WRITER.search(path.name)) and writer["host"] == _HOST:
         return not is_running(writer["process"])
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # something is gone meanwhile, or not ours to look at
         return time() - path.stat().st_mtime > A_DAY
     return False
 

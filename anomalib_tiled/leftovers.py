@@ -52,11 +52,14 @@ def remove_results(folder: Path) -> None:
     """
     if found := [path for path in (folder / name for name in OF_TEST) if path.exists()]:
         logger.info("The results of the last test are of other models or stages, and are removed from %s.", folder)
-    for path in found:
-        path.unlink(missing_ok=True)
     pictures = folder / PICTURES
-    if not (pictures.is_symlink() or (folder / PREDICTED).exists() or (pictures / PREDICTED).exists()):
-        _remove_pictures(pictures)
+    try:
+        for path in found:
+            path.unlink(missing_ok=True)
+        if not (pictures.is_symlink() or (folder / PREDICTED).exists() or (pictures / PREDICTED).exists()):
+            _remove_pictures(pictures)
+    except OSError as error:
+        logger.warning("Results of the last test could not be removed, and are of other models or stages: %s", error)
 
 
 def _remove_pictures(folder: Path) -> None:

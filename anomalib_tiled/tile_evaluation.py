@@ -67,8 +67,7 @@ class TileResult:
 class TileMeasurements:
     """What is counted for each tile location.
 
-    Memory grows with the number of images by one number per tile; with that of tiles it stops growing at
-    `anomalib_tiled.stages.distribution.FINE_TILES`.
+    Memory grows with the number of images by one number per tile; with that of tiles as `tile_bits` says.
 
     Args:
         grid: The grid.

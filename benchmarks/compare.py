@@ -67,7 +67,7 @@ def main() -> None:
     if comparison.results:
         draw(comparison, folder / "results.png")
     print(f"\n{comparison.to_markdown()}\n\nNumbers and picture: {folder}")
-    if options.markdown is not None:
+    if options.markdown is not None and not comparison.failures:  # an earlier table may be complete
         write_section(options.markdown, case.name, f"## {case.title}\n\n{comparison.to_markdown()}")
     sys.exit(bool(comparison.failures))
 

@@ -64,6 +64,13 @@ def test_results_are_removed_and_it_is_said(measured: Path, caplog: pytest.LogCa
     ]
 
 
+def test_results_that_cannot_be_removed_are_told_of(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (measured / "metrics.json").unlink()
+    (measured / "metrics.json").mkdir()
+    remove_results(measured)
+    assert "could not be removed, and are of other models or stages" in caplog.text
+
+
 def test_what_else_lies_among_pictures_stays(measured: Path) -> None:
     (measured / "images" / "bad" / "notes.txt").touch()
     remove_results(measured)

@@ -108,7 +108,7 @@ def _remove_leftovers(folder: Path) -> None:
             _remove_leftover(temporary)
             continue
         lock_file = _lock_file(folder.with_name(made["key"]))
-        with suppress(Timeout), FileLock(lock_file, timeout=0):
+        with suppress(Timeout, OSError), FileLock(lock_file, timeout=0):  # or it is another user's
             _remove_leftover(temporary)
             lock_file.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
 

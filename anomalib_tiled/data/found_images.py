@@ -75,7 +75,7 @@ def _of_line(name: str) -> list[Path]:
     try:
         return _of_name(name)
     except (DataError, OSError):
-        return [absolute(name)]
+        return [absolute(name)] if (stripped := name.strip()) == name else _of_line(stripped)
 
 
 def _of_argument(name: str) -> list[Path]:

@@ -83,7 +83,8 @@ def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
             raise StorageError(message) from error
         old.rmdir()
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    for path in output.glob(f"{EARLIER}*"):  # and what earlier ones could not remove
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _move(paths: Iterable[Path], folder: Path) -> None:
@@ -94,6 +95,12 @@ def _move(paths: Iterable[Path], folder: Path) -> None:
 
 def _check_free(output: Path, *, overwrite: bool) -> None:
     """Refuse to write over anything but an earlier export."""
+    if not (output / MANIFEST).is_file() and (kept := sorted(output.glob(f"{EARLIER}*"))):
+        message = (
+            f"{output} was being replaced when the command was killed: {kept[0]} holds the export that was there. "
+            "Move it back, or delete it."
+        )
+        raise ConfigurationError(message)
     if not output.exists() or (output.is_dir() and not any(_others(output))):
         return
     if not (output / MANIFEST).is_file():
@@ -130,4 +137,4 @@ def _strangers(output: Path) -> list[str]:
 
 def _others(output: Path) -> list[Path]:
     """Give what is in the folder but for what exports that were killed have left."""
-    return sorted(path for path in output.iterdir() if not path.name.startswith(WORK))
+    return sorted(path for path in output.iterdir() if not path.name.startswith((WORK, EARLIER)))

@@ -51,15 +51,13 @@ def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on:
 
 
 def holds_results(folder: PredictionFolder) -> bool:
-    """Whether a prediction into a folder came to a result; one that failed before leaves no more than its settings.
+    """Whether a prediction into a folder came to a result; one that failed before leaves its settings and failures.
 
     Raises:
         StorageError: The folder must not be looked at.
     """
     pictures = (folder.path / name for name in PICTURES)
-    return _is_begun(folder) and any(
-        map(_is_filled, (folder.lines_file, folder.failures_file, folder.coco_file, *pictures))
-    )
+    return _is_begun(folder) and any(map(_is_filled, (folder.lines_file, folder.coco_file, *pictures)))
 
 
 def picture_folders(folder: PredictionFolder, settings: PredictionSettings) -> list[Path]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    TextHandler = logging.StreamHandler[TextIO]
+else:
+    TextHandler = logging.StreamHandler  # takes no type before Python 3.11
+
 logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -93,7 +97,7 @@ def _not_following(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(TextHandler):
     """Writes records to a stream, one after the other, whatever they consist of.
 
     Args:

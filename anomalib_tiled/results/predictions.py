@@ -61,7 +61,7 @@ class Predicted:
         images: Images that were predicted.
         existing: Images that had been predicted before.
         anomalous: Anomalous images among both.
-        failed: Images that could not be read.
+        failed: Images that could not be read or predicted.
         seconds: Time that it took, without loading.
     """
 
@@ -75,7 +75,7 @@ class Predicted:
         """Say it in a line."""
         speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
         existing = f", {self.existing} predicted before" if self.existing else ""
-        failed = f", {self.failed} not readable" if self.failed else ""
+        failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
         return f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
 
@@ -121,7 +121,8 @@ class PredictionFolder:
         return self.path / "logs" / "run.log"
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
-        """Note what the predictions are made with."""
+        """Note what the predictions are made with, and forget what failed before there were any."""
+        self.failures_file.unlink(missing_ok=True)
         write_json(self.settings_file, {**facts, **asdict(settings)})
 
     def facts(self) -> dict[str, Plain]:

@@ -66,6 +66,7 @@ class Crew:
         self._workers: list[Worker] = []
         self._waiting = deque(tiles)
         self._died_at: dict[str, int | None] = {}
+        self._starved = set[str]()
         self._deaths = Counter[int | None]()
         self._busy = 0
 
@@ -104,9 +105,17 @@ class Crew:
                     yield outcome
 
     def _next_at(self, device: int | None) -> Tile | None:
-        """Give the next tile for a device; one whose process died there waits for another device, if there is one."""
-        others = self._elsewhere(device)
-        return next((tile for tile in self._waiting if not others or self._died_at.get(tile.name) != device), None)
+        """Give the next tile for a device; one whose process died there waits for another device, if there is one.
+
+        A tile that lacked memory beside others comes last, and alone.
+        """
+        at_work = [worker.tile.name for worker in self._workers if worker.tile is not None]
+        if self._starved.intersection(at_work):
+            return None
+        others, alone = self._elsewhere(device), not at_work
+        fits = [tile for tile in self._waiting if not others or self._died_at.get(tile.name) != device]
+        fed = (tile for tile in fits if tile.name not in self._starved)
+        return next(fed, fits[0] if fits and alone else None)
 
     def _elsewhere(self, device: int | None) -> bool:
         """Whether there are processes on other devices."""
@@ -127,7 +136,7 @@ class Crew:
         try:
             answer = worker.answer()
         except EOFError:
-            return self._lost(worker, tile, worker.obituary(again=tile.name in self._died_at))
+            return self._lost(worker, tile, worker.obituary(again=self._is_second(tile)))
         if isinstance(answer.error, StorageError):
             raise answer.error
         if answer.error is not None and (answer.lost or self._are_too_many(answer.error)):
@@ -135,6 +144,10 @@ class Crew:
         worker.tile = None
         self._deaths[worker.place.device] = 0
         return Outcome(tile, answer.error)
+
+    def _is_second(self, tile: Tile) -> bool:
+        """Whether a tile has been lost before."""
+        return tile.name in self._died_at or tile.name in self._starved
 
     def _are_too_many(self, error: Exception) -> bool:
         """Whether the machine had too little memory for a tile because others were trained beside it."""
@@ -149,7 +162,7 @@ class Crew:
         if are_too_many:
             text = "Tile %s is tried again, and tiles are trained by one process less, %d, from now on: %s"
             logger.warning(text, tile.name, len(self._workers), error)
-            self._died_at[tile.name] = None  # whichever device it was, it is not to blame
+            self._starved.add(tile.name)
             self._waiting.append(tile)
             return None
         self._deaths[device] += 1
@@ -157,7 +170,7 @@ class Crew:
             self.hire([worker.place])
         else:
             logger.warning("On GPU %s, %d processes have died in a row. No more are started there.", device, DEATHS)
-        if tile.name in self._died_at:
+        if self._is_second(tile):
             return Outcome(tile, error)
         logger.warning("Tile %s is tried again: %s", tile.name, error)
         self._died_at[tile.name] = device

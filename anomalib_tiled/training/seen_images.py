@@ -47,7 +47,10 @@ class SeenImage(NamedTuple):
             status = path.stat()
             if before is not None and (before.size, before.modified) == (status.st_size, status.st_mtime_ns):
                 return before
-            return cls(status.st_size, status.st_mtime_ns, Seal.of(path).sha256)
+            try:
+                return cls(status.st_size, status.st_mtime_ns, Seal.of(path).sha256)
+            except RunFolderError as error:  # it is no file of the run
+                raise (error.__cause__ or error) from None
 
 
 def note_images(run: Run, to_train: Sequence[Tile]) -> str | None:

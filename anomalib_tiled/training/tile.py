@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import logging
@@ -28,7 +29,7 @@ from lightning.pytorch.loggers import CSVLogger
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
-from anomalib_tiled.errors import ConfigurationError, NotFiniteError, StorageError
+from anomalib_tiled.errors import ConfigurationError, NotFiniteError
 from anomalib_tiled.files import full_disk, replacing
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
@@ -130,9 +131,9 @@ def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) 
     """
     try:
         predict_trained(run, tile, model.to(device).eval())
-    except StorageError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
 

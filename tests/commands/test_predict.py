@@ -157,8 +157,8 @@ def test_a_damaged_image_is_skipped_and_told(
     printed = capsys.readouterr()
     assert f"skipped: {cut} is damaged" in printed.err
     assert f"skipped: {new / 'right' / 'text.jpg'} is no image that can be read" in printed.err
-    assert f"3 images could not be read: {output / 'failures.csv'}" in printed.err
-    assert "3 not readable" in printed.out
+    assert f"3 images failed: {output / 'failures.csv'}" in printed.err
+    assert ", 3 failed" in printed.out
 
 
 def test_an_image_of_which_a_model_says_nothing_of_use_is_skipped(
@@ -411,6 +411,8 @@ REFUSED = {
     "no such file": (["--data", "{new}/gone.png"], "but there is no {new}/gone.png."),
     "no data": ([], "--data must name the images to predict"),
     "no data, other options": (["--threshold", "0.5", "--masks"], "Without --data, only thresholds can be changed."),
+    "no data to skip": (["--threshold", "0.5", "--skip_existing"], "Without --data, only thresholds can be changed."),
+    "no data, a device": (["--threshold", "0.5", "--device", "cpu"], "Without --data, only thresholds can be changed."),
     "nothing predicted yet": (["--threshold", "0.5"], "There must be predictions in {output}, but there is no"),
     "a threshold": (["--data", "{new}", "--threshold", "high"], "--threshold must be a score such as 0.7"),
     "a quantile": (["--data", "{new}", "--pixel_threshold", "q99"], "--pixel_threshold must be a score such as 0.7"),

@@ -135,7 +135,7 @@ def test_a_name_that_is_too_long_stops_no_other(
         printed = capsys.readouterr()
         assert f"skipped: {long} has a name or a path that is too long for the files" in printed.err
         assert f"{0 if going_on else 2} images predicted" in printed.out
-        assert "1 not readable: 1 of 2 are anomalous." in printed.out
+        assert "1 failed: 1 of 2 are anomalous." in printed.out
 
 
 @pytest.mark.parametrize("moment", ["second image", "disk full", "last note"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -178,6 +181,16 @@ def test_whoever_comes_second_waits(tmp_path: Path, caplog: pytest.LogCaptureFix
         thread.join(60)
     assert len(filled) == 1
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_lock_that_is_another_users_is_left_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half_done = tmp_path / f".{'a' * 24}.{platform.node()}.1.tmp"
+    half_done.mkdir()
+    fail = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    monkeypatch.setattr(cache_folder, "FileLock", fail)
+    cache_folder._remove_leftovers(tmp_path / ("b" * 24))
+    assert half_done.is_dir()
+    assert fail.called
 
 
 def test_a_folder_of_another_machine_that_was_faster_is_kept(tmp_path: Path) -> None:

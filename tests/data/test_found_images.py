@@ -79,6 +79,10 @@ def test_blanks_in_a_list_belong_to_the_names(folder: Path) -> None:
     assert found(folder, "-", listed=(" a.tif\n", "a.tif \r\n", "a.tif")) == [" a.tif", "a.tif ", "a.tif"]
 
 
+def test_blanks_that_belong_to_no_name_are_left_out(folder: Path) -> None:
+    assert found(folder, "-", listed=("  a.tif\n", "b/deep \n", "gone.png ")) == ["a.tif", "b/deep/1.JPG", "gone.png"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

@@ -146,9 +146,34 @@ def test_an_earlier_export_that_cannot_be_moved_back_is_kept(tmp_path: Path, mon
     assert (kept / "model").read_text() == (tmp_path / "tiles" / "weights").read_text() == "old"
     assert content(tmp_path) == {"manifest.json", "tiles/weights", f"{kept.name}/model"}
     monkeypatch.undo()
-    message = f"holds {kept.name}/model, which no export has written"
-    with pytest.raises(ConfigurationError, match=message), replacing_folder(tmp_path, overwrite=True):
-        pass
+    with replacing_folder(tmp_path, overwrite=True) as work:
+        write(work, "torch", model="new")
+    assert content(tmp_path) == {"manifest.json", "model"}
+
+
+def test_an_export_that_a_kill_left_aside_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "onnx", model="old")
+    (kept := tmp_path / f"{EARLIER}x").mkdir()
+    for name in ("manifest.json", "model"):
+        (tmp_path / name).rename(kept / name)
+    for overwrite in (True, False):
+        with (
+            pytest.raises(
+                ConfigurationError, match=rf"killed: {kept} holds the export that was there\. Move it back, or"
+            ),
+            replacing_folder(tmp_path, overwrite=overwrite),
+        ):
+            pass
+    assert (kept / "model").read_text() == "old"
+
+
+def test_what_an_export_could_not_remove_is_in_nobodys_way(tmp_path: Path) -> None:
+    write(tmp_path, "onnx", model="old")
+    (tmp_path / f"{EARLIER}x").mkdir()
+    (tmp_path / f"{EARLIER}x" / "model").touch()
+    with replacing_folder(tmp_path, overwrite=True) as work:
+        write(work, "torch", model="new")
+    assert content(tmp_path) == {"manifest.json", "model"}
 
 
 def test_an_export_that_is_at_work_is_left_alone(tmp_path: Path) -> None:

@@ -47,11 +47,14 @@ def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(
 ) -> None:
     folder.begin(PredictionSettings(), common="/data")
     folder.mend()
+    folder.failures_file.write_text("a.png,too large")
     assert not holds_results(folder)
     check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+    folder.begin(PredictionSettings(), common="/data")
+    assert not folder.failures_file.exists()
 
 
-@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "maps/0.npy", "failures.csv", "coco.json"])
+@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "maps/0.npy", "coco.json"])
 def test_whatever_a_prediction_has_left_is_a_result(folder: PredictionFolder, name: str) -> None:
     (path := folder.path / name).parent.mkdir(parents=True, exist_ok=True)
     path.write_text("begun")

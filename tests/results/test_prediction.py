@@ -102,7 +102,7 @@ def test_an_image_that_is_too_large_by_itself_is_passed_over() -> None:
     assert ensemble.asked == [3, 1, 1, 1, 1, 1]
     assert said[1].startswith("skipped: b is left out. The memory of the machine ran out (")
     assert predicting.tried == 5
-    assert str(predicting.finish(1.0)).endswith("2 not readable: 0 of 3 are anomalous.")
+    assert str(predicting.finish(1.0)).endswith("2 failed: 0 of 3 are anomalous.")
 
 
 def test_two_images_after_each_other_that_are_too_large_end_the_prediction() -> None:

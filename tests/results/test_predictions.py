@@ -221,9 +221,9 @@ def test_no_predictions_are_coco_too(tmp_path: Path) -> None:
 
 def test_a_prediction_is_told_in_a_line() -> None:
     assert str(Predicted(6, 2, 3, 1, 2.0)) == (
-        "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 not readable: 3 of 8 are anomalous."
+        "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 failed: 3 of 8 are anomalous."
     )
-    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 not readable: 0 of 0 are anomalous."
+    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
 
 
 def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:

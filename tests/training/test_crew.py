@@ -338,6 +338,14 @@ def test_a_single_tile_that_is_too_large_is_not_tried_by_all_that_are_idle(train
     assert len(given) <= len(MANY) + 2
 
 
+@pytest.mark.parametrize("large", [MANY[0].name, MANY[-2].name])
+def test_a_tile_that_is_too_large_costs_the_others_one_process(trained_by: Callable, large: str) -> None:
+    became, given = trained_by([None] * 4, lambda _, tile: SHORT if tile == large else None)
+    assert {name for name, what in became.items() if what != "done"} == {large}
+    assert [tile for _, tile in given].count(large) == 2
+    assert given[-1][1] == large, "the second time it comes last, and alone"
+
+
 def test_it_is_said_that_fewer_tiles_are_trained_side_by_side(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

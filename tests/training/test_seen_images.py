@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,9 +14,11 @@ from PIL import Image
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.readable import readable
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import TileRecord
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.training import seen_images
 from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
 
 
@@ -105,6 +108,21 @@ def test_a_run_of_which_some_tiles_saw_others_is_not_calibrated(run: Run) -> Non
 def test_images_that_have_gone_are_needed_for_training_only(run: Run) -> None:
     image(run).unlink()
     assert note_images(run, []) is None
+
+
+def test_images_that_cannot_be_read_any_more_are_needed_for_training_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Seal:
+        with readable(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    note_images(run, run.grid.tiles)
+    change(image(run))
+    monkeypatch.setattr(seen_images.Seal, "of", fail)
+    assert note_images(run, []) is None
+    with pytest.raises(DataError, match="Permission denied"):
+        note_images(run, run.grid.tiles)
 
 
 def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ There are 4 training images in batches of 2, so an epoch takes two steps off.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from lightning.pytorch.callbacks import Callback
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.files import storage_errors
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.termination import Terminated
@@ -445,16 +448,28 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     assert_trained_but_not_predicted(run, "RuntimeError: no room for predictions")
 
 
+def fail_to_write(number: int, run: Run, *_: object) -> None:
+    with storage_errors(run.folder.predictions):
+        raise OSError(number, "not written")
+
+
+def test_predictions_that_must_not_be_written_are_none_of_the_trainings_concern(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(training, "predict_trained", partial(fail_to_write, errno.EACCES))
+    run = make_run()
+    train_tile(run, first(run))
+    assert_trained_but_not_predicted(run, "raw cannot be written: not written.")
+
+
 def test_a_full_disk_ends_the_training_though_the_tile_is_stored(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise StorageError
-
     monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
-    monkeypatch.setattr(training, "predict_trained", fail)
+    monkeypatch.setattr(training, "predict_trained", partial(fail_to_write, errno.ENOSPC))
     run = make_run()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="No space left"):
         train_tile(run, first(run))
     assert run.folder.to_train(run.grid) == run.grid.tiles[1:], "it is not trained again"
 
