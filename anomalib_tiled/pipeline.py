@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.allocation import long_lived_kept_apart
+from anomalib_tiled.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
@@ -178,6 +178,7 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             write_scores(batch)
             if run.settings.visualize:
                 draw(batch)
+            give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
     notes = depth_notes(sample.image_path for sample in samples)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from anomalib.data import ImageBatch
 from anomalib.models import Padim
 from PIL import Image
 
@@ -54,6 +55,23 @@ def test_visible_defects_are_found_in_other_photographs(
     assert main(["train", "--config", str(configuration)]) == 0
     metrics = json.loads((tmp_path / "results" / "Padim" / "photographs" / "v0" / "metrics.json").read_text())
     assert metrics["image_AUROC"] >= 0.95
+
+
+def test_a_test_gives_back_the_memory_of_each_batch(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    update = pipeline.TileMeasurements.update
+
+    def counted(tiles: pipeline.TileMeasurements, batch: ImageBatch) -> None:
+        steps.append("measured")
+        update(tiles, batch)
+
+    monkeypatch.setattr(pipeline.TileMeasurements, "update", counted)
+    monkeypatch.setattr(pipeline, "give_back_freed_memory", lambda: steps.append("given back"))
+    shutil.copytree(finished_run, copy := tmp_path / "run")
+    assert main(["test", "--ckpt_dir", str(copy)]) == 0
+    assert steps == ["measured", "given back"] * max(1, len(steps) // 2)
 
 
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
