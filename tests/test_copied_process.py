@@ -46,6 +46,8 @@ START = """
 """
 
 INTERRUPTED = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored
     try:
         copied_process.start_copied_process()
         print("started", flush=True)
