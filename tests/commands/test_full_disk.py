@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +27,11 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two, default_root_dir=str(disk / "results")))]) == 2
     run, said = disk / "results" / "Padim" / "photographs" / "v0", capsys.readouterr().err
-    assert f"No space left on the disk while writing {run / 'tiles'}/r0" in said
+    # Two processes that have trained their first tile at the same moment both write what all tiles share.
+    assert re.search(rf"No space left on the disk while writing {run / 'tiles'}/(r0|\.shared)", said)
     assert f"Go on with: anomalib-tiled fit --ckpt_dir {run}" in said
     done = [path.stem for path in (run / "tiles").glob("r*.json")]
-    assert 1 <= len(done) < 9
+    assert len(done) < 9
     stored = {path.stem: torch.load(path, weights_only=True) for path in (run / "tiles").glob("r*.ckpt")}
     assert stored.keys() >= set(done)
     assert all(content["state_dict"] for content in stored.values()), "none is half written"
