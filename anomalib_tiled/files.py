@@ -27,6 +27,9 @@ WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
 """This machine in names of files, where dots part other things."""
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Numbers of the errors of a disk that is full, and of a quota that is used up."""
+
 LONGEST_BEGINNING = 128
 """Bytes of a name that its temporary name begins with, so that this one is not too long where the other is not."""
 
@@ -58,7 +61,7 @@ def full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
             message = f"No space left on the disk while writing {path}. Make room, then go on."
             raise StorageError(message) from error
         raise
@@ -110,14 +113,14 @@ def is_abandoned(path: Path) -> bool:
     """
     if (writer := WRITER.search(path.name)) and writer["host"] == _HOST:
         return not is_running(writer["process"])
-    with suppress(OSError):  # something is gone meanwhile, or not ours to look at
+    with suppress(FileNotFoundError):
         return time() - path.stat().st_mtime > A_DAY
     return False
 
 
 def is_idle(folder: Path) -> bool:
     """Whether nobody has written to a folder, or to what lies in it, for a day."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # something is gone meanwhile, or not ours to look at
         return time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) > A_DAY
     return False
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -158,3 +159,10 @@ def test_a_folder_is_idle_once_nobody_has_written_to_anything_in_it_for_a_day(tm
         os.utime(path, (1, 1))
     assert is_idle(folder)
     assert not is_idle(tmp_path / "gone")
+
+
+def test_a_folder_that_must_not_be_looked_into_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(tmp_path, (1, 1))
+    assert is_idle(tmp_path)
+    monkeypatch.setattr(Path, "lstat", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    assert not is_idle(tmp_path)

@@ -121,8 +121,7 @@ class PredictionFolder:
         return self.path / "logs" / "run.log"
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
-        """Note what the predictions are made with, and forget what failed before there were any."""
-        self.failures_file.unlink(missing_ok=True)
+        """Note what the predictions are made with."""
         write_json(self.settings_file, {**facts, **asdict(settings)})
 
     def facts(self) -> dict[str, Plain]:

@@ -76,6 +76,8 @@ class Recording:
         else:
             facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
             folder.begin(settings, **facts)
+            if not request.skip_existing:  # else what failed, and is not asked for now, stays in the list
+                folder.failures_file.unlink(missing_ok=True)
         return cls(folder, settings, _files(run, folder, common))
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import inspect
 import logging
@@ -30,7 +29,7 @@ from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
-from anomalib_tiled.files import full_disk, replacing
+from anomalib_tiled.files import FULL, full_disk, replacing
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import check_finite
@@ -95,8 +94,8 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         model.evaluator = _validation_evaluator()
     elif not _needs_validation(model):
         arguments["limit_val_batches"] = 0
-    added = [*giving_back(model, run.settings), _no_checkpoints()]
-    engine = Engine(callbacks=[*callbacks, *added], default_root_dir=workspace, **arguments)
+    ours = [*giving_back(model, run.settings), _no_checkpoints()]
+    engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
     sharing = Sharing(run.folder.checkpoint(tile).parent, model)
     with _own_precision(model, str(arguments.get("precision"))):
         engine.fit(model, datamodule=cast("AnomalibDataModule", data))
@@ -132,7 +131,7 @@ def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) 
     try:
         predict_trained(run, tile, model.to(device).eval())
     except Exception as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
             raise
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 

@@ -95,6 +95,22 @@ def test_a_pipe_is_reported_and_not_waited_for(predict: Predict, new: Path, outp
     }
 
 
+def test_where_every_image_failed_the_same_command_tries_again_and_going_on_forgets_none(
+    predict: Predict, new: Path, output: Path
+) -> None:
+    broken, good = new / "left" / "000.png", new / "right" / "000.png"
+    shutil.copy(broken, kept := new / "kept")
+    broken.write_bytes(b"")
+    for _ in range(2):
+        assert predict("--data", broken) == 3
+        assert list(failures(output)) == [str(broken)]
+    assert predict("--data", good, "--skip_existing") == 0
+    assert list(failures(output)) == [str(broken)], "it is not among the images asked for"
+    shutil.copy(kept, broken)
+    assert predict("--data", broken, good, "--skip_existing") == 0
+    assert not (output / "failures.csv").exists()
+
+
 def test_failures_of_other_images_are_remembered(predict: Predict, new: Path, output: Path) -> None:
     for name in ("left/000.png", "right/000.png"):
         shutil.copy(new / name, new / f"{Path(name).parent}.kept")

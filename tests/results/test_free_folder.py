@@ -50,8 +50,6 @@ def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(
     folder.failures_file.write_text("a.png,too large")
     assert not holds_results(folder)
     check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
-    folder.begin(PredictionSettings(), common="/data")
-    assert not folder.failures_file.exists()
 
 
 @pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "maps/0.npy", "coco.json"])

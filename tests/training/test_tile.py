@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -448,27 +447,32 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
     assert_trained_but_not_predicted(run, "RuntimeError: no room for predictions")
 
 
-def fail_to_write(number: int, run: Run, *_: object) -> None:
-    with storage_errors(run.folder.predictions):
-        raise OSError(number, "not written")
+@pytest.fixture
+def unwritable(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Run]:
+    """Make a run whose predictions cannot be written, for a reason of the system."""
+
+    def make(reason: int) -> Run:
+        def fail(run: Run, *_: object) -> None:
+            with storage_errors(run.folder.predictions):
+                raise OSError(reason, "not written")
+
+        monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+        monkeypatch.setattr(training, "predict_trained", fail)
+        return make_run()
+
+    return make
 
 
 def test_predictions_that_must_not_be_written_are_none_of_the_trainings_concern(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    unwritable: Callable[[int], Run],
 ) -> None:
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
-    monkeypatch.setattr(training, "predict_trained", partial(fail_to_write, errno.EACCES))
-    run = make_run()
+    run = unwritable(errno.EACCES)
     train_tile(run, first(run))
     assert_trained_but_not_predicted(run, "raw cannot be written: not written.")
 
 
-def test_a_full_disk_ends_the_training_though_the_tile_is_stored(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
-    monkeypatch.setattr(training, "predict_trained", partial(fail_to_write, errno.ENOSPC))
-    run = make_run()
+def test_a_full_disk_ends_the_training_though_the_tile_is_stored(unwritable: Callable[[int], Run]) -> None:
+    run = unwritable(errno.ENOSPC)
     with pytest.raises(StorageError, match="No space left"):
         train_tile(run, first(run))
     assert run.folder.to_train(run.grid) == run.grid.tiles[1:], "it is not trained again"
