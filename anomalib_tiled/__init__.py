@@ -20,7 +20,7 @@ A module imports only from modules on its own line or below:
     supported_models  model_rules               which models work with tiles, and what they need
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
-    data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
+    data                                        split, cache, tiles, demonstration images
     altered                                     what of a run is not what it was
     run_folder  run_settings  run_files  tile_record  names and contents of a run's files
     versions                                    numbered folders of runs
@@ -29,6 +29,7 @@ A module imports only from modules on its own line or below:
     devices  layout                             where models predict | the grid of a run
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
+    stages  workers                             what users choose: contracts, kinds and built-in ones | who trains
     lock  working_folder  leftovers             one process in a folder | what is half done | what must not stay
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory

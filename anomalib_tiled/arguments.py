@@ -22,12 +22,7 @@ from anomalib_tiled.post_processor import read_post_processor
 from anomalib_tiled.reference_config import HEADING, is_reference, translate
 from anomalib_tiled.sensitivity import NEUTRAL
 from anomalib_tiled.short_names import arguments_in_full, in_full
-from anomalib_tiled.stages.merging import Merger
-from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,14 +31,11 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config import Plain
 
-DEFAULTS = {
-    "merging": {"class_path": "anomalib_tiled.stages.merging.Mean"},
-    "scoring": {"class_path": "anomalib_tiled.stages.scoring.Max"},
-    "seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"},
-    "normalization.method": {"class_path": "anomalib_tiled.stages.normalization.MinMax"},
-    "thresholding.method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
-    "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+PLACES = {
+    "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
+    "thresholding": (Literal["tile", "image"], "Per tile before merging, or per image."),
 }
+"""Groups of settings with a place where the stage is applied."""
 
 PREDICT = """\
 Predict images that are not labelled: score, label, and anomalous regions in pixels of the image.
@@ -123,7 +115,6 @@ def fit_parser(prog: str) -> Parser:
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
     _add_stages(parser)
     parser.add_class_arguments(MetricSettings, "metrics")
-    parser.add_subclass_arguments(Workers, "workers", help="Who trains the tiles.")
     parser.add_argument(
         "--cache",
         type=CacheSettings | None,
@@ -132,7 +123,6 @@ def fit_parser(prog: str) -> Parser:
     )
     parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
     parser.add_argument("--memory_budget", type=str | int | None, help="Such as 4GB; a share of what is free if null.")
-    parser.set_defaults(DEFAULTS)
     return parser
 
 
@@ -229,23 +219,16 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
 
 
 def _add_stages(parser: Parser) -> None:
-    parser.add_subclass_arguments(Merger, "merging", help="Joins tile maps to image maps.")
-    parser.add_subclass_arguments(Scorer, "scoring", help="Makes an image score of tile scores.")
-    parser.add_argument("--seam_smoothing", type=SeamSmoother | None, help="Smooths maps where tiles meet; or null.")
-    parser.add_argument(
-        "--normalization.stage",
-        type=Literal["tile", "image", "none"],
-        default="image",
-        help="Per tile before merging, per image, or not.",
-    )
-    parser.add_subclass_arguments(Normalizer, "normalization.method", help="Brings scores to [0, 1].")
-    parser.add_argument(
-        "--thresholding.stage",
-        type=Literal["tile", "image"],
-        default="image",
-        help="Per tile before merging, or per image.",
-    )
-    parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
+    for kind in kinds.STAGE_KINDS:
+        if kind.group in PLACES:
+            places, text = PLACES[kind.group]
+            parser.add_argument(f"--{kind.group}.stage", type=places, default="image", help=text)
+        if kind.optional:
+            parser.add_argument(f"--{kind.setting}", type=kind.contract | None, help=kind.purpose)
+        else:
+            parser.add_subclass_arguments(kind.contract, kind.setting, help=kind.purpose)
+        if kind.default is not None:
+            parser.set_defaults({kind.setting: {"class_path": kind.default}})
     for level, decided in {"image": "An image", "pixel": "A pixel"}.items():
         parser.add_argument(
             f"--thresholding.{level}_sensitivity",

@@ -72,13 +72,14 @@ class Stages:
         Raises:
             ConfigurationError: A stage refuses its arguments, or a place is none of the allowed ones.
         """
-        smoothing = settings.seam_smoothing
+        chosen = settings.stages
+        smoothing = chosen.get("seam_smoothing")
         return cls(
-            merger=settings.merging.build(Merger),
-            scorer=settings.scoring.build(Scorer),
+            merger=chosen["merging"].build(Merger),
+            scorer=chosen["scoring"].build(Scorer),
             smoother=None if smoothing is None else smoothing.build(SeamSmoother),
-            normalizer=settings.normalization.method.build(Normalizer),
-            thresholder=settings.thresholding.method.build(Thresholder),
+            normalizer=chosen["normalization"].build(Normalizer),
+            thresholder=chosen["thresholding"].build(Thresholder),
             normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
             threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
             image_sensitivity=settings.thresholding.image_sensitivity,

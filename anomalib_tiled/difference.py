@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.config import as_size, plain
@@ -30,7 +29,7 @@ def difference(own: Settings, given: Settings) -> str | None:
 
 def _comparable(settings: Settings) -> dict[str, Plain]:
     """Give settings by their dotted names; a number and the square that it means are equal."""
-    flat = _flat(plain(asdict(settings)))
+    flat = _flat(plain(settings.to_mapping()))
     sizes = {name: [*as_size(value)] for name, value in flat.items() if name.startswith("tiling.") and value}
     return flat | sizes
 

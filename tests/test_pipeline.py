@@ -147,8 +147,8 @@ def test_what_cannot_be_fitted_again_stays_as_it_is(
         path.rename(image_folder / path.name)
     with pytest.raises(DataError, match=r"\.png is missing"):
         pipeline.fit(folder, Observers(), ["r00_c01"])
-    lacking = replace(settings.workers, init_args={"devices": [7]})
-    folder.config_file.write_text(replace(folder.settings(), workers=lacking).to_yaml())
+    lacking = replace(settings.stages["workers"], init_args={"devices": [7]})
+    folder.config_file.write_text(replace(folder.settings(), stages={**settings.stages, "workers": lacking}).to_yaml())
     with pytest.raises(ConfigurationError, match="devices names 7"):
         pipeline.fit(folder, Observers(), ["r00_c01"])
     assert {path: path.read_bytes() for path in folder.path.rglob("*.json")} == before

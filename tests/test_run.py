@@ -246,8 +246,8 @@ def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained:
     write_json(folder.calibration_file, calibration_of(folder, None))
     folder.seal(folder.calibration_file)
     Run.open(folder).calibrated_ensemble()
-    smoother = ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")
-    folder.config_file.write_text(replace(folder.settings(), seam_smoothing=smoother).to_yaml())
+    stages = {**folder.settings().stages, "seam_smoothing": ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")}
+    folder.config_file.write_text(replace(folder.settings(), stages=stages).to_yaml())
     with pytest.raises(RunFolderError, match="was calibrated with another configuration than its config"):
         Run.open(folder).calibrated_ensemble()
 

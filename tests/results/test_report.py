@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_tiled.origin import Origin
-from anomalib_tiled.plugins.discovery import OBSERVATIONS, BrokenPlugin, Choice, Plugin, Plugins, find_plugins
+from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
+from anomalib_tiled.plugins.specification import OBSERVATIONS
 from anomalib_tiled.results.report import (
     metrics_table,
     plugins_table,

@@ -14,7 +14,7 @@ from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Level
-from anomalib_tiled.config import ClassSpec, Settings, ThresholdingSettings
+from anomalib_tiled.config import ClassSpec, Settings
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.split import Sample, Split, split_once
 from anomalib_tiled.files import read_json
@@ -71,6 +71,10 @@ def at(run: Run, normalize_at: str, threshold_at: str) -> Run:
     normalization = replace(settings.normalization, stage=normalize_at)
     thresholding = replace(settings.thresholding, stage=threshold_at)
     return replace(run, settings=replace(settings, normalization=normalization, thresholding=thresholding))
+
+
+def choosing(run: Run, **stages: ClassSpec) -> Run:
+    return replace(run, settings=replace(run.settings, stages={**run.settings.stages, **stages}))
 
 
 def normalized(level: Level) -> tuple[bool, bool]:
@@ -163,10 +167,8 @@ def test_a_note_says_that_no_validation_image_is_anomalous(run: Run) -> None:
 
 def test_a_threshold_that_is_given_needs_no_anomalous_image(run: Run) -> None:
     normal = with_samples(run, *(sample for sample in run.split.subset("val") if sample.label == 0))
-    manual = ThresholdingSettings(
-        "tile", ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 3.0})
-    )
-    calibration = calibrate(replace(normal, settings=replace(normal.settings, thresholding=manual)))
+    rule = ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 3.0})
+    calibration = calibrate(choosing(at(normal, "image", "tile"), thresholding=rule))
     assert calibration.notes == ()
     assert {level.maps.threshold for level in calibration.tiles.values()} == {3.0}
 
@@ -175,8 +177,7 @@ def test_the_rule_says_its_own_notes(run: Run) -> None:
     rule = ClassSpec("anomalib_tiled.stages.thresholding.ExtremeValueThreshold", {"false_positive_rate": 0.01})
     apart = with_samples(run, *run.split.subset("train"), *run.split.subset("val"))
     for place in ("tile", "image"):
-        extreme = replace(apart, settings=replace(apart.settings, thresholding=ThresholdingSettings(place, rule)))
-        (note,) = calibrate(extreme).notes
+        (note,) = calibrate(choosing(at(apart, "image", place), thresholding=rule)).notes
         assert note.startswith("A false-positive rate of 0.01 is rarer than 2 normal validation images can show")
 
 
@@ -261,8 +262,7 @@ def test_results_with_other_stages_are_removed(run: Run, before: str | None) -> 
     keep_calibration(run, calibration)
     results = left_by_test(run)
     if before == "another merging":
-        merging = ClassSpec("anomalib_tiled.stages.merging.Max")
-        run = replace(run, settings=replace(run.settings, merging=merging))
+        run = choosing(run, merging=ClassSpec("anomalib_tiled.stages.merging.Max"))
     elif before == "another number":
         calibration = replace(calibration, image=None)
     elif before is None:
