@@ -116,7 +116,12 @@ def predict(arguments: Sequence[str], prog: str) -> int:
             predicted = pipeline.decide_again(folder, output, settings, report)
     else:
         request = PredictionRequest(
-            tuple(parsed.data), sys.stdin, output, settings, skip_existing=parsed.skip_existing, device=parsed.device
+            tuple(parsed.data),
+            sys.stdin or (),  # there is none if it was closed before Python began
+            output,
+            settings,
+            skip_existing=parsed.skip_existing,
+            device=parsed.device,
         )
         again = command if parsed.skip_existing else f"{command} --skip_existing"
         with _told_how_to_go_on(again, report), _observers() as observers:

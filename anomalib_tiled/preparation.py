@@ -19,12 +19,13 @@ from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_trainer

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import WRITER, is_abandoned, leads_out, read_json, write_json, write_text
 from anomalib_tiled.leftovers import remove_half_written, remove_results
-from anomalib_tiled.readable import readable
 from anomalib_tiled.run_files import RunFiles, checksum_named
 from anomalib_tiled.run_settings import read_settings
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.system_errors import readable
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.versions import new_version
 
