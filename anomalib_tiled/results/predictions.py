@@ -42,6 +42,12 @@ class PredictionSettings:
     maps: str | None = None
     coco: bool = False
 
+    def __post_init__(self) -> None:
+        """Check that regions can be as small as asked for."""
+        if self.min_area < 0:
+            message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
+            raise ConfigurationError(message)
+
 
 HAS_MAPS = "has_maps"
 """Among the facts: whether the model gives anomaly maps."""

@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import CSVLogger
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
+from anomalib_tiled.devices import instead_of
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
 from anomalib_tiled.files import replacing
 from anomalib_tiled.results.logs import log_to
@@ -236,8 +237,8 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
     try:
         arguments = trainer_arguments(trainer)
         Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], _no_checkpoints()]})
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        message = f"The trainer refuses its arguments: {error}"
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        message = f"The trainer refuses its arguments: {error}{instead_of(trainer.get('accelerator', 'auto'))}"
         raise ConfigurationError(message) from error
 
 
