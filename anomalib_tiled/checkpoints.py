@@ -11,10 +11,11 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.files import temporary_name
 from anomalib_tiled.run_files import SHARED_FILES, checksum_named, shared_name
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

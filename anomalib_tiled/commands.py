@@ -31,6 +31,7 @@ from anomalib_tiled.arguments import (
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.decisions import ThresholdRules
+from anomalib_tiled.devices import device_named
 from anomalib_tiled.difference import difference
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
 from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
@@ -47,7 +48,8 @@ from anomalib_tiled.preparation import prepare
 from anomalib_tiled.results.prediction import PredictionRequest
 from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.run import AUTO
+from anomalib_tiled.run_folder import RunFolder, check_output
 from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
@@ -85,13 +87,14 @@ def train(arguments: Sequence[str], prog: str) -> None:
 def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
+    output = _output(parsed.output)
     folder, data = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
     _warn_of_large_images(folder)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
     with _observers() as observers:
-        _report(folder, observers, data=data, output=None if parsed.output is None else absolute(parsed.output))
+        _report(folder, observers, data=data, output=output)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -104,19 +107,26 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
+    if parsed.device != AUTO:
+        device_named(parsed.device)  # before anything is written
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-    output = absolute(parsed.output or folder.path / "predictions")
+    output = _output(parsed.output) or folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != "auto")
+        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
         with _told_how_to_go_on(command, report):
             predicted = pipeline.decide_again(folder, output, settings, report)
     else:
         request = PredictionRequest(
-            tuple(parsed.data), sys.stdin, output, settings, skip_existing=parsed.skip_existing, device=parsed.device
+            tuple(parsed.data),
+            sys.stdin or (),  # there is none if it was closed before Python began
+            output,
+            settings,
+            skip_existing=parsed.skip_existing,
+            device=parsed.device,
         )
         again = command if parsed.skip_existing else f"{command} --skip_existing"
         with _told_how_to_go_on(again, report), _observers() as observers:
@@ -151,14 +161,14 @@ def export(arguments: Sequence[str], prog: str) -> None:
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
         folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-        output = absolute(folder.path / "export" / CHECKPOINTS if parsed.output is None else parsed.output)
+        output = _output(parsed.output) or folder.path / "export" / CHECKPOINTS
         export_checkpoints(folder, output, overwrite=parsed.overwrite)
         _say(f"Export: {output}")
         return
     form = format_named(parsed.format)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
-    output = absolute(folder.path / "export" / kind if parsed.output is None else parsed.output)
+    output = _output(parsed.output) or folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
     asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, asked)
@@ -232,6 +242,17 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
         if parsed.tiles is not None:
             return folder, parsed.tiles.split(",")
     return folder, []
+
+
+def _output(given: str | None) -> Path | None:
+    """Give the folder for results that is asked for; ``None`` for that of the command."""
+    if given is None:
+        return None
+    if not given:
+        message = "--output must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    check_output(output := absolute(given))
+    return output
 
 
 def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import is_idle, storage_errors, write_json
+from anomalib_tiled.files import is_idle, write_json
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,14 +17,16 @@ from anomalib_tiled.config import as_size
 from anomalib_tiled.contracts import workers_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
+from anomalib_tiled.data.module_settings import check_numbers, folders_of
 from anomalib_tiled.data.split import Split, keep_generated, split_once
 from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_trainer
@@ -55,13 +57,14 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> Ru
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
+    root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
+    check_numbers(datamodule)
     checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
     checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
     build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
-    root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
 

@@ -14,6 +14,7 @@ from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.checkpoints import read_checkpoint
 from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.module_settings import check_numbers
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.data.split import Split, split_once
@@ -102,6 +103,7 @@ class Run:
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
+        check_numbers(datamodule)
         split = split_once(datamodule, for_training=False)
         common_size(split, self.grid.image_size)
         source = open_source(split, self.grid, None)

@@ -13,7 +13,7 @@ from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.layout import check_sizes
 from anomalib_tiled.origin import refuse_code_in
-from anomalib_tiled.readable import readable
+from anomalib_tiled.system_errors import readable
 
 
 def read_settings(config_file: Path) -> Settings:

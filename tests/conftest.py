@@ -107,6 +107,16 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 @pytest.fixture
+def limited_files() -> Iterator[None]:
+    """Let this process write no file of more than 50 kB for a while."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
 def shared_folder() -> Iterator[Path]:
     """A folder that everybody may look into, as they may not into that of pytest."""
     with tempfile.TemporaryDirectory() as name:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,7 +88,20 @@ def test_what_the_user_can_mend_is_two_and_no_traceback(
     assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
 
 
-def test_what_must_not_be_used_is_two_and_no_traceback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_what_the_system_refuses_is_two_and_no_traceback(
+    play: Play, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for named in ((), ("/run/tiles",), (b"/run/\xfc",)):
+        play(OSError(number, os.strerror(number), *named))
+        assert main(["status"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert re.match(rf"error: (/run/[^:]*: )?{re.escape(os.strerror(number))}\. [A-Z]", printed.err)
+        assert "Traceback" not in printed.err
+
+
+def test_what_must_not_be_used_says_what_to_do(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     play(PermissionError(13, "Permission denied", "/run/tiles"))
     assert main(["status"]) == 2
     advice = "Change its permissions, or those of the folders that it lies in."
@@ -94,6 +109,44 @@ def test_what_must_not_be_used_is_two_and_no_traceback(play: Play, capsys: pytes
     play(PermissionError("by a mistake of ours"))
     assert main(["status"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def printed_to(output: str, command: str) -> tuple[int, str]:
+    """Run a program that prints by ``command``, with its output redirected as a shell does it."""
+    script = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        f"def status(arguments, prog): {command}\n"
+        "sys.modules['anomalib_tiled.commands'] = SimpleNamespace(status=status)\n"
+        "from anomalib_tiled.cli import main\n"
+        "sys.exit(main(['status']))\n"
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {output}', sys.executable, script]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["print(1)", "print(1, flush=True)"])
+def test_a_full_output_is_two_and_no_traceback(command: str) -> None:
+    expected = "error: Standard output: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", command) == (2, expected)
+    expected = "error: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", "print('a' * 10 ** 6)") == (2, expected), "nothing is held back that would tell"
+
+
+def test_what_failed_is_said_before_a_full_output() -> None:
+    assert printed_to(">/dev/full", "print(1); sys.exit(main(['no']))")[0] == 2
+    assert printed_to("2>/dev/full", "print(1, file=sys.stderr, flush=True)") == (2, "")
+
+
+def test_a_closed_output_is_none() -> None:
+    assert printed_to(">&-", "print(1)") == (0, "")
+    assert printed_to("<&-", "print(1)")[0] == 0
+
+
+def test_names_of_any_bytes_can_be_printed() -> None:
+    assert printed_to(">/dev/null", "print('\\udcfc')") == (0, "")
 
 
 @pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
-from anomalib_tiled.errors import DataError, StorageError, TiledError
+from anomalib_tiled.errors import ConfigurationError, DataError, StorageError, TiledError
 from anomalib_tiled.layout import grid_of
 
 
@@ -71,6 +71,21 @@ def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: d
     with pytest.raises(TiledError, match=message):
         preparation.prepare(replace(settings, **change))
     assert left_behind(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [({"name": "../../evil"}, "name must be the name of a folder"), ({"eval_batch_size": 0}, "must be at least 1")],
+)
+def test_data_that_cannot_be_used_is_known_before_images_are_looked_for(
+    settings: Settings, image_folder: Path, argument: dict[str, object], message: str
+) -> None:
+    (image_folder / "good" / "0.png").write_bytes(b"damaged")
+    data = replace(settings.data, init_args={**settings.data.init_args, **argument})
+    with pytest.raises(ConfigurationError, match=message):
+        preparation.prepare(replace(settings, data=data))
+    assert left_behind(settings) == []
+    assert not [*image_folder.rglob("evil"), *image_folder.parent.rglob("evil")]
 
 
 def test_a_model_that_cannot_be_made_leaves_nothing_behind(settings: Settings) -> None:

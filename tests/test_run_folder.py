@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, temporary_name, write_json
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.run_folder import RunFolder, TileRecord
+from anomalib_tiled.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.seals import Seal
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
@@ -397,3 +397,21 @@ def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: s
     )
     with pytest.raises(RunFolderError, match=message):
         run.settings()
+
+
+def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
+    run.split_file.touch()
+    run = run.path
+    for path, reason in {
+        run: "is",
+        run.parent / "latest": "is",
+        run / "tiles": "belongs to",
+        run / "images" / "new": "belongs to",
+        run / "raw" / ".." / "logs": "belongs to",
+    }.items():
+        with pytest.raises(
+            ConfigurationError, match=rf"--output must be .* but {path} {reason} the run folder {run}\. "
+        ):
+            check_output(path)
+    for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
+        check_output(path)

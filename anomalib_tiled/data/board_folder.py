@@ -15,8 +15,9 @@ from PIL import Image
 from anomalib_tiled.data.board_defects import DEFECTS, spoil
 from anomalib_tiled.data.board_drawing import Board, develop, manufacture, photograph, populate
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json
 from anomalib_tiled.progress import track
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

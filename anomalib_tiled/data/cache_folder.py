@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import is_idle, storage_errors
+from anomalib_tiled.files import is_idle
 from anomalib_tiled.progress import progress_bar
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

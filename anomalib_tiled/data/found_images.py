@@ -60,13 +60,18 @@ def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequ
 
 
 def _of_list(listed: Iterable[str]) -> list[Path]:
-    names = [line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in listed]  # blanks may belong to a name
+    try:
+        lines = list(listed)
+    except OSError as error:
+        message = f"--data - reads a list of images from standard input, which cannot be read: {error.strerror}."
+        raise DataError(message) from error
+    names = [line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines]  # blanks may belong to a name
     if any("\0" in name for name in names):
         message = "--data - reads a list with one image in each line, but there are zeros in it. Leave -print0 out."
         raise DataError(message)
     found = [path for name in names if name.strip() for path in _of_line(name)]
     if not found:
-        message = "--data - reads a list of images, one in each line, from standard input, but the list is empty."
+        message = "--data - reads a list of images, one in each line, from standard input, but that is empty or closed."
         raise DataError(message)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -19,6 +20,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.out_of_memory import lack_of_memory
+from anomalib_tiled.system_errors import ADVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -78,25 +80,23 @@ def naming(path: Path) -> Iterator[None]:
             f"{LIMIT} to their number of pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)."
         )
         raise DataError(message) from error
-    except PermissionError as error:
-        message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
-        raise DataError(message) from error
     except DAMAGE as error:
         if lack_of_memory(error) is not None:
             raise
-        message = f"{path} {_fault(path, error)}. Replace it, or leave it out."
+        advice = ADVICE.get(getattr(error, "errno", None), "Replace it, or leave it out.")
+        message = f"{path} {_fault(path, error)}. {advice}"
         raise DataError(message) from error
 
 
 def _fault(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EISDIR:  # of the system, not of Pillow
+        return f"cannot be read ({error.strerror})"
     if os.path.isdir(path):  # noqa: PTH112  # it never fails
         return "is a folder, not an image"
     if isinstance(error, UnidentifiedImageError):
         with suppress(OSError):  # it may have gone meanwhile
             return "is no image that can be read" if path.stat().st_size else "is empty"
         return "is no image that can be read"
-    if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
-        return f"cannot be read ({error.strerror})"
     return f"is damaged ({str(error) or type(error).__name__})"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import replacing, storage_errors
+from anomalib_tiled.files import replacing
 from anomalib_tiled.results.rows import append, opened, row
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Container

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import read_json, replacing, storage_errors, write_json
-from anomalib_tiled.readable import readable
+from anomalib_tiled.files import read_json, replacing, write_json
 from anomalib_tiled.results.failures import append_failure, forget_failures
 from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
 from anomalib_tiled.results.rows import append, opened, row
+from anomalib_tiled.system_errors import readable, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -41,6 +41,12 @@ class PredictionSettings:
     masks: bool = False
     maps: str | None = None
     coco: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that regions can be as small as asked for."""
+        if self.min_area < 0:
+            message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
+            raise ConfigurationError(message)
 
 
 HAS_MAPS = "has_maps"

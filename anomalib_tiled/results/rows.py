@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, cast
 
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -28,9 +28,11 @@ from lightning.pytorch.loggers import CSVLogger
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
+from anomalib_tiled.devices import instead_of
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
-from anomalib_tiled.files import FULL, full_disk, replacing
+from anomalib_tiled.files import replacing
 from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.system_errors import full_disk, is_full
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import check_finite
 from anomalib_tiled.tile_record import TileRecord
@@ -131,7 +133,7 @@ def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) 
     try:
         predict_trained(run, tile, model.to(device).eval())
     except Exception as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+        if is_full(error.__cause__):
             raise
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
@@ -235,8 +237,8 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
     try:
         arguments = trainer_arguments(trainer)
         Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], _no_checkpoints()]})
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        message = f"The trainer refuses its arguments: {error}"
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        message = f"The trainer refuses its arguments: {error}{instead_of(trainer.get('accelerator', 'auto'))}"
         raise ConfigurationError(message) from error
 
 

@@ -64,6 +64,8 @@ MISFITS = {
         "must be at least 1",
     ),
     "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
+    "a name that leads elsewhere": ({"data__init_args__name": "../../evil"}, "must be the name of a folder, because"),
+    "batches of nothing": ({"data__init_args__eval_batch_size": 0}, "eval_batch_size must be at least 1, but is 0."),
     "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not be set up: Path does not exist"),
 }
 
@@ -153,6 +155,40 @@ def test_images_of_several_sizes_are_resized_where_a_size_is_given(
     _other_size(root)
     configuration = configure(root, tiling__image_size=[80, 128], tiling__tile_size=[80, 64], tiling__stride=None)
     assert main(["fit", "--config", str(configuration)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["predict", "--min_area", "-1"],
+            "--min_area must be a number of pixels, 0 for regions of any size, but is -1.",
+        ),
+        (["predict", "--device", "cuda:777"], "The device must be auto, cpu, or an accelerator that is there,"),
+        (["predict", "--device", "meta"], "such as cuda:0; 'meta': it computes nothing"),
+        (["predict", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
+        (["predict", "--output", "{run}/tiles"], "but {run}/tiles belongs to the run folder {run}. Choose another,"),
+        (["test", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
+        (["export", "--format", "torch", "--output", "{run}"], "but {run} is the run folder {run}."),
+        (
+            ["export", "--format", "checkpoints", "--output", "{run}/../latest"],
+            "is the run folder {run}. Choose another",
+        ),
+        (["test", "--output", ""], "--output must name a folder, but the name is empty. Is a variable of the shell"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_options_without_sense_change_nothing(
+    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    name, *options = (part.format(run=finished_run) for part in command)
+    images = ["--data", str(new)] if name == "predict" else []
+    assert main([name, "--ckpt_dir", str(finished_run), *images, *options]) == 2
+    printed = capsys.readouterr()
+    assert message.format(run=finished_run) in printed.err
+    assert "Traceback" not in printed.err
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("command", ["fit", "train", "test", "status"])

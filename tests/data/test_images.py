@@ -200,7 +200,7 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
 
 
 def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Replace it, or leave it out"):
+    with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Shorten the name"):
         size_of(tmp_path / f"{'long' * 100}.png")
 
 

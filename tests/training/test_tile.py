@@ -24,9 +24,9 @@ from lightning.pytorch.callbacks import Callback
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, StorageError
-from anomalib_tiled.files import storage_errors
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.termination import Terminated
 from anomalib_tiled.training import tile as training
 from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
