@@ -18,7 +18,7 @@ from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
-from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.layout import grid_of, tiles_named
@@ -181,8 +181,8 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    notes = depth_notes(sample.image_path for sample in samples)
-    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
+    notes = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
+    measured = Measured(measurements.compute(), tiles.results(), notes)
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))

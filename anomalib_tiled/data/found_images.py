@@ -8,8 +8,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.data.searching import GONE, Search
 from anomalib_tiled.errors import DataError
@@ -126,7 +125,7 @@ def _of_folder(folder: Path) -> list[Path]:
     search = Search()
     found = _images_below(folder, search)
     if not found:
-        endings = ", ".join(sorted(IMG_EXTENSIONS))
+        endings = ", ".join(image_endings())
         message = f"There must be images in {folder} or in folders in it, but there are none. Looked for {endings}."
         raise DataError(_reason(search) or message)
     return found + list(search.unreadable)
@@ -138,7 +137,7 @@ def _of_pattern(pattern: str) -> list[Path]:
     start, parts = (Path(typed.anchor), typed.parts[1:]) if typed.is_absolute() else (Path.cwd(), typed.parts)
     matching = sorted({absolute(match) for match in search.matching(start, parts)})
     folders = dict.fromkeys(match for match in matching if os.path.isdir(match))  # noqa: PTH112  # it never fails
-    found = [match for match in matching if match.suffix.lower() in IMG_EXTENSIONS and match not in folders]
+    found = [match for match in matching if match.suffix.lower() in image_endings() and match not in folders]
     # With **, the images of a folder match by themselves; a pattern that matches folders alone means what is in them.
     if not found or pattern.endswith(os.sep):
         found = [image for folder in folders for image in _images_below(folder, search)]
@@ -151,7 +150,7 @@ def _of_pattern(pattern: str) -> list[Path]:
 def _images_below(folder: Path, search: Search) -> list[Path]:
     """Give images in order of their names, folder by folder, the files of a folder before the folders in it."""
     found = [
-        root / name for root, names in search.walk(folder) for name in names if name.lower().endswith(IMG_EXTENSIONS)
+        root / name for root, names in search.walk(folder) for name in names if name.lower().endswith(image_endings())
     ]
     return sorted(found, key=lambda path: [*((1, part) for part in path.parts[:-1]), (0, path.name)])
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.data.split import Sample, Split
 
     Pixels = NDArray[np.uint8]
 
@@ -216,6 +216,32 @@ def depth_notes(paths: Iterable[Path]) -> list[str]:
     """
     losses = Counter(lost_bits(path) for path in dict.fromkeys(paths))
     return [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
+
+
+def grey_mask_notes(samples: Iterable[Sample]) -> list[str]:
+    """Say how many masks have greys between black and white, which JPEG and smoothed edges bring, and which count.
+
+    Args:
+        samples: The images; a mask that comes twice counts once.
+
+    Raises:
+        DataError: A mask cannot be decoded.
+    """
+    masks = dict.fromkeys(mask for sample in samples for mask in sample.masks)
+    grey = [mask for mask in masks if _has_more_than_two_values(mask)]
+    if not grey:
+        return []
+    note = (
+        f"{len(grey)} of {len(masks)} masks have more than two grey values, for example {grey[0]}: every value above 0 "
+        "counts as anomalous, so JPEG and smoothed edges make defects larger. Save masks as PNG, with 0 and 255 alone."
+    )
+    return [note]
+
+
+def _has_more_than_two_values(path: Path) -> bool:
+    with _opened(path) as image:
+        values = np.asarray(image.convert("L"))
+    return bool(((values != values.min()) & (values != values.max())).any())
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:

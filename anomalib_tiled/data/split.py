@@ -16,9 +16,9 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_tiled.data.own_reading import check_reading
+from anomalib_tiled.data.setting_up import set_up
 from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.files import replacing
 
@@ -132,7 +132,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
     """
     with _naming(datamodule), _free_columns():
         datamodule.prepare_data()
-        datamodule.setup(TrainerFn.FITTING)
+        set_up(datamodule)
         datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
     samples: list[Sample] = []
     for name, dataset in datasets.items():

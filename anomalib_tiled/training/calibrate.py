@@ -13,7 +13,7 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.allocation import give_back_freed_memory
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
-from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.leftovers import remove_results
@@ -188,4 +188,5 @@ def _notes(split: Split) -> tuple[str, ...]:
     if unmasked:
         notes.append(f"{unmasked} anomalous validation images have no mask: tiles and pixels learn nothing from them.")
     notes += depth_notes(sample.image_path for sample in split.samples)
+    notes += grey_mask_notes(split.samples)
     return tuple(notes)

@@ -292,12 +292,17 @@ def test_the_same_configuration_may_be_given_again(
     assert (run / "calibration.json").read_bytes() == before
 
 
-def test_test_on_other_images(finished_run: Path, photographs: Path, tmp_path: Path) -> None:
+def test_test_on_other_images(
+    finished_run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     others = tmp_path / "others"
     shutil.copytree(photographs, others)
     for path in sorted((others / "bad").iterdir())[2:]:
         path.unlink()
         (others / "mask" / path.name).unlink()
+    (mask, *_) = (others / "mask").iterdir()
+    with Image.open(mask) as image:
+        Image.fromarray(np.asarray(image) // 255 * np.arange(image.width, dtype=np.uint8)).save(mask)
     data = yaml.safe_load((finished_run / "config.yaml").read_text())["data"]
     data["init_args"]["root"] = str(others)
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
@@ -305,6 +310,7 @@ def test_test_on_other_images(finished_run: Path, photographs: Path, tmp_path: P
     arguments = ["--data", str(tmp_path / "data.yaml"), "--output", str(tmp_path / "output")]
     assert main(["test", "--ckpt_dir", str(finished_run), *arguments]) == 0
     assert len((tmp_path / "output" / "scores.csv").read_text().splitlines()) == 1 + 6
+    assert capsys.readouterr().out.count("Note: 1 of 2 masks have more than two grey values, for example ") == 1
     assert (finished_run / "metrics.json").read_bytes() == before
 
 

@@ -110,7 +110,7 @@ def test_the_folder_that_it_is_called_in_is_no_pattern(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("empty", "There must be images in .*empty or in folders in it, but there are none. Looked for .bmp, .jpeg"),
+        ("empty", "There must be images in .*empty or in folders in it, but there are none. Looked for .apng, .avif"),
         ("gone.png", "--data must name files or folders that exist, but there is no .*gone.png"),
         ("*.gif", r"No image matches \*.gif. Put it in quotes"),
         ("-", "--data - reads a list of images, one in each line, from standard input, but that is empty or closed"),

@@ -21,6 +21,7 @@ from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import (
     LIMIT,
     common_size,
+    grey_mask_notes,
     lost_bits,
     read_image,
     read_mask,
@@ -143,6 +144,36 @@ def test_what_is_lost_of_more_than_8_bits(
     assert lost_bits(path) == loss
     with Image.open(path) as image:
         assert ((np.asarray(image) > 255).any() or channels == (3,)) or loss is None
+
+
+def test_masks_of_more_than_two_values(tmp_path: Path) -> None:
+    """Zeros and ones, 0 and 255, one value, bits, a palette and colours are all plain; greys between are not."""
+    half = np.zeros(SIZE, np.uint8)
+    half[:, 6:] = 1
+    smooth = half * 255
+    smooth[:, 5] = 60
+    images = {
+        "ones.png": Image.fromarray(half),
+        "white.png": Image.fromarray(half * 255),
+        "black.png": Image.fromarray(half * 0),
+        "full.png": Image.fromarray(half * 0 + 255),
+        "bits.png": Image.fromarray(half * 255).convert("1"),
+        "palette.png": Image.fromarray(half * 255).convert("P"),
+        "colour.png": Image.fromarray(half * 255).convert("RGB"),
+        "smooth.png": Image.fromarray(smooth),
+        "photo.jpg": Image.fromarray(smooth),
+    }
+    samples = []
+    for name, image in images.items():
+        image.save(tmp_path / name)
+        samples.append(Sample("test", tmp_path / f"of_{name}", tmp_path / name, 1))
+    assert grey_mask_notes(samples[:-2]) == []
+    assert grey_mask_notes([]) == []
+    several = [Sample("test", tmp_path / "x.png", samples[0].mask_path, 1, (samples[-2].mask_path,))]
+    (note,) = grey_mask_notes([*samples, *several, *samples])
+    assert note.startswith(
+        f"2 of 9 masks have more than two grey values, for example {tmp_path / 'smooth.png'}: every "
+    )
 
 
 def test_a_size_of_one_number_cuts_nothing_off(tmp_path: Path) -> None:

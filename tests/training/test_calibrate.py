@@ -12,6 +12,7 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
+from PIL import Image
 
 from anomalib_tiled.calibration import Calibration, Level
 from anomalib_tiled.config import ClassSpec, Settings
@@ -183,6 +184,17 @@ def test_the_rule_says_its_own_notes(run: Run) -> None:
 
 def test_nothing_to_note_where_validation_images_are_apart(run: Run) -> None:
     assert calibrate(with_samples(run, *run.split.subset("train"), *run.split.subset("val"))).notes == ()
+
+
+def test_a_note_says_how_many_masks_are_grey_where_they_should_be_black_or_white(run: Run, image_folder: Path) -> None:
+    apart = with_samples(run, *run.split.subset("train"), *run.split.subset("val"))
+    mask = image_folder / "masks" / "1.png"
+    Image.fromarray(np.tile(np.array([0, 40, 255], dtype=np.uint8), (8, 4))).save(mask)
+    (note,) = calibrate(apart).notes
+    assert note == (
+        f"1 of 2 masks have more than two grey values, for example {mask}: every value above 0 counts as anomalous, so "
+        "JPEG and smoothed edges make defects larger. Save masks as PNG, with 0 and 255 alone."
+    )
 
 
 def test_a_defect_without_mask_makes_every_tile_of_its_image_anomalous(run: Run) -> None:
