@@ -38,7 +38,7 @@ def download(run: Run) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         message = (
             f"{type(model).__name__} downloads weights or images before it is trained, which failed: {error}. "
-            f"Try again with the internet, and with room on the disk; or copy {get_pretrained_weights_dir()} (weights) and "
-            "the folder of images that the model's arguments name from a machine that has them."
+            "Try again with the internet, and with room on the disk; or copy from a machine that has them "
+            f"{get_pretrained_weights_dir()} (weights) and the folder of images that the model's arguments name."
         )
         raise ConfigurationError(message) from error
