@@ -16,7 +16,7 @@ A module imports only from modules on its own line or below:
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
     tile_models  tile_predictions  fresh_models  all tile models within a budget | what they said | untrained ones
     tile_model  plugins  trusted_checkpoints    one of them | finding stages | checkpoints as they were finished
-    checkpoints                                 weights of tiles, those that all share once
+    checkpoints  missing_weights                weights of tiles, those that all share once | what models are made from
     supported_models  model_rules               which models work with tiles, and what they need
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
@@ -37,7 +37,7 @@ A module imports only from modules on its own line or below:
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
     likeness                                    what of an object is not as in a new one
     allocation  free_memory                     how memory comes from the system, and how much there is
-    cores  control_groups                       processor cores for this process | what limits it
+    cores  control_groups  import_warnings      processor cores for this process | what limits it | what imports say
 """
 
 from __future__ import annotations

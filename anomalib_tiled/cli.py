@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import traceback
-import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from anomalib_tiled.allocation import keep_freed_memory
 from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
+from anomalib_tiled.import_warnings import without_known_warnings
 from anomalib_tiled.system_errors import is_of_system, refusal
 from anomalib_tiled.termination import Terminated, raised_when_terminated
 
@@ -49,12 +49,12 @@ class Command:
     computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
-        """Import the function."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
+        """Import the function, and have downloads give up early where there is no internet."""
+        with without_known_warnings():
             function: Callable[[Sequence[str], str], int | None] = getattr(
                 import_module("anomalib_tiled.commands"), self.function
             )
+            import_module("anomalib_tiled.missing_weights").ask_the_hub_once()
         return function
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from enum import Enum
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -16,9 +17,12 @@ from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
 from anomalib_tiled.checkpoints import read_checkpoint, restore, restore_from
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.missing_weights import remedy
+from anomalib_tiled.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from anomalib_tiled.config import ClassSpec, Plain
@@ -63,7 +67,14 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
 
-    model = _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size)
+    try:
+        made = spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if (advice := remedy(error, spec, trained=False)) is None:
+            raise
+        message = f"{spec.class_path} cannot be made. {advice}"
+        raise ConfigurationError(message) from error
+    model = _fitted_to_tiles(made, tile_size)
     # Some versions of Python 3.11 write members of an Enum in a form that PyTorch does not read back without pickle.
     model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
     return model
@@ -94,16 +105,41 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
 
     Raises:
-        ConfigurationError: The model refuses its arguments, the tile size or the checkpoint, or a file is missing.
+        ConfigurationError: The checkpoint is not of such a model.
+        RunFolderError: The model cannot be made any more, whatever the checkpoint.
     """
+    model = _model_of_a_run(spec, tile_size)
+    with _errors_naming(checkpoint, model):
+        restore(model, read_checkpoint(checkpoint, type(model)))
+    return _fitted_to_tiles(model, tile_size).eval()
+
+
+def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
+    """Make the model that a run was made with; its weights are those of a checkpoint afterwards."""
 
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         arguments = _arguments_for_tiles(model_class, arguments, tile_size)
-        model = model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
-        restore(model, read_checkpoint(checkpoint, model_class))
-        return model
+        return model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
 
-    return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size).eval()
+    try:
+        return spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if lack_of_memory(error) is not None:
+            raise
+        unknown = f"{error.__cause__ or error}. It could when the run was fitted: put back what has changed since."
+        advice = remedy(error, spec, trained=True) or unknown
+        message = f"No checkpoint is to blame, but {spec.name}, the model of the run, cannot be made here. {advice}"
+        raise RunFolderError(message) from error
+
+
+@contextmanager
+def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
+    """Say which checkpoint is not one of a model."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, UnpicklingError) as error:
+        message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
+        raise ConfigurationError(message) from error
 
 
 def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) -> None:
@@ -117,12 +153,8 @@ def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) 
     Raises:
         ConfigurationError: The checkpoint is not of such a model.
     """
-    try:
-        with torch.inference_mode():  # in which it may have replaced some of its state
-            restore_from(model, checkpoint)
-    except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, UnpicklingError) as error:
-        message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
-        raise ConfigurationError(message) from error
+    with _errors_naming(checkpoint, model), torch.inference_mode():  # in which it may have replaced some of its state
+        restore_from(model, checkpoint)
     _fitted_to_tiles(model, tile_size)
 
 

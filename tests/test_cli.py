@@ -9,13 +9,16 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from anomalib_tiled import cli, errors
+from anomalib_tiled import cli, errors, import_warnings
 from anomalib_tiled.cli import COMMANDS, main
+from anomalib_tiled.import_warnings import without_known_warnings
 from anomalib_tiled.termination import Terminated
 
 NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
@@ -227,3 +230,25 @@ def test_the_overview_waits_for_no_large_package() -> None:
     assert status == [0, 2]
     assert "anomalib_tiled" in loaded
     assert not {"torch", "anomalib", "lightning", "torchvision", "numpy", "pandas", "jsonargparse"} & set(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["anomalib tiled", "anomalib-tiled"])
+def test_a_command_prints_nothing_but_its_own_words(program: str) -> None:
+    name, *arguments = program.split()
+    file = Path(sys.executable).with_name(name)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    done = subprocess.run([file, *arguments, "plugins"], capture_output=True, text=True, check=True, env=environment)
+    assert "MinMax" in done.stdout
+    assert done.stderr == ""
+
+
+def test_warnings_that_concern_somebody_are_given(recwarn: pytest.WarningsRecorder) -> None:
+    with without_known_warnings():
+        warnings.simplefilter("always", append=True)
+        for message, module in import_warnings.KNOWN:
+            for module_name in (f"{module}.layers", "my_package"):
+                warnings.warn_explicit(f"{message}.", FutureWarning, "file.py", 1, module=module_name)
+        warnings.warn_explicit("Beware.", FutureWarning, "file.py", 1, module="timm.models.layers")
+    given = [str(warning.message) for warning in recwarn]
+    assert given == [*(f"{message}." for message, _ in import_warnings.KNOWN), "Beware."]

@@ -61,6 +61,7 @@ def arguments(image_folder: Path) -> Arguments:
 def folder(configuration: dict[str, object], arguments: Arguments, image_folder: Path) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
+        "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "n_features": 10}},
         "trainer": {"accelerator": "cpu"},
         "data": {"class_path": "anomalib.data.Folder", "init_args": arguments},
         "cache": {"directory": str(image_folder / "cache")},

@@ -41,6 +41,7 @@ TALKATIVE = (
     "lightning_fabric",
     "torchmetrics",
     "anomalib",
+    "huggingface_hub",
     "py.warnings",
 )
 """Loggers that print to the screen by themselves, or do not pass on what they are told."""
