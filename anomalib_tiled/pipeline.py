@@ -40,7 +40,7 @@ from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
-from anomalib_tiled.training.tile import train_tile
+from anomalib_tiled.training.tile import check_monitored, train_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +101,7 @@ def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers:
     run.folder.train_again(again)
     if missing:
         download(run)
+        check_monitored(run)
     failed: dict[str, list[Tile]] = {}
     with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
