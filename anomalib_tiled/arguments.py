@@ -105,6 +105,7 @@ def fit_parser(prog: str) -> Parser:
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
     parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
     parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
+    parser.add_argument("--keep_going", action="store_true", help="Try all tiles, although two of them fail alike.")
     parser.add_argument(
         "--seed_everything", type=bool | int, default=True, help="Seed of the split and of every tile; true draws one."
     )
@@ -201,7 +202,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         ConfigurationError: Settings contradict each other.
     """
     mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
-    for key in ("config", "ckpt_dir", "tiles"):
+    for key in ("config", "ckpt_dir", "tiles", "keep_going"):
         mapping.pop(key, None)
     if isinstance(mapping["seed_everything"], bool):
         mapping["seed_everything"] = secrets.randbelow(SEEDS)

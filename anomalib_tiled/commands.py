@@ -188,12 +188,12 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
-    folder, again = _folder_for(list(arguments), prog)
+    folder, again, keep_going = _folder_for(list(arguments), prog)
     _say(str(grid_of(folder.settings().tiling)))
     _warn_of_large_images(folder)
     command = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *(['--tiles', ','.join(again)] if again else [])])}"
     with _told_how_to_go_on(command, partial(_say, console=Console(stderr=True))):
-        calibration = pipeline.fit(folder, observers, again)
+        calibration = pipeline.fit(folder, observers, again, keep_going=keep_going)
     for note in calibration.notes:
         _say(f"Note: {note}")
     return folder
@@ -222,8 +222,8 @@ def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> N
         raise ConfigurationError(message)
 
 
-def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
-    """Give the run folder to go on with and the tiles to train again, or make a new one."""
+def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str], bool]:
+    """Give the run folder to go on with or a new one, the tiles to train again, and whether all are tried."""
     parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
     ckpt_dir, others = without_ckpt_dir(arguments)
     if ckpt_dir is None:
@@ -232,16 +232,15 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return prepare(settings_from(parser, parsed), report), []
+            return prepare(settings_from(parser, parsed), report), [], parsed.keep_going
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
     if others:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
         _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
-        if parsed.tiles is not None:
-            return folder, parsed.tiles.split(",")
-    return folder, []
+        return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
+    return folder, [], False
 
 
 def _output(given: str | None) -> Path | None:

@@ -19,7 +19,7 @@ from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
+from anomalib_tiled.errors import ConfigurationError, DataError, StageError, TiledError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
@@ -38,9 +38,10 @@ from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
+from anomalib_tiled.training.failures import Failures
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
-from anomalib_tiled.training.tile import train_tile
+from anomalib_tiled.training.tile import check_monitored, train_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,16 +53,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.workers import Workers
 
 
-def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> Calibration:
+def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
     """Train every tile that is not trained yet, and let the stages learn from the validation images.
 
     Args:
         folder: The run.
         observers: Told of each trained tile, and of the calibration.
         again: Names of tiles that are trained again, such as ``r00_c03``; what they are stays until that is done.
+        keep_going: Whether all tiles are tried, although two of them fail alike.
 
     Raises:
-        TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
+        TrainingError: Tiles failed; fitting the same folder again goes on.
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
     named = tiles_named(grid_of(folder.settings().tiling), again)
@@ -73,7 +75,7 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         workers.start()
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):
-            notes = _train_missing(run, named, workers, observers)
+            notes = _train_missing(run, named, workers, observers, Failures(keep_going))
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
@@ -84,16 +86,18 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
 
 @contextmanager
 def _leftovers_removed(folder: RunFolder) -> Iterator[None]:
-    """Remove what fits that were killed have left half done, and what workers leave that are stopped by a full disk."""
+    """Remove what fits that were killed have left half done, and what workers leave that are stopped by an error."""
     folder.remove_leftovers()
     try:
         yield
-    except StorageError:
+    except TiledError:
         folder.remove_leftovers()
         raise
 
 
-def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers: Observers) -> list[str]:
+def _train_missing(
+    run: Run, again: Sequence[Tile], workers: Workers, observers: Observers, failures: Failures
+) -> list[str]:
     """Train what is to be trained; give what a reader of the results should know."""
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
@@ -101,7 +105,7 @@ def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers:
     run.folder.train_again(again)
     if missing:
         download(run)
-    failed: dict[str, list[Tile]] = {}
+        check_monitored(run)
     with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
             if outcome.error is None and run.folder.is_to_train(outcome.tile, run.settings.training_hash):
@@ -111,13 +115,14 @@ def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers:
                 facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
                 observers.tell("tile_trained", run_folder=run.folder.path, **facts)
                 continue
-            reason = f"{type(outcome.error).__name__}: {outcome.error}"
-            run.folder.write_failure(outcome.tile, reason)
+            run.folder.write_failure(outcome.tile, failures.add(outcome.tile, outcome.error))
             if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles
                 raise outcome.error
-            failed.setdefault(reason, []).append(outcome.tile)
-    if failed:
-        raise TrainingError(_failures(run.folder, failed))
+            if failures.are_alike:
+                break
+    if failures:
+        left = len(run.folder.to_train(run.grid))
+        raise TrainingError(failures.message(run.folder, run.grid.tiles, left))
     return [] if note is None else [note]
 
 
@@ -275,18 +280,3 @@ def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
         again = ["to be trained again"] if folder.again_file(tile).is_file() else []
         return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
-
-
-def _failures(folder: RunFolder, failed: dict[str, list[Tile]]) -> str:
-    """Say which tiles failed for which reason."""
-    causes = [
-        f"{', '.join(tile.name for tile in tiles)}: {reason} (log: {folder.tile_log(tiles[0])})"
-        for reason, tiles in failed.items()
-    ]
-    return "\n".join(
-        [
-            f"{sum(map(len, failed.values()))} tiles could not be trained; all others are done.",
-            *causes,
-            f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
-        ]
-    )

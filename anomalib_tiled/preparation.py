@@ -24,12 +24,13 @@ from anomalib_tiled.files import write_json
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.tile_model import build_tile_model
 from anomalib_tiled.training.rehearsal import rehearse
-from anomalib_tiled.training.tile import check_trainer
+from anomalib_tiled.training.tile import check_monitored, check_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,8 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> Ru
 
     def check(folder: RunFolder) -> None:
         _read_images(folder)
+        if settings.trainer.get("callbacks"):
+            check_monitored(Run.open(folder))
         _keep_log(folder, log)
 
     return RunFolder.create(root, settings, fill, check)

@@ -270,13 +270,20 @@ class RunFolder(RunFiles):
             return True
         record = self.record(tile)
         if record.configuration != configuration:
+            others = ",".join(self._of_other_configurations(configuration))
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
-                f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again. {KNOWINGLY}"
+                "Restore config.yaml, or train all tiles of the other one again: "
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {KNOWINGLY}"
             )
             raise RunFolderError(message)
         record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
         return True
+
+    def _of_other_configurations(self, configuration: str) -> list[str]:
+        """Name the tiles that were trained with other settings."""
+        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def again(self, tile: Tile) -> str:
         """Say how to train a tile again."""

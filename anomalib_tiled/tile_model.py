@@ -186,7 +186,7 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:
         _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], images.shape[0])
-        maps = _in_size(maps, images)
+        maps = in_size(maps, images)
         scores = maps.amax(dim=(1, 2, 3)) if scores is None else scores
     if scores is None:
         message = (
@@ -196,6 +196,19 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
         raise ConfigurationError(message)
     _check_number(name, "pred_score", scores, images.shape[0])
     return TilePrediction(scores.reshape(images.shape[0]).float(), maps)
+
+
+def in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles.
+
+    Args:
+        maps: Anomaly maps of any height and width, one for each tile.
+        images: The tiles, shape (batch, 3, height, width).
+    """
+    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
+    if maps.shape[-2:] == images.shape[-2:]:
+        return maps
+    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:
@@ -320,11 +333,3 @@ def _kept(pre_processor: PreProcessor, tile_size: Size) -> list[Transform]:
 def _transform_with(pre_processor: PreProcessor, transforms: list[Transform]) -> None:
     pre_processor.transform = Compose(transforms) if transforms else None
     pre_processor.export_transform = get_exportable_transform(pre_processor.transform)
-
-
-def _in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles."""
-    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
-    if maps.shape[-2:] == images.shape[-2:]:
-        return maps
-    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -175,7 +175,7 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
 
 def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
-    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
+    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* --tiles r00_c00`"
     with pytest.raises(RunFolderError, match=message):
         run.missing(GRID)
 

@@ -9,15 +9,15 @@ import shutil
 import time
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
-from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -29,16 +29,25 @@ from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.devices import instead_of
-from anomalib_tiled.errors import ConfigurationError, NotFiniteError
+from anomalib_tiled.errors import ConfigurationError, NotFiniteError, TiledError
 from anomalib_tiled.files import replacing
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.system_errors import full_disk, is_full
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import check_finite
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.giving_back import giving_back
+from anomalib_tiled.training.monitors import (
+    TileEvaluator,
+    check_monitors,
+    measured_for,
+    monitors_of,
+    without_undefined,
+)
 from anomalib_tiled.training.predicting import predict_trained
 from anomalib_tiled.training.seen_images import noted_fingerprint
+from anomalib_tiled.workers import SMALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,6 +63,9 @@ logger = logging.getLogger(__name__)
 
 ONLY_TO_GO_ON = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 """Parts of Lightning's checkpoints that are of use in the middle of a training only, and as large as the weights."""
+
+LESS_TO_TRAIN = f"Fit a new run with a smaller {SMALLER}."
+"""What to do if there is too little memory to train a tile."""
 
 VALIDATION_HOOKS = ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end")
 
@@ -89,12 +101,13 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     started, images = time.monotonic(), noted_fingerprint(run.folder)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = run.fresh_models.model()
-    callbacks = _defined(arguments.pop("callbacks"), data)
+    callbacks = without_undefined(arguments.pop("callbacks"), data, run.settings.metrics)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(run.folder.log_file.parent, name=tile.name)
-    if any(map(_monitor_of, callbacks)):
-        model.evaluator = _validation_evaluator()
-    elif not _needs_validation(model):
+    monitored = monitors_of(callbacks)
+    if (measured := measured_for(callbacks, run.settings.metrics)) is not None:
+        model.evaluator = TileEvaluator(measured, monitored)
+    if not monitored and not _needs_validation(model):
         arguments["limit_val_batches"] = 0
     ours = [*giving_back(model, run.settings), _no_checkpoints()]
     engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
@@ -242,32 +255,41 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
         raise ConfigurationError(message) from error
 
 
-def _defined(callbacks: list[Callback], data: TileDataModule) -> list[Callback]:
-    """Leave out callbacks that monitor a metric which needs both classes, where a tile has only one of them.
+def check_monitored(run: Run) -> None:
+    """Check that what callbacks monitor will be there, so that no tile is trained without what was asked for.
 
-    Such a metric stays 0 whatever the model learns: it would stop the training early, or choose its first epoch.
+    Where a monitor is no metric, one batch of one tile is trained, to see what the model logs.
+
+    Raises:
+        ConfigurationError: Nothing gives what a callback monitors.
     """
-    watching = [each for each in callbacks if (_monitor_of(each) or "").startswith(("image_", "pixel_"))]
-    if not watching or len(set(data.validation_labels())) > 1:
-        return callbacks
-    for each in watching:
-        name, monitor = type(each).__name__, _monitor_of(each)
-        logger.info("%s is left out: %s is not defined, as all validation tiles are alike.", name, monitor)
-    return [each for each in callbacks if each not in watching]
+    callbacks = trainer_arguments(run.settings.trainer)["callbacks"]
+    if monitored := monitors_of(callbacks):
+        check_monitors(run.settings, run.split, monitored, partial(_logged_names, run))
 
 
-def _monitor_of(callback: Callback) -> str | None:
-    return getattr(callback, "monitor", None)
+def _logged_names(run: Run) -> set[str]:
+    """Train and validate with one batch of a tile, and give the names that the model logs.
 
-
-def _validation_evaluator() -> Evaluator:
-    """Give the metrics that a callback may monitor, under anomalib's names."""
-    metrics = [
-        metric(fields=fields, prefix=prefix, strict=False)
-        for metric in (AUROC, AUPR, F1Max)
-        for prefix, fields in (("image_", ("pred_score", "gt_label")), ("pixel_", ("anomaly_map", "gt_mask")))
-    ]
-    return Evaluator(val_metrics=metrics)
+    Raises:
+        ConfigurationError: It cannot be trained.
+    """
+    tile = run.grid.tiles[0]
+    data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
+    arguments = {**trainer_arguments(run.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
+    try:
+        with TemporaryDirectory() as workspace, _interrupts(), advising_on_memory(LESS_TO_TRAIN):
+            engine = Engine(default_root_dir=workspace, **arguments)
+            engine.fit(run.fresh_models.model(), datamodule=cast("AnomalibDataModule", data))
+    except TiledError:
+        raise
+    except Exception as error:  # a model may fail in any way
+        message = (
+            f"One batch was to show what {run.settings.model.name} logs, because callbacks monitor something that is "
+            f"no metric, but its training failed: {type(error).__name__}: {error}"
+        )
+        raise ConfigurationError(message) from error
+    return set(engine.trainer.callback_metrics)
 
 
 def _needs_validation(model: AnomalibModule) -> bool:

@@ -42,6 +42,10 @@ class KilledError(WorkerError):
     """It was killed, as the system does when memory is short."""
 
 
+class UnsentError(WorkerError):
+    """Stands for an error that cannot be sent from one process to another."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a process works.
@@ -219,5 +223,5 @@ def _sendable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # was pickled on the same line
     except Exception:  # noqa: BLE001  # classes of others fail in any way when they are copied
-        return WorkerError(f"{type(error).__name__}: {error}")
+        return UnsentError(f"{type(error).__name__}: {error}")
     return error

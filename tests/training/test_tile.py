@@ -270,13 +270,6 @@ def test_a_metric_of_two_classes_is_not_monitored_where_a_tile_has_one(make_run:
     assert said in run.folder.tile_log(tile).read_text()
 
 
-def test_a_metric_that_there_is_not_is_named(make_run: MakeRun) -> None:
-    run = make_run(callbacks=[stopping(monitor="pixel_Beauty")])
-    with pytest.raises(RuntimeError, match=r"pixel_Beauty.*which is not available.*pixel_AUROC"):
-        train_tile(run, first(run))
-    assert not run.folder.is_done(first(run), run.settings.training_hash)
-
-
 @pytest.mark.parametrize(("mode", "weight"), [("max", 1), ("min", -1)])
 def test_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
     make_run: MakeRun, mode: str, weight: float
