@@ -34,6 +34,9 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 DECIDE_CALIBRATION = ("merging", "scoring", "seam_smoothing", "normalization", "thresholding")
 """Settings that decide, with the trained tiles, what the stages learn."""
 
+UNFITTED_TILES = ("leave_out", "error")
+"""What may be done about locations on which the model cannot be fitted."""
+
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that move decisions, but nothing that is learned."""
 
@@ -178,6 +181,7 @@ class Settings:
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
         visualize: Whether ``test`` draws pictures.
         memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
+        unfitted_tiles: What is done about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
     """
 
     seed_everything: int
@@ -196,6 +200,7 @@ class Settings:
     cache: CacheSettings | None
     visualize: bool
     memory_budget: str | int | None = None
+    unfitted_tiles: str = UNFITTED_TILES[0]
 
     @property
     def memory_bytes(self) -> int | None:
@@ -237,9 +242,13 @@ class Settings:
         Raises:
             ConfigurationError: A key is unknown or missing.
         """
-        _check_keys(mapping := {"memory_budget": None, **mapping}, {each.name for each in fields(cls)})
+        later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
+        _check_keys(mapping := {**later, **mapping}, {each.name for each in fields(cls)})
+        if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
+            message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
+            raise ConfigurationError(message)
         return cls(
-            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", "memory_budget")},
+            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
             model=_spec(mapping["model"]),
             data=_spec(mapping["data"]),
