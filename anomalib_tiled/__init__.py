@@ -26,7 +26,7 @@ A module imports only from modules on its own line or below:
     versions                                    numbered folders of runs
     reference_config  post_processor            what is written for anomalib itself, read as settings
     difference                                  where two configurations differ
-    devices  layout                             where models predict | the grid of a run
+    devices  layout  uninspected                where models predict | the grid of a run | pixels that no model sees
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
     stages  workers                             what users choose: contracts, kinds and built-in ones | who trains

@@ -124,6 +124,12 @@ def fit_parser(prog: str) -> Parser:
     )
     parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
     parser.add_argument("--memory_budget", type=str | int | None, help="Such as 4GB; a share of what is free if null.")
+    parser.add_argument(
+        "--unfitted_tiles",
+        type=Literal["leave_out", "error"],
+        default="leave_out",
+        help="What is done about locations on which the model cannot be fitted, such as a blank margin.",
+    )
     return parser
 
 

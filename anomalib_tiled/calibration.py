@@ -18,6 +18,7 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
+from anomalib_tiled.uninspected import hidden_defects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,12 +171,15 @@ class Observed:
 
     Args:
         bits: How finely pixels are counted, see ``ScoreDistribution``.
+        uninspected: Pixels that no model sees, shape (height, width), from which nothing is learned; ``None`` if there
+            are none.
     """
 
-    def __init__(self, bits: int = IMAGE_BITS) -> None:
+    def __init__(self, bits: int = IMAGE_BITS, uninspected: NDArray[np.bool_] | None = None) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
         self.every_mask_known = True
+        self._uninspected = uninspected
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
         """Count the predictions of a batch.
@@ -185,11 +189,13 @@ class Observed:
             maps: Shape (batch, 1, height, width), or ``None``.
             truth: Labels and masks.
         """
-        self.scores.add(scores.cpu().numpy(), truth.labels)
+        seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
+        self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
         if maps is not None:
             self.every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
-            self.maps.add(values, truth.pixels(values.shape))
+            pixels = slice(None) if self._uninspected is None else ~self._uninspected
+            self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule and the normalizer learn.

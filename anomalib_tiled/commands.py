@@ -148,9 +148,10 @@ def status(arguments: Sequence[str], prog: str) -> None:
     for each in tiles:
         table.add_row(each.tile.name, each.state, escape(each.detail))
     Console(emoji=False).print(table)
-    done = sum(each.state == "done" for each in tiles)
+    done, left_out = (sum(each.state == state for each in tiles) for state in ("done", "left out"))
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
-    _say(f"{done} of {len(tiles)} tiles done, {calibrated}.")
+    others = f", {left_out} left out" if left_out else ""
+    _say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -301,7 +302,7 @@ def _report(
     Console(emoji=False).print(metrics_table(measured.metrics))
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
-    for note in () if data is None else measured.notes:  # those of the run's own images were said by fit
+    for note in measured.notes:
         _say(f"Note: {note}")
     _say(f"Run folder: {folder.path}")
     _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")

@@ -34,6 +34,9 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that decide what a trained tile looks like."""
 
+UNFITTED_TILES = ("leave_out", "error")
+"""What may be done about locations on which the model cannot be fitted."""
+
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that move decisions, but nothing that is learned."""
 
@@ -173,6 +176,7 @@ class Settings:
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
         visualize: Whether ``test`` draws pictures.
         memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
+        unfitted_tiles: What is done about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
     """
 
     seed_everything: int
@@ -188,6 +192,7 @@ class Settings:
     cache: CacheSettings | None
     visualize: bool
     memory_budget: str | int | None = None
+    unfitted_tiles: str = UNFITTED_TILES[0]
 
     @property
     def memory_bytes(self) -> int | None:
@@ -244,9 +249,13 @@ class Settings:
             ConfigurationError: A key is unknown or missing.
         """
         new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
-        _check_keys(mapping := {"memory_budget": None, **new, **mapping}, sections())
+        later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
+        _check_keys(mapping := {**later, **new, **mapping}, sections())
+        if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
+            message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
+            raise ConfigurationError(message)
         return cls(
-            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", "memory_budget")},
+            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
             model=_spec(mapping["model"]),
             data=_spec(mapping["data"]),

@@ -21,6 +21,7 @@ from anomalib_tiled.contracts import call_stage, naming_stage, noting
 from anomalib_tiled.sensitivity import decided
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.tile_predictions import check_finite
+from anomalib_tiled.uninspected import uninspected_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +48,8 @@ class RawPrediction:
         has_maps: Whether the maps are the model's.
         labels: Whether a tile was called anomalous, shape (batch,); ``None`` unless tiles are thresholded.
         masks: Which pixels a tile called anomalous, shape of the maps; ``None`` unless tiles are thresholded.
+        uninspected: Pixels that no model sees, shape (height, width), which are never called anomalous; ``None`` if
+            there are none. In the maps they have the lowest score of their image.
     """
 
     scores: torch.Tensor
@@ -54,6 +57,11 @@ class RawPrediction:
     has_maps: bool
     labels: torch.Tensor | None
     masks: torch.Tensor | None
+    uninspected: torch.Tensor | None = None
+
+    def called(self, masks: torch.Tensor) -> torch.Tensor:
+        """Take pixels out of masks that no model sees."""
+        return masks if self.uninspected is None else masks & ~self.uninspected
 
 
 class TiledEnsemble(AnomalibModule):
@@ -86,6 +94,9 @@ class TiledEnsemble(AnomalibModule):
             visualizer=ImageVisualizer(field_size=(grid.image_size.width, grid.image_size.height)),
         )
         self.grid = grid
+        pixels = uninspected_pixels(grid)
+        self.uninspected: torch.Tensor | None
+        self.register_buffer("uninspected", None if pixels is None else torch.from_numpy(pixels), persistent=False)
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
@@ -187,7 +198,7 @@ class TiledEnsemble(AnomalibModule):
             if self.stages.threshold_at == "image":
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 labels = decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
-                masks = decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
+                masks = raw.called(decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel))
         return InferenceBatch(
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
@@ -238,6 +249,7 @@ class Merging:
         self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
         self.shape = (batch, 1, *self.grid.image_size)
         self.device = ensemble.device
+        self.uninspected = ensemble.uninspected
         self.scores: list[torch.Tensor] = []
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
@@ -274,10 +286,10 @@ class Merging:
 
     def finish(self) -> RawPrediction:
         """Merge, smooth and score."""
-        merger, smoother, scorer = self.stages.merger, self.stages.smoother, self.stages.scorer
-        maps = call_stage(merger, merger.finish, shape=self.shape)
+        smoother, scorer = self.stages.smoother, self.stages.scorer
+        maps = call_stage(self.stages.merger, self._merged, shape=self.shape)
         if smoother is not None and self.has_maps:
-            maps = call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape)
+            maps = self._filled(call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape))
         own_maps = maps if self.has_maps else None
         scores = call_stage(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
         return RawPrediction(
@@ -286,7 +298,18 @@ class Merging:
             has_maps=self.has_maps,
             labels=self.labels if self._thresholds_tiles else None,
             masks=self.masks if self._thresholds_tiles else None,
+            uninspected=self.uninspected,
         )
+
+    def _merged(self) -> torch.Tensor:
+        return self._filled(self.stages.merger.finish())
+
+    def _filled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Give pixels that no model sees the lowest score of the others in their image, whatever stands there."""
+        if self.uninspected is None:
+            return maps
+        lowest = maps.masked_fill(self.uninspected, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+        return torch.where(self.uninspected, lowest, maps)
 
 
 def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:

@@ -9,7 +9,8 @@
     ├── RunFolderError          the run folder is incomplete, altered, or none at all
     ├── StorageError            the disk is full or cannot be written
     └── TrainingError           one or more tiles could not be trained
-        └── OutOfMemoryError    memory of a GPU or of the machine ran out
+        ├── OutOfMemoryError    memory of a GPU or of the machine ran out
+        └── UnfitLocationError  a model cannot be fitted on what the images show at one location
 
 A message says what must hold, what was given, and what to do.
 """
@@ -64,6 +65,13 @@ class OutOfMemoryError(TrainingError):
 
     of_machine = False
     """Whether it was that of the machine, which all processes share."""
+
+
+class UnfitLocationError(TrainingError):
+    """A model cannot be fitted on what the images show at one location."""
+
+    blank = False
+    """Whether the training images show nothing there, so that nothing follows for other locations."""
 
 
 def allowed_names(given: str, allowed: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from anomalib_tiled.class_metric import ClassMetric, Value
 from anomalib_tiled.metric_classes import read_metrics
 from anomalib_tiled.stages import curves
 from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
+from anomalib_tiled.uninspected import uninspected_pixels
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_tiled.config import MetricSettings, Plain, Settings
+    from anomalib_tiled.grid import TileGrid
 
+Number = TypeVar("Number", bound=np.generic)
 Curve = Callable[[ScoreCounts], "float | None"]
 Results = dict[str, Value]
 
@@ -71,19 +74,30 @@ class Measurements:
     Args:
         metrics: Names, class paths and arguments, for images and for pixels.
         raw: Whether scores keep the scale of the model, instead of lying between 0 and 1.
+        uninspected: Pixels that no model sees, shape (height, width): counts leave them out, and to other metrics they
+            are normal; ``None`` if there are none.
 
     Raises:
         ConfigurationError: There is no metric of that name, or it refuses its arguments.
     """
 
-    def __init__(self, metrics: MetricSettings, *, raw: bool = False) -> None:
+    def __init__(
+        self, metrics: MetricSettings, *, raw: bool = False, uninspected: NDArray[np.bool_] | None = None
+    ) -> None:
         self._image = _LevelMeasurements("image", metrics.image, ExactScores(), raw=raw)
-        self._pixel = _LevelMeasurements("pixel", metrics.pixel, ScoreDistribution(), raw=raw)
+        inspected = None if uninspected is None else ~uninspected
+        self._pixel = _LevelMeasurements("pixel", metrics.pixel, ScoreDistribution(), raw=raw, inspected=inspected)
 
     @classmethod
-    def of(cls, settings: Settings) -> Measurements:
-        """Make what a configuration asks for."""
-        return cls(settings.metrics, raw=settings.normalization.stage == "none")
+    def of(cls, settings: Settings, grid: TileGrid | None = None) -> Measurements:
+        """Make what a configuration asks for.
+
+        Args:
+            settings: The configuration.
+            grid: Its grid, where it is known which locations have a model.
+        """
+        uninspected = None if grid is None else uninspected_pixels(grid)
+        return cls(settings.metrics, raw=settings.normalization.stage == "none", uninspected=uninspected)
 
     def update(self, batch: ImageBatch) -> None:
         """Take in a batch of predictions with labels, and masks where there are any.
@@ -144,7 +158,13 @@ class _LevelMeasurements:
     """Metrics of images or of pixels."""
 
     def __init__(
-        self, level: str, metrics: tuple[str | dict[str, Plain], ...], scores: ScoreDistribution, *, raw: bool
+        self,
+        level: str,
+        metrics: tuple[str | dict[str, Plain], ...],
+        scores: ScoreDistribution,
+        *,
+        raw: bool,
+        inspected: NDArray[np.bool_] | None = None,
     ) -> None:
         specs = read_metrics(level, metrics)
         self._level = level
@@ -152,18 +172,24 @@ class _LevelMeasurements:
         self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in specs if not spec.is_counted}
         self._names = [spec.name for spec in specs]
         self._scores = scores
+        self._inspected = inspected
         self._decisions = Decisions()
         self._needs_regions = "AUPRO" in self._counted.values()
 
     def update(self, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]) -> None:
+        anomalous = anomalous if self._inspected is None else anomalous & self._inspected
         regions = _region_weights(anomalous) if self._needs_regions and anomalous.any() else None
-        self._scores.add(scores, anomalous, regions)
+        self._scores.add(self._seen(scores), self._seen(anomalous), None if regions is None else self._seen(regions))
         if decided is not None:
             self._decisions.add(_flags(decided), anomalous)
         if self._others:
             values, truth = torch.from_numpy(scores), torch.from_numpy(anomalous)
             for metric in self._others.values():
                 metric.update(values, None if decided is None else decided.bool().cpu(), truth)
+
+    def _seen(self, values: NDArray[Number]) -> NDArray[Number]:
+        """Leave pixels out that no model sees."""
+        return values if self._inspected is None else values[:, self._inspected]
 
     def compute(self) -> Results:
         if self._scores.empty:

@@ -14,12 +14,15 @@ Between two neighbouring cuts the set of covering tiles is constant. Interior cu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.errors import GridError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Size(NamedTuple):
@@ -73,6 +76,7 @@ class TileGrid:
         image_size: Height and width of the images in pixels.
         tile_size: Height and width of a tile in pixels.
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
+        left_out: Names of the locations that have no model, because none could be fitted there.
 
     Raises:
         GridError: A tile is larger than the image, or the stride is not between 1 and the tile size.
@@ -81,6 +85,7 @@ class TileGrid:
     image_size: Size
     tile_size: Size
     stride: Size
+    left_out: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -89,9 +94,22 @@ class TileGrid:
         ):
             _check_side(side, image, tile, stride)
 
+    def without(self, names: Iterable[str]) -> TileGrid:
+        """Give the same grid with these locations left out, and no others.
+
+        Args:
+            names: Names such as ``r00_c03``.
+        """
+        return replace(self, left_out=frozenset(names))
+
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """All tiles, row by row from the top left."""
+        """The locations that have a model, row by row from the top left."""
+        return tuple(tile for tile in self.locations if tile.name not in self.left_out)
+
+    @cached_property
+    def locations(self) -> tuple[Tile, ...]:
+        """All locations, row by row from the top left."""
         rows = _starts(self.image_size.height, self.tile_size.height, self.stride.height)
         columns = _starts(self.image_size.width, self.tile_size.width, self.stride.width)
         return tuple(
@@ -103,17 +121,17 @@ class TileGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of tile rows and tile columns."""
-        return self.tiles[-1].row + 1, self.tiles[-1].column + 1
+        return self.locations[-1].row + 1, self.locations[-1].column + 1
 
     @cached_property
     def row_cuts(self) -> tuple[int, ...]:
         """Pixel rows at which a tile begins or ends, the image's borders included."""
-        return tuple(sorted({edge for tile in self.tiles for edge in (tile.rows.start, tile.rows.stop)}))
+        return tuple(sorted({edge for tile in self.locations for edge in (tile.rows.start, tile.rows.stop)}))
 
     @cached_property
     def column_cuts(self) -> tuple[int, ...]:
         """Pixel columns at which a tile begins or ends, the image's borders included."""
-        return tuple(sorted({edge for tile in self.tiles for edge in (tile.columns.start, tile.columns.stop)}))
+        return tuple(sorted({edge for tile in self.locations for edge in (tile.columns.start, tile.columns.stop)}))
 
     @property
     def row_seams(self) -> tuple[int, ...]:
@@ -147,7 +165,7 @@ class TileGrid:
         Raises:
             GridError: The grid has no such tile.
         """
-        for tile in self.tiles:
+        for tile in self.locations:
             if tile.name == name:
                 return tile
         message = f"There is no tile {name!r} in this grid: it has {self.shape[0]} rows and {self.shape[1]} columns."

@@ -98,11 +98,11 @@ class TiledEnsemble(TensorEnsemble):
             opened.tile_models,
             stages=opened.stages,
             calibration=opened.calibration,
-            evaluator=StreamingEvaluator(partial(Measurements.of, run.settings)),
+            evaluator=StreamingEvaluator(partial(Measurements.of, run.settings, run.grid)),
         )
         image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
         ensemble._thresholds, notes = thresholds_of(run, PredictionSettings(threshold=image, pixel_threshold=pixel))
-        for note in notes:
+        for note in filter(None, (*notes, run.left_out_note())):
             warnings.warn(note, stacklevel=2)
         augmentations = run.datamodule.test_augmentations
         ensemble._augmentations = () if augmentations is None else (augmentations,)

@@ -19,7 +19,14 @@ from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.errors import ConfigurationError, DataError, StageError, TiledError, TrainingError
+from anomalib_tiled.errors import (
+    ConfigurationError,
+    DataError,
+    StageError,
+    TiledError,
+    TrainingError,
+    UnfitLocationError,
+)
 from anomalib_tiled.evaluation import Measurements, Results
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
@@ -42,6 +49,8 @@ from anomalib_tiled.training.failures import Failures
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import check_monitored, train_tile
+from anomalib_tiled.training.unfit import why_not_left_out
+from anomalib_tiled.uninspected import HiddenDefects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,8 +85,10 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, k
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):
             notes = _train_missing(run, named, workers, observers, Failures(keep_going))
+            run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
+        notes = [note for note in (run.left_out_note(), *notes) if note is not None]
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         keep_calibration(run, calibration)
         observers.tell("run_calibrated", run_folder=folder.path, calibration=calibration)
@@ -106,6 +117,7 @@ def _train_missing(
     if missing:
         download(run)
         check_monitored(run)
+    unfit: list[tuple[Tile, UnfitLocationError]] = []
     with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
             if outcome.error is None and run.folder.is_to_train(outcome.tile, run.settings.training_hash):
@@ -115,14 +127,20 @@ def _train_missing(
                 facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
                 observers.tell("tile_trained", run_folder=run.folder.path, **facts)
                 continue
-            run.folder.write_failure(outcome.tile, failures.add(outcome.tile, outcome.error))
+            if isinstance(outcome.error, UnfitLocationError) and not run.folder.has_record(outcome.tile):
+                unfit.append((outcome.tile, outcome.error))
+            fitted = any(map(run.folder.has_record, run.grid.locations))
+            run.folder.write_failure(outcome.tile, failures.add(outcome.tile, outcome.error, others_fitted=fitted))
             if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles
                 raise outcome.error
             if failures.are_alike:
                 break
-    if failures:
+    refusal = why_not_left_out(run, [error for _, error in unfit]) if unfit else None
+    if refusal is not None or len(unfit) < len(failures):
         left = len(run.folder.to_train(run.grid))
-        raise TrainingError(failures.message(run.folder, run.grid.tiles, left))
+        raise TrainingError(failures.message(run.folder, run.grid.tiles, left, refusal))
+    for tile, error in unfit:
+        run.folder.leave_out(tile, str(error))
     return [] if note is None else [note]
 
 
@@ -160,7 +178,10 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            return _test(run, observers, output or folder.path)
+            measured = _test(run, observers, output or folder.path)
+    # Notes on the run's own images were said by fit.
+    notes = () if data is None else depth_notes(sample.image_path for sample in run.split.subset("test"))
+    return replace(measured, notes=(*measured.notes, *notes))
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:
@@ -168,7 +189,8 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         raise DataError(message)
     ensemble = run.calibrated_ensemble()
-    measurements, tiles = Measurements.of(run.settings), TileMeasurements(run.grid)
+    measurements, tiles = Measurements.of(run.settings, run.grid), TileMeasurements(run.grid)
+    hidden = HiddenDefects(run.grid)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
@@ -180,14 +202,16 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             batch.update(**fields)
             measurements.update(batch)
             tiles.update(batch)
+            hidden.update(batch)
             write_scores(batch)
             if run.settings.visualize:
                 draw(batch)
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    notes = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
-    measured = Measured(measurements.compute(), tiles.results(), notes)
+    of_images = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
+    notes = [note for note in (run.left_out_note(), hidden.note(), *of_images) if note is not None]
+    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))
@@ -255,8 +279,8 @@ class TileStatus:
 
     Args:
         tile: The tile.
-        state: ``done``, ``failed`` or ``missing``.
-        detail: Why it failed, if it did; or that it is to be trained again.
+        state: ``done``, ``left out``, ``failed`` or ``missing``.
+        detail: Why it failed or is left out, if it did or is; or that it is to be trained again.
     """
 
     tile: Tile
@@ -265,18 +289,22 @@ class TileStatus:
 
 
 def status(folder: RunFolder) -> list[TileStatus]:
-    """Say of each tile whether it is done, missing or failed.
+    """Say of each tile whether it is done, left out, missing or failed.
 
     Raises:
         RunFolderError: The configuration or what is noted of a tile was altered.
     """
     settings = folder.settings()
-    return [_status_of(folder, tile, settings.training_hash) for tile in grid_of(settings.tiling).tiles]
+    grid = grid_of(settings.tiling)
+    left_out = folder.left_out(grid)
+    return [_status_of(folder, tile, settings.training_hash, left_out.get(tile.name)) for tile in grid.tiles]
 
 
-def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
+def _status_of(folder: RunFolder, tile: Tile, configuration: str, left_out: str | None) -> TileStatus:
     failure = folder.failure(tile)
+    again = ["to be trained again"] if folder.again_file(tile).is_file() else []
     if folder.is_done(tile, configuration):
-        again = ["to be trained again"] if folder.again_file(tile).is_file() else []
         return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
+    if left_out is not None:
+        return TileStatus(tile, "left out", "; ".join([*again, left_out]))
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")

@@ -33,6 +33,7 @@ from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.tile_models import TileModels
 from anomalib_tiled.trusted_checkpoints import TrustedCheckpoints
+from anomalib_tiled.uninspected import left_out_note
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
@@ -94,12 +95,17 @@ class Run:
         settings = folder.settings()
         folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
+        grid = grid.without(folder.left_out(grid))
         source = open_source(split, grid, settings.cache_directory, build=build_cache)
         return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))
 
     def __reduce__(self) -> tuple[Callable[[RunFolder], Run], tuple[RunFolder]]:
         """Travel to another process as the name of the folder, which holds everything."""
         return Run.open, (self.folder,)
+
+    def without_left_out(self) -> Run:
+        """Give the same run with the tiles that it has now, after its training."""
+        return replace(self, grid=self.grid.without(self.folder.left_out(self.grid)))
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
@@ -182,7 +188,7 @@ class Run:
             self.tile_models(share=share),
             stages=Stages.build(self.settings),
             calibration=calibration,
-            evaluator=StreamingEvaluator(partial(Measurements.of, self.settings)),
+            evaluator=StreamingEvaluator(partial(Measurements.of, self.settings, self.grid)),
         )
         return ensemble.to(self.device() if device == AUTO else device_named(device)).eval()
 
@@ -236,6 +242,10 @@ class Run:
             names, path = ", ".join(tile.name for tile in missing), self.folder.path
             message = f"{path} lacks {len(missing)} tiles: {names}. Train them: `anomalib tiled fit --ckpt_dir {path}`."
             raise RunFolderError(message)
+
+    def left_out_note(self) -> str | None:
+        """Say which locations have no model; ``None`` if all have one."""
+        return left_out_note(self.grid, self.folder.left_out(self.grid))
 
     def check_changed(self) -> None:
         """Compare the checkpoints to what they were that seem to have been changed, so that it is known at once.

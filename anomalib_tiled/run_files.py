@@ -96,6 +96,10 @@ class RunFiles:
         """Note that training a tile failed, and why."""
         return self.path / "tiles" / f"{tile.name}.failed.json"
 
+    def left_out_file(self, tile: Tile) -> Path:
+        """Note that a location has no model, because none can be fitted there, and why."""
+        return self.path / "tiles" / f"{tile.name}.left_out.json"
+
     def again_file(self, tile: Tile) -> Path:
         """Note that a tile is to be trained again; until that is done, what it was trained to be stays."""
         return self.path / "tiles" / f"{tile.name}.again"

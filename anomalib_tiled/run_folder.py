@@ -216,7 +216,7 @@ class RunFolder(RunFiles):
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.again_file(tile)):
+        for note in (self.failure_file(tile), self.again_file(tile), self.left_out_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -253,6 +253,27 @@ class RunFolder(RunFiles):
         """Why the last training of a tile failed; ``None`` if it did not."""
         path = self.failure_file(tile)
         return str(read_json(path).get("error")) if path.is_file() else None
+
+    def leave_out(self, tile: Tile, reason: str) -> None:
+        """Note that a location has no model, because none can be fitted there."""
+        self.forget(tile)
+        content = {"error": reason, "configuration": self.settings().training_hash}
+        write_json(self.left_out_file(tile), content)
+        for note in (self.failure_file(tile), self.again_file(tile)):
+            note.unlink(missing_ok=True)
+
+    def left_out(self, grid: TileGrid) -> dict[str, str]:
+        """Give the locations that have no model, by their names, and why none could be fitted there."""
+        reasons = {tile.name: self._reason_left_out(tile) for tile in grid.locations}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason_left_out(self, tile: Tile) -> str | None:
+        """Say why a location has no model; ``None`` if it is to have one, or was tried with another configuration."""
+        if not (path := self.left_out_file(tile)).is_file():
+            return None
+        content, settings = read_json(path), self.settings()
+        settled = self.allow_altered or content.get("configuration") == settings.training_hash
+        return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
 
     def is_done(self, tile: Tile, configuration: str) -> bool:
         """Whether a tile is trained.
@@ -291,8 +312,9 @@ class RunFolder(RunFiles):
 
     def train_again(self, tiles: Iterable[Tile]) -> None:
         """Note that tiles are to be trained again; what they are stays until then, and can be used."""
-        for tile in filter(self.has_record, tiles):
-            write_text(self.again_file(tile), "")
+        for tile in tiles:
+            if self.has_record(tile) or self._reason_left_out(tile) is not None:
+                write_text(self.again_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
         """Count a tile as not trained, and with it what the stages learned from all, and what a test has found."""
@@ -322,8 +344,10 @@ class RunFolder(RunFiles):
     def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
         """Tiles that are not trained yet, are to be trained again, or are given."""
         configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.tiles if tile in again or self.is_to_train(tile, configuration))
+        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, configuration))
 
     def is_to_train(self, tile: Tile, configuration: str) -> bool:
         """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""
-        return self.again_file(tile).is_file() or not self.is_done(tile, configuration)
+        if self.again_file(tile).is_file():
+            return True
+        return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None

@@ -42,6 +42,7 @@ class TileResult:
         anomalous_min: Lowest score of an anomalous tile.
         missed: Anomalous tiles without a pixel that was called anomalous.
         false_alarms: Normal tiles with such a pixel.
+        left_out: Whether the location has no model; without overlap, all defects are missed there.
     """
 
     tile: str
@@ -57,6 +58,7 @@ class TileResult:
     anomalous_min: float | None
     missed: int | None
     false_alarms: int | None
+    left_out: bool = False
 
     @property
     def is_weak(self) -> bool:
@@ -76,12 +78,17 @@ class TileMeasurements:
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
         self._observed = {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
-        self._wrong = np.zeros((len(grid.tiles), 2), dtype=np.int64)
+        self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
+        self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give what has to be told the raw prediction of each tile of a batch."""
-        return partial(self._observe, *_known(batch))
+        known, truth = _known(batch)
+        for counted, tile in zip(self._images, self._grid.locations, strict=True):
+            anomalous = truth.cut(tile.rows, tile.columns).labels
+            counted += [len(anomalous), anomalous.sum()]
+        return partial(self._observe, known, truth)
 
     def update(self, batch: ImageBatch) -> None:
         """Count wrong decisions.
@@ -94,7 +101,7 @@ class TileMeasurements:
         self._decided = True
         known, truth = _known(batch)
         called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
-        for index, tile in enumerate(self._grid.tiles):
+        for index, tile in enumerate(self._grid.locations):
             anomalous = truth.cut(tile.rows, tile.columns).labels
             found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
             self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
@@ -102,8 +109,8 @@ class TileMeasurements:
     def results(self) -> list[TileResult]:
         """Give the tiles in the order of the grid."""
         return [
-            self._result(tile, missed, false_alarms)
-            for tile, (missed, false_alarms) in zip(self._grid.tiles, self._wrong.tolist(), strict=True)
+            self._result(tile, seen, wrong)
+            for tile, seen, wrong in zip(self._grid.locations, self._images.tolist(), self._wrong.tolist(), strict=True)
         ]
 
     def _observe(self, known: NDArray[np.intp], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
@@ -112,17 +119,17 @@ class TileMeasurements:
         maps = None if raw.maps is None else _chosen(raw.maps, known)
         self._observed[tile.name].add(_chosen(raw.scores, known), maps, truth.cut(tile.rows, tile.columns))
 
-    def _result(self, tile: Tile, missed: int, false_alarms: int) -> TileResult:
-        observed = self._observed[tile.name]
+    def _result(self, tile: Tile, seen: list[int], wrong: list[int]) -> TileResult:
+        observed = self._observed.get(tile.name, Observed())
         counts = observed.scores.counts()
         normal, anomalous = counts.lower[counts.normal > 0], counts.lower[counts.anomalous > 0]
-        images = int(counts.normal.sum() + counts.anomalous.sum())
+        (images, number_anomalous), (missed, false_alarms) = seen, wrong
         return TileResult(
             tile=tile.name,
             top=tile.rows.start,
             left=tile.columns.start,
             images=images,
-            anomalous=int(counts.anomalous.sum()),
+            anomalous=number_anomalous,
             image_auroc=curves.auroc(counts),
             pixel_auroc=curves.auroc(observed.maps.counts()),
             normal_mean=_mean(counts, counts.normal),
@@ -131,6 +138,7 @@ class TileMeasurements:
             anomalous_min=float(anomalous[0]) if anomalous.size else None,
             missed=missed if self._decided and images else None,
             false_alarms=false_alarms if self._decided and images else None,
+            left_out=tile.name in self._grid.left_out,
         )
 
 

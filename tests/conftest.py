@@ -206,6 +206,7 @@ def configuration() -> dict[str, object]:
         "cache": {"directory": "cache"},
         "visualize": True,
         "memory_budget": None,
+        "unfitted_tiles": "leave_out",
     }
 
 

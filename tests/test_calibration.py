@@ -132,3 +132,17 @@ def test_a_tile_is_anomalous_where_its_mask_is() -> None:
 def test_a_tile_without_masks_is_what_its_image_is() -> None:
     truth = Truth(np.array([False, True]), None)
     assert truth.cut(slice(0, 1), slice(0, 1)).labels.tolist() == [False, True]
+
+
+def test_nothing_is_learned_from_pixels_and_defects_that_no_model_sees() -> None:
+    observed = Observed(uninspected=np.array([[False, True]]))
+    observed.add(SCORES, MAPS, Truth.of(LABELS, MASKS, 3))
+    maps, scores = observed.maps.counts(), observed.scores.counts()
+    assert (maps.lower.tolist(), maps.anomalous.tolist()) == ([1, 10, 30], [0, 0, 0])
+    assert (scores.lower.tolist(), scores.anomalous.tolist()) == ([1, 2], [0, 0]), "its defect lies only there"
+
+
+def test_without_masks_nobody_knows_what_no_model_sees() -> None:
+    observed = Observed(uninspected=np.array([[False, True]]))
+    observed.add(SCORES, None, Truth.of(LABELS, None, 3))
+    assert observed.scores.counts().anomalous.tolist() == [0, 0, 1]

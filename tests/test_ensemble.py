@@ -16,16 +16,19 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Learned, Level, Observed, Stages, Truth
+from anomalib_tiled.decisions import Threshold, Thresholds
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages import merging
+from anomalib_tiled.stages.merging import Gaussian, Hann, Mean, Merger
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.seams import GaussianSeams
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 from anomalib_tiled.tile_model import TilePrediction
 from anomalib_tiled.tile_models import TileModels
+from anomalib_tiled.uninspected import uninspected_pixels
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 OVERLAPPING = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
@@ -331,3 +334,69 @@ def test_a_copy_of_an_ensemble_waits_for_nobody() -> None:
         copied = threads.submit(deepcopy(ensemble), IMAGES).result(timeout=60)
         assert not threads.submit(ensemble.turn._lock.acquire, blocking=False).result()
     assert torch.equal(copied.pred_score, ensemble(IMAGES).pred_score)
+
+
+LEFT_OUT = ("r00_c00", "r01_c02")
+MERGERS = [Mean(), Gaussian(), Hann(), merging.Max()]
+
+
+class Dividing(Merger):
+    """A merger of somebody else's, which counts on every pixel being covered."""
+
+    def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
+        self.maps = torch.zeros(2, batch, 1, *grid.image_size)
+
+    def add(self, tile: Tile, maps: torch.Tensor) -> None:
+        self.maps[0, ..., tile.rows, tile.columns] += maps
+        self.maps[1, ..., tile.rows, tile.columns] += 1
+
+    def finish(self) -> torch.Tensor:
+        return self.maps[0] / self.maps[1]
+
+
+@pytest.mark.parametrize("merger", [*MERGERS, Dividing()], ids=lambda merger: type(merger).__name__)
+@pytest.mark.parametrize("grid", [GRID, OVERLAPPING])
+def test_locations_without_a_model_change_nothing_elsewhere_and_have_the_lowest_score(
+    grid: TileGrid, merger: Merger
+) -> None:
+    stages = replace(STAGES, merger=merger, smoother=None)
+    lacking = grid.without(LEFT_OUT)
+    images = IMAGES.clone()
+    for tile in grid.locations:
+        if tile.name in LEFT_OUT:
+            images[..., tile.rows, tile.columns] += 1  # nobody looks
+    maps = make_ensemble(stages, grid=lacking)(images).anomaly_map
+    pixels = torch.from_numpy(uninspected_pixels(lacking))
+    torch.testing.assert_close(maps[..., ~pixels], images.mean(dim=1, keepdim=True)[..., ~pixels])
+    lowest = maps[..., ~pixels].amin(dim=(1, 2))
+    assert torch.equal(maps[:, 0, pixels], lowest[:, None].expand(-1, int(pixels.sum())))
+
+
+def test_the_score_of_an_image_is_that_of_the_tiles_with_a_model() -> None:
+    images = torch.zeros(2, 3, 8, 12)
+    images[0, :, :4, :4] = 0.9
+    images[1, :, :4, 4:8] = 0.5
+    ensemble = make_ensemble(replace(STAGES, scorer=Max()), grid=GRID.without(["r00_c00"]))
+    assert ensemble(images).pred_score.tolist() == [0, 0.5]
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_pixels_that_no_model_sees_are_never_called_anomalous(normalize_at: str, threshold_at: str) -> None:
+    stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at)
+    grid = GRID.without(LEFT_OUT)
+    ensemble = calibrated(stages, grid=grid)
+    bright = torch.ones(2, 3, 8, 12)  # anomalous everywhere, so that the lowest score is anomalous too
+    pixels = torch.from_numpy(uninspected_pixels(grid))
+    raw = ensemble.predict_raw(bright)
+    found = Thresholds(pixels=Threshold(-1.0, raw=True)).decide(raw, ensemble.decide(raw))
+    for mask in (ensemble(bright).pred_mask[:, 0], found.pred_mask[:, 0]):
+        assert torch.equal(mask, ~pixels.expand(2, -1, -1))
+
+
+def test_with_locations_left_out_one_image_at_a_time_is_a_whole_batch() -> None:
+    ensemble = calibrated(STAGES, grid=GRID.without(LEFT_OUT))
+    whole = ensemble(IMAGES)
+    for index, image in enumerate(IMAGES):
+        alone = ensemble(image[None])
+        torch.testing.assert_close(alone.anomaly_map[0], whole.anomaly_map[index], atol=1e-6, rtol=0)
+        assert torch.equal(alone.pred_mask[0], whole.pred_mask[index])

@@ -6,6 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import anomalib.metrics
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
@@ -194,3 +195,34 @@ def test_the_evaluator_logs_what_is_not_defined_as_nan() -> None:
     evaluator.on_test_batch_end(None, None, None, stream[0], 0)
     evaluator.on_test_epoch_end(None, SimpleNamespace(log=logged.__setitem__))
     assert math.isnan(logged["image_AUROC"])
+
+
+UNINSPECTED = np.zeros((24, 24), dtype=bool)
+UNINSPECTED[:, :6] = True
+"""Half of the first defect of `batches` lies there, and none of the second."""
+
+
+def cropped(batch: ImageBatch) -> ImageBatch:
+    """Give a batch of images that end where nothing is inspected."""
+    maps, masks = batch.anomaly_map[..., 6:], batch.gt_mask[..., 6:]
+    fields = {"gt_label": batch.gt_label, "pred_score": batch.pred_score, "pred_label": batch.pred_label}
+    return ImageBatch(image=torch.zeros(2, 3, 24, 18), gt_mask=masks, anomaly_map=maps, pred_mask=maps > 0.5, **fields)
+
+
+def test_pixels_that_no_model_sees_are_left_out_of_what_is_counted() -> None:
+    settings = MetricSettings(image=IMAGE, pixel=PIXEL)
+    measurements = Measurements(settings, uninspected=UNINSPECTED)
+    for batch in batches():
+        batch.pred_mask &= ~torch.from_numpy(UNINSPECTED)
+        measurements.update(batch)
+    assert measurements.compute() == measured(settings, [cropped(batch) for batch in batches()])
+
+
+def test_to_other_metrics_they_are_normal() -> None:
+    settings = MetricSettings(image=(), pixel=("torchmetrics.classification.BinaryRecall",))
+    measurements = Measurements(settings, uninspected=UNINSPECTED)
+    for batch in batches():
+        batch.pred_mask = batch.gt_mask & ~torch.from_numpy(UNINSPECTED)
+        batch.anomaly_map = batch.pred_mask.float()
+        measurements.update(batch)
+    assert measurements.compute() == {"pixel_BinaryRecall": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from anomalib_tiled.errors import (
     StageError,
     StorageError,
     TrainingError,
+    UnfitLocationError,
 )
+from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.layout import grid_of
 from anomalib_tiled.lock import locked
@@ -349,3 +352,144 @@ def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     }
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
         run[command]()
+
+
+def fails_at(*names: str, blank: bool = True, others: str | None = None) -> Callable[[Run, Tile], None]:
+    """Stand in for a model that cannot be fitted on some tiles, and for another failure on one."""
+
+    def train(run: Run, tile: Tile) -> None:
+        if tile.name in names:
+            error = UnfitLocationError("Padim cannot be fitted on these tiles: singular")
+            error.blank = blank
+            raise error
+        if tile.name == others:
+            message = "out of luck"
+            raise RuntimeError(message)
+        record(run.folder, tile.name)
+
+    return train
+
+
+NOTE = "tiles are left out: {} (Padim cannot be fitted on these tiles: singular). {} are not inspected: no defect"
+
+
+def fitted(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, train: object, again: Sequence[str] = ()) -> list[str]:
+    """Fit, and give the names of the tiles that calibration knows, and what is noted."""
+    calibrated: list[str] = []
+
+    def calibrate(run: Run) -> Calibration:
+        calibrated.extend(tile.name for tile in run.grid.tiles)
+        return Calibration(notes=("learned",))
+
+    monkeypatch.setattr(pipeline, "train_tile", train)
+    monkeypatch.setattr(pipeline, "calibrate", calibrate)
+    notes = pipeline.fit(folder, Observers(), again).notes
+    return [*calibrated, *notes]
+
+
+def test_locations_on_which_the_model_cannot_be_fitted_are_left_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = preparation.prepare(settings)
+    *tiles, note, learned = fitted(monkeypatch, folder, fails_at("r00_c00", "r01_c00"))
+    assert tiles == ["r00_c01", "r00_c02", "r01_c01", "r01_c02"]
+    assert note.startswith("2 of 6 " + NOTE.format("r00_c00, r01_c00", "32 pixels of an image (33.3 %)"))
+    assert learned == "learned"
+    reason = "Padim cannot be fitted on these tiles: singular"
+    assert states(folder) == [("left out", reason), ("done", ""), ("done", "")] * 2
+    left_out = grid_of(folder.settings().tiling).locations[0]
+    assert read_json(folder.left_out_file(left_out)) == {
+        "error": reason,
+        "configuration": folder.settings().training_hash,
+    }
+    assert folder.failure(left_out) is None
+
+
+def never(run: Run, tile: Tile) -> None:
+    pytest.fail(f"{tile.name} is trained again")
+
+
+def test_a_location_that_is_left_out_is_settled(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    said = fitted(monkeypatch, folder, fails_at("r00_c00"))
+    assert fitted(monkeypatch, folder, never) == said
+
+
+def test_it_may_be_tried_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    said = fitted(monkeypatch, folder, fails_at("r00_c00"))
+    assert fitted(monkeypatch, folder, fails_at("r00_c00"), ["r00_c00"]) == said
+    with pytest.raises(TrainingError, match="out of luck"):
+        fitted(monkeypatch, folder, fails_at(others="r00_c00"), ["r00_c00"])
+    state, detail = states(folder)[0]
+    assert (state, detail.partition(";")[0]) == ("left out", "to be trained again")
+    *tiles, note = fitted(monkeypatch, folder, fails_at())
+    assert (tiles, note) == (TILES, "learned")
+    assert states(folder) == [("done", "")] * 6
+
+
+def test_a_fit_that_was_stopped_knows_what_it_has_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    unfit = fails_at("r00_c00")
+
+    def stopped(run: Run, tile: Tile) -> None:
+        if tile.name == "r00_c02":
+            raise KeyboardInterrupt
+        unfit(run, tile)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(monkeypatch, folder, stopped)
+    assert states(folder)[0] == ("failed", "Padim cannot be fitted on these tiles: singular")
+    *tiles, note, _ = fitted(monkeypatch, folder, unfit)
+    assert tiles == TILES[1:]
+    assert note.startswith("1 of 6 tiles are left out: r00_c00")
+
+
+def failure(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, train: object, again: Sequence[str] = ()) -> list[str]:
+    """Fit, and give the lines of the error, but the first."""
+    with pytest.raises(TrainingError) as raised:
+        fitted(monkeypatch, folder, train, again)
+    assert not any("left out" in state for state, _ in states(folder))
+    return str(raised.value).splitlines()[1:]
+
+
+def test_locations_are_not_left_out_where_they_are_not_to_blame(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = preparation.prepare(settings)
+    cause = f"r00_c00: Padim cannot be fitted on these tiles: singular (log: {folder.path / 'logs' / 'r00_c00.log'})"
+    others = f"r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c01.log'})"
+    assert failure(monkeypatch, folder, fails_at("r00_c00", others="r00_c01"))[:2] == [cause, others]
+    all_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES))
+    assert all_fail[1].startswith("No tile could be fitted, so the cause is the model")
+    most_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES[2:], blank=False))
+    assert most_fail[1].startswith("4 tiles that show something could not be fitted, and only 2 could, so the cause is")
+
+
+def test_a_tile_that_has_a_model_keeps_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    fitted(monkeypatch, folder, fails_at())
+    failure(monkeypatch, folder, fails_at("r00_c00"), ["r00_c00"])
+    assert states(folder)[0][0] == "done"
+
+
+def test_leaving_out_may_be_forbidden(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(replace(settings, unfitted_tiles="error"))
+    lines = failure(monkeypatch, folder, fails_at("r00_c00"))
+    assert lines[1] == "To leave out the locations on which the model cannot be fitted: unfitted_tiles: leave_out."
+    folder.config_file.write_text(replace(folder.settings(), unfitted_tiles="leave_out").to_yaml())
+    assert fitted(monkeypatch, folder, fails_at("r00_c00"))[:-2] == TILES[1:]
+    folder.config_file.write_text(replace(folder.settings(), unfitted_tiles="error").to_yaml())
+    failure(monkeypatch, folder, fails_at("r00_c00"))
+
+
+def test_a_location_that_was_left_out_with_another_configuration_is_tried(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = preparation.prepare(settings)
+    fitted(monkeypatch, folder, fails_at(*TILES[1:]))
+    record_file = folder.record_file(grid_of(folder.settings().tiling).locations[0])
+    record_file.unlink()
+    folder.config_file.write_text(replace(folder.settings(), seed_everything=8).to_yaml())
+    assert states(folder) == [("missing", "")] * 6
+    assert fitted(monkeypatch, folder, fails_at()) == [*TILES, "learned"]

@@ -101,3 +101,18 @@ def test_the_weakest_come_first() -> None:
     assert [each.tile for each in weakest(results, 9)] == ["blind", "alarming", "blurred", "missing"]
     assert weakest(results, 1) == [blind]
     assert weakest([GOOD], 5) == []
+
+
+def test_a_location_without_a_model_has_no_scores_and_its_defects_are_missed() -> None:
+    lacking = GRID.without(["r00_c00"])
+    measurements = TileMeasurements(lacking)
+    batch = images("l", "", "r", pred_mask=torch.zeros(3, 4, 8, dtype=torch.bool))
+    [tile] = lacking.tiles
+    measurements.watch(batch)(tile, TilePrediction(torch.tensor([1.0, 1.0, 2.0]), None))
+    measurements.update(batch)
+    left, right = measurements.results()
+    assert left == TileResult(
+        "r00_c00", 0, 0, 3, 1, None, None, None, None, None, None, missed=1, false_alarms=0, left_out=True
+    )
+    assert (right.image_auroc, right.missed, right.left_out) == (1.0, 1, False)
+    assert left in weakest([left, right], 2)

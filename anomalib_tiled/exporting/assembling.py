@@ -30,19 +30,22 @@ IN_PLACE = ("start", "add", "finish")
 """Methods of the mergers that come with the package, whose results are known here."""
 
 
-def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join) -> torch.Tensor:
+def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join, nothing: float = 0) -> torch.Tensor:
     """Join tiles to images.
 
     Args:
         grid: Where the tiles lie.
         tiles: What each tile has, by its name, shape (..., tile height, tile width).
         join: Joins what two tiles have where both lie; the order must not matter.
+        nothing: What locations without a tile have: joined with anything else, it changes nothing.
 
     Returns:
         Shape (..., image height, image width).
     """
+    if grid.left_out:
+        tiles = {**tiles, **dict.fromkeys(grid.left_out, torch.full_like(next(iter(tiles.values())), nothing))}
     strips: list[Piece] = []
-    for _, row in groupby(grid.tiles, key=lambda tile: tile.row):
+    for _, row in groupby(grid.locations, key=lambda tile: tile.row):
         of_row = list(row)
         strip = _joined([(tile.columns, tiles[tile.name]) for tile in of_row], -1, join)
         strips.append((of_row[0].rows, strip))
@@ -74,7 +77,8 @@ class AssembledMean(Merger):
         window = merger.window(grid.tile_size)
         self.overlapping = any(len(cuts) > tiles + 1 for cuts, tiles in _cuts_and_tiles(grid))
         self.window = window
-        self.weights = assembled(grid, {tile.name: window for tile in grid.tiles}, torch.add)
+        weights = assembled(grid, {tile.name: window for tile in grid.tiles}, torch.add)
+        self.weights = weights.masked_fill(weights == 0, 1)  # where no tile lies
 
     def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
         """Begin without tiles."""
@@ -107,7 +111,7 @@ class AssembledMax(Merger):
 
     def finish(self) -> torch.Tensor:
         """Join by taking the higher one."""
-        return assembled(self._grid, self._tiles, torch.maximum)
+        return assembled(self._grid, self._tiles, torch.maximum, -torch.inf)
 
 
 def for_graphs(merger: Merger, grid: TileGrid) -> Merger:

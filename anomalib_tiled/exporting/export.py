@@ -133,9 +133,10 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         augmenting = _augmenting(run, asked, _folder(work / "augmentations"))
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if asked.per_tile else sys.maxsize  # the graph of a whole one holds all models
-        if len(ensemble.grid.tiles) > REHEARSED**2:
+        first = _first_tiles(ensemble)
+        if len(ensemble.grid.tiles) > REHEARSED**2 and first.grid.tiles:
             rehearsal = _folder(work / "rehearsal")
-            _check(_first_tiles(ensemble), asked, rehearsal, _random_images(_first_tiles(ensemble), asked.dtype))
+            _check(first, asked, rehearsal, _random_images(first, asked.dtype))
             shutil.rmtree(rehearsal)
         real = _real_images(run, asked.dtype)
         batches = [*_random_images(ensemble, asked.dtype), *real]
@@ -238,7 +239,7 @@ def _first_tiles(ensemble: TiledEnsemble) -> TiledEnsemble:
         for image, tile, stride in zip(grid.image_size, grid.tile_size, grid.stride, strict=True)
     ]
     return TiledEnsemble(
-        TileGrid(Size(*sides), grid.tile_size, grid.stride),
+        TileGrid(Size(*sides), grid.tile_size, grid.stride, grid.left_out),
         ensemble.tile_models,
         stages=ensemble.stages,
         calibration=ensemble.calibration,

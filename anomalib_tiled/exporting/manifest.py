@@ -85,6 +85,7 @@ def described(run: Run, ensemble: TiledEnsemble, graph: Graph, dtype: torch.dtyp
             "tiles": [
                 {"name": tile.name, "top": tile.rows.start, "left": tile.columns.start} for tile in ensemble.grid.tiles
             ],
+            "left_out": sorted(ensemble.grid.left_out),
         },
         "calibration": None if calibration is None else calibration.to_json(),
         "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},

@@ -124,7 +124,14 @@ class Redecision:
 
     def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:
         maps = self._recording.read_map(path)[None, None]
-        raw = RawPrediction(torch.tensor([image.raw_score]), maps, has_maps=True, labels=None, masks=None)
+        raw = RawPrediction(
+            scores=torch.tensor([image.raw_score]),
+            maps=maps,
+            has_maps=True,
+            labels=None,
+            masks=None,
+            uninspected=self._ensemble.uninspected,
+        )
         decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
         batch = ImageBatch(
             image=torch.zeros(1, 3, *maps.shape[-2:]),  # pictures show the file itself

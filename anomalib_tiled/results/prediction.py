@@ -98,7 +98,7 @@ class Prediction:
             report(f"warning: {remark}")
         ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
         thresholds, notes = thresholds_of(run, request.settings)
-        for note in notes:
+        for note in filter(None, (*notes, run.left_out_note())):
             report(f"Note: {note}")
         recording = Recording.open(run, request, images)
         return cls(ensemble, thresholds, recording=recording, images=images, report=report)

@@ -29,6 +29,7 @@ SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label")
 TILE_COLUMNS = (
     *("tile", "top", "left", "images", "anomalous", "image_AUROC", "pixel_AUROC"),
     *("normal_mean", "normal_max", "anomalous_mean", "anomalous_min", "missed", "false_alarms"),
+    "left_out",
 )
 SHOWN = 4
 """Numbers of a list that are shown in the terminal."""
@@ -113,6 +114,8 @@ def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
 def _written(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.9g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else str(value)
 
 

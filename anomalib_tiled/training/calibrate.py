@@ -19,13 +19,16 @@ from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.leftovers import remove_results
 from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.training.predicting import predictable, remove_outdated
+from anomalib_tiled.uninspected import uninspected_pixels
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from anomalib_tiled.calibration import Level, Stages
     from anomalib_tiled.data.split import Split
@@ -72,7 +75,8 @@ def learn(
         on_images: Told the scores of whole images on the scale that they are predicted on, if they have been seen.
         masks_known: Whether to learn from masks; a defect without a mask then teaches nothing of tiles and pixels.
     """
-    stages, observe = ensemble.stages, partial(_observe, masks_known=masks_known)
+    stages = ensemble.stages
+    observe = partial(_observe, uninspected=uninspected_pixels(ensemble.grid), masks_known=masks_known)
     names = [tile.name for tile in ensemble.grid.tiles] if stages.learn_from_tiles else []
     tiles = {name: Observed(tile_bits(len(names))) for name in names}
     image = observe(tiles, images())
@@ -149,9 +153,15 @@ def _validation_images(run: Run, ensemble: TiledEnsemble) -> Iterable[Predictabl
     return predictable(run, ensemble, run.calibration_images(), run.folder.predictions, "Calibrating")
 
 
-def _observe(tiles: dict[str, Observed], images: Iterable[Predictable], *, masks_known: bool) -> Observed:
+def _observe(
+    tiles: dict[str, Observed],
+    images: Iterable[Predictable],
+    *,
+    uninspected: NDArray[np.bool_] | None,
+    masks_known: bool,
+) -> Observed:
     """Count the scores of images, and of those tiles that there are distributions for."""
-    image = Observed()
+    image = Observed(uninspected=uninspected)
     for batch, predict in images:
         number = len(cast("torch.Tensor", batch.image))
         truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, number)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import OutOfMemoryError
+from anomalib_tiled.errors import OutOfMemoryError, UnfitLocationError
 from anomalib_tiled.training.worker_process import UnsentError, WorkerError, has_failed_for_good
 
 if TYPE_CHECKING:
@@ -31,45 +31,54 @@ class Failures:
     _tiles: dict[str, list[Tile]] = field(default_factory=dict)
     _lasting: Counter[str] = field(default_factory=Counter)
 
-    def add(self, tile: Tile, error: Exception) -> str:
-        """Take in a failure, and give the reason as it is noted of the tile."""
-        reason = f"{type(error).__name__}: {error}"
+    def add(self, tile: Tile, error: Exception, *, others_fitted: bool) -> str:
+        """Take in a failure, and give the reason as it is noted of the tile.
+
+        Args:
+            tile: The tile.
+            error: Why it failed.
+            others_fitted: Whether the model could be fitted on another tile.
+        """
+        reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
         kind = reason.replace(tile.name, "the tile")
         alike = next((known for known in self._tiles if _kind(known, self._tiles[known]) == kind), reason)
         self._tiles.setdefault(alike, []).append(tile)
-        self._lasting[alike] += not _passes(error)
+        of_location = isinstance(error, UnfitLocationError) and (error.blank or others_fitted)
+        self._lasting[alike] += not of_location and not _passes(error)
         return reason
 
-    def __bool__(self) -> bool:
-        """Whether a tile could not be trained."""
-        return bool(self._tiles)
+    def __len__(self) -> int:
+        """Number of tiles that could not be trained."""
+        return sum(map(len, self._tiles.values()))
 
     @property
     def are_alike(self) -> bool:
         """Whether no other tile should be tried, because the same reason would be in its way."""
         return not self.keep_going and any(number >= ALIKE for number in self._lasting.values())
 
-    def message(self, folder: RunFolder, tiles: Sequence[Tile], left: int) -> str:
+    def message(self, folder: RunFolder, tiles: Sequence[Tile], left: int, refusal: str | None = None) -> str:
         """Say which tiles failed for which reason, and how to go on.
 
         Args:
             folder: The run.
             tiles: All tiles of the run.
             left: Number of those that are still to be trained.
+            refusal: Why locations on which the model cannot be fitted are not left out; ``None`` if there are none.
         """
         causes = [
             f"{', '.join(tile.name for tile in failed)}: {reason} (log: {folder.tile_log(failed[0])})"
             for reason, failed in self._tiles.items()
         ]
-        return "\n".join([self._heading(len(tiles), left), *causes, *_advice(folder, tiles, stopped=self.are_alike)])
+        refusals = [] if refusal is None else [refusal]
+        advice = _advice(folder, tiles, stopped=self.are_alike)
+        return "\n".join([self._heading(len(tiles), left), *causes, *refusals, *advice])
 
     def _heading(self, number: int, left: int) -> str:
-        failed = sum(map(len, self._tiles.values()))
         if not self.are_alike:
-            return f"{failed} tiles could not be trained; all others are done."
+            return f"{len(self)} tiles could not be trained; all others are done."
         return (
-            f"{failed} tiles could not be trained, and no other is tried, because {ALIKE} failed for the same reason: "
-            f"{number - left} of {number} tiles are done, {left} are left."
+            f"{len(self)} tiles could not be trained, and no other is tried, because {ALIKE} failed for the same "
+            f"reason: {number - left} of {number} tiles are done, {left} are left."
         )
 
 

@@ -47,6 +47,7 @@ from anomalib_tiled.training.monitors import (
 )
 from anomalib_tiled.training.predicting import predict_trained
 from anomalib_tiled.training.seen_images import noted_fingerprint
+from anomalib_tiled.training.unfit import naming_unfit_locations, unfit_location
 from anomalib_tiled.workers import SMALLER
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     ours = [*giving_back(model, run.settings), _no_checkpoints()]
     engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
     sharing = Sharing(run.folder.checkpoint(tile).parent, model)
-    with _own_precision(model, str(arguments.get("precision"))):
-        engine.fit(model, datamodule=cast("AnomalibDataModule", data))
-    if not any(map(run.folder.has_record, run.grid.tiles)):
-        _try_out(model, tile, data)
+    with naming_unfit_locations(run, tile):
+        with _own_precision(model, str(arguments.get("precision"))):
+            engine.fit(model, datamodule=cast("AnomalibDataModule", data))
+        _try_out(run, tile, model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(path := run.folder.checkpoint(tile)) as temporary:
         seal = write_tensors(checkpoint, temporary)
@@ -151,18 +152,22 @@ def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) 
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
 
-def _try_out(model: AnomalibModule, tile: Tile, data: TileDataModule) -> None:
-    """Predict two tiles, so that a model that cannot is known after its first tile, not after the last.
+def _try_out(run: Run, tile: Tile, model: AnomalibModule, data: TileDataModule) -> None:
+    """Predict a tile, of the first location two, so that a model that cannot is known after it, not after the last.
 
     Raises:
         ConfigurationError: The predictions cannot be used.
+        UnfitLocationError: They cannot on this location.
     """
-    training = model.training
-    prediction = predict_tile(model.eval(), data.example(2).to(model.device))
+    training, is_first = model.training, not any(map(run.folder.has_record, run.grid.locations))
+    prediction = predict_tile(model.eval(), data.example(2 if is_first else 1).to(model.device))
     model.train(training)
     try:
         check_finite(tile, prediction)
     except NotFiniteError as error:
+        unfit = unfit_location(run, tile, "its predictions are infinities or NaN")
+        if unfit.blank or not is_first:
+            raise unfit from error
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
             "so no other is trained. Fit with other settings, for example a lower learning rate."

@@ -8,6 +8,7 @@ import torch
 from anomalib_tiled.exporting.assembling import assembled, for_graphs
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.merging import Gaussian, Hann, Max, Mean, Merger
+from anomalib_tiled.uninspected import uninspected_pixels
 
 
 class Last(Max):
@@ -25,11 +26,23 @@ def merged(merger: Merger, grid: TileGrid) -> torch.Tensor:
     return merger.finish()
 
 
-@pytest.mark.parametrize("merger", [Mean(), Gaussian(0.3), Hann(), Max()], ids=lambda each: type(each).__name__)
+EACH = pytest.mark.parametrize("merger", [Mean(), Gaussian(0.3), Hann(), Max()], ids=lambda each: type(each).__name__)
+
+
+@EACH
 def test_mergers_for_graphs_give_the_same_maps(merger: Merger, grid: TileGrid) -> None:
     replaced = for_graphs(merger, grid)
     assert replaced is not merger
     torch.testing.assert_close(merged(replaced, grid), merged(merger, grid), rtol=1e-6, atol=1e-6)
+
+
+@EACH
+def test_mergers_for_graphs_leave_the_same_locations_out(merger: Merger, grid: TileGrid) -> None:
+    if len(grid.tiles) > 1:
+        lacking = grid.without([grid.tiles[0].name])
+        seen = ~torch.from_numpy(uninspected_pixels(lacking))
+        found, expected = (merged(each, lacking)[..., seen] for each in (for_graphs(merger, lacking), merger))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_merger_with_a_rule_of_its_own_is_left_alone(grid: TileGrid) -> None:

@@ -18,6 +18,10 @@ from anomalib_tiled.exporting.modules import (
     naming_model,
     scaled,
 )
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.stages.merging import Max, Mean, Merger
+
+GRID = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
 
 Make = Callable[..., TiledEnsemble]
 
@@ -34,6 +38,21 @@ def test_all_places_of_normalization_and_thresholding_give_the_same(
     make_ensemble: Make, images: torch.Tensor, normalize_at: str, threshold_at: str, *, maps: bool
 ) -> None:
     ensemble = make_ensemble(normalize_at=normalize_at, threshold_at=threshold_at, maps=maps)
+    expected = {name: values for name, values in ensemble(images)._asdict().items() if values is not None}
+    found = whole(ensemble)(images)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize("threshold_at", ["tile", "image"])
+@pytest.mark.parametrize("merger", [Mean(), Max()], ids=lambda each: type(each).__name__)
+def test_locations_without_a_model_are_left_out_too(
+    make_ensemble: Make, images: torch.Tensor, merger: Merger, threshold_at: str, *, maps: bool
+) -> None:
+    grid = GRID.without(["r00_c00", "r01_c02"])
+    ensemble = make_ensemble(grid, threshold_at=threshold_at, merger=merger, maps=maps)
     expected = {name: values for name, values in ensemble(images)._asdict().items() if values is not None}
     found = whole(ensemble)(images)
     assert list(found) == list(expected)

@@ -159,8 +159,9 @@ def test_tiles_are_written_with_nothing_where_something_is_not_defined(tmp_path:
         "anomalous_min": "0.5",
         "missed": "1",
         "false_alarms": "0",
+        "left_out": "no",
     }
-    assert second == ["r00_c01", "0", "256", "2", "0", "", "", "0.125", "0.5", "", "", "", ""]
+    assert second == ["r00_c01", "0", "256", "2", "0", "", "", "0.125", "0.5", "", "", "", "", "no"]
 
 
 def test_tiles_are_shown_with_what_went_wrong() -> None:

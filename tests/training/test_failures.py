@@ -15,7 +15,7 @@ ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 def after(*errors: Exception, keep_going: bool = False) -> Failures:
     failures = Failures(keep_going)
     for tile, error in zip((ONE, TWO, THREE), errors, strict=False):
-        failures.add(tile, error)
+        failures.add(tile, error, others_fitted=False)
     return failures
 
 
@@ -52,5 +52,5 @@ def test_what_may_pass_stops_nothing(error: Exception) -> None:
 def test_the_reason_names_the_error() -> None:
     failures = Failures()
     assert not failures
-    assert failures.add(ONE, ValueError("too small")) == "ValueError: too small"
+    assert failures.add(ONE, ValueError("too small"), others_fitted=False) == "ValueError: too small"
     assert failures

@@ -20,10 +20,11 @@ from anomalib.data import Folder, ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import ConfigurationError, StorageError
+from anomalib_tiled.errors import ConfigurationError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
 from anomalib_tiled.system_errors import storage_errors
@@ -357,9 +358,11 @@ def test_an_exit_of_the_model_is_no_interrupt(make_run: MakeRun) -> None:
     assert not files(run.folder.path / "tiles")
 
 
-def test_a_failure_comes_out_as_it_is_and_leaves_no_checkpoint(make_run: MakeRun) -> None:
+def test_a_failure_of_the_model_names_its_cause_and_leaves_no_checkpoint(make_run: MakeRun) -> None:
     run = make_run(Failing)
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(
+        UnfitLocationError, match=r"^Failing cannot be fitted on these tiles: RuntimeError: out of luck$"
+    ):
         train_tile(run, first(run))
     log = run.folder.tile_log(first(run)).read_text()
     assert "Training tile r00_c00 failed.\n  | Traceback" in log
@@ -386,19 +389,43 @@ def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
     assert not list((run.folder.path / "tiles").iterdir())
 
 
-def test_a_later_tile_whose_predictions_are_no_numbers_is_trained_all_the_same(
+def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fit which goes on does not train it again and again; it is told when all are trained."""
     monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(training, "_try_out", lambda *_: None)
     run = make_run(Dividing)
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "_try_out", lambda *_: None)
+    train_tile(run, first(run))
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    assert "The model of tile r00_c00 predicts infinities or NaN." in run.folder.tile_log(first(run)).read_text()
+
+
+def test_a_model_whose_predictions_are_no_numbers_cannot_be_fitted_on_a_later_tile(make_run: MakeRun) -> None:
+    run = make_run(Dividing)
+    record = run.folder.record_file(run.grid.tiles[1])
+    record.parent.mkdir(exist_ok=True)
+    record.touch()
+    message = r"^Dividing cannot be fitted on these tiles: its predictions are infinities or NaN$"
+    with pytest.raises(UnfitLocationError, match=message) as raised:
         train_tile(run, first(run))
-    second = run.grid.tiles[1]
-    train_tile(run, second)
-    assert run.folder.is_done(second, run.settings.training_hash)
-    assert "The model of tile r00_c01 predicts infinities or NaN." in run.folder.tile_log(second).read_text()
+    assert not raised.value.blank
+    assert files(record.parent) == {record.name}
+
+
+@pytest.mark.parametrize("model", [Failing, Dividing])
+def test_where_the_images_show_nothing_other_locations_are_not_to_blame(
+    make_run: MakeRun, image_folder: Path, model: type[AnomalibModule]
+) -> None:
+    for path in (image_folder / "good").iterdir():
+        Image.new("RGB", (12, 8), (250, 251, 252)).save(path)
+    run = make_run(model)
+    shown = "which show nothing, or the same in all images: "
+    with pytest.raises(
+        UnfitLocationError, match=f"^{model.__name__} cannot be fitted on these tiles, {shown}"
+    ) as raised:
+        train_tile(run, first(run))
+    assert raised.value.blank
 
 
 def test_a_tile_that_is_done_stays_as_it_is(make_run: MakeRun) -> None:

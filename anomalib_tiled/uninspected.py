@@ -1,0 +1,110 @@
+"""Pixels that no model sees, because none could be fitted on the tiles that cover them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anomalib.data import ImageBatch
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.grid import TileGrid
+
+NAMED = 8
+"""Tiles that a note names for one reason; there may be more."""
+
+
+@lru_cache(maxsize=8)
+def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
+    """Give the pixels that no tile with a model covers.
+
+    Args:
+        grid: The grid.
+
+    Returns:
+        Shape (height, width); ``None`` if there are none.
+    """
+    if not grid.left_out:
+        return None
+    pixels = np.ones(grid.image_size, dtype=np.bool_)
+    for tile in grid.tiles:
+        pixels[tile.rows, tile.columns] = False
+    return pixels if pixels.any() else None
+
+
+def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Say of which images all defect pixels lie where no model sees them.
+
+    Args:
+        masks: Defects, shape (batch, height, width).
+        uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none.
+
+    Returns:
+        Shape (batch,).
+    """
+    if uninspected is None:
+        return np.zeros(len(masks), dtype=np.bool_)
+    there, elsewhere = (masks[:, pixels].any(axis=1) for pixels in (uninspected, ~uninspected))
+    return np.asarray(there & ~elsewhere)
+
+
+def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
+    """Say which locations have no model, and how much of an image is not inspected; ``None`` if all have one.
+
+    Args:
+        grid: The grid.
+        reasons: Why they have none, by their names.
+    """
+    if not reasons:
+        return None
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    causes = "; ".join(f"{_listed(names)} ({reason})" for reason, names in by_reason.items())
+    return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {_extent(grid)}"
+
+
+def _extent(grid: TileGrid) -> str:
+    if (pixels := uninspected_pixels(grid)) is None:
+        return "Other tiles cover all of their pixels."
+    share = 100 * pixels.mean()
+    return f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
+
+
+class HiddenDefects:
+    """Counts images with defects that no model sees.
+
+    Args:
+        grid: The grid.
+    """
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._pixels = uninspected_pixels(grid)
+        self._touching = self._hidden = 0
+
+    def update(self, batch: ImageBatch) -> None:
+        """Count the images of a batch; without masks it is passed over."""
+        if self._pixels is None or batch.gt_mask is None:
+            return
+        masks = batch.gt_mask.bool().cpu().numpy()
+        self._touching += int(masks[:, self._pixels].any(axis=1).sum())
+        self._hidden += int(hidden_defects(masks, self._pixels).sum())
+
+    def note(self) -> str | None:
+        """Say how many images have such defects; ``None`` if there are none."""
+        if not self._touching:
+            return None
+        return (
+            f"{self._touching} test images have defects where no model sees them, {self._hidden} of them nowhere else. "
+            "Image metrics count them; pixel metrics leave pixels out that are not inspected."
+        )
