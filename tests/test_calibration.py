@@ -139,9 +139,7 @@ def test_nothing_is_learned_from_pixels_and_defects_that_no_model_sees() -> None
     observed.add(SCORES, MAPS, Truth.of(LABELS, MASKS, 3))
     maps, scores = observed.maps.counts(), observed.scores.counts()
     assert (maps.lower.tolist(), maps.anomalous.tolist()) == ([1, 10, 30], [0, 0, 0])
-    assert (scores.lower.tolist(), scores.anomalous.tolist()) == ([1, 2], [0, 0]), (
-        "its defect lies only there"
-    )
+    assert (scores.lower.tolist(), scores.anomalous.tolist()) == ([1, 2], [0, 0]), "its defect lies only there"
 
 
 def test_without_masks_nobody_knows_what_no_model_sees() -> None:
