@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Merger(ABC):
     """How the anomaly maps of tiles become the map of an image.
 
-    Called as ``start``, then ``add`` once for each tile, then ``finish``.
+    Called as ``start``, then ``add`` once for each tile of ``grid.tiles``, then ``finish``. Locations on which no model
+    could be fitted are not among them; what is given of pixels that no tile covers is not used, and may be NaN.
     Only one merge is under way at a time. Memory must not depend on the number of tiles.
     """
 

@@ -1,4 +1,4 @@
-"""Tile models that become files of their own are in memory one at a time."""
+"""What is written predicts what the ensemble does; models that become files of their own are in memory one by one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import torch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.exporting.formats import OnnxFormat
-from anomalib_tiled.exporting.written import write_tiles
+from anomalib_tiled.exporting.equality import differences
+from anomalib_tiled.exporting.formats import OnnxFormat, format_named
+from anomalib_tiled.exporting.loader import check
+from anomalib_tiled.exporting.written import write_tiles, write_whole
 from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.stages.merging import Gaussian, Max, Mean, Merger
 from anomalib_tiled.tile_models import TileModels
+
+APART, OVERLAPPING = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)), TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
 
 
 @pytest.mark.slow
@@ -34,3 +39,24 @@ def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(
     ensemble.tile_models = TileModels(counted, budget=0)
     write_tiles(ensemble, OnnxFormat(), tmp_path, torch.float32)
     assert held == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize(("merger", "grid"), [(Mean(), APART), (Max(), OVERLAPPING), (Gaussian(), OVERLAPPING)])
+def test_locations_without_a_model_are_left_out_in_every_format(
+    make_ensemble: Callable[..., TiledEnsemble],
+    images: torch.Tensor,
+    tmp_path: Path,
+    form: str,
+    merger: Merger,
+    grid: TileGrid,
+) -> None:
+    for package in format_named(form).packages:
+        pytest.importorskip(package)
+    ensemble = make_ensemble(grid.without(["r00_c00", "r01_c02"]), merger=merger)
+    written = write_whole(ensemble, format_named(form), tmp_path, torch.float32)
+    found = written.predict({"images": images[:1].numpy()})
+    assert differences(ensemble, images[:1], found)[1] == []
+    if form == "torch":
+        check(tmp_path / "model.pt2")
