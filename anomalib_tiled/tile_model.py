@@ -15,12 +15,13 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_tiled.checkpoints import read_checkpoint, restore, restore_from
+from anomalib_tiled.checkpoints import read_checkpoint, restore
 from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anomalib_tiled.checkpoints import Restorer
     from anomalib_tiled.config import ClassSpec, Plain
     from anomalib_tiled.grid import Size
 
@@ -106,20 +107,21 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
     return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size).eval()
 
 
-def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) -> None:
+def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
     """Have a loaded model become that of another tile, which is faster than making one.
 
     Args:
         model: The model of another tile of the same run.
         tile_size: Height and width of the tiles in pixels.
         checkpoint: The checkpoint of the tile.
+        restorer: Reads checkpoints of the run.
 
     Raises:
         ConfigurationError: The checkpoint is not of such a model.
     """
     try:
         with torch.inference_mode():  # in which it may have replaced some of its state
-            restore_from(model, checkpoint)
+            restorer.restore_from(model, checkpoint)
     except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, UnpicklingError) as error:
         message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
         raise ConfigurationError(message) from error
