@@ -55,6 +55,8 @@ from anomalib_tiled.uninspected import HiddenDefects
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rich.progress import Progress, TaskID
+
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.prediction import PredictionRequest
@@ -246,10 +248,16 @@ def predict(
         with progress_bar("images") as bar:
             task = bar.add_task("Predicting", total=len(prediction.missing))
             for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
-                for item in prediction.predict(batch):
+                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
+                for item in prediction.predict(batch, advance):
                     observers.tell("image_predicted", run_folder=folder.path, prediction=item)
                 bar.update(task, completed=prediction.tried)
         return prediction.finish(seconds=monotonic() - started)
+
+
+def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
+    """Move a bar on as a tile has predicted its share of the images: a batch may take minutes with many tiles."""
+    bar.advance(task, images)
 
 
 def decide_again(

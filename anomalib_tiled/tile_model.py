@@ -16,7 +16,7 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_tiled.checkpoints import read_checkpoint, restore, restore_from
+from anomalib_tiled.checkpoints import read_checkpoint, restore
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.missing_weights import remedy
 from anomalib_tiled.out_of_memory import lack_of_memory
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from anomalib_tiled.checkpoints import Restorer
     from anomalib_tiled.config import ClassSpec, Plain
     from anomalib_tiled.grid import Size
 
@@ -142,19 +143,20 @@ def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
         raise ConfigurationError(message) from error
 
 
-def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) -> None:
+def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
     """Have a loaded model become that of another tile, which is faster than making one.
 
     Args:
         model: The model of another tile of the same run.
         tile_size: Height and width of the tiles in pixels.
         checkpoint: The checkpoint of the tile.
+        restorer: Reads checkpoints of the run.
 
     Raises:
         ConfigurationError: The checkpoint is not of such a model.
     """
     with _errors_naming(checkpoint, model), torch.inference_mode():  # in which it may have replaced some of its state
-        restore_from(model, checkpoint)
+        restorer.restore_from(model, checkpoint)
     _fitted_to_tiles(model, tile_size)
 
 

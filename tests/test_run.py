@@ -77,6 +77,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
 def trained(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Note tiles as trained, by name; all of them if none is given."""
     monkeypatch.setattr(module, "load_tile_model", lambda spec, tile_size, checkpoint: Brightness())
+    monkeypatch.setattr(module, "reload_tile_model", lambda *_: None)
 
     def note(*names: str) -> None:
         settings = folder.settings()
