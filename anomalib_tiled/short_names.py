@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from anomalib_tiled.bounds import parse_yaml
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.explanations import KINDS, ambiguous, unknown_class
 from anomalib_tiled.plugins.discovery import find_plugins
@@ -64,7 +65,9 @@ def _setting_of(option: str) -> str | None:
 
 def _text_in_full(setting: str, text: str) -> str:
     if text.lstrip().startswith("{"):
-        return str(yaml.safe_dump(_full(setting, yaml.safe_load(text)), default_flow_style=True, width=10**9)).strip()
+        return str(
+            yaml.safe_dump(_full(setting, parse_yaml(text, f"--{setting}")), default_flow_style=True, width=10**9)
+        ).strip()
     return str(_full(setting, text))
 
 

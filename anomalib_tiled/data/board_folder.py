@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 
 from anomalib_tiled.data.board_defects import DEFECTS, spoil
 from anomalib_tiled.data.board_drawing import Board, develop, manufacture, photograph, populate
-from anomalib_tiled.errors import DataError
-from anomalib_tiled.files import write_json
+from anomalib_tiled.errors import DataError, RunFolderError
+from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.progress import track
 from anomalib_tiled.system_errors import storage_errors
 
@@ -186,11 +185,8 @@ def _random(seed: int, series: str, number: int) -> np.random.Generator:
 
 
 def _recorded(root: Path) -> dict[str, object]:
-    content: object = None
-    with suppress(OSError, ValueError):
-        content = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    if isinstance(content, dict):
-        return content
+    with suppress(RunFolderError):
+        return read_json(root / RECORD)
     message = (
         f"Boards are drawn into a new or empty folder: {root} holds something else, without a readable {RECORD}. "
         "Give another root."
