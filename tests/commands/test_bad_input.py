@@ -61,6 +61,14 @@ MISFITS = {
     "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
     "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
+    "tiles without number": (
+        {"tiling": {"image_size": 10**7, "tile_size": 256}},
+        "A grid may have 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride, or lower",
+    ),
+    "a blur without end": (
+        {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 1e9}}},
+        "needs a positive sigma of at most 100 pixels",
+    ),
     "processes": (
         {"workers__init_args": {"processes": 0}, "workers__class_path": "LocalWorkers"},
         "must be at least 1",
