@@ -33,7 +33,7 @@ A module imports only from modules on its own line or below:
     lock  working_folder  leftovers             one process in a folder | what is half done | what must not stay
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
-    system_errors                               what the operating system refuses, in words
+    system_errors  bounds                       what the operating system refuses, in words | how much is read
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
     likeness                                    what of an object is not as in a new one
     allocation  free_memory                     how memory comes from the system, and how much there is

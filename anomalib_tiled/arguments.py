@@ -5,15 +5,19 @@ from __future__ import annotations
 import secrets
 from argparse import HelpFormatter, RawDescriptionHelpFormatter
 from itertools import islice
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader
+from jsonargparse.typing import Path_fr
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from anomalib_tiled.bounds import DEEPEST, LONGEST_CONFIGURATION, check_yaml
 from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.explanations import explained
@@ -57,6 +61,9 @@ exit status:
   1    anything else
 """
 
+LONGEST_SHOWN = 40
+"""Characters of an option that is too long to be shown as it is."""
+
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
 
@@ -70,6 +77,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; an option wins over files, wherever it stands."""
+        check_arguments(args)
         try:
             return super().parse_args(arguments_in_full(_files_first(args)), *arguments, **options)
         except SystemExit as error:
@@ -81,8 +89,19 @@ class Parser(ArgumentParser):
             message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
             raise ConfigurationError(message) from error
 
+    def parse_path(self, cfg_path: str | PathLike[str], *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse the file after ``--config``, of which no more is read than a configuration may have."""
+        if "://" in str(cfg_path):
+            return super().parse_path(cfg_path, *arguments, **options)
+        path = Path_fr(cfg_path)
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LONGEST_CONFIGURATION + 1)
+        with path.relative_path_context():
+            return self.parse_string(text, *arguments, **{**options, "cfg_path": Path(path).name})
+
     def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
         """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
+        check_yaml(cfg_str, options.get("cfg_path") or "The configuration")
         return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
 
     def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
@@ -254,6 +273,23 @@ def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
             value = value if equals else "".join(arguments[index + 1 : index + 2])
             return value, arguments[:index] + arguments[index + used :]
     return None, arguments
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Measure arguments before they are parsed: each may be a text of YAML.
+
+    Raises:
+        ConfigurationError: One is larger than it may be, or holds a setting twice.
+    """
+    option = "An argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        option = name or option
+        if "\0" in argument or name.count(".") > DEEPEST:
+            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots."
+            raise ConfigurationError(message)
+        if equals or not name:
+            check_yaml(value, option)
 
 
 def _files_first(arguments: Iterable[str]) -> list[str]:

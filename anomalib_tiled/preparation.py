@@ -121,6 +121,8 @@ def _with_folders(settings: Settings) -> Settings:
 
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
+    if settings.tiling.image_size is not None:
+        grid_of(settings.tiling)
     rehearse(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
     if settings.memory_bytes:

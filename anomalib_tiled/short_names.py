@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from anomalib_tiled.bounds import parse_yaml
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.explanations import ambiguous, unknown_class
 from anomalib_tiled.plugins.discovery import find_plugins
@@ -66,7 +67,8 @@ def _kind_of(option: str) -> StageKind | None:
 
 def _text_in_full(kind: StageKind, text: str) -> str:
     if text.lstrip().startswith("{"):
-        return str(yaml.safe_dump(_full(kind, yaml.safe_load(text)), default_flow_style=True, width=10**9)).strip()
+        value = parse_yaml(text, f"--{kind.setting}")
+        return str(yaml.safe_dump(_full(kind, value), default_flow_style=True, width=10**9)).strip()
     return str(_full(kind, text))
 
 

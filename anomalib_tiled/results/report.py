@@ -6,15 +6,14 @@ import csv
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from anomalib_tiled.files import replacing, write_json
+from anomalib_tiled.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable, Iterator, Sequence
 
     import torch
@@ -50,7 +49,7 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
     Yields:
         Takes in a batch.
     """
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open_table(temporary, "w") as file:
         csv.writer(file, lineterminator="\n").writerow(SCORE_COLUMNS)
         yield lambda batch: _write_rows(file, batch)
 
@@ -65,7 +64,7 @@ def metrics_table(metrics: Results) -> Table:
 
 def write_tiles(path: Path, tiles: Sequence[TileResult]) -> None:
     """Write ``tiles.csv``: a row for each tile location, empty where something is not defined."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TILE_COLUMNS)
         writer.writerows([_written(value) for value in astuple(tile)] for tile in tiles)
@@ -104,7 +103,7 @@ def _add_row(table: Table, kind: str, name: str, plugin: Plugin | BrokenPlugin, 
     table.add_row(*map(escape, (kind, name, str(plugin.origin), plugin.entry_point, description)))
 
 
-def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
+def _write_rows(file: TextIO, batch: ImageBatch) -> None:
     writer = csv.writer(file, lineterminator="\n")
     for item in batch:
         score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,9 @@ class ManualThreshold(Thresholder):
     """
 
     def __init__(self, value: float) -> None:
+        if not math.isfinite(value):
+            message = f"ManualThreshold needs a number as value, got {value}."
+            raise ValueError(message)
         self.value = value
 
     def learn(self, scores: ScoreDistribution) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled.cli import main
+from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.training import tile as training
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ MISFITS = {
     "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
     "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
+    "tiles without number": (
+        {"tiling": {"image_size": 10**7, "tile_size": 256}},
+        "A grid may have 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride, or lower",
+    ),
+    "a blur without end": (
+        {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 1e9}}},
+        "needs a positive sigma of at most 100 pixels",
+    ),
     "processes": (
         {"workers__init_args": {"processes": 0}, "workers__class_path": "LocalWorkers"},
         "must be at least 1",
@@ -274,3 +284,91 @@ def test_broken_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "broken.yaml").write_text("tiling: [1,\nb")
     assert main(["fit", "--config", str(tmp_path / "broken.yaml")]) == 2
     assert "Problems parsing config" in capsys.readouterr().err
+
+
+DEEP = "[" * 101 + "]" * 101
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"more: {DEEP}", "configuration.yaml may nest 100 levels deep, but nests deeper. Lay it out flatter."),
+        ("more: &more [*more]", "*more stands for something that it is a part of. Correct it."),
+        (f"more: [{'1, ' * 2000}]", "configuration.yaml may hold 2000 values, each counted as often as it is used,"),
+        (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
+        (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
+        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' stands in line "),
+    ],
+)
+def test_a_configuration_beyond_bounds(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = configure()
+    path.write_text(f"{path.read_text()}\n{text}")
+    assert message in _refused(path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.layers", DEEP], "--model.layers may nest 100 levels deep, but nests deeper."),
+        ([f"--model.layers={DEEP}"], "--model.layers may nest 100 levels deep, but nests deeper."),
+        (
+            ["--config", "{a: 1, a: 2}"],
+            "--config must hold each setting once, but 'a' stands in line 1 and again in line",
+        ),
+        (["--scoring", "{class_path: Max, class_path: Mean}"], "must hold each setting once, but 'class_path' stands"),
+        (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),
+        ([f"--a{'.a' * 101}", "1"], "must not hold a zero byte or more than 100 dots."),
+        (["--config", "/dev/zero"], "Path is not a file: '/dev/zero'"),
+    ],
+)
+def test_arguments_beyond_bounds(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["fit", "--config", str(configure()), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_configuration_may_come_from_a_pipe(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell gives it for ``--config <(program)``."""
+    reading, writing = os.pipe()
+    os.write(writing, configure(tiling__stride=0).read_bytes())
+    os.close(writing)
+    try:
+        assert main(["fit", "--config", f"/dev/fd/{reading}"]) == 2
+    finally:
+        os.close(reading)
+    assert "stride is 0, tile height is 64 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", f"a: {DEEP}", "cannot be used any more: it may nest 100 levels deep, but nests deeper"),
+        ("config.yaml", "a: &a [*a]", "cannot be used any more: it cannot be used: in line 1, *a stands for something"),
+        (
+            "split.csv",
+            f"subset,image_path,mask_path,label\ntrain,{'a' * 131_073},,0\n",
+            "field larger than field limit",
+        ),
+        ("calibration.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+        ("seals.json", f'{{"a": {DEEP}}}', "cannot be read (it nests more than 100 levels deep)"),
+        ("tiles/r00_c00.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+        ("origins.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+    ],
+)
+def test_a_run_beyond_bounds(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, message: str
+) -> None:
+    shutil.copytree(finished_run, run := tmp_path / "run")
+    (run / name).write_text(content)
+    if name not in {"config.yaml", "seals.json", "origins.json", "tiles/r00_c00.json"}:
+        RunFolder(run).seal(run / name)
+    assert main(["test", "--ckpt_dir", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"{run / name}" in said
+    assert message in said
+    assert "Traceback" not in said

@@ -130,6 +130,9 @@ def test_a_normal_and_an_anomalous_image_of_one_score(kind: type[ScoreDistributi
 
 def test_a_threshold_by_hand() -> None:
     assert ManualThreshold(0.25).learn(ExactScores()) == 0.25
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"ManualThreshold needs a number as value, got {value}"):
+            ManualThreshold(value)
 
 
 NORMAL_ONLY = [QuantileThreshold(0.9), ExtremeValueThreshold(0.1), ExtremeValueThreshold(0.01)]
