@@ -29,7 +29,9 @@ from anomalib_tiled.arguments import (
     without_ckpt_dir,
 )
 from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.data.appeared import appeared
 from anomalib_tiled.data.paths import absolute
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.devices import device_named
 from anomalib_tiled.difference import difference
@@ -236,6 +238,7 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str], 
             return prepare(settings_from(parser, parsed), report), [], parsed.keep_going
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
+    _note_new_images(folder)
     if others:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
@@ -264,6 +267,19 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     for note in changed_origins(folder.origins()):
         _say(f"Note: {note}")
     return folder
+
+
+def _note_new_images(folder: RunFolder) -> None:
+    """Say that images have come into the folders of a run, which goes on without them."""
+    folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
+    found = appeared(Split.read(folder.split_file), folder.settings().data.build(AnomalibDataModule))
+    if found is not None:
+        number, newest = found
+        command = f"anomalib tiled fit --config {shlex.quote(str(folder.config_file))}"
+        _say(
+            f"Note: {number} images have appeared since the images of this run were split, for example {newest}. The "
+            f"split is frozen, and they stay unused. Make a new run with them: {command}"
+        )
 
 
 @contextmanager

@@ -54,9 +54,9 @@ def set_up(datamodule: AnomalibDataModule) -> None:
     try:
         datamodule.setup(TrainerFn.FITTING)
     except (MisMatchError, ValueError):  # names do not match, or there are not as many masks as images
-        if not isinstance(datamodule, LIKE_MVTEC):
+        if isinstance(datamodule, Folder) or (folder := as_folder(datamodule)) is None:
             raise
-        _set_up_by_names(datamodule, _as_folder(datamodule))
+        _set_up_by_names(datamodule, folder)
         return
     if not isinstance(datamodule, Tabular):  # whose pairs the user has written down
         _pair_again(_datasets(datamodule))
@@ -91,10 +91,14 @@ def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
             setattr(datamodule, name, getattr(bare, name))
 
 
-def _as_folder(datamodule: MVTecAD | MPDD | VAD) -> Folder:
-    """Describe the folders of a data module like MVTec AD."""
+def as_folder(datamodule: AnomalibDataModule) -> Folder | None:
+    """Describe a data module as folders of images and of masks; ``None`` if it searches none that are known here."""
+    if isinstance(datamodule, Folder):
+        return datamodule
+    if not isinstance(datamodule, LIKE_MVTEC):
+        return None
     root = Path(datamodule.root) / datamodule.category
-    defects = sorted(path.name for path in (root / "test").iterdir() if path.is_dir() and path.name != "good")
+    defects = sorted(path.name for path in root.glob("test/*") if path.is_dir() and path.name != "good")
     normal = "test/good" if (root / "test" / "good").is_dir() else None
     modes = ("val_split_mode", "val_split_ratio", "test_split_mode", "test_split_ratio", "seed")
     augmentations = ("train_augmentations", "val_augmentations", "test_augmentations")
@@ -127,7 +131,10 @@ class MaskFolders:
     @classmethod
     def of(cls, folder: Folder) -> MaskFolders:
         """Take the folders of a data module."""
-        images, masks = (_paths(each, folder.root) for each in (folder.abnormal_dir, folder.mask_dir))
+        images, masks = (
+            tuple(validate_and_resolve_path(path, folder.root) for path in several(each))
+            for each in (folder.abnormal_dir, folder.mask_dir)
+        )
         return cls(images, masks, tuple(each.lower() for each in folder.extensions or image_endings()))
 
     def pairs(self, images: Sequence[Path]) -> dict[Path, Path]:
@@ -182,9 +189,9 @@ def _what_differs(folders: Sequence[Path]) -> list[Path]:
     return [Path(*parts[: len(parts) - last]) for parts in several]
 
 
-def _paths(folders: Plain, root: Plain) -> tuple[Path, ...]:
-    several = [folders] if isinstance(folders, (str, Path)) else folders
-    return tuple(validate_and_resolve_path(folder, root) for folder in several)
+def several(folders: Plain) -> list[str | Path]:
+    """Give the folders that a setting names: none, one or several."""
+    return [] if folders is None else [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:

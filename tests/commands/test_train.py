@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -290,6 +291,29 @@ def test_the_same_configuration_may_be_given_again(
     before = (run / "calibration.json").read_bytes()
     assert main(["fit", "--config", str(configure()), "--ckpt_dir", str(run)]) == 0
     assert (run / "calibration.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_images_that_come_after_the_split_are_pointed_out_with_the_command_that_uses_them(
+    configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "more photographs"
+    shutil.copytree(photographs, root)
+    configuration = configure(root, tiling__stride=None)
+    assert main(["fit", "--config", str(configuration)]) == 0
+    run = tmp_path / "results" / "Padim" / "photographs" / "latest"
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    assert "have appeared" not in capsys.readouterr().out
+    for name in ("000.png", "001.png"):
+        shutil.copy(root / "good" / name, root / "good" / f"new_{name}")
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "have appeared" in line]
+    assert note.startswith("Note: 2 images have appeared since the images of this run were split, for example ")
+    assert f"{root}/good/new_00" in note
+    assert "The split is frozen, and they stay unused. Make a new run with them: anomalib tiled fit --config " in note
+    command = shlex.split(note.partition("with them: ")[2])
+    assert main(command[2:]) == 0
+    assert (run.resolve().name, (run / "split.csv").read_text().count("new_00")) == ("v1", 2)
 
 
 def test_test_on_other_images(
