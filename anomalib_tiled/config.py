@@ -34,6 +34,12 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 DECIDE_CALIBRATION = ("merging", "scoring", "seam_smoothing", "normalization", "thresholding")
 """Settings that decide, with the trained tiles, what the stages learn."""
 
+DECIDE_RESULTS = (*DECIDE_CALIBRATION, "metrics")
+"""Settings that decide, with the trained tiles, what a test finds."""
+
+NEED_NO_TRAINING = (*DECIDE_RESULTS, "workers", "visualize", "memory_budget")
+"""Settings that may be changed in a run."""
+
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that move decisions, but nothing that is learned."""
 

@@ -20,7 +20,7 @@ from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, unt
 from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
-from anomalib_tiled.evaluation import Measurements, Results
+from anomalib_tiled.evaluation import Images, Measurements, Results
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -43,8 +43,9 @@ from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import train_tile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.prediction import PredictionRequest
@@ -127,11 +128,13 @@ class Measured:
 
     Args:
         metrics: Metrics by name; ``None`` where one is not defined.
+        images: How many images the metrics of ``image`` and of ``pixel`` come from.
         tiles: How well each tile location does.
         notes: What a reader of the results should know.
     """
 
     metrics: Results
+    images: dict[str, Images]
     tiles: list[TileResult]
     notes: tuple[str, ...]
 
@@ -155,7 +158,11 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            return _test(run, observers, output or folder.path)
+            measured = _test(run, observers, output or folder.path)
+        if data is None:  # fit has said it of the run's own images
+            return measured
+        depths = depth_notes(sample.image_path for sample in run.split.subset("test"))
+        return replace(measured, notes=(*depths, *measured.notes))
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:
@@ -181,12 +188,25 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    notes = depth_notes(sample.image_path for sample in samples)
-    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
+    metrics = measurements.compute()
+    notes = (*_unmeasured(samples, measurements.images), *measurements.lacks)
+    measured = Measured(metrics, measurements.images, tiles.results(), notes)
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))
     return measured
+
+
+def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> list[str]:
+    """Say which test images are not among those that numbers come from."""
+    notes = []
+    if unlabelled := sum(sample.label is None for sample in samples):
+        notes.append(f"{unlabelled} of {len(samples)} test images have no label: they are predicted, but not measured.")
+    pixels, images = measured["pixel"], measured["image"]
+    known, labelled = pixels.normal + pixels.anomalous, images.normal + images.anomalous
+    if 0 < known < labelled:
+        notes.append(f"Metrics of pixels come from {known} of {labelled} test images: the others have no mask.")
+    return notes
 
 
 def predict(
