@@ -28,13 +28,13 @@ from anomalib_tiled.arguments import (
     test_parser,
     without_ckpt_dir,
 )
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.config import NEED_NO_TRAINING, ClassSpec, changeable
 from anomalib_tiled.data.appeared import appeared
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.devices import device_named
-from anomalib_tiled.difference import difference
+from anomalib_tiled.difference import differences
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
 from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.exporting.checkpoints import export_checkpoints
@@ -46,7 +46,7 @@ from anomalib_tiled.memory import too_large
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
-from anomalib_tiled.preparation import prepare
+from anomalib_tiled.preparation import change_settings, check_test_images, prepare
 from anomalib_tiled.results.prediction import PredictionRequest
 from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
@@ -83,7 +83,7 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     with _observers() as observers:
-        _report(_fitted(arguments, prog, observers), observers)
+        _report(_fitted(arguments, prog, observers, tested=True), observers)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -190,8 +190,8 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
         _say(f"Name clash: {clash}. Name one by its dotted path.")
 
 
-def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
-    folder, again, keep_going = _folder_for(list(arguments), prog)
+def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
+    folder, again, keep_going = _folder_for(list(arguments), prog, tested=tested)
     _say(str(grid_of(folder.settings().tiling)))
     _warn_of_large_images(folder)
     command = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *(['--tiles', ','.join(again)] if again else [])])}"
@@ -225,8 +225,14 @@ def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> N
         raise ConfigurationError(message)
 
 
-def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str], bool]:
-    """Give the run folder to go on with or a new one, the tiles to train again, and whether all are tried."""
+def _folder_for(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFolder, list[str], bool]:
+    """Give the run folder to resume or a new one, the tiles to train again, and whether all are tried.
+
+    Args:
+        arguments: Those of the command.
+        prog: How the command is called.
+        tested: Whether a test follows, which needs test images.
+    """
     parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
     ckpt_dir, others = without_ckpt_dir(arguments)
     if ckpt_dir is None:
@@ -235,14 +241,17 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str], 
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return prepare(settings_from(parser, parsed), report), [], parsed.keep_going
+            return prepare(settings_from(parser, parsed), report, tested=tested), [], parsed.keep_going
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
+    if tested:
+        check_test_images(Split.read(folder.split_file))
     _note_new_images(folder)
     if others:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
-        _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
+        seeded = not isinstance(parsed.seed_everything, bool)
+        _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
         return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
     return folder, [], False
 
@@ -296,26 +305,35 @@ def _observers() -> Iterator[Observers]:
             _say(f"warning: {failure}", terminal)
 
 
-def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
-    """Refuse to go on with other settings than those of the run."""
+def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> None:
+    """Put settings into a run that need no training.
+
+    Raises:
+        ConfigurationError: Other settings than these differ from those of the run.
+    """
     own = folder.settings()
     if given.tiling.image_size is None:  # asks for the images' own size, which the run has looked up
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
     if not seeded:  # asks for any seed
         given = replace(given, seed_everything=own.seed_everything)
-    if found := difference(own, given):
+    changed = replace(own, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
+    if found := differences(changed, given):
         message = (
-            f"{folder.path} was made with another configuration: {found}. "
-            "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."
+            f"{folder.path} was made with another configuration: {found[0]}. Leave the argument out to go on with the "
+            f"run, or leave --ckpt_dir out to fit a new one. A run takes other {', '.join(changeable())}."
         )
         raise ConfigurationError(message)
+    if changed != own:
+        change_settings(folder, changed)
+        for each in differences(changed, own):
+            report(f"Changed in config.yaml: {each}")
 
 
 def _report(
     folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
     measured = pipeline.test(folder, observers, data=data, output=output)
-    Console(emoji=False).print(metrics_table(measured.metrics))
+    Console(emoji=False).print(metrics_table(measured.metrics, measured.images))
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
     for note in measured.notes:

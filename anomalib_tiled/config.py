@@ -37,6 +37,12 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 UNFITTED_TILES = ("leave_out", "error")
 """What may be done about locations on which the model cannot be fitted."""
 
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
+"""Settings beside the stages that need no training."""
+
+NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
+"""Fields of the settings that may be changed in a run."""
+
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that move decisions, but nothing that is learned."""
 
@@ -266,6 +272,12 @@ class Settings:
             metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
             cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
         )
+
+
+def changeable() -> list[str]:
+    """Give the keys of a configuration file that may be changed in a run."""
+    stages = [kind.section for kind in kinds.STAGE_KINDS]
+    return [*stages, *FREE]
 
 
 def sections() -> set[str]:

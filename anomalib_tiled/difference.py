@@ -14,17 +14,17 @@ FOLDERS = ("default_root_dir", "cache.directory")
 """Settings that say where things are, not what they are."""
 
 
-def difference(own: Settings, given: Settings) -> str | None:
-    """Say where two configurations differ first, such as ``tiling.stride is [64, 64], not [32, 32]``.
+def differences(own: Settings, given: Settings) -> list[str]:
+    """Say where two configurations differ, such as ``tiling.stride is [64, 64], not [32, 32]``.
 
     Folders do not count: they say where things are, not what they are.
     """
     ours, theirs = _comparable(own), _comparable(given)
-    for name in ours | theirs:
-        value, asked = ours.get(name), theirs.get(name)
-        if name not in FOLDERS and asked != value:
-            return f"{name} is {value}, not {asked}"
-    return None
+    return [
+        f"{name} is {ours.get(name)}, not {theirs.get(name)}"
+        for name in ours | theirs
+        if name not in FOLDERS and theirs.get(name) != ours.get(name)
+    ]
 
 
 def _comparable(settings: Settings) -> dict[str, Plain]:
@@ -35,7 +35,7 @@ def _comparable(settings: Settings) -> dict[str, Plain]:
 
 
 def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping):
         return {name: value}
     return {
         inner: each

@@ -27,7 +27,7 @@ from anomalib_tiled.errors import (
     TrainingError,
     UnfitLocationError,
 )
-from anomalib_tiled.evaluation import Measurements, Results
+from anomalib_tiled.evaluation import Images, Measurements, Results
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -53,10 +53,11 @@ from anomalib_tiled.training.unfit import why_not_left_out
 from anomalib_tiled.uninspected import HiddenDefects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.progress import Progress, TaskID
 
+    from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.prediction import PredictionRequest
@@ -152,11 +153,13 @@ class Measured:
 
     Args:
         metrics: Metrics by name; ``None`` where one is not defined.
+        images: How many images the metrics of ``image`` and of ``pixel`` come from.
         tiles: How well each tile location does.
         notes: What a reader of the results should know.
     """
 
     metrics: Results
+    images: dict[str, Images]
     tiles: list[TileResult]
     notes: tuple[str, ...]
 
@@ -181,9 +184,11 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
             measured = _test(run, observers, output or folder.path)
-    # Notes on the run's own images were said by fit.
-    notes = () if data is None else depth_notes(sample.image_path for sample in run.split.subset("test"))
-    return replace(measured, notes=(*measured.notes, *notes))
+            if data is None:  # fit has said it of the run's own images
+                return measured
+        samples = run.split.subset("test")
+        of_images = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
+        return replace(measured, notes=(*of_images, *measured.notes))
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:
@@ -211,13 +216,26 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    of_images = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
-    notes = [note for note in (run.left_out_note(), hidden.note(), *of_images) if note is not None]
-    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
+    metrics = measurements.compute()
+    of_locations = [note for note in (run.left_out_note(), hidden.note()) if note is not None]
+    notes = (*of_locations, *_unmeasured(samples, measurements.images), *measurements.lacks)
+    measured = Measured(metrics, measurements.images, tiles.results(), notes)
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))
     return measured
+
+
+def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> list[str]:
+    """Say which test images are not among those that numbers come from."""
+    notes = []
+    if unlabelled := sum(sample.label is None for sample in samples):
+        notes.append(f"{unlabelled} of {len(samples)} test images have no label: they are predicted, but not measured.")
+    pixels, images = measured["pixel"], measured["image"]
+    known, labelled = pixels.normal + pixels.anomalous, images.normal + images.anomalous
+    if 0 < known < labelled:
+        notes.append(f"Metrics of pixels come from {known} of {labelled} test images: the others have no mask.")
+    return notes
 
 
 def predict(

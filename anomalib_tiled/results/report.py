@@ -14,13 +14,13 @@ from rich.table import Column, Table
 from anomalib_tiled.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.class_metric import Value
-    from anomalib_tiled.evaluation import Results
+    from anomalib_tiled.evaluation import Images, Results
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
     from anomalib_tiled.tile_evaluation import TileResult
 
@@ -54,11 +54,16 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
         yield lambda batch: _write_rows(file, batch)
 
 
-def metrics_table(metrics: Results) -> Table:
-    """Give the metrics as a table for the terminal."""
-    table = Table("metric", "value")
+def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
+    """Give the metrics as a table for the terminal.
+
+    Args:
+        metrics: Values by names such as ``image_AUROC``.
+        images: How many images the metrics of ``image`` and of ``pixel`` come from.
+    """
+    table = Table("metric", "value", "images")
     for name, value in metrics.items():
-        table.add_row(escape(name), escape(_shown(value)))
+        table.add_row(escape(name), escape(_shown(value)), str(images[name.partition("_")[0]]))
     return table
 
 

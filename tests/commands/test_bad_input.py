@@ -212,9 +212,40 @@ def test_no_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_run_of_another_configuration(
     configure: Callable[..., Path], finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configuration = configure(merging="Hann")
+    configuration = configure(tiling__stride=[64, 72], merging="Hann")
+    before = (finished_run / "config.yaml").read_text()
     assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
-    assert "was made with another configuration: merging.class_path is" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "was made with another configuration: tiling.stride is [40, 56], not [64, 72]. Leave the argument" in message
+    assert "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, metrics, " in message
+    assert (finished_run / "config.yaml").read_text() == before
+
+
+def test_a_setting_that_cannot_be_used_does_not_get_into_a_run(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished_run / "config.yaml").read_text()
+    arguments = ["--metrics.image", "[NoMetric]", "--merging", "Hann"]
+    assert main(["fit", "--ckpt_dir", str(finished_run), *arguments]) == 2
+    assert "NoMetric" in capsys.readouterr().err
+    assert (finished_run / "config.yaml").read_text() == before
+
+
+def test_train_needs_test_images_before_it_trains_and_fit_does_not(
+    configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
+    none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
+    one_tile = {"tiling__tile_size": [112, 150], "tiling__stride": None}
+    configuration = str(configure(**none, **one_tile, data__init_args__val_split_mode="none"))
+    assert main(["train", "--config", configuration]) == 2
+    message = "`train` fits a run and then measures it on test images, but there are none. Name some in the data module"
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "results").rglob("config.yaml"))
+    assert main(["fit", "--config", configuration]) == 0
+    (run,) = (path.parent for path in (tmp_path / "results").rglob("v0/config.yaml"))
+    assert main(["train", "--ckpt_dir", str(run)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,33 @@ def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_pat
     assert metrics["pixel_JaccardIndex"] == pytest.approx(f1 / (2 - f1))
 
 
-def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Path, tmp_path: Path) -> None:
+def test_stages_and_metrics_of_a_run_are_changed_without_training(
+    finished_run: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[Path], dict[str, Seal]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(finished_run, run := tmp_path / "v0")
+    before = yaml.safe_load((run / "config.yaml").read_text())
+    given = ["--merging", "Hann", "--thresholding.pixel_sensitivity", "0.6", "--metrics.image", "[AUPR]"]
+    assert main(["fit", "--ckpt_dir", str(run), *given, "--workers.processes", "2"]) == 0
+    said = capsys.readouterr().err
+    hann = "anomalib_tiled.stages.merging.Hann"
+    assert f"Changed in config.yaml: merging.class_path is {hann}, not {before['merging']['class_path']}\n" in said
+    assert "Changed in config.yaml: workers.init_args.processes is 2, not 1\n" in said
+    after = yaml.safe_load((run / "config.yaml").read_text())
+    changed = {"merging", "thresholding", "metrics", "workers"}
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert json.loads((run / "origins.json").read_text())["merging"]["class_path"] == hann
+    assert checkpoints(run) == checkpoints(finished_run)
+    assert not (run / "metrics.json").exists(), "of other stages"
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    assert next(iter(json.loads((run / "metrics.json").read_text()))) == "image_AUPR"
+
+
+def test_an_image_without_a_mask_takes_nothing_from_the_others(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "v0"
     shutil.copytree(finished_run, run)
     with (run / "split.csv").open() as file:
@@ -135,6 +161,15 @@ def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Pat
         writer.writerows(rows)
     RunFolder(run).seal(run / "split.csv")
     assert main(["test", "--ckpt_dir", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert [
+        line.split("│")[3].strip() for line in said.splitlines() if line.startswith(("│ image_A", "│ pixel_A"))
+    ] == [
+        "4 normal, 4 anomalous",
+        "4 normal, 3 anomalous",
+        "4 normal, 3 anomalous",
+    ]
+    assert "Note: Metrics of pixels come from 7 of 8 test images: the others have no mask." in said
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (finished_run, run))
     assert list(after) == list(before)
     assert after["image_AUROC"] == before["image_AUROC"]
