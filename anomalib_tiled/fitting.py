@@ -41,10 +41,11 @@ def fit_ensemble(
 ) -> TiledEnsemble:
     """Train one model per tile location, calibrate, and load the ensemble. What ``anomalib tiled fit`` does.
 
-    Objects are written down as their classes and arguments, and made anew from these: models for each tile.
+    Objects are written down as their classes and arguments, and made anew from these: models for each tile. What was
+    changed in an object after it was made, such as weights that were loaded into a model, has no effect.
 
     Args:
-        model: A model that nothing has trained or changed; its class or name; or ``class_path`` and ``init_args``.
+        model: A new model; its class or name; or ``class_path`` and ``init_args``.
         data: A data module; or its ``class_path`` and ``init_args``.
         tiling: Side of the tiles in pixels; height and width; a grid; or ``tile_size``, ``stride`` and ``image_size``.
         model_args: Arguments of a model that is given as a class or name.
