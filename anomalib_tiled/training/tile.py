@@ -237,6 +237,9 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
         Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], _no_checkpoints()]})
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         message = f"The trainer refuses its arguments: {error}"
+        asks_for_gpu = trainer.get("accelerator") not in {None, "auto", "cpu"}
+        if isinstance(error, MisconfigurationException) and asks_for_gpu and not torch.accelerator.is_available():
+            message = f"{message} This machine has no GPU that PyTorch can use: give --trainer.accelerator cpu."
         raise ConfigurationError(message) from error
 
 
