@@ -40,16 +40,20 @@ def remedy(error: BaseException, spec: ClassSpec, *, trained: bool) -> str | Non
     Returns:
         One or two sentences; ``None`` if the error is about something else.
     """
+    has_random = "pre_trained" in spec.init_args
     if missing := [folder for folder in _local_folders(spec) if not (folder / CONFIGURATION).is_file()]:
-        needed = f"{CONFIGURATION} alone is read" if trained else f"it must hold {CONFIGURATION} and the weights"
+        alone = trained and has_random  # weights are those of the checkpoint then
+        needed = f"{CONFIGURATION} alone is read" if alone else f"it must hold {CONFIGURATION} and the weights"
         return f"{missing[0].absolute() / CONFIGURATION} is missing. Put the folder back; {needed}."
     if not any(isinstance(each, UNREACHABLE) for each in _chain(error)):
         return None
     caches = f"{constants.HF_HUB_CACHE} of Hugging Face, {torch.hub.get_dir()} of PyTorch"
     ways = ["connect it to the internet", f"copy to it the caches of a machine that has made such a model ({caches})"]
     if "backbone" in spec.init_args and not trained:
-        ways.append(f"name a folder with the weights, --model.backbone {LOCAL_FOLDER}FOLDER")
-    if "pre_trained" in spec.init_args and not trained:
+        ways.append(
+            f"for a model that takes any backbone of timm, name a folder, --model.backbone {LOCAL_FOLDER}FOLDER"
+        )
+    if has_random and not trained:
         ways.append("begin with random weights, --model.pre_trained false")
     return f"Its weights are not on this machine, and cannot be downloaded now. Do one of these: {'; '.join(ways)}."
 

@@ -65,7 +65,7 @@ def test_remedies_are_those_that_the_model_has(cause: Exception) -> None:
     assert "copy to it the caches of a machine that has made such a model (" in said
     assert "huggingface" in said
     assert said.endswith(
-        "name a folder with the weights, --model.backbone local-dir:FOLDER; "
+        "for a model that takes any backbone of timm, name a folder, --model.backbone local-dir:FOLDER; "
         "begin with random weights, --model.pre_trained false."
     )
     others = remedy(caused_by(cause), ClassSpec("anomalib.models.SuperADD"), trained=False) or ""
@@ -78,10 +78,15 @@ def test_other_errors_keep_their_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trained", "needs"), [(True, "config.json alone is read"), (False, "it must hold config.json and the weights")]
+    ("trained", "more", "needs"),
+    [
+        (True, {"pre_trained": True}, "config.json alone is read"),
+        (True, {}, "it must hold config.json and the weights"),
+        (False, {"pre_trained": True}, "it must hold config.json and the weights"),
+    ],
 )
-def test_a_folder_that_is_gone_is_named(tmp_path: Path, trained: bool, needs: str) -> None:  # noqa: FBT001
-    spec = ClassSpec("anomalib.models.Padim", {"backbone": f"local-dir:{tmp_path / 'gone'}"})
+def test_a_folder_that_is_gone_is_named(tmp_path: Path, *, trained: bool, more: dict[str, bool], needs: str) -> None:
+    spec = ClassSpec("anomalib.models.Padim", {"backbone": f"local-dir:{tmp_path / 'gone'}", **more})
     expected = f"{tmp_path / 'gone' / 'config.json'} is missing. Put the folder back; {needs}."
     assert remedy(caused_by(FileNotFoundError()), spec, trained=trained) == expected
 
