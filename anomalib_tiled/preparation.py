@@ -26,7 +26,7 @@ from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
-from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.training.first_look import check_augmentations, check_batch_sizes, check_fresh_model
 from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_monitored, check_trainer
 
@@ -56,12 +56,15 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> Ru
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
+    check_batch_sizes(datamodule)
     checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
     checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
-    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
+    grid = grid_of(settings.tiling)
+    check_fresh_model(settings.model, grid.tile_size)
+    check_augmentations(datamodule, split, grid)
     root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")

@@ -161,9 +161,11 @@ def _try_out(model: AnomalibModule, tile: Tile, data: TileDataModule) -> None:
     try:
         check_finite(tile, prediction)
     except NotFiniteError as error:
+        # A model without an optimizer has no learning rate.
+        advice = "other settings, for example a lower learning rate" if model.trainer.optimizers else "more images"
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
-            "so no other is trained. Fit with other settings, for example a lower learning rate."
+            f"so no other is trained. Training images: {data.train_images}. Fit with {advice}."
         )
         raise ConfigurationError(message) from error
 
