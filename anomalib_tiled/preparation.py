@@ -31,7 +31,7 @@ from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
 from anomalib_tiled.system_errors import storage_errors
-from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.rehearsal import rehearse
 from anomalib_tiled.training.tile import check_monitored, check_trainer
 
@@ -107,7 +107,9 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
         check_test_images(split)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
-    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
+    grid = grid_of(settings.tiling)
+    check_fresh_model(settings.model, grid.tile_size)
+    check_augmentations(datamodule, split, grid)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile, TileGrid
 
 
+CHANNELS = 3
+"""Of images, whatever their files have."""
+
+
 class AreaDataset(Dataset[ImageItem]):
     """One rectangle of every image: a tile, or the whole.
 
@@ -89,6 +93,12 @@ class AreaDataset(Dataset[ImageItem]):
             return _as_tensors(self.source, sample, self.area)
         image, mask = self._augmented(*_as_tensors(self.source, sample, self.whole))
         rows, columns = self.area
+        if len(image) != CHANNELS:
+            message = (
+                f"Augmentations must keep the {CHANNELS} channels of images, but give {len(image)}. Take what "
+                "changes them out: Grayscale, for example, needs num_output_channels: 3."
+            )
+            raise DataError(message)
         if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
             message = (
                 f"Augmentations must keep the size of images, {self.whole[0].stop} x {self.whole[1].stop}, but give "
@@ -197,6 +207,11 @@ class TileDataModule(LightningDataModule):
             )
             for subset, transform in augmentations.items()
         }
+
+    @property
+    def train_images(self) -> int:
+        """Number of training images."""
+        return len(self._datasets["train"])
 
     def example(self, batch: int) -> torch.Tensor:
         """Give one training tile so many times, shape (batch, 3, height, width)."""

@@ -168,9 +168,11 @@ def _try_out(run: Run, tile: Tile, model: AnomalibModule, data: TileDataModule) 
         unfit = unfit_location(run, tile, "its predictions are infinities or NaN")
         if unfit.blank or not is_first:
             raise unfit from error
+        # A model without an optimizer has no learning rate.
+        advice = "other settings, for example a lower learning rate" if model.trainer.optimizers else "more images"
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
-            "so no other is trained. Fit with other settings, for example a lower learning rate."
+            f"so no other is trained. Training images: {data.train_images}. Fit with {advice}."
         )
         raise ConfigurationError(message) from error
 
