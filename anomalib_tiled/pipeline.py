@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
@@ -21,6 +21,7 @@ from anomalib_tiled.data.found_images import find_images
 from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.errors import ConfigurationError, DataError, StageError, StorageError, TrainingError
 from anomalib_tiled.evaluation import Measurements, Results
+from anomalib_tiled.files import read_json
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -251,7 +252,7 @@ class TileStatus:
     Args:
         tile: The tile.
         state: ``done``, ``failed`` or ``missing``.
-        detail: Why it failed, if it did; or that it is to be trained again.
+        detail: Why it failed, if it did; or that it is to be trained again, or that its normal scores do not vary.
     """
 
     tile: Tile
@@ -263,17 +264,23 @@ def status(folder: RunFolder) -> list[TileStatus]:
     """Say of each tile whether it is done, missing or failed.
 
     Raises:
-        RunFolderError: The configuration or what is noted of a tile was altered.
+        RunFolderError: The configuration, the calibration or what is noted of a tile was altered.
     """
-    settings = folder.settings()
-    return [_status_of(folder, tile, settings.training_hash) for tile in grid_of(settings.tiling).tiles]
+    settings, path = folder.settings(), folder.calibration_file
+    borrowed = cast("dict[str, str]", read_json(path).get("borrowed", {}) if path.is_file() else {})
+    return [
+        _status_of(folder, tile, settings.training_hash, borrowed.get(tile.name))
+        for tile in grid_of(settings.tiling).tiles
+    ]
 
 
-def _status_of(folder: RunFolder, tile: Tile, configuration: str) -> TileStatus:
+def _status_of(folder: RunFolder, tile: Tile, configuration: str, lender: str | None) -> TileStatus:
     failure = folder.failure(tile)
     if folder.is_done(tile, configuration):
         again = ["to be trained again"] if folder.again_file(tile).is_file() else []
-        return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
+        blank = [] if lender is None else [f"normal scores hardly vary: thresholds and scales from those of {lender}"]
+        detail = "; ".join([*again, *([f"failed: {failure}"] if failure and again else []), *blank])
+        return TileStatus(tile, "done", detail)
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
 
 
