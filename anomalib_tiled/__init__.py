@@ -18,6 +18,7 @@ A module imports only from modules on its own line or below:
     tile_model  plugins  trusted_checkpoints    one of them | finding stages | checkpoints as they were finished
     checkpoints  missing_weights                weights of tiles, those that all share once | what models are made from
     supported_models  model_rules               which models work with tiles, and what they need
+    spread                                      what stages learn of tiles whose scores do not vary
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
     data                                        split, cache, tiles, demonstration images

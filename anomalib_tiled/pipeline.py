@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
@@ -28,6 +28,7 @@ from anomalib_tiled.errors import (
     UnfitLocationError,
 )
 from anomalib_tiled.evaluation import Images, Measurements, Results
+from anomalib_tiled.files import read_json
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -306,7 +307,8 @@ class TileStatus:
     Args:
         tile: The tile.
         state: ``done``, ``left out``, ``failed`` or ``missing``.
-        detail: Why it failed or is left out, if it did or is; or that it is to be trained again.
+        detail: Why it failed or is left out, if it did or is; or that it is to be trained again, or that its normal
+            scores do not vary.
     """
 
     tile: Tile
@@ -318,19 +320,33 @@ def status(folder: RunFolder) -> list[TileStatus]:
     """Say of each tile whether it is done, left out, missing or failed.
 
     Raises:
-        RunFolderError: The configuration or what is noted of a tile was altered.
+        RunFolderError: The configuration, the calibration or what is noted of a tile was altered.
     """
-    settings = folder.settings()
+    settings, path = folder.settings(), folder.calibration_file
+    borrowed = cast("dict[str, str]", read_json(path).get("borrowed", {}) if path.is_file() else {})
     grid = grid_of(settings.tiling)
     left_out = folder.left_out(grid)
-    return [_status_of(folder, tile, settings.training_hash, left_out.get(tile.name)) for tile in grid.tiles]
+    return [
+        _left_out(folder, tile, left_out[tile.name])
+        if tile.name in left_out and not folder.is_done(tile, settings.training_hash)
+        else _status_of(folder, tile, settings.training_hash, borrowed.get(tile.name))
+        for tile in grid.tiles
+    ]
 
 
-def _status_of(folder: RunFolder, tile: Tile, configuration: str, left_out: str | None) -> TileStatus:
+def _left_out(folder: RunFolder, tile: Tile, reason: str) -> TileStatus:
+    return TileStatus(tile, "left out", "; ".join([*_to_train_again(folder, tile), reason]))
+
+
+def _to_train_again(folder: RunFolder, tile: Tile) -> list[str]:
+    return ["to be trained again"] if folder.again_file(tile).is_file() else []
+
+
+def _status_of(folder: RunFolder, tile: Tile, configuration: str, lender: str | None) -> TileStatus:
     failure = folder.failure(tile)
-    again = ["to be trained again"] if folder.again_file(tile).is_file() else []
     if folder.is_done(tile, configuration):
-        return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
-    if left_out is not None:
-        return TileStatus(tile, "left out", "; ".join([*again, left_out]))
+        again = _to_train_again(folder, tile)
+        blank = [] if lender is None else [f"normal scores hardly vary: thresholds and scales from those of {lender}"]
+        detail = "; ".join([*again, *([f"failed: {failure}"] if failure and again else []), *blank])
+        return TileStatus(tile, "done", detail)
     return TileStatus(tile, "missing" if failure is None else "failed", failure or "")

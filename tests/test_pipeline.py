@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -72,6 +73,18 @@ def test_a_tile_that_failed_once_and_then_was_trained_is_done(settings: Settings
     folder.write_failure(pipeline.status(folder)[2].tile, "RuntimeError: out of luck")
     record(folder, "r00_c02")
     assert states(folder)[2] == ("done", "")
+
+
+def test_a_tile_whose_scores_do_not_vary_is_named(settings: Settings) -> None:
+    folder = preparation.prepare(settings)
+    record(folder, "r00_c01", "r00_c02")
+    content = Calibration(borrowed={"r00_c01": "r00_c02"}).to_json()
+    folder.calibration_file.write_text(json.dumps(content))
+    detail = "normal scores hardly vary: thresholds and scales from those of r00_c02"
+    assert states(folder)[:3] == [("missing", ""), ("done", detail), ("done", "")]
+    del content["borrowed"]  # as earlier versions wrote it
+    folder.calibration_file.write_text(json.dumps(content))
+    assert states(folder)[1] == ("done", "")
 
 
 def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) -> None:
