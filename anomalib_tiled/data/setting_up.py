@@ -54,7 +54,7 @@ def set_up(datamodule: AnomalibDataModule) -> None:
     try:
         datamodule.setup(TrainerFn.FITTING)
     except (MisMatchError, ValueError):  # names do not match, or there are not as many masks as images
-        if isinstance(datamodule, Folder) or (folder := as_folder(datamodule)) is None:
+        if (folder := as_folder(datamodule)) is None:
             raise
         _set_up_by_names(datamodule, folder)
         return
@@ -86,6 +86,7 @@ def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
     pairs = MaskFolders.of(folder).pairs(sorted(images))
     for dataset in datasets:
         _write(dataset, {image: str(mask) for image, mask in pairs.items()})
+        dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
     for name in DATASETS:
         if hasattr(bare, name):
             setattr(datamodule, name, getattr(bare, name))
@@ -210,7 +211,6 @@ def _write(dataset: AnomalibDataset, masks: Mapping[Path, Plain]) -> None:
     table = dataset.samples.copy()
     given = zip(table["image_path"], table["mask_path"], strict=True)
     table["mask_path"] = [masks.get(Path(image), mask) for image, mask in given]
-    table.attrs["task"] = TaskType.SEGMENTATION.value
     dataset.samples = table
 
 

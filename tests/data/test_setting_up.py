@@ -115,6 +115,29 @@ def test_the_layout_of_mvtec_without_zeros_before_numbers(tmp_path: Path) -> Non
         split_once(MVTecAD(root=tmp_path, category="part", num_workers=0))
 
 
+class OwnWay(Folder):
+    """A data module of a third party that finds its images as Folder does."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+
+
+def test_a_class_made_from_folder(folder: Path) -> None:
+    draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png", "masks/1_mask.png")
+    pairs = {"bad/2.png": "masks/2_mask.png", "bad/10.png": "masks/10_mask.png"}
+    assert masks_of(split_once(OwnWay(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS)), folder) == pairs
+    for kind in ("crack", "crack_big"):
+        draw(folder, f"worse/{kind}/0.png", f"gt/{kind}_mask/0.png")
+    data = OwnWay(root=folder, abnormal_dir="worse", mask_dir="gt", **FOLDERS)
+    assert masks_of(split_once(data), folder) == {
+        "worse/crack/0.png": "gt/crack_mask/0.png",
+        "worse/crack_big/0.png": "gt/crack_big_mask/0.png",
+    }
+    data = OwnWay(root=folder / "none", **FOLDERS)
+    with pytest.raises(DataError, match="OwnWay could not be set up: Path does not exist"):
+        split_once(data)
+
+
 class Swapped(AnomalibDataModule):
     """A data module of a third party that joins images and masks by position."""
 
