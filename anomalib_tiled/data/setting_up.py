@@ -196,9 +196,10 @@ def several(folders: Plain) -> list[str | Path]:
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:
-    """Give the data sets of images that are not generated."""
+    """Give the data sets of images that are not generated, and whose tables can be used."""
     datasets = [getattr(datamodule, name, None) for name in DATASETS]
-    return [each for each in datasets if each is not None and not isinstance(each, SyntheticAnomalyDataset)]
+    found = [each for each in datasets if each is not None and not isinstance(each, SyntheticAnomalyDataset)]
+    return [each for each in found if {"image_path", "label_index"} <= set(each.samples.columns)]
 
 
 def _rows(datasets: Sequence[AnomalibDataset]) -> Iterator[dict[Hashable, Plain]]:
