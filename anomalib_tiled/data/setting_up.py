@@ -152,15 +152,17 @@ class MaskFolders:
 
     def _candidates(self, images: Sequence[Path]) -> Iterator[Candidates]:
         if len(self.images) != len(self.masks):
-            masks = [mask for folder in self.masks for mask in self._below(folder)]
+            masks = [mask for folder in self.masks for mask in self._below(folder, images)]
             yield Candidates(images, masks, Path(commonpath(self.images)), Path(commonpath(self.masks)))
             return
         for folder, mask_folder in zip(self.images, self.masks, strict=True):
             if own := [image for image in images if image.is_relative_to(folder)]:
-                yield Candidates(own, self._below(mask_folder), folder, mask_folder)
+                yield Candidates(own, self._below(mask_folder, images), folder, mask_folder)
 
-    def _below(self, folder: Path) -> list[Path]:
-        return sorted(path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file())
+    def _below(self, folder: Path, images: Sequence[Path]) -> list[Path]:
+        """Find masks, which images never are, even where one folder is named for both."""
+        found = {path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file()}
+        return sorted(found - set(images))
 
     def _check_order(self) -> None:
         """Refuse folders of masks in another order than the folders of images that they are called after."""

@@ -94,6 +94,12 @@ def test_an_image_without_a_mask_in_its_folder(folder: Path) -> None:
             fit_folder(folder, abnormal, mask)
 
 
+def test_an_image_is_no_mask(folder: Path) -> None:
+    draw(folder, "bad/0.png", "bad/0_mask.png")
+    with pytest.raises(DataError, match=r"bad/0\.png has none: no file in .*bad has its name"):
+        fit_folder(folder, "bad", "bad")
+
+
 def test_test_images_of_another_data_module_are_paired_alike(folder: Path) -> None:
     draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png")
     data = Folder(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS, val_split_mode="none")
@@ -191,6 +197,16 @@ def test_labels_that_come_from_the_masks_of_other_images(tmp_path: Path) -> None
         draw(tmp_path, f"kos01/Part{number}.jpg")
         draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 10 else 0)
     with pytest.raises(DataError, match=r"but .*Part10\.jpg is given .*label\.bmp, and not .*Part10_label\.bmp"):
+        split_once(Kolektor(root=tmp_path, num_workers=0))
+
+
+def test_names_that_only_folders_could_pair(tmp_path: Path) -> None:
+    for number in range(12):
+        draw(tmp_path, f"kos01/Part{number}.jpg")
+        draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 1 else 0)
+    with pytest.raises(
+        DataError, match=r"Kolektor could not be set up: .* It joins images and masks by position\. Give"
+    ):
         split_once(Kolektor(root=tmp_path, num_workers=0))
 
 
