@@ -54,7 +54,7 @@ def set_up(datamodule: AnomalibDataModule) -> None:
     try:
         datamodule.setup(TrainerFn.FITTING)
     except (MisMatchError, ValueError):  # names do not match, or there are not as many masks as images
-        if isinstance(datamodule, Folder) or (folder := as_folder(datamodule)) is None:
+        if (folder := as_folder(datamodule)) is None:
             raise
         _set_up_by_names(datamodule, folder)
         return
@@ -86,6 +86,7 @@ def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
     pairs = MaskFolders.of(folder).pairs(sorted(images))
     for dataset in datasets:
         _write(dataset, {image: str(mask) for image, mask in pairs.items()})
+        dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
     for name in DATASETS:
         if hasattr(bare, name):
             setattr(datamodule, name, getattr(bare, name))
@@ -151,15 +152,17 @@ class MaskFolders:
 
     def _candidates(self, images: Sequence[Path]) -> Iterator[Candidates]:
         if len(self.images) != len(self.masks):
-            masks = [mask for folder in self.masks for mask in self._below(folder)]
+            masks = [mask for folder in self.masks for mask in self._below(folder, images)]
             yield Candidates(images, masks, Path(commonpath(self.images)), Path(commonpath(self.masks)))
             return
         for folder, mask_folder in zip(self.images, self.masks, strict=True):
             if own := [image for image in images if image.is_relative_to(folder)]:
-                yield Candidates(own, self._below(mask_folder), folder, mask_folder)
+                yield Candidates(own, self._below(mask_folder, images), folder, mask_folder)
 
-    def _below(self, folder: Path) -> list[Path]:
-        return sorted(path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file())
+    def _below(self, folder: Path, images: Sequence[Path]) -> list[Path]:
+        """Find masks, which images never are, even where one folder is named for both."""
+        found = {path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file()}
+        return sorted(found - set(images))
 
     def _check_order(self) -> None:
         """Refuse folders of masks in another order than the folders of images that they are called after."""
@@ -195,9 +198,10 @@ def several(folders: Plain) -> list[str | Path]:
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:
-    """Give the data sets of images that are not generated."""
+    """Give the data sets of images that are not generated, and whose tables can be used."""
     datasets = [getattr(datamodule, name, None) for name in DATASETS]
-    return [each for each in datasets if each is not None and not isinstance(each, SyntheticAnomalyDataset)]
+    found = [each for each in datasets if each is not None and not isinstance(each, SyntheticAnomalyDataset)]
+    return [each for each in found if {"image_path", "label_index"} <= set(each.samples.columns)]
 
 
 def _rows(datasets: Sequence[AnomalibDataset]) -> Iterator[dict[Hashable, Plain]]:
@@ -210,7 +214,6 @@ def _write(dataset: AnomalibDataset, masks: Mapping[Path, Plain]) -> None:
     table = dataset.samples.copy()
     given = zip(table["image_path"], table["mask_path"], strict=True)
     table["mask_path"] = [masks.get(Path(image), mask) for image, mask in given]
-    table.attrs["task"] = TaskType.SEGMENTATION.value
     dataset.samples = table
 
 

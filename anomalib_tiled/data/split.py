@@ -14,6 +14,7 @@ from urllib.error import URLError
 import pandas as pd
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
@@ -159,6 +160,8 @@ def _naming(datamodule: AnomalibDataModule) -> Iterator[None]:
     except Exception as error:
         modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
         advice = f"Check its folders, that no mask is missing, and whether there are images enough for {modes}."
+        if isinstance(error, MisMatchError):
+            advice = "It joins images and masks by position. Give numbers zeros before them, or use Folder instead."
         if isinstance(error, URLError):
             advice = f"Its images are not in {getattr(datamodule, 'root', 'its folder')}, so it tried to download them."
         name, said = type(datamodule).__name__, " ".join(str(error).split())

@@ -94,6 +94,12 @@ def test_an_image_without_a_mask_in_its_folder(folder: Path) -> None:
             fit_folder(folder, abnormal, mask)
 
 
+def test_an_image_is_no_mask(folder: Path) -> None:
+    draw(folder, "bad/0.png", "bad/0_mask.png")
+    with pytest.raises(DataError, match=r"bad/0\.png has none: no file in .*bad has its name"):
+        fit_folder(folder, "bad", "bad")
+
+
 def test_test_images_of_another_data_module_are_paired_alike(folder: Path) -> None:
     draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png")
     data = Folder(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS, val_split_mode="none")
@@ -113,6 +119,29 @@ def test_the_layout_of_mvtec_without_zeros_before_numbers(tmp_path: Path) -> Non
     (tmp_path / "part/ground_truth/cut/10_mask.png").unlink()
     with pytest.raises(DataError, match=r"cut/10\.png has none: there is no .*ground_truth/cut/10_mask\.\*"):
         split_once(MVTecAD(root=tmp_path, category="part", num_workers=0))
+
+
+class OwnWay(Folder):
+    """A data module of a third party that finds its images as Folder does."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+
+
+def test_a_class_made_from_folder(folder: Path) -> None:
+    draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png", "masks/1_mask.png")
+    pairs = {"bad/2.png": "masks/2_mask.png", "bad/10.png": "masks/10_mask.png"}
+    assert masks_of(split_once(OwnWay(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS)), folder) == pairs
+    for kind in ("crack", "crack_big"):
+        draw(folder, f"worse/{kind}/0.png", f"gt/{kind}_mask/0.png")
+    data = OwnWay(root=folder, abnormal_dir="worse", mask_dir="gt", **FOLDERS)
+    assert masks_of(split_once(data), folder) == {
+        "worse/crack/0.png": "gt/crack_mask/0.png",
+        "worse/crack_big/0.png": "gt/crack_big_mask/0.png",
+    }
+    data = OwnWay(root=folder / "none", **FOLDERS)
+    with pytest.raises(DataError, match="OwnWay could not be set up: Path does not exist"):
+        split_once(data)
 
 
 class Swapped(AnomalibDataModule):
@@ -168,6 +197,16 @@ def test_labels_that_come_from_the_masks_of_other_images(tmp_path: Path) -> None
         draw(tmp_path, f"kos01/Part{number}.jpg")
         draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 10 else 0)
     with pytest.raises(DataError, match=r"but .*Part10\.jpg is given .*label\.bmp, and not .*Part10_label\.bmp"):
+        split_once(Kolektor(root=tmp_path, num_workers=0))
+
+
+def test_names_that_only_folders_could_pair(tmp_path: Path) -> None:
+    for number in range(12):
+        draw(tmp_path, f"kos01/Part{number}.jpg")
+        draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 1 else 0)
+    with pytest.raises(
+        DataError, match=r"Kolektor could not be set up: .* It joins images and masks by position\. Give"
+    ):
         split_once(Kolektor(root=tmp_path, num_workers=0))
 
 
