@@ -3,7 +3,7 @@
 #
 # Behaviour: the model is converted and compiled without an error or a warning; its output equals, to rounding, that of
 #   the same model with antialias 0. Against onnxruntime, which obeys the attribute, random pixels differ by up to 139 of
-#   255 grey levels, stripes of two pixels by 126; other pictures by up to 154.
+#   255 grey levels, white dots on black by up to 213.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0.
 # Wrong guess: an attribute that a converter does not support is an error.
 # Matters to: whoever resizes within an exported model, and whoever compares the predictions of OpenVINO with another
@@ -52,9 +52,10 @@ def by_openvino(path, images):
 print(f"openvino {openvino.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}")
 with_it, without = saved(1), saved(0)
 random = np.random.default_rng(0).integers(0, 256, (1, 3, SIDE, SIDE)).astype(np.float32)
-stripes = np.broadcast_to(255.0 * (np.arange(SIDE) % 4 < 2), (1, 3, SIDE, SIDE)).astype(np.float32)
+on_a_dot = (np.indices((SIDE, SIDE)) % 4 == 0).all(axis=0)
+dots = np.broadcast_to(255.0 * on_a_dot, (1, 3, SIDE, SIDE)).astype(np.float32)
 dropped = []
-for name, images in {"random pixels": random, "stripes": stripes}.items():
+for name, images in {"random pixels": random, "white dots": dots}.items():
     found = by_openvino(with_it, images)
     apart, plain = (np.abs(found - by_onnxruntime(path, images)).max() for path in (with_it, without))
     print(f"{name}: {apart:.0f} grey levels from onnxruntime with antialias, {plain:.5f} from it without")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from anomalib_tiled import pipeline
+from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.cli import main
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.training import tile as training
@@ -232,20 +234,22 @@ def test_a_setting_that_cannot_be_used_does_not_get_into_a_run(
 
 
 def test_train_needs_test_images_before_it_trains_and_fit_does_not(
-    configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    fitted: list[RunFolder] = []
+    monkeypatch.setattr(pipeline, "fit", lambda folder, *_: fitted.append(folder) or Calibration())
     none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
-    one_tile = {"tiling__tile_size": [112, 150], "tiling__stride": None}
-    configuration = str(configure(**none, **one_tile, data__init_args__val_split_mode="none"))
+    configuration = str(configure(**none, data__init_args__val_split_mode="none"))
     assert main(["train", "--config", configuration]) == 2
     message = "`train` fits a run and then measures it on test images, but there are none. Name some in the data module"
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "results").rglob("config.yaml"))
     assert main(["fit", "--config", configuration]) == 0
-    (run,) = (path.parent for path in (tmp_path / "results").rglob("v0/config.yaml"))
-    assert main(["train", "--ckpt_dir", str(run)]) == 2
+    (run,) = fitted
+    assert main(["train", "--ckpt_dir", str(run.path)]) == 2
     assert message in capsys.readouterr().err
+    assert fitted == [run]
 
 
 def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
