@@ -29,6 +29,7 @@ from anomalib_tiled.arguments import (
     without_ckpt_dir,
 )
 from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.data.found_images import LONGEST_LINE
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.decisions import ThresholdRules
 from anomalib_tiled.devices import device_named
@@ -53,7 +54,7 @@ from anomalib_tiled.run_folder import RunFolder, check_output
 from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from anomalib_tiled.config import Settings
@@ -122,7 +123,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     else:
         request = PredictionRequest(
             tuple(parsed.data),
-            sys.stdin or (),  # there is none if it was closed before Python began
+            _listed(),
             output,
             settings,
             skip_existing=parsed.skip_existing,
@@ -242,6 +243,11 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
         if parsed.tiles is not None:
             return folder, parsed.tiles.split(",")
     return folder, []
+
+
+def _listed() -> Iterable[str]:
+    """Give the lines of standard input; none if it was closed before Python began."""
+    return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
 def _output(given: str | None) -> Path | None:
