@@ -30,6 +30,7 @@ from anomalib_tiled.arguments import (
 )
 from anomalib_tiled.config import NEED_NO_TRAINING, ClassSpec, changeable
 from anomalib_tiled.data.appeared import appeared
+from anomalib_tiled.data.found_images import LONGEST_LINE
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.decisions import ThresholdRules
@@ -55,7 +56,7 @@ from anomalib_tiled.run_folder import RunFolder, check_output
 from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from anomalib_tiled.config import Settings
@@ -124,7 +125,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     else:
         request = PredictionRequest(
             tuple(parsed.data),
-            sys.stdin or (),  # there is none if it was closed before Python began
+            _listed(),
             output,
             settings,
             skip_existing=parsed.skip_existing,
@@ -254,6 +255,11 @@ def _folder_for(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFo
         _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
         return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
     return folder, [], False
+
+
+def _listed() -> Iterable[str]:
+    """Give the lines of standard input; none if it was closed before Python began."""
+    return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
 def _output(given: str | None) -> Path | None:

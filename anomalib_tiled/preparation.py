@@ -19,7 +19,7 @@ from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.module_settings import check_numbers, folders_of
 from anomalib_tiled.data.split import Split, keep_generated, split_once
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.evaluation import Measurements
 from anomalib_tiled.files import write_json, write_text
 from anomalib_tiled.layout import grid_of
@@ -163,10 +163,20 @@ def _with_folders(settings: Settings) -> Settings:
     return replace(settings, default_root_dir=str(Path(settings.default_root_dir).absolute()), cache=cache)
 
 
+def _check_folders(settings: Settings) -> None:
+    """Refuse folders without a name, which would be the folder that this is called in."""
+    cache = None if settings.cache is None else settings.cache.directory
+    for name, folder in {"default_root_dir": settings.default_root_dir, "cache.directory": cache}.items():
+        if folder == "":
+            message = f"{name} must name a folder, but the name is empty. Is a variable of the shell not set?"
+            raise ConfigurationError(message)
+
+
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
     if settings.tiling.image_size is not None:
         grid_of(settings.tiling)
+    _check_folders(settings)
     rehearse(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
     if settings.memory_bytes:

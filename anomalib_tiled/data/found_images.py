@@ -23,6 +23,10 @@ BYTE_ORDER_MARK = "\ufeff"
 """What some editors and programs put before the first line of a file."""
 
 
+LONGEST_LINE = 2**16
+"""Characters of a line of the list, which no path has."""
+
+
 def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequence[Path]) -> list[Path]:
     """Find images, each once, in the order in which they are named; those of a folder by name.
 
@@ -60,7 +64,7 @@ def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequ
 
 def _of_list(listed: Iterable[str]) -> list[Path]:
     try:
-        lines = list(listed)
+        lines = list(map(_checked, listed))
     except OSError as error:
         message = f"--data - reads a list of images from standard input, which cannot be read: {error.strerror}."
         raise DataError(message) from error
@@ -73,6 +77,15 @@ def _of_list(listed: Iterable[str]) -> list[Path]:
         message = "--data - reads a list of images, one in each line, from standard input, but that is empty or closed."
         raise DataError(message)
     return found
+
+
+def _checked(line: str) -> str:
+    if len(line) > LONGEST_LINE:
+        message = (
+            f"--data - reads a list with one image in each line, but a line is longer than {LONGEST_LINE} characters."
+        )
+        raise DataError(message)
+    return line
 
 
 def _of_line(name: str) -> list[Path]:

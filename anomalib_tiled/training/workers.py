@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.workers import Outcome, TrainTile
 
 
+MOST_PROCESSES = 1_000
+"""More than any machine has cores for."""
+
 MEMORY_OF_A_PROCESS = 4 * 10**9
 """Bytes of free memory for which one more process is started; it needs less, but how much depends on the model."""
 
@@ -38,8 +41,11 @@ class LocalWorkers(Workers):
     """
 
     def __init__(self, processes: int | Literal["auto"] = "auto", devices: Sequence[int] | None = None) -> None:
-        if processes != "auto" and processes < 1:
-            message = f"workers.init_args.processes must be at least 1 or auto, but is {processes!r}."
+        if processes != "auto" and not 1 <= processes <= MOST_PROCESSES:
+            message = (
+                f"workers.init_args.processes must be at least 1 or auto, and at most {MOST_PROCESSES}, "
+                f"but is {processes!r}."
+            )
             raise ConfigurationError(message)
         if devices is not None and (not devices or min(devices) < 0):
             message = f"workers.init_args.devices must be indices of GPUs, such as [0, 1], or null, but is {devices!r}."

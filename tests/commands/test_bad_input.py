@@ -76,6 +76,7 @@ MISFITS = {
         "must be at least 1",
     ),
     "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
+    "no name of a folder": ({"default_root_dir": ""}, "default_root_dir must name a folder, but the name is empty."),
     "a name that leads elsewhere": ({"data__init_args__name": "../../evil"}, "must be the name of a folder, because"),
     "batches of nothing": ({"data__init_args__eval_batch_size": 0}, "eval_batch_size must be at least 1, but is 0."),
     "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not be set up: Path does not exist"),
@@ -201,6 +202,15 @@ def test_options_without_sense_change_nothing(
     assert message.format(run=finished_run) in printed.err
     assert "Traceback" not in printed.err
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+
+
+def test_a_closed_input_is_an_empty_list(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    options = ["--data", "-", "--output", str(tmp_path / "output")]
+    assert main(["predict", "--ckpt_dir", str(finished_run), *options]) == 2
+    assert "one in each line, from standard input, but that is empty or closed." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "train", "test", "status"])

@@ -126,6 +126,20 @@ def test_nothing_found_is_an_error(folder: Path, given: str, message: str) -> No
         found(folder, given)
 
 
+def test_a_line_without_end_is_not_read_to_its_end(folder: Path) -> None:
+    with pytest.raises(DataError, match="a line is longer than 65536 characters"):
+        found(folder, "-", listed=("1.png\n", "a" * 65_537, "never read"))
+
+
+def test_a_list_that_cannot_be_read(folder: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "1.png\n"
+        raise IsADirectoryError(21, "Is a directory")
+
+    with pytest.raises(DataError, match=r"from standard input, which cannot be read: Is a directory\."):
+        found(folder, "-", listed=lines())
+
+
 def test_what_of_the_list_has_no_end_of_line_is_told(folder: Path) -> None:
     with pytest.raises(DataError, match=r"there are zeros in it\. Leave -print0 out"):
         found(folder, "-", listed=("a.tif\0b/2.png",))

@@ -70,9 +70,9 @@ def test_one_process_is_this_one(processes: object) -> None:
     assert list(LocalWorkers(processes).train(TILES[:1], Training())) == [Outcome(TILES[0], None)]
 
 
-@pytest.mark.parametrize("processes", [0, -1])
+@pytest.mark.parametrize("processes", [0, -1, 10**9])
 def test_there_must_be_a_process(processes: int) -> None:
-    message = "workers.init_args.processes must be at least 1 or auto, but is"
+    message = "workers.init_args.processes must be at least 1 or auto, and at most 1000, but is"
     with pytest.raises(ConfigurationError, match=f"^{message} {processes}.$"):
         LocalWorkers(processes)
 
