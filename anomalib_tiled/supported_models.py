@@ -115,7 +115,7 @@ SUPPORT: Mapping[str, Support] = {
         rules=(more_images("n_pca_components"),),
         needs=BACKBONE_IF_ASKED,
     ),
-    "Dfm": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
+    "Dfm": Support(Trial((72, 100), SMALL), rules=(images(2),), needs=BACKBONE_IF_ASKED),
     "Dinomaly": Support(
         Trial((56, 70), {"encoder_name": SMALL_PATCHES_OF_14}, ENCODER),
         rules=(whole_patches("encoder_name"),),
