@@ -46,7 +46,7 @@ from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
-from anomalib_tiled.training.failures import Failures
+from anomalib_tiled.training.failures import Failures, advice
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
 from anomalib_tiled.training.tile import check_monitored, train_tile
@@ -136,7 +136,8 @@ def _train_missing(
             fitted = any(map(run.folder.has_record, run.grid.locations))
             run.folder.write_failure(outcome.tile, failures.add(outcome.tile, outcome.error, others_fitted=fitted))
             if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles
-                raise outcome.error
+                message = "\n".join([str(outcome.error), *advice(run.folder, run.grid.tiles)])
+                raise ConfigurationError(message) from outcome.error
             if failures.are_alike:
                 break
     refusal = why_not_left_out(run, [error for _, error in unfit]) if unfit else None

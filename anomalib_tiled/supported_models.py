@@ -115,7 +115,7 @@ SUPPORT: Mapping[str, Support] = {
         rules=(more_images("n_pca_components"),),
         needs=BACKBONE_IF_ASKED,
     ),
-    "Dfm": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
+    "Dfm": Support(Trial((72, 100), SMALL), rules=(images(2),), needs=BACKBONE_IF_ASKED),
     "Dinomaly": Support(
         Trial((56, 70), {"encoder_name": SMALL_PATCHES_OF_14}, ENCODER),
         rules=(whole_patches("encoder_name"),),
@@ -231,9 +231,10 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
     if reason := reason_against(model_class):
         message = f"{model_class.__name__} cannot be used with tiles: {reason}. Choose another model."
         raise ConfigurationError(message)
-    for name in (each for each in LEARNING_RATES if not arguments.get(each, 1) > 0):
-        message = f"model.init_args.{name} must be greater than 0, but is {arguments[name]}."
-        raise ConfigurationError(message)
+    for name in LEARNING_RATES:
+        if isinstance(given := arguments.get(name), (int, float)) and not given > 0:
+            message = f"model.init_args.{name} must be greater than 0, but is {given}."
+            raise ConfigurationError(message)
     for rule in support_of(model_class).rules:
         rule.check(
             model_class.__name__, Asked(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)

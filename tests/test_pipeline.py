@@ -116,7 +116,7 @@ def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypat
         f"r00_c00, r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
         f"Fix the cause, then go on with `{command}`.\n"
         "If a setting of the model, the data or the trainer is the cause, change it in "
-        f"{folder.path / 'config.yaml'} and have tiles that are done trained alike: `{command} --tiles r01_c00`.\n"
+        f"{folder.path / 'config.yaml'}, and train the tiles that are done again: `{command} --tiles r01_c00`.\n"
         f"To try all other tiles all the same: `{command} --keep_going`."
     )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "missing", "done", "missing", "missing"]
@@ -136,7 +136,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
         f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})\n"
         f"Fix the cause, then go on with `{command}`.\n"
         "If a setting of the model, the data or the trainer is the cause, change it in "
-        f"{folder.path / 'config.yaml'} and have tiles that are done trained alike: "
+        f"{folder.path / 'config.yaml'}, and train the tiles that are done again: "
         f"`{command} --tiles r01_c00,r01_c02`."
     )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "failed", "done", "failed", "done"]
@@ -184,8 +184,14 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
 
     monkeypatch.setattr(pipeline, "train_tile", refuse)
     folder = preparation.prepare(settings)
-    with pytest.raises(ConfigurationError, match=r"^The model cannot be used\.$"):
+    with pytest.raises(ConfigurationError) as raised:
         pipeline.fit(folder, Observers())
+    assert str(raised.value) == (
+        "The model cannot be used.\n"
+        f"Fix the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.\n"
+        "If a setting of the model, the data or the trainer is the cause, change it in "
+        f"{folder.path / 'config.yaml'}."
+    )
     assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]
 
 

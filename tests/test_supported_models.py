@@ -31,7 +31,7 @@ EXPORTED = [getattr(anomalib.models, name) for name in anomalib.models.__all__]
 REFUSED = {model_class.__name__: reason for model_class in EXPORTED if (reason := reason_against(model_class))}
 
 
-NOT_OF_TILES = {"AnomalyDINO", "Dfkde", "Fastflow", "Padim", "Patchcore"}
+NOT_OF_TILES = {"AnomalyDINO", "Dfkde", "Dfm", "Fastflow", "Padim", "Patchcore"}
 """Their rules are about numbers of images and patches, and about backbones that are not the default."""
 
 

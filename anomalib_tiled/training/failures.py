@@ -28,6 +28,7 @@ class Failures:
     """
 
     keep_going: bool = False
+    _reasons: dict[str, str] = field(default_factory=dict)
     _tiles: dict[str, list[Tile]] = field(default_factory=dict)
     _lasting: Counter[str] = field(default_factory=Counter)
 
@@ -39,12 +40,12 @@ class Failures:
             error: Why it failed.
             others_fitted: Whether the model could be fitted on another tile.
         """
-        reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
-        kind = reason.replace(tile.name, "the tile")
-        alike = next((known for known in self._tiles if _kind(known, self._tiles[known]) == kind), reason)
-        self._tiles.setdefault(alike, []).append(tile)
         of_location = isinstance(error, UnfitLocationError) and (error.blank or others_fitted)
-        self._lasting[alike] += not of_location and not _passes(error)
+        reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
+        kind = reason.replace(tile.name, "the tile")  # an error that names its tile is that of others too
+        self._reasons.setdefault(kind, reason)
+        self._tiles.setdefault(kind, []).append(tile)
+        self._lasting[kind] += not of_location and not _passes(error)
         return reason
 
     def __len__(self) -> int:
@@ -66,12 +67,12 @@ class Failures:
             refusal: Why locations on which the model cannot be fitted are not left out; ``None`` if there are none.
         """
         causes = [
-            f"{', '.join(tile.name for tile in failed)}: {reason} (log: {folder.tile_log(failed[0])})"
-            for reason, failed in self._tiles.items()
+            f"{', '.join(tile.name for tile in failed)}: {self._reasons[kind]} (log: {folder.tile_log(failed[0])})"
+            for kind, failed in self._tiles.items()
         ]
         refusals = [] if refusal is None else [refusal]
-        advice = _advice(folder, tiles, stopped=self.are_alike)
-        return "\n".join([self._heading(len(tiles), left), *causes, *refusals, *advice])
+        further = advice(folder, tiles, stopped=self.are_alike)
+        return "\n".join([self._heading(len(tiles), left), *causes, *refusals, *further])
 
     def _heading(self, number: int, left: int) -> str:
         if not self.are_alike:
@@ -82,22 +83,25 @@ class Failures:
         )
 
 
-def _kind(reason: str, tiles: Sequence[Tile]) -> str:
-    return reason.replace(tiles[0].name, "the tile")
+def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -> list[str]:
+    """Say how to correct a run whose training has failed, and how to go on with it; a line each.
+
+    Args:
+        folder: The run.
+        tiles: All tiles of the run.
+        stopped: Whether others would be tried if that were asked for.
+    """
+    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
+    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
+    lines = [
+        f"Fix the cause, then go on with `{command}`.",
+        f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
+    ]
+    return [*lines, f"To try all other tiles all the same: `{command} --keep_going`."] if stopped else lines
 
 
 def _passes(error: Exception) -> bool:
     """Whether another tile may well be trained, or this one later: memory, a process or a GPU was lost."""
     died = isinstance(error, WorkerError) and not isinstance(error, UnsentError)
     return died or isinstance(error, OutOfMemoryError) or has_failed_for_good(error)
-
-
-def _advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool) -> list[str]:
-    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
-    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
-    again = f" and have tiles that are done trained alike: `{command} --tiles {done}`" if done else ""
-    lines = [
-        f"Fix the cause, then go on with `{command}`.",
-        f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
-    ]
-    return [*lines, f"To try all other tiles all the same: `{command} --keep_going`."] if stopped else lines

@@ -115,24 +115,25 @@ def _names(extractor: TimmFeatureExtractor) -> list[str]:
 
 
 def _check_layers(arguments: Mapping[str, Plain], allowed: Sequence[str]) -> None:
-    """Refuse layers that a backbone lacks; blocks of a transformer may be given by their numbers.
+    """Refuse layers that a backbone lacks; they may be given by their numbers.
 
     Raises:
-        ConfigurationError: It lacks one.
+        ConfigurationError: It lacks one, or none is given.
     """
-    for argument in (name for name in LAYERS if arguments.get(name) is not None and allowed):
+    for argument in (each for each in LAYERS if allowed and isinstance(arguments.get(each), (str, list, tuple))):
         given = arguments[argument]
-        for layer in [given] if isinstance(given, str) else given:
-            if layer not in allowed and f"blocks.{layer}" not in allowed:
+        layers = [given] if isinstance(given, str) else given
+        if not layers:
+            message = f"model.init_args.{argument} must name a layer, but is {given!r}. {allowed_names('', allowed)}"
+            raise ConfigurationError(message)
+        for layer in layers:
+            if layer not in allowed and not (str(layer).isdecimal() and int(layer) < len(allowed)):
                 backbone = arguments.get("backbone", "the backbone")
                 message = (
                     f"model.init_args.{argument} must name layers of {backbone}, which has no {layer!r}. "
                     f"{allowed_names(str(layer), allowed)}"
                 )
                 raise ConfigurationError(message)
-        if not given:
-            message = f"model.init_args.{argument} must name a layer, but is {given!r}. {allowed_names('', allowed)}"
-            raise ConfigurationError(message)
 
 
 def _check_pre_processor(model: AnomalibModule, tile_size: Size) -> None:

@@ -71,6 +71,21 @@ def fit(*arguments: object, **settings: object) -> None:
         fit_ensemble(*arguments, **settings)
 
 
+def test_all_tiles_are_tried_where_that_is_asked_for(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TriedError(Exception):
+        pass
+
+    def note(*_: object, keep_going: bool) -> None:
+        raise TriedError(keep_going)
+
+    monkeypatch.setattr(fitting, "prepare", lambda settings: settings)
+    monkeypatch.setattr(fitting.pipeline, "fit", note)
+    for settings in ({}, {"keep_going": True}):
+        with pytest.raises(TriedError) as raised:
+            fit_ensemble("Padim", folder(photographs), 64, **settings)
+        assert raised.value.args == (bool(settings),)
+
+
 @pytest.mark.slow
 def test_objects_fit_what_a_configuration_fits(photographs: Path, finished_run: Path, tmp_path: Path) -> None:
     ensemble = fit_ensemble(
