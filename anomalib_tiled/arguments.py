@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from argparse import HelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -310,6 +311,9 @@ def _in_our_form(text: str) -> str:
         configuration = get_loader("yaml")(text)
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it
+    if not isinstance(configuration, Mapping):
+        message = f"A configuration must hold settings by name, but holds {text.strip() or 'nothing'}."
+        raise ConfigurationError(message)
     if not is_reference(configuration):
         named = in_full(configuration)
         return text if named == configuration else str(yaml.safe_dump(named, sort_keys=False))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from anomalib_tiled.bounds import parse_yaml
-from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.explanations import ambiguous, unknown_class
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.explanations import broken_plugins
+from anomalib_tiled.origin import origin_of
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 
@@ -77,8 +78,14 @@ def _full(kind: StageKind, value: Plain) -> Plain:
         return {**value, "class_path": _full(kind, name)}
     if not isinstance(value, str) or "." in value or value in NOTHING:
         return value
-    paths = {choice.class_path for choice in find_plugins().of(kind.name) if choice.name == value}
-    if len(paths) == 1:
-        return paths.pop()
-    message = ambiguous(kind.setting, value, sorted(paths)) if paths else unknown_class(kind.setting, value)
+    choices = find_plugins().of(kind.name)
+    match sorted({choice.class_path for choice in choices if choice.name == value}):
+        case [path]:
+            return path
+        case []:
+            allowed = f"{allowed_names(value, (choice.name for choice in choices))} Or give a dotted class path."
+            message = f"There is no {value!r} for {kind.setting}. {allowed}{broken_plugins()}"
+        case paths:
+            listed = ", ".join(f"{path} of {origin_of(path)}" for path in paths)
+            message = f"{value!r} for {kind.setting} may be any of {listed}. Give the dotted path of the one you mean."
     raise ConfigurationError(message)

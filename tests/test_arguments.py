@@ -295,11 +295,17 @@ MESSAGES = {
     "an unknown setting": (["--tilling.stride=3"], "There is no setting 'tilling'. Did you mean 'tiling'? Allowed: "),
     "an unknown one in a group": (["--tiling.strides=3"], "tiling has no setting 'strides'. Did you mean 'stride'?"),
     "an unknown class": (["--merging=Meen"], "There is no 'Meen' for merging. Did you mean 'Mean'? Allowed: Gaussian"),
-    "an unknown model": (["--model=Patchcor"], "There is no 'Patchcor' for model. Did you mean 'Patchcore'? Allowed: "),
-    "a missing module": (["--scoring=no.such.Module"], "There is no 'no.such.Module' for scoring."),
+    "an unknown model": (
+        ["--model=Patchcor"],
+        "model: Expected a class: Patchcor. Did you mean 'Patchcore'? Allowed",
+    ),
+    "a missing module": (
+        ["--scoring=no.such.Module"],
+        "scoring: Problem with given class_path 'no.such.Module': No module named 'no'. Allowed: Max, Mean, To",
+    ),
     "a missing class": (
         ["--scoring=anomalib_tiled.stages.scoring.Topk"],
-        "There is no 'anomalib_tiled.stages.scoring.Topk' for scoring.",
+        "module 'anomalib_tiled.stages.scoring' has no attribute 'Topk'. Allowed: Max, Mean, TopK. Or give a dotted",
     ),
     "a class of another kind": (
         ["--merging=anomalib_tiled.stages.scoring.TopK"],

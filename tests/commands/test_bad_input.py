@@ -28,8 +28,8 @@ UNKNOWN = {
         {"trainer": {"max_epoch": 1}},
         "trainer has no setting 'max_epoch'. Did you mean 'max_epochs'?",
     ),
-    "a model": ({"model__class_path": "Padimm"}, "There is no 'Padimm' for model. Did you mean 'Padim'?"),
-    "a data module": ({"data__class_path": "Foldr"}, "There is no 'Foldr' for data. Did you mean 'Folder'?"),
+    "a model": ({"model__class_path": "Padimm"}, "model: Expected a class: Padimm. Did you mean 'Padim'?"),
+    "a data module": ({"data__class_path": "Foldr"}, "data: Expected a class: Foldr. Did you mean 'Folder'?"),
     "a merger": (
         {"merging": "Meen"},
         "There is no 'Meen' for merging. Did you mean 'Mean'? Allowed: Gaussian, Hann, Max",
