@@ -283,6 +283,8 @@ def _report(
         Console(emoji=False).print(tiles_table(weak))
     for note in () if data is None else measured.notes:  # those of the run's own images were said by fit
         _say(f"Note: {note}")
+    if measured.contradictions:
+        _say(f"Note: {measured.contradictions} See the column contradiction of scores.csv.")
     _say(f"Run folder: {folder.path}")
     _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
     if folder.settings().visualize:

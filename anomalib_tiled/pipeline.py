@@ -26,6 +26,7 @@ from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import progress_bar, track
+from anomalib_tiled.results.contradictions import contradiction, count_of
 from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.free_folder import check_free, picture_folders
 from anomalib_tiled.results.logs import log_to
@@ -130,11 +131,13 @@ class Measured:
         metrics: Metrics by name; ``None`` where one is not defined.
         tiles: How well each tile location does.
         notes: What a reader of the results should know.
+        contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
     """
 
     metrics: Results
     tiles: list[TileResult]
     notes: tuple[str, ...]
+    contradictions: str = ""
 
 
 def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
@@ -166,6 +169,7 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     ensemble = run.calibrated_ensemble()
     measurements, tiles = Measurements.of(run.settings), TileMeasurements(run.grid)
     stretch = run.settings.normalization.stage == "none"
+    contradictions: list[str] = []
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
         for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
@@ -181,9 +185,10 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
                 draw(batch)
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
+                contradictions.append(contradiction(item.pred_label, item.pred_mask))
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
     notes = depth_notes(sample.image_path for sample in samples)
-    measured = Measured(measurements.compute(), tiles.results(), tuple(notes))
+    measured = Measured(measurements.compute(), tiles.results(), tuple(notes), count_of(contradictions))
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))

@@ -14,6 +14,7 @@ from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.predictions import HAS_MAPS, Predicted
 from anomalib_tiled.results.recording import Recording, given_thresholds
 
@@ -81,7 +82,8 @@ def decide_again(
         if recording.settings.coco:
             write_coco(folder)
     anomalous = sum(image.pred_label for image in folder.predicted())
-    return Predicted(0, len(done), anomalous, 0, monotonic() - started)
+    contradictions = count_of(image.contradiction for image in folder.predicted())
+    return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
 
 
 class Redecision:
