@@ -83,8 +83,8 @@ def decide_again(
             write_coco(folder)
     if redecision.outdated:
         report(
-            f"Note: {redecision.outdated} pictures say something else than the table now of how label and mask contradict "
-            "each other: --threshold alone draws none again."
+            f"Note: {redecision.outdated} pictures say something else than the table now of how label and mask "
+            "contradict each other: --threshold alone draws none again."
         )
     anomalous = sum(image.pred_label for image in folder.predicted())
     contradictions = count_of(image.contradiction for image in folder.predicted())
