@@ -7,6 +7,7 @@ knows how to open a run folder, and to predict images as people hold them.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -175,11 +176,11 @@ class TiledEnsemble(TensorEnsemble):
             self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
         images = torch.stack([self._in_size(image) for image in pixels])
         with self.turn:
-            decided = self.decide(self.predict_raw(images))
-        return [
-            self._told(decided, number, image, Path(name) if isinstance(name := given[number], (str, Path)) else None)
-            for number, image in enumerate(pixels)
-        ]
+            raw = self.predict_raw(images)
+            decided = self.decide(raw)
+        paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]
+        told = [self._told(decided, number, image, paths[number]) for number, image in enumerate(pixels)]
+        return [replace(each, raw_score=score) for each, score in zip(told, raw.scores.tolist(), strict=True)]
 
     def _look_at(self, name: object, size: Size) -> None:
         """Warn once of an image that does not look like those that were trained on."""

@@ -33,6 +33,7 @@ from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.progress import progress_bar, track
+from anomalib_tiled.results.contradictions import contradiction, count_of
 from anomalib_tiled.results.deciding import decide_again as redecide
 from anomalib_tiled.results.free_folder import check_free, picture_folders
 from anomalib_tiled.results.logs import log_to
@@ -201,6 +202,7 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     measurements, tiles = Measurements.of(run.settings, run.grid), TileMeasurements(run.grid)
     hidden = HiddenDefects(run.grid)
     stretch = run.settings.normalization.stage == "none"
+    contradictions: list[str] = []
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
         for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
@@ -217,10 +219,13 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
                 draw(batch)
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
+                contradictions.append(contradiction(item.pred_label, item.pred_mask))
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
     metrics = measurements.compute()
-    of_locations = [note for note in (run.left_out_note(), hidden.note()) if note is not None]
-    notes = (*of_locations, *_unmeasured(samples, measurements.images), *measurements.lacks)
+    contradicted = count_of(contradictions)
+    told = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
+    found = [note for note in (run.left_out_note(), hidden.note(), told) if note]
+    notes = (*found, *_unmeasured(samples, measurements.images), *measurements.lacks)
     measured = Measured(metrics, measurements.images, tiles.results(), notes)
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)

@@ -6,6 +6,7 @@ Commands, run from the checkout:
     python -m benchmarks.growth     peak memory with some images, and with several times as many
     python -m benchmarks.predicting ways to predict: seconds per image, images per second, defects found
     python benchmarks/thresholds.py rates that threshold rules reach on images
+    python benchmarks/gap.py        F1 score on new images, for places of the threshold in a gap between scores
     python benchmarks/tails.py      rates that threshold rules reach on numbers of known distributions
 
 What the first three are made of; a module imports only from its own line or below:

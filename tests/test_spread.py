@@ -14,6 +14,7 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Observed, Stages, Truth
 from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.exporting.modules import TileAlone, WholeImages
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.spread import borrowed, lend, notes_on_spread
 from anomalib_tiled.stages.merging import Mean
@@ -176,3 +177,16 @@ def test_at_a_blank_tile_scores_do_not_depend_on_the_size_of_a_batch(normalizer:
     ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, F1AdaptiveThreshold(), "tile", "tile"))
     one, eight = ensemble(normal_images()[:1]).anomaly_map, ensemble(normal_images()[:8]).anomaly_map[:1]
     torch.testing.assert_close(one[..., :8, :8], eight[..., :8, :8], atol=1e-4, rtol=0)
+
+
+@NORMALIZERS
+def test_an_export_decides_alike_at_a_blank_tile(normalizer: Normalizer) -> None:
+    ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, F1AdaptiveThreshold(), "tile", "tile"))
+    exported = WholeImages(ensemble, [TileAlone(Distance()) for _ in NAMES])
+    images = normal_images()[:3].clone()
+    images[1, :, 2:6, 2:6] += 1 / 255
+    images[2, :, 2:6, 2:6] = 0
+    ours, theirs = ensemble(images), exported(images)
+    assert ours.pred_label.tolist() == theirs["pred_label"].tolist() == [False, False, True]
+    assert torch.equal(ours.pred_mask, theirs["pred_mask"])
+    torch.testing.assert_close(ours.pred_score, theirs["pred_score"])

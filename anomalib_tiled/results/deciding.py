@@ -14,6 +14,7 @@ from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.predictions import HAS_MAPS, Predicted
 from anomalib_tiled.results.recording import Recording, given_thresholds
 
@@ -80,8 +81,14 @@ def decide_again(
         folder.replace(track(redecision.images(), "Deciding", len(done)))
         if recording.settings.coco:
             write_coco(folder)
+    if redecision.outdated:
+        report(
+            f"Note: {redecision.outdated} pictures say something else than the table now of how label and mask "
+            "contradict each other: --threshold alone draws none again."
+        )
     anomalous = sum(image.pred_label for image in folder.predicted())
-    return Predicted(0, len(done), anomalous, 0, monotonic() - started)
+    contradictions = count_of(image.contradiction for image in folder.predicted())
+    return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
 
 
 class Redecision:
@@ -110,6 +117,7 @@ class Redecision:
             )
             raise ConfigurationError(message)
         self._ensemble, self._recording, self._thresholds = ensemble, recording, thresholds
+        self.outdated = 0
 
     def images(self) -> Iterator[PredictedImage]:
         """Decide about the images, one by one."""
@@ -119,7 +127,9 @@ class Redecision:
     def _decided(self, image: PredictedImage) -> PredictedImage:
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
-            image = replace(image, pred_label=int(threshold.exceeded(raw, final)))
+            before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
+            drawn_before = self._recording.settings.overlays and self._thresholds.pixels is None
+            self.outdated += drawn_before and before.contradiction != image.contradiction
         return image if self._thresholds.pixels is None else self._with_regions(image, image.path)
 
     def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from PIL import Image
 
 from anomalib_tiled.files import replacing
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.contradictions import captioned, contradiction
 from anomalib_tiled.results.pictures import overlay
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class ImagePrediction:
         regions: Anomalous pixels that touch each other, that with the highest score first.
         image: The image, shape (height, width, 3), bytes.
         image_path: Where it was read from; ``None`` if it was given as pixels.
+        raw_score: The score before the normalization of images, which may cut off what lies far from the threshold.
     """
 
     score: float
@@ -41,16 +44,25 @@ class ImagePrediction:
     regions: tuple[Region, ...]
     image: NDArray[np.uint8] = field(repr=False)
     image_path: Path | None
+    raw_score: float = math.nan
+
+    @property
+    def contradiction(self) -> str:
+        """How the label contradicts the mask, in words; empty if it does not."""
+        return contradiction(self.label, None if self.mask is None else bool(self.mask.any()))
 
     def picture(self) -> Image.Image:
-        """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer."""
+        """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer.
+
+        Where label and mask contradict each other, the picture says so.
+        """
         lowest, highest = float(self.map.min()), float(self.map.max())
         normalized = self.map
         if lowest < 0 or highest > 1:  # raw scores are stretched over the colours
             normalized = (self.map - lowest) / max(highest - lowest, float(np.finfo(np.float32).tiny))
         item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
         drawn = overlay(item, Size(*self.image.shape[:2]))
-        return Image.fromarray(self.image) if drawn is None else drawn
+        return captioned(Image.fromarray(self.image) if drawn is None else drawn, self.contradiction)
 
     def show(self) -> None:
         """Show the picture in a window, or wherever Pillow shows pictures."""

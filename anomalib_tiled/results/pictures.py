@@ -20,6 +20,7 @@ from anomalib_tiled.data.images import size_of
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.files import replacing
+from anomalib_tiled.results.contradictions import captioned, contradiction
 from anomalib_tiled.results.regions import in_source_size
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Pictures:
             self.draw_one(item)
 
     def draw_one(self, item: ImageItem) -> None:
-        """Draw the picture of one image.
+        """Draw the picture of one image; where its label contradicts its mask, the picture says so.
 
         Raises:
             DataError: The image has gone or changed.
@@ -92,6 +93,7 @@ class Pictures:
         size = size_of(path)
         picture = overlay(_in_size(item, size, stretch=self.stretch), size)
         if picture is not None:
+            picture = captioned(picture, contradiction(item.pred_label, item.pred_mask))
             with replacing(self.path_of(path)) as temporary:
                 picture.save(temporary, format="PNG", compress_level=1)
 

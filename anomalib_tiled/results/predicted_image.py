@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, cast
 from anomalib_tiled.bounds import parse_json
 from anomalib_tiled.files import json_line
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.contradictions import contradiction
 from anomalib_tiled.results.regions import Region, rounded
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import Plain
 
-COLUMNS = ("image_path", "pred_score", "pred_label", "regions", "area", "x", "y", "width", "height", "peak_score")
+COLUMNS = (
+    *("image_path", "pred_score", "pred_label", "regions", "area", "x", "y", "width", "height", "peak_score"),
+    "contradiction",
+)
 """Columns of the table."""
 
 
@@ -29,6 +33,8 @@ class PredictedImage:
         raw_score: The score before the normalization of images.
         pred_label: 1 for anomalous, 0 for normal.
         regions: Its anomalous regions, that with the highest score first.
+        any_pixel: Whether a pixel is anomalous, in regions that are too small to be told as well; ``None`` if the model
+            gives no anomaly maps.
     """
 
     image_path: str
@@ -37,6 +43,12 @@ class PredictedImage:
     raw_score: float
     pred_label: int
     regions: tuple[Region, ...]
+    any_pixel: bool | None = None
+
+    @property
+    def contradiction(self) -> str:
+        """How the label contradicts the pixels, in words; empty if it does not."""
+        return contradiction(bool(self.pred_label), self.any_pixel)
 
     @property
     def path(self) -> Path:
@@ -51,6 +63,7 @@ class PredictedImage:
             "pred_score": rounded(self.pred_score),
             "raw_score": rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
+            "contradiction": self.contradiction,
         }
         return json_line(content)
 
@@ -64,6 +77,7 @@ class PredictedImage:
         try:
             content = cast("dict[str, Plain]", parse_json(line))
             size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
+            content.pop("contradiction", None)  # earlier versions did not write it
             return cls(**{**content, "image_size": size, "regions": regions})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
@@ -72,4 +86,5 @@ class PredictedImage:
         """Give the row of ``predictions.csv``: of the regions, their number, their area, and where the first is."""
         first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
         area = sum(region.area for region in self.regions)
-        return [self.image_path, rounded(self.pred_score), self.pred_label, len(self.regions), area, *first]
+        label, score = self.pred_label, rounded(self.pred_score)
+        return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]

@@ -14,6 +14,7 @@ from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
 from anomalib_tiled.memory import SHARE_ALONE
 from anomalib_tiled.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.deciding import thresholds_of
 from anomalib_tiled.results.predictions import Predicted
 from anomalib_tiled.results.recording import Recording
@@ -85,6 +86,7 @@ class Prediction:
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
+        self._contradictions: list[str] = []
         self._one_by_one = self._maps_noted = False
         self._starved: str | None = None
 
@@ -184,6 +186,7 @@ class Prediction:
         told = self._recording.write(images, batch.sizes, raw, self.fail)
         self._anomalous += sum(image.pred_label for image in told)
         self._predicted += len(told)
+        self._contradictions += [image.contradiction for image in told]
         self._starved = None
         kept = {image.image_path for image in told}
         return [item for item in images if str(item.image_path) in kept]
@@ -207,4 +210,5 @@ class Prediction:
             raise OutOfMemoryError(self._starved)
         if self._recording.settings.coco:
             write_coco(self._recording.folder)
-        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds)
+        said = count_of(self._contradictions)
+        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, said)

@@ -70,6 +70,7 @@ class Predicted:
         anomalous: Anomalous images among both.
         failed: Images that could not be read or predicted.
         seconds: Time that it took, without loading.
+        contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
     """
 
     images: int
@@ -77,6 +78,7 @@ class Predicted:
     anomalous: int
     failed: int
     seconds: float
+    contradictions: str = ""
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -84,7 +86,8 @@ class Predicted:
         existing = f", {self.existing} predicted before" if self.existing else ""
         failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
-        return f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        said = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        return f"{said} {self.contradictions}" if self.contradictions else said
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,10 @@ class Recording:
         """Give what is told of an image, and write its mask if that is asked for."""
         regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
         found: tuple[Region, ...] = ()
+        any_pixel: bool | None = None
         if item.pred_mask is not None and item.anomaly_map is not None:
             mask = in_source_size(item.pred_mask, size) > 0
+            any_pixel = bool(mask.any())
             found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
             if self.settings.masks:
                 self._write_mask(Path(str(item.image_path)), mask)
@@ -150,6 +152,7 @@ class Recording:
             raw_score=raw_score,
             pred_label=int(cast("torch.Tensor", item.pred_label)),
             regions=found,
+            any_pixel=any_pixel,
         )
 
     def draw(self, item: ImageItem) -> None:

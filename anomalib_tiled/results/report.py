@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from anomalib_tiled.files import open_table, replacing, write_json
+from anomalib_tiled.results.contradictions import contradiction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
     from anomalib_tiled.tile_evaluation import TileResult
 
-SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label")
+SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label", "contradiction")
 TILE_COLUMNS = (
     *("tile", "top", "left", "images", "anomalous", "image_AUROC", "pixel_AUROC"),
     *("normal_mean", "normal_max", "anomalous_mean", "anomalous_min", "missed", "false_alarms"),
@@ -112,7 +113,8 @@ def _write_rows(file: TextIO, batch: ImageBatch) -> None:
     writer = csv.writer(file, lineterminator="\n")
     for item in batch:
         score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"
-        writer.writerow([item.image_path, _label(item.gt_label), score, _label(item.pred_label)])
+        words = contradiction(item.pred_label, item.pred_mask)
+        writer.writerow([item.image_path, _label(item.gt_label), score, _label(item.pred_label), words])
 
 
 def _written(value: str | float | None) -> str:

@@ -54,7 +54,7 @@ class Written:
 
     def write(self, images: ImageBatch, *_: object) -> list[SimpleNamespace]:
         self.names += images.image_path
-        return [SimpleNamespace(image_path=path, pred_label=0) for path in images.image_path]
+        return [SimpleNamespace(image_path=path, pred_label=0, contradiction="") for path in images.image_path]
 
 
 def too_large_together(number: int) -> None:

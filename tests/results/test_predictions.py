@@ -24,7 +24,7 @@ def image(name: str, *regions: Region) -> PredictedImage:
 
 ONE = Region((8, 5, 1, 1), 1, (8.0, 5.0), (8, 5), 0.875, 0.875, (53, 1, 0))
 TWO = Region((2, 1, 3, 2), 6, (3.0, 1.5), (4, 2), 0.75, 0.5, (13, 2, 4, 2, 4, 2, 27))
-IMAGES = [image("ä.png", ONE, TWO), image("b,c.png"), image("d.png", TWO)]
+IMAGES = [image("ä.png", ONE, TWO), replace(image("b,c.png"), any_pixel=True), image("d.png", TWO)]
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_predictions_are_read_as_they_were_written(folder: PredictionFolder) -> 
     assert list(folder.predicted()) == IMAGES
 
 
+def test_a_line_says_how_label_and_pixels_contradict_each_other(folder: PredictionFolder) -> None:
+    lines = [json.loads(line) for line in folder.lines_file.read_text(encoding="utf-8").splitlines()]
+    assert [line["contradiction"] for line in lines] == ["", "normal, but with anomalous pixels", ""]
+
+
+def test_a_line_of_an_earlier_version_is_read(folder: PredictionFolder) -> None:
+    content = json.loads(IMAGES[0].to_line())
+    del content["contradiction"], content["any_pixel"]
+    folder.lines_file.write_text(json.dumps(content) + "\n")
+    assert list(folder.predicted()) == IMAGES[:1]
+
+
 def test_every_prediction_is_on_the_disk_at_once(folder: PredictionFolder) -> None:
     before = folder.lines_file.read_bytes()
     folder.append(IMAGES[:1])
@@ -57,9 +69,9 @@ def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
     heading, *rows = table(folder)
     assert heading == list(COLUMNS)
     assert rows == [
-        ["/data/ä.png", "0.625", "1", "2", "7", "8", "5", "1", "1", "0.875"],
-        ["/data/b,c.png", "0.625", "0", "0", "0", "", "", "", "", ""],
-        ["/data/d.png", "0.625", "1", "1", "6", "2", "1", "3", "2", "0.75"],
+        ["/data/ä.png", "0.625", "1", "2", "7", "8", "5", "1", "1", "0.875", ""],
+        ["/data/b,c.png", "0.625", "0", "0", "0", "", "", "", "", "", "normal, but with anomalous pixels"],
+        ["/data/d.png", "0.625", "1", "1", "6", "2", "1", "3", "2", "0.75", ""],
     ]
     folder.append(IMAGES[:1])
     assert table(folder)[-1] == rows[0]
@@ -223,6 +235,7 @@ def test_a_prediction_is_told_in_a_line() -> None:
     assert str(Predicted(6, 2, 3, 1, 2.0)) == (
         "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 failed: 3 of 8 are anomalous."
     )
+    assert str(Predicted(1, 0, 0, 0, 0.0, "One of them.")).endswith("0 of 1 are anomalous. One of them.")
     assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from anomalib_tiled.ensemble import RawPrediction
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.contradictions import ANOMALOUS, NORMAL
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.predictions import PredictionFolder, PredictionSettings
@@ -62,6 +64,40 @@ def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
     counts = (RAW > 0.8).sum(dim=(1, 2, 3)).tolist()
     assert areas == [counts[0], 4 * counts[1]]
     assert not (tmp_path / "maps").exists()
+
+
+def test_a_label_that_contradicts_its_mask_is_told(tmp_path: Path) -> None:
+    given = batch()
+    given.pred_mask = torch.stack([torch.zeros(1, 4, 6, dtype=torch.bool), RAW[1] > 0.8])
+    kept = recording(tmp_path)
+    kept = replace(kept, settings=replace(kept.settings, min_area=1000))
+    written(kept, given)
+    told = list(kept.folder.predicted())
+    assert [image.contradiction for image in told] == [ANOMALOUS, NORMAL]
+    assert [image.regions for image in told] == [(), ()], "though regions so small are not told"
+
+
+def test_a_picture_says_how_label_and_mask_contradict_each_other(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200)).save(tmp_path / "1.png")
+    given = batch()
+    given.image_path = [str(tmp_path / "1.png")] * 2
+    normal, yellow = list(given)[1], (255, 224, 0)
+    pictures = Pictures(tmp_path / "out", tmp_path, stretch=False)
+    pictures.draw_one(normal)
+    prediction = ImagePrediction(
+        score=0.1,
+        label=False,
+        map=np.zeros((200, 300), np.float32),
+        mask=np.eye(200, 300) > 0,
+        regions=(),
+        image=np.zeros((200, 300, 3), np.uint8),
+        image_path=None,
+    )
+    assert prediction.contradiction == NORMAL
+    with Image.open(tmp_path / "out" / "1.png") as drawn:
+        assert drawn.getpixel((0, 199)) == prediction.picture().getpixel((0, 199)) == yellow
+    agreeing = replace(prediction, mask=np.zeros((200, 300), bool))
+    assert agreeing.picture().getpixel((0, 199)) != yellow
 
 
 def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None:

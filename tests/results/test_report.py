@@ -67,14 +67,15 @@ def test_scores_are_written_batch_by_batch(tmp_path: Path) -> None:
                 gt_label=torch.tensor([0, 1]),
                 pred_score=torch.tensor([0.25, 123456.79]),
                 pred_label=torch.tensor([False, True]),
+                pred_mask=torch.ones(2, 2, 2, dtype=torch.bool),
             )
         )
         write(batch("ü.png", gt_label=torch.tensor([1]), pred_score=torch.tensor([1e-7]), pred_label=torch.tensor([1])))
     assert rows(tmp_path / "scores.csv") == [
-        ["image_path", "gt_label", "pred_score", "pred_label"],
-        ["a.png", "0", "0.25", "0"],
-        ['with, comma and "quotes".png', "1", "123456.789", "1"],
-        ["ü.png", "1", "1.00000001e-07", "1"],
+        ["image_path", "gt_label", "pred_score", "pred_label", "contradiction"],
+        ["a.png", "0", "0.25", "0", "normal, but with anomalous pixels"],
+        ['with, comma and "quotes".png', "1", "123456.789", "1", ""],
+        ["ü.png", "1", "1.00000001e-07", "1", ""],
     ]
 
 
@@ -89,7 +90,7 @@ def test_scores_can_be_read_back_without_loss(tmp_path: Path) -> None:
 def test_what_is_unknown_is_left_empty(tmp_path: Path) -> None:
     with scores_file(tmp_path / "scores.csv") as write:
         write(batch("a.png"))
-    assert rows(tmp_path / "scores.csv")[1:] == [["a.png", "", "", ""]]
+    assert rows(tmp_path / "scores.csv")[1:] == [["a.png", "", "", "", ""]]
 
 
 def test_scores_that_were_not_finished_do_not_replace_earlier_ones(tmp_path: Path) -> None:
