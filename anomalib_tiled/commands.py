@@ -286,7 +286,6 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
 
 def _note_new_images(folder: RunFolder) -> None:
     """Say that images have come into the folders of a run, which goes on without them."""
-    folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
     found = appeared(Split.read(folder.split_file), folder.settings().data.build(AnomalibDataModule))
     if found is not None:
         number, newest = found

@@ -152,7 +152,7 @@ class MaskFolders:
 
     def _candidates(self, images: Sequence[Path]) -> Iterator[Candidates]:
         if len(self.images) != len(self.masks):
-            masks = [mask for folder in self.masks for mask in self._below(folder, images)]
+            masks = sorted({mask for folder in self.masks for mask in self._below(folder, images)})
             yield Candidates(images, masks, Path(commonpath(self.images)), Path(commonpath(self.masks)))
             return
         for folder, mask_folder in zip(self.images, self.masks, strict=True):

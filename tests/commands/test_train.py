@@ -473,7 +473,7 @@ def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
 
     monkeypatch.setattr(pipeline, "fit", interrupted)
     (run := tmp_path / "my :100: run").mkdir()
-    for name in ("config.yaml", "origins.json"):
+    for name in ("config.yaml", "origins.json", "split.csv"):
         shutil.copy(finished_run / name, run)
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 130
     said = f"Go on with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"

@@ -49,7 +49,7 @@ def test_folders_whose_masks_sort_otherwise(folder: Path, mode: str) -> None:
         draw(folder, *(f"gt/{kind}_mask/{number}.png" for number in range(3)))
     pairs = {f"bad/{kind}/{n}.png": f"gt/{kind}_mask/{n}.png" for kind in ("crack", "crack_big") for n in range(3)}
     lists = (["bad/crack", "bad/crack_big"], ["gt/crack_mask", "gt/crack_big_mask"])
-    for abnormal, mask in (lists, ("bad", "gt"), (lists[0], "gt"), ("bad", lists[1])):
+    for abnormal, mask in (lists, ("bad", "gt"), (lists[0], "gt"), ("bad", lists[1]), ("bad", ["gt", "gt/crack_mask"])):
         assert masks_of(fit_folder(folder, abnormal, mask, val_split_mode=mode), folder) == pairs
 
 
