@@ -15,7 +15,7 @@ from huggingface_hub.utils._http import default_client_factory  # no public name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from httpx2 import Client
+    from httpx2 import Client, Request, Response
 
     from anomalib_tiled.config import ClassSpec
 
@@ -72,20 +72,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def ask_the_hub_once() -> None:
-    """Have Hugging Face take the machine for offline as soon as nobody answers a request; for the whole process.
+    """Have Hugging Face take the machine for offline where nobody answers a request; for the whole process.
 
-    Otherwise each file is asked for six times, with longer and longer pauses, before its absence is an error.
+    Otherwise each file is asked for seven times, with longer and longer pauses, before its absence is an error.
     """
     set_client_factory(_client)
 
 
-class _Asked(threading.local):
-    """Whether nobody has answered the last request of a thread yet."""
+class _Unanswered(threading.local):
+    """What a thread has asked for, and nobody has answered yet."""
 
-    waiting = False
+    def __init__(self) -> None:
+        self.urls = set[str]()
 
 
-_asked = _Asked()
+_unanswered = _Unanswered()
 
 
 def _client() -> Client:
@@ -95,13 +96,13 @@ def _client() -> Client:
     return client
 
 
-def _ask(request: object) -> None:
-    """Refuse to ask again where nobody has answered."""
-    if _asked.waiting:
-        message = f"nobody has answered the last request, so {request} is not tried"
+def _ask(request: Request) -> None:
+    """Refuse to ask for the same again where nobody has answered."""
+    if (url := str(request.url)) in _unanswered.urls:
+        message = f"nobody has answered the last request for {url}, so it is not tried again"
         raise OfflineModeIsEnabled(message)
-    _asked.waiting = True
+    _unanswered.urls.add(url)
 
 
-def _answer(_: object) -> None:
-    _asked.waiting = False
+def _answer(response: Response) -> None:
+    _unanswered.urls.discard(str(response.request.url))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.error import URLError
 
 import pytest
-from huggingface_hub import hf_hub_download, set_client_factory
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import get_session, hf_hub_download, set_client_factory
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils._http import default_client_factory
 
 from anomalib_tiled import missing_weights
@@ -32,9 +35,8 @@ def caused_by(cause: BaseException) -> Exception:
 @pytest.fixture
 def impatient() -> Iterator[None]:
     ask_the_hub_once()
-    missing_weights._asked.waiting = False
     yield
-    missing_weights._asked.waiting = False
+    missing_weights._unanswered.urls.clear()
     set_client_factory(default_client_factory)
 
 
@@ -49,13 +51,23 @@ def test_a_file_that_nobody_gives_is_asked_for_without_a_pause(
     assert not pauses
 
 
-def test_who_has_answered_is_asked_again() -> None:
-    missing_weights._ask("one")
-    missing_weights._answer("yes")
-    missing_weights._ask("another")
-    with pytest.raises(ConnectionError, match="nobody has answered the last request, so a third is not tried"):
-        missing_weights._ask("a third")
-    missing_weights._answer("late")
+def test_who_answers_is_asked_again_and_so_is_another_where_one_does_not(impatient: None) -> None:
+    class Answering(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as server, get_session() as session:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with suppress(HTTPError):
+            session.head(NOBODY)
+        with pytest.raises(ConnectionError, match="nobody has answered the last request for http://127"):
+            session.head(NOBODY)
+        for _ in range(3):
+            assert session.head(f"http://127.0.0.1:{server.server_port}/file").status_code == 200
+        server.shutdown()
 
 
 @pytest.mark.parametrize("cause", [URLError("unknown host"), ConnectionError("no route"), TimeoutError()])
