@@ -161,8 +161,9 @@ def _try_out(model: AnomalibModule, tile: Tile, data: TileDataModule) -> None:
     try:
         check_finite(tile, prediction)
     except NotFiniteError as error:
-        # A model without an optimizer has no learning rate.
-        advice = "other settings, for example a lower learning rate" if model.trainer.optimizers else "more images"
+        # Lightning gives a model without an optimizer one that does nothing, and has no learning rate.
+        has_rate = any("lr" in group for each in model.trainer.optimizers for group in each.param_groups)
+        advice = "other settings, for example a lower learning rate" if has_rate else "more images"
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
             f"so no other is trained. Training images: {data.train_images}. Fit with {advice}."
