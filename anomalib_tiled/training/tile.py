@@ -168,8 +168,9 @@ def _try_out(run: Run, tile: Tile, model: AnomalibModule, data: TileDataModule) 
         unfit = unfit_location(run, tile, "its predictions are infinities or NaN")
         if unfit.blank or not is_first:
             raise unfit from error
-        # A model without an optimizer has no learning rate.
-        advice = "other settings, for example a lower learning rate" if model.trainer.optimizers else "more images"
+        # Lightning gives a model without an optimizer one that does nothing, and has no learning rate.
+        has_rate = any("lr" in group for each in model.trainer.optimizers for group in each.param_groups)
+        advice = "other settings, for example a lower learning rate" if has_rate else "more images"
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
             f"so no other is trained. Training images: {data.train_images}. Fit with {advice}."

@@ -145,6 +145,19 @@ class Dividing(Falling):
         return InferenceBatch(pred_score=torch.zeros(len(batch)) / (self.weight > 1))
 
 
+class Undecided(Falling):
+    """Has no optimizer, and predicts no number."""
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        return InferenceBatch(pred_score=torch.full((len(batch),), torch.nan))
+
+    def training_step(self, batch: ImageBatch, *args: object) -> None:
+        return None
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
 class Talking(Falling):
     def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
         print("a print")  # noqa: T201  # what models do
@@ -377,15 +390,20 @@ def test_predictions_of_no_use_are_known_after_training_and_leave_no_checkpoint(
     assert not list((run.folder.path / "tiles").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("model", "advice"),
+    [(Dividing, "other settings, for example a lower learning rate"), (Undecided, "more images")],
+)
 def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, model: type[Falling], advice: str
 ) -> None:
-    run = make_run(Dividing)
-    message = (
-        "Dividing predicts infinities or NaN after it was trained on r00_c00, the first tile, so no other is trained"
-    )
-    with pytest.raises(ConfigurationError, match=message):
+    run = make_run(model)
+    with pytest.raises(ConfigurationError) as raised:
         train_tile(run, first(run))
+    assert str(raised.value) == (
+        f"{model.__name__} predicts infinities or NaN after it was trained on r00_c00, the first tile, so no other is "
+        f"trained. Training images: 4. Fit with {advice}."
+    )
     assert not list((run.folder.path / "tiles").iterdir())
 
 
