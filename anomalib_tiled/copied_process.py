@@ -38,8 +38,11 @@ OURS = "anomalib-tiled"
 LOST = 3
 """Exit status of a copy that cannot use the GPU."""
 
-PROCESSES = re.compile(r"\bprocesses['\"]?\s*[:= ]\s*(\d+|auto)")
-"""How the number of processes stands in a configuration or on a command line."""
+PROCESSES = re.compile(r"\bprocesses['\"]?\s{0,9}[:= ]\s{0,9}(\d+|auto)")
+"""How the number of processes stands in a configuration or on a command line.
+
+Of blanks there are few, or finding out that no number follows would take a time that grows with their square.
+"""
 
 
 def process_context() -> BaseContext:
@@ -146,6 +149,10 @@ def _safe_folder() -> Iterator[None]:
         os.chdir(before)
 
 
+LONGEST_CONFIGURATION = 2**20
+"""Characters that are read of a file: more than a configuration has."""
+
+
 def probably_needed(arguments: Sequence[str]) -> bool:
     """Guess, without reading a configuration in full, whether tiles will be trained side by side.
 
@@ -159,7 +166,7 @@ def probably_needed(arguments: Sequence[str]) -> bool:
     said = PROCESSES.findall(" ".join([*_files_named_by(arguments), *arguments]))
     if not said or said[-1] == "auto":
         return sys.platform == "linux" and cores() > 1 and not GPU.exists()
-    return int(said[-1]) > 1
+    return said[-1].lstrip("0") not in {"", "1"}
 
 
 def _files_named_by(arguments: Sequence[str]) -> list[str]:
@@ -170,5 +177,6 @@ def _files_named_by(arguments: Sequence[str]) -> list[str]:
         with suppress(OSError, ValueError):
             file = path / "config.yaml" if path.is_dir() else path
             if file.is_file():  # a pipe can be read once, and that is not here
-                contents.append(file.read_text(encoding="utf-8"))
+                with file.open(encoding="utf-8") as opened:
+                    contents.append(opened.read(LONGEST_CONFIGURATION))
     return contents

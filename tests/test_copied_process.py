@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import torch
@@ -107,6 +108,17 @@ def test_configurations_are_looked_into(tmp_path: Path, processes: str, *, neede
     assert probably_needed(["--config", path]) == needed
     assert probably_needed([f"--config={path}"]) == needed
     assert probably_needed(["--ckpt_dir", str(tmp_path)]) == needed
+
+
+def test_no_number_takes_long_to_read(tmp_path: Path) -> None:
+    assert probably_needed(["--workers.init_args.processes", "9" * 5000])
+    assert not probably_needed(["--workers.init_args.processes", "0001"])
+    (path := tmp_path / "configuration.yaml").write_text(
+        f"processes{' ' * 100_000}\nprocesses: 1\n{'#' * 2**21}processes: 2"
+    )
+    started = monotonic()
+    assert not probably_needed(["--config", str(path)])
+    assert monotonic() - started < 5
 
 
 @pytest.mark.parametrize("argument", ["--workers.init_args.processes=1", "--workers.init_args.processes 1"])
