@@ -48,6 +48,7 @@ def explained(parser: ArgumentParser, message: str) -> str:
         return _unknown_setting(parser, ".".join(filter(None, unknown.groups())))
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.Literal", "one of ")
     message = message.replace("Expected a dot import path string", "Expected a class")
+    message = re.sub(r"\s+Subclass types expect one of:(\s+- a .*)+", "", message)
     if not (key := re.match(r'Parser key "(\S+)":\s*', message)):
         return message
     body, *rest = re.split(r"\s*Given value: ", message[key.end() :])
@@ -55,8 +56,9 @@ def explained(parser: ArgumentParser, message: str) -> str:
     reasons = [each.removesuffix(".") for each in listed[1:] if not re.search(NO_REASON, each)] or listed[:1]
     said = f"{key[1]}: {'; or '.join(reasons)}."
     if no_class := re.search(NO_CLASS, said):
-        allowed = allowed_names(next(filter(None, no_class.groups())), _classes_for(key[1]))
-        return f"{said} {allowed} Or give a dotted class path.{broken_plugins()}"
+        names = list(_classes_for(key[1]))
+        allowed = f"{allowed_names(next(filter(None, no_class.groups())), names)} Or give" if names else "Give"
+        return f"{said} {allowed} a dotted class path.{broken_plugins()}"
     known = not rest or rest[0].startswith(PARSED) or any(each.endswith(rest[0]) for each in reasons)
     return said if known else f"{said} Given: {rest[0]}."
 

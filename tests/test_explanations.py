@@ -29,6 +29,12 @@ CASES = {
         "model: Multiple subclasses with name Twin. Give the full class path to av",
     ),
     "a class": ("{}", ["--model=Padin"], "model: Expected a class: Padin. Did you mean 'Padim'? Allowed: AiVad, "),
+    "a callback": (
+        "{}",
+        ["--trainer.callbacks=[{class_path: no.such.Callback}]"],
+        "trainer.callbacks: Problem with given class_path 'no.such.Callback': No module named 'no'; or No",
+    ),
+    "another type": ("cache: [1]", [], "cache: Not a valid subclass of CacheSettings. Given: [1]."),
     "a module": (
         "{}",
         ["--merging=halfway.Mean"],

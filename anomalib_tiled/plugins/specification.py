@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from anomalib_tiled.origin import GROUP
-from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,6 +91,8 @@ OBSERVATIONS = tuple(name for name in vars(Observations) if not name.startswith(
 
 def hook_specifications() -> type:
     """Give all hooks: one ``register_…`` for each kind of stage, and one for each thing that happens."""
+    from anomalib_tiled.stages import kinds  # slow, and every command imports this module
+
     registering = {kind.hook: hookspec(_registering(kind)) for kind in kinds.STAGE_KINDS}
     return type("Hooks", (Observations,), registering)
 
