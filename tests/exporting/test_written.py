@@ -7,12 +7,11 @@ from pathlib import Path
 from weakref import ReferenceType, ref
 
 import pytest
-import torch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.exporting.formats import OnnxFormat
-from anomalib_tiled.exporting.written import write_tiles
+from anomalib_tiled.exporting.written import Target, write_tiles
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.tile_models import TileModels
 
@@ -32,5 +31,5 @@ def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(
         return model
 
     ensemble.tile_models = TileModels(counted, budget=0)
-    write_tiles(ensemble, OnnxFormat(), tmp_path, torch.float32)
+    write_tiles(ensemble, Target(OnnxFormat(), tmp_path))
     assert held == [1, 1, 1]
