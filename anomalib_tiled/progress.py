@@ -1,10 +1,12 @@
-"""Progress bars on the terminal, silent where nobody watches."""
+"""Progress bars on the terminal; where there is none, silence, or a line every so often."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sized
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
@@ -20,11 +22,16 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.progress import Task
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10
+"""Time between two lines about the progress where there is no terminal."""
 
 
 class SpeedColumn(ProgressColumn):
@@ -78,6 +85,38 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """
     with progress_bar() as progress:
         yield from progress.track(items, description=description, total=total if total is not None else _length(items))
+
+
+@contextmanager
+def steps(description: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Tell of steps that are done, and of the time that is left: by a bar on a terminal, by lines where there is none.
+
+    Each step is logged, too.
+
+    Args:
+        description: What is being done, for example ``Exporting``.
+        total: Number of steps.
+
+    Yields:
+        What is to be called after each step, with what was done.
+    """
+    started = told = monotonic()
+    done = 0
+    with progress_bar() as progress:
+        task = progress.add_task(description, total=total)
+
+        def step(what: str) -> None:
+            nonlocal done, told
+            done, now = done + 1, monotonic()
+            left = (now - started) / done * (total - done)
+            line = f"{description}: {what} done, {done} of {total} steps, about {left:.0f} s left"
+            logger.info("%s", line)
+            progress.update(task, completed=done)
+            if progress.disable and now - told >= SECONDS_BETWEEN_LINES:
+                told = now
+                print(line, file=sys.__stderr__, flush=True)  # a line instead of a bar
+
+        yield step
 
 
 def _length(items: Iterable[T]) -> int | None:

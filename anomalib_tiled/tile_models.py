@@ -50,6 +50,11 @@ class TileModels:
         self._shared: Weights = {}
         self._only: AnomalibModule | None = None
 
+    @property
+    def interchangeable(self) -> bool:
+        """Whether models of tiles differ in nothing but their weights."""
+        return self._reload is not None
+
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
         """Give the model of a tile on a device, ready to predict. It may become that of another tile when asked again.
 

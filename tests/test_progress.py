@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from anomalib_tiled.progress import progress_bar, track
+from anomalib_tiled import progress as module
+from anomalib_tiled.progress import progress_bar, steps, track
 
 
 class Terminal(io.StringIO):
@@ -43,3 +44,29 @@ def test_a_redirected_stderr_does_not_get_the_bar(terminal: Terminal, monkeypatc
         assert sys.stderr is log
     assert "Training" in terminal.getvalue()
     assert not log.getvalue()
+
+
+def test_steps_move_the_bar_on_a_terminal_and_are_logged(terminal: Terminal, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with steps("Exporting", 2) as done:
+        done("tile r00_c00")
+        done("file")
+    assert "2/2" in terminal.getvalue()
+    assert "left" in terminal.getvalue()
+    assert " steps, about" not in terminal.getvalue()
+    first, last = caplog.messages
+    assert first.startswith("Exporting: tile r00_c00 done, 1 of 2 steps, about ")
+    assert last == "Exporting: file done, 2 of 2 steps, about 0 s left"
+
+
+def test_without_a_terminal_a_line_every_so_often_says_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "__stderr__", stream := io.StringIO())
+    clock = iter([0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0])
+    monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    with steps("Exporting", 6) as done:
+        for number in range(6):
+            done(f"tile {number}")
+    assert stream.getvalue().splitlines() == [
+        "Exporting: tile 2 done, 3 of 6 steps, about 12 s left",
+        "Exporting: tile 5 done, 6 of 6 steps, about 0 s left",
+    ]

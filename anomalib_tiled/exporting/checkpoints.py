@@ -9,7 +9,7 @@ from anomalib_tiled.exporting.manifest import MANIFEST, sealed
 from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
 from anomalib_tiled.files import write_json
 from anomalib_tiled.out_of_memory import advising_on_memory
-from anomalib_tiled.progress import track
+from anomalib_tiled.progress import steps
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
 
@@ -37,8 +37,10 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
     with advising_on_memory(LESS_MEMORY), replacing_folder(output, overwrite=overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
         run.check_tiles()
-        for tile in track(run.grid.tiles, "Writing checkpoints"):
-            write_tensors(run.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+        with steps("Writing checkpoints", len(run.grid.tiles)) as done:
+            for tile in run.grid.tiles:
+                write_tensors(run.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+                done(f"tile {tile.name}")
         model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
         facts = {"format": FORMAT, "class": model, "run": {"folder": str(folder.path)}}
         write_json(work / MANIFEST, {**facts, "files": sealed(work, sorted(work.glob("*.ckpt")))})

@@ -18,10 +18,11 @@ from anomalib_tiled.exporting.equality import TOLERANCE, differences
 from anomalib_tiled.exporting.manifest import MANIFEST, Checked, described, sealed
 from anomalib_tiled.exporting.modules import scaled
 from anomalib_tiled.exporting.output_folder import LOG, replacing_folder
-from anomalib_tiled.exporting.written import write_tiles, write_whole
+from anomalib_tiled.exporting.written import STEPS, Target, write_tiles, write_whole
 from anomalib_tiled.files import write_json
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.out_of_memory import advising_on_memory
+from anomalib_tiled.progress import steps
 from anomalib_tiled.results.logs import log_to
 from anomalib_tiled.run import Run
 from anomalib_tiled.supported_models import check_export
@@ -51,6 +52,9 @@ LESS_MEMORY = {
 
 REHEARSED = 2
 """Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
+
+WORTH_A_REHEARSAL = 16
+"""Tiles above which a trial is shorter than what it may save."""
 
 PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
@@ -133,14 +137,16 @@ def export(folder: RunFolder, asked: Exporting) -> Exported:
         augmenting = _augmenting(run, asked, _folder(work / "augmentations"))
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if asked.per_tile else sys.maxsize  # the graph of a whole one holds all models
-        first = _first_tiles(ensemble)
-        if len(ensemble.grid.tiles) > REHEARSED**2 and first.grid.tiles:
-            rehearsal = _folder(work / "rehearsal")
-            _check(first, asked, rehearsal, _random_images(first, asked.dtype))
-            shutil.rmtree(rehearsal)
         real = _real_images(run, asked.dtype)
         batches = [*_random_images(ensemble, asked.dtype), *real]
-        written, largest = _check(ensemble, asked, work, batches, augmenting)
+        first = _first_tiles(ensemble)
+        trial = len(ensemble.grid.tiles) > WORTH_A_REHEARSAL and bool(first.grid.tiles)
+        with steps("Exporting", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
+            if trial:
+                _rehearse(first, asked, _folder(work / "rehearsal"))
+                done("trial with the first tiles")
+            target = Target(asked.form, work, asked.dtype, done)
+            written, largest = _check(ensemble, target, batches, augmenting, per_tile=asked.per_tile)
         checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
         described_run = described(run, ensemble, written.graph, asked.dtype)
@@ -170,22 +176,31 @@ def _augmenting(run: Run, asked: Exporting, folder: Path) -> Augmenting | None:
         shutil.rmtree(folder)
 
 
+def _rehearse(ensemble: TiledEnsemble, asked: Exporting, folder: Path) -> None:
+    """Export as a trial.
+
+    Raises:
+        ConfigurationError: What is exported does not predict the same.
+    """
+    target = Target(asked.form, folder, asked.dtype)
+    _check(ensemble, target, _random_images(ensemble, asked.dtype), per_tile=asked.per_tile)
+    shutil.rmtree(folder)
+
+
 def _check(
     ensemble: TiledEnsemble,
-    asked: Exporting,
-    folder: Path,
+    target: Target,
     batches: list[torch.Tensor],
     augmenting: Augmenting | None = None,
+    *,
+    per_tile: bool,
 ) -> tuple[Written, float]:
     """Write an ensemble, and compare what the files predict to what it predicts itself of augmented images.
 
     Raises:
         ConfigurationError: They differ.
     """
-    if asked.per_tile:
-        written = write_tiles(ensemble, asked.form, folder, asked.dtype)
-    else:
-        written = write_whole(ensemble, asked.form, folder, asked.dtype, augmenting)
+    written = write_tiles(ensemble, target) if per_tile else write_whole(ensemble, target, augmenting)
     sizes = [0.0]
     for batch in batches:
         for images in batch.split(written.graph.batch or len(batch)):
@@ -194,7 +209,7 @@ def _check(
             sizes.append(size)
             if wrong:
                 found = ", ".join(f"{each.name} by {each.size:.3g}" for each in wrong)
-                source = culprit(ensemble, asked.form, _folder(folder / "culprit"), changed)
+                source = culprit(ensemble, target.form, _folder(target.folder / "culprit"), changed)
                 message = (
                     f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
                     f"{found}. The cause is {source}: what it computes is not what PyTorch records of it, as with "
@@ -202,6 +217,7 @@ def _check(
                     "`anomalib tiled predict`. Nothing was kept."
                 )
                 raise ConfigurationError(message)
+        target.done(f"comparison of {len(batch)} images")
     return written, max(sizes)
 
 

@@ -16,6 +16,7 @@ from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.exporting.loader import check
 from anomalib_tiled.exporting.modules import explaining
 from anomalib_tiled.exporting.onnx_graph import save_onnx
+from anomalib_tiled.exporting.whole import Parts, ensemble_graph, ensemble_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomalib_tiled.exporting.tracing import Graph
+    from anomalib_tiled.exporting.tracing import Graph, Interface
+    from anomalib_tiled.exporting.whole import Whole
 
     Arrays = Mapping[str, NDArray[np.generic]]
     Predict = Callable[[Arrays], dict[str, NDArray[np.generic]]]
@@ -59,11 +61,22 @@ class Format(ABC):
             )
             raise ConfigurationError(message)
 
-    def write(self, graph: Graph, path: Path) -> None:
+    def graph(self, whole: Whole) -> Graph | Parts:
+        """Make what is written of a whole ensemble.
+
+        Args:
+            whole: The ensemble.
+
+        Raises:
+            TiledError: There can be no graph.
+        """
+        return ensemble_parts(whole)
+
+    def write(self, graph: Graph | Parts, path: Path) -> None:
         """Write a graph.
 
         Args:
-            graph: The graph.
+            graph: The graph, or its parts where the format can join them.
             path: Name of the main file; others lie beside it.
 
         Raises:
@@ -72,7 +85,7 @@ class Format(ABC):
         with self.step("written"):
             self._write(graph, path)
 
-    def load(self, graph: Graph, path: Path) -> Predict:
+    def load(self, graph: Interface, path: Path) -> Predict:
         """Give what runs a written graph, as a user of the files does.
 
         Args:
@@ -92,10 +105,10 @@ class Format(ABC):
         return step_by_step
 
     @abstractmethod
-    def _write(self, graph: Graph, path: Path) -> None: ...
+    def _write(self, graph: Graph | Parts, path: Path) -> None: ...
 
     @abstractmethod
-    def _load(self, graph: Graph, path: Path) -> Predict: ...
+    def _load(self, graph: Interface, path: Path) -> Predict: ...
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Name the format and what was done in whatever another package says.
@@ -126,12 +139,19 @@ class TorchFormat(Format):
     needs = "torch>=2.9"
     loader = "load.py"
 
-    def _write(self, graph: Graph, path: Path) -> None:
+    def graph(self, whole: Whole) -> Graph:
+        """Make one graph, as there is no way to join several."""
+        return ensemble_graph(whole)
+
+    def _write(self, graph: Graph | Parts, path: Path) -> None:
         """Write graph and weights into one file; weights that tiles share are written once.
 
         Raises:
             ConfigurationError: The program that loads it would refuse it.
         """
+        if isinstance(graph, Parts):
+            message = "This format takes a graph of one piece."
+            raise TypeError(message)
         torch.export.save(graph.program, path)
         try:
             check(path)
@@ -142,7 +162,7 @@ class TorchFormat(Format):
             )
             raise ConfigurationError(message) from error
 
-    def _load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Interface, path: Path) -> Predict:
         """Load it with PyTorch."""
         program = torch.export.load(path).module()
 
@@ -161,11 +181,11 @@ class OnnxFormat(Format):
     suffix = ".onnx"
     needs = "onnxruntime>=1.18"
 
-    def _write(self, graph: Graph, path: Path) -> None:
+    def _write(self, graph: Graph | Parts, path: Path) -> None:
         """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
         save_onnx(graph, path)
 
-    def _load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Interface, path: Path) -> Predict:
         """Load it with onnxruntime."""
         from onnxruntime import InferenceSession
 
@@ -185,7 +205,7 @@ class OpenVinoFormat(Format):
     suffix = ".xml"
     needs = "openvino"
 
-    def _write(self, graph: Graph, path: Path) -> None:
+    def _write(self, graph: Graph | Parts, path: Path) -> None:
         """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
         import openvino
 
@@ -195,7 +215,7 @@ class OpenVinoFormat(Format):
             openvino.save_model(model, path, compress_to_fp16=False)
             del model  # it reads the weights where they are
 
-    def _load(self, graph: Graph, path: Path) -> Predict:
+    def _load(self, graph: Interface, path: Path) -> Predict:
         """Load it with OpenVINO, computing with 32 bits whatever the processor would rather do."""
         import openvino
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_tiled.ensemble import TiledEnsemble
-    from anomalib_tiled.exporting.tracing import Graph
+    from anomalib_tiled.exporting.tracing import Interface
     from anomalib_tiled.run import Run
 
 MANIFEST = "manifest.json"
@@ -56,7 +56,7 @@ class Checked:
     largest_difference: float
 
 
-def described(run: Run, ensemble: TiledEnsemble, graph: Graph, dtype: torch.dtype) -> dict[str, object]:
+def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.dtype) -> dict[str, object]:
     """Describe inputs, outputs, grid, decisions and origin.
 
     Args:

@@ -11,8 +11,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.exporting.modules import TileAlone, WholeImages, explaining
-from anomalib_tiled.progress import track
+from anomalib_tiled.exporting.modules import TileAlone, explaining
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,20 +35,29 @@ WHERE_FROM = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A module as a graph.
+class Interface:
+    """What goes into a graph, and what comes out.
 
     Args:
-        program: The graph with its weights.
         inputs: Names of its inputs.
         outputs: Names of its outputs, in order.
         batch: Images that it takes at once; ``None`` for any number.
     """
 
-    program: ExportedProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch: int | None
+
+
+@dataclass(frozen=True)
+class Graph(Interface):
+    """A module as a graph.
+
+    Args:
+        program: The graph with its weights.
+    """
+
+    program: ExportedProgram
 
 
 def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor], *, any_batch: bool = True) -> Graph:
@@ -68,28 +76,7 @@ def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor], *, any_batch: b
     if program is None:
         program = _program_for_one(module, inputs)
     _check_operators(program)
-    return Graph(program, tuple(inputs), tuple(program.call_spec.out_spec.context), batch)
-
-
-def ensemble_graph(ensemble: TiledEnsemble, dtype: torch.dtype, before: nn.Module | None = None) -> Graph:
-    """Make a graph of a whole ensemble.
-
-    Each tile model becomes a graph of its own first: PyTorch takes a time that grows with the square of the number of
-    tiles where gradients are switched off within a model, unless it has become a graph already.
-
-    Args:
-        ensemble: The ensemble.
-        dtype: Type of the images.
-        before: Changes an image before anything else; the graph is for one image then.
-
-    Raises:
-        TiledError: There can be no graph, or a checkpoint cannot be loaded.
-    """
-    graphs = [tile_graph(ensemble, tile, torch.float32) for tile in track(ensemble.grid.tiles, "Exporting tiles")]
-    whole = WholeImages(ensemble, [graph.program.module(check_guards=False) for graph in graphs], before)
-    example = torch.zeros(1, 3, *ensemble.grid.image_size).to(dtype)
-    any_batch = before is None and all(graph.batch is None for graph in graphs)
-    return graph_of(whole, {"images": example}, any_batch=any_batch)
+    return Graph(tuple(inputs), tuple(program.call_spec.out_spec.context), batch, program)
 
 
 def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph:

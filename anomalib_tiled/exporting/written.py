@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from anomalib_tiled.exporting.modules import Joining
 from anomalib_tiled.exporting.onnx_graph import SharedWeights
-from anomalib_tiled.exporting.tracing import Graph, ensemble_graph, graph_of, tile_graph
-from anomalib_tiled.progress import track
+from anomalib_tiled.exporting.tile_graphs import TileGraphs
+from anomalib_tiled.exporting.whole import Whole, joining_graph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import nn
 
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.exporting.formats import Arrays, Format, Predict
+    from anomalib_tiled.exporting.tracing import Graph, Interface
+
+STEPS = 3
+"""Steps of writing beside those for each tile."""
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
@@ -43,70 +48,90 @@ class Written:
         facts: What the manifest says of the files.
     """
 
-    graph: Graph
+    graph: Interface
     predict: Predict
     facts: Mapping[str, object]
 
 
-def write_whole(
-    ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torch.dtype, before: nn.Module | None = None
-) -> Written:
+@dataclass(frozen=True)
+class Target:
+    """What is to be written, and where to.
+
+    Args:
+        form: The format.
+        folder: The folder.
+        dtype: Type of the images.
+        done: Told of each step: a tile, and ``STEPS`` more.
+    """
+
+    form: Format
+    folder: Path
+    dtype: torch.dtype = torch.float32
+    done: Callable[[str], None] = lambda _: None
+
+
+def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | None = None) -> Written:
     """Write an ensemble as one model.
 
     Args:
         ensemble: The ensemble, calibrated.
-        form: The format.
-        folder: Where to write to.
-        dtype: Type of the images.
+        target: Where to write to.
         before: Changes an image before anything else.
 
     Raises:
         TiledError: There can be no graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
-    graph = ensemble_graph(ensemble, dtype, before)
-    path = folder / f"model{form.suffix}"
+    form, graphs, tiles = target.form, TileGraphs(ensemble), []
+    for tile in ensemble.grid.tiles:
+        tiles.append(graphs.graph(tile))
+        target.done(f"tile {tile.name}")
+    graph = form.graph(Whole(ensemble, tuple(tiles), target.dtype, before))
+    target.done("graph of the ensemble")
+    path = target.folder / f"model{form.suffix}"
     form.write(graph, path)
+    target.done(f"file of format {form.name}")
     facts = {"model": path.name}
     if form.loader is not None:
-        shutil.copyfile(LOADER, folder / form.loader)
+        shutil.copyfile(LOADER, target.folder / form.loader)
         facts["loader"] = form.loader
-    return Written(graph, form.load(graph, path), facts)
+    predict = form.load(graph, path)
+    target.done("loading of the file")
+    return Written(graph, predict, facts)
 
 
-def write_tiles(ensemble: TiledEnsemble, form: Format, folder: Path, dtype: torch.dtype) -> Written:
+def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
     """Write each tile model by itself, the stages beside them, and a program that runs one after the other.
 
     Args:
         ensemble: The ensemble, calibrated.
-        form: ONNX.
-        folder: Where to write to.
-        dtype: Type of the images.
+        target: Where to write to; its format is ONNX.
 
     Raises:
         TiledError: There can be no graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
+    form, folder = target.form, target.folder
     (folder / "tiles").mkdir()
-    weights = SharedWeights(folder / "tiles" / WEIGHTS)
+    weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, target.dtype)
     batches: set[int | None] = set()
     outputs: tuple[str, ...] = ()
-    for tile in track(ensemble.grid.tiles, "Exporting tiles"):
-        graph = tile_graph(ensemble, tile, dtype)
+    for tile in ensemble.grid.tiles:
+        graph = graphs.graph(tile)
         with form.step("written"):
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
-        batches.add(graph.batch)
-        outputs = graph.outputs
+        batches.add(graph.graph.batch)
+        outputs = graph.graph.outputs
         del graph
         gc.collect()  # graph and model refer to one another, and would wait for the next ones
-    tiles, size = len(ensemble.grid.tiles), ensemble.grid.tile_size
-    shapes: dict[str, tuple[int, ...]] = {"tile_scores": (1, tiles), "tile_maps": (1, tiles, *size)}
-    joining = graph_of(
-        Joining(ensemble), {name: torch.zeros(shapes[name]) for name in outputs}, any_batch=batches == {None}
-    )
+        target.done(f"tile {tile.name}")
+    joining = joining_graph(ensemble, outputs, any_batch=batches == {None})
+    target.done("graph of the stages")
     form.write(joining, folder / JOINING)
+    target.done(f"file of format {form.name}")
     shutil.copyfile(RUNNER, folder / "run.py")
     predict = _one_after_the_other(ensemble, form, folder, joining)
+    target.done("program beside the files")
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
 

@@ -30,6 +30,8 @@ from anomalib_tiled.fresh_models import FreshModels
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import SUPPORT, Trial
+from anomalib_tiled.tile_model import load_tile_model
+from anomalib_tiled.tile_models import TileModels
 
 TRIALS = {name: support.trial for name, support in SUPPORT.items() if support.trial is not None}
 TEXTURES = ("dtd_dir", "imagenet_dir", "anomaly_source_path")
@@ -150,6 +152,19 @@ def assert_copies_are_as_new(run: Run) -> None:
     assert modes[0] == modes[1]
 
 
+def assert_one_model_is_as_good_as_many(run: Run) -> None:
+    """Compare one object that is each tile's in turn, from files and then from memory, to one that is made for each."""
+    ensemble = run.calibrated_ensemble()
+    images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in run.images("test")])[:2]
+    read, kept = ensemble(images), ensemble(images)
+    spec, size = run.settings.model, run.grid.tile_size
+    ensemble.tile_models = TileModels(lambda tile: load_tile_model(spec, size, run.folder.checkpoint(tile)))
+    made = ensemble(images)
+    for found in (read, kept):
+        assert torch.equal(found.pred_score, made.pred_score)
+        assert torch.equal(found.anomaly_map, made.anomaly_map)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: list[str], tmp_path: Path) -> None:
@@ -162,6 +177,7 @@ def test_a_model_that_is_said_to_work_does(name: str, train: Train, downloaded: 
     assert len(scores) == 4
     assert all(0 <= score <= 1 for score in scores)
     assert loaded_scores(run) == pytest.approx(scores, abs=1e-4)
+    assert_one_model_is_as_good_as_many(Run.open(RunFolder.open(run)))
     assert_copies_are_as_new(Run.open(RunFolder.open(run)))
     assert main(["export", "--ckpt_dir", str(run), "--format", "checkpoints"]) == 0
     for tile in ("r00_c00", "r00_c01"):

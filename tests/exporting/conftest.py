@@ -13,6 +13,8 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.calibration import Calibration, Learned, Level, Stages
 from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.exporting.tile_graphs import TileGraphs
+from anomalib_tiled.exporting.whole import Whole
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
@@ -66,10 +68,27 @@ def make_ensemble() -> Callable[..., TiledEnsemble]:
             image=level("image") if stages.learn_from_images else None,
             tiles={tile.name: level("tile") for tile in grid.tiles} if stages.learn_from_tiles else {},
         )
-        models = TileModels(load)
+
+        def reload(model: Brightness, tile: Tile) -> None:
+            model.factor.data = load(tile).factor
+
+        models = TileModels(load, reload=reload)
         return TiledEnsemble(grid, models, stages=stages, calibration=calibration, evaluator=False).eval()
 
     return make
+
+
+@pytest.fixture
+def whole_of() -> Callable[..., Whole]:
+    """Give what is written of an ensemble: ``whole_of(ensemble, dtype, before)``."""
+
+    def whole(
+        ensemble: TiledEnsemble, dtype: torch.dtype = torch.float32, before: torch.nn.Module | None = None
+    ) -> Whole:
+        graphs = TileGraphs(ensemble)
+        return Whole(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles), dtype, before)
+
+    return whole
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.exporting.augmentations import Augmenting
-from anomalib_tiled.exporting.export import Exporting, _check
+from anomalib_tiled.exporting.export import _check
 from anomalib_tiled.exporting.formats import TorchFormat
+from anomalib_tiled.exporting.written import Target
 from anomalib_tiled.grid import Size
 
 SIZE = Size(8, 12)
@@ -76,7 +77,7 @@ def test_an_export_predicts_augmented_images_as_predict_does(
     augmenting.check(SIZE, TorchFormat(), tmp_path / "check")
     given = images if dtype == torch.float32 else (images * 255).round().to(dtype)
     ensemble = make_ensemble()
-    written, difference = _check(ensemble, Exporting(TorchFormat(), tmp_path, dtype), tmp_path, [given], augmenting)
+    written, difference = _check(ensemble, Target(TorchFormat(), tmp_path, dtype), [given], augmenting, per_tile=False)
     assert (written.graph.batch, difference < 1e-4) == (1, True)
     found = torch.from_numpy(written.predict({"images": given[:1].numpy()})["anomaly_map"])
     plain = given[:1] / 255 if dtype == torch.uint8 else given[:1]

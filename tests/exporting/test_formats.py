@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.exporting import formats
+from anomalib_tiled.exporting.augmentations import Augmenting
 from anomalib_tiled.exporting.equality import differences
 from anomalib_tiled.exporting.formats import FORMATS, format_named
-from anomalib_tiled.exporting.tracing import ensemble_graph
+from anomalib_tiled.exporting.whole import Whole
 
 Make = Callable[..., TiledEnsemble]
+WholeOf = Callable[..., Whole]
 
 
 @pytest.fixture(params=FORMATS)
@@ -28,10 +31,10 @@ def form(request: pytest.FixtureRequest) -> formats.Format:
 
 
 def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once(
-    make_ensemble: Make, images: torch.Tensor, form: formats.Format, tmp_path: Path
+    make_ensemble: Make, whole_of: WholeOf, images: torch.Tensor, form: formats.Format, tmp_path: Path
 ) -> None:
     ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
-    graph = ensemble_graph(ensemble, torch.float32)
+    graph = form.graph(whole_of(ensemble))
     form.write(graph, tmp_path / f"model{form.suffix}")
     predict = form.load(graph, tmp_path / f"model{form.suffix}")
     for number in (1, 3):
@@ -42,14 +45,31 @@ def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once
 
 
 def test_weights_that_are_a_transpose_are_written(
-    make_ensemble: Make, images: torch.Tensor, form: formats.Format, tmp_path: Path
+    make_ensemble: Make, whole_of: WholeOf, images: torch.Tensor, form: formats.Format, tmp_path: Path
 ) -> None:
     transposed = torch.rand(5, 5, generator=torch.Generator().manual_seed(1)).t()
     ensemble = make_ensemble(predict=lambda tiles: tiles @ transposed)
-    graph = ensemble_graph(ensemble, torch.float32)
+    graph = form.graph(whole_of(ensemble))
     form.write(graph, tmp_path / f"model{form.suffix}")
     predict = form.load(graph, tmp_path / f"model{form.suffix}")
     assert differences(ensemble, images, predict({"images": images.numpy()}))[1] == []
+
+
+@pytest.mark.parametrize("change", [None, v2.Normalize([0.2], [0.7])], ids=["as they are", "augmented"])
+def test_parts_that_are_joined_take_bytes_and_augment_them(
+    make_ensemble: Make, whole_of: WholeOf, tmp_path: Path, change: v2.Transform | None
+) -> None:
+    form = format_named("onnx")
+    for package in form.packages:
+        pytest.importorskip(package)
+    ensemble, before = make_ensemble(), None if change is None else Augmenting(change)
+    graph = form.graph(whole_of(ensemble, torch.uint8, before))
+    assert graph.batch == (None if before is None else 1)
+    form.write(graph, tmp_path / f"model{form.suffix}")
+    pixels = torch.randint(0, 256, (1, 3, *ensemble.grid.image_size), generator=torch.Generator().manual_seed(0))
+    given = pixels.to(torch.uint8)
+    found = form.load(graph, tmp_path / f"model{form.suffix}")({"images": given.numpy()})
+    assert differences(ensemble, given / 255 if before is None else before.of_each(given), found)[1] == []
 
 
 class Failing(formats.TorchFormat):

@@ -17,7 +17,7 @@ from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.exporting.formats import TorchFormat
 from anomalib_tiled.exporting.loader import check, checksum, load
 from anomalib_tiled.exporting.manifest import sealed
-from anomalib_tiled.exporting.tracing import ensemble_graph
+from anomalib_tiled.exporting.whole import Whole, ensemble_graph
 from anomalib_tiled.exporting.written import LOADER
 
 Change = Callable[[dict[str, bytes]], None]
@@ -72,10 +72,13 @@ def replaced(end: str, old: str, new: str) -> Change:
 
 
 def test_an_ensemble_is_loaded(
-    make_ensemble: Callable[..., TiledEnsemble], images: torch.Tensor, tmp_path: Path
+    make_ensemble: Callable[..., TiledEnsemble],
+    whole_of: Callable[..., Whole],
+    images: torch.Tensor,
+    tmp_path: Path,
 ) -> None:
     ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
-    TorchFormat().write(ensemble_graph(ensemble, torch.float32), tmp_path / "model.pt2")
+    TorchFormat().write(ensemble_graph(whole_of(ensemble)), tmp_path / "model.pt2")
     image = {"shape": ["any", 3, *images.shape[2:]], "dtype": "float32", "range": [0, 1]}
     files = sealed(tmp_path, [tmp_path / "model.pt2"])
     (tmp_path / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ Make = Callable[..., TiledEnsemble]
 
 def whole(ensemble: TiledEnsemble) -> WholeImages:
     models = (ensemble.tile_models.model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
-    return WholeImages(ensemble, [TileAlone(model) for model in models])
+    return WholeImages(ensemble, [TileAlone(deepcopy(model)) for model in models])
 
 
 @pytest.mark.parametrize("maps", [True, False])

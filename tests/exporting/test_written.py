@@ -7,14 +7,13 @@ from pathlib import Path
 from weakref import ReferenceType, ref
 
 import pytest
-import torch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble import TiledEnsemble
 from anomalib_tiled.exporting.equality import differences
 from anomalib_tiled.exporting.formats import OnnxFormat, format_named
 from anomalib_tiled.exporting.loader import check
-from anomalib_tiled.exporting.written import write_tiles, write_whole
+from anomalib_tiled.exporting.written import Target, write_tiles, write_whole
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Gaussian, Max, Mean, Merger
 from anomalib_tiled.tile_models import TileModels
@@ -37,7 +36,7 @@ def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(
         return model
 
     ensemble.tile_models = TileModels(counted, budget=0)
-    write_tiles(ensemble, OnnxFormat(), tmp_path, torch.float32)
+    write_tiles(ensemble, Target(OnnxFormat(), tmp_path))
     assert held == [1, 1, 1]
 
 
@@ -55,7 +54,7 @@ def test_locations_without_a_model_are_left_out_in_every_format(
     for package in format_named(form).packages:
         pytest.importorskip(package)
     ensemble = make_ensemble(grid.without(["r00_c00", "r01_c02"]), merger=merger)
-    written = write_whole(ensemble, format_named(form), tmp_path, torch.float32)
+    written = write_whole(ensemble, Target(format_named(form), tmp_path))
     found = written.predict({"images": images[:1].numpy()})
     assert differences(ensemble, images[:1], found)[1] == []
     if form == "torch":
