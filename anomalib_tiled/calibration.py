@@ -90,7 +90,8 @@ class Stages:
     @property
     def tile_rule(self) -> Thresholder:
         """What finds the thresholds of tiles; those that only centre a normalization do not decide anything."""
-        return self.thresholder if self.threshold_at == "tile" else F1AdaptiveThreshold()
+        own = self.threshold_at == "tile" or isinstance(self.thresholder, F1AdaptiveThreshold)
+        return self.thresholder if own else F1AdaptiveThreshold()
 
     @property
     def learn_from_tiles(self) -> bool:

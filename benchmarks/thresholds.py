@@ -44,7 +44,7 @@ RULES: dict[str, Thresholder] = {
     "`ExtremeValueThreshold`, 0.05": ExtremeValueThreshold(0.05),
     "`ExtremeValueThreshold`, 0.01": ExtremeValueThreshold(0.01),
 }
-WITH_ANOMALOUS = "`F1AdaptiveThreshold`, with anomalous images"
+WITH_ANOMALOUS = "`F1AdaptiveThreshold`, `lowest_anomalous`, with anomalous images"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _measure_seed(options: Namespace, seed: int) -> Iterator[Measured]:
     for count in options.validation:
         alone = validation[0][:count]
         cases = {name: (rule, alone) for name, rule in RULES.items()}
-        cases[WITH_ANOMALOUS] = (F1AdaptiveThreshold(), np.concatenate([alone, validation[1]]))
+        cases[WITH_ANOMALOUS] = (F1AdaptiveThreshold("lowest_anomalous"), np.concatenate([alone, validation[1]]))
         for name, (rule, learned_from) in cases.items():
             observed, known = Observed(), images[learned_from]
             observed.add(known.scores, known.maps[:, None], known.truth)

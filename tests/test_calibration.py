@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.stages.merging import Gaussian, Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, ManualThreshold
 
 STAGES = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), "image", "image")
 LEVEL = Level(Learned(1.5, {"minimum": 0.0, "maximum": 2.0, "threshold": 1.5}), Learned(2.5, None))
@@ -32,6 +32,17 @@ def test_the_stages_of_a_configuration(configuration: dict[str, object]) -> None
     assert (stages.normalize_at, stages.threshold_at) == ("image", "tile")
     assert stages.learn_from_tiles
     assert stages.learn_from_images
+
+
+def test_tiles_whose_thresholds_decide_nothing_are_centred_on_those_of_f1() -> None:
+    lowest_anomalous, manual = F1AdaptiveThreshold("lowest_anomalous"), ManualThreshold(3)
+    for place, rule, expected in [
+        ("image", lowest_anomalous, lowest_anomalous),
+        ("tile", manual, manual),
+        ("image", manual, None),
+    ]:
+        found = replace(STAGES, thresholder=rule, threshold_at=place).tile_rule
+        assert found is expected if expected else (isinstance(found, F1AdaptiveThreshold) and found.at == "middle")
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [("normalization", "image, none, tile"), ("thresholding", "image, tile")])
