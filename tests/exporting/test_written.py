@@ -7,6 +7,7 @@ from pathlib import Path
 from weakref import ReferenceType, ref
 
 import pytest
+import torch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble import TiledEnsemble
