@@ -34,7 +34,7 @@ A module imports only from modules on its own line or below:
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
     readable                                    files that must not be read
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
-    likeness                                    what of an object is not as in a new one
+    likeness  batch_lock  torch_defaults        what of an object is not as in a new one | locks | new tensors
     allocation  free_memory                     how memory comes from the system, and how much there is
     cores  control_groups                       processor cores for this process | what limits it
 """

@@ -31,6 +31,7 @@ from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
 from anomalib_tiled.run import AUTO, Run
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.torch_defaults import usual_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,6 +60,7 @@ class TiledEnsemble(TensorEnsemble):
     _trained_on: TrainedOn | None = None
 
     @classmethod
+    @usual_defaults()
     def load(
         cls,
         run_folder: str | Path,
@@ -151,6 +153,7 @@ class TiledEnsemble(TensorEnsemble):
         batches = iter(lambda: list(islice(remaining, batch_size)), [])
         return (prediction for batch in batches for prediction in self.predict_batch(batch))
 
+    @usual_defaults()
     def predict_batch(self, images: Iterable[GivenImage]) -> list[ImagePrediction]:
         """Predict images together. They may be of several kinds and sizes.
 
@@ -174,7 +177,7 @@ class TiledEnsemble(TensorEnsemble):
         for image, each in zip(given, pixels, strict=True):
             self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
         images = torch.stack([self._in_size(image) for image in pixels])
-        with self.turn:
+        with self.batch_lock:
             decided = self.decide(self.predict_raw(images))
         return [
             self._told(decided, number, image, Path(name) if isinstance(name := given[number], (str, Path)) else None)
