@@ -18,7 +18,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
-	@PYTHONWARNINGS=ignore $(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)  # anomalib's imports warn
+	@$(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)
 
 # One process for each core, and one thread for each process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4

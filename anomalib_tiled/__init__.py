@@ -16,11 +16,12 @@ A module imports only from modules on its own line or below:
     ensemble  evaluation  tile_evaluation       all tiles as one model, metrics of images and of tiles
     tile_models  tile_predictions  fresh_models  all tile models within a budget | what they said | untrained ones
     tile_model  plugins  trusted_checkpoints    one of them | finding stages | checkpoints as they were finished
-    checkpoints                                 weights of tiles, those that all share once
+    checkpoints  missing_weights                weights of tiles, those that all share once | what models are made from
     supported_models  model_rules               which models work with tiles, and what they need
+    spread                                      what stages learn of tiles whose scores do not vary
     calibration  validation_scores              what stages learn, and from which scores
     contracts  class_metric                     what each kind of stage must do | metrics of other packages
-    data  stages  workers                       split, cache, tiles, demonstration images | stages | who trains
+    data                                        split, cache, tiles, demonstration images
     altered                                     what of a run is not what it was
     run_folder  run_settings  run_files  tile_record  names and contents of a run's files
     versions                                    numbered folders of runs
@@ -29,14 +30,15 @@ A module imports only from modules on its own line or below:
     devices  layout  uninspected                where models predict | the grid of a run | pixels that no model sees
     config  metric_classes                      settings | metrics by name, class and arguments
     allowed_classes                             what a configuration may name
+    stages  workers                             what users choose: contracts, kinds and built-in ones | who trains
     lock  working_folder  leftovers             one process in a folder | what is half done | what must not stay
     grid  files  progress  memory  sensitivity  tile locations, safe writing, progress bars, free memory, decisions
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
-    readable                                    files that must not be read
+    system_errors  bounds                       what the operating system refuses, in words | how much is read
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
-    likeness  batch_lock  torch_defaults        what of an object is not as in a new one | locks | new tensors
+    batch_lock  torch_defaults                  one thread at a time, forks too | what new tensors are like
     allocation  free_memory                     how memory comes from the system, and how much there is
-    cores  control_groups                       processor cores for this process | what limits it
+    cores  control_groups  import_warnings      processor cores for this process | what limits it | what imports say
 """
 
 from __future__ import annotations

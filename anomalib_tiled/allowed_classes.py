@@ -15,21 +15,16 @@ from jsonargparse import Namespace
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.origin import is_dotted
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jsonargparse import ArgumentParser
 
-KINDS = frozenset(
+PARTS = frozenset(
     {
         "anomalib.data.datamodules.base.image.AnomalibDataModule",
-        "anomalib_tiled.stages.merging.Merger",
-        "anomalib_tiled.stages.normalization.Normalizer",
-        "anomalib_tiled.stages.scoring.Scorer",
-        "anomalib_tiled.stages.seams.SeamSmoother",
-        "anomalib_tiled.stages.thresholding.Thresholder",
-        "anomalib_tiled.workers.Workers",
         "lightning.fabric.accelerators.accelerator.Accelerator",
         "lightning.fabric.loggers.logger.Logger",
         "lightning.fabric.plugins.environments.cluster_environment.ClusterEnvironment",
@@ -44,7 +39,7 @@ KINDS = frozenset(
         "torch.optim.optimizer.Optimizer",
     }
 )
-"""Classes whose subclasses may be named, by their paths: looking at them imports nothing."""
+"""Classes of other packages whose subclasses may be named, by their paths: looking at them imports nothing."""
 
 
 def add_object(parser: ArgumentParser, base: type) -> None:
@@ -128,7 +123,9 @@ def _check_class(found: type, package: str) -> None:
 
 
 def _is_allowed(found: type, package: str) -> bool:
-    return package == found.__module__.partition(".")[0] or any(_path_of(each) in KINDS for each in found.__mro__)
+    if package == found.__module__.partition(".")[0] or any(_path_of(each) in PARTS for each in found.__mro__):
+        return True
+    return any(issubclass(found, kind.contract) for kind in kinds.STAGE_KINDS)
 
 
 def _path_of(found: object) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import secrets
 from argparse import HelpFormatter, RawDescriptionHelpFormatter
 from itertools import islice
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader
+from jsonargparse.typing import Path_fr
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from anomalib_tiled.bounds import DEEPEST, LONGEST_CONFIGURATION, check_yaml
 from anomalib_tiled.config import CacheSettings, MetricSettings, Settings, TilingSettings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.explanations import explained
@@ -22,12 +26,7 @@ from anomalib_tiled.post_processor import read_post_processor
 from anomalib_tiled.reference_config import HEADING, is_reference, translate
 from anomalib_tiled.sensitivity import NEUTRAL
 from anomalib_tiled.short_names import arguments_in_full, in_full
-from anomalib_tiled.stages.merging import Merger
-from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,14 +35,11 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config import Plain
 
-DEFAULTS = {
-    "merging": {"class_path": "anomalib_tiled.stages.merging.Mean"},
-    "scoring": {"class_path": "anomalib_tiled.stages.scoring.Max"},
-    "seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"},
-    "normalization.method": {"class_path": "anomalib_tiled.stages.normalization.MinMax"},
-    "thresholding.method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
-    "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+PLACES = {
+    "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
+    "thresholding": (Literal["tile", "image"], "Per tile before merging, or per image."),
 }
+"""Groups of settings with a place where the stage is applied."""
 
 PREDICT = """\
 Predict images that are not labelled: score, label, and anomalous regions in pixels of the image.
@@ -65,6 +61,9 @@ exit status:
   1    anything else
 """
 
+LONGEST_SHOWN = 40
+"""Characters of an option that is too long to be shown as it is."""
+
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
 
@@ -78,6 +77,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; an option wins over files, wherever it stands."""
+        check_arguments(args)
         try:
             return super().parse_args(arguments_in_full(_files_first(args)), *arguments, **options)
         except SystemExit as error:
@@ -89,8 +89,19 @@ class Parser(ArgumentParser):
             message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
             raise ConfigurationError(message) from error
 
+    def parse_path(self, cfg_path: str | PathLike[str], *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse the file after ``--config``, of which no more is read than a configuration may have."""
+        if "://" in str(cfg_path):
+            return super().parse_path(cfg_path, *arguments, **options)
+        path = Path_fr(cfg_path)
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LONGEST_CONFIGURATION + 1)
+        with path.relative_path_context():
+            return self.parse_string(text, *arguments, **{**options, "cfg_path": Path(path).name})
+
     def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
         """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
+        check_yaml(cfg_str, options.get("cfg_path") or "The configuration")
         return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
 
     def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
@@ -113,6 +124,7 @@ def fit_parser(prog: str) -> Parser:
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
     parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
     parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
+    parser.add_argument("--keep_going", action="store_true", help="Try all tiles, although two of them fail alike.")
     parser.add_argument(
         "--seed_everything", type=bool | int, default=True, help="Seed of the split and of every tile; true draws one."
     )
@@ -123,7 +135,6 @@ def fit_parser(prog: str) -> Parser:
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
     _add_stages(parser)
     parser.add_class_arguments(MetricSettings, "metrics")
-    parser.add_subclass_arguments(Workers, "workers", help="Who trains the tiles.")
     parser.add_argument(
         "--cache",
         type=CacheSettings | None,
@@ -138,7 +149,6 @@ def fit_parser(prog: str) -> Parser:
         default="leave_out",
         help="What is done about locations on which the model cannot be fitted, such as a blank margin.",
     )
-    parser.set_defaults(DEFAULTS)
     return parser
 
 
@@ -217,7 +227,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         ConfigurationError: Settings contradict each other.
     """
     mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
-    for key in ("config", "ckpt_dir", "tiles"):
+    for key in ("config", "ckpt_dir", "tiles", "keep_going"):
         mapping.pop(key, None)
     if isinstance(mapping["seed_everything"], bool):
         mapping["seed_everything"] = secrets.randbelow(SEEDS)
@@ -235,23 +245,16 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
 
 
 def _add_stages(parser: Parser) -> None:
-    parser.add_subclass_arguments(Merger, "merging", help="Joins tile maps to image maps.")
-    parser.add_subclass_arguments(Scorer, "scoring", help="Makes an image score of tile scores.")
-    parser.add_argument("--seam_smoothing", type=SeamSmoother | None, help="Smooths maps where tiles meet; or null.")
-    parser.add_argument(
-        "--normalization.stage",
-        type=Literal["tile", "image", "none"],
-        default="image",
-        help="Per tile before merging, per image, or not.",
-    )
-    parser.add_subclass_arguments(Normalizer, "normalization.method", help="Brings scores to [0, 1].")
-    parser.add_argument(
-        "--thresholding.stage",
-        type=Literal["tile", "image"],
-        default="image",
-        help="Per tile before merging, or per image.",
-    )
-    parser.add_subclass_arguments(Thresholder, "thresholding.method", help="Finds the score above which is anomalous.")
+    for kind in kinds.STAGE_KINDS:
+        if kind.group in PLACES:
+            places, text = PLACES[kind.group]
+            parser.add_argument(f"--{kind.group}.stage", type=places, default="image", help=text)
+        if kind.optional:
+            parser.add_argument(f"--{kind.setting}", type=kind.contract | None, help=kind.purpose)
+        else:
+            parser.add_subclass_arguments(kind.contract, kind.setting, help=kind.purpose)
+        if kind.default is not None:
+            parser.set_defaults({kind.setting: {"class_path": kind.default}})
     for level, decided in {"image": "An image", "pixel": "A pixel"}.items():
         parser.add_argument(
             f"--thresholding.{level}_sensitivity",
@@ -270,6 +273,23 @@ def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
             value = value if equals else "".join(arguments[index + 1 : index + 2])
             return value, arguments[:index] + arguments[index + used :]
     return None, arguments
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Measure arguments before they are parsed: each may be a text of YAML.
+
+    Raises:
+        ConfigurationError: One is larger than it may be, or holds a setting twice.
+    """
+    option = "An argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        option = name or option
+        if "\0" in argument or name.count(".") > DEEPEST:
+            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots."
+            raise ConfigurationError(message)
+        if equals or not name:
+            check_yaml(value, option)
 
 
 def _files_first(arguments: Iterable[str]) -> list[str]:

@@ -12,16 +12,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from anomalib_tiled.import_warnings import without_known_warnings
 
 if TYPE_CHECKING:
     from _typeshed.importlib import MetaPathFinderProtocol
 
 SWITCH = "ANOMALIB_TILED_AUTOLOAD"
 FINDER = "AnomalibTiledFinder"
+COMMAND = "tiled"
 
 
 def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -64,14 +68,15 @@ class ConnectingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then connect the host to it.
+        """Run the module, then connect the host to it. What it warns of for other commands is the host's business.
 
         A module that fails leaves the finder where it is: it may be imported again.
         """
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        self.loader.exec_module(module)
+        with without_known_warnings() if sys.argv[1:2] == [COMMAND] else nullcontext():
+            self.loader.exec_module(module)
         # A new list: taking something out of the old one would make a thread that goes through it skip a finder.
         sys.meta_path = _other_finders()
         _connect(module)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from anomalib_tiled.config import SENSITIVITIES
-from anomalib_tiled.contracts import learned_number, learned_numbers, naming_stage
+from anomalib_tiled.contracts import call_stage, learned_number, learned_numbers, naming_stage
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.sensitivity import NEUTRAL, check_sensitivity
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution
@@ -21,7 +21,7 @@ from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
 from anomalib_tiled.uninspected import hidden_defects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -73,13 +73,14 @@ class Stages:
         Raises:
             ConfigurationError: A stage refuses its arguments, or a place is none of the allowed ones.
         """
-        smoothing = settings.seam_smoothing
+        chosen = settings.stages
+        smoothing = chosen.get("seam_smoothing")
         return cls(
-            merger=settings.merging.build(Merger),
-            scorer=settings.scoring.build(Scorer),
+            merger=chosen["merging"].build(Merger),
+            scorer=chosen["scoring"].build(Scorer),
             smoother=None if smoothing is None else smoothing.build(SeamSmoother),
-            normalizer=settings.normalization.method.build(Normalizer),
-            thresholder=settings.thresholding.method.build(Thresholder),
+            normalizer=chosen["normalization"].build(Normalizer),
+            thresholder=chosen["thresholding"].build(Thresholder),
             normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
             threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
             image_sensitivity=settings.thresholding.image_sensitivity,
@@ -136,11 +137,14 @@ class Calibration:
         image: What was learned of whole images; ``None`` if nothing was.
         tiles: What was learned of each tile, by its name; empty if nothing was.
         notes: What a reader of the results should know about how it was learned.
+        borrowed: Names of tiles whose normal scores do not vary, each with that of the tile whose scores it learned
+            from instead.
     """
 
     image: Level | None = None
     tiles: dict[str, Level] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    borrowed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Give what ``calibration.json`` holds."""
@@ -159,8 +163,9 @@ class Calibration:
                 image=None if image is None else _level(image),
                 tiles={name: _level(level) for name, level in tiles.items()},
                 notes=tuple(notes),
+                borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json was altered ({error!r}). Delete it and run fit --ckpt_dir again."
             raise RunFolderError(message) from error
 
@@ -195,6 +200,19 @@ class Observed:
             values = maps.squeeze(1).cpu().numpy()
             pixels = slice(None) if self._uninspected is None else ~self._uninspected
             self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
+
+    def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
+        """Note how far rounding may move scores of images that are made of normalized ones of tiles.
+
+        Args:
+            normalizer: Normalizes tiles. The narrower the scale of a tile, the more of it is rounding.
+            tiles: What was observed of each tile, and what was learned of it.
+        """
+        pairs = [
+            (_rounding(normalizer, observed.scores, level.scores), _rounding(normalizer, observed.maps, level.maps))
+            for observed, level in tiles
+        ]
+        self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*pairs, strict=True))
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule and the normalizer learn.
@@ -260,6 +278,15 @@ def _learned(
     with naming_stage(stages.normalizer):
         normalization = stages.normalizer.learn(scores, threshold)
     return Learned(threshold, learned_numbers(stages.normalizer, normalization))
+
+
+def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learned) -> float:
+    """Say how far rounding moves the highest normal score after normalization."""
+    if learned.normalization is None or not scores.has_normal:
+        return 0.0
+    highest = torch.tensor([scores.maximum_normal, scores.maximum_normal + scores.rounding])
+    before, after = call_stage(normalizer, normalizer.apply, highest, learned.normalization, shape=(2,)).tolist()
+    return float(after - before)
 
 
 def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:

@@ -11,10 +11,11 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.files import temporary_name
 from anomalib_tiled.run_files import SHARED_FILES, checksum_named, shared_name
 from anomalib_tiled.run_folder import KNOWINGLY
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,33 +131,83 @@ def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
 
 
-def restore_from(model: AnomalibModule, path: Path) -> None:
-    """Put a checkpoint into a model that has been that of another tile.
+class Restorer:
+    """Has one model become that of one tile after the other.
 
-    Large weights of its own are not copied: the model reads them out of the file when it uses them.
-
-    Args:
-        model: The model.
-        path: The checkpoint.
-
-    Raises:
-        RunFolderError: The file of shared weights is missing.
+    The model gets other tensors in place of those that it has, which stay as they are for whoever keeps them. Large
+    weights of a tile are not copied: the model reads them out of the file when it uses them. Weights that tiles share
+    are copied for the first of them, and are one and the same for all others.
     """
-    checkpoint = _read(path, type(model))
-    weights: Weights = checkpoint["state_dict"]
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        value = weights.get(name)
-        if value is not None and value.nbytes >= WORTH_SHARING and _laid_out_alike(tensor, value):
-            tensor.data, weights[name] = value, tensor  # copying a tensor into itself is nothing
-        elif value is not None and value.shape != tensor.shape and not tensor.untyped_storage().resizable():
-            tensor.data = tensor.new_empty(0)  # what lies in a file cannot be made larger
-    restore(model, _completed(checkpoint, path))
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple[str, str], torch.Tensor] = {}
+
+    def restore_from(self, model: AnomalibModule, path: Path) -> None:
+        """Put a checkpoint into a model that has been that of another tile.
+
+        Args:
+            model: The model.
+            path: The checkpoint.
+
+        Raises:
+            RunFolderError: The file of shared weights is missing.
+        """
+        with torch.inference_mode(mode=False):  # what is read in that mode is of no use outside of it
+            checkpoint = _read(path, type(model))
+            file, names = _sharing_of(checkpoint)
+            weights: Weights = _completed(checkpoint, path)["state_dict"]
+            for name, tensor in tensors_of(model):
+                value = weights.get(name)
+                if value is None:
+                    exchange(tensor, tensor.data.clone())
+                elif not _laid_out_alike(tensor, value):
+                    exchange(tensor, torch.empty_like(tensor))
+                else:
+                    common = name in names
+                    exchange(tensor, self._common(file, name, value, tensor) if common else _placed(value, tensor))
+                    weights[name] = tensor  # copying a tensor into itself is nothing
+        restore(model, checkpoint)
+
+    def _common(self, file: str, name: str, value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """Give a weight that tiles share, on the device of the tensor that it replaces."""
+        known = self._shared.get((file, name))
+        if known is None or known.device != tensor.device:
+            known = self._shared[file, name] = value.to(tensor.device, copy=True)
+        return known
+
+
+def _sharing_of(checkpoint: Checkpoint) -> tuple[str, frozenset[str]]:
+    """Give the file with the weights that a checkpoint shares with others, and their names."""
+    note = checkpoint.get(SHARED, {"file": "", "names": []})
+    return str(note["file"]), frozenset(note["names"])
+
+
+def _placed(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Give a weight of a tile on the device of the tensor that it replaces."""
+    large = value.nbytes >= WORTH_SHARING
+    return value if large and value.device == tensor.device else value.to(tensor.device, copy=True)
 
 
 def _laid_out_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether one can take the place of the other without a change of the last bit of what is computed from it."""
-    layouts = ((each.shape, each.stride(), each.dtype, each.device) for each in (first, second))
+    layouts = ((each.shape, each.stride(), each.dtype) for each in (first, second))
     return len(set(layouts)) == 1
+
+
+def exchange(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Have a tensor of a model be another one; what a model made in inference mode takes only what was made in it.
+
+    Args:
+        tensor: The parameter or buffer.
+        value: What takes its place.
+    """
+    with torch.inference_mode(mode=tensor.is_inference()):
+        tensor.data = value.clone() if tensor.is_inference() and not value.is_inference() else value
+
+
+def tensors_of(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
+    """Give the parameters and buffers of a model by their names."""
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
@@ -204,7 +255,7 @@ class Sharing:
         weights: Weights = checkpoint["state_dict"]
         path = self._file() or self._write(_equal_ones(weights, self._first))
         names = [] if path is None else list(_equal_ones(weights, _shared_weights(path)))
-        # In the order that a model has them in which reads them, see `restore_from`.
+        # In the order that a model has them in which reads them, see `Restorer`.
         own = {name: value.contiguous() for name, value in weights.items() if name not in names}
         if path is None:
             return {**checkpoint, "state_dict": own}
@@ -237,7 +288,9 @@ def _equal_ones(weights: Weights, first: Mapping[str, torch.Tensor]) -> Weights:
 
 def equal(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether tensors on one device are the same to the last bit."""
-    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return first.is_set_to(second) or torch.equal(first, second)
 
 
 def check_shared(folder: Path) -> None:

@@ -14,6 +14,7 @@ from torchmetrics import classification
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.metric_classes import BINARY_DECISIONS, make_metric
+from anomalib_tiled.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,9 @@ class ClassMetric:
         spec: Class and arguments.
         raw: Whether scores keep the scale of the model, instead of lying between 0 and 1.
 
+    Attributes:
+        lack: What the data lack for a value, after the metric has refused them; ``None`` if it has not.
+
     Raises:
         ConfigurationError: It cannot be made, or not be fed, or gives something else than a few numbers.
     """
@@ -89,7 +93,11 @@ class ClassMetric:
         self._feed = _feed(self._metric, spec)
         self._threshold = self._own_threshold(raw=raw)
         self._needs = _needs(self._metric, spec)
+        # Of others a RuntimeError is a mistake.
+        self._refusals = (ValueError, RuntimeError) if isinstance(self._metric, anomalib.metrics.AUPIMO) else ValueError
         self._seen: set[str] = set()
+        self._normal_pixels = 0
+        self.lack: str | None = None
         self._check(raw=raw)
         self._try_out()
 
@@ -105,6 +113,7 @@ class ClassMetric:
         predicted = scores if self._feed == "scores" else called
         if predicted is None:
             return
+        self._normal_pixels += sum(int(truth.numel()) for truth in anomalous if not truth.any())
         self._seen |= _classes_in(anomalous, "") | (set() if called is None else _classes_in(called, "called "))
         predicted, truth = predicted.long() if self._feed == "classes" else predicted, anomalous.long()
         if isinstance(self._metric, AnomalibMetric):
@@ -118,9 +127,22 @@ class ClassMetric:
             return None
         try:
             return _value(self._metric.compute())
-        except ValueError as error:  # the data do not suffice, such as too few normal pixels for AUPIMO
+        except self._refusals as error:  # the data do not suffice, such as too few normal pixels for AUPIMO
+            if lack_of_memory(error) is not None:
+                raise
             logger.warning("%s is not defined: %s", self._spec.where, error)
+            self.lack = self._explained(error)
             return None
+
+    def _explained(self, error: Exception) -> str:
+        """Say what is lacking where the metric's own words do not."""
+        if isinstance(self._metric, anomalib.metrics.AUPIMO):
+            needed = round(1 / self._metric.fpr_bounds[0])
+            if self._normal_pixels < needed:
+                return (
+                    f"it needs {needed:,} pixels in images without any anomalous one, and has {self._normal_pixels:,}"
+                )
+        return str(error).rstrip(".")
 
     def _made(self) -> Metric:
         metric = make_metric(self._spec)
@@ -167,7 +189,7 @@ class ClassMetric:
                 "Choose another metric, or other arguments."
             )
             raise ConfigurationError(message) from error
-        self._metric, self._seen = self._made(), set()
+        self._metric, self._seen, self._normal_pixels, self.lack = self._made(), set(), 0, None
 
 
 def _feed(metric: Metric, spec: MetricSpec) -> Feed:

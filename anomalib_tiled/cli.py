@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import traceback
-import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from anomalib_tiled.allocation import keep_freed_memory
 from anomalib_tiled.copied_process import probably_needed, start_copied_process
 from anomalib_tiled.errors import TiledError, allowed_names
-from anomalib_tiled.readable import CHANGE_PERMISSIONS
+from anomalib_tiled.import_warnings import without_known_warnings
+from anomalib_tiled.system_errors import is_of_system, refusal
 from anomalib_tiled.termination import Terminated, raised_when_terminated
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 TERMINATED = 143
 USER_ERROR = 2
+
+OUTPUT = "Standard output"
+"""What standard output is called in messages."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,12 @@ class Command:
     computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
-        """Import the function."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
+        """Import the function, and have downloads give up early where there is no internet."""
+        with without_known_warnings():
             function: Callable[[Sequence[str], str], int | None] = getattr(
                 import_module("anomalib_tiled.commands"), self.function
             )
+            import_module("anomalib_tiled.missing_weights").ask_the_hub_once()
         return function
 
 
@@ -90,21 +96,47 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         and 4 are what `predict` says they are.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     try:
         with raised_when_terminated():
-            return _run(given, prog)
+            status = _run(given, prog)
     except TiledError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # errors are for the terminal
-        return USER_ERROR
+        _say(f"error: {error}")
+        status = USER_ERROR
     except KeyboardInterrupt as error:
-        print("\nInterrupted.", file=sys.stderr)  # noqa: T201  # errors are for the terminal
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        _say("\nInterrupted.")
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
-        if isinstance(error, PermissionError) and error.filename is not None:  # but for what nobody has named better
-            print(f"error: {error.filename}: {error.strerror}. {CHANGE_PERMISSIONS}", file=sys.stderr)  # noqa: T201
-            return USER_ERROR
-        traceback.print_exc()
-        return 1
+        cause = _lost(sys.stdout, OUTPUT) or error  # if nothing can be printed, a command fails that prints
+        if not is_of_system(cause):
+            traceback.print_exc()
+            return 1
+        _say(f"error: {refusal(cause)}")  # but for what nobody has named better
+        return USER_ERROR
+    if (lost := _lost(sys.stdout, OUTPUT)) is not None:
+        _say(f"error: {refusal(lost)}")
+        status = status or USER_ERROR
+    return status
+
+
+def _lost(stream: TextIO | None, name: str) -> OSError | None:
+    """Give the reason why a stream cannot be written; ``None`` if it can. What it holds is let go of then."""
+    if stream is None:  # it was closed before Python began
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the end of the process fails as well
+        return OSError(error.errno, error.strerror, name)
+    return None
+
+
+def _say(text: str) -> None:
+    """Print for the terminal, as far as there is one."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201
+    _lost(sys.stderr, "Standard error")
 
 
 def _run(given: list[str], prog: str) -> int:

@@ -28,10 +28,13 @@ from anomalib_tiled.arguments import (
     test_parser,
     without_ckpt_dir,
 )
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.config import NEED_NO_TRAINING, ClassSpec, changeable
+from anomalib_tiled.data.appeared import appeared
 from anomalib_tiled.data.paths import absolute
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.decisions import ThresholdRules
-from anomalib_tiled.difference import difference
+from anomalib_tiled.devices import device_named
+from anomalib_tiled.difference import differences
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
 from anomalib_tiled.exporting.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.exporting.checkpoints import export_checkpoints
@@ -43,11 +46,12 @@ from anomalib_tiled.memory import too_large
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.provenance import changed_origins
-from anomalib_tiled.preparation import prepare
+from anomalib_tiled.preparation import change_settings, check_test_images, prepare
 from anomalib_tiled.results.prediction import PredictionRequest
 from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.report import metrics_table, plugins_table, tiles_table
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.run import AUTO
+from anomalib_tiled.run_folder import RunFolder, check_output
 from anomalib_tiled.tile_evaluation import weakest
 
 if TYPE_CHECKING:
@@ -79,19 +83,20 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     with _observers() as observers:
-        _report(_fitted(arguments, prog, observers), observers)
+        _report(_fitted(arguments, prog, observers, tested=True), observers)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
+    output = _output(parsed.output)
     folder, data = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
     _warn_of_large_images(folder)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
     with _observers() as observers:
-        _report(folder, observers, data=data, output=None if parsed.output is None else absolute(parsed.output))
+        _report(folder, observers, data=data, output=output)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -104,19 +109,26 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
+    if parsed.device != AUTO:
+        device_named(parsed.device)  # before anything is written
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-    output = absolute(parsed.output or folder.path / "predictions")
+    output = _output(parsed.output) or folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
     report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != "auto")
+        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
         with _told_how_to_go_on(command, report):
             predicted = pipeline.decide_again(folder, output, settings, report)
     else:
         request = PredictionRequest(
-            tuple(parsed.data), sys.stdin, output, settings, skip_existing=parsed.skip_existing, device=parsed.device
+            tuple(parsed.data),
+            sys.stdin or (),  # there is none if it was closed before Python began
+            output,
+            settings,
+            skip_existing=parsed.skip_existing,
+            device=parsed.device,
         )
         again = command if parsed.skip_existing else f"{command} --skip_existing"
         with _told_how_to_go_on(again, report), _observers() as observers:
@@ -152,14 +164,14 @@ def export(arguments: Sequence[str], prog: str) -> None:
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
         folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-        output = absolute(folder.path / "export" / CHECKPOINTS if parsed.output is None else parsed.output)
+        output = _output(parsed.output) or folder.path / "export" / CHECKPOINTS
         export_checkpoints(folder, output, overwrite=parsed.overwrite)
         _say(f"Export: {output}")
         return
     form = format_named(parsed.format)
     folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
-    output = absolute(folder.path / "export" / kind if parsed.output is None else parsed.output)
+    output = _output(parsed.output) or folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
     asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, asked)
@@ -178,13 +190,13 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
         _say(f"Name clash: {clash}. Name one by its dotted path.")
 
 
-def _fitted(arguments: Sequence[str], prog: str, observers: Observers) -> RunFolder:
-    folder, again = _folder_for(list(arguments), prog)
+def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
+    folder, again, keep_going = _folder_for(list(arguments), prog, tested=tested)
     _say(str(grid_of(folder.settings().tiling)))
     _warn_of_large_images(folder)
     command = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *(['--tiles', ','.join(again)] if again else [])])}"
     with _told_how_to_go_on(command, partial(_say, console=Console(stderr=True))):
-        calibration = pipeline.fit(folder, observers, again)
+        calibration = pipeline.fit(folder, observers, again, keep_going=keep_going)
     for note in calibration.notes:
         _say(f"Note: {note}")
     return folder
@@ -213,8 +225,14 @@ def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> N
         raise ConfigurationError(message)
 
 
-def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
-    """Give the run folder to go on with and the tiles to train again, or make a new one."""
+def _folder_for(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFolder, list[str], bool]:
+    """Give the run folder to resume or a new one, the tiles to train again, and whether all are tried.
+
+    Args:
+        arguments: Those of the command.
+        prog: How the command is called.
+        tested: Whether a test follows, which needs test images.
+    """
     parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
     ckpt_dir, others = without_ckpt_dir(arguments)
     if ckpt_dir is None:
@@ -223,16 +241,30 @@ def _folder_for(arguments: list[str], prog: str) -> tuple[RunFolder, list[str]]:
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return prepare(settings_from(parser, parsed), report), []
+            return prepare(settings_from(parser, parsed), report, tested=tested), [], parsed.keep_going
         ckpt_dir = parsed.ckpt_dir
     folder = _opened(ckpt_dir)
+    if tested:
+        check_test_images(Split.read(folder.split_file))
+    _note_new_images(folder)
     if others:
         # The run's own configuration comes first, so that only what is asked for besides can differ from it.
         parsed = parser.parse_args(["--config", str(folder.config_file), *others])
-        _check_same(folder, settings_from(parser, parsed), seeded=not isinstance(parsed.seed_everything, bool))
-        if parsed.tiles is not None:
-            return folder, parsed.tiles.split(",")
-    return folder, []
+        seeded = not isinstance(parsed.seed_everything, bool)
+        _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
+        return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
+    return folder, [], False
+
+
+def _output(given: str | None) -> Path | None:
+    """Give the folder for results that is asked for; ``None`` for that of the command."""
+    if given is None:
+        return None
+    if not given:
+        message = "--output must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    check_output(output := absolute(given))
+    return output
 
 
 def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
@@ -244,6 +276,19 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     for note in changed_origins(folder.origins()):
         _say(f"Note: {note}")
     return folder
+
+
+def _note_new_images(folder: RunFolder) -> None:
+    """Say that images have come into the folders of a run, which goes on without them."""
+    folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
+    found = appeared(Split.read(folder.split_file), folder.settings().data.build(AnomalibDataModule))
+    if found is not None:
+        number, newest = found
+        command = f"anomalib tiled fit --config {shlex.quote(str(folder.config_file))}"
+        _say(
+            f"Note: {number} images have appeared since the images of this run were split, for example {newest}. The "
+            f"split is frozen, and they stay unused. Make a new run with them: {command}"
+        )
 
 
 @contextmanager
@@ -260,26 +305,35 @@ def _observers() -> Iterator[Observers]:
             _say(f"warning: {failure}", terminal)
 
 
-def _check_same(folder: RunFolder, given: Settings, *, seeded: bool) -> None:
-    """Refuse to go on with other settings than those of the run."""
+def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> None:
+    """Put settings into a run that need no training.
+
+    Raises:
+        ConfigurationError: Other settings than these differ from those of the run.
+    """
     own = folder.settings()
     if given.tiling.image_size is None:  # asks for the images' own size, which the run has looked up
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
     if not seeded:  # asks for any seed
         given = replace(given, seed_everything=own.seed_everything)
-    if found := difference(own, given):
+    changed = replace(own, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
+    if found := differences(changed, given):
         message = (
-            f"{folder.path} was made with another configuration: {found}. "
-            "Leave the other arguments out to go on with the run, or leave --ckpt_dir out to fit a new one."
+            f"{folder.path} was made with another configuration: {found[0]}. Leave the argument out to go on with the "
+            f"run, or leave --ckpt_dir out to fit a new one. A run takes other {', '.join(changeable())}."
         )
         raise ConfigurationError(message)
+    if changed != own:
+        change_settings(folder, changed)
+        for each in differences(changed, own):
+            report(f"Changed in config.yaml: {each}")
 
 
 def _report(
     folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
     measured = pipeline.test(folder, observers, data=data, output=output)
-    Console(emoji=False).print(metrics_table(measured.metrics))
+    Console(emoji=False).print(metrics_table(measured.metrics, measured.images))
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
     for note in measured.notes:

@@ -18,9 +18,12 @@ from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.memory import as_bytes
 from anomalib_tiled.sensitivity import NEUTRAL
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from anomalib_tiled.stages.kinds import StageKind
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -31,11 +34,14 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that decide what a trained tile looks like."""
 
-DECIDE_CALIBRATION = ("merging", "scoring", "seam_smoothing", "normalization", "thresholding")
-"""Settings that decide, with the trained tiles, what the stages learn."""
-
 UNFITTED_TILES = ("leave_out", "error")
 """What may be done about locations on which the model cannot be fitted."""
+
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
+"""Settings beside the stages that need no training."""
+
+NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
+"""Fields of the settings that may be changed in a run."""
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that move decisions, but nothing that is learned."""
@@ -108,29 +114,27 @@ class TilingSettings:
 
 
 @dataclass(frozen=True)
-class StageAt:
-    """A stage and where on the way it is applied.
+class NormalizationSettings:
+    """Where the normalizer is applied.
 
     Args:
         stage: ``tile``, ``image`` or ``none``.
-        method: The stage.
     """
 
     stage: str
-    method: ClassSpec
 
 
 @dataclass(frozen=True)
-class ThresholdingSettings(StageAt):
-    """The thresholder, where it is applied, and how far decisions are from the threshold that it finds.
+class ThresholdingSettings:
+    """Where the thresholder is applied, and how far decisions are from the threshold that it finds.
 
     Args:
         stage: ``tile`` or ``image``.
-        method: The thresholder.
         image_sensitivity: Between 0 and 1: what has a normalized score greater than 1 minus this is an anomalous image.
         pixel_sensitivity: The same for pixels.
     """
 
+    stage: str
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
 
@@ -171,13 +175,10 @@ class Settings:
         model: Class and arguments of the model.
         data: Class and arguments of the data module.
         trainer: Arguments of Lightning's ``Trainer``.
-        merging: Class and arguments of the merger.
-        scoring: Class and arguments of the scorer.
-        seam_smoothing: Class and arguments of the seam smoother; ``None`` for no smoothing.
-        normalization: Normalizer and its place.
-        thresholding: Thresholder, its place, and sensitivities.
+        stages: Class and arguments of the stage of each kind, by the kind's name; one that is null is left out.
+        normalization: Place of the normalizer.
+        thresholding: Place of the thresholder, and sensitivities.
         metrics: What the test images are measured with.
-        workers: Class and arguments of what trains the tiles.
         cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
         visualize: Whether ``test`` draws pictures.
         memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
@@ -190,13 +191,10 @@ class Settings:
     model: ClassSpec
     data: ClassSpec
     trainer: Mapping[str, Plain]
-    merging: ClassSpec
-    scoring: ClassSpec
-    seam_smoothing: ClassSpec | None
-    normalization: StageAt
+    stages: Mapping[str, ClassSpec]
+    normalization: NormalizationSettings
     thresholding: ThresholdingSettings
     metrics: MetricSettings
-    workers: ClassSpec
     cache: CacheSettings | None
     visualize: bool
     memory_budget: str | int | None = None
@@ -222,18 +220,32 @@ class Settings:
     @property
     def calibration_hash(self) -> str:
         """Fingerprint of everything that decides what the stages learn."""
-        return self._hash(DECIDE_TRAINING + DECIDE_CALIBRATION)
+        # A kind that is new in this version, and null if nothing is said, must not make older runs learn again.
+        deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_calibration]
+        chosen = [kind.section for kind in deciding if kind.default is not None or kind.name in self.stages]
+        return self._hash((*DECIDE_TRAINING, *chosen))
 
     def _hash(self, names: tuple[str, ...]) -> str:
-        settings = asdict(self)
+        settings = self.to_mapping()
         for sensitivity in SENSITIVITIES:
             del settings["thresholding"][sensitivity]
         content = json.dumps([settings[name] for name in names], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
+    def to_mapping(self) -> dict[str, Plain]:
+        """Give what a configuration file holds, as ``from_mapping`` reads it."""
+        written: dict[str, Plain] = {}
+        for name, value in asdict(self).items():
+            written |= {kind.section: {} for kind in kinds.STAGE_KINDS} if name == "stages" else {name: value}
+        for kind in kinds.STAGE_KINDS:
+            spec = self.stages.get(kind.name)
+            holder, name = (written[kind.group] if kind.group else written), kind.setting.rpartition(".")[2]
+            holder[name] = None if spec is None else asdict(spec)
+        return written
+
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
-        return str(yaml.safe_dump(plain(asdict(self)), sort_keys=False))
+        return str(yaml.safe_dump(plain(self.to_mapping()), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
@@ -242,8 +254,9 @@ class Settings:
         Raises:
             ConfigurationError: A key is unknown or missing.
         """
+        new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
         later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
-        _check_keys(mapping := {**later, **mapping}, {each.name for each in fields(cls)})
+        _check_keys(mapping := {**later, **new, **mapping}, sections())
         if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
             message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
             raise ConfigurationError(message)
@@ -253,15 +266,24 @@ class Settings:
             model=_spec(mapping["model"]),
             data=_spec(mapping["data"]),
             trainer=dict(mapping["trainer"] or {}),
-            merging=_spec(mapping["merging"]),
-            scoring=_spec(mapping["scoring"]),
-            seam_smoothing=None if mapping["seam_smoothing"] is None else _spec(mapping["seam_smoothing"]),
-            normalization=_stage_at(mapping["normalization"]),
+            stages={kind.name: spec for kind in kinds.STAGE_KINDS if (spec := _stage(mapping, kind)) is not None},
+            normalization=NormalizationSettings(mapping["normalization"]["stage"]),
             thresholding=_thresholding(mapping["thresholding"]),
             metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
-            workers=_spec(mapping["workers"]),
             cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
         )
+
+
+def changeable() -> list[str]:
+    """Give the keys of a configuration file that may be changed in a run."""
+    stages = [kind.section for kind in kinds.STAGE_KINDS]
+    return [*stages, *FREE]
+
+
+def sections() -> set[str]:
+    """Give the keys of a configuration file."""
+    own = {each.name for each in fields(Settings)} - {"stages"}
+    return own | {kind.section for kind in kinds.STAGE_KINDS}
 
 
 def as_size(value: int | Sequence[int]) -> Size:
@@ -296,13 +318,17 @@ def _spec(mapping: Mapping[str, Plain]) -> ClassSpec:
     return ClassSpec(mapping["class_path"], dict(mapping.get("init_args") or {}))
 
 
-def _stage_at(mapping: Mapping[str, Plain]) -> StageAt:
-    return StageAt(mapping["stage"], _spec(mapping["method"]))
+def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
+    holder, name = (mapping[kind.group] if kind.group else mapping), kind.setting.rpartition(".")[2]
+    given = holder.get(name)
+    if given is None and not kind.optional:
+        message = f"{kind.setting} must be a class and its arguments, but is null. {kind.default} is the default."
+        raise ConfigurationError(message)
+    return None if given is None else _spec(given)
 
 
 def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
-    sensitivities = {name: mapping[name] for name in SENSITIVITIES if name in mapping}
-    return ThresholdingSettings(**vars(_stage_at(mapping)), **sensitivities)
+    return ThresholdingSettings(**{name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)})
 
 
 def _tupled(value: Plain) -> Plain:

@@ -14,11 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.origin import origin_of
 from anomalib_tiled.out_of_memory import lack_of_memory
-from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
 from anomalib_tiled.termination import Terminated
 from anomalib_tiled.workers import Conditions, Outcome, Workers
 
@@ -28,17 +25,8 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config import Settings
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.stages.thresholding import Thresholder
     from anomalib_tiled.workers import TrainTile
-
-CONTRACTS: dict[str, type] = {
-    "merging": Merger,
-    "scoring": Scorer,
-    "seam_smoothing": SeamSmoother,
-    "normalization": Normalizer,
-    "thresholding": Thresholder,
-    "workers": Workers,
-}
-"""The class that every choice of a setting is a subclass of."""
 
 SHOWN = 3
 """Images that a message names; a batch may hold more."""
@@ -46,9 +34,9 @@ SHOWN = 3
 
 def name_of(stage: object) -> str:
     """Name a stage for a message: kind, name, where it is, and the package that it comes from."""
-    kind = next((kind for kind, contract in CONTRACTS.items() if isinstance(stage, contract)), "stage")
+    kind = kind_of(stage)
     path = f"{type(stage).__module__}.{type(stage).__qualname__}"
-    return f"{kind} {type(stage).__qualname__} ({path} of {origin_of(path)})"
+    return f"{'stage' if kind is None else kind.name} {type(stage).__qualname__} ({path} of {origin_of(path)})"
 
 
 @contextmanager
@@ -135,7 +123,7 @@ def workers_of(settings: Settings, *, threads: int | None = None) -> Workers:
     Raises:
         StageError: They raised.
     """
-    workers = settings.workers.build(Workers)
+    workers = settings.stages["workers"].build(Workers)
     accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
     with naming_stage(workers):
         workers.adapt(Conditions(accelerator, devices, threads))

@@ -36,13 +36,18 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError) as error:
         message = (
             f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
             f"{error}. `predict` and TiledEnsemble.load take another one, such as the device cpu."
         )
         raise ConfigurationError(message) from error
     return made.strategy.root_device
+
+
+def instead_of(accelerator: Plain) -> str:
+    """Say how to train without an accelerator that is not there; "" for one that always is."""
+    return "" if accelerator in ("auto", "cpu") else " To train on the processor: --trainer.accelerator cpu."
 
 
 def device_named(name: str) -> torch.device:
@@ -55,7 +60,8 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        _check_kind(device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         if known := out_of_memory(
             error, "Others take it up: wait for them, or predict on another device, such as cpu."
         ):
@@ -63,3 +69,17 @@ def device_named(name: str) -> torch.device:
         message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
         raise ConfigurationError(message) from error
     return device
+
+
+def _check_kind(device: torch.device) -> None:
+    """Refuse devices that PyTorch has a name for, but that are not there.
+
+    Raises:
+        RuntimeError: It computes nothing, or it is another processor than the one that there is.
+    """
+    if device.type == "meta":
+        message = "it computes nothing"
+        raise RuntimeError(message)
+    if device.type == "cpu" and device.index:
+        message = "there is one cpu, which has no number"
+        raise RuntimeError(message)

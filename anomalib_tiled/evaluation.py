@@ -65,6 +65,29 @@ class Decisions:
         return 2 * self.true_positives / (2 * self.true_positives + wrong)
 
 
+@dataclass
+class Images:
+    """How many images metrics come from.
+
+    Args:
+        normal: Those without anything anomalous.
+        anomalous: The others.
+    """
+
+    normal: int = 0
+    anomalous: int = 0
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        return f"{self.normal} normal, {self.anomalous} anomalous"
+
+    def add(self, anomalous: NDArray[np.bool_]) -> None:
+        """Count images by their labels, shape (batch,), or masks, shape (batch, height, width)."""
+        found = int(anomalous.reshape(len(anomalous), -1).any(axis=1).sum())
+        self.anomalous += found
+        self.normal += len(anomalous) - found
+
+
 class Measurements:
     """Metrics of a stream of predictions.
 
@@ -114,6 +137,16 @@ class Measurements:
     def compute(self) -> Results:
         """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is not defined."""
         return {**self._image.compute(), **self._pixel.compute()}
+
+    @property
+    def images(self) -> dict[str, Images]:
+        """How many images the metrics of ``image`` and of ``pixel`` come from."""
+        return {level.name: level.images for level in (self._image, self._pixel)}
+
+    @property
+    def lacks(self) -> list[str]:
+        """What metrics lack that have refused to give a value, after all were computed."""
+        return [*self._image.lacks(), *self._pixel.lacks()]
 
 
 class StreamingEvaluator(Evaluator):
@@ -167,7 +200,7 @@ class _LevelMeasurements:
         inspected: NDArray[np.bool_] | None = None,
     ) -> None:
         specs = read_metrics(level, metrics)
-        self._level = level
+        self.name, self.images = level, Images()
         self._counted = {spec.name: spec.class_path for spec in specs if spec.is_counted}
         self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in specs if not spec.is_counted}
         self._names = [spec.name for spec in specs]
@@ -179,6 +212,7 @@ class _LevelMeasurements:
     def update(self, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]) -> None:
         anomalous = anomalous if self._inspected is None else anomalous & self._inspected
         regions = _region_weights(anomalous) if self._needs_regions and anomalous.any() else None
+        self.images.add(anomalous)
         self._scores.add(self._seen(scores), self._seen(anomalous), None if regions is None else self._seen(regions))
         if decided is not None:
             self._decisions.add(_flags(decided), anomalous)
@@ -201,7 +235,11 @@ class _LevelMeasurements:
         }
         values = {name: known[counted] for name, counted in self._counted.items()}
         values |= {name: metric.compute for name, metric in self._others.items()}
-        return {f"{self._level}_{name}": values[name]() for name in self._names}
+        return {f"{self.name}_{name}": values[name]() for name in self._names}
+
+    def lacks(self) -> list[str]:
+        given = ((name, metric.lack) for name, metric in self._others.items())
+        return [f"{self.name}_{name} is undefined: {lack}." for name, lack in given if lack is not None]
 
 
 def _each(name: str, value: Value) -> Iterator[tuple[str, float]]:

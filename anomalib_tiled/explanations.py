@@ -16,21 +16,12 @@ from anomalib_tiled.errors import allowed_names
 from anomalib_tiled.origin import origin_of
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.reference_config import NAMED_HERE
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jsonargparse import ArgumentParser
-
-KINDS = {
-    "merging": "merging",
-    "scoring": "scoring",
-    "seam_smoothing": "seam_smoothing",
-    "normalization.method": "normalization",
-    "thresholding.method": "thresholding",
-    "workers": "workers",
-}
-"""The kind of plugin that each setting takes."""
 
 NO_REASON = r"NoneType|^Expected a path|^Does not validate"
 """What jsonargparse says beside the reason."""
@@ -155,7 +146,8 @@ def _classes_for(key: str) -> Iterable[str]:
         return _concrete(AnomalibModule, vars(anomalib.models).values())
     if key == "data":
         return _concrete(AnomalibDataModule, [*vars(anomalib.data).values(), DemoBoards])
-    return [choice.name for choice in find_plugins().of(KINDS.get(key, key))]
+    kind = kinds.kind_at(key)
+    return [] if kind is None else [choice.name for choice in find_plugins().of(kind.name)]
 
 
 EXPLANATIONS: dict[str, Callable[..., str]] = {

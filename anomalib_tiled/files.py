@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
 import re
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
-from anomalib_tiled.errors import RunFolderError, StorageError
-from anomalib_tiled.readable import readable
+from anomalib_tiled.bounds import parse_json, read_bytes
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.system_errors import readable, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,8 +28,8 @@ WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
 _HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
 """This machine in names of files, where dots part other things."""
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Numbers of the errors of a disk that is full, and of a quota that is used up."""
+AS_THEY_ARE = "surrogateescape"
+"""How names of files that are not UTF-8 are written into tables, and read from them."""
 
 LONGEST_BEGINNING = 128
 """Bytes of a name that its temporary name begins with, so that this one is not too long where the other is not."""
@@ -46,51 +47,6 @@ def leads_out(path: Path) -> bool:
         path: The file or folder; it need not be there.
     """
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
-
-
-@contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Turn a full disk into a message that says so.
-
-    Args:
-        path: What is being written.
-
-    Raises:
-        StorageError: The disk is full, or the quota is used up.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            message = f"No space left on the disk while writing {path}. Make room, then go on."
-            raise StorageError(message) from error
-        raise
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full or write-protected disk into a message that says so.
-
-    Args:
-        path: What is being written.
-
-    Raises:
-        StorageError: The disk is full, the quota is used up, or the folder cannot be written.
-    """
-    try:
-        with full_disk(path):
-            yield
-    except OSError as error:
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            advice = "Change its permissions or choose another folder."
-            message = f"{path} cannot be written: {error.strerror}. {advice}"
-            raise StorageError(message) from error
-        if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
-            message = (
-                f"{path} cannot be written: a file is where a folder belongs, or the other way round. Move it away."
-            )
-            raise StorageError(message) from error
-        raise
 
 
 def temporary_name(name: str) -> str:
@@ -178,6 +134,24 @@ def json_line(content: Mapping[str, object]) -> str:
     return text
 
 
+def open_table(path: Path, mode: str) -> TextIO:
+    """Open a table of CSV to write to."""
+    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=AS_THEY_ARE))
+
+
+def read_table(path: Path) -> StringIO:
+    """Read a table of CSV.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is too large, or no file.
+        OSError: It cannot be read.
+    """
+    return StringIO(read_bytes(path).decode(errors=AS_THEY_ARE), newline="")
+
+
 def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object.
 
@@ -185,11 +159,11 @@ def read_json(path: Path) -> dict[str, object]:
         path: The file.
 
     Raises:
-        RunFolderError: The file is missing, cut short, must not be read, or holds something else.
+        RunFolderError: The file is missing, cut short, must not be read, is too large, or holds something else.
     """
     with readable(path):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(read_bytes(path))
         except FileNotFoundError as error:
             message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
             raise RunFolderError(message) from error

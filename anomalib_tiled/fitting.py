@@ -41,15 +41,17 @@ def fit_ensemble(
 ) -> TiledEnsemble:
     """Train one model per tile location, calibrate, and load the ensemble. What ``anomalib tiled fit`` does.
 
-    Objects are written down as their classes and arguments, and made anew from these: models for each tile.
+    Objects are written down as their classes and arguments, and made anew from these: models for each tile. What was
+    changed in an object after it was made, such as weights that were loaded into a model, has no effect.
 
     Args:
-        model: A model that nothing has trained or changed; its class or name; or ``class_path`` and ``init_args``.
+        model: A new model; its class or name; or ``class_path`` and ``init_args``.
         data: A data module; or its ``class_path`` and ``init_args``.
         tiling: Side of the tiles in pixels; height and width; a grid; or ``tile_size``, ``stride`` and ``image_size``.
         model_args: Arguments of a model that is given as a class or name.
         settings: Any other setting of a configuration by its name, such as ``default_root_dir="results"``,
-            ``merging=Gaussian()``, ``merging="Gaussian"`` or ``trainer={"max_epochs": 10, "callbacks": [...]}``.
+            ``merging=Gaussian()``, ``merging="Gaussian"`` or ``trainer={"max_epochs": 10, "callbacks": [...]}``; and
+            ``keep_going=True`` to try all tiles, although two of them fail alike.
 
     Returns:
         The ensemble; its ``run_folder`` is what later commands take as ``--ckpt_dir``.
@@ -70,8 +72,9 @@ def fit_ensemble(
     # Others would run the caller's script once more, unless it takes care of that.
     configuration.setdefault("workers", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
     parser = fit_parser("fit_ensemble")
-    folder = prepare(settings_from(parser, parser.parse_object(configuration)))
-    pipeline.fit(folder, Observers(find_plugins().loaded))
+    parsed = parser.parse_object(configuration)
+    folder = prepare(settings_from(parser, parsed))
+    pipeline.fit(folder, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
     return TiledEnsemble.load(folder.path)
 
 

@@ -24,6 +24,12 @@ from anomalib_tiled.errors import GridError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MOST_PIXELS = 2**30
+"""Pixels of an image: a map of so many takes 4 GB."""
+
+MOST_TILES = 100_000
+"""Tiles of a grid, each with a model of its own: to train as many takes days if it takes a second for each."""
+
 
 class Size(NamedTuple):
     """Height and width in pixels."""
@@ -79,7 +85,8 @@ class TileGrid:
         left_out: Names of the locations that have no model, because none could be fitted there.
 
     Raises:
-        GridError: A tile is larger than the image, or the stride is not between 1 and the tile size.
+        GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
+            tiles or pixels than anybody can use.
     """
 
     image_size: Size
@@ -93,6 +100,17 @@ class TileGrid:
             ("height", "width"), self.image_size, self.tile_size, self.stride, strict=True
         ):
             _check_side(side, image, tile, stride)
+        rows, columns = (_number(*sides) for sides in zip(self.image_size, self.tile_size, self.stride, strict=True))
+        if rows * columns > MOST_TILES:
+            message = (
+                f"A grid may have {MOST_TILES} tiles, but would have {rows} x {columns}. "
+                "Raise tiling.tile_size or tiling.stride, or lower tiling.image_size."
+            )
+            raise GridError(message)
+        if self.image_size.height * self.image_size.width > MOST_PIXELS:
+            size = self.image_size
+            message = f"An image may have {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
+            raise GridError(message)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with these locations left out, and no others.
@@ -196,6 +214,11 @@ def _check_side(side: str, image: int, tile: int, stride: int) -> None:
             f"stride is {stride}, tile {side} is {tile} pixels. Change tiling.stride."
         )
         raise GridError(message)
+
+
+def _number(image: int, tile: int, stride: int) -> int:
+    """Count what `_starts` lists."""
+    return -(-(image - tile) // stride) + 1
 
 
 def _starts(image: int, tile: int, stride: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from contextlib import contextmanager, suppress
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import is_idle, storage_errors, write_json
+from anomalib_tiled.files import is_idle, read_json, write_json
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,8 @@ def is_deserted(folder: Path) -> bool:
         folder: The folder. One that was locked on another machine, whose locks may not reach this one, counts as used
             until nobody has written to it for a day.
     """
-    with suppress(OSError, ValueError, KeyError):
-        host = json.loads(FIT.holder(folder).read_text(encoding="utf-8"))["host"]
+    with suppress(RunFolderError, KeyError):
+        host = read_json(FIT.holder(folder))["host"]
         if host != platform.node() and not is_idle(folder):
             return False
     try:
@@ -94,7 +94,7 @@ def is_deserted(folder: Path) -> bool:
 
 def _described(holder: Path) -> str:
     try:
-        content = json.loads(holder.read_text(encoding="utf-8"))
+        content = read_json(holder)
         return f"process {content['process']} on {content['host']} since {content['since']}"
-    except (OSError, ValueError, KeyError):  # it has the lock, and has not said yet who it is
+    except (RunFolderError, KeyError):  # it has the lock, and has not said yet who it is
         return "another process"

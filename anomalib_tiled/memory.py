@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 """Units of sizes, in capitals."""
 
+MOST_BYTES = 2**63
+"""More than any machine has."""
+
 SHARE = 1 / 16
 """Share of the machine's free memory that is used where no budget is set: other processes work on the same run."""
 
@@ -72,7 +75,7 @@ def as_bytes(size: str | int) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
     unit = "" if found is None else found[2].upper() or "B"
-    if found is None or unit not in UNITS or float(found[1]) <= 0:
-        message = f"A size in memory must be a number with a unit, such as 500MB, 4GB or 2GiB, but is {size!r}."
+    if found is None or unit not in UNITS or not 0 < float(found[1]) * UNITS[unit] < MOST_BYTES:
+        message = f"A size in memory must be a number with a unit, such as 500MB, 4GB or 2GiB, but is {size!r:.40}."
         raise ConfigurationError(message)
     return int(float(found[1]) * UNITS[unit])

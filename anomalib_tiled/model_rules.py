@@ -154,6 +154,54 @@ def more_images(argument: str) -> Rule:
     return Rule(f"more than `{argument}` training images", broken)
 
 
+def images(least: int) -> Rule:
+    """So many training images, or more."""
+
+    def broken(asked: Asked) -> str | None:
+        if asked.train_images is None or asked.train_images >= least:
+            return None
+        return f"it gets {asked.train_images}. Give the data module more normal images."
+
+    return Rule(f"at least {least} training images", broken)
+
+
+def something_left(ratio: str, cell: Callable[[Mapping[str, Plain]], int | None]) -> Rule:
+    """A share of the patches of all training tiles that is at least one patch, and not more than all.
+
+    Args:
+        ratio: The argument that says which share is kept.
+        cell: Gives the side of a patch in pixels, by the arguments of the model; ``None`` if it is not known, or if all
+            patches are kept.
+    """
+
+    def broken(asked: Asked) -> str | None:
+        share = float(asked.arguments[ratio])
+        if not 0 < share <= 1:
+            return f"it is {share:g}. Change it."
+        side = cell(asked.arguments)
+        if side is None or asked.train_images is None:
+            return None
+        patches = asked.train_images * -(-asked.tile_size.height // side) * -(-asked.tile_size.width // side)
+        if int(patches * share) > 0:
+            return None
+        least = min(1, 2 / patches)
+        return f"{asked.train_images} tiles have {patches} patches, and it is {share:g}. Set at least {least:.1g}."
+
+    return Rule(f"a `{ratio}` between 0 and 1 that leaves a patch", broken)
+
+
+def first_layer(arguments: Mapping[str, Plain]) -> int | None:
+    """Say how many pixels of a tile, in one direction, the first of `layers` makes one value of."""
+    layer = str(next(iter(arguments["layers"]), ""))
+    depth = re.fullmatch(r"layer(\d)", layer)
+    return patch_side(str(arguments["backbone"])) if depth is None else 2 ** (int(depth[1]) + 1)
+
+
+def encoder_if_subsampled(arguments: Mapping[str, Plain]) -> int | None:
+    """Give the side of a patch of `encoder_name` in pixels; ``None`` where all patches are kept."""
+    return patch_side(str(arguments["encoder_name"])) if arguments["coreset_subsampling"] else None
+
+
 def enough_patches(encoder: str, argument: str) -> Rule:
     """At least as many patches in a tile as an argument says.
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
@@ -18,16 +18,17 @@ from anomalib_tiled.calibration import Calibration
 from anomalib_tiled.checkpoints import check_finished
 from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
 from anomalib_tiled.data.found_images import find_images
-from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.errors import (
     ConfigurationError,
     DataError,
     StageError,
-    StorageError,
+    TiledError,
     TrainingError,
     UnfitLocationError,
 )
-from anomalib_tiled.evaluation import Measurements, Results
+from anomalib_tiled.evaluation import Images, Measurements, Results
+from anomalib_tiled.files import read_json
 from anomalib_tiled.layout import grid_of, tiles_named
 from anomalib_tiled.lock import PREDICTION, locked
 from anomalib_tiled.out_of_memory import advising_on_memory
@@ -45,15 +46,19 @@ from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
+from anomalib_tiled.training.failures import Failures
 from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
 from anomalib_tiled.training.seen_images import note_images
-from anomalib_tiled.training.tile import train_tile
+from anomalib_tiled.training.tile import check_monitored, train_tile
 from anomalib_tiled.training.unfit import why_not_left_out
 from anomalib_tiled.uninspected import HiddenDefects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from rich.progress import Progress, TaskID
+
+    from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.prediction import PredictionRequest
@@ -61,16 +66,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.workers import Workers
 
 
-def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> Calibration:
+def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
     """Train every tile that is not trained yet, and let the stages learn from the validation images.
 
     Args:
         folder: The run.
         observers: Told of each trained tile, and of the calibration.
         again: Names of tiles that are trained again, such as ``r00_c03``; what they are stays until that is done.
+        keep_going: Whether all tiles are tried, although two of them fail alike.
 
     Raises:
-        TrainingError: Tiles failed; the others are trained, and fitting the same folder again goes on.
+        TrainingError: Tiles failed; fitting the same folder again goes on.
         ConfigurationError: The model's predictions cannot be used, whatever the tile.
     """
     named = tiles_named(grid_of(folder.settings().tiling), again)
@@ -82,7 +88,7 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
         workers.start()
         run = Run.open(folder, build_cache=True)
         with _leftovers_removed(folder):
-            notes = _train_missing(run, named, workers, observers)
+            notes = _train_missing(run, named, workers, observers, Failures(keep_going))
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
@@ -95,16 +101,18 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = ()) -> C
 
 @contextmanager
 def _leftovers_removed(folder: RunFolder) -> Iterator[None]:
-    """Remove what fits that were killed have left half done, and what workers leave that are stopped by a full disk."""
+    """Remove what fits that were killed have left half done, and what workers leave that are stopped by an error."""
     folder.remove_leftovers()
     try:
         yield
-    except StorageError:
+    except TiledError:
         folder.remove_leftovers()
         raise
 
 
-def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers: Observers) -> list[str]:
+def _train_missing(
+    run: Run, again: Sequence[Tile], workers: Workers, observers: Observers, failures: Failures
+) -> list[str]:
     """Train what is to be trained; give what a reader of the results should know."""
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
@@ -112,7 +120,7 @@ def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers:
     run.folder.train_again(again)
     if missing:
         download(run)
-    failed: dict[str, list[Tile]] = {}
+        check_monitored(run)
     unfit: list[tuple[Tile, UnfitLocationError]] = []
     with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
@@ -123,18 +131,18 @@ def _train_missing(run: Run, again: Sequence[Tile], workers: Workers, observers:
                 facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
                 observers.tell("tile_trained", run_folder=run.folder.path, **facts)
                 continue
-            reason = f"{type(outcome.error).__name__}: {outcome.error}"
-            if isinstance(outcome.error, UnfitLocationError):
-                reason = str(outcome.error)
-                if not run.folder.has_record(outcome.tile):
-                    unfit.append((outcome.tile, outcome.error))
-            run.folder.write_failure(outcome.tile, reason)
+            if isinstance(outcome.error, UnfitLocationError) and not run.folder.has_record(outcome.tile):
+                unfit.append((outcome.tile, outcome.error))
+            fitted = any(map(run.folder.has_record, run.grid.locations))
+            run.folder.write_failure(outcome.tile, failures.add(outcome.tile, outcome.error, others_fitted=fitted))
             if isinstance(outcome.error, ConfigurationError):  # it is the same for all tiles
                 raise outcome.error
-            failed.setdefault(reason, []).append(outcome.tile)
+            if failures.are_alike:
+                break
     refusal = why_not_left_out(run, [error for _, error in unfit]) if unfit else None
-    if refusal is not None or len(unfit) < sum(map(len, failed.values())):
-        raise TrainingError(_failures(run.folder, failed, refusal))
+    if refusal is not None or len(unfit) < len(failures):
+        left = len(run.folder.to_train(run.grid))
+        raise TrainingError(failures.message(run.folder, run.grid.tiles, left, refusal))
     for tile, error in unfit:
         run.folder.leave_out(tile, str(error))
     return [] if note is None else [note]
@@ -146,11 +154,13 @@ class Measured:
 
     Args:
         metrics: Metrics by name; ``None`` where one is not defined.
+        images: How many images the metrics of ``image`` and of ``pixel`` come from.
         tiles: How well each tile location does.
         notes: What a reader of the results should know.
     """
 
     metrics: Results
+    images: dict[str, Images]
     tiles: list[TileResult]
     notes: tuple[str, ...]
 
@@ -175,9 +185,11 @@ def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | 
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
             measured = _test(run, observers, output or folder.path)
-    # Notes on the run's own images were said by fit.
-    notes = () if data is None else depth_notes(sample.image_path for sample in run.split.subset("test"))
-    return replace(measured, notes=(*measured.notes, *notes))
+            if data is None:  # fit has said it of the run's own images
+                return measured
+        samples = run.split.subset("test")
+        of_images = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
+        return replace(measured, notes=(*of_images, *measured.notes))
 
 
 def _test(run: Run, observers: Observers, output: Path) -> Measured:
@@ -205,12 +217,26 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
             give_back_freed_memory()  # two threads draw and measure: what one frees is of little use to the other
             for item in batch:
                 observers.tell("image_predicted", run_folder=run.folder.path, prediction=item)
-    notes = run.left_out_note(), hidden.note()
-    measured = Measured(measurements.compute(), tiles.results(), tuple(note for note in notes if note is not None))
+    metrics = measurements.compute()
+    of_locations = [note for note in (run.left_out_note(), hidden.note()) if note is not None]
+    notes = (*of_locations, *_unmeasured(samples, measurements.images), *measurements.lacks)
+    measured = Measured(metrics, measurements.images, tiles.results(), notes)
     write_metrics(output / "metrics.json", measured.metrics)
     write_tiles(output / "tiles.csv", measured.tiles)
     observers.tell("run_tested", run_folder=run.folder.path, output=output, metrics=MappingProxyType(measured.metrics))
     return measured
+
+
+def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> list[str]:
+    """Say which test images are not among those that numbers come from."""
+    notes = []
+    if unlabelled := sum(sample.label is None for sample in samples):
+        notes.append(f"{unlabelled} of {len(samples)} test images have no label: they are predicted, but not measured.")
+    pixels, images = measured["pixel"], measured["image"]
+    known, labelled = pixels.normal + pixels.anomalous, images.normal + images.anomalous
+    if 0 < known < labelled:
+        notes.append(f"Metrics of pixels come from {known} of {labelled} test images: the others have no mask.")
+    return notes
 
 
 def predict(
@@ -241,10 +267,16 @@ def predict(
         with progress_bar("images") as bar:
             task = bar.add_task("Predicting", total=len(prediction.missing))
             for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
-                for item in prediction.predict(batch):
+                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
+                for item in prediction.predict(batch, advance):
                     observers.tell("image_predicted", run_folder=folder.path, prediction=item)
                 bar.update(task, completed=prediction.tried)
         return prediction.finish(seconds=monotonic() - started)
+
+
+def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
+    """Move a bar on as a tile has predicted its share of the images: a batch may take minutes with many tiles."""
+    bar.advance(task, images)
 
 
 def decide_again(
@@ -275,7 +307,8 @@ class TileStatus:
     Args:
         tile: The tile.
         state: ``done``, ``left out``, ``failed`` or ``missing``.
-        detail: Why it failed or is left out, if it did or is; or that it is to be trained again.
+        detail: Why it failed or is left out, if it did or is; or that it is to be trained again, or that its normal
+            scores do not vary.
     """
 
     tile: Tile
@@ -287,35 +320,33 @@ def status(folder: RunFolder) -> list[TileStatus]:
     """Say of each tile whether it is done, left out, missing or failed.
 
     Raises:
-        RunFolderError: The configuration or what is noted of a tile was altered.
+        RunFolderError: The configuration, the calibration or what is noted of a tile was altered.
     """
-    settings = folder.settings()
+    settings, path = folder.settings(), folder.calibration_file
+    borrowed = cast("dict[str, str]", read_json(path).get("borrowed", {}) if path.is_file() else {})
     grid = grid_of(settings.tiling)
     left_out = folder.left_out(grid)
-    return [_status_of(folder, tile, settings.training_hash, left_out.get(tile.name)) for tile in grid.tiles]
-
-
-def _status_of(folder: RunFolder, tile: Tile, configuration: str, left_out: str | None) -> TileStatus:
-    failure = folder.failure(tile)
-    again = ["to be trained again"] if folder.again_file(tile).is_file() else []
-    if folder.is_done(tile, configuration):
-        return TileStatus(tile, "done", "; failed: ".join([*again, *([failure] if failure and again else [])]))
-    if left_out is not None:
-        return TileStatus(tile, "left out", "; ".join([*again, left_out]))
-    return TileStatus(tile, "missing" if failure is None else "failed", failure or "")
-
-
-def _failures(folder: RunFolder, failed: dict[str, list[Tile]], refusal: str | None) -> str:
-    """Say which tiles failed for which reason, and why those on which the model cannot be fitted are not left out."""
-    causes = [
-        f"{', '.join(tile.name for tile in tiles)}: {reason} (log: {folder.tile_log(tiles[0])})"
-        for reason, tiles in failed.items()
+    return [
+        _left_out(folder, tile, left_out[tile.name])
+        if tile.name in left_out and not folder.is_done(tile, settings.training_hash)
+        else _status_of(folder, tile, settings.training_hash, borrowed.get(tile.name))
+        for tile in grid.tiles
     ]
-    return "\n".join(
-        [
-            f"{sum(map(len, failed.values()))} tiles could not be trained; all others are done.",
-            *causes,
-            *([] if refusal is None else [refusal]),
-            f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
-        ]
-    )
+
+
+def _left_out(folder: RunFolder, tile: Tile, reason: str) -> TileStatus:
+    return TileStatus(tile, "left out", "; ".join([*_to_train_again(folder, tile), reason]))
+
+
+def _to_train_again(folder: RunFolder, tile: Tile) -> list[str]:
+    return ["to be trained again"] if folder.again_file(tile).is_file() else []
+
+
+def _status_of(folder: RunFolder, tile: Tile, configuration: str, lender: str | None) -> TileStatus:
+    failure = folder.failure(tile)
+    if folder.is_done(tile, configuration):
+        again = _to_train_again(folder, tile)
+        blank = [] if lender is None else [f"normal scores hardly vary: thresholds and scales from those of {lender}"]
+        detail = "; ".join([*again, *([f"failed: {failure}"] if failure and again else []), *blank])
+        return TileStatus(tile, "done", detail)
+    return TileStatus(tile, "missing" if failure is None else "failed", failure or "")

@@ -17,17 +17,23 @@ from anomalib_tiled.config import as_size
 from anomalib_tiled.contracts import workers_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.images import common_size, depth_notes
+from anomalib_tiled.data.module_settings import check_numbers, folders_of
 from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.files import write_json, write_text
 from anomalib_tiled.layout import grid_of
+from anomalib_tiled.leftovers import remove_results
+from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.provenance import origins_of
 from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.supported_models import check_model
-from anomalib_tiled.tile_model import build_tile_model
+from anomalib_tiled.system_errors import storage_errors
+from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.rehearsal import rehearse
-from anomalib_tiled.training.tile import check_trainer
+from anomalib_tiled.training.tile import check_monitored, check_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,31 +43,73 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def prepare(settings: Settings, report: Callable[[str], None] = logger.warning) -> RunFolder:
+def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, *, tested: bool = False) -> RunFolder:
     """Check everything that can be wrong before training, and make the run folder.
 
     Args:
         settings: The configuration.
         report: Told in a line what should be known before any work is done.
+        tested: Whether the run will be measured on its test images, so that there must be some.
 
     Raises:
         TiledError: Something that the user has to change; nothing is left behind.
     """
     with TemporaryDirectory() as temporary, log_to(log := Path(temporary) / "run.log"):
-        return _prepare(settings, report, log)
+        return _prepare(settings, report, log, tested=tested)
 
 
-def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> RunFolder:
+def check_test_images(split: Split) -> None:
+    """Check that a run can be measured when it is fitted.
+
+    Raises:
+        DataError: There are no test images.
+    """
+    if not split.subset("test"):
+        message = (
+            "`train` fits a run and then measures it on test images, but there are none. Name some in the data module, "
+            "or set its test_split_mode; `fit` needs none."
+        )
+        raise DataError(message)
+
+
+def change_settings(folder: RunFolder, settings: Settings) -> None:
+    """Give a run another configuration, after what it names was tried out as for a new run.
+
+    Args:
+        folder: The run. What a test has found with another configuration is removed.
+        settings: The configuration; it differs from that of the run in settings that need no training.
+
+    Raises:
+        TiledError: Something in it cannot be used, or another process works in the run.
+    """
+    before = folder.settings()
+    with locked(folder.path), log_to(folder.log_file):
+        _try_out(settings)
+        deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (before, settings)]
+        if deciding[0] != deciding[1]:
+            remove_results(folder.path)
+        known, now = folder.origins(), origins_of(settings)
+        same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
+        write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training
+        write_text(folder.config_file, settings.to_yaml())
+
+
+def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> RunFolder:
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
+    root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
+    check_numbers(datamodule)
     checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
     checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
+    if tested:
+        check_test_images(split)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
-    build_tile_model(settings.model, grid_of(settings.tiling).tile_size)
-    root = Path(settings.default_root_dir) / settings.model.name / datamodule.name / (datamodule.category or "")
+    grid = grid_of(settings.tiling)
+    check_fresh_model(settings.model, grid.tile_size)
+    check_augmentations(datamodule, split, grid)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
 
@@ -73,6 +121,8 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path) -> Ru
 
     def check(folder: RunFolder) -> None:
         _read_images(folder)
+        if settings.trainer.get("callbacks"):
+            check_monitored(Run.open(folder))
         _keep_log(folder, log)
 
     return RunFolder.create(root, settings, fill, check)
@@ -115,6 +165,8 @@ def _with_folders(settings: Settings) -> Settings:
 
 def _try_out(settings: Settings) -> None:
     """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
+    if settings.tiling.image_size is not None:
+        grid_of(settings.tiling)
     rehearse(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
     if settings.memory_bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.config import Settings
+from anomalib_tiled.config import sections
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _check_keys(group: str, given: Iterable[str]) -> None:
 
 
 def _check_not_mixed(configuration: Mapping[str, Plain]) -> None:
-    ours = {each.name for each in fields(Settings)} - {*KEYS[""]}
+    ours = sections() - {*KEYS[""]}
     found = [key for key in configuration if key in ours]
     theirs = [key for key in configuration if key in NAMED_HERE]
     if found:

@@ -11,9 +11,10 @@ import torch
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.calibration import Calibration, Stages
-from anomalib_tiled.checkpoints import read_checkpoint
+from anomalib_tiled.checkpoints import Restorer, read_checkpoint
 from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.module_settings import check_numbers
 from anomalib_tiled.data.new_images import NewImages
 from anomalib_tiled.data.shapes import TrainedOn
 from anomalib_tiled.data.split import Split, split_once
@@ -108,6 +109,7 @@ class Run:
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
+        check_numbers(datamodule)
         split = split_once(datamodule, for_training=False)
         common_size(split, self.grid.image_size)
         source = open_source(split, self.grid, None)
@@ -281,11 +283,16 @@ class Run:
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
         with self._trusted.of(tile) as checkpoint:
-            return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+            if not self.keeps_to_its_state:
+                return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+            with torch.inference_mode(mode=False):  # so that it can become that of another tile in any mode
+                model = load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
+            reload_tile_model(model, self.grid.tile_size, checkpoint, self._restorer)  # shares what later ones share
+            return model
 
     def _reload_tile(self, model: AnomalibModule, tile: Tile) -> None:
         with self._trusted.of(tile) as checkpoint:
-            reload_tile_model(model, self.grid.tile_size, checkpoint)
+            reload_tile_model(model, self.grid.tile_size, checkpoint, self._restorer)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
         """Read the checkpoint of a tile, with the weights that it shares with others.
@@ -296,6 +303,10 @@ class Run:
         model_class = class_of(self.settings.model)
         with self._trusted.of(tile) as checkpoint:
             return read_checkpoint(checkpoint, model_class)
+
+    @cached_property
+    def _restorer(self) -> Restorer:
+        return Restorer()
 
     @cached_property
     def _trusted(self) -> TrustedCheckpoints:

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import WRITER, is_abandoned, leads_out, read_json, write_json, write_text
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
 from anomalib_tiled.leftovers import remove_half_written, remove_results
-from anomalib_tiled.readable import readable
 from anomalib_tiled.run_files import RunFiles, checksum_named
 from anomalib_tiled.run_settings import read_settings
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.system_errors import readable
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.versions import new_version
 
@@ -34,12 +34,36 @@ KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, a
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
+OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
+"""Folders of a run that belong to it alone."""
+
 HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
 """Names in ``tiles`` of what is being trained or written: folders of tiles, and files before they are renamed."""
 
 
 def _nothing(*_: object) -> None:
     """Do nothing."""
+
+
+def check_output(path: Path) -> None:
+    """Refuse a folder for results in which they would be mixed with the files of a run, or be written over them.
+
+    Args:
+        path: What ``--output`` names; nothing needs to be there.
+
+    Raises:
+        ConfigurationError: It is a run folder, or belongs to one.
+    """
+    real = Path(os.path.realpath(path))
+    for folder in (real, *real.parents):
+        run = RunFiles(folder)
+        inside = real.relative_to(folder).parts
+        if is_file(run.config_file) and is_file(run.split_file) and (not inside or inside[0] in OF_RUN):
+            message = (
+                f"--output must be a folder for results alone, but {path} "
+                f"{'belongs to' if inside else 'is'} the run folder {folder}. Choose another, or leave --output out."
+            )
+            raise ConfigurationError(message)
 
 
 @dataclass(frozen=True)
@@ -267,13 +291,20 @@ class RunFolder(RunFiles):
             return True
         record = self.record(tile)
         if record.configuration != configuration:
+            others = ",".join(self._of_other_configurations(configuration))
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
-                f"Restore config.yaml, or delete {self.record_file(tile).name} to train the tile again. {KNOWINGLY}"
+                "Restore config.yaml, or train all tiles of the other one again: "
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {KNOWINGLY}"
             )
             raise RunFolderError(message)
         record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
         return True
+
+    def _of_other_configurations(self, configuration: str) -> list[str]:
+        """Name the tiles that were trained with other settings."""
+        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def again(self, tile: Tile) -> str:
         """Say how to train a tile again."""

@@ -6,14 +6,19 @@ import sys
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-import yaml
-
+from anomalib_tiled.bounds import parse_yaml, read_bytes
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.layout import check_sizes
 from anomalib_tiled.origin import refuse_code_in
-from anomalib_tiled.readable import readable
+from anomalib_tiled.system_errors import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anomalib_tiled.config import Plain
 
 
 def read_settings(config_file: Path) -> Settings:
@@ -28,9 +33,9 @@ def read_settings(config_file: Path) -> Settings:
     """
     try:
         with readable(config_file):
-            text = config_file.read_text(encoding="utf-8")
+            text = read_bytes(config_file).decode()
         return deepcopy(_settings_of(text, config_file.parent, _places()))
-    except (yaml.YAMLError, ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
+    except (ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
         message = f"{config_file} cannot be used any more: {error}. Restore it, or fit a new run."
         raise RunFolderError(message) from error
 
@@ -47,7 +52,7 @@ def _places() -> tuple[str, ...]:
 def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
     """Look into a configuration: where its classes come from depends on the places."""
     del places
-    content = yaml.safe_load(text)
+    content = cast("Mapping[str, Plain]", parse_yaml(text, "it"))
     refuse_code_in(folder, content)
     settings = Settings.from_mapping(content)
     check_sizes(settings.tiling)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.readable import readable
+from anomalib_tiled.system_errors import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

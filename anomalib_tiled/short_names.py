@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from anomalib_tiled.bounds import parse_yaml
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.explanations import KINDS, ambiguous, unknown_class
+from anomalib_tiled.explanations import ambiguous, unknown_class
 from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_tiled.config import Plain
+    from anomalib_tiled.stages.kinds import StageKind
 
 NOTHING = ("null", "Null", "NULL", "~", "None")
 
@@ -29,11 +32,11 @@ def in_full(configuration: Plain) -> Plain:
     Raises:
         ConfigurationError: No plugin registers such a name, or several do.
     """
-    for setting in KINDS:
-        group, _, last = setting.rpartition(".")
+    for kind in kinds.STAGE_KINDS:
+        group, _, last = kind.setting.rpartition(".")
         inner = configuration.get(group) if group and isinstance(configuration, Mapping) else configuration
         if isinstance(inner, Mapping) and last in inner:
-            changed = {**inner, last: _full(setting, inner[last])}
+            changed = {**inner, last: _full(kind, inner[last])}
             configuration = {**configuration, group: changed} if group else changed
     return configuration
 
@@ -46,35 +49,36 @@ def arguments_in_full(arguments: Sequence[str]) -> list[str]:
     """
     changed = [_argument_in_full(argument) for argument in arguments]
     for number, (option, value) in enumerate(pairwise(arguments), start=1):
-        if setting := _setting_of(option):
-            changed[number] = _text_in_full(setting, value)
+        if kind := _kind_of(option):
+            changed[number] = _text_in_full(kind, value)
     return changed
 
 
 def _argument_in_full(argument: str) -> str:
     option, equals, value = argument.partition("=")
-    setting = _setting_of(option)
-    return f"{option}={_text_in_full(setting, value)}" if setting and equals else argument
+    kind = _kind_of(option)
+    return f"{option}={_text_in_full(kind, value)}" if kind and equals else argument
 
 
-def _setting_of(option: str) -> str | None:
+def _kind_of(option: str) -> StageKind | None:
     name = option.removeprefix("--").removesuffix(".class_path")
-    return name if option.startswith("--") and name in KINDS else None
+    return kinds.kind_at(name) if option.startswith("--") else None
 
 
-def _text_in_full(setting: str, text: str) -> str:
+def _text_in_full(kind: StageKind, text: str) -> str:
     if text.lstrip().startswith("{"):
-        return str(yaml.safe_dump(_full(setting, yaml.safe_load(text)), default_flow_style=True, width=10**9)).strip()
-    return str(_full(setting, text))
+        value = parse_yaml(text, f"--{kind.setting}")
+        return str(yaml.safe_dump(_full(kind, value), default_flow_style=True, width=10**9)).strip()
+    return str(_full(kind, text))
 
 
-def _full(setting: str, value: Plain) -> Plain:
+def _full(kind: StageKind, value: Plain) -> Plain:
     if isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str):
-        return {**value, "class_path": _full(setting, name)}
+        return {**value, "class_path": _full(kind, name)}
     if not isinstance(value, str) or "." in value or value in NOTHING:
         return value
-    paths = {choice.class_path for choice in find_plugins().of(KINDS[setting]) if choice.name == value}
+    paths = {choice.class_path for choice in find_plugins().of(kind.name) if choice.name == value}
     if len(paths) == 1:
         return paths.pop()
-    message = ambiguous(setting, value, sorted(paths)) if paths else unknown_class(setting, value)
+    message = ambiguous(kind.setting, value, sorted(paths)) if paths else unknown_class(kind.setting, value)
     raise ConfigurationError(message)

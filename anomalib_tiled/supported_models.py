@@ -20,13 +20,17 @@ from anomalib_tiled.model_rules import (
     Rule,
     at_least,
     batches_of,
+    encoder_if_subsampled,
     enough_patches,
     enough_positions,
     exactly,
+    first_layer,
+    images,
     more_images,
     multiple_of,
     not_below,
     power_of_two,
+    something_left,
     square,
     whole_patches,
 )
@@ -77,6 +81,9 @@ class Support:
     not_onnx: str = ""
 
 
+LEARNING_RATES = ("lr", "learning_rate")
+"""What models call their learning rate, if they have one."""
+
 BACKBONE = "weights of the backbone"
 BACKBONE_IF_ASKED = "weights of the backbone, unless `pre_trained: false`"
 ENCODER = "weights of the encoder"
@@ -85,7 +92,11 @@ SMALL_PATCHES_OF_14 = "vit_small_patch14_dinov2"
 SMALL_PATCHES_OF_16 = "vit_small_patch16_dinov3"
 
 SUPPORT: Mapping[str, Support] = {
-    "AnomalyDINO": Support(Trial((60, 72), substituted=ENCODER), needs=ENCODER),
+    "AnomalyDINO": Support(
+        Trial((60, 72), substituted=ENCODER),
+        rules=(something_left("sampling_ratio", encoder_if_subsampled),),
+        needs=ENCODER,
+    ),
     "CFM": Support(reason="it needs a point cloud or a depth map of each image, and tiles are cut from colours only"),
     "Cfa": Support(Trial((72, 72), {"backbone": "resnet18"}, BACKBONE), rules=(square(),), needs=BACKBONE),
     "Cflow": Support(
@@ -162,8 +173,16 @@ SUPPORT: Mapping[str, Support] = {
     ),
     "L2BT": Support(Trial((42, 56), substituted=f"{ENCODER}, a narrower one"), rules=(multiple_of(14),), needs=ENCODER),
     "MHPatchcore": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
-    "Padim": Support(Trial((72, 100), SMALL | {"layers": ["layer1"], "n_features": 10}), needs=BACKBONE_IF_ASKED),
-    "Patchcore": Support(Trial((72, 100), SMALL | {"layers": ["layer2"]}), needs=BACKBONE_IF_ASKED),
+    "Padim": Support(
+        Trial((72, 100), SMALL | {"layers": ["layer1"], "n_features": 10}),
+        rules=(images(2),),
+        needs=BACKBONE_IF_ASKED,
+    ),
+    "Patchcore": Support(
+        Trial((72, 100), SMALL | {"layers": ["layer2"]}),
+        rules=(something_left("coreset_sampling_ratio", first_layer),),
+        needs=BACKBONE_IF_ASKED,
+    ),
     "Patchflow": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
     "Rad": Support(
         Trial((64, 80), {"pre_trained": False, "backbone": SMALL_PATCHES_OF_16}),
@@ -211,6 +230,9 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
     model_class, arguments = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
     if reason := reason_against(model_class):
         message = f"{model_class.__name__} cannot be used with tiles: {reason}. Choose another model."
+        raise ConfigurationError(message)
+    for name in (each for each in LEARNING_RATES if not arguments.get(each, 1) > 0):
+        message = f"model.init_args.{name} must be greater than 0, but is {arguments[name]}."
         raise ConfigurationError(message)
     for rule in support_of(model_class).rules:
         rule.check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from enum import Enum
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,12 +16,16 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_tiled.checkpoints import read_checkpoint, restore, restore_from
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.checkpoints import read_checkpoint, restore
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.missing_weights import remedy
+from anomalib_tiled.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from anomalib_tiled.checkpoints import Restorer
     from anomalib_tiled.config import ClassSpec, Plain
     from anomalib_tiled.grid import Size
 
@@ -63,7 +68,14 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
 
-    model = _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size)
+    try:
+        made = spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if (advice := remedy(error, spec, trained=False)) is None:
+            raise
+        message = f"{spec.class_path} cannot be made. {advice}"
+        raise ConfigurationError(message) from error
+    model = _fitted_to_tiles(made, tile_size)
     # Some versions of Python 3.11 write members of an Enum in a form that PyTorch does not read back without pickle.
     model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
     return model
@@ -94,35 +106,57 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
 
     Raises:
-        ConfigurationError: The model refuses its arguments, the tile size or the checkpoint, or a file is missing.
+        ConfigurationError: The checkpoint is not of such a model.
+        RunFolderError: The model cannot be made any more, whatever the checkpoint.
     """
+    model = _model_of_a_run(spec, tile_size)
+    with _errors_naming(checkpoint, model):
+        restore(model, read_checkpoint(checkpoint, type(model)))
+    return _fitted_to_tiles(model, tile_size).eval()
+
+
+def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
+    """Make the model that a run was made with; its weights are those of a checkpoint afterwards."""
 
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         arguments = _arguments_for_tiles(model_class, arguments, tile_size)
-        model = model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
-        restore(model, read_checkpoint(checkpoint, model_class))
-        return model
+        return model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
 
-    return _fitted_to_tiles(spec.build(AnomalibModule, make), tile_size).eval()
+    try:
+        return spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if lack_of_memory(error) is not None:
+            raise
+        unknown = f"{error.__cause__ or error}. It could when the run was fitted: put back what has changed since."
+        advice = remedy(error, spec, trained=True) or unknown
+        message = f"No checkpoint is to blame, but {spec.name}, the model of the run, cannot be made here. {advice}"
+        raise RunFolderError(message) from error
 
 
-def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path) -> None:
+@contextmanager
+def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
+    """Say which checkpoint is not one of a model."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, UnpicklingError) as error:
+        message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
+        raise ConfigurationError(message) from error
+
+
+def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
     """Have a loaded model become that of another tile, which is faster than making one.
 
     Args:
         model: The model of another tile of the same run.
         tile_size: Height and width of the tiles in pixels.
         checkpoint: The checkpoint of the tile.
+        restorer: Reads checkpoints of the run.
 
     Raises:
         ConfigurationError: The checkpoint is not of such a model.
     """
-    try:
-        with torch.inference_mode():  # in which it may have replaced some of its state
-            restore_from(model, checkpoint)
-    except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, UnpicklingError) as error:
-        message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
-        raise ConfigurationError(message) from error
+    with _errors_naming(checkpoint, model), torch.inference_mode():  # in which it may have replaced some of its state
+        restorer.restore_from(model, checkpoint)
     _fitted_to_tiles(model, tile_size)
 
 
@@ -154,7 +188,7 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:
         _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], images.shape[0])
-        maps = _in_size(maps, images)
+        maps = in_size(maps, images)
         scores = maps.amax(dim=(1, 2, 3)) if scores is None else scores
     if scores is None:
         message = (
@@ -164,6 +198,19 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
         raise ConfigurationError(message)
     _check_number(name, "pred_score", scores, images.shape[0])
     return TilePrediction(scores.reshape(images.shape[0]).float(), maps)
+
+
+def in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles.
+
+    Args:
+        maps: Anomaly maps of any height and width, one for each tile.
+        images: The tiles, shape (batch, 3, height, width).
+    """
+    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
+    if maps.shape[-2:] == images.shape[-2:]:
+        return maps
+    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:
@@ -288,11 +335,3 @@ def _kept(pre_processor: PreProcessor, tile_size: Size) -> list[Transform]:
 def _transform_with(pre_processor: PreProcessor, transforms: list[Transform]) -> None:
     pre_processor.transform = Compose(transforms) if transforms else None
     pre_processor.export_transform = get_exportable_transform(pre_processor.transform)
-
-
-def _in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles."""
-    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
-    if maps.shape[-2:] == images.shape[-2:]:
-        return maps
-    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -71,8 +71,6 @@ class TrustedCheckpoints:
         except ConfigurationError as error:
             if (lack := lack_of_memory(error)) is not None:
                 raise lack from None
-            if isinstance(error.__cause__, RunFolderError):  # of the weights that all tiles share
-                raise error.__cause__ from None
             message = (
                 f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import replacing
+from anomalib_tiled.stages.normals import clear_of_rounding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_tiled.calibration import Observed
-    from anomalib_tiled.stages.distribution import ScoreCounts
+    from anomalib_tiled.stages.distribution import ScoreDistribution
 
 ROUNDING = 1e-9
 """Keeps 0.99 × 100 from being a hair more than 99."""
@@ -30,16 +31,20 @@ class NormalScores:
     Args:
         scores: Ascending, shape (scores,).
         counts: How often, shape (scores,).
+        margin: How far rounding may move a score.
     """
 
     scores: NDArray[np.float64]
     counts: NDArray[np.float64]
+    margin: float = 0.0
 
     @classmethod
-    def of(cls, counts: ScoreCounts) -> NormalScores:
+    def of(cls, distribution: ScoreDistribution) -> NormalScores:
         """Take the normal scores of a distribution."""
+        counts = distribution.counts()
         occurring = counts.normal > 0
-        return cls(counts.upper[occurring], counts.normal[occurring])
+        margin = distribution.margin if occurring.any() else 0.0
+        return cls(counts.upper[occurring], counts.normal[occurring], margin)
 
     @property
     def total(self) -> int:
@@ -47,13 +52,14 @@ class NormalScores:
         return int(self.counts.sum())
 
     def quantile(self, fraction: float) -> float:
-        """Give the lowest score that at most 1 - fraction of all are higher than.
+        """Give the lowest score that at most 1 - fraction of all are higher than, up to what rounding may move.
 
         Args:
             fraction: Between 0 and 1.
         """
         needed = max(fraction * self.total - ROUNDING, 0)
-        return float(self.scores[min(int(np.searchsorted(np.cumsum(self.counts), needed)), len(self.scores) - 1)])
+        score = self.scores[min(int(np.searchsorted(np.cumsum(self.counts), needed)), len(self.scores) - 1)]
+        return clear_of_rounding(float(score), self.scores, self.margin)
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,9 @@ class ValidationScores:
             observed: What it has seen.
             configuration: Fingerprint of its settings.
         """
-        maps = NormalScores.of(observed.maps.counts())
         nothing = NormalScores(np.zeros(0), np.zeros(0))
-        return cls(
-            NormalScores.of(observed.scores.counts()), maps if observed.every_mask_known else nothing, configuration
-        )
+        pixels = NormalScores.of(observed.maps) if observed.every_mask_known else nothing
+        return cls(NormalScores.of(observed.scores), pixels, configuration)
 
     def write(self, path: Path) -> None:
         """Write a ``.npz`` file."""
@@ -95,6 +99,7 @@ class ValidationScores:
                 image_counts=self.images.counts,
                 pixel_scores=self.pixels.scores,
                 pixel_counts=self.pixels.counts,
+                margins=np.array([self.images.margin, self.pixels.margin]),
             )
 
     @classmethod
@@ -107,8 +112,9 @@ class ValidationScores:
         try:
             with np.load(path) as content:
                 written = str(content["configuration"])
-                images = NormalScores(content["image_scores"], content["image_counts"])
-                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"])
+                margins = content["margins"].tolist() if "margins" in content else (0.0, 0.0)  # of earlier versions
+                images = NormalScores(content["image_scores"], content["image_counts"], margins[0])
+                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"], margins[1])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from anomalib_tiled.files import storage_errors, temporary_name
+from anomalib_tiled.files import temporary_name
 from anomalib_tiled.leftovers import remove_abandoned
 from anomalib_tiled.lock import FIT, is_deserted, locked
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

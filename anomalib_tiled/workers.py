@@ -13,7 +13,6 @@ from anomalib_tiled.out_of_memory import out_of_memory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from anomalib_tiled.config import Plain
     from anomalib_tiled.grid import Tile
 
 
@@ -60,8 +59,8 @@ class Conditions:
             With another number, others end in other numbers, in their last digits.
     """
 
-    accelerator: Plain = "auto"
-    devices: Plain = "auto"
+    accelerator: object = "auto"
+    devices: object = "auto"
     threads: int | None = None
 
     @property

@@ -1,7 +1,8 @@
 """Python objects as a configuration holds them: class path and arguments.
 
-A run makes its objects anew, again and again: for each tile, in other processes, and when it is loaded. So arguments
-are read from the object, and two new ones are made with them. Unless both are like the given one, it is refused.
+A run makes its objects anew, again and again: for each tile, in other processes, and when it is loaded. The arguments
+of an object are those that Lightning kept, ``hparams``, as all models of anomalib have them; or else its attributes of
+the same names, and an object that is made with these must keep the same.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from dataclasses import asdict
 from datetime import timedelta
 from enum import Enum
 from importlib import import_module
@@ -21,16 +21,13 @@ import numpy as np
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
 from torch import nn
-from torchmetrics import Metric
 
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.config import ClassSpec
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.likeness import changes
 
 if TYPE_CHECKING:
     from anomalib_tiled.config import Plain
-    from anomalib_tiled.likeness import Difference
 
 COMPONENTS = {
     "pre_processor": "Give the class of the model, and its pre_processor in model_args={...}, instead.",
@@ -38,17 +35,12 @@ COMPONENTS = {
     "evaluator": 'Leave it out: with tiles, metrics={"image": [...], "pixel": [...]} are set instead.',
     "visualizer": "Leave it out: with tiles, `visualize` is set instead.",
 }
-"""Parts of anomalib's models that are arguments too, and what to do about one that is not the model's own."""
+"""Arguments of anomalib's models that Lightning does not keep, and what to do about one that is not the model's own."""
 
-NOTES_OF_LIGHTNING = {"_hparams", "_hparams_initial"}
-"""Where Lightning notes arguments; they are compared where they have an effect."""
+KEPT_AS_THREE = "augmentations"
+"""What data modules of anomalib keep as ``train_augmentations``, ``val_augmentations`` and ``test_augmentations``."""
 
-MADE_BY_SETUP = {
-    *("_samples", "_is_setup", "train_data", "val_data", "test_data", "trainer", "external_collate_fn"),
-}
-"""What a data module holds once it is set up."""
-
-NAMELESS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+LACKING = object()
 
 
 def written_down(setting: str, value: Plain, package: str = "") -> Plain:
@@ -95,43 +87,16 @@ def path_of(class_type: type) -> str:
 
 
 def _class_and_arguments(setting: str, value: object, package: str) -> dict[str, Plain]:
-    """Find out what an object was made with, and try it out."""
     _check_kind(setting, value, package)
-    spec = ClassSpec(path_of(type(value)), _arguments(setting, value))
-    try:
-        new, other = spec.build(type(value)), spec.build(type(value))
-    except (ConfigurationError, ValueError) as error:  # jsonargparse has no subclasses of some kinds of classes
-        message = (
-            f"A run makes its objects anew, but no {type(value).__name__} can be made with the arguments that this one "
-            f"tells, {dict(spec.init_args)}. {_advice(setting, value)}"
-        )
-        raise ConfigurationError(message) from error
-    ignored = NOTES_OF_LIGHTNING | (MADE_BY_SETUP if isinstance(value, AnomalibDataModule) else set())
-    found = [each for each in changes(value, new, other) if _first(each.name) not in ignored]
-    if found:
-        name = min(found, key=_rank).name
-        raise _refusal(setting, value, name, set(_parameters(value)) - set(spec.init_args))
-    return {"class_path": spec.class_path, "init_args": dict(spec.init_args)}
-
-
-def _first(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def _rank(change: Difference) -> int:
-    """Rank changes by what they tell: that a model was used, that it has parts of others, then all others.
-
-    Tensors of its parts tell nothing: they change when it is trained.
-    """
-    if change.name == "_trainer":
-        return 0
-    if _first(change.name) in COMPONENTS:
-        return 1 if change.what == "value" else 3
-    return 2
+    switched_off = _switched_off(value) if isinstance(value, AnomalibModule) else {}
+    spec = ClassSpec(path_of(type(value)), switched_off | _arguments(setting, value))
+    if not isinstance(value, AnomalibModule) and not getattr(value, "hparams", {}):
+        _check_made_again(setting, value, spec)
+    return asdict(spec)
 
 
 def _check_kind(setting: str, value: object, package: str) -> None:
-    """Check that an object is of a kind that a configuration may name."""
+    """Check that an object is of a kind that a configuration may name, and holds nothing but arguments."""
     try:
         check_classes(value if inspect.isroutine(value) else type(value), package)
     except ConfigurationError as error:
@@ -142,46 +107,60 @@ def _check_kind(setting: str, value: object, package: str) -> None:
         if setting == "trainer":
             message += ' Give the arguments of the trainer, such as trainer={"max_epochs": 10}.'
         raise ConfigurationError(message) from error
-    if isinstance(value, Metric):
+    if isinstance(value, nn.Module) and not isinstance(value, AnomalibModule) and value.state_dict():
+        raise _refusal(setting, value, "it holds tensors")
+
+
+def _switched_off(model: AnomalibModule) -> dict[str, Plain]:
+    """Give the parts that a model was made without.
+
+    Raises:
+        ConfigurationError: The model was trained, or a part is not its own.
+    """
+    kind, parts = type(model).__name__, [name for name in COMPONENTS if name in _parameters(model)]
+    if model._trainer is not None:  # noqa: SLF001  # the public name raises where there is none
         message = (
-            f"{setting} must be names of metrics, or classes with their arguments, but holds an object. "
-            f"{_advice(setting, value)}"
+            f"A run trains a new {kind} for each tile, but the one given was trained already: its weights would not be "
+            "used. Give a new one, or its class with model_args={...}."
         )
         raise ConfigurationError(message)
-    if not isinstance(value, AnomalibModule) and isinstance(value, nn.Module) and value.state_dict():
-        message = f"{setting} holds tensors, which a configuration cannot. {_advice(setting, value)}"
-        raise ConfigurationError(message)
+    for name in parts:
+        if (part := getattr(model, name)) is not None:
+            own = getattr(model, f"configure_{name}")()
+            if repr((type(part), vars(part))) != repr((type(own), vars(own))):
+                message = f"The {name} of the {kind} is not the model's own. {COMPONENTS[name]}"
+                raise ConfigurationError(message)
+    return {name: False for name in parts if getattr(model, name) is None}
+
+
+def _parameters(value: object) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(value)).parameters
 
 
 def _arguments(setting: str, value: object) -> dict[str, Plain]:
-    """Read the arguments of an object; those that it does not tell are left out if they need not be given."""
-    known = _kept(value)
-    arguments = dict.fromkeys(_switched_off(value), False)
+    """Give the arguments that an object was made with."""
+    package, arguments = type(value).__module__.partition(".")[0], {}
     for name, parameter in _parameters(value).items():
-        if name in known:
-            try:
-                package = type(value).__module__.partition(".")[0]
-                given = _named(parameter, known[name])
-                arguments[name] = written_down(f"{setting}.init_args.{name}", given, package)
-            except ConfigurationError as error:
-                if parameter.default is parameter.empty or isinstance(value, AnomalibModule):
-                    raise _refusal(setting, value, name) from error
-        elif parameter.default is parameter.empty:
-            raise _refusal(setting, value, name)
+        if isinstance(value, AnomalibModule) and name in COMPONENTS:
+            continue
+        if (kept := _kept(value, name)) is LACKING:
+            if isinstance(value, AnomalibDataModule) and name == KEPT_AS_THREE:
+                continue
+            raise _refusal(setting, value, f"it does not keep its argument {name}")
+        try:
+            arguments[name] = written_down(f"{setting}.init_args.{name}", _named(parameter, kept), package)
+        except ConfigurationError as error:
+            reason = f"its {name} is a {type(kept).__name__}, which cannot be written"
+            raise _refusal(setting, value, reason) from error
     return arguments
 
 
-def _parameters(value: object) -> dict[str, inspect.Parameter]:
-    """Give the arguments that an object may tell, by name."""
-    given = inspect.signature(type(value).__init__).parameters
-    left_out = {"self", *(COMPONENTS if isinstance(value, AnomalibModule) else ())}
-    return {name: each for name, each in given.items() if name not in left_out and each.kind not in NAMELESS}
-
-
-def _switched_off(value: object) -> list[str]:
-    """Give the parts of anomalib's models that a model was made without."""
-    given = inspect.signature(type(value).__init__).parameters if isinstance(value, AnomalibModule) else {}
-    return [name for name in COMPONENTS if name in given and getattr(value, name) is None]
+def _kept(value: object, name: str) -> Plain:
+    """Give what an object keeps of an argument: in ``hparams``, an attribute, a private one, or a property."""
+    hparams, held = getattr(value, "hparams", {}), getattr(value, "__dict__", {})
+    if name in hparams:
+        return hparams[name]
+    return next((held[each] for each in (name, f"_{name}") if each in held), getattr(value, name, LACKING))
 
 
 def _named(parameter: inspect.Parameter, value: Plain) -> Plain:
@@ -190,47 +169,27 @@ def _named(parameter: inspect.Parameter, value: Plain) -> Plain:
     return value.name if isinstance(value, Enum) and not text else value
 
 
-def _kept(value: object) -> dict[str, Plain]:
-    """Give what may be arguments: what Lightning notes of them, and attributes, which may begin with an underscore."""
-    attributes = vars(value) if hasattr(value, "__dict__") else {}
-    modules = dict(value.named_children()) if isinstance(value, nn.Module) else {}
-    private = {name.removeprefix("_"): each for name, each in attributes.items()}
-    known = private | modules | attributes | dict(getattr(value, "hparams", {}))
-    for name in _parameters(value):
-        if name not in known and isinstance(inspect.getattr_static(type(value), name, None), property):
-            with suppress(Exception):  # one that does not work yet tells nothing
-                known[name] = getattr(value, name)
-    return known
+def _check_made_again(setting: str, value: object, spec: ClassSpec) -> None:
+    """Check that what an object keeps is what it was given: not the double of it, for example."""
+    try:
+        again = _arguments(setting, spec.build(type(value)))
+    except (ConfigurationError, ValueError) as error:  # jsonargparse has no subclasses of some kinds of classes
+        reason = f"no other one can be made with the arguments that it keeps, {dict(spec.init_args)}"
+        raise _refusal(setting, value, reason) from error
+    for name, kept in spec.init_args.items():
+        if again[name] != kept and not _are_one_path(again[name], kept):
+            reason = f"its {name} is no argument: another one that is made with {kept!r} has {again[name]!r}"
+            raise _refusal(setting, value, reason)
 
 
-def _refusal(setting: str, value: object, name: str, untold: AbstractSet[str] = frozenset()) -> ConfigurationError:
-    """Say what of an object cannot be written down, and what to do.
-
-    Args:
-        setting: Dotted name of the setting.
-        value: The object.
-        name: What of it: an argument, or an attribute that is not as in a new object.
-        untold: Arguments that the object does not keep; one of them may be the reason.
-    """
-    first, kind = _first(name), type(value).__name__
-    if isinstance(value, AnomalibModule) and first in COMPONENTS:
-        return ConfigurationError(f"The {first} of the {kind} is not the model's own. {COMPONENTS[first]}")
-    kept = f"does not keep {', '.join(sorted(untold))}" if untold and first not in untold else ""
-    if isinstance(value, AnomalibModule):
-        message = (
-            f"A run makes a new {kind} for each tile, but {name} of the one given is not as in a new one: it was "
-            f"trained or changed{kept and f', or {kept}'}."
-        )
-    else:
-        message = (
-            f"A run writes its configuration down, but {name or 'the kind'} of the {kind} cannot be told from the "
-            f"object{kept and f', which {kept}'}."
-        )
-    return ConfigurationError(f"{message} {_advice(setting, value)}")
+def _are_one_path(one: Plain, other: Plain) -> bool:
+    """Whether two texts are names of one file, as ``./images`` and ``images``."""
+    return isinstance(one, str) and isinstance(other, str) and Path(one) == Path(other)
 
 
-def _advice(setting: str, value: object) -> str:
-    if isinstance(value, AnomalibModule):
-        return "Give a new one, or its class with model_args={...}, instead."
-    path = f"{type(value).__module__}.{type(value).__qualname__}"
-    return f'Give {setting} as {{"class_path": "{path}", "init_args": {{...}}}} instead.'
+def _refusal(setting: str, value: object, reason: str) -> ConfigurationError:
+    kind, path = type(value).__name__, f"{type(value).__module__}.{type(value).__qualname__}"
+    return ConfigurationError(
+        f"A run writes down the class and the arguments of an object, but cannot do so for this {kind}: {reason}. "
+        f'Give {setting} as {{"class_path": "{path}", "init_args": {{...}}}} instead.'
+    )

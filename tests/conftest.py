@@ -107,6 +107,16 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 @pytest.fixture
+def limited_files() -> Iterator[None]:
+    """Let this process write no file of more than 50 kB for a while."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
 def shared_folder() -> Iterator[Path]:
     """A folder that everybody may look into, as they may not into that of pytest."""
     with tempfile.TemporaryDirectory() as name:
@@ -191,8 +201,8 @@ def configuration() -> dict[str, object]:
             "stage": "tile",
             "method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
         },
-        "metrics": {"image": ["AUROC"], "pixel": []},
         "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers", "init_args": {"processes": 1}},
+        "metrics": {"image": ["AUROC"], "pixel": []},
         "cache": {"directory": "cache"},
         "visualize": True,
         "memory_budget": None,

@@ -64,15 +64,15 @@ def test_what_is_not_given_has_the_documented_value(parse: Parse) -> None:
     assert sizes(settings) == (Size(64, 64), None, None)
     assert (settings.model.class_path, settings.data.class_path) == ("anomalib.models.Padim", "anomalib.data.Folder")
     assert settings.default_root_dir == "results"
-    assert settings.merging.class_path == "anomalib_tiled.stages.merging.Mean"
-    assert settings.scoring.class_path == "anomalib_tiled.stages.scoring.Max"
-    assert settings.seam_smoothing == ClassSpec(
-        "anomalib_tiled.stages.seams.GaussianSeams", settings.seam_smoothing.init_args
+    assert settings.stages["merging"].class_path == "anomalib_tiled.stages.merging.Mean"
+    assert settings.stages["scoring"].class_path == "anomalib_tiled.stages.scoring.Max"
+    assert settings.stages["seam_smoothing"] == ClassSpec(
+        "anomalib_tiled.stages.seams.GaussianSeams", settings.stages["seam_smoothing"].init_args
     )
-    assert (settings.normalization.stage, settings.normalization.method.name) == ("image", "MinMax")
-    assert (settings.thresholding.stage, settings.thresholding.method.name) == ("image", "F1AdaptiveThreshold")
+    assert (settings.normalization.stage, settings.stages["normalization"].name) == ("image", "MinMax")
+    assert (settings.thresholding.stage, settings.stages["thresholding"].name) == ("image", "F1AdaptiveThreshold")
     assert settings.metrics == MetricSettings()
-    assert settings.workers.name == "LocalWorkers"
+    assert settings.stages["workers"].name == "LocalWorkers"
     assert settings.cache == CacheSettings()
     assert settings.visualize is True
 
@@ -91,7 +91,8 @@ def test_what_is_not_given_has_the_documented_value(parse: Parse) -> None:
 def test_a_class_has_a_short_name_and_a_dotted_one(
     parse: Parse, setting: str, names: list[str], class_path: str
 ) -> None:
-    found = {getattr(parse(f"--{setting}", name), setting).class_path for name in names}
+    settings = [parse(f"--{setting}", name) for name in names]
+    found = {(each.model if setting == "model" else each.stages[setting]).class_path for each in settings}
     assert all(path.endswith(class_path) for path in found)
 
 
@@ -99,7 +100,7 @@ def test_a_class_has_a_short_name_and_a_dotted_one(
 def test_arguments_of_a_class_follow_its_name(parse: Parse, name: str) -> None:
     settings = parse("--thresholding.method", name, "--thresholding.method.value=0.7", "--thresholding.stage", "tile")
     expected = ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 0.7})
-    assert settings.thresholding == ThresholdingSettings("tile", expected)
+    assert (settings.thresholding, settings.stages["thresholding"]) == (ThresholdingSettings("tile"), expected)
 
 
 def test_sensitivities(parse: Parse) -> None:
@@ -141,7 +142,7 @@ def test_null_leaves_out_smoothing_and_cache(parser: arguments.Parser, tmp_path:
     if null is None:
         given = ["--config", write(tmp_path / "a.yaml", {"seam_smoothing": None, "cache": None})]
     settings = settings_from(parser, parser.parse_args([*NEEDED, *given]))
-    assert settings.seam_smoothing is None
+    assert "seam_smoothing" not in settings.stages
     assert settings.cache is None
     assert settings.cache_directory is None
 
@@ -168,8 +169,8 @@ def test_an_option_wins_over_the_file_wherever_it_stands(parser: arguments.Parse
     assert settings.seed_everything == 5
     assert settings.model.init_args["n_features"] == 10
     assert settings.model.init_args["pre_trained"] is False
-    assert settings.merging.name == "Hann"
-    assert "sigma" not in settings.merging.init_args
+    assert settings.stages["merging"].name == "Hann"
+    assert "sigma" not in settings.stages["merging"].init_args
 
 
 def test_of_two_files_the_second_wins(parser: arguments.Parser, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_what_print_config_prints_is_a_configuration(
     (tmp_path / "printed.yaml").write_text(printed.out)
     again = settings_from(parser, parser.parse_args(["--config", str(tmp_path / "printed.yaml")]))
     assert again == settings_from(parser, parser.parse_args([*NEEDED, *changes]))
-    assert again.merging.init_args == {"sigma": 0.3}
+    assert again.stages["merging"].init_args == {"sigma": 0.3}
 
 
 def test_what_a_run_keeps_is_a_configuration(parser: arguments.Parser, parse: Parse, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def lopsided(install: Callable[..., None]) -> None:
 def test_arguments_of_other_types_are_read_saved_and_restored(parse: Parse, lopsided: None) -> None:
     given = {"side": "COLUMNS", "window.height": "7", "table": "scores.csv"}
     settings = parse(LOPSIDED_PATH, *(f"--seam_smoothing.{name}={each}" for name, each in given.items()))
-    spec = Settings.from_mapping(yaml.safe_load(settings.to_yaml())).seam_smoothing
+    spec = Settings.from_mapping(yaml.safe_load(settings.to_yaml())).stages["seam_smoothing"]
     assert spec.init_args == {"side": "COLUMNS", "window": {"height": 7, "width": 5}, "table": "scores.csv"}
     stage = spec.build(SeamSmoother)
     assert (stage.side.value, stage.window.height, stage.window.width) == ("columns", 7, 5)

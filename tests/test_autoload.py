@@ -11,6 +11,7 @@ import runpy
 import site
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,21 @@ def test_the_host_is_connected_when_its_command_line_is_imported(stand_in: Path,
     assert waiting() == []
     assert sys.modules[HOST] is module
     assert type(module.__loader__).__name__ == type(module.__spec__.loader).__name__ == "SourceFileLoader"
+
+
+@pytest.mark.parametrize(("command", "given"), [("tiled", 0), ("train", 1)])
+def test_known_warnings_are_left_out_for_our_command_alone(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, given: int
+) -> None:
+    start_up(tmp_path)
+    message = "Importing from timm.models.layers is deprecated, please import via timm.layers"
+    place = "'file.py', 1, module='timm.models.layers'"
+    stand_in.write_text(f"import warnings\nwarnings.warn_explicit({message!r}, FutureWarning, {place})\n{COMMAND_LINE}")
+    monkeypatch.setattr(sys, "argv", ["anomalib", command])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        importlib.import_module(HOST)
+    assert len(found) == given
 
 
 def test_two_start_up_files_do_the_work_of_one(stand_in: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from anomalib_tiled import builtin
-from anomalib_tiled.contracts import CONTRACTS
-from anomalib_tiled.plugins.discovery import KINDS, find_plugins
+from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 from anomalib_tiled.training.workers import LocalWorkers
 
 NAMES = {
@@ -23,7 +23,7 @@ NAMES = {
     "register_workers": ["LocalWorkers"],
 }
 CLASSES: list[type] = [each for hook in NAMES for each in getattr(builtin, hook)()]
-CONTRACT_OF = {hook: CONTRACTS[kind] for kind, hook in KINDS.items()}
+EACH_KIND = pytest.mark.parametrize("kind", STAGE_KINDS, ids=lambda kind: kind.name)
 
 
 def named(classes: Sequence[type]) -> list[str]:
@@ -44,22 +44,22 @@ def taken_by(documented: type) -> list[inspect.Parameter]:
     return list(inspect.signature(documented).parameters.values())
 
 
-@pytest.mark.parametrize("hook", KINDS.values())
-def test_every_hook_gives_classes_of_its_kind(hook: str) -> None:
-    classes = getattr(builtin, hook)()
-    assert [each.__name__ for each in classes] == NAMES[hook]
-    assert all(issubclass(each, CONTRACT_OF[hook]) and not inspect.isabstract(each) for each in classes)
+@EACH_KIND
+def test_every_hook_gives_classes_of_its_kind(kind: StageKind) -> None:
+    classes = getattr(builtin, kind.hook)()
+    assert [each.__name__ for each in classes] == NAMES[kind.hook]
+    assert all(issubclass(each, kind.contract) and not inspect.isabstract(each) for each in classes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_built_in_comes_first_and_in_this_order(kind: str) -> None:
-    names = [choice.name for choice in find_plugins().of(kind) if choice.plugin.origin.package == "anomalib-tiled"]
-    assert names == NAMES[KINDS[kind]]
+@EACH_KIND
+def test_what_is_built_in_comes_first_and_in_this_order(kind: StageKind) -> None:
+    names = [choice.name for choice in find_plugins().of(kind.name) if choice.plugin.origin.package == "anomalib-tiled"]
+    assert names == NAMES[kind.hook]
 
 
 @pytest.mark.parametrize("module", [merging, scoring, seams, normalization, thresholding])
 def test_no_stage_of_the_package_is_forgotten(module: object) -> None:
-    contracts = tuple(CONTRACTS.values())
+    contracts = tuple(kind.contract for kind in STAGE_KINDS)
     made_here = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
     usable = [each for each in made_here if issubclass(each, contracts) and not inspect.isabstract(each)]
     assert usable

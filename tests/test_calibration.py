@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,9 +52,12 @@ def test_sensitivities_come_from_the_configuration_and_are_checked(configuration
 
 
 def test_a_calibration_survives_json() -> None:
-    calibration = Calibration(image=LEVEL, tiles={"r00_c00": LEVEL}, notes=("a note",))
+    tiles = {"r00_c00": LEVEL, "r00_c01": LEVEL}
+    calibration = Calibration(image=LEVEL, tiles=tiles, notes=("a note",), borrowed={"r00_c00": "r00_c01"})
     assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
     assert Calibration.from_json(json.loads(json.dumps(Calibration().to_json()))) == Calibration()
+    of_earlier_version = {name: value for name, value in calibration.to_json().items() if name != "borrowed"}
+    assert Calibration.from_json(of_earlier_version) == replace(calibration, borrowed={})
 
 
 @pytest.mark.parametrize("key", ["image", "tiles", "notes"])
@@ -67,6 +71,10 @@ def test_scores_and_maps_have_scales_of_their_own() -> None:
     observed = Observed()
     observed.add(SCORES, MAPS, Truth.of(LABELS, MASKS, 3))
     level = observed.learn(STAGES, normalize=True)
+    assert 2 < level.scores.threshold < 4
+    assert 30 < level.maps.threshold < 40
+    lowest_anomalous = replace(STAGES, thresholder=F1AdaptiveThreshold("lowest_anomalous"))
+    level = observed.learn(lowest_anomalous, normalize=True)
     assert level.scores.threshold == pytest.approx(4, abs=1e-3)
     assert level.maps.threshold == pytest.approx(40, abs=1e-2)
     assert level.scores.normalization == pytest.approx({"minimum": 1, "maximum": 4, "threshold": 4}, abs=1e-3)

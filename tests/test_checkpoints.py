@@ -14,12 +14,13 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled import checkpoints
 from anomalib_tiled.checkpoints import (
     SHARED,
+    Restorer,
     Sharing,
     check_shared,
     checkpoint_of,
     read_checkpoint,
     restore,
-    restore_from,
+    tensors_of,
     write_tensors,
 )
 from anomalib_tiled.errors import RunFolderError
@@ -159,7 +160,7 @@ def test_large_weights_are_read_out_of_the_file_and_are_the_same(tmp_path: Path)
     model.model.gaussian.inv_covariance = model.model.gaussian.inv_covariance.contiguous()
     for number in (1, 2):
         with torch.inference_mode():
-            restore_from(model, tmp_path / f"tile{number}.ckpt")
+            Restorer().restore_from(model, tmp_path / f"tile{number}.ckpt")
         restore(expected, read_checkpoint(tmp_path / f"tile{number}.ckpt", Padim))
         weights = expected.state_dict()
         for name, value in model.state_dict().items():
@@ -168,12 +169,27 @@ def test_large_weights_are_read_out_of_the_file_and_are_the_same(tmp_path: Path)
             assert in_file(value) == (name == "model.gaussian.inv_covariance")
 
 
+def test_who_keeps_the_weights_of_a_tile_keeps_them_and_what_tiles_share_is_there_once(tmp_path: Path) -> None:
+    for number in (1, 2):
+        store(trained(fresh(), float(number)), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
+    model, restorer, kept = unseeded(), Restorer(), []
+    for number in (1, 2):
+        restorer.restore_from(model, tmp_path / f"tile{number}.ckpt")
+        kept.append({name: tensor.data for name, tensor in tensors_of(model)})
+    for number, weights in zip((1, 2), kept, strict=True):
+        expected = trained(fresh(), float(number)).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    [shared] = tmp_path.glob("shared-*.ckpt")
+    once = set(torch.load(shared, weights_only=True))
+    assert {name for name in kept[0] if kept[0][name].is_set_to(kept[1][name])} == once
+
+
 def test_weights_in_another_order_are_copied(tmp_path: Path) -> None:
     """Sums of them in that order may differ in the last bit."""
     store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
     model = large(0.0)
     before = model.model.gaussian.inv_covariance.stride()
-    restore_from(model, tmp_path / "tile.ckpt")
+    Restorer().restore_from(model, tmp_path / "tile.ckpt")
     after = model.model.gaussian.inv_covariance
     assert torch.equal(after, large(1.0).model.gaussian.inv_covariance)
     assert after.stride() == before != after.contiguous().stride()
@@ -184,13 +200,13 @@ def test_what_a_model_does_to_its_weights_stays_with_it(tmp_path: Path) -> None:
     store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
     seal, model = Seal.of(tmp_path / "tile.ckpt"), unseeded()
     restore(model, read_checkpoint(tmp_path / "tile.ckpt", Padim))
-    restore_from(model, tmp_path / "tile.ckpt")
+    Restorer().restore_from(model, tmp_path / "tile.ckpt")
     assert in_file(model.model.gaussian.inv_covariance)
     model.model.gaussian.inv_covariance.zero_()
     model.model.feature_extractor.requires_grad_(requires_grad=False)
     next(model.model.feature_extractor.parameters()).zero_()
     assert Seal.of(tmp_path / "tile.ckpt") == seal
-    restore_from(model, tmp_path / "tile.ckpt")
+    Restorer().restore_from(model, tmp_path / "tile.ckpt")
     assert torch.equal(model.model.gaussian.inv_covariance, large(1.0).model.gaussian.inv_covariance)
     assert torch.equal(*(next(each.model.feature_extractor.parameters()) for each in (model, fresh())))
 
@@ -202,5 +218,5 @@ def test_a_model_that_reads_out_of_a_file_may_become_larger(tmp_path: Path) -> N
     model = large(1.0)
     model.model.gaussian.inv_covariance = model.model.gaussian.inv_covariance.contiguous()
     for number in (*places, *places):
-        restore_from(model, tmp_path / f"tile{number}.ckpt")
+        Restorer().restore_from(model, tmp_path / f"tile{number}.ckpt")
         assert torch.equal(model.model.gaussian.inv_covariance, large(1.0, number).model.gaussian.inv_covariance)

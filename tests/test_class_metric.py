@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -248,3 +249,22 @@ def test_what_needs_scores_between_0_and_1(name: str, init_args: dict[str, objec
 def test_trying_out_leaves_nothing_behind() -> None:
     assert metric("BinaryConfusionMatrix").compute() is None
     assert measured("BinaryConfusionMatrix", SCORES[:1], ANOMALOUS[:1]) == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("side", "power", "lack"),
+    [
+        (99, 8, r"it needs 100,000 pixels in images without any anomalous one, and has 98,010"),
+        (100, 8, None),
+        (100, 0.5, r"Cannot compute AUPIMO because .* Try increasing `num_thresholds`"),
+    ],
+)
+def test_what_aupimo_lacks_is_said(side: int, power: float, lack: str | None) -> None:
+    maps = torch.rand(11, side, side, generator=torch.Generator().manual_seed(0)) ** power
+    masks = torch.zeros(11, side, side, dtype=torch.bool)
+    masks[-1, 5:20, 5:20] = True
+    made = metric("anomalib.metrics.AUPIMO", "pixel")
+    for batch in (slice(0, 4), slice(4, 11)):
+        made.update(maps[batch], None, masks[batch])
+    assert (made.compute() is None) == (lack is not None)
+    assert lack is made.lack is None or re.fullmatch(lack or "", made.lack or "")

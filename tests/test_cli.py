@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from anomalib_tiled import cli, errors
+from anomalib_tiled import cli, errors, import_warnings
 from anomalib_tiled.cli import COMMANDS, main
+from anomalib_tiled.import_warnings import without_known_warnings
 from anomalib_tiled.termination import Terminated
 
 NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
@@ -86,7 +91,20 @@ def test_what_the_user_can_mend_is_two_and_no_traceback(
     assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
 
 
-def test_what_must_not_be_used_is_two_and_no_traceback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_what_the_system_refuses_is_two_and_no_traceback(
+    play: Play, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for named in ((), ("/run/tiles",), (b"/run/\xfc",)):
+        play(OSError(number, os.strerror(number), *named))
+        assert main(["status"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert re.match(rf"error: (/run/[^:]*: )?{re.escape(os.strerror(number))}\. [A-Z]", printed.err)
+        assert "Traceback" not in printed.err
+
+
+def test_what_must_not_be_used_says_what_to_do(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     play(PermissionError(13, "Permission denied", "/run/tiles"))
     assert main(["status"]) == 2
     advice = "Change its permissions, or those of the folders that it lies in."
@@ -94,6 +112,44 @@ def test_what_must_not_be_used_is_two_and_no_traceback(play: Play, capsys: pytes
     play(PermissionError("by a mistake of ours"))
     assert main(["status"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def printed_to(output: str, command: str) -> tuple[int, str]:
+    """Run a program that prints by ``command``, with its output redirected as a shell does it."""
+    script = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        f"def status(arguments, prog): {command}\n"
+        "sys.modules['anomalib_tiled.commands'] = SimpleNamespace(status=status)\n"
+        "from anomalib_tiled.cli import main\n"
+        "sys.exit(main(['status']))\n"
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {output}', sys.executable, script]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["print(1)", "print(1, flush=True)"])
+def test_a_full_output_is_two_and_no_traceback(command: str) -> None:
+    expected = "error: Standard output: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", command) == (2, expected)
+    expected = "error: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", "print('a' * 10 ** 6)") == (2, expected), "nothing is held back that would tell"
+
+
+def test_what_failed_is_said_before_a_full_output() -> None:
+    assert printed_to(">/dev/full", "print(1); sys.exit(main(['no']))")[0] == 2
+    assert printed_to("2>/dev/full", "print(1, file=sys.stderr, flush=True)") == (2, "")
+
+
+def test_a_closed_output_is_none() -> None:
+    assert printed_to(">&-", "print(1)") == (0, "")
+    assert printed_to("<&-", "print(1)")[0] == 0
+
+
+def test_names_of_any_bytes_can_be_printed() -> None:
+    assert printed_to(">/dev/null", "print('\\udcfc')") == (0, "")
 
 
 @pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
@@ -174,3 +230,25 @@ def test_the_overview_waits_for_no_large_package() -> None:
     assert status == [0, 2]
     assert "anomalib_tiled" in loaded
     assert not {"torch", "anomalib", "lightning", "torchvision", "numpy", "pandas", "jsonargparse"} & set(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["anomalib tiled", "anomalib-tiled"])
+def test_a_command_prints_nothing_but_its_own_words(program: str) -> None:
+    name, *arguments = program.split()
+    file = Path(sys.executable).with_name(name)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    done = subprocess.run([file, *arguments, "plugins"], capture_output=True, text=True, check=True, env=environment)
+    assert "MinMax" in done.stdout
+    assert done.stderr == ""
+
+
+def test_warnings_that_concern_somebody_are_given(recwarn: pytest.WarningsRecorder) -> None:
+    with without_known_warnings():
+        warnings.simplefilter("always", append=True)
+        for message, module in import_warnings.KNOWN:
+            for module_name in (f"{module}.layers", "my_package"):
+                warnings.warn_explicit(f"{message}.", FutureWarning, "file.py", 1, module=module_name)
+        warnings.warn_explicit("Beware.", FutureWarning, "file.py", 1, module="timm.models.layers")
+    given = [str(warning.message) for warning in recwarn]
+    assert given == [*(f"{message}." for message, _ in import_warnings.KNOWN), "Beware."]

@@ -47,17 +47,17 @@ def test_its_model_was_tried_and_no_rule_speaks_against_its_tiles(settings: Sett
 
 def test_its_stages_can_be_made(settings: Settings) -> None:
     stages = Stages.build(settings)
-    asked = [settings.merging, settings.scoring, settings.normalization.method, settings.thresholding.method]
+    asked = [settings.stages[kind] for kind in ("merging", "scoring", "normalization", "thresholding")]
     made = [stages.merger, stages.scorer, stages.normalizer, stages.thresholder]
     assert [type(each).__name__ for each in made] == [each.name for each in asked]
-    assert (stages.smoother is None) == (settings.seam_smoothing is None)
-    if settings.seam_smoothing is not None:
-        assert type(stages.smoother).__name__ == settings.seam_smoothing.name
+    assert (stages.smoother is None) == ("seam_smoothing" not in settings.stages)
+    if "seam_smoothing" in settings.stages:
+        assert type(stages.smoother).__name__ == settings.stages["seam_smoothing"].name
 
 
 def test_its_metrics_workers_and_trainer_arguments_can_be_made(settings: Settings) -> None:
     Measurements(settings.metrics)
-    settings.workers.build(Workers)
+    settings.stages["workers"].build(Workers)
     given = settings.trainer["callbacks"] or []
     assert len(trainer_arguments(settings.trainer)["callbacks"]) == len(given)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from anomalib_tiled.config import Settings
-from anomalib_tiled.difference import difference
+from anomalib_tiled.difference import differences
 
 Change = Callable[[str, object], Settings]
 
@@ -19,10 +19,10 @@ Change = Callable[[str, object], Settings]
         ("merging.init_args", {}, "merging.init_args.sigma is 0.5, not None"),
     ],
 )
-def test_the_first_difference_is_said(
+def test_a_difference_is_said(
     configuration: dict[str, object], changed: Change, key: str, value: object, said: str
 ) -> None:
-    assert difference(Settings.from_mapping(configuration), changed(key, value)) == said
+    assert differences(Settings.from_mapping(configuration), changed(key, value)) == [said]
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_the_first_difference_is_said(
 def test_the_same_written_otherwise_and_folders_do_not_count(
     configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
-    assert difference(Settings.from_mapping(configuration), changed(key, value)) is None
+    assert not differences(Settings.from_mapping(configuration), changed(key, value))

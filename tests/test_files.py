@@ -15,7 +15,6 @@ from anomalib_tiled.files import (
     json_line,
     read_json,
     replacing,
-    storage_errors,
     temporary_name,
     write_json,
     write_text,
@@ -49,29 +48,6 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(
         raise interruption
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk(tmp_path: Path, number: int) -> None:
-    path = tmp_path / "any.txt"
-    path.write_text("old")
-    message = f"No space left on the disk while writing {path}. Make room"
-    with pytest.raises(StorageError, match=message), replacing(path):
-        raise OSError(number, "full")
-    assert path.read_text() == "old"
-
-
-def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
-    with (
-        pytest.raises(StorageError, match=r"any cannot be written: Read-only file system. Change its permissions"),
-        storage_errors(tmp_path / "any"),
-    ):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-
-def test_other_failures_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="broken"), storage_errors(tmp_path):
-        raise OSError(errno.EIO, "broken")
 
 
 def test_a_file_where_a_folder_belongs(tmp_path: Path) -> None:

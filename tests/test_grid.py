@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from anomalib_tiled import grid as grid_module
 from anomalib_tiled.errors import GridError
 from anomalib_tiled.grid import Size, TileGrid
 
@@ -97,6 +98,34 @@ def test_a_tile_that_is_not_there() -> None:
 )
 def test_sizes_that_do_not_fit_together(sizes: tuple[Size, Size, Size], message: str) -> None:
     with pytest.raises(GridError, match=re.escape(message)):
+        TileGrid(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (((10**7, 10**7), (256, 256), (256, 256)), "A grid may have 100000 tiles, but would have 39063 x 39063. Raise"),
+        (
+            ((1000, 101), (1, 1), (1, 1)),
+            "A grid may have 100000 tiles, but would have 1000 x 101. Raise tiling.tile_size",
+        ),
+        (((10**7, 10**7), (10**7, 10**7), (1, 1)), "may have 1073741824 pixels, but has 10000000 x 10000000."),
+    ],
+)
+def test_a_grid_that_nobody_can_use_is_not_laid(
+    sizes: tuple[tuple[int, int], ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_module, "_starts", lambda *_: pytest.fail("it was laid"))
+    with pytest.raises(GridError, match=re.escape(message)):
+        TileGrid(*(Size(*size) for size in sizes))
+
+
+def test_tiles_are_counted_as_they_are_laid(grid: TileGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, sizes = len(grid.tiles), (grid.image_size, grid.tile_size, grid.stride)
+    monkeypatch.setattr(grid_module, "MOST_TILES", number)
+    assert TileGrid(*sizes) == grid
+    monkeypatch.setattr(grid_module, "MOST_TILES", number - 1)
+    with pytest.raises(GridError, match=f"A grid may have {number - 1} tiles"):
         TileGrid(*sizes)
 
 

@@ -17,7 +17,7 @@ def test_sizes_have_units(size: str | int, expected: int) -> None:
     assert as_bytes(size) == expected
 
 
-@pytest.mark.parametrize("size", ["", "much", "4 XB", "-1GB", "0", "GB", "1e9"])
+@pytest.mark.parametrize("size", ["", "much", "4 XB", "-1GB", "0", "GB", "1e9", "9" * 38, "9999999999 GB"])
 def test_what_is_no_size_is_named(size: str) -> None:
     with pytest.raises(ConfigurationError, match=f"such as 500MB, 4GB or 2GiB, but is '{size}'"):
         as_bytes(size)

@@ -11,23 +11,31 @@ from anomalib_tiled.model_rules import (
     Rule,
     at_least,
     batches_of,
+    encoder_if_subsampled,
     enough_patches,
     enough_positions,
     exactly,
+    first_layer,
+    images,
     more_images,
     multiple_of,
     not_below,
     patch_side,
     power_of_two,
+    something_left,
     square,
     whole_patches,
 )
 
-LAYERS = {"layers": ["layer2", "layer3"], "positions": 64}
+LAYERS = {"layers": ["layer2", "layer3"], "positions": 64, "backbone": "resnet18"}
+DINO = {"encoder_name": "dinov2_vit_small_14", "coreset_subsampling": True}
 
 
 def asked(height: int, width: int, *, batch: int = 4, images: int | None = None, **arguments: object) -> Asked:
     return Asked(Size(height, width), arguments, batch, images)
+
+
+KEPT, KEPT_OF_DINO = something_left("ratio", first_layer), something_left("ratio", encoder_if_subsampled)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,14 @@ def asked(height: int, width: int, *, batch: int = 4, images: int | None = None,
         (enough_patches("encoder", "top_k"), asked(56, 56, encoder="vit_patch14", top_k=16)),
         (more_images("components"), asked(64, 64, images=17, components=16)),
         (more_images("components"), asked(64, 64, components=16)),
+        (images(2), asked(64, 64, images=2)),
+        (images(2), asked(64, 64)),
+        (KEPT, asked(64, 96, images=8, ratio=0.002, **LAYERS)),
+        (KEPT, asked(64, 96, images=8, ratio=0.0001, layers=["stage_1"], backbone="convnext")),
+        (KEPT, asked(64, 96, ratio=0.0001, **LAYERS)),
+        (KEPT, asked(64, 96, images=1, ratio=1, **LAYERS)),
+        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.125, **DINO)),
+        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.1, **DINO | {"coreset_subsampling": False})),
         (enough_positions("layers", "positions"), asked(64, 64, **LAYERS)),
         (enough_positions("layers", "positions"), asked(128, 128, images=5, **LAYERS)),
         (enough_positions("layers", "positions"), asked(8, 8, layers=["blocks.3"], positions=64)),
@@ -97,6 +113,19 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: Asked) -> None:
             asked(64, 64, images=16, components=16),
             "more than `components` training images, but that is 16, and there are 16. Set model.init_args.components.",
         ),
+        (
+            images(2),
+            asked(64, 64, images=1),
+            "Padim needs at least 2 training images, but it gets 1. Give the data module more normal images.",
+        ),
+        (
+            KEPT,
+            asked(64, 96, images=8, ratio=0.001, **LAYERS),
+            "between 0 and 1 that leaves a patch, but 8 tiles have 768 patches, and it is 0.001. Set at least 0.003.",
+        ),
+        (KEPT, asked(64, 96, ratio=0, **LAYERS), "but it is 0. Change it."),
+        (KEPT, asked(64, 96, ratio=1.5, **LAYERS), "but it is 1.5. Change it."),
+        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.1, **DINO), "2 tiles have 8 patches, and it is 0.1. Set at"),
         (
             enough_positions("layers", "positions"),
             asked(63, 97, images=6, **LAYERS),

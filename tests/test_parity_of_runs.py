@@ -111,7 +111,10 @@ def ours(case: Case) -> Outcome:
         "normalization": {"stage": "image", "method": {"class_path": "anomalib_tiled.stages.normalization.MinMax"}},
         "thresholding": {
             "stage": "image",
-            "method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
+            "method": {
+                "class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold",
+                "init_args": {"at": "lowest_anomalous"},
+            },
         },
         "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score"]},
         "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -42,12 +43,12 @@ TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 def record(folder: RunFolder, *names: str) -> None:
     """Note tiles as trained."""
     configuration = folder.settings().training_hash
-    for each in pipeline.status(folder):
-        if each.tile.name in names:
-            path = folder.checkpoint(each.tile)
+    for tile in grid_of(folder.settings().tiling).tiles:
+        if tile.name in names:
+            path = folder.checkpoint(tile)
             path.parent.mkdir(exist_ok=True)
             path.touch()
-            folder.write_record(each.tile, TileRecord(1.0, 1, configuration, Seal.of(path)))
+            folder.write_record(tile, TileRecord(1.0, 1, configuration, Seal.of(path)))
 
 
 def states(folder: RunFolder) -> list[tuple[str, str]]:
@@ -74,6 +75,18 @@ def test_a_tile_that_failed_once_and_then_was_trained_is_done(settings: Settings
     assert states(folder)[2] == ("done", "")
 
 
+def test_a_tile_whose_scores_do_not_vary_is_named(settings: Settings) -> None:
+    folder = preparation.prepare(settings)
+    record(folder, "r00_c01", "r00_c02")
+    content = Calibration(borrowed={"r00_c01": "r00_c02"}).to_json()
+    folder.calibration_file.write_text(json.dumps(content))
+    detail = "normal scores hardly vary: thresholds and scales from those of r00_c02"
+    assert states(folder)[:3] == [("missing", ""), ("done", detail), ("done", "")]
+    del content["borrowed"]  # as earlier versions wrote it
+    folder.calibration_file.write_text(json.dumps(content))
+    assert states(folder)[1] == ("done", "")
+
+
 def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) -> None:
     folder = preparation.prepare(settings)
     record(folder, "r00_c02")
@@ -90,19 +103,76 @@ def fails(run: Run, tile: Tile) -> None:
     record(run.folder, tile.name)
 
 
-def test_tiles_that_failed_are_gathered_by_their_reasons(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+    monkeypatch.setattr(pipeline, "train_tile", fails)
+    record(folder, "r01_c00")
+    with pytest.raises(TrainingError) as raised:
+        pipeline.fit(folder, Observers())
+    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
+    assert str(raised.value) == (
+        "2 tiles could not be trained, and no other is tried, because 2 failed for the same reason: 1 of 6 tiles are "
+        "done, 5 are left.\n"
+        f"r00_c00, r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
+        f"Fix the cause, then go on with `{command}`.\n"
+        "If a setting of the model, the data or the trainer is the cause, change it in "
+        f"{folder.path / 'config.yaml'} and have tiles that are done trained alike: `{command} --tiles r01_c00`.\n"
+        f"To try all other tiles all the same: `{command} --keep_going`."
+    )
+    assert [state for state, _ in states(folder)] == ["failed", "failed", "missing", "done", "missing", "missing"]
+
+
+def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_their_reasons(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = preparation.prepare(settings)
     monkeypatch.setattr(pipeline, "train_tile", fails)
     with pytest.raises(TrainingError) as raised:
-        pipeline.fit(folder, Observers())
-    assert str(raised.value).splitlines() == [
-        "4 tiles could not be trained; all others are done.",
-        f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})",
-        f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})",
-        f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.",
-    ]
+        pipeline.fit(folder, Observers(), keep_going=True)
+    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
+    assert str(raised.value) == (
+        "4 tiles could not be trained; all others are done.\n"
+        f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
+        f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})\n"
+        f"Fix the cause, then go on with `{command}`.\n"
+        "If a setting of the model, the data or the trainer is the cause, change it in "
+        f"{folder.path / 'config.yaml'} and have tiles that are done trained alike: "
+        f"`{command} --tiles r01_c00,r01_c02`."
+    )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "failed", "done", "failed", "done"]
     assert not folder.calibration_file.exists()
+
+
+def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings)
+
+    def fail(run: Run, tile: Tile) -> None:
+        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
+        message = "out of luck"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(pipeline, "train_tile", fail)
+    with pytest.raises(TrainingError, match="no other is tried"):
+        pipeline.fit(folder, Observers())
+    assert {path.name for path in (folder.path / "tiles").iterdir()} == {"r00_c00.failed.json", "r00_c01.failed.json"}
+
+
+def test_tiles_of_another_configuration_can_be_trained_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the error says that refuses to go on."""
+    folder = preparation.prepare(settings)
+    record(folder, *TILES[:3])
+    folder.config_file.write_text(replace(folder.settings(), trainer={"max_epochs": 2}).to_yaml())
+    record(folder, TILES[3])
+    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: record(run.folder, tile.name))
+    monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
+    monkeypatch.setattr(pipeline, "keep_calibration", lambda *_: None)
+    again = ",".join(TILES[:3])
+    with pytest.raises(RunFolderError, match=rf"`anomalib tiled fit --ckpt_dir {folder.path} --tiles {again}`"):
+        pipeline.fit(folder, Observers())
+    pipeline.fit(folder, Observers(), again.split(","))
+    assert states(folder) == [("done", "")] * 6
 
 
 def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
@@ -151,8 +221,8 @@ def test_what_cannot_be_fitted_again_stays_as_it_is(
         path.rename(image_folder / path.name)
     with pytest.raises(DataError, match=r"\.png is missing"):
         pipeline.fit(folder, Observers(), ["r00_c01"])
-    lacking = replace(settings.workers, init_args={"devices": [7]})
-    folder.config_file.write_text(replace(folder.settings(), workers=lacking).to_yaml())
+    lacking = replace(settings.stages["workers"], init_args={"devices": [7]})
+    folder.config_file.write_text(replace(folder.settings(), stages={**settings.stages, "workers": lacking}).to_yaml())
     with pytest.raises(ConfigurationError, match="devices names 7"):
         pipeline.fit(folder, Observers(), ["r00_c01"])
     assert {path: path.read_bytes() for path in folder.path.rglob("*.json")} == before
@@ -401,12 +471,11 @@ def test_locations_are_not_left_out_where_they_are_not_to_blame(
 ) -> None:
     folder = preparation.prepare(settings)
     cause = f"r00_c00: Padim cannot be fitted on these tiles: singular (log: {folder.path / 'logs' / 'r00_c00.log'})"
-    advice = f"Mend the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`."
     others = f"r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c01.log'})"
-    assert failure(monkeypatch, folder, fails_at("r00_c00", others="r00_c01")) == [cause, others, advice]
+    assert failure(monkeypatch, folder, fails_at("r00_c00", others="r00_c01"))[:2] == [cause, others]
     all_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES))
     assert all_fail[1].startswith("No tile could be fitted, so the cause is the model")
-    most_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES[:4], blank=False))
+    most_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES[2:], blank=False))
     assert most_fail[1].startswith("4 tiles that show something could not be fitted, and only 2 could, so the cause is")
 
 

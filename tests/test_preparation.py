@@ -14,8 +14,10 @@ from PIL import Image
 
 from anomalib_tiled import preparation
 from anomalib_tiled.config import CacheSettings, ClassSpec, MetricSettings, Settings
-from anomalib_tiled.errors import DataError, StorageError, TiledError
+from anomalib_tiled.data.split import Split
+from anomalib_tiled.errors import ConfigurationError, DataError, StorageError, TiledError
 from anomalib_tiled.layout import grid_of
+from anomalib_tiled.run import Run
 
 
 def left_behind(settings: Settings) -> list[Path]:
@@ -39,6 +41,18 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
     assert replace(folder.settings(), tiling=settings.tiling) == settings
     assert "Initializing Untrained model." in folder.log_file.read_text()
     assert folder.missing(grid_of(folder.settings().tiling)) == grid_of(folder.settings().tiling).tiles
+
+
+def test_names_of_images_may_be_of_any_bytes(settings: Settings, image_folder: Path) -> None:
+    for folder in ("good", "bad", "masks"):
+        (image_folder / folder / "0.png").rename(image_folder / folder / os.fsdecode(b"0\xfc.png"))
+    folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache"))))
+    split = Split.read(folder.split_file)
+    odd = [sample for sample in split.samples if "\udcfc" in str(sample.image_path)]
+    assert {sample.image_path.parent.name for sample in odd} == {"good", "bad"}
+    assert all(path.is_file() for sample in odd for path in (sample.image_path, *sample.masks))
+    Run.open(folder, build_cache=True)
+    assert folder.split_file.read_bytes().count(b"0\xfc.png") == 5
 
 
 def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
@@ -71,6 +85,21 @@ def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: d
     with pytest.raises(TiledError, match=message):
         preparation.prepare(replace(settings, **change))
     assert left_behind(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [({"name": "../../evil"}, "name must be the name of a folder"), ({"eval_batch_size": 0}, "must be at least 1")],
+)
+def test_data_that_cannot_be_used_is_known_before_images_are_looked_for(
+    settings: Settings, image_folder: Path, argument: dict[str, object], message: str
+) -> None:
+    (image_folder / "good" / "0.png").write_bytes(b"damaged")
+    data = replace(settings.data, init_args={**settings.data.init_args, **argument})
+    with pytest.raises(ConfigurationError, match=message):
+        preparation.prepare(replace(settings, data=data))
+    assert left_behind(settings) == []
+    assert not [*image_folder.rglob("evil"), *image_folder.parent.rglob("evil")]
 
 
 def test_a_model_that_cannot_be_made_leaves_nothing_behind(settings: Settings) -> None:

@@ -96,15 +96,15 @@ def test_the_parser_reads_the_first_generation() -> None:
     assert settings.tiling.image_size == (256, 256)
     assert settings.metrics.pixel == ("AUROC",)
     assert settings.trainer["max_epochs"] == 500
-    assert settings.merging.name == "Mean"
-    assert settings.scoring.name == "Max"
+    assert settings.stages["merging"].name == "Mean"
+    assert settings.stages["scoring"].name == "Max"
 
 
 def test_the_parser_reads_the_second_generation() -> None:
     settings = parsed("--config", str(SECOND))
     assert settings.model.class_path == "anomalib.models.Padim"
     assert settings.metrics.image == settings.metrics.pixel == ("AUROC", "F1Score")
-    assert settings.seam_smoothing.init_args == {"sigma": 2.0, "width": 0.1}
+    assert settings.stages["seam_smoothing"].init_args == {"sigma": 2.0, "width": 0.1}
 
 
 def test_callbacks_are_made() -> None:
@@ -262,10 +262,10 @@ def test_f1_scores_that_are_monitored() -> None:
 def test_a_manual_threshold_is_made(write: Write) -> None:
     method = {"class_path": "anomalib.metrics.ManualThreshold", "init_args": {"default_value": 3.5}}
     given = {**content(FIRST), "thresholding": {"method": method, "stage": "tile"}}
-    thresholding = parsed("--config", write(given)).thresholding
-    made = thresholding.method.build(Thresholder)
+    settings = parsed("--config", write(given))
+    made = settings.stages["thresholding"].build(Thresholder)
     assert isinstance(made, ManualThreshold)
-    assert (made.value, thresholding.stage) == (3.5, "tile")
+    assert (made.value, settings.thresholding.stage) == (3.5, "tile")
 
 
 def test_what_is_given_stays_as_it_is() -> None:
@@ -371,9 +371,9 @@ def test_options_win_wherever_they_stand(path: Path, option: str, value: object)
 
 def test_stages_can_be_chosen_beside_a_reference_configuration() -> None:
     settings = parsed("--scoring", "Mean", "-c", str(FIRST), "--seam_smoothing", "null", "--merging", "Hann")
-    assert settings.scoring.name == "Mean"
-    assert settings.seam_smoothing is None
-    assert settings.merging.name == "Hann"
+    assert settings.stages["scoring"].name == "Mean"
+    assert "seam_smoothing" not in settings.stages
+    assert settings.stages["merging"].name == "Hann"
 
 
 @pytest.mark.parametrize("path", [FIRST, SECOND], ids=["first", "second"])

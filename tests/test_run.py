@@ -61,6 +61,7 @@ def arguments(image_folder: Path) -> Arguments:
 def folder(configuration: dict[str, object], arguments: Arguments, image_folder: Path) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
+        "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "n_features": 10}},
         "trainer": {"accelerator": "cpu"},
         "data": {"class_path": "anomalib.data.Folder", "init_args": arguments},
         "cache": {"directory": str(image_folder / "cache")},
@@ -76,6 +77,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
 def trained(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Note tiles as trained, by name; all of them if none is given."""
     monkeypatch.setattr(module, "load_tile_model", lambda spec, tile_size, checkpoint: Brightness())
+    monkeypatch.setattr(module, "reload_tile_model", lambda *_: None)
 
     def note(*names: str) -> None:
         settings = folder.settings()
@@ -246,8 +248,8 @@ def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained:
     write_json(folder.calibration_file, calibration_of(folder, None))
     folder.seal(folder.calibration_file)
     Run.open(folder).calibrated_ensemble()
-    smoother = ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")
-    folder.config_file.write_text(replace(folder.settings(), seam_smoothing=smoother).to_yaml())
+    stages = {**folder.settings().stages, "seam_smoothing": ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")}
+    folder.config_file.write_text(replace(folder.settings(), stages=stages).to_yaml())
     with pytest.raises(RunFolderError, match="was calibrated with another configuration than its config"):
         Run.open(folder).calibrated_ensemble()
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from anomalib_tiled.config import Settings
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.files import read_json, temporary_name, write_json
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.run_folder import RunFolder, TileRecord
+from anomalib_tiled.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.seals import Seal
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
@@ -175,7 +175,7 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
 
 def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
-    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* delete r00_c00.json to train"
+    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* --tiles r00_c00`"
     with pytest.raises(RunFolderError, match=message):
         run.missing(GRID)
 
@@ -397,3 +397,21 @@ def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: s
     )
     with pytest.raises(RunFolderError, match=message):
         run.settings()
+
+
+def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
+    run.split_file.touch()
+    run = run.path
+    for path, reason in {
+        run: "is",
+        run.parent / "latest": "is",
+        run / "tiles": "belongs to",
+        run / "images" / "new": "belongs to",
+        run / "raw" / ".." / "logs": "belongs to",
+    }.items():
+        with pytest.raises(
+            ConfigurationError, match=rf"--output must be .* but {path} {reason} the run folder {run}\. "
+        ):
+            check_output(path)
+    for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
+        check_output(path)

@@ -31,8 +31,8 @@ EXPORTED = [getattr(anomalib.models, name) for name in anomalib.models.__all__]
 REFUSED = {model_class.__name__: reason for model_class in EXPORTED if (reason := reason_against(model_class))}
 
 
-NOT_OF_TILES = {"Dfkde", "Fastflow"}
-"""Their rules are about the number of images, and about backbones that are not the default."""
+NOT_OF_TILES = {"AnomalyDINO", "Dfkde", "Fastflow", "Padim", "Patchcore"}
+"""Their rules are about numbers of images and patches, and about backbones that are not the default."""
 
 
 class Smaller(EfficientAd):

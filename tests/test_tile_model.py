@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lightning.pytorch import Trainer
 from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Normalize, Resize, Transform
 
 from anomalib_tiled.config import ClassSpec
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.tile_model import build_tile_model, load_tile_model, predict_tile
 
@@ -310,6 +311,28 @@ def test_weights_that_a_checkpoint_replaces_are_not_asked_for(tmp_path: Path) ->
     assert float(model.model.weight.detach()) == 3
 
 
+def test_a_model_that_cannot_be_made_any_more_is_not_the_fault_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NeedsFile(Weighted):
+        def __init__(self, file: str) -> None:
+            super().__init__(weight=float(Path(file).read_text()))
+
+    monkeypatch.setattr(sys.modules[__name__], "NeedsFile", NeedsFile, raising=False)
+    needed = tmp_path / "weight.txt"
+    needed.write_text("3")
+    model = spec(NeedsFile, file=str(needed))
+    path = save(build_tile_model(model, TILE), tmp_path / "tile.ckpt")
+    needed.unlink()
+    message = r"No checkpoint is to blame, but NeedsFile, the model of the run, cannot be made here\. .*weight\.txt"
+    with pytest.raises(RunFolderError, match=message):
+        load_tile_model(model, TILE, path)
+    path.write_bytes(b"no checkpoint")
+    needed.write_text("3")
+    with pytest.raises(ConfigurationError, match=r"NeedsFile cannot be loaded from .*tile\.ckpt"):
+        load_tile_model(model, TILE, path)
+
+
 def test_a_loaded_model_is_as_a_built_one(tmp_path: Path) -> None:
     path = save(build_tile_model(spec(Weighted), TILE), tmp_path / "tile.ckpt")
     model = load_tile_model(spec(Weighted), TILE, path)
@@ -325,7 +348,7 @@ def test_a_checkpoint_with_more_than_tensors_and_plain_values_is_not_run(tmp_pat
 
     content = torch.load(save(build_tile_model(spec(Weighted), TILE), tmp_path / "tile.ckpt"), weights_only=True)
     torch.save({**content, "more": Runs()}, tmp_path / "altered.ckpt")
-    with pytest.raises(ConfigurationError, match="Weighted cannot be made with"):
+    with pytest.raises(ConfigurationError, match="Weighted cannot be loaded from"):
         load_tile_model(spec(Weighted), TILE, tmp_path / "altered.ckpt")
     assert not (tmp_path / "was run").exists()
 

@@ -78,6 +78,50 @@ def test_a_budget_of_nothing_holds_nothing() -> None:
     assert sum(tensor.nbytes for tensor in models._shared.values()) == 0
 
 
+class Turned:
+    """Has one model become that of one tile after the other, and notes what was made and loaded."""
+
+    def __init__(self, budget: int) -> None:
+        self.made: list[str] = []
+        self.loaded: list[str] = []
+        self.models = TileModels(self.load, budget, self.reload)
+
+    def load(self, tile: Tile) -> Scaled:
+        self.made.append(tile.name)
+        return scaled(tile)
+
+    def reload(self, model: Scaled, tile: Tile) -> None:
+        self.loaded.append(tile.name)
+        for name, tensor in [*scaled(tile).named_parameters(), *scaled(tile).named_buffers()]:
+            dict([*model.named_parameters(), *model.named_buffers()])[name].data = tensor.data
+
+    def said(self) -> list[float]:
+        return [float(self.models.model(tile, torch.device("cpu")).factor) for tile in GRID.tiles]
+
+
+@pytest.mark.parametrize(("kept", "again"), [(6, 0), (2, 4), (0, 6)])
+def test_one_model_is_made_where_it_can_become_that_of_another_tile(kept: int, again: int) -> None:
+    turned, names = Turned(4000 + kept * OWN_BYTES if kept else 0), [tile.name for tile in GRID.tiles]
+    assert turned.said() == turned.said() == [10, 20, 30, 20, 30, 40]
+    assert turned.made == names[:1]
+    assert turned.loaded == [*names[1:], *names[6 - again :]]
+    assert turned.models.held == (4000 + kept * OWN_BYTES if kept else 0)
+
+
+def test_weights_that_are_equal_are_held_once_by_one_model_too() -> None:
+    turned = Turned(10**6)
+    turned.said()
+    assert len({weights["frozen"].data_ptr() for _, weights in turned.models._kept.values()}) == 1
+
+
+def test_what_a_model_makes_in_inference_mode_is_exchanged_too() -> None:
+    turned = Turned(10**6)
+    turned.said()
+    with torch.inference_mode():
+        turned.models.model(GRID.tiles[0], torch.device("cpu")).factor = torch.tensor(5.0)
+    assert turned.said() == [10, 20, 30, 20, 30, 40]
+
+
 def test_models_are_loaded_anew_for_another_device() -> None:
     models = TileModels(scaled)
     first = loads(models, passes=1)

@@ -54,6 +54,13 @@ def test_equal_scores_count_each() -> None:
     assert of(1, 1, 1, 2).quantile(0.76) == 2
 
 
+def test_a_quantile_lies_above_what_rounding_may_make_of_its_score() -> None:
+    scores = ValidationScores.of(observed(), "abc")
+    assert scores.images.margin > 0
+    assert scores.images.quantile(1) == 0.5 + scores.images.margin
+    assert scores.pixels.quantile(1) == pytest.approx(8 + scores.pixels.margin, rel=1e-3)
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path, scores = tmp_path / "scores.npz", ValidationScores.of(observed(), "abc")
     scores.write(path)
@@ -63,6 +70,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for name in ("images", "pixels"):
         assert np.array_equal(getattr(read, name).scores, getattr(scores, name).scores)
         assert np.array_equal(getattr(read, name).counts, getattr(scores, name).counts)
+        assert getattr(read, name).margin == getattr(scores, name).margin
     assert [each.name for each in tmp_path.iterdir()] == ["scores.npz"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from PIL import Image
 
 from anomalib_tiled.data.board_defects import DEFECTS, spoil
 from anomalib_tiled.data.board_drawing import Board, develop, manufacture, photograph, populate
-from anomalib_tiled.errors import DataError
-from anomalib_tiled.files import storage_errors, write_json
+from anomalib_tiled.errors import DataError, RunFolderError
+from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.progress import track
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,9 @@ NORMAL = "good"
 # New kinds of defects go to the end.
 _SERIES = ("layout", "train/good", "test/good", *(f"test/{kind}" for kind in DEFECTS))
 _LEAST = {"train_images": 1, "normal_test_images": 0, "anomalous_test_images": 1, "drawing_seed": 0}
+_MOST_IMAGES = 100_000
 _SHORTEST_SIDE = 128
+_LONGEST_SIDE = 8192
 _FAST = 1
 
 
@@ -47,7 +49,7 @@ class BoardSettings:
         version: Raised whenever the same settings draw other pictures than before.
 
     Raises:
-        DataError: An image is too small, there is nothing to train or test on, or a number is negative.
+        DataError: An image is too small or too large, there is nothing to train or test on, or a number is negative.
     """
 
     image_size: Size
@@ -69,6 +71,13 @@ class BoardSettings:
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise {name}."
                 raise DataError(message)
+        images = self.train_images + self.normal_test_images + self.anomalous_test_images
+        if max(self.image_size) > _LONGEST_SIDE or images > _MOST_IMAGES:
+            message = (
+                f"There may be {_MOST_IMAGES} boards of at most {_LONGEST_SIDE} pixels a side, but {images} of "
+                f"{self.image_size} are asked for. Lower image_size or the numbers of images."
+            )
+            raise DataError(message)
 
     def record(self) -> dict[str, object]:
         """Give the settings as they stand in the record."""
@@ -185,11 +194,8 @@ def _random(seed: int, series: str, number: int) -> np.random.Generator:
 
 
 def _recorded(root: Path) -> dict[str, object]:
-    content: object = None
-    with suppress(OSError, ValueError):
-        content = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    if isinstance(content, dict):
-        return content
+    with suppress(RunFolderError):
+        return read_json(root / RECORD)
     message = (
         f"Boards are drawn into a new or empty folder: {root} holds something else, without a readable {RECORD}. "
         "Give another root."

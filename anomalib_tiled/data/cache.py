@@ -25,7 +25,8 @@ import numpy as np
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache_folder import INDEX, make
 from anomalib_tiled.data.images import naming, read_image, read_masks
-from anomalib_tiled.files import is_file, write_json
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import is_file, read_json, write_json
 from anomalib_tiled.progress import track
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ class ImageCache:
 
     def _read_checksums(self) -> NDArray[np.uint32] | None:
         try:
-            noted = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["checksums"]
+            noted = read_json(self.folder / INDEX)["checksums"]
             content = (self.folder / CHECKSUMS).read_bytes()
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, RunFolderError, KeyError):
             return None
         return np.load(BytesIO(content)) if crc32(content) == noted else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -10,13 +9,14 @@ import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from filelock import FileLock, Timeout
 
-from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import is_idle, storage_errors
+from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.files import is_idle, read_json
 from anomalib_tiled.progress import progress_bar
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,8 +152,8 @@ def _note_others(folder: Path) -> None:
 
 
 def _is_outdated(index: Path) -> bool:
-    with suppress(OSError, ValueError, TypeError, KeyError):  # not whole, so it is not for us to judge
-        return any(_changed(*version) for version in json.loads(index.read_text(encoding="utf-8"))["files"])
+    with suppress(OSError, RunFolderError, ValueError, TypeError, KeyError):  # not whole, so not for us to judge
+        return any(_changed(*version) for version in cast("list[tuple[str, int, int]]", read_json(index)["files"]))
     return False
 
 

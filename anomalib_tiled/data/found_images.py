@@ -8,8 +8,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.data.searching import GONE, Search
 from anomalib_tiled.errors import DataError
@@ -60,13 +59,18 @@ def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequ
 
 
 def _of_list(listed: Iterable[str]) -> list[Path]:
-    names = [line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in listed]  # blanks may belong to a name
+    try:
+        lines = list(listed)
+    except OSError as error:
+        message = f"--data - reads a list of images from standard input, which cannot be read: {error.strerror}."
+        raise DataError(message) from error
+    names = [line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines]  # blanks may belong to a name
     if any("\0" in name for name in names):
         message = "--data - reads a list with one image in each line, but there are zeros in it. Leave -print0 out."
         raise DataError(message)
     found = [path for name in names if name.strip() for path in _of_line(name)]
     if not found:
-        message = "--data - reads a list of images, one in each line, from standard input, but the list is empty."
+        message = "--data - reads a list of images, one in each line, from standard input, but that is empty or closed."
         raise DataError(message)
     return found
 
@@ -121,7 +125,7 @@ def _of_folder(folder: Path) -> list[Path]:
     search = Search()
     found = _images_below(folder, search)
     if not found:
-        endings = ", ".join(sorted(IMG_EXTENSIONS))
+        endings = ", ".join(image_endings())
         message = f"There must be images in {folder} or in folders in it, but there are none. Looked for {endings}."
         raise DataError(_reason(search) or message)
     return found + list(search.unreadable)
@@ -133,7 +137,7 @@ def _of_pattern(pattern: str) -> list[Path]:
     start, parts = (Path(typed.anchor), typed.parts[1:]) if typed.is_absolute() else (Path.cwd(), typed.parts)
     matching = sorted({absolute(match) for match in search.matching(start, parts)})
     folders = dict.fromkeys(match for match in matching if os.path.isdir(match))  # noqa: PTH112  # it never fails
-    found = [match for match in matching if match.suffix.lower() in IMG_EXTENSIONS and match not in folders]
+    found = [match for match in matching if match.suffix.lower() in image_endings() and match not in folders]
     # With **, the images of a folder match by themselves; a pattern that matches folders alone means what is in them.
     if not found or pattern.endswith(os.sep):
         found = [image for folder in folders for image in _images_below(folder, search)]
@@ -146,7 +150,7 @@ def _of_pattern(pattern: str) -> list[Path]:
 def _images_below(folder: Path, search: Search) -> list[Path]:
     """Give images in order of their names, folder by folder, the files of a folder before the folders in it."""
     found = [
-        root / name for root, names in search.walk(folder) for name in names if name.lower().endswith(IMG_EXTENSIONS)
+        root / name for root, names in search.walk(folder) for name in names if name.lower().endswith(image_endings())
     ]
     return sorted(found, key=lambda path: [*((1, part) for part in path.parts[:-1]), (0, path.name)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -19,6 +20,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.out_of_memory import lack_of_memory
+from anomalib_tiled.system_errors import ADVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.data.split import Sample, Split
 
     Pixels = NDArray[np.uint8]
 
@@ -78,25 +80,23 @@ def naming(path: Path) -> Iterator[None]:
             f"{LIMIT} to their number of pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)."
         )
         raise DataError(message) from error
-    except PermissionError as error:
-        message = f"{path} must not be read by you ({error.strerror}). Change its permissions."
-        raise DataError(message) from error
     except DAMAGE as error:
         if lack_of_memory(error) is not None:
             raise
-        message = f"{path} {_fault(path, error)}. Replace it, or leave it out."
+        advice = ADVICE.get(getattr(error, "errno", None), "Replace it, or leave it out.")
+        message = f"{path} {_fault(path, error)}. {advice}"
         raise DataError(message) from error
 
 
 def _fault(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EISDIR:  # of the system, not of Pillow
+        return f"cannot be read ({error.strerror})"
     if os.path.isdir(path):  # noqa: PTH112  # it never fails
         return "is a folder, not an image"
     if isinstance(error, UnidentifiedImageError):
         with suppress(OSError):  # it may have gone meanwhile
             return "is no image that can be read" if path.stat().st_size else "is empty"
         return "is no image that can be read"
-    if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
-        return f"cannot be read ({error.strerror})"
     return f"is damaged ({str(error) or type(error).__name__})"
 
 
@@ -216,6 +216,32 @@ def depth_notes(paths: Iterable[Path]) -> list[str]:
     """
     losses = Counter(lost_bits(path) for path in dict.fromkeys(paths))
     return [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
+
+
+def grey_mask_notes(samples: Iterable[Sample]) -> list[str]:
+    """Say how many masks have greys between black and white, which JPEG and smoothed edges bring, and which count.
+
+    Args:
+        samples: The images; a mask that comes twice counts once.
+
+    Raises:
+        DataError: A mask cannot be decoded.
+    """
+    masks = dict.fromkeys(mask for sample in samples for mask in sample.masks)
+    grey = [mask for mask in masks if _has_more_than_two_values(mask)]
+    if not grey:
+        return []
+    note = (
+        f"{len(grey)} of {len(masks)} masks have more than two grey values, for example {grey[0]}: every value above 0 "
+        "counts as anomalous, so JPEG and smoothed edges make defects larger. Save masks as PNG, with 0 and 255 alone."
+    )
+    return [note]
+
+
+def _has_more_than_two_values(path: Path) -> bool:
+    with _opened(path) as image:
+        values = np.asarray(image.convert("L"))
+    return bool(((values != values.min()) & (values != values.max())).any())
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:

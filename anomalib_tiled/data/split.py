@@ -16,11 +16,12 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_tiled.data.own_reading import check_reading
+from anomalib_tiled.data.setting_up import set_up
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.files import replacing
+from anomalib_tiled.files import open_table, read_table, replacing
+from anomalib_tiled.system_errors import readable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -93,7 +94,7 @@ class Split:
 
     def write(self, path: Path) -> None:
         """Write the split as a CSV file."""
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as temporary, open_table(temporary, "w") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for sample in self.samples:
@@ -108,15 +109,16 @@ class Split:
         Raises:
             RunFolderError: The file is missing or is not a split.
         """
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                return cls(tuple(_sample_of_row(row) for row in csv.DictReader(file)))
-        except FileNotFoundError as error:
-            message = f"{path} is missing: without it nobody knows which images were trained on. Fit a new run."
-            raise RunFolderError(message) from error
-        except (KeyError, ValueError, TypeError) as error:
-            message = f"{path} must have the columns {', '.join(COLUMNS)} ({error!r}). It was altered; fit a new run."
-            raise RunFolderError(message) from error
+        with readable(path):
+            try:
+                return cls(tuple(map(_sample_of_row, csv.DictReader(read_table(path)))))
+            except FileNotFoundError as error:
+                message = f"{path} is missing: without it nobody knows which images were trained on. Fit a new run."
+                raise RunFolderError(message) from error
+            except (KeyError, ValueError, TypeError, csv.Error) as error:
+                columns = ", ".join(COLUMNS)
+                message = f"{path} must have the columns {columns} ({error!r}). It was altered; fit a new run."
+                raise RunFolderError(message) from error
 
 
 def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> Split:
@@ -132,7 +134,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
     """
     with _naming(datamodule), _free_columns():
         datamodule.prepare_data()
-        datamodule.setup(TrainerFn.FITTING)
+        set_up(datamodule)
         datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
     samples: list[Sample] = []
     for name, dataset in datasets.items():

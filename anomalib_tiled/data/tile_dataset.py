@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile, TileGrid
 
 
+CHANNELS = 3
+"""Of images, whatever their files have."""
+
+
 class AreaDataset(Dataset[ImageItem]):
     """One rectangle of every image: a tile, or the whole.
 
@@ -70,10 +74,15 @@ class AreaDataset(Dataset[ImageItem]):
             mask_path="" if sample.mask_path is None else str(sample.mask_path),
         )
 
-    def labels(self) -> list[int | None]:
-        """Labels of all rectangles, without reading the images: 0 normal, 1 anomalous, ``None`` unknown."""
+    def labels(self, *, pixels: bool = False) -> list[int | None]:
+        """Labels of all rectangles, without reading the images: 0 normal, 1 anomalous, ``None`` unknown.
+
+        Args:
+            pixels: Whether those are left out whose pixels are unknown, for want of a mask.
+        """
         masks = [self.source.mask(sample, *self.area) for sample in self.samples]
-        return [self._label(sample, mask) for sample, mask in zip(self.samples, masks, strict=True)]
+        both = zip(self.samples, masks, strict=True)
+        return [self._label(sample, mask) for sample, mask in both if not pixels or mask is not None]
 
     def _label(self, sample: Sample, mask: Mask | Pixels | None) -> int | None:
         # A whole image keeps its own label: resizing can make the few pixels of a defect vanish from its mask.
@@ -84,6 +93,12 @@ class AreaDataset(Dataset[ImageItem]):
             return _as_tensors(self.source, sample, self.area)
         image, mask = self._augmented(*_as_tensors(self.source, sample, self.whole))
         rows, columns = self.area
+        if len(image) != CHANNELS:
+            message = (
+                f"Augmentations must keep the {CHANNELS} channels of images, but give {len(image)}. Take what "
+                "changes them out: Grayscale, for example, needs num_output_channels: 3."
+            )
+            raise DataError(message)
         if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
             message = (
                 f"Augmentations must keep the size of images, {self.whole[0].stop} x {self.whole[1].stop}, but give "
@@ -193,6 +208,11 @@ class TileDataModule(LightningDataModule):
             for subset, transform in augmentations.items()
         }
 
+    @property
+    def train_images(self) -> int:
+        """Number of training images."""
+        return len(self._datasets["train"])
+
     def example(self, batch: int) -> torch.Tensor:
         """Give one training tile so many times, shape (batch, 3, height, width)."""
         return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
@@ -203,15 +223,22 @@ class TileDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
-        return self._loader("val" if len(self._datasets["val"]) else "train", self.eval_batch_size)
+        dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
+        with_masks = any(sample.masks for sample in dataset.samples)
+        batches = _AlikeBatches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
         """Test tiles."""
         return self._loader("test", self.eval_batch_size)
 
-    def validation_labels(self) -> list[int | None]:
-        """Labels of the validation tiles: 0 normal, 1 anomalous, ``None`` unknown."""
-        return self._datasets["val"].labels()
+    def validation_labels(self, *, pixels: bool = False) -> list[int | None]:
+        """Labels of the validation tiles: 0 normal, 1 anomalous, ``None`` unknown.
+
+        Args:
+            pixels: Whether tiles without a mask are left out.
+        """
+        return self._datasets["val"].labels(pixels=pixels)
 
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
         # No loader processes: a tile is read in a fraction of the time that handing it between processes takes.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
 from anomalib_tiled.exporting.manifest import MANIFEST
-from anomalib_tiled.files import read_json, storage_errors
+from anomalib_tiled.files import read_json
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.working_folder import working_folder
 
 if TYPE_CHECKING:

@@ -11,27 +11,16 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from anomalib_tiled.contracts import CONTRACTS
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.origin import GROUP, Origin
-from anomalib_tiled.plugins.specification import Hooks
+from anomalib_tiled.plugins.specification import OBSERVATIONS, hook_specifications
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.metadata import EntryPoint
 
-KINDS = {
-    "merging": "register_mergers",
-    "scoring": "register_scorers",
-    "seam_smoothing": "register_seam_smoothers",
-    "normalization": "register_normalizers",
-    "thresholding": "register_thresholders",
-    "workers": "register_workers",
-}
-"""The hook of each kind, by the name of its setting."""
-
-OBSERVATIONS = ("tile_trained", "run_calibrated", "image_predicted", "run_tested")
-"""The hooks that are told what has happened."""
+    from anomalib_tiled.stages.kinds import StageKind
 
 BUILT_IN = "builtin"
 """Entry point of the package itself."""
@@ -66,7 +55,7 @@ class Choice:
     """A class that a configuration may name.
 
     Args:
-        kind: Setting that it is a choice for, such as ``merging``.
+        kind: Name of the kind of stage, such as ``merging``.
         implementation: The class.
         plugin: The plugin that registered it.
     """
@@ -157,7 +146,7 @@ def find_plugins() -> Plugins:
             broken.append(BrokenPlugin(_origin(entry), entry.name, f"{type(error).__name__}: {error}"))
         else:
             loaded.append(plugin)
-    order = list(KINDS)
+    order = [kind.name for kind in kinds.STAGE_KINDS]
     return Plugins(tuple(loaded), tuple(sorted(choices, key=lambda choice: order.index(choice.kind))), tuple(broken))
 
 
@@ -181,7 +170,7 @@ def _others(entries: list[EntryPoint]) -> list[str]:
 
 def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(Hooks)
+    manager.add_hookspecs(hook_specifications())
     manager.register(entry.load(), name=entry.name)
     _check_names(manager)
     return Plugin(_origin(entry), entry.name, manager)
@@ -192,22 +181,22 @@ def _check_names(manager: pluggy.PluginManager) -> None:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        hooks = [*KINDS.values(), *OBSERVATIONS]
+        hooks = [*(kind.hook for kind in kinds.STAGE_KINDS), *OBSERVATIONS]
         unknown = next(name for name in vars(manager.hook) if not name.startswith("_") and name not in hooks)
         message = f"there is no hook {unknown!r}. {allowed_names(unknown, hooks)}"
         raise TypeError(message) from error
 
 
 def _choices_of(plugin: Plugin) -> Iterator[Choice]:
-    for kind, hook in KINDS.items():
-        for classes in getattr(plugin.manager.hook, hook)():
+    for kind in kinds.STAGE_KINDS:
+        for classes in getattr(plugin.manager.hook, kind.hook)():
             for implementation in classes:
-                yield Choice(kind, _checked(implementation, kind, hook), plugin)
+                yield Choice(kind.name, _checked(implementation, kind), plugin)
 
 
-def _checked(registered: object, kind: str, hook: str) -> type:
+def _checked(registered: object, kind: StageKind) -> type:
     """Give a class if it fulfils the contract of its kind."""
-    contract = CONTRACTS[kind]
+    contract, hook = kind.contract, kind.hook
     if not (isinstance(registered, type) and issubclass(registered, contract)):
         message = f"{hook} must give classes that are a {contract.__name__}, but gives {registered!r}"
         raise TypeError(message)

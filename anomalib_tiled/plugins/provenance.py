@@ -58,17 +58,7 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
 
 
 def _classes_of(settings: Settings) -> dict[str, ClassSpec]:
-    classes = {
-        "model": settings.model,
-        "data": settings.data,
-        "merging": settings.merging,
-        "scoring": settings.scoring,
-        "seam_smoothing": settings.seam_smoothing,
-        "normalization": settings.normalization.method,
-        "thresholding": settings.thresholding.method,
-        "workers": settings.workers,
-    }
-    return {setting: spec for setting, spec in classes.items() if spec is not None}
+    return {"model": settings.model, "data": settings.data, **settings.stages}
 
 
 def _is_whole(origin: Plain) -> bool:

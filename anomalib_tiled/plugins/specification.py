@@ -26,52 +26,24 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from anomalib_tiled.origin import GROUP
+from anomalib_tiled.stages import kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from anomalib.data import ImageItem
 
     from anomalib_tiled.calibration import Calibration
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.merging import Merger
-    from anomalib_tiled.stages.normalization import Normalizer
-    from anomalib_tiled.stages.scoring import Scorer
-    from anomalib_tiled.stages.seams import SeamSmoother
-    from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.workers import Workers
+    from anomalib_tiled.stages.kinds import StageKind
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
-class Hooks:
-    """One ``register_…`` for each kind of choice, and one hook for each thing that happens."""
-
-    @hookspec
-    def register_mergers(self) -> Sequence[type[Merger]]:  # type: ignore[empty-body]
-        """Give classes that join tile maps to image maps."""
-
-    @hookspec
-    def register_scorers(self) -> Sequence[type[Scorer]]:  # type: ignore[empty-body]
-        """Give classes that make an image score of tile scores."""
-
-    @hookspec
-    def register_seam_smoothers(self) -> Sequence[type[SeamSmoother]]:  # type: ignore[empty-body]
-        """Give classes that smooth maps where tiles meet."""
-
-    @hookspec
-    def register_normalizers(self) -> Sequence[type[Normalizer]]:  # type: ignore[empty-body]
-        """Give classes that bring scores to [0, 1]."""
-
-    @hookspec
-    def register_thresholders(self) -> Sequence[type[Thresholder]]:  # type: ignore[empty-body]
-        """Give classes that find the score above which is anomalous."""
-
-    @hookspec
-    def register_workers(self) -> Sequence[type[Workers]]:  # type: ignore[empty-body]
-        """Give classes that train tiles."""
+class Observations:
+    """The hooks that are told what has happened."""
 
     @hookspec
     def tile_trained(self, run_folder: Path, tile: Tile, seconds: float, epochs: int) -> None:
@@ -112,3 +84,26 @@ class Hooks:
             output: Folder with ``metrics.json``, ``scores.csv`` and ``images``; the run folder, or ``--output``.
             metrics: Metrics by name, such as ``image_AUROC``; ``None`` where one is not defined.
         """
+
+
+OBSERVATIONS = tuple(name for name in vars(Observations) if not name.startswith("_"))
+"""Names of the hooks that are told what has happened."""
+
+
+def hook_specifications() -> type:
+    """Give all hooks: one ``register_…`` for each kind of stage, and one for each thing that happens."""
+    registering = {kind.hook: hookspec(_registering(kind)) for kind in kinds.STAGE_KINDS}
+    return type("Hooks", (Observations,), registering)
+
+
+def _registering(kind: StageKind) -> Callable[[], None]:
+    """Make the hook of a kind, typed and documented as the row of the kind says."""
+
+    def register() -> None:
+        """Give classes."""
+
+    contract = kind.contract.__name__
+    register.__name__ = kind.hook
+    register.__doc__ = f"Give subclasses of {contract}. Each {kind.purpose[0].lower()}{kind.purpose[1:]}"
+    register.__annotations__ = {"return": f"Sequence[type[{contract}]]"}
+    return register

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import replacing, storage_errors
-from anomalib_tiled.results.rows import append, opened, row
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.files import read_table, replacing
+from anomalib_tiled.results.rows import append, row
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -43,8 +45,15 @@ def forget_failures(path: Path, images: Container[str]) -> None:
 
 
 def _failures(path: Path) -> list[list[str]]:
-    """Read the list; a last row that is cut off is none."""
+    """Read the list; a last row that is cut off is none.
+
+    Raises:
+        RunFolderError: It was altered, and is none.
+    """
     if not path.exists():
         return []
-    with opened(path, "r") as file:
-        return [cells for cells in csv.reader(file) if len(cells) == len(COLUMNS)][1:]
+    try:
+        return [cells for cells in csv.reader(read_table(path)) if len(cells) == len(COLUMNS)][1:]
+    except (ValueError, csv.Error) as error:
+        message = f"{path} must be a list of images that failed, but was altered ({error}). Move it away."
+        raise RunFolderError(message) from error

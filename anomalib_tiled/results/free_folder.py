@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 from weakref import WeakSet
 
 from anomalib_tiled.errors import StorageError, TiledError
-from anomalib_tiled.files import leads_out, storage_errors
+from anomalib_tiled.files import leads_out
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ TALKATIVE = (
     "lightning_fabric",
     "torchmetrics",
     "anomalib",
+    "huggingface_hub",
     "py.warnings",
 )
 """Loggers that print to the screen by themselves, or do not pass on what they are told."""
@@ -49,7 +51,8 @@ TALKATIVE = (
 def log_to(path: Path) -> Iterator[None]:
     """Write everything that is logged, warned of or printed meanwhile to a file.
 
-    Of an error that the user can mend, the command prints the message alone; its causes stand here, with tracebacks.
+    Of an error that the user can mend, or of the system, the command prints the message alone; its causes stand here,
+    with tracebacks.
 
     Args:
         path: The log; what is there already is kept.
@@ -75,6 +78,9 @@ def log_to(path: Path) -> Iterator[None]:
         except TiledError as error:
             if error.__cause__ is not None and error not in handler.told:
                 logger.exception("What follows ended the command; first its cause.")
+            raise
+        except OSError:
+            logger.exception("What follows ended the command.")
             raise
 
 

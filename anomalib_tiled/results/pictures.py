@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.errors import DataError
@@ -113,9 +113,9 @@ class Pictures:
 
 def _picture_name(image: Path) -> str:
     """Name a picture: 000.jpg, 000.PNG, 000.png, 000.jpg.png and 000 in one folder must not share one."""
-    if not image.name.lower().endswith(IMG_EXTENSIONS):
+    if not image.name.lower().endswith(image_endings()):
         return f"{image.name}.png.png"  # which no other has: 000.png.png itself becomes 000.png.png.png
-    alone = image.suffix == ".png" and not image.stem.lower().endswith(IMG_EXTENSIONS)
+    alone = image.suffix == ".png" and not image.stem.lower().endswith(image_endings())
     return image.name if alone else f"{image.name}.png"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from anomalib_tiled.bounds import parse_json
 from anomalib_tiled.files import json_line
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.regions import Region, rounded
@@ -62,7 +62,7 @@ class PredictedImage:
             ValueError: The line is cut off, or is none.
         """
         try:
-            content = json.loads(line)
+            content = cast("dict[str, Plain]", parse_json(line))
             size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
             return cls(**{**content, "image_size": size, "regions": regions})
         except (KeyError, TypeError, AttributeError) as error:

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from anomalib_tiled.decisions import Thresholds
     from anomalib_tiled.ensemble import TiledEnsemble
     from anomalib_tiled.errors import TiledError
+    from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.predictions import PredictionSettings
     from anomalib_tiled.run import Run
+    from anomalib_tiled.tile_model import TilePrediction
+
+    OnTile = Callable[[Tile, TilePrediction], None]
 
 LESS_MEMORY = f"{LOWER_THE_BUDGET}, or predict elsewhere, such as with --device cpu."
 
@@ -127,11 +131,15 @@ class Prediction:
         self._recording.folder.append_failure(path, reason)
         self._report(f"skipped: {reason}")
 
-    def predict(self, batch: SourceBatch) -> Iterator[ImageItem]:
+    def predict(self, batch: SourceBatch, on_tile: OnTile | None = None) -> Iterator[ImageItem]:
         """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
 
         If memory runs out, these images and all later ones are predicted one by one; a single image for which there is
         too little memory is passed over.
+
+        Args:
+            batch: The images.
+            on_tile: Told of each tile that has predicted them.
 
         Yields:
             The images with their predictions, on the CPU.
@@ -140,19 +148,19 @@ class Prediction:
             OutOfMemoryError: There is too little memory for two images after each other, each by itself.
         """
         single = len(batch.sizes) == 1
-        predicted = self._try(batch) if single or not self._one_by_one else None
+        predicted = self._try(batch, on_tile) if single or not self._one_by_one else None
         if predicted is not None:
             yield from predicted
         elif not single:
             for item, size in zip(batch.images, batch.sizes, strict=True):
                 yield from self.predict(SourceBatch(collate([item]), (size,)))
 
-    def _try(self, batch: SourceBatch) -> list[ImageItem] | None:
+    def _try(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem] | None:
         """Predict a batch; ``None`` if that failed, and may work for one image at a time."""
         single = len(batch.sizes) == 1
         try:
             with advising_on_memory(LESS_MEMORY):
-                return self._predict(batch)
+                return self._predict(batch, on_tile)
         except (NotFiniteError, OutOfMemoryError) as error:
             if single:
                 self.fail(Path(str(next(iter(batch.images)).image_path)), error)
@@ -162,10 +170,10 @@ class Prediction:
         gc.collect()  # what failed holds itself, and is in the way of the next try
         return None
 
-    def _predict(self, batch: SourceBatch) -> list[ImageItem]:
+    def _predict(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem]:
         images = batch.images
         with noting(images_noted(images.image_path)):
-            raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image))
+            raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile)
             decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
         fields: dict[str, Any] = {
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.bounds import read_lines
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.files import read_json, replacing, storage_errors, write_json
-from anomalib_tiled.readable import readable
+from anomalib_tiled.files import open_table, read_json, replacing, write_json
 from anomalib_tiled.results.failures import append_failure, forget_failures
 from anomalib_tiled.results.predicted_image import COLUMNS, PredictedImage
-from anomalib_tiled.results.rows import append, opened, row
+from anomalib_tiled.results.rows import append, row
+from anomalib_tiled.system_errors import readable, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -41,6 +42,12 @@ class PredictionSettings:
     masks: bool = False
     maps: str | None = None
     coco: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that regions can be as small as asked for."""
+        if self.min_area < 0:
+            message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
+            raise ConfigurationError(message)
 
 
 HAS_MAPS = "has_maps"
@@ -258,7 +265,7 @@ class PredictionFolder:
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
         """Write the table anew, row by row."""
-        with replacing(self.rows_file) as rows, opened(rows, "w") as file:
+        with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
             file.write(row(COLUMNS))
             yield lambda image: file.write(row(image.to_row()))
 
@@ -266,14 +273,14 @@ class PredictionFolder:
         """Yield the predictions, and the byte that each ends before."""
         if not self.lines_file.is_file():
             return
-        end = 0
-        with self.lines_file.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        number, end = 1, 0
+        try:
+            for line in read_lines(self.lines_file):
                 if not line.endswith(b"\n"):
                     return
                 end += len(line)
-                try:
-                    yield PredictedImage.from_line(line), end
-                except ValueError as error:
-                    message = f"Line {number} of {self.lines_file} was altered ({error}). Choose another --output."
-                    raise RunFolderError(message) from error
+                yield PredictedImage.from_line(line), end
+                number += 1
+        except ValueError as error:
+            message = f"Line {number} of {self.lines_file} was altered ({error}). Choose another --output."
+            raise RunFolderError(message) from error

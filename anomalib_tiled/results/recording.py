@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.files import is_file, replacing
 from anomalib_tiled.results.free_folder import check_free, holds_results
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
@@ -230,11 +230,12 @@ def _names_that_fit(image_path: Path) -> Iterator[None]:
     """Say which image has a name that is too long for the files that are kept of it."""
     try:
         yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno != errno.ENAMETOOLONG:
             raise
         message = (
-            f"{image_path} has a name or a path that is too long for the files that are kept of it ({error.filename}). "
+            f"{image_path} has a name or a path that is too long for the files that are kept of it ({cause.filename}). "
             "Shorten it, choose another --output, or ask for no masks, overlays and maps."
         )
         raise DataError(message) from error

@@ -6,22 +6,21 @@ import csv
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from anomalib_tiled.files import replacing, write_json
+from anomalib_tiled.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
-    import io
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.class_metric import Value
-    from anomalib_tiled.evaluation import Results
+    from anomalib_tiled.evaluation import Images, Results
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
     from anomalib_tiled.tile_evaluation import TileResult
 
@@ -50,22 +49,27 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
     Yields:
         Takes in a batch.
     """
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open_table(temporary, "w") as file:
         csv.writer(file, lineterminator="\n").writerow(SCORE_COLUMNS)
         yield lambda batch: _write_rows(file, batch)
 
 
-def metrics_table(metrics: Results) -> Table:
-    """Give the metrics as a table for the terminal."""
-    table = Table("metric", "value")
+def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
+    """Give the metrics as a table for the terminal.
+
+    Args:
+        metrics: Values by names such as ``image_AUROC``.
+        images: How many images the metrics of ``image`` and of ``pixel`` come from.
+    """
+    table = Table("metric", "value", "images")
     for name, value in metrics.items():
-        table.add_row(escape(name), escape(_shown(value)))
+        table.add_row(escape(name), escape(_shown(value)), str(images[name.partition("_")[0]]))
     return table
 
 
 def write_tiles(path: Path, tiles: Sequence[TileResult]) -> None:
     """Write ``tiles.csv``: a row for each tile location, empty where something is not defined."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TILE_COLUMNS)
         writer.writerows([_written(value) for value in astuple(tile)] for tile in tiles)
@@ -104,7 +108,7 @@ def _add_row(table: Table, kind: str, name: str, plugin: Plugin | BrokenPlugin, 
     table.add_row(*map(escape, (kind, name, str(plugin.origin), plugin.entry_point, description)))
 
 
-def _write_rows(file: io.TextIOBase, batch: ImageBatch) -> None:
+def _write_rows(file: TextIO, batch: ImageBatch) -> None:
     writer = csv.writer(file, lineterminator="\n")
     for item in batch:
         score = "" if item.pred_score is None else f"{float(item.pred_score):.9g}"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import storage_errors
+from anomalib_tiled.files import open_table
+from anomalib_tiled.system_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from typing import TextIO
-
-AS_THEY_ARE = "surrogateescape"
-"""How names of files that are not UTF-8 are written into tables."""
 
 
 def row(cells: Iterable[object]) -> str:
@@ -26,10 +23,5 @@ def row(cells: Iterable[object]) -> str:
 
 def append(path: Path, text: str) -> None:
     """Put text at the end of a file; it is on the disk afterwards."""
-    with storage_errors(path), opened(path, "a") as file:
+    with storage_errors(path), open_table(path, "a") as file:
         file.write(text)
-
-
-def opened(path: Path, mode: str) -> TextIO:
-    """Open a table."""
-    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=AS_THEY_ARE))

@@ -31,6 +31,15 @@ FINE_TILES = 64
 LEAST_TILE_BITS = 12
 """But not fewer than 2^12 bins."""
 
+ROUNDING = 2.0**-11.5
+"""How far rounding may move a score, as a fraction of it: the square root of the resolution of single precision.
+
+A distance that is computed as the root of x² - 2xy + y² is as inexact as that where x and y differ by a hundredth.
+"""
+
+UNKNOWN = 0.1
+"""How far scores that did not vary may move, as a fraction of them: nobody has seen how far they do."""
+
 AT_ONCE = 2**16
 """Scores counted together: few enough that what is computed of them stays near the processor."""
 
@@ -80,6 +89,7 @@ class ScoreDistribution:
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.maximum_normal = float("-inf")
+        self.given_rounding: float | None = None
         self._peaks: list[NDArray[np.float32]] = []
         self._bins = Bins.for_range(0, 0, bits)
         self._first = 0
@@ -89,6 +99,24 @@ class ScoreDistribution:
     def peaks(self) -> Floats:
         """Highest score of each image without any anomalous score, in the order in which they came, shape (images,)."""
         return np.concatenate([np.zeros(0), *self._peaks])
+
+    @property
+    def rounding(self) -> float:
+        """How far rounding alone may move a normal score, as when images are predicted in batches of another size.
+
+        A fraction of the highest scores of images, unless ``given_rounding`` says more of it, as it does of scores that
+        were normalized before.
+        """
+        return ROUNDING * self._level if self.given_rounding is None else self.given_rounding
+
+    @property
+    def margin(self) -> float:
+        """How far above the highest normal score nothing is anomalous yet.
+
+        That is the rounding; a tenth of the scores where normal images differ by no more than that.
+        """
+        differ = self.peaks.size and np.ptp(self.peaks) > self.rounding
+        return self.rounding if differ else max(UNKNOWN * self._level, self.rounding)
 
     @property
     def empty(self) -> bool:
@@ -141,6 +169,33 @@ class ScoreDistribution:
             anomalous=anomalous,
             regions=regions[0] if regions else np.zeros(len(filled)),
         )
+
+    def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ScoreDistribution:
+        """Give a distribution of the anomalous scores of this one, and of the normal scores of another one.
+
+        Args:
+            other: Has normal scores, counted as finely.
+            shift: Added to the normal scores.
+        """
+        own, others = self.counts(), other.counts()
+        upper = np.minimum(others.upper, other.maximum_normal) + shift
+        values = np.concatenate([own.lower, upper]).astype(np.float32)
+        anomalous = np.concatenate([own.anomalous, np.zeros(len(others.normal))])
+        weights = anomalous + np.concatenate([np.zeros(len(own.normal)), others.normal])
+        values, anomalous, weights = values[weights > 0], anomalous[weights > 0], weights[weights > 0]
+        result = ScoreDistribution(self.bits)
+        result.minimum, result.maximum = float(values.min()), float(values.max())
+        result.maximum_normal = float(values[weights > anomalous].max())
+        result._peaks = [(other.peaks + shift).astype(np.float32)]
+        result._make_room(2)
+        bins = result._bins.of(values) - result._first
+        for row, counted in enumerate((weights, anomalous)):
+            np.add.at(result._counts[row], bins, counted)
+        return result
+
+    @property
+    def _level(self) -> float:
+        return float(np.abs([self.maximum_normal, *self.peaks]).max())
 
     def _count(self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: Floats | None) -> None:
         bins = self._bins.of(scores)
@@ -215,11 +270,23 @@ class ExactScores(ScoreDistribution):
         if self.empty:
             nothing: Floats = np.zeros(0)
             return ScoreCounts(nothing, nothing, nothing, nothing, nothing)
-        values, inverse = np.unique(np.concatenate(self._scores).astype(np.float64), return_inverse=True)
-        mask = np.concatenate(self._anomalous)
+        scores, mask = self._all()
+        values, inverse = np.unique(scores.astype(np.float64), return_inverse=True)
         total = np.bincount(inverse, minlength=len(values)).astype(np.float64)
         positive = np.bincount(inverse[mask], minlength=len(values)).astype(np.float64)
         return ScoreCounts(values, values, total - positive, positive, np.zeros(len(values)))
+
+    def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ExactScores:
+        """Give a distribution of the anomalous scores of this one, and of the normal scores of another one."""
+        scores, mask = self._all()
+        result, normal = ExactScores(), (other.peaks + shift).astype(np.float32)
+        result.add(scores[mask], np.ones(int(mask.sum()), bool))
+        result.add(normal, np.zeros(len(normal), bool))
+        return result
+
+    def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Give every score, and which of them are anomalous."""
+        return np.concatenate(self._scores), np.concatenate(self._anomalous)
 
 
 def _peaks(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> NDArray[np.float32]:

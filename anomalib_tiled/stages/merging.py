@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ class Gaussian(WindowMerger):
     """
 
     def __init__(self, sigma: float = 0.25) -> None:
-        if sigma <= 0:
+        if not 0 < sigma < math.inf:
             message = f"Gaussian merging needs a positive sigma, a fraction of the tile side, got {sigma}."
             raise ValueError(message)
         self.sigma = sigma

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+def clear_of_rounding(threshold: float, scores: Floats, margin: float) -> float:
+    """Move a threshold away from scores that rounding would put on its other side.
+
+    It stays between the same two neighbouring scores, and moves at most to the middle between them.
+
+    Args:
+        threshold: The threshold; a score that equals it lies below.
+        scores: Ascending, at least one, shape (scores,).
+        margin: How far rounding may move a score.
+    """
+    index = int(np.searchsorted(scores, threshold, side="right"))
+    below = float(scores[index - 1]) if index else -math.inf
+    above = float(scores[index]) if index < len(scores) else math.inf
+    least = min(margin, (above - below) / 2)
+    return min(max(threshold, below + least), above - least)
+
+
 def peaks_of(scores: ScoreDistribution) -> Floats:
     """Give the highest score of each normal image, ascending, shape (normal images,).
 

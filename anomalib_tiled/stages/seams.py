@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import TileGrid
 
 
+WIDEST_BLUR = 100
+"""Pixels of the widest sigma: it reaches four times as far, and what is blurred takes up memory that far around."""
+
+
 class SeamSmoother(ABC):
     """How the anomaly map is smoothed where tiles meet."""
 
@@ -40,13 +44,16 @@ class GaussianSeams(SeamSmoother):
             ▲ strip along a column seam
 
     Args:
-        sigma: Standard deviation of the blur in pixels.
+        sigma: Standard deviation of the blur in pixels, at most 100.
         width: Reach of a strip to either side of its seam as a fraction of the tile side.
     """
 
     def __init__(self, sigma: float = 2.0, width: float = 0.1) -> None:
-        if sigma <= 0:
-            message = f"GaussianSeams needs a positive sigma in pixels, got {sigma}. Use null for no smoothing."
+        if not 0 < sigma <= WIDEST_BLUR:
+            message = (
+                f"GaussianSeams needs a positive sigma of at most {WIDEST_BLUR} pixels, got {sigma}. "
+                "Use null for no smoothing."
+            )
             raise ValueError(message)
         if not 0 < width <= 1:
             message = f"GaussianSeams needs a width between 0 and 1 of the tile side, got {width}."

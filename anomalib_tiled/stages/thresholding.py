@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from anomalib_tiled.stages.curves import f1_scores
 from anomalib_tiled.stages.distribution import ExactScores
-from anomalib_tiled.stages.normals import peaks_of, quantile_of_counts, quantile_of_peaks
+from anomalib_tiled.stages.normals import (
+    clear_of_rounding,
+    peaks_of,
+    quantile_of_counts,
+    quantile_of_peaks,
+)
 from anomalib_tiled.stages.tail import FEWEST_SCORES, Tail
 
 if TYPE_CHECKING:
@@ -19,6 +25,15 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.distribution import ScoreCounts, ScoreDistribution
 
 logger = logging.getLogger(__name__)
+
+At = Literal["middle", "lowest_anomalous"]
+"""Where between two neighbouring scores a threshold is put."""
+
+LEAST_SPREAD = 0.05
+"""Normal scores have this range at least, as a fraction of the gap above them."""
+
+WIDE_GAP = 0.1
+"""A gap between scores that is noted, as a fraction of the range of scores."""
 
 MARGIN = 1e-5
 """Distance from the threshold to the lowest score above it, as a fraction of the range of scores."""
@@ -54,23 +69,47 @@ class Thresholder(ABC):
 class F1AdaptiveThreshold(Thresholder):
     """Threshold with the highest F1 score on the validation images.
 
-    Without anomalous scores, it is the highest normal score, so that no validation image is called anomalous;
-    without normal scores, just below the lowest one.
+    All thresholds between two neighbouring scores have the same F1 score; the middle between the two is taken. It is
+    measured in ranges of the normal scores, and distances count by their order of magnitude: with r the range from the
+    lowest to the highest normal score, and g the gap, it is r sinh(asinh(g / r) / 2) above the lower of the two. Of a
+    gap much narrower than the range that is half, of one four times as wide a third. So a wide gap, in which new
+    defects must be expected, is left to the defects for the most part, and new normal scores still have room of the
+    order of the range that they were seen to have. r counts as a twentieth of the gap at least. Of several gaps with
+    the same highest F1 score the widest is taken.
+
+    Without anomalous scores, it is just above the highest normal score, so that no validation image is called
+    anomalous; without normal scores, just below the lowest one.
+
+    Args:
+        at: ``middle``; or ``lowest_anomalous`` for the number that anomalib gives: the lowest score that is called
+            anomalous, of several the lowest one, and without anomalous scores the highest normal one.
     """
+
+    def __init__(self, at: At = "middle") -> None:
+        if at not in get_args(At):
+            message = f"F1AdaptiveThreshold needs at to be {' or '.join(get_args(At))}, got {at!r}."
+            raise ValueError(message)
+        self.at = at
 
     def learn(self, scores: ScoreDistribution) -> float:
         """Compare all thresholds between validation scores."""
         if not scores.has_anomalous:
-            return scores.maximum
+            return scores.maximum + (scores.margin if self.at == "middle" else 0)
         counts = scores.counts()
-        best = int(np.argmax(f1_scores(counts))) if scores.has_normal else 0
-        return _just_below(counts, best)
+        if not scores.has_normal:
+            return _just_below(counts, 0)
+        if self.at == "lowest_anomalous":
+            return _just_below(counts, int(np.argmax(f1_scores(counts))))
+        return _between(counts, _widest_best(counts))
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
-        """Say that nothing anomalous was there to learn from."""
-        if scores.has_anomalous:
-            return ()
-        return ("No validation image is anomalous: the threshold is the highest normal score.",)
+        """Say that nothing anomalous was there to learn from, or how wide the gap is that the threshold lies in."""
+        if not scores.has_anomalous:
+            where = "just above " if self.at == "middle" else ""
+            return (f"No validation image is anomalous: the threshold is {where}the highest normal score.",)
+        if self.at == "middle" and scores.has_normal:
+            return _notes_on_gap(scores.counts())
+        return ()
 
 
 class ManualThreshold(Thresholder):
@@ -82,6 +121,9 @@ class ManualThreshold(Thresholder):
     """
 
     def __init__(self, value: float) -> None:
+        if not math.isfinite(value):
+            message = f"ManualThreshold needs a number as value, got {value}."
+            raise ValueError(message)
         self.value = value
 
     def learn(self, scores: ScoreDistribution) -> float:
@@ -115,8 +157,10 @@ class QuantileThreshold(Thresholder):
         if not scores.has_normal:
             return _just_below(scores.counts(), 0)
         if self.every_pixel and not isinstance(scores, ExactScores):
-            return min(quantile_of_counts(scores.counts(), self.quantile), scores.maximum_normal)
-        return quantile_of_peaks(peaks_of(scores), self.quantile)
+            quantile = min(quantile_of_counts(scores.counts(), self.quantile), scores.maximum_normal)
+            return clear_of_rounding(quantile, np.array([scores.maximum_normal]), scores.margin)
+        peaks = peaks_of(scores)
+        return clear_of_rounding(quantile_of_peaks(peaks, self.quantile), peaks, scores.margin)
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
         """Say if there are too few images for the quantile."""
@@ -159,7 +203,7 @@ class ExtremeValueThreshold(Thresholder):
             if tail := Tail.fit(peaks, self.tail):
                 return tail.threshold(self.false_positive_rate)
             logger.warning("The tail of %d normal scores cannot be fitted: their quantile is taken.", len(peaks))
-        return quantile_of_peaks(peaks, 1 - self.false_positive_rate)
+        return clear_of_rounding(quantile_of_peaks(peaks, 1 - self.false_positive_rate), peaks, scores.margin)
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
         """Say if there are too few images for a tail, or the rate lies beyond what they have shown."""
@@ -182,11 +226,49 @@ def _notes_on_few(images: int, rate: float, *, extrapolated: bool) -> Sequence[s
     return (note,)
 
 
+def _notes_on_gap(counts: ScoreCounts) -> Sequence[str]:
+    """Name the gap that the threshold lies in, if it is a wide one."""
+    if not (index := _widest_best(counts)):
+        return ()
+    below, above = float(counts.upper[index - 1]), float(counts.lower[index])
+    if above - below < WIDE_GAP * (counts.upper[-1] - counts.lower[0]):
+        return ()
+    note = (
+        f"No validation image has a score between {below:.4g} and {above:.4g}: every threshold there has the same F1 "
+        "score. The middle is taken, measured in ranges of the normal scores."
+    )
+    return (note,)
+
+
+def _widest_best(counts: ScoreCounts) -> int:
+    """Give the bin from which upwards scores are called anomalous, for the highest F1 score.
+
+    Where several have it, the one that is farthest from the bin below, and the lowest of these.
+    """
+    f1 = f1_scores(counts)
+    best = np.flatnonzero(f1 == f1.max())
+    below = np.concatenate([counts.lower[:1], counts.upper[:-1]])  # nothing is known of what is below the lowest
+    return int(best[np.argmax((counts.lower - below)[best])])
+
+
+def _between(counts: ScoreCounts, index: int) -> float:
+    """Give the middle between a bin and the one below, as ``F1AdaptiveThreshold`` says; just below the lowest bin."""
+    if not index:
+        return _just_below(counts, 0)
+    below, lowest = counts.upper[index - 1], counts.lower[index]
+    normal = np.flatnonzero(counts.normal)
+    spread = max(counts.upper[normal[-1]] - counts.lower[normal[0]], LEAST_SPREAD * (lowest - below))
+    return _below_as_float(lowest, below + spread * math.sinh(math.asinh((lowest - below) / spread) / 2))
+
+
 def _just_below(counts: ScoreCounts, index: int) -> float:
     """Give a threshold that parts the bin from the one below, so near that it is the bin's score for all purposes."""
     lowest = counts.lower[index]
     below = counts.upper[index - 1] if index else -np.inf
     scale = counts.upper[-1] - counts.lower[0] or abs(lowest) or 1.0
-    threshold = lowest - min(MARGIN * scale, (lowest - below) / 2)
-    # Scores are compared in single precision, where the threshold must not be rounded up to the lowest score itself.
+    return _below_as_float(lowest, lowest - min(MARGIN * scale, (lowest - below) / 2))
+
+
+def _below_as_float(lowest: float, threshold: float) -> float:
+    """Keep a threshold below a score in single precision, in which scores are compared."""
     return float(min(threshold, np.nextafter(np.float32(lowest), np.float32(-np.inf))))

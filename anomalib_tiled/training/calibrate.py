@@ -13,17 +13,18 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.allocation import give_back_freed_memory
 from anomalib_tiled.calibration import Calibration, Observed, Truth
 from anomalib_tiled.contracts import images_noted, naming_stage, noting
-from anomalib_tiled.data.images import depth_notes
+from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.files import read_json, write_json
 from anomalib_tiled.leftovers import remove_results
+from anomalib_tiled.spread import borrowed, lend, notes_on_spread
 from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.training.predicting import predictable, remove_outdated
 from anomalib_tiled.uninspected import uninspected_pixels
 from anomalib_tiled.validation_scores import ValidationScores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -80,22 +81,22 @@ def learn(
     names = [tile.name for tile in ensemble.grid.tiles] if stages.learn_from_tiles else []
     tiles = {name: Observed(tile_bits(len(names))) for name in names}
     image = observe(tiles, images())
-    learned = {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
-    normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
-    logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
-    with naming_stage(stages.thresholder):
-        notes = tuple(stages.thresholder.notes(image.scores))
-    calibration = Calibration(tiles=learned, notes=notes)
-    if not stages.learn_from_images:
-        if on_images is not None and stages.normalize_at != "tile":
-            on_images(image)
-        return calibration
-    if stages.normalize_at == "tile":
+    lenders = borrowed(tiles)
+    tiles |= {name: lend(tiles[name], tiles[lender]) for name, lender in lenders.items()}
+    calibration = Calibration(tiles=_learn_tiles(stages, tiles), borrowed=lenders)
+    final = stages.normalize_at != "tile"
+    if stages.learn_from_images and not final:
         ensemble.calibration = calibration
-        image = observe({}, images())
-    if on_images is not None:
+        image, final = observe({}, images()), True
+        image.take_rounding_of(stages.normalizer, ((tiles[name], level) for name, level in calibration.tiles.items()))
+    if on_images is not None and final:
         on_images(image)
-    return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
+    with naming_stage(stages.thresholder):
+        notes = (*stages.thresholder.notes(image.scores), *notes_on_spread(lenders))
+    if not stages.learn_from_images:
+        return replace(calibration, notes=notes)
+    level = image.learn(stages, normalize=stages.normalize_at == "image")
+    return replace(calibration, image=level, notes=notes)
 
 
 def _keep(run: Run, observed: Observed) -> None:
@@ -141,6 +142,12 @@ def _remove_outdated_scores(run: Run) -> None:
         return
     if scores is not None and scores.configuration != run.settings.calibration_hash:
         path.unlink()
+
+
+def _learn_tiles(stages: Stages, tiles: Mapping[str, Observed]) -> dict[str, Level]:
+    normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
+    logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
+    return {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
 
 
 def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
@@ -198,4 +205,5 @@ def _notes(split: Split) -> tuple[str, ...]:
     if unmasked:
         notes.append(f"{unmasked} anomalous validation images have no mask: tiles and pixels learn nothing from them.")
     notes += depth_notes(sample.image_path for sample in split.samples)
+    notes += grey_mask_notes(split.samples)
     return tuple(notes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from anomalib.utils.path import get_pretrained_weights_dir
+
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.tile_model import class_of
 
@@ -36,6 +38,7 @@ def download(run: Run) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         message = (
             f"{type(model).__name__} downloads weights or images before it is trained, which failed: {error}. "
-            "Try again with the internet, and with room on the disk."
+            "Try again with the internet, and with room on the disk; or copy from a machine that has them "
+            f"{get_pretrained_weights_dir()} (weights) and the folder of images that the model's arguments name."
         )
         raise ConfigurationError(message) from error

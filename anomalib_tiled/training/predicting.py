@@ -22,11 +22,11 @@ from anomalib.data import ImageBatch
 from anomalib_tiled.contracts import checked_outcomes, untrained, workers_of
 from anomalib_tiled.data.cache import ImageCache
 from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
-from anomalib_tiled.files import storage_errors
 from anomalib_tiled.origin import code_of
 from anomalib_tiled.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.progress import track
 from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import TilePredictions
 from anomalib_tiled.working_folder import working_folder

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import gc
-import warnings
 from importlib import import_module
 
 from anomalib_tiled.allocation import keep_freed_memory
+from anomalib_tiled.import_warnings import without_known_warnings
 
 keep_freed_memory()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what other packages deprecate is not the user's concern
+with without_known_warnings():
     import_module("anomalib_tiled.training.tile")
     import_module("anomalib_tiled.training.predicting")
 atexit.register(gc.unfreeze)  # otherwise some packages complain when this process ends

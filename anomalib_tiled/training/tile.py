@@ -9,15 +9,15 @@ import shutil
 import time
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
-from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,16 +28,27 @@ from lightning.pytorch.loggers import CSVLogger
 from anomalib_tiled.allowed_classes import check_classes
 from anomalib_tiled.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.data.tile_dataset import TileDataModule
-from anomalib_tiled.errors import ConfigurationError, NotFiniteError
-from anomalib_tiled.files import FULL, full_disk, replacing
+from anomalib_tiled.devices import instead_of
+from anomalib_tiled.errors import ConfigurationError, NotFiniteError, TiledError
+from anomalib_tiled.files import replacing
+from anomalib_tiled.out_of_memory import advising_on_memory
 from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.system_errors import full_disk, is_full
 from anomalib_tiled.tile_model import predict_tile
 from anomalib_tiled.tile_predictions import check_finite
 from anomalib_tiled.tile_record import TileRecord
 from anomalib_tiled.training.giving_back import giving_back
+from anomalib_tiled.training.monitors import (
+    TileEvaluator,
+    check_monitors,
+    measured_for,
+    monitors_of,
+    without_undefined,
+)
 from anomalib_tiled.training.predicting import predict_trained
 from anomalib_tiled.training.seen_images import noted_fingerprint
 from anomalib_tiled.training.unfit import naming_unfit_locations, unfit_location
+from anomalib_tiled.workers import SMALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,6 +64,9 @@ logger = logging.getLogger(__name__)
 
 ONLY_TO_GO_ON = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 """Parts of Lightning's checkpoints that are of use in the middle of a training only, and as large as the weights."""
+
+LESS_TO_TRAIN = f"Fit a new run with a smaller {SMALLER}."
+"""What to do if there is too little memory to train a tile."""
 
 VALIDATION_HOOKS = ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end")
 
@@ -88,12 +102,13 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
     started, images = time.monotonic(), noted_fingerprint(run.folder)
     data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
     model = run.fresh_models.model()
-    callbacks = _defined(arguments.pop("callbacks"), data)
+    callbacks = without_undefined(arguments.pop("callbacks"), data, run.settings.metrics)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(run.folder.log_file.parent, name=tile.name)
-    if any(map(_monitor_of, callbacks)):
-        model.evaluator = _validation_evaluator()
-    elif not _needs_validation(model):
+    monitored = monitors_of(callbacks)
+    if (measured := measured_for(callbacks, run.settings.metrics)) is not None:
+        model.evaluator = TileEvaluator(measured, monitored)
+    if not monitored and not _needs_validation(model):
         arguments["limit_val_batches"] = 0
     ours = [*giving_back(model, run.settings), _no_checkpoints()]
     engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
@@ -132,7 +147,7 @@ def _predict(run: Run, tile: Tile, model: AnomalibModule, device: torch.device) 
     try:
         predict_trained(run, tile, model.to(device).eval())
     except Exception as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+        if is_full(error.__cause__):
             raise
         logger.exception("Tile %s could not be predicted yet. That is tried again when all are trained.", tile.name)
 
@@ -153,9 +168,11 @@ def _try_out(run: Run, tile: Tile, model: AnomalibModule, data: TileDataModule) 
         unfit = unfit_location(run, tile, "its predictions are infinities or NaN")
         if unfit.blank or not is_first:
             raise unfit from error
+        # A model without an optimizer has no learning rate.
+        advice = "other settings, for example a lower learning rate" if model.trainer.optimizers else "more images"
         message = (
             f"{type(model).__name__} predicts infinities or NaN after it was trained on {tile.name}, the first tile, "
-            "so no other is trained. Fit with other settings, for example a lower learning rate."
+            f"so no other is trained. Training images: {data.train_images}. Fit with {advice}."
         )
         raise ConfigurationError(message) from error
 
@@ -240,37 +257,46 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
     try:
         arguments = trainer_arguments(trainer)
         Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], _no_checkpoints()]})
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        message = f"The trainer refuses its arguments: {error}"
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        message = f"The trainer refuses its arguments: {error}{instead_of(trainer.get('accelerator', 'auto'))}"
         raise ConfigurationError(message) from error
 
 
-def _defined(callbacks: list[Callback], data: TileDataModule) -> list[Callback]:
-    """Leave out callbacks that monitor a metric which needs both classes, where a tile has only one of them.
+def check_monitored(run: Run) -> None:
+    """Check that what callbacks monitor will be there, so that no tile is trained without what was asked for.
 
-    Such a metric stays 0 whatever the model learns: it would stop the training early, or choose its first epoch.
+    Where a monitor is no metric, one batch of one tile is trained, to see what the model logs.
+
+    Raises:
+        ConfigurationError: Nothing gives what a callback monitors.
     """
-    watching = [each for each in callbacks if (_monitor_of(each) or "").startswith(("image_", "pixel_"))]
-    if not watching or len(set(data.validation_labels())) > 1:
-        return callbacks
-    for each in watching:
-        name, monitor = type(each).__name__, _monitor_of(each)
-        logger.info("%s is left out: %s is not defined, as all validation tiles are alike.", name, monitor)
-    return [each for each in callbacks if each not in watching]
+    callbacks = trainer_arguments(run.settings.trainer)["callbacks"]
+    if monitored := monitors_of(callbacks):
+        check_monitors(run.settings, run.split, monitored, partial(_logged_names, run))
 
 
-def _monitor_of(callback: Callback) -> str | None:
-    return getattr(callback, "monitor", None)
+def _logged_names(run: Run) -> set[str]:
+    """Train and validate with one batch of a tile, and give the names that the model logs.
 
-
-def _validation_evaluator() -> Evaluator:
-    """Give the metrics that a callback may monitor, under anomalib's names."""
-    metrics = [
-        metric(fields=fields, prefix=prefix, strict=False)
-        for metric in (AUROC, AUPR, F1Max)
-        for prefix, fields in (("image_", ("pred_score", "gt_label")), ("pixel_", ("anomaly_map", "gt_mask")))
-    ]
-    return Evaluator(val_metrics=metrics)
+    Raises:
+        ConfigurationError: It cannot be trained.
+    """
+    tile = run.grid.tiles[0]
+    data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
+    arguments = {**trainer_arguments(run.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
+    try:
+        with TemporaryDirectory() as workspace, _interrupts(), advising_on_memory(LESS_TO_TRAIN):
+            engine = Engine(default_root_dir=workspace, **arguments)
+            engine.fit(run.fresh_models.model(), datamodule=cast("AnomalibDataModule", data))
+    except TiledError:
+        raise
+    except Exception as error:  # a model may fail in any way
+        message = (
+            f"One batch was to show what {run.settings.model.name} logs, because callbacks monitor something that is "
+            f"no metric, but its training failed: {type(error).__name__}: {error}"
+        )
+        raise ConfigurationError(message) from error
+    return set(engine.trainer.callback_metrics)
 
 
 def _needs_validation(model: AnomalibModule) -> bool:

@@ -18,6 +18,7 @@ import torch
 
 from anomalib_tiled.copied_process import start_process
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
+from anomalib_tiled.import_warnings import without_known_warnings
 from anomalib_tiled.workers import Outcome, attempt
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.workers import TrainTile
+    from anomalib_tiled.import_warnings import without_known_warnings
+from anomalib_tiled.workers import TrainTile
 
 FAILED_GPU = re.compile(r"(CUDA|HIP|cuDNN|MIOpen) error", re.IGNORECASE)
 """How messages begin where PyTorch has no class for it."""
@@ -38,6 +40,10 @@ class WorkerError(RuntimeError):
 
 class KilledError(WorkerError):
     """It was killed, as the system does when memory is short."""
+
+
+class UnsentError(WorkerError):
+    """Stands for an error that cannot be sent from one process to another."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,8 @@ def _work(connection: Connection, place: Place, work: bytes) -> None:
 def _unpacked(work: bytes) -> TrainTile:
     """Give what trains a tile; where it cannot be made, that is said of each tile."""
     try:
-        train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
+        with without_known_warnings():  # it imports everything, unless this process is a copy of one that has
+            train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
     except Exception as error:  # noqa: BLE001  # reported with the tile's name
         failure = error
 
@@ -216,5 +223,5 @@ def _sendable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # was pickled on the same line
     except Exception:  # noqa: BLE001  # classes of others fail in any way when they are copied
-        return WorkerError(f"{type(error).__name__}: {error}")
+        return UnsentError(f"{type(error).__name__}: {error}")
     return error

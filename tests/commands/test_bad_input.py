@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled.cli import main
+from anomalib_tiled.run_folder import RunFolder
 from anomalib_tiled.training import tile as training
 
 if TYPE_CHECKING:
@@ -59,11 +61,21 @@ MISFITS = {
     "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
     "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
+    "tiles without number": (
+        {"tiling": {"image_size": 10**7, "tile_size": 256}},
+        "A grid may have 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride, or lower",
+    ),
+    "a blur without end": (
+        {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 1e9}}},
+        "needs a positive sigma of at most 100 pixels",
+    ),
     "processes": (
         {"workers__init_args": {"processes": 0}, "workers__class_path": "LocalWorkers"},
         "must be at least 1",
     ),
     "same folder": ({"data__init_args__normal_test_dir": "good"}, "8 are in train and val, for example"),
+    "a name that leads elsewhere": ({"data__init_args__name": "../../evil"}, "must be the name of a folder, because"),
+    "batches of nothing": ({"data__init_args__eval_batch_size": 0}, "eval_batch_size must be at least 1, but is 0."),
     "no folder": ({"data__init_args__normal_dir": "nowhere"}, "could not be set up: Path does not exist"),
 }
 
@@ -155,6 +167,40 @@ def test_images_of_several_sizes_are_resized_where_a_size_is_given(
     assert main(["fit", "--config", str(configuration)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["predict", "--min_area", "-1"],
+            "--min_area must be a number of pixels, 0 for regions of any size, but is -1.",
+        ),
+        (["predict", "--device", "cuda:777"], "The device must be auto, cpu, or an accelerator that is there,"),
+        (["predict", "--device", "meta"], "such as cuda:0; 'meta': it computes nothing"),
+        (["predict", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
+        (["predict", "--output", "{run}/tiles"], "but {run}/tiles belongs to the run folder {run}. Choose another,"),
+        (["test", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
+        (["export", "--format", "torch", "--output", "{run}"], "but {run} is the run folder {run}."),
+        (
+            ["export", "--format", "checkpoints", "--output", "{run}/../latest"],
+            "is the run folder {run}. Choose another",
+        ),
+        (["test", "--output", ""], "--output must name a folder, but the name is empty. Is a variable of the shell"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_options_without_sense_change_nothing(
+    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    name, *options = (part.format(run=finished_run) for part in command)
+    images = ["--data", str(new)] if name == "predict" else []
+    assert main([name, "--ckpt_dir", str(finished_run), *images, *options]) == 2
+    printed = capsys.readouterr()
+    assert message.format(run=finished_run) in printed.err
+    assert "Traceback" not in printed.err
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("command", ["fit", "train", "test", "status"])
 def test_no_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--ckpt_dir", str(tmp_path)]) == 2
@@ -166,9 +212,40 @@ def test_no_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_run_of_another_configuration(
     configure: Callable[..., Path], finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configuration = configure(merging="Hann")
+    configuration = configure(tiling__stride=[64, 72], merging="Hann")
+    before = (finished_run / "config.yaml").read_text()
     assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
-    assert "was made with another configuration: merging.class_path is" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "was made with another configuration: tiling.stride is [40, 56], not [64, 72]. Leave the argument" in message
+    assert "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, metrics, " in message
+    assert (finished_run / "config.yaml").read_text() == before
+
+
+def test_a_setting_that_cannot_be_used_does_not_get_into_a_run(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished_run / "config.yaml").read_text()
+    arguments = ["--metrics.image", "[NoMetric]", "--merging", "Hann"]
+    assert main(["fit", "--ckpt_dir", str(finished_run), *arguments]) == 2
+    assert "NoMetric" in capsys.readouterr().err
+    assert (finished_run / "config.yaml").read_text() == before
+
+
+def test_train_needs_test_images_before_it_trains_and_fit_does_not(
+    configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
+    none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
+    one_tile = {"tiling__tile_size": [112, 150], "tiling__stride": None}
+    configuration = str(configure(**none, **one_tile, data__init_args__val_split_mode="none"))
+    assert main(["train", "--config", configuration]) == 2
+    message = "`train` fits a run and then measures it on test images, but there are none. Name some in the data module"
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "results").rglob("config.yaml"))
+    assert main(["fit", "--config", configuration]) == 0
+    (run,) = (path.parent for path in (tmp_path / "results").rglob("v0/config.yaml"))
+    assert main(["train", "--ckpt_dir", str(run)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,3 +315,91 @@ def test_broken_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "broken.yaml").write_text("tiling: [1,\nb")
     assert main(["fit", "--config", str(tmp_path / "broken.yaml")]) == 2
     assert "Problems parsing config" in capsys.readouterr().err
+
+
+DEEP = "[" * 101 + "]" * 101
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"more: {DEEP}", "configuration.yaml may nest 100 levels deep, but nests deeper. Lay it out flatter."),
+        ("more: &more [*more]", "*more stands for something that it is a part of. Correct it."),
+        (f"more: [{'1, ' * 2000}]", "configuration.yaml may hold 2000 values, each counted as often as it is used,"),
+        (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
+        (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
+        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' stands in line "),
+    ],
+)
+def test_a_configuration_beyond_bounds(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = configure()
+    path.write_text(f"{path.read_text()}\n{text}")
+    assert message in _refused(path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.layers", DEEP], "--model.layers may nest 100 levels deep, but nests deeper."),
+        ([f"--model.layers={DEEP}"], "--model.layers may nest 100 levels deep, but nests deeper."),
+        (
+            ["--config", "{a: 1, a: 2}"],
+            "--config must hold each setting once, but 'a' stands in line 1 and again in line",
+        ),
+        (["--scoring", "{class_path: Max, class_path: Mean}"], "must hold each setting once, but 'class_path' stands"),
+        (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),
+        ([f"--a{'.a' * 101}", "1"], "must not hold a zero byte or more than 100 dots."),
+        (["--config", "/dev/zero"], "Path is not a file: '/dev/zero'"),
+    ],
+)
+def test_arguments_beyond_bounds(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["fit", "--config", str(configure()), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_configuration_may_come_from_a_pipe(
+    configure: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell gives it for ``--config <(program)``."""
+    reading, writing = os.pipe()
+    os.write(writing, configure(tiling__stride=0).read_bytes())
+    os.close(writing)
+    try:
+        assert main(["fit", "--config", f"/dev/fd/{reading}"]) == 2
+    finally:
+        os.close(reading)
+    assert "stride is 0, tile height is 64 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", f"a: {DEEP}", "cannot be used any more: it may nest 100 levels deep, but nests deeper"),
+        ("config.yaml", "a: &a [*a]", "cannot be used any more: it cannot be used: in line 1, *a stands for something"),
+        (
+            "split.csv",
+            f"subset,image_path,mask_path,label\ntrain,{'a' * 131_073},,0\n",
+            "field larger than field limit",
+        ),
+        ("calibration.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+        ("seals.json", f'{{"a": {DEEP}}}', "cannot be read (it nests more than 100 levels deep)"),
+        ("tiles/r00_c00.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+        ("origins.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
+    ],
+)
+def test_a_run_beyond_bounds(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, message: str
+) -> None:
+    shutil.copytree(finished_run, run := tmp_path / "run")
+    (run / name).write_text(content)
+    if name not in {"config.yaml", "seals.json", "origins.json", "tiles/r00_c00.json"}:
+        RunFolder(run).seal(run / name)
+    assert main(["test", "--ckpt_dir", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"{run / name}" in said
+    assert message in said
+    assert "Traceback" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -121,7 +122,33 @@ def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_pat
     assert metrics["pixel_JaccardIndex"] == pytest.approx(f1 / (2 - f1))
 
 
-def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Path, tmp_path: Path) -> None:
+def test_stages_and_metrics_of_a_run_are_changed_without_training(
+    finished_run: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[Path], dict[str, Seal]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(finished_run, run := tmp_path / "v0")
+    before = yaml.safe_load((run / "config.yaml").read_text())
+    given = ["--merging", "Hann", "--thresholding.pixel_sensitivity", "0.6", "--metrics.image", "[AUPR]"]
+    assert main(["fit", "--ckpt_dir", str(run), *given, "--workers.processes", "2"]) == 0
+    said = capsys.readouterr().err
+    hann = "anomalib_tiled.stages.merging.Hann"
+    assert f"Changed in config.yaml: merging.class_path is {hann}, not {before['merging']['class_path']}\n" in said
+    assert "Changed in config.yaml: workers.init_args.processes is 2, not 1\n" in said
+    after = yaml.safe_load((run / "config.yaml").read_text())
+    changed = {"merging", "thresholding", "metrics", "workers"}
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert json.loads((run / "origins.json").read_text())["merging"]["class_path"] == hann
+    assert checkpoints(run) == checkpoints(finished_run)
+    assert not (run / "metrics.json").exists(), "of other stages"
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    assert next(iter(json.loads((run / "metrics.json").read_text()))) == "image_AUPR"
+
+
+def test_an_image_without_a_mask_takes_nothing_from_the_others(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "v0"
     shutil.copytree(finished_run, run)
     with (run / "split.csv").open() as file:
@@ -134,6 +161,15 @@ def test_an_image_without_a_mask_takes_nothing_from_the_others(finished_run: Pat
         writer.writerows(rows)
     RunFolder(run).seal(run / "split.csv")
     assert main(["test", "--ckpt_dir", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert [
+        line.split("│")[3].strip() for line in said.splitlines() if line.startswith(("│ image_A", "│ pixel_A"))
+    ] == [
+        "4 normal, 4 anomalous",
+        "4 normal, 3 anomalous",
+        "4 normal, 3 anomalous",
+    ]
+    assert "Note: Metrics of pixels come from 7 of 8 test images: the others have no mask." in said
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (finished_run, run))
     assert list(after) == list(before)
     assert after["image_AUROC"] == before["image_AUROC"]
@@ -292,12 +328,40 @@ def test_the_same_configuration_may_be_given_again(
     assert (run / "calibration.json").read_bytes() == before
 
 
-def test_test_on_other_images(finished_run: Path, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_images_that_come_after_the_split_are_pointed_out_with_the_command_that_uses_them(
+    configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "more photographs"
+    shutil.copytree(photographs, root)
+    configuration = configure(root, tiling__stride=None)
+    assert main(["fit", "--config", str(configuration)]) == 0
+    run = tmp_path / "results" / "Padim" / "photographs" / "latest"
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    assert "have appeared" not in capsys.readouterr().out
+    for name in ("000.png", "001.png"):
+        shutil.copy(root / "good" / name, root / "good" / f"new_{name}")
+    assert main(["fit", "--ckpt_dir", str(run)]) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "have appeared" in line]
+    assert note.startswith("Note: 2 images have appeared since the images of this run were split, for example ")
+    assert f"{root}/good/new_00" in note
+    assert "The split is frozen, and they stay unused. Make a new run with them: anomalib tiled fit --config " in note
+    command = shlex.split(note.partition("with them: ")[2])
+    assert main(command[2:]) == 0
+    assert (run.resolve().name, (run / "split.csv").read_text().count("new_00")) == ("v1", 2)
+
+
+def test_test_on_other_images(
+    finished_run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     others = tmp_path / "others"
     shutil.copytree(photographs, others)
     for path in sorted((others / "bad").iterdir())[2:]:
         path.unlink()
         (others / "mask" / path.name).unlink()
+    (mask, *_) = (others / "mask").iterdir()
+    with Image.open(mask) as image:
+        Image.fromarray(np.asarray(image) // 255 * np.arange(image.width, dtype=np.uint8)).save(mask)
     data = yaml.safe_load((finished_run / "config.yaml").read_text())["data"]
     data["init_args"]["root"] = str(others)
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
@@ -305,6 +369,7 @@ def test_test_on_other_images(finished_run: Path, photographs: Path, tmp_path: P
     arguments = ["--data", str(tmp_path / "data.yaml"), "--output", str(tmp_path / "output")]
     assert main(["test", "--ckpt_dir", str(finished_run), *arguments]) == 0
     assert len((tmp_path / "output" / "scores.csv").read_text().splitlines()) == 1 + 6
+    assert capsys.readouterr().out.count("Note: 1 of 2 masks have more than two grey values, for example ") == 1
     assert (finished_run / "metrics.json").read_bytes() == before
 
 

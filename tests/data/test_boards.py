@@ -274,6 +274,13 @@ def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.Mo
             {"image_size": (64, 512)},
             "Boards must be at least 128 pixels high and wide: image_size is 64 x 512. Raise image_size.",
         ),
+        (
+            {"train_images": 10**6, "image_size": (8193, 512)},
+            (
+                "There may be 100000 boards of at most 8192 pixels a side, but 1000009 of 8193 x 512 are asked for. "
+                "Lower image_size or the numbers of images."
+            ),
+        ),
         ({"train_images": 0}, "train_images must be at least 1, found 0. Raise train_images."),
         ({"drawing_seed": -1}, "drawing_seed must be at least 0, found -1. Raise drawing_seed."),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import (
     LIMIT,
     common_size,
+    grey_mask_notes,
     lost_bits,
     read_image,
     read_mask,
@@ -66,6 +68,20 @@ def transparent(path: Path) -> Path:
     return path
 
 
+def packed(path: Path) -> Path:
+    """Grey of 12 bits, two values in three bytes, which cameras write and Pillow only reads."""
+    values = (np.arange(SIZE.height * SIZE.width) * 40).tolist()
+    data = b"".join(
+        (first << 12 | second).to_bytes(3, "big") for first, second in zip(*[iter(values)] * 2, strict=True)
+    )
+    long, height, width = 4, *SIZE
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, long, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(header + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
 FILES = {
     **{f"{mode}.png": picture for mode in ("RGB", "L", "RGBA", "LA", "P", "1")},
     **{f"{mode}.jpg": picture for mode in ("RGB", "L", "CMYK")},
@@ -81,6 +97,9 @@ SPECIAL = {
     "float.tiff": lambda path: deep(path, np.float32),
     "turned.jpg": turned,
     "turned.tiff": turned,
+    "turned.webp": turned,
+    "turned.avif": turned,
+    "packed.tiff": packed,
     "transparent.png": transparent,
 }
 
@@ -145,6 +164,50 @@ def test_what_is_lost_of_more_than_8_bits(
         assert ((np.asarray(image) > 255).any() or channels == (3,)) or loss is None
 
 
+def test_masks_of_more_than_two_values(tmp_path: Path) -> None:
+    """Zeros and ones, 0 and 255, one value, bits, a palette and colours are all plain; greys between are not."""
+    half = np.zeros(SIZE, np.uint8)
+    half[:, 6:] = 1
+    smooth = half * 255
+    smooth[:, 5] = 60
+    images = {
+        "ones.png": Image.fromarray(half),
+        "white.png": Image.fromarray(half * 255),
+        "black.png": Image.fromarray(half * 0),
+        "full.png": Image.fromarray(half * 0 + 255),
+        "bits.png": Image.fromarray(half * 255).convert("1"),
+        "palette.png": Image.fromarray(half * 255).convert("P"),
+        "colour.png": Image.fromarray(half * 255).convert("RGB"),
+        "smooth.png": Image.fromarray(smooth),
+        "photo.jpg": Image.fromarray(smooth),
+    }
+    samples = []
+    for name, image in images.items():
+        image.save(tmp_path / name)
+        samples.append(Sample("test", tmp_path / f"of_{name}", tmp_path / name, 1))
+    assert grey_mask_notes(samples[:-2]) == []
+    assert grey_mask_notes([]) == []
+    several = [Sample("test", tmp_path / "x.png", samples[0].mask_path, 1, (samples[-2].mask_path,))]
+    (note,) = grey_mask_notes([*samples, *several, *samples])
+    assert note.startswith(
+        f"2 of 9 masks have more than two grey values, for example {tmp_path / 'smooth.png'}: every "
+    )
+
+
+def test_packed_values_of_12_bits_are_read_as_they_are_and_cut_off_above_255(tmp_path: Path) -> None:
+    path = packed(tmp_path / "packed.tiff")
+    expected = np.minimum(np.arange(SIZE.height * SIZE.width) * 40, 255).reshape(SIZE)
+    assert np.array_equal(read_image(path, SIZE), np.stack([expected] * 3, axis=-1))
+    assert lost_bits(path) == "anomalib reads values above 255 as white"
+
+
+def test_turned_files_other_than_tiff_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    sizes = {
+        path.suffix: size_of(turned(path)) for path in (tmp_path / f"1.{kind}" for kind in ("tiff", "webp", "avif"))
+    }
+    assert sizes == {".tiff": SIZE[::-1], ".webp": SIZE, ".avif": SIZE}
+
+
 def test_a_size_of_one_number_cuts_nothing_off(tmp_path: Path) -> None:
     """The whole image is squeezed to a square: a mark in the right third of a wide image stays."""
     pixels, mask = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
@@ -200,7 +263,7 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
 
 
 def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Replace it, or leave it out"):
+    with pytest.raises(DataError, match=r"\.png cannot be read \(File name too long\)\. Shorten the name"):
         size_of(tmp_path / f"{'long' * 100}.png")
 
 

@@ -145,10 +145,10 @@ def test_a_data_module_that_finds_nothing(tmp_path: Path) -> None:
         split_once(Folder("tiny", root=tmp_path, normal_dir="none"))
 
 
-def test_a_mask_that_is_missing_is_thought_of(image_folder: Path) -> None:
+def test_a_mask_that_is_missing_is_named(image_folder: Path) -> None:
     (image_folder / "masks" / "1.png").unlink()
     folders = {"normal_dir": "good", "abnormal_dir": "bad", "mask_dir": "masks"}
-    with pytest.raises(DataError, match=r"could not be set up: .* Check its folders, that no mask is missing"):
+    with pytest.raises(DataError, match=r"bad/1\.png has none: there is no .*masks/1\.\*"):
         split_once(Folder("tiny", root=image_folder, **folders))
 
 

@@ -20,8 +20,10 @@ from hatchling.plugin.manager import PluginManager
 from anomalib_tiled.calibration import Calibration, Stages
 from anomalib_tiled.cli import main
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.plugins.discovery import KINDS, OBSERVATIONS, Plugins, find_plugins
+from anomalib_tiled.plugins.discovery import Plugins, find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.plugins.specification import OBSERVATIONS
+from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
@@ -61,7 +63,7 @@ def test_each_file_stands_there_once() -> None:
 
 
 def test_every_example_is_a_plugin_and_every_hook_has_one(page: Plugins) -> None:
-    assert {choice.kind for choice in page.choices} == set(KINDS)
+    assert {choice.kind for choice in page.choices} == {kind.name for kind in STAGE_KINDS}
     plugins = [plugin for plugin in page.loaded if plugin.origin.package in MODULES]
     assert {name for plugin in plugins for name in plugin.observations} == set(OBSERVATIONS)
     assert all(choice.description for choice in page.choices)

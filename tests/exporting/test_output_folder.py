@@ -120,7 +120,7 @@ def test_an_earlier_export_comes_back_if_the_new_one_cannot_be_moved(
     iterdir = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(iterdir(path), reverse=True)))  # the manifest last
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="worn out"), replacing_folder(tmp_path, overwrite=True) as work:
+    with pytest.raises(StorageError, match="worn out"), replacing_folder(tmp_path, overwrite=True) as work:
         write(work, "torch", model="new", tiles__weights="new")
     assert (tmp_path / "model").read_text() == (tmp_path / "tiles" / "weights").read_text() == "old"
     assert json.loads((tmp_path / "manifest.json").read_text())["format"] == "onnx"

@@ -9,11 +9,13 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.origin import Origin
-from anomalib_tiled.plugins.discovery import KINDS, LIMIT, BrokenPlugin, find_plugins
+from anomalib_tiled.plugins.discovery import LIMIT, BrokenPlugin, find_plugins
+from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.scoring import Scorer
 
 MEDIAN = '''
 from anomalib_tiled import hookimpl
+from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.scoring import Scorer
 
 class Median(Scorer):
@@ -54,8 +56,8 @@ def test_the_built_in_stages_are_found() -> None:
     assert {choice.name for choice in plugins.of("merging")} >= {"Mean", "Gaussian", "Hann", "Max"}
     assert {choice.plugin.origin.package for choice in plugins.choices} == {"anomalib-tiled"}
     assert plugins.clashes == ()
-    for kind in KINDS:
-        assert plugins.of(kind), kind
+    for kind in STAGE_KINDS:
+        assert plugins.of(kind.name), kind
     assert all(choice.description for choice in plugins.choices)
 
 

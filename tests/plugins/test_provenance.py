@@ -25,6 +25,13 @@ def settings(configuration: dict[str, object]) -> Settings:
     return Settings.from_mapping(configuration)
 
 
+def chosen(settings: Settings, **class_paths: str) -> Settings:
+    """Give settings that name other stages."""
+    return replace(
+        settings, stages={**settings.stages, **{kind: ClassSpec(path) for kind, path in class_paths.items()}}
+    )
+
+
 def test_every_class_has_an_origin(settings: Settings) -> None:
     origins = origins_of(settings)
     ours = {"package": "anomalib-tiled", "version": anomalib_tiled.__version__}
@@ -40,7 +47,7 @@ def test_every_class_has_an_origin(settings: Settings) -> None:
 
 def test_another_version_is_a_note(settings: Settings, install: Install) -> None:
     install("factory", EMPTY)
-    origins = origins_of(replace(settings, scoring=ClassSpec("factory.Median"), merging=ClassSpec("factory.Sum")))
+    origins = origins_of(chosen(settings, scoring="factory.Median", merging="factory.Sum"))
     install("factory", EMPTY, "1.3")
     assert changed_origins(origins) == (
         (
@@ -52,7 +59,7 @@ def test_another_version_is_a_note(settings: Settings, install: Install) -> None
 
 def test_a_package_that_is_gone_is_named_with_what_to_install(settings: Settings, install: Install) -> None:
     install("factory", EMPTY)
-    origins = origins_of(replace(settings, scoring=ClassSpec("factory.Median")))
+    origins = origins_of(chosen(settings, scoring="factory.Median"))
     origins["scoring"]["package"] = "gone"
     message = (
         "The scoring of this run, factory.Median, came from gone 1.2, which is not installed now. "
@@ -63,7 +70,7 @@ def test_a_package_that_is_gone_is_named_with_what_to_install(settings: Settings
 
 
 def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
-    origins = origins_of(replace(settings, scoring=ClassSpec("no_such_module.Median")))
+    origins = origins_of(chosen(settings, scoring="no_such_module.Median"))
     assert origins["scoring"]["package"] is None
     with pytest.raises(RunFolderError, match=r"came from a module that Python does not find now. Put the folder"):
         changed_origins(origins)

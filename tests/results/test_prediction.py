@@ -24,9 +24,11 @@ class Ensemble:
         self.asked: list[int] = []
         self.fail = fail
 
-    def predict_raw(self, images: torch.Tensor) -> RawPrediction:
+    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
         self.asked.append(len(images))
         self.fail(len(images))
+        if on_tile is not None:
+            on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
         return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
 
@@ -69,6 +71,14 @@ def prediction(fail: Callable[[int], None]) -> tuple[Prediction, Ensemble, Writt
 def batch(*names: str) -> SourceBatch:
     images = torch.rand(len(names), 3, 4, 6, generator=torch.Generator().manual_seed(len(names)))
     return SourceBatch(ImageBatch(image=images, image_path=list(names)), (Size(4, 6),) * len(names))
+
+
+def test_each_tile_of_a_batch_is_heard_of_before_its_images_are_written() -> None:
+    predicting, _, written, _ = prediction(lambda _: None)
+    heard: list[int] = []
+    list(predicting.predict(batch(*"abc"), lambda *_: heard.append(len(written.names))))
+    assert heard == [0]
+    assert written.names == [*"abc"]
 
 
 def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:

@@ -13,8 +13,10 @@ from anomalib.data import ImageBatch
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_tiled.evaluation import Images
 from anomalib_tiled.origin import Origin
-from anomalib_tiled.plugins.discovery import OBSERVATIONS, BrokenPlugin, Choice, Plugin, Plugins, find_plugins
+from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
+from anomalib_tiled.plugins.specification import OBSERVATIONS
 from anomalib_tiled.results.report import (
     metrics_table,
     plugins_table,
@@ -100,8 +102,13 @@ def test_scores_that_were_not_finished_do_not_replace_earlier_ones(tmp_path: Pat
 
 
 def test_metrics_for_the_terminal() -> None:
-    shown = cells(metrics_table({"image_AUROC": 0.98765, "pixel_AUPRO": None}))
-    assert shown == [["metric", "value"], ["image_AUROC", "0.9877"], ["pixel_AUPRO", "undefined"]]
+    images = {"image": Images(normal=5, anomalous=4), "pixel": Images(normal=5, anomalous=3)}
+    shown = cells(metrics_table({"image_AUROC": 0.98765, "pixel_AUPRO": None}, images))
+    assert shown == [
+        ["metric", "value", "images"],
+        ["image_AUROC", "0.9877", "5 normal, 4 anomalous"],
+        ["pixel_AUPRO", "undefined", "5 normal, 3 anomalous"],
+    ]
 
 
 ONE = Plugin(Origin("one", "1.2"), "first", pluggy.PluginManager("anomalib_tiled"))
@@ -133,7 +140,8 @@ def test_square_brackets_in_what_others_wrote_are_shown() -> None:
 
 
 def test_several_numbers_are_shown_in_short() -> None:
-    shown = cells(metrics_table({"confusion": [[7, 1], [0, 8]], "pair": [0.25, None], "many": [0.5] * 9}))
+    values = {"image_confusion": [[7, 1], [0, 8]], "image_pair": [0.25, None], "image_many": [0.5] * 9}
+    shown = cells(metrics_table(values, {"image": Images()}))
     assert [row[1] for row in shown[1:]] == [
         "[[7, 1], [0, 8]]",
         "[0.2500, undefined]",

@@ -105,9 +105,11 @@ def test_gaussian_window_at_one_standard_deviation() -> None:
     assert float(window[3]) == pytest.approx(0.60653066)
 
 
-def test_gaussian_refuses_a_sigma_of_zero() -> None:
-    with pytest.raises(ValueError, match=re.escape("needs a positive sigma, a fraction of the tile side, got 0.")):
-        Gaussian(sigma=0)
+@pytest.mark.parametrize("sigma", [0, float("nan"), float("inf")])
+def test_gaussian_refuses_a_sigma_without_sense(sigma: float) -> None:
+    message = f"needs a positive sigma, a fraction of the tile side, got {sigma}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Gaussian(sigma=sigma)
 
 
 @EACH

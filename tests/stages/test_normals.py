@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
-from anomalib_tiled.stages.normals import deviation, peaks_of, quantile_of_counts, quantile_of_peaks
+from anomalib_tiled.stages.normals import clear_of_rounding, deviation, peaks_of, quantile_of_counts, quantile_of_peaks
 
 BOTH = pytest.mark.parametrize("kind", [ExactScores, ScoreDistribution])
 SCORES = np.random.default_rng(0).normal(3, 2, 5000).astype(np.float32)
@@ -50,6 +50,18 @@ def test_a_peak_is_exceeded_with_the_probability_of_its_rank() -> None:
     random = np.random.default_rng(0)
     above = [1 - quantile_of_peaks(random.random(19), 0.9) for _ in range(4000)]
     assert np.mean(above) == pytest.approx(0.1, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(5, 5), (1, 1.5), (1.2, 1.5), (9.8, 9.5), (10, 10.1), (10.2, 10.6), (0, 0), (0.9, 0.5)]
+)
+def test_a_threshold_keeps_clear_of_scores_and_between_the_same_two(threshold: float, expected: float) -> None:
+    scores = np.array([1.0, 10.0, 10.2, 11.0, 20.0])
+    assert clear_of_rounding(threshold, scores, 0.5) == pytest.approx(expected)
+
+
+def test_above_the_highest_score_there_is_room_for_rounding() -> None:
+    assert clear_of_rounding(3, np.array([1.0, 3.0]), 0.5) == 3.5
 
 
 def test_beyond_what_was_seen_it_is_the_highest_peak() -> None:

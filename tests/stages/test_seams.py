@@ -146,7 +146,9 @@ def test_a_width_that_rounds_to_nothing_still_smooths(width: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sigma": 0}, "needs a positive sigma in pixels, got 0. Use null for no smoothing."),
+        ({"sigma": 0}, "needs a positive sigma of at most 100 pixels, got 0. Use null for no smoothing."),
+        ({"sigma": 1e9}, "needs a positive sigma of at most 100 pixels, got 1000000000.0. Use null"),
+        ({"sigma": float("nan")}, "needs a positive sigma of at most 100 pixels, got nan. Use null"),
         ({"width": 0}, "needs a width between 0 and 1 of the tile side, got 0."),
         ({"width": 1.5}, "needs a width between 0 and 1 of the tile side, got 1.5."),
     ],

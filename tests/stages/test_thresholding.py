@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_curve
 
 from anomalib_tiled.stages.distribution import IMAGE_BITS, TILE_BITS, ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import (
+    At,
     ExtremeValueThreshold,
     F1AdaptiveThreshold,
     ManualThreshold,
@@ -39,10 +40,13 @@ FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def adaptive(kind: type[ScoreDistribution], scores: object, anomalous: object) -> float:
+AT = pytest.mark.parametrize("at", ["middle", "lowest_anomalous"])
+
+
+def adaptive(kind: type[ScoreDistribution], scores: object, anomalous: object, at: At = "middle") -> float:
     distribution = kind()
     distribution.add(np.asarray(scores, np.float32), np.asarray(anomalous, bool))
-    return F1AdaptiveThreshold().learn(distribution)
+    return F1AdaptiveThreshold(at).learn(distribution)
 
 
 def called(scores: object, threshold: float) -> list[bool]:
@@ -57,16 +61,18 @@ def test_near_the_threshold_of_anomalib(scores: np.ndarray) -> None:
     ranks = np.unique(scores, return_inverse=True)[1]
     theirs.update(torch.from_numpy(ranks / ranks.max()), torch.from_numpy(LABELS.astype(int)))
     expected = np.unique(scores)[round(float(theirs.compute()) * ranks.max())]
-    assert adaptive(ExactScores, scores, LABELS) == pytest.approx(expected, abs=1e-4 * float(np.ptp(scores)))
+    ours = adaptive(ExactScores, scores, LABELS, "lowest_anomalous")
+    assert ours == pytest.approx(expected, abs=1e-4 * float(np.ptp(scores)))
 
 
 @BOTH
+@AT
 @pytest.mark.parametrize("scores", CASES.values(), ids=CASES)
-def test_decisions_reach_the_best_f1_score(kind: type[ScoreDistribution], scores: np.ndarray) -> None:
+def test_decisions_reach_the_best_f1_score(kind: type[ScoreDistribution], scores: np.ndarray, at: At) -> None:
     precision, recall, _ = precision_recall_curve(LABELS, scores)
     best = (2 * precision * recall / (precision + recall)).max()
     tolerance = 1e-6 if kind is ExactScores else 1e-2  # bins part scores to one part in 2048
-    assert f1_score(LABELS, called(scores, adaptive(kind, scores, LABELS))) == pytest.approx(best, abs=tolerance)
+    assert f1_score(LABELS, called(scores, adaptive(kind, scores, LABELS, at))) == pytest.approx(best, abs=tolerance)
 
 
 @pytest.mark.parametrize("bits", [IMAGE_BITS, TILE_BITS])
@@ -103,10 +109,58 @@ def test_scores_that_are_near_for_their_size_are_parted(
 
 
 @BOTH
+@AT
+def test_two_scores_are_parted_at_any_place(kind: type[ScoreDistribution], at: At) -> None:
+    assert called([2, 7], adaptive(kind, [2, 7], [False, True], at)) == [False, True]
+
+
+@BOTH
+@pytest.mark.parametrize(("factor", "offset"), [(1, 0), (3, -900), (1e-3, 1)])
+def test_the_middle_of_a_gap_leaves_most_of_it_to_defects(
+    kind: type[ScoreDistribution], factor: float, offset: float
+) -> None:
+    scores = np.array([100, 120, 150, 167, 421.6, 500, 900])
+    threshold = adaptive(kind, factor * scores + offset, scores > 200)
+    assert (threshold - offset) / factor == pytest.approx(248, abs=1), "the arithmetic middle is 294"
+
+
+@pytest.mark.parametrize(("gap", "share"), [(0.01, 0.5), (1, 0.455), (4, 0.312), (10, 0.213), (1000, 0.154)])
+def test_the_wider_a_gap_for_the_range_of_normal_scores_the_lower_its_middle(gap: float, share: float) -> None:
+    threshold = adaptive(ExactScores, [1, 2, 2 + gap, 9000], [False, False, True, True])
+    assert (threshold - 2) / gap == pytest.approx(share, abs=2e-3)
+
+
+def test_of_gaps_that_are_as_good_the_widest_is_taken() -> None:
+    """One of two defects is found without a false alarm, or both with two: an F1 score of 2/3 in both cases."""
+    anomalous = [False, True, False, False, True]
+    assert 4 < adaptive(ExactScores, [0, 2, 3, 4, 9], anomalous) < 9
+    assert 0 < adaptive(ExactScores, [0, 7, 7.5, 8, 9], anomalous) < 7
+    low = adaptive(ExactScores, [0, 2, 3, 4, 9], anomalous, "lowest_anomalous")
+    assert low == pytest.approx(2, abs=1e-3), "as in anomalib"
+
+
+def test_where_in_a_gap_is_one_of_two_places() -> None:
+    message = "F1AdaptiveThreshold needs at to be middle or lowest_anomalous, got 'top'."
+    with pytest.raises(ValueError, match=message):
+        F1AdaptiveThreshold("top")
+
+
+@BOTH
 def test_without_anomalous_scores_none_is_called_anomalous(kind: type[ScoreDistribution]) -> None:
     threshold = adaptive(kind, SCORES, np.zeros(400))
-    assert threshold == SCORES.max()
-    assert not any(called(SCORES, threshold))
+    assert not any(called(SCORES * (1 + 1e-4), threshold)), "nor if rounding moves it"
+    assert threshold == pytest.approx(SCORES.max(), rel=1e-3)
+    assert adaptive(kind, SCORES, np.zeros(400), "lowest_anomalous") == SCORES.max(), "as in anomalib"
+
+
+@BOTH
+@pytest.mark.parametrize("level", [5.0, -5.0, 1e-3])
+def test_where_normal_scores_do_not_vary_nothing_up_to_a_tenth_above_is_anomalous(
+    kind: type[ScoreDistribution], level: float
+) -> None:
+    for rule in (F1AdaptiveThreshold(), QuantileThreshold(), ExtremeValueThreshold()):
+        threshold = rule.learn(distribution(kind, np.full(8, level)))
+        assert threshold == pytest.approx(level + abs(level) / 10)
 
 
 @BOTH
@@ -130,6 +184,9 @@ def test_a_normal_and_an_anomalous_image_of_one_score(kind: type[ScoreDistributi
 
 def test_a_threshold_by_hand() -> None:
     assert ManualThreshold(0.25).learn(ExactScores()) == 0.25
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"ManualThreshold needs a number as value, got {value}"):
+            ManualThreshold(value)
 
 
 NORMAL_ONLY = [QuantileThreshold(0.9), ExtremeValueThreshold(0.1), ExtremeValueThreshold(0.01)]
@@ -194,11 +251,11 @@ def test_every_pixel_makes_no_difference_to_scores_of_images() -> None:
 @BOTH
 @OF_NORMALS
 @pytest.mark.parametrize("scores", [[1], [3, 1, 2], [-3, -1, -2], [0, 0, 0], np.ones(60), np.repeat([1, 2, 5], 30)])
-def test_few_or_equal_scores_give_at_most_the_highest(
+def test_few_or_equal_scores_give_at_most_just_above_the_highest(
     kind: type[ScoreDistribution], rule: Thresholder, scores: object
 ) -> None:
-    threshold = rule.learn(distribution(kind, scores))
-    assert np.min(scores) <= threshold <= np.max(scores)
+    learned_from = distribution(kind, scores)
+    assert np.min(scores) <= rule.learn(learned_from) <= np.max(scores) + learned_from.margin
 
 
 @BOTH
@@ -254,10 +311,22 @@ def test_a_note_says_that_no_image_is_normal(rule: Thresholder) -> None:
     assert list(rule.notes(distribution(ExactScores, [1, 2], anomalous=1))) == [expected]
 
 
-def test_a_note_says_that_no_image_is_anomalous() -> None:
-    expected = "No validation image is anomalous: the threshold is the highest normal score."
-    assert list(F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2]))) == [expected]
-    assert not F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2], [False, True]))
+@pytest.mark.parametrize(("at", "where"), [("middle", "just above "), ("lowest_anomalous", "")])
+def test_a_note_says_that_no_image_is_anomalous(at: At, where: str) -> None:
+    expected = f"No validation image is anomalous: the threshold is {where}the highest normal score."
+    assert list(F1AdaptiveThreshold(at).notes(distribution(ExactScores, [1, 2]))) == [expected]
+
+
+def test_a_note_names_a_wide_gap() -> None:
+    wide = distribution(ExactScores, [150, 167, 421.6, 500], [False, False, True, True])
+    (note,) = F1AdaptiveThreshold().notes(wide)
+    assert note == (
+        "No validation image has a score between 167 and 421.6: every threshold there has the same F1 score. The "
+        "middle is taken, measured in ranges of the normal scores."
+    )
+    assert not F1AdaptiveThreshold("lowest_anomalous").notes(wide)
+    assert not F1AdaptiveThreshold().notes(distribution(ExactScores, SCORES, LABELS)), "there are scores everywhere"
+    assert not F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2], [True, True]))
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.1, 99])

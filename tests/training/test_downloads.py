@@ -52,5 +52,8 @@ def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Fetching(ConnectionError("no route"))
-    with pytest.raises(ConfigurationError, match=r"Fetching downloads weights or images .* failed: no route\. Try"):
+    message = (
+        r"Fetching downloads weights or images .* failed: no route\. Try .*; or copy .*pre_trained \(weights\) and"
+    )
+    with pytest.raises(ConfigurationError, match=message):
         download(run_with(model, monkeypatch))

@@ -53,7 +53,7 @@ class Models:
 
     def reload(self, model: AnomalibModule, tile: Tile) -> None:
         self.loaded.append(tile.name)
-        model.factor.fill_(10.0 * (1 + tile.row + tile.column))
+        model.factor.data = torch.tensor(10.0 * (1 + tile.row + tile.column))
 
     def record(self, tile: Tile) -> SimpleNamespace:
         return SimpleNamespace(checkpoint=self.seals.get(tile.name, Seal(1, "first")))

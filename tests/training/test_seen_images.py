@@ -14,10 +14,10 @@ from PIL import Image
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.readable import readable
 from anomalib_tiled.run import Run
 from anomalib_tiled.run_folder import TileRecord
 from anomalib_tiled.seals import Seal
+from anomalib_tiled.system_errors import readable
 from anomalib_tiled.training import seen_images
 from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
 

@@ -25,9 +25,9 @@ from PIL import Image
 from anomalib_tiled import preparation
 from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import ConfigurationError, StorageError, UnfitLocationError
-from anomalib_tiled.files import storage_errors
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.run import Run
+from anomalib_tiled.system_errors import storage_errors
 from anomalib_tiled.termination import Terminated
 from anomalib_tiled.training import tile as training
 from anomalib_tiled.training.seen_images import note_images, noted_fingerprint
@@ -269,13 +269,6 @@ def test_a_metric_of_two_classes_is_not_monitored_where_a_tile_has_one(make_run:
     assert weight_of(run, tile) == -7, "all five epochs, and the last weights"
     said = f"{name} is left out: pixel_AUROC is not defined, as all validation tiles are alike."
     assert said in run.folder.tile_log(tile).read_text()
-
-
-def test_a_metric_that_there_is_not_is_named(make_run: MakeRun) -> None:
-    run = make_run(callbacks=[stopping(monitor="pixel_Beauty")])
-    with pytest.raises(RuntimeError, match=r"pixel_Beauty.*which is not available.*pixel_AUROC"):
-        train_tile(run, first(run))
-    assert not run.folder.is_done(first(run), run.settings.training_hash)
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("max", 1), ("min", -1)])
@@ -559,6 +552,14 @@ def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_scr
     log = run.folder.tile_log(first(run)).read_text()
     for said in ("Initializing Talking model.", "a print", "UserWarning: a warning", "talking: a record"):
         assert said in log
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_without_a_gpu_the_setting_to_give_is_named(accelerator: str) -> None:
+    message = r"The trainer refuses its arguments: .* This machine has no GPU .*: give --trainer\.accelerator cpu\."
+    with pytest.raises(ConfigurationError, match=message):
+        check_trainer({"accelerator": accelerator})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""The kinds of stages: one row each, which settings, options, plugins and messages are read from.
+
+A new kind is a row here, the contract that the row names, and the call in `pipeline` or `calibration.Stages`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.thresholding import Thresholder
+from anomalib_tiled.workers import Workers
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A kind of stage: what it must do, and how a configuration and a plugin name it.
+
+    Args:
+        name: Name in messages, in ``plugins`` and in ``Settings.stages``.
+        contract: The class that every stage of the kind derives from.
+        hook: Function of a plugin that registers classes.
+        setting: Where a configuration names the class: a setting, or one in a group, as ``normalization.method``.
+        purpose: What a stage of the kind does, as a sentence; for ``--help``.
+        default: Dotted path of the class that is taken if nothing is said; ``None`` for no stage.
+        optional: Whether the setting may be null, for no stage.
+        decides_calibration: Whether the stages learn something else if this one is another.
+    """
+
+    name: str
+    contract: type
+    hook: str
+    setting: str
+    purpose: str
+    default: str | None
+    optional: bool = False
+    decides_calibration: bool = True
+
+    @property
+    def group(self) -> str:
+        """The group that the setting is in; "" for none."""
+        return self.setting.rpartition(".")[0]
+
+    @property
+    def section(self) -> str:
+        """The key of the configuration that holds the setting: its group, or itself."""
+        return self.setting.partition(".")[0]
+
+
+STAGE_KINDS = (
+    StageKind(
+        name="merging",
+        contract=Merger,
+        hook="register_mergers",
+        setting="merging",
+        purpose="Joins tile maps to image maps.",
+        default="anomalib_tiled.stages.merging.Mean",
+    ),
+    StageKind(
+        name="scoring",
+        contract=Scorer,
+        hook="register_scorers",
+        setting="scoring",
+        purpose="Makes an image score of tile scores.",
+        default="anomalib_tiled.stages.scoring.Max",
+    ),
+    StageKind(
+        name="seam_smoothing",
+        contract=SeamSmoother,
+        hook="register_seam_smoothers",
+        setting="seam_smoothing",
+        purpose="Smooths maps where tiles meet; or null.",
+        default="anomalib_tiled.stages.seams.GaussianSeams",
+        optional=True,
+    ),
+    StageKind(
+        name="normalization",
+        contract=Normalizer,
+        hook="register_normalizers",
+        setting="normalization.method",
+        purpose="Brings scores to [0, 1].",
+        default="anomalib_tiled.stages.normalization.MinMax",
+    ),
+    StageKind(
+        name="thresholding",
+        contract=Thresholder,
+        hook="register_thresholders",
+        setting="thresholding.method",
+        purpose="Finds the score above which is anomalous.",
+        default="anomalib_tiled.stages.thresholding.F1AdaptiveThreshold",
+    ),
+    StageKind(
+        name="workers",
+        contract=Workers,
+        hook="register_workers",
+        setting="workers",
+        purpose="Trains the tiles.",
+        default="anomalib_tiled.training.workers.LocalWorkers",
+        decides_calibration=False,
+    ),
+)
+"""All kinds, in the order in which they are listed."""
+
+
+def kind_at(setting: str) -> StageKind | None:
+    """Give the kind that a setting takes; ``None`` if it takes no stage."""
+    return next((kind for kind in STAGE_KINDS if kind.setting == setting), None)
+
+
+def kind_of(stage: object) -> StageKind | None:
+    """Give the kind of a stage; ``None`` if it fulfils no contract."""
+    return next((kind for kind in STAGE_KINDS if isinstance(stage, kind.contract)), None)

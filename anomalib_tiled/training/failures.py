@@ -1,0 +1,103 @@
+"""Tiles that could not be trained, gathered by their reasons."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import OutOfMemoryError, UnfitLocationError
+from anomalib_tiled.training.worker_process import UnsentError, WorkerError, has_failed_for_good
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.run_folder import RunFolder
+
+ALIKE = 2
+"""Tiles that fail alike after which no more are tried: what fails at two locations would fail at all."""
+
+
+@dataclass
+class Failures:
+    """Tiles that could not be trained.
+
+    Args:
+        keep_going: Whether all other tiles are tried, however many fail alike.
+    """
+
+    keep_going: bool = False
+    _tiles: dict[str, list[Tile]] = field(default_factory=dict)
+    _lasting: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tile: Tile, error: Exception, *, others_fitted: bool) -> str:
+        """Take in a failure, and give the reason as it is noted of the tile.
+
+        Args:
+            tile: The tile.
+            error: Why it failed.
+            others_fitted: Whether the model could be fitted on another tile.
+        """
+        reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
+        kind = reason.replace(tile.name, "the tile")
+        alike = next((known for known in self._tiles if _kind(known, self._tiles[known]) == kind), reason)
+        self._tiles.setdefault(alike, []).append(tile)
+        of_location = isinstance(error, UnfitLocationError) and (error.blank or others_fitted)
+        self._lasting[alike] += not of_location and not _passes(error)
+        return reason
+
+    def __len__(self) -> int:
+        """Number of tiles that could not be trained."""
+        return sum(map(len, self._tiles.values()))
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether no other tile should be tried, because the same reason would be in its way."""
+        return not self.keep_going and any(number >= ALIKE for number in self._lasting.values())
+
+    def message(self, folder: RunFolder, tiles: Sequence[Tile], left: int, refusal: str | None = None) -> str:
+        """Say which tiles failed for which reason, and how to go on.
+
+        Args:
+            folder: The run.
+            tiles: All tiles of the run.
+            left: Number of those that are still to be trained.
+            refusal: Why locations on which the model cannot be fitted are not left out; ``None`` if there are none.
+        """
+        causes = [
+            f"{', '.join(tile.name for tile in failed)}: {reason} (log: {folder.tile_log(failed[0])})"
+            for reason, failed in self._tiles.items()
+        ]
+        refusals = [] if refusal is None else [refusal]
+        advice = _advice(folder, tiles, stopped=self.are_alike)
+        return "\n".join([self._heading(len(tiles), left), *causes, *refusals, *advice])
+
+    def _heading(self, number: int, left: int) -> str:
+        if not self.are_alike:
+            return f"{len(self)} tiles could not be trained; all others are done."
+        return (
+            f"{len(self)} tiles could not be trained, and no other is tried, because {ALIKE} failed for the same "
+            f"reason: {number - left} of {number} tiles are done, {left} are left."
+        )
+
+
+def _kind(reason: str, tiles: Sequence[Tile]) -> str:
+    return reason.replace(tiles[0].name, "the tile")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether another tile may well be trained, or this one later: memory, a process or a GPU was lost."""
+    died = isinstance(error, WorkerError) and not isinstance(error, UnsentError)
+    return died or isinstance(error, OutOfMemoryError) or has_failed_for_good(error)
+
+
+def _advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool) -> list[str]:
+    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
+    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    again = f" and have tiles that are done trained alike: `{command} --tiles {done}`" if done else ""
+    lines = [
+        f"Fix the cause, then go on with `{command}`.",
+        f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
+    ]
+    return [*lines, f"To try all other tiles all the same: `{command} --keep_going`."] if stopped else lines

@@ -1,0 +1,160 @@
+"""What can be seen of a model and its data before anything is trained: a blank tile on its way, and a few numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from anomalib.models.components.feature_extractors import TimmFeatureExtractor
+from anomalib.pre_processing import PreProcessor
+
+from anomalib_tiled.data.tile_dataset import CHANNELS, AreaDataset, collate
+from anomalib_tiled.errors import ConfigurationError, DataError, allowed_names
+from anomalib_tiled.fresh_models import Randomness
+from anomalib_tiled.tile_model import build_tile_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anomalib.data import AnomalibDataModule
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.config import ClassSpec, Plain
+    from anomalib_tiled.data.cache import Pixels
+    from anomalib_tiled.data.split import Sample, Split, Subset
+    from anomalib_tiled.grid import Size, TileGrid
+
+LAYERS = ("layers", "layer")
+"""Arguments by which models ask for layers of their backbone."""
+
+
+def check_fresh_model(spec: ClassSpec, tile_size: Size) -> None:
+    """Make a model once, and refuse what it would fail at in every tile.
+
+    Args:
+        spec: Class and arguments.
+        tile_size: Height and width of the tiles in pixels.
+
+    Raises:
+        ConfigurationError: It cannot be made, its backbone lacks a layer, or its pre-processor gives something else
+            than a tile.
+    """
+    try:
+        model = build_tile_model(spec, tile_size)
+    except ConfigurationError:
+        _check_layers(spec.init_args, _layers_of(spec.init_args.get("backbone")))
+        raise
+    for module in model.modules():
+        if isinstance(module, TimmFeatureExtractor):
+            _check_layers(model.hparams, _names(module))
+    _check_pre_processor(model, tile_size)
+
+
+def check_augmentations(datamodule: AnomalibDataModule, split: Split, grid: TileGrid) -> None:
+    """Send a blank image through the augmentations of each subset.
+
+    Args:
+        datamodule: Has the augmentations.
+        split: Which image is used for what.
+        grid: Gives the size of the images.
+
+    Raises:
+        DataError: One changes the size or the channels of an image.
+        ConfigurationError: One fails.
+    """
+    whole, randomness = (slice(0, grid.image_size.height), slice(0, grid.image_size.width)), Randomness.now()
+    blank = _Blank(has_masks=any(sample.masks for sample in split.samples))
+    subsets: tuple[Subset, ...] = ("train", "val", "test")
+    for subset in subsets:
+        augmentations, samples = getattr(datamodule, f"{subset}_augmentations"), split.subset(subset)[:1]
+        if augmentations is None or not samples:
+            continue
+        images = AreaDataset(blank, samples, area=whole, grid=grid, augmentations=augmentations)
+        try:
+            collate([images[0]])
+        except DataError:
+            raise
+        except Exception as error:  # they may refuse in any way
+            message = (
+                f"{subset}_augmentations of the data module must take images of {grid.image_size} pixels, but fail: "
+                f"{type(error).__name__}: {str(error).rstrip('.')}. Change them."
+            )
+            raise ConfigurationError(message) from error
+    randomness.restore()
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """Black images without defects."""
+
+    has_masks: bool
+
+    def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
+        del sample
+        return np.zeros((rows.stop - rows.start, columns.stop - columns.start, CHANNELS), np.uint8)
+
+    def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
+        del sample
+        return np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8) if self.has_masks else None
+
+
+def _layers_of(backbone: Plain) -> list[str]:
+    """Name the layers of a backbone; none if there is no such backbone, which who asks for it says better."""
+    try:
+        return _names(TimmFeatureExtractor(backbone, layers=[], pre_trained=False))
+    except Exception:  # noqa: BLE001  # the model has been refused already, and that is said
+        return []
+
+
+def _names(extractor: TimmFeatureExtractor) -> list[str]:
+    """Name the layers that a backbone has; none if it does not tell."""
+    known = getattr(extractor.feature_extractor, "feature_info", [])
+    return [each["module"] for each in getattr(known, "info", known)]
+
+
+def _check_layers(arguments: Mapping[str, Plain], allowed: Sequence[str]) -> None:
+    """Refuse layers that a backbone lacks; blocks of a transformer may be given by their numbers.
+
+    Raises:
+        ConfigurationError: It lacks one.
+    """
+    for argument in (name for name in LAYERS if arguments.get(name) is not None and allowed):
+        given = arguments[argument]
+        for layer in [given] if isinstance(given, str) else given:
+            if layer not in allowed and f"blocks.{layer}" not in allowed:
+                backbone = arguments.get("backbone", "the backbone")
+                message = (
+                    f"model.init_args.{argument} must name layers of {backbone}, which has no {layer!r}. "
+                    f"{allowed_names(str(layer), allowed)}"
+                )
+                raise ConfigurationError(message)
+        if not given:
+            message = f"model.init_args.{argument} must name a layer, but is {given!r}. {allowed_names('', allowed)}"
+            raise ConfigurationError(message)
+
+
+def _check_pre_processor(model: AnomalibModule, tile_size: Size) -> None:
+    """Send a blank tile through the pre-processor of a model; anomalib's batches hold nothing but three channels.
+
+    Raises:
+        ConfigurationError: It fails, or gives something else than tiles.
+    """
+    if not isinstance(model.pre_processor, PreProcessor) or (transform := model.pre_processor.transform) is None:
+        return
+    expected = (1, CHANNELS, *tile_size)
+    try:
+        given = transform(torch.zeros(expected))
+    except Exception as error:  # a transform may refuse in any way
+        message = (
+            f"The pre-processor of the model must take tiles of {tile_size} pixels, but fails: {error}. Change it."
+        )
+        raise ConfigurationError(message) from error
+    if tuple(given.shape) != expected or not given.is_floating_point():
+        message = (
+            f"The pre-processor of the model must give tiles of {CHANNELS} channels and {tile_size} pixels as "
+            f"floats, but gives {' x '.join(map(str, given.shape[1:]))} (channels, height, width), {given.dtype}. "
+            "Change model.init_args.pre_processor: Grayscale, for example, needs num_output_channels: 3."
+        )
+        raise ConfigurationError(message)

@@ -1,0 +1,276 @@
+"""What callbacks monitor while a tile is trained, and what is measured for them."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from anomalib.metrics import Evaluator
+
+from anomalib_tiled.config import MetricSettings
+from anomalib_tiled.errors import ConfigurationError, TrainingError, allowed_names
+from anomalib_tiled.evaluation import Measurements
+from anomalib_tiled.metric_classes import read_metrics
+from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.tile_model import in_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from anomalib.data import ImageBatch
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from anomalib_tiled.config import Settings
+    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.data.tile_dataset import TileDataModule
+
+logger = logging.getLogger(__name__)
+
+ALWAYS = ("AUROC", "AUPR", "F1Max")
+"""Metrics that can be monitored whatever ``metrics`` names."""
+
+LEVELS = ("image", "pixel")
+
+
+def monitors_of(callbacks: Iterable[Callback]) -> dict[str, str]:
+    """Give the name of a callback by each of the values that callbacks monitor."""
+    return {monitor: type(each).__name__ for each in callbacks if (monitor := _monitor_of(each)) is not None}
+
+
+def measured_for(callbacks: Iterable[Callback], metrics: MetricSettings) -> MetricSettings | None:
+    """Give the metrics that are measured after each epoch; ``None`` if no callback monitors any.
+
+    Args:
+        callbacks: The callbacks.
+        metrics: What the configuration names; of these, only what is monitored is measured.
+    """
+    known, monitored = _measurable(metrics), monitors_of(callbacks)
+    if known.keys().isdisjoint(monitored):
+        return None
+    measured = {name: each for name, each in known.items() if name in monitored or each in ALWAYS}
+    return MetricSettings(
+        **{level: tuple(each for name, each in measured.items() if name.startswith(f"{level}_")) for level in LEVELS}
+    )
+
+
+def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metrics: MetricSettings) -> list[Callback]:
+    """Leave out callbacks that monitor a metric which needs both classes, where a tile has only one of them.
+
+    Such a metric stays 0 whatever the model learns: it would stop the training early, or choose its first epoch.
+
+    Args:
+        callbacks: The callbacks.
+        data: The images of the tile.
+        metrics: What the configuration names.
+    """
+    known = _measurable(metrics)
+    watching = [each for each in callbacks if _monitor_of(each) in known]
+    levels = {str(_monitor_of(each)).partition("_")[0] for each in watching}
+    alike = {level for level in levels if len(set(data.validation_labels(pixels=level == "pixel"))) <= 1}
+    left_out = [each for each in watching if str(_monitor_of(each)).startswith(tuple(alike))]
+    for each in left_out:
+        text = "%s is left out: %s is not defined, as all validation tiles are alike."
+        logger.info(text, type(each).__name__, _monitor_of(each))
+    return [each for each in callbacks if each not in left_out]
+
+
+def check_monitors(
+    settings: Settings, split: Split, monitored: Mapping[str, str], logged: Callable[[], Iterable[str]]
+) -> None:
+    """Refuse callbacks that monitor what nothing gives.
+
+    Args:
+        settings: The configuration.
+        split: Which images tiles are validated on.
+        monitored: Names of callbacks by what they monitor.
+        logged: Trains a little to see what the model logs itself; called only if a monitor is no metric.
+
+    Raises:
+        ConfigurationError: A monitor is not there, is not defined on these images, or cannot be measured.
+    """
+    known = _measurable(settings.metrics)
+    lacking = {level: _lacking(level, split) for level in LEVELS}
+    for monitor, callback in monitored.items():
+        level = monitor.partition("_")[0]
+        if monitor in known and (reason := lacking[level]):
+            message = f"{callback} monitors {monitor!r}, which needs {reason}"
+            raise ConfigurationError(message)
+        if monitor in known:
+            _check_scale(settings, callback, monitor)
+    if unknown := {monitor: callback for monitor, callback in monitored.items() if monitor not in known}:
+        measurable = [name for name in known if not lacking[name.partition("_")[0]]]
+        allowed = {*measurable, *logged()}
+        for monitor, callback in unknown.items():
+            if monitor not in allowed:
+                meant = f"image_{monitor}"
+                message = (
+                    f"{callback} monitors {monitor!r}, which {settings.model.name} does not log and metrics does not "
+                    f"name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
+                )
+                raise ConfigurationError(message)
+
+
+class TileEvaluator(Evaluator):
+    """Measures the validation tiles after each epoch, so that callbacks can monitor that.
+
+    Scores have the scale of the model. Metrics of decisions are measured at the threshold that F1AdaptiveThreshold
+    finds for the tiles of that epoch.
+
+    Args:
+        metrics: What is measured.
+        monitored: Names of callbacks by what they monitor.
+    """
+
+    def __init__(self, metrics: MetricSettings, monitored: Mapping[str, str]) -> None:
+        super().__init__()
+        self._metrics, self._monitored = metrics, monitored
+        self._batches: list[SimpleNamespace] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        del trainer, pl_module
+        self._batches = []
+
+    def on_validation_batch_end(  # noqa: PLR0913, PLR0917  # Lightning's signature
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep scores and truth of a batch."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        self._batches.append(_kept(batch))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics.
+
+        Raises:
+            ConfigurationError: A callback monitors pixels, but the model gives no anomaly maps.
+            TrainingError: A metric that is monitored is not defined.
+        """
+        if trainer.sanity_checking:  # on a few tiles only
+            return
+        finite = all(map(_is_finite, self._batches))
+        measured = _measured(self._metrics, self._batches) if finite else {}
+        for name in _measurable(self._metrics):
+            value = measured.get(name) if finite else float("nan")
+            if isinstance(value, (int, float)):
+                pl_module.log(name, value)
+                if trainer.barebones:  # in which nothing is logged
+                    trainer.callback_metrics[name] = torch.tensor(value)
+            elif name in self._monitored:
+                self._refuse(name, pl_module, value)
+        self._batches = []
+
+    def _refuse(self, monitor: str, model: LightningModule, value: object) -> None:
+        watching = f"{self._monitored[monitor]} monitors {monitor!r}"
+        if monitor.startswith("pixel_") and all(each.anomaly_map is None for each in self._batches):
+            allowed = [name for name in _measurable(self._metrics) if name.startswith("image_")]
+            message = f"{watching}, but {type(model).__name__} gives no anomaly maps. {allowed_names(monitor, allowed)}"
+            raise ConfigurationError(message)
+        if isinstance(value, list):
+            message = f"{watching}, which must be one number, but is a list of them. Monitor another metric."
+            raise ConfigurationError(message)
+        message = f"{watching}, which is not defined for these validation tiles. Monitor another metric."
+        raise TrainingError(message)
+
+
+def _monitor_of(callback: Callback) -> str | None:
+    monitor = getattr(callback, "monitor", None)
+    return monitor if isinstance(monitor, str) else None
+
+
+def _measurable(metrics: MetricSettings) -> dict[str, str | dict[str, object]]:
+    """Give what can be measured of the tiles, as ``metrics`` says it, by the names of the results."""
+    found: dict[str, str | dict[str, object]] = {}
+    for level in LEVELS:
+        given = getattr(metrics, level)
+        found |= {f"{level}_{name}": name for name in ALWAYS}
+        found |= {f"{level}_{spec.name}": each for spec, each in zip(read_metrics(level, given), given, strict=True)}
+    return found
+
+
+def _lacking(level: str, split: Split) -> str:
+    """Say what the validation images lack for metrics of a level; "" if nothing."""
+    images = split.calibration_samples if split.calibration_subset == "val" else ()
+    if not any(sample.label == 1 for sample in images):
+        return (
+            "anomalous validation images, but there are none. Give the data module some (val_split_mode), or monitor "
+            "what the model logs itself, such as train_loss."
+        )
+    if level == "pixel" and not any(sample.masks for sample in images):
+        return (
+            "masks of validation images, but there are none. Give the data module masks (mask_dir), or monitor a "
+            "metric of images, such as image_AUROC."
+        )
+    return ""
+
+
+def _check_scale(settings: Settings, callback: str, monitor: str) -> None:
+    """Refuse metrics that cannot do without normalized scores: tiles are measured before there are any.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    level, given = monitor.partition("_")[0], _measurable(settings.metrics)[monitor]
+    [spec] = read_metrics(level, [given])
+    watching = f"{callback} monitors {monitor!r}, but scores keep the scale of the model while a tile is trained."
+    if "threshold" in spec.init_args and settings.normalization.stage != "none":
+        message = f"{watching} Monitor a metric without a threshold, such as {level}_F1Max."
+        raise ConfigurationError(message)
+    try:
+        Measurements(MetricSettings(**{level: (given,), ({*LEVELS} - {level}).pop(): ()}), raw=True)
+    except ConfigurationError as error:
+        message = f"{watching} {error} Or monitor another, such as {level}_AUROC."
+        raise ConfigurationError(message) from error
+
+
+def _kept(batch: ImageBatch) -> SimpleNamespace:
+    """Keep what is measured of a batch; scores and maps in the form that tiles are predicted in."""
+    maps, scores = batch.anomaly_map, batch.pred_score
+    if maps is not None:
+        maps = in_size(maps.detach(), cast("torch.Tensor", batch.image))[:, 0].cpu()
+    if scores is None and maps is not None:
+        scores = maps.amax(dim=(1, 2))
+    return SimpleNamespace(
+        pred_score=None if scores is None else scores.detach().reshape(-1).cpu(),
+        anomaly_map=maps,
+        gt_label=None if batch.gt_label is None else batch.gt_label.cpu(),
+        gt_mask=None if batch.gt_mask is None else batch.gt_mask.cpu(),
+        pred_label=None,
+        pred_mask=None,
+    )
+
+
+def _is_finite(batch: SimpleNamespace) -> bool:
+    return all(bool(each.isfinite().all()) for each in (batch.pred_score, batch.anomaly_map) if each is not None)
+
+
+def _measured(metrics: MetricSettings, batches: Iterable[SimpleNamespace]) -> dict[str, object]:
+    """Decide about the tiles, and measure."""
+    batches = [*batches]
+    _decide(batches, ("pred_score", "gt_label", "pred_label"), ExactScores())
+    _decide(batches, ("anomaly_map", "gt_mask", "pred_mask"), ScoreDistribution())
+    measurements = Measurements(metrics, raw=True)
+    for batch in batches:
+        measurements.update(cast("ImageBatch", batch))
+    return dict(measurements.compute())
+
+
+def _decide(batches: Iterable[SimpleNamespace], fields: tuple[str, str, str], seen: ScoreDistribution) -> None:
+    """Call anomalous what lies above the threshold with the best F1 score."""
+    values, truth, decided = fields
+    known = [each for each in batches if getattr(each, values) is not None and getattr(each, truth) is not None]
+    for batch in known:
+        seen.add(getattr(batch, values).float().numpy(), np.asarray(getattr(batch, truth), dtype=bool))
+    if known:
+        threshold = F1AdaptiveThreshold().learn(seen)
+        for batch in known:
+            setattr(batch, decided, getattr(batch, values) > threshold)
