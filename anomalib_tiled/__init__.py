@@ -36,6 +36,7 @@ A module imports only from modules on its own line or below:
     origin  seals  out_of_memory                packages of classes, checksums of files, lack of memory
     system_errors  bounds                       what the operating system refuses, in words | how much is read
     errors  copied_process  termination         what the user can mend | what workers are copied from | SIGTERM
+    batch_lock  torch_defaults                  one thread at a time, forks too | what new tensors are like
     allocation  free_memory                     how memory comes from the system, and how much there is
     cores  control_groups  import_warnings      processor cores for this process | what limits it | what imports say
 """

@@ -74,7 +74,7 @@ COMMANDS = (
         "predict",
         computes=True,
     ),
-    Command("status", "Show which tiles of a run are done, missing or failed.", "status"),
+    Command("status", "Show which tiles of a run are done, left out, missing or failed.", "status"),
     Command(
         "export",
         "Write a run as files for others: torch, onnx, openvino, or checkpoints of anomalib.",

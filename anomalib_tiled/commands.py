@@ -144,7 +144,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 
 def status(arguments: Sequence[str], prog: str) -> None:
     """Show how far each tile of a run is."""
-    parsed = run_parser(prog, "Show which tiles are done, missing or failed.").parse_args(list(arguments))
+    parsed = run_parser(prog, "Show which tiles are done, left out, missing or failed.").parse_args(list(arguments))
     folder = _opened(parsed.ckpt_dir)
     tiles = pipeline.status(folder)
     table = Table("tile", "state", "detail")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,11 +15,13 @@ from anomalib.visualization import ImageVisualizer
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.batch_lock import BatchLock
 from anomalib_tiled.calibration import Calibration, Learned, Stages
 from anomalib_tiled.contracts import call_stage, naming_stage, noting
 from anomalib_tiled.sensitivity import decided
 from anomalib_tiled.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.tile_predictions import check_finite
+from anomalib_tiled.torch_defaults import usual_defaults
 from anomalib_tiled.uninspected import uninspected_pixels
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TiledEnsemble(AnomalibModule):
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
-        self.turn = Turn()
+        self.batch_lock = BatchLock()
 
     def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
         """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
@@ -128,7 +129,7 @@ class TiledEnsemble(AnomalibModule):
             label and mask are ``None``; for a model without anomaly maps the mask is.
         """
         del args, kwargs
-        with self.turn:
+        with self.batch_lock:
             return self.decide(self.predict_raw(batch))
 
     def test_step(self, batch: Batch[Any], batch_idx: int, *args: object, **kwargs: object) -> STEP_OUTPUT:
@@ -140,6 +141,7 @@ class TiledEnsemble(AnomalibModule):
         """Predict a batch of anomalib's ``Engine.predict``."""
         return self.test_step(batch, batch_idx, dataloader_idx)
 
+    @usual_defaults()
     @torch.inference_mode()
     def predict_raw(
         self, images: torch.Tensor, on_tile: Callable[[Tile, TilePrediction], None] | None = None
@@ -168,7 +170,7 @@ class TiledEnsemble(AnomalibModule):
             predict: Gives the raw prediction of a tile of all of them.
             on_tile: Told the raw prediction of each tile.
         """
-        with self.turn:
+        with self.batch_lock:
             merging = Merging(self, batch)
             for tile in self.grid.tiles:
                 raw = predict(tile)
@@ -215,25 +217,6 @@ class TiledEnsemble(AnomalibModule):
         raw = predict_tile(model, images[..., tile.rows, tile.columns])
         check_finite(tile, raw)
         return raw
-
-
-class Turn:
-    """Lets one thread in at a time, which may come in again; a copy of the object that it is part of has its own."""
-
-    def __init__(self) -> None:
-        self._lock = RLock()
-
-    def __enter__(self) -> None:
-        """Wait until nobody else is in."""
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        """Let the next one in."""
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
-        """Travel without whoever is in."""
-        return Turn, ()
 
 
 class Merging:

@@ -32,6 +32,7 @@ from anomalib_tiled.results.predictions import PredictionSettings
 from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
 from anomalib_tiled.run import AUTO, Run
 from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.torch_defaults import usual_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,6 +61,7 @@ class TiledEnsemble(TensorEnsemble):
     _trained_on: TrainedOn | None = None
 
     @classmethod
+    @usual_defaults()
     def load(
         cls,
         run_folder: str | Path,
@@ -152,6 +154,7 @@ class TiledEnsemble(TensorEnsemble):
         batches = iter(lambda: list(islice(remaining, batch_size)), [])
         return (prediction for batch in batches for prediction in self.predict_batch(batch))
 
+    @usual_defaults()
     def predict_batch(self, images: Iterable[GivenImage]) -> list[ImagePrediction]:
         """Predict images together. They may be of several kinds and sizes.
 
@@ -175,7 +178,7 @@ class TiledEnsemble(TensorEnsemble):
         for image, each in zip(given, pixels, strict=True):
             self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
         images = torch.stack([self._in_size(image) for image in pixels])
-        with self.turn:
+        with self.batch_lock:
             raw = self.predict_raw(images)
             decided = self.decide(raw)
         paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]

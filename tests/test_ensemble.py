@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -330,9 +332,9 @@ def test_threads_that_share_an_ensemble_get_what_one_would() -> None:
 
 def test_a_copy_of_an_ensemble_waits_for_nobody() -> None:
     ensemble = calibrated(STAGES)
-    with ensemble.turn, ThreadPoolExecutor(1) as threads:
+    with ensemble.batch_lock, ThreadPoolExecutor(1) as threads:
         copied = threads.submit(deepcopy(ensemble), IMAGES).result(timeout=60)
-        assert not threads.submit(ensemble.turn._lock.acquire, blocking=False).result()
+        assert not threads.submit(ensemble.batch_lock.acquire, blocking=False).result()
     assert torch.equal(copied.pred_score, ensemble(IMAGES).pred_score)
 
 
@@ -400,3 +402,48 @@ def test_with_locations_left_out_one_image_at_a_time_is_a_whole_batch() -> None:
         alone = ensemble(image[None])
         torch.testing.assert_close(alone.anomaly_map[0], whole.anomaly_map[index], atol=1e-6, rtol=0)
         assert torch.equal(alone.pred_mask[0], whole.pred_mask[index])
+
+
+class Making(Brightness):
+    """Makes tensors when it is made and when it predicts, as many models do."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(factor)
+        self.register_buffer("weight", torch.full((1, 3, 1, 1), factor))
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        summed = torch.nn.functional.conv2d(images, self.weight)
+        return InferenceBatch(anomaly_map=summed + torch.zeros(summed.shape))
+
+
+@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_a_program_asks_of_new_tensors_changes_nothing(dtype: torch.dtype, device: str | None) -> None:
+    expected = make_ensemble(model=lambda tile: Making(2.0))(IMAGES)
+    ensemble = make_ensemble(model=lambda tile: Making(2.0))  # it makes the models when they are needed
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        found = ensemble(IMAGES)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    assert torch.equal(found.pred_score, expected.pred_score)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_predicts_predicts_too() -> None:
+    ensemble = make_ensemble(model=lambda tile: Slow())
+    expected = ensemble(IMAGES)
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(5):
+            busy = threads.submit(ensemble, IMAGES)
+            child = os.fork()
+            if not child:
+                signal.alarm(60)  # ends it if it hangs
+                os._exit(0 if torch.equal(ensemble(IMAGES).pred_score, expected.pred_score) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            assert torch.equal(busy.result().pred_score, expected.pred_score)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from PIL import Image
 
-from anomalib_tiled import preparation
-from anomalib_tiled.config import Settings
 from anomalib_tiled.errors import DataError, OutOfMemoryError, StorageError, UnfitLocationError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.run import Run
 from anomalib_tiled.training.unfit import naming_unfit_locations, unfit_location, why_not_left_out
 
@@ -38,10 +35,32 @@ class Loader:
         raise error
 
 
+GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+IMAGES = 4
+
+
+def run_on(draw: Draw, *, fitted: int = 0, unfitted_tiles: str = "leave_out") -> Run:
+    """Give what is asked of a run, on drawn images, with so many tiles fitted."""
+    random, done = np.random.default_rng(0), {tile.name for tile in GRID.tiles[:fitted]}
+    images = [draw(random) for _ in range(IMAGES)]
+    stand_in = SimpleNamespace(
+        grid=GRID,
+        settings=SimpleNamespace(model=SimpleNamespace(name="Untrained"), unfitted_tiles=unfitted_tiles),
+        split=SimpleNamespace(subset=lambda _: range(IMAGES)),
+        source=SimpleNamespace(image=lambda sample, rows, columns: images[sample][rows, columns]),
+        folder=SimpleNamespace(has_record=lambda tile: tile.name in done),
+    )
+    return cast("Run", stand_in)
+
+
+def drawn(random: np.random.Generator) -> np.ndarray:
+    return random.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+
+
 @pytest.fixture
-def run(settings: Settings) -> Run:
+def run() -> Run:
     """Six tiles of 4 x 4 random pixels."""
-    return Run.open(preparation.prepare(settings))
+    return run_on(drawn)
 
 
 def raised_by_the_model(run: Run, error: BaseException) -> None:
@@ -102,10 +121,6 @@ def uniform(level: int) -> Draw:
     return lambda _: np.full((8, 12, 3), level, np.uint8)
 
 
-def drawn(random: np.random.Generator) -> np.ndarray:
-    return random.integers(0, 256, (8, 12, 3), dtype=np.uint8)
-
-
 def nearly_white(random: np.random.Generator) -> np.ndarray:
     return random.integers(252, 256, (8, 12, 3), dtype=np.uint8)
 
@@ -129,26 +144,8 @@ def always_the_same(_: np.random.Generator) -> np.ndarray:
         (drawn, False),
     ],
 )
-def test_a_location_is_blank_if_nothing_can_be_learned_from_its_images(
-    settings: Settings, image_folder: Path, draw: Draw, *, blank: bool
-) -> None:
-    random = np.random.default_rng(0)
-    for path in (image_folder / "good").iterdir():
-        Image.fromarray(draw(random)).save(path)
-    run = Run.open(preparation.prepare(settings))
-    assert unfit_location(run, run.grid.tiles[0], "no reason").blank is blank
-
-
-@pytest.fixture
-def state(run: Run) -> Iterator[Callable[..., Run]]:
-    """Give the run as if so many tiles were fitted."""
-
-    def make(fitted: int, *, unfitted_tiles: str = "leave_out") -> Run:
-        done = {tile.name for tile in run.grid.tiles[:fitted]}
-        folder = SimpleNamespace(has_record=lambda tile: tile.name in done)
-        return replace(run, folder=folder, settings=replace(run.settings, unfitted_tiles=unfitted_tiles))
-
-    return make
+def test_a_location_is_blank_if_nothing_can_be_learned_from_its_images(draw: Draw, *, blank: bool) -> None:
+    assert unfit_location(run_on(draw), GRID.tiles[0], "no reason").blank is blank
 
 
 def failures(*, blank: int, others: int) -> list[UnfitLocationError]:
@@ -160,19 +157,19 @@ def failures(*, blank: int, others: int) -> list[UnfitLocationError]:
 
 @pytest.mark.parametrize(("fitted", "blank", "others"), [(1, 5, 0), (3, 0, 3), (5, 0, 1), (1, 4, 1)])
 def test_blank_locations_are_left_out_however_many_and_others_while_most_can_be_fitted(
-    state: Callable[..., Run], fitted: int, blank: int, others: int
+    fitted: int, blank: int, others: int
 ) -> None:
-    assert why_not_left_out(state(fitted), failures(blank=blank, others=others)) is None
+    assert why_not_left_out(run_on(drawn, fitted=fitted), failures(blank=blank, others=others)) is None
 
 
-def test_why_locations_are_not_left_out(state: Callable[..., Run]) -> None:
-    assert why_not_left_out(state(0), failures(blank=6, others=0)) == (
+def test_why_locations_are_not_left_out() -> None:
+    assert why_not_left_out(run_on(drawn, fitted=0), failures(blank=6, others=0)) == (
         "No tile could be fitted, so the cause is the model, its settings or the images, not a location."
     )
-    assert why_not_left_out(state(2), failures(blank=1, others=3)) == (
+    assert why_not_left_out(run_on(drawn, fitted=2), failures(blank=1, others=3)) == (
         "3 tiles that show something could not be fitted, and only 2 could, so the cause is the model or its settings, "
         "not the locations."
     )
-    assert why_not_left_out(state(5, unfitted_tiles="error"), failures(blank=1, others=0)) == (
+    assert why_not_left_out(run_on(drawn, fitted=5, unfitted_tiles="error"), failures(blank=1, others=0)) == (
         "To leave out the locations on which the model cannot be fitted: unfitted_tiles: leave_out."
     )
