@@ -238,10 +238,13 @@ def test_code_in_a_configuration_is_not_run(
     run: Path, trap: Path, capsys: pytest.CaptureFixture[str], tag: str
 ) -> None:
     path = run / "config.yaml"
-    rewrite(path, f"scoring: !!python/{tag} [touch '{trap}']\n{path.read_text()}")
+    rewrite(path, f"more: !!python/{tag} [touch '{trap}']\n{path.read_text()}")
     for options in ([], ["--allow_altered"]):
         assert main(["test", "--ckpt_dir", str(run), *options]) == 2
-        assert "config.yaml cannot be used any more: could not determine a constructor" in capsys.readouterr().err
+        assert (
+            "config.yaml cannot be used any more: it cannot be read as YAML: could not determine a constructor"
+            in capsys.readouterr().err
+        )
     assert main(["fit", "--config", str(path)]) == 2
     assert not trap.exists()
 
