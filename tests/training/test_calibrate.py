@@ -62,6 +62,7 @@ def run(
     settings = Settings.from_mapping(configuration | changes)
     folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
+    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: False))  # there are no checkpoints to reload
     monkeypatch.setattr(Run, "_load_tile", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
