@@ -65,7 +65,8 @@ def test_new_images_without_labels_can_be_predicted(
     ]
     assert [line["pred_label"] for line in found] == [1, 0, 1]
     assert [bool(line["regions"]) for line in found] == [True, False, True]
-    assert list(found[0]) == ["image_path", "image_size", "pred_score", "raw_score", "pred_label", "regions"]
+    expected = ["image_path", "image_size", "pred_score", "raw_score", "pred_label", "regions"]
+    assert list(found[0]) == [*expected, "any_pixel", "contradiction"]
     region = found[0]["regions"][0]
     assert list(region) == ["bbox", "area", "centroid", "peak", "peak_score", "mean_score"]
     table = rows(output / "predictions.csv")
@@ -263,7 +264,7 @@ def test_another_threshold_decides_again_without_asking_the_model(
     predict: Predict, photographs: Path, output: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ["--data", photographs / "bad", photographs / "good_test", "--maps", "npy", "--masks", "--overlays"]
-    thresholds = ["--threshold", "0.55", "--pixel_threshold", "q0.9"]
+    thresholds = ["--threshold", "1.5", "--pixel_threshold", "q0.9"]
     assert predict(*data) == 0
     calibrated = lines(output)
     pictures = {path: path.read_bytes() for kind in ("masks", "images") for path in (output / kind).rglob("*.png")}
@@ -277,12 +278,12 @@ def test_another_threshold_decides_again_without_asking_the_model(
         patched.setattr(run_module, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
     again = lines(output)
-    assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 0.55) for line in calibrated]
+    assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 1.5) for line in calibrated]
     assert sum(line["pred_label"] for line in again) < sum(line["pred_label"] for line in calibrated)
     masks = {path: path.read_bytes() for path in pictures}
     assert any(masks[path] != pictures[path] for path in pictures if "masks" in path.parts)
     assert any(masks[path] != pictures[path] for path in pictures if "images" in path.parts)
-    assert json.loads((output / "prediction.json").read_text())["threshold"] == "0.55"
+    assert json.loads((output / "prediction.json").read_text())["threshold"] == "1.5"
     shutil.rmtree(output)
     assert predict(*data, *thresholds) == 0
     assert close(lines(output), again), "as if it had been predicted so"
