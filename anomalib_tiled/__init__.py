@@ -46,18 +46,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.plugins.specification import hookimpl
+from anomalib_tiled.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from anomalib_tiled.api import TiledEnsemble
     from anomalib_tiled.fitting import fit_ensemble
     from anomalib_tiled.grid import Size, TileGrid
-    from anomalib_tiled.loaded import TiledEnsemble
     from anomalib_tiled.stages.merging import Merger
     from anomalib_tiled.stages.normalization import Normalizer
     from anomalib_tiled.stages.scoring import Scorer
     from anomalib_tiled.stages.seams import SeamSmoother
     from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.workers import Outcome, Workers
+    from anomalib_tiled.stages.workers import Outcome, Workers
 
 __version__ = "0.2.0.dev0"
 __all__ = [

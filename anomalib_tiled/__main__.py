@@ -2,7 +2,7 @@
 
 import sys
 
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,22 +9,22 @@ import numpy as np
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.arguments import fit_parser, settings_from
-from anomalib_tiled.config import TilingSettings
+from anomalib_tiled.api import TiledEnsemble
+from anomalib_tiled.cli.options import fit_parser, settings_from
+from anomalib_tiled.config.objects import written_down
+from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import TileGrid
-from anomalib_tiled.loaded import TiledEnsemble
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.preparation import prepare
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.written_objects import written_down
+from anomalib_tiled.training.preparation import prepare
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
 
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
 
 
 SIZES = ("tile_size", "stride", "image_size")

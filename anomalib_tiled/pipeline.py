@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.allocation import give_back_freed_memory, long_lived_kept_apart
-from anomalib_tiled.calibration import Calibration
-from anomalib_tiled.checkpoints import check_finished
-from anomalib_tiled.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
-from anomalib_tiled.data.found_images import find_images
+from anomalib_tiled.config.tiling import grid_of, tiles_named
+from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
+from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.errors import (
     ConfigurationError,
     DataError,
@@ -27,32 +27,32 @@ from anomalib_tiled.errors import (
     TrainingError,
     UnfitLocationError,
 )
-from anomalib_tiled.evaluation import Images, Measurements, Results
-from anomalib_tiled.files import read_json
-from anomalib_tiled.layout import grid_of, tiles_named
-from anomalib_tiled.lock import PREDICTION, locked
-from anomalib_tiled.out_of_memory import advising_on_memory
-from anomalib_tiled.progress import progress_bar, track
 from anomalib_tiled.results.contradictions import contradiction, count_of
-from anomalib_tiled.results.deciding import decide_again as redecide
-from anomalib_tiled.results.free_folder import check_free, picture_folders
-from anomalib_tiled.results.logs import log_to
+from anomalib_tiled.results.metrics import Images, Measurements, Results
+from anomalib_tiled.results.output_check import check_free, picture_folders
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
-from anomalib_tiled.results.prediction import LESS_MEMORY as LESS_TO_PREDICT
-from anomalib_tiled.results.prediction import Prediction
-from anomalib_tiled.results.predictions import PredictionFolder
-from anomalib_tiled.results.report import scores_file, write_metrics, write_tiles
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.tile_evaluation import TileMeasurements, TileResult
+from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
+from anomalib_tiled.results.predictor import Prediction
+from anomalib_tiled.results.rethreshold import decide_again as redecide
+from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
+from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
+from anomalib_tiled.runs.checkpoints import check_finished
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.stages.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
+from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
+from anomalib_tiled.system.files import read_json
+from anomalib_tiled.system.locks import PREDICTION, locked
+from anomalib_tiled.system.logs import log_to
+from anomalib_tiled.system.out_of_memory import advising_on_memory
+from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.failures import Failures, advice
-from anomalib_tiled.training.predicting import LESS_MEMORY, predictable
-from anomalib_tiled.training.seen_images import note_images
-from anomalib_tiled.training.tile import check_monitored, train_tile
+from anomalib_tiled.training.stored_predictions import LESS_MEMORY, predictable
+from anomalib_tiled.training.train_tile import check_monitored, train_tile
+from anomalib_tiled.training.training_images import note_images
 from anomalib_tiled.training.unfit import why_not_left_out
-from anomalib_tiled.uninspected import HiddenDefects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.prediction import PredictionRequest
-    from anomalib_tiled.results.predictions import Predicted, PredictionSettings
-    from anomalib_tiled.workers import Workers
+    from anomalib_tiled.results.prediction_folder import Predicted, PredictionSettings
+    from anomalib_tiled.results.predictor import PredictionRequest
+    from anomalib_tiled.stages.workers import Workers
 
 
 def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:

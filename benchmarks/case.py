@@ -10,7 +10,7 @@ from anomalib_tiled.data.board_folder import BoardSettings, draw_folder, is_draw
 from anomalib_tiled.grid import Size
 
 if TYPE_CHECKING:
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
 
 MODELS: dict[str, dict[str, Plain]] = {
     "Padim": {"backbone": "resnet18"},

@@ -17,7 +17,7 @@ from benchmarks.auroc import auroc
 from benchmarks.case import LEARN_BY_EPOCHS, SMOOTHING, Case
 
 if TYPE_CHECKING:
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
 
 METRICS = ("image_AUROC", "pixel_AUROC")
 CONFIG = "config.yaml"

@@ -26,7 +26,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 
 if TYPE_CHECKING:
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
 
 FAILURE = "An error occurred when running the runner"
 

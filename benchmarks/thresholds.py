@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomalib_tiled.calibration import Observed, Stages, Truth
-from anomalib_tiled.config import Settings
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.ensemble.calibration import Observed, Stages, Truth
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.pipeline import fit
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.preparation import prepare
-from anomalib_tiled.run import Run
 from anomalib_tiled.stages.thresholding import (
     ExtremeValueThreshold,
     F1AdaptiveThreshold,
     QuantileThreshold,
     Thresholder,
 )
+from anomalib_tiled.training.preparation import prepare
 
 RULES: dict[str, Thresholder] = {
     "`F1AdaptiveThreshold`, no anomalous images": F1AdaptiveThreshold(),

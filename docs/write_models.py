@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anomalib.models
 
-from anomalib_tiled.supported_models import Trial, reason_against, support_of
+from anomalib_tiled.ensemble.supported_models import Trial, reason_against, support_of
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anomalib.data import Folder, ImageBatch
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.config import Settings
+    from anomalib_tiled.config.settings import Settings
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -213,7 +213,7 @@ def configuration() -> dict[str, object]:
 @pytest.fixture
 def changed(configuration: dict[str, object]) -> Callable[[str, object], Settings]:
     """Give settings with another value in one place: ``changed("tiling.stride", 3)``."""
-    from anomalib_tiled.config import Settings  # slow
+    from anomalib_tiled.config.settings import Settings  # slow
 
     def change(key: str, value: object) -> Settings:
         copied = deepcopy(configuration)
@@ -243,7 +243,7 @@ def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: 
     from anomalib import LearningType
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.config import Settings
+    from anomalib_tiled.config.settings import Settings
 
     class Untrained(AnomalibModule):
         def __init__(self, number: int = 1) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.arguments import fit_parser, settings_from
-from anomalib_tiled.calibration import Stages
-from anomalib_tiled.config import Settings, as_size
-from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.layout import grid_of
-from anomalib_tiled.supported_models import check_model, support_of
-from anomalib_tiled.tile_model import class_of
-from anomalib_tiled.training.tile import trainer_arguments
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.cli.options import fit_parser, settings_from
+from anomalib_tiled.config.settings import Settings, as_size
+from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.supported_models import check_model, support_of
+from anomalib_tiled.ensemble.tile_model import class_of
+from anomalib_tiled.results.metrics import Measurements
+from anomalib_tiled.stages.workers import Workers
+from anomalib_tiled.training.train_tile import trainer_arguments
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 ANY_SIZE = (1200, 1601)

@@ -30,15 +30,15 @@ def test_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel
     assert wheel.read(START_UP_FILE) == (ROOT / START_UP_FILE).read_bytes()
     points = ConfigParser()
     points.read_string(wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode())
-    assert points["console_scripts"]["anomalib-tiled"] == "anomalib_tiled.cli:main"
-    assert points["anomalib_tiled"]["builtin"] == "anomalib_tiled.builtin"
+    assert points["console_scripts"]["anomalib-tiled"] == "anomalib_tiled.cli.main:main"
+    assert points["anomalib_tiled"]["builtin"] == "anomalib_tiled.plugins.builtin"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wheel", ["build_wheel"], indirect=True)
 def test_a_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
-    assert "anomalib_tiled/autoload.py" in names
+    assert "anomalib_tiled/cli/autoload.py" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"anomalib_tiled", START_UP_FILE}
 
 

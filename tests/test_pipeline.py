@@ -14,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_tiled import pipeline, preparation
-from anomalib_tiled.calibration import Calibration
-from anomalib_tiled.config import CacheSettings, Settings
+from anomalib_tiled import pipeline
+from anomalib_tiled.config.settings import CacheSettings, Settings
+from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import (
     ConfigurationError,
     DataError,
@@ -27,15 +29,14 @@ from anomalib_tiled.errors import (
     TrainingError,
     UnfitLocationError,
 )
-from anomalib_tiled.files import read_json
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.layout import grid_of
-from anomalib_tiled.lock import locked
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder, TileRecord
-from anomalib_tiled.seals import Seal
-from anomalib_tiled.training.seen_images import noted_fingerprint
+from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.files import read_json
+from anomalib_tiled.system.locks import locked
+from anomalib_tiled.training import preparation
+from anomalib_tiled.training.training_images import noted_fingerprint
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 

@@ -10,7 +10,7 @@ from anomalib.data import AnomalibDataModule, Folder
 from anomalib.data.utils.path import resolve_path
 
 from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.setting_up import as_folder, several
+from anomalib_tiled.data.setup import as_folder, several
 
 if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split

@@ -14,9 +14,9 @@ from PIL import Image
 from anomalib_tiled.data.board_defects import DEFECTS, spoil
 from anomalib_tiled.data.board_drawing import Board, develop, manufacture, photograph, populate
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.files import read_json, write_json
-from anomalib_tiled.progress import track
-from anomalib_tiled.system_errors import storage_errors
+from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

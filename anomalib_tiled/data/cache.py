@@ -26,8 +26,8 @@ from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache_folder import INDEX, make
 from anomalib_tiled.data.images import naming, read_image, read_masks
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import is_file, read_json, write_json
-from anomalib_tiled.progress import track
+from anomalib_tiled.system.files import is_file, read_json, write_json
+from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -19,8 +19,8 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.out_of_memory import lack_of_memory
-from anomalib_tiled.system_errors import ADVICE
+from anomalib_tiled.system.os_errors import ADVICE
+from anomalib_tiled.system.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

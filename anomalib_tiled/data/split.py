@@ -18,16 +18,16 @@ from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
-from anomalib_tiled.data.own_reading import check_reading
-from anomalib_tiled.data.setting_up import set_up
+from anomalib_tiled.data.dataset_check import check_reading
+from anomalib_tiled.data.setup import set_up
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.files import open_table, read_table, replacing
-from anomalib_tiled.system_errors import readable
+from anomalib_tiled.system.files import open_table, read_table, replacing
+from anomalib_tiled.system.os_errors import readable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.origin import GROUP, Origin
-from anomalib_tiled.plugins.specification import OBSERVATIONS, hook_specifications
+from anomalib_tiled.plugins.hookspecs import OBSERVATIONS, hook_specifications
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.system.packages import GROUP, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,15 +6,15 @@ import json
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.files import json_line, replacing
+from anomalib_tiled.system.files import json_line, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
 
-    from anomalib_tiled.config import Plain
-    from anomalib_tiled.results.predicted_image import PredictedImage
-    from anomalib_tiled.results.predictions import PredictionFolder
+    from anomalib_tiled.config.settings import Plain
+    from anomalib_tiled.results.prediction_folder import PredictionFolder
+    from anomalib_tiled.results.prediction_row import PredictedImage
 
 CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 

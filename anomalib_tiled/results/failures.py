@@ -6,9 +6,9 @@ import csv
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import read_table, replacing
-from anomalib_tiled.results.rows import append, row
-from anomalib_tiled.system_errors import storage_errors
+from anomalib_tiled.results.csv_files import append, row
+from anomalib_tiled.system.files import read_table, replacing
+from anomalib_tiled.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Container

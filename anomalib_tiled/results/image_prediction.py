@@ -11,10 +11,10 @@ import numpy as np
 from anomalib.data import NumpyImageItem
 from PIL import Image
 
-from anomalib_tiled.files import replacing
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.contradictions import captioned, contradiction
 from anomalib_tiled.results.pictures import overlay
+from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

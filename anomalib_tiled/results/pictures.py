@@ -17,11 +17,11 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.images import size_of
-from anomalib_tiled.data.paths import absolute
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.files import replacing
 from anomalib_tiled.results.contradictions import captioned, contradiction
 from anomalib_tiled.results.regions import in_source_size
+from anomalib_tiled.system.files import replacing
+from anomalib_tiled.system.paths import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
-from anomalib_tiled.evaluation import TOUCHING
+from anomalib_tiled.results.metrics import TOUCHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from anomalib_tiled.config import Plain
+    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Size
 
     Mask = NDArray[np.bool_]

@@ -12,7 +12,7 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.workers import Workers
+from anomalib_tiled.stages.workers import Workers
 
 
 @dataclass(frozen=True)

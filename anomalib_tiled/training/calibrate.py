@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.allocation import give_back_freed_memory
-from anomalib_tiled.calibration import Calibration, Observed, Truth
-from anomalib_tiled.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
+from anomalib_tiled.ensemble.calibration import Calibration, Observed, Truth
+from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
+from anomalib_tiled.ensemble.uninspected import uninspected_pixels
+from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.files import read_json, write_json
-from anomalib_tiled.leftovers import remove_results
-from anomalib_tiled.spread import borrowed, lend, notes_on_spread
+from anomalib_tiled.runs.cleanup import remove_results
+from anomalib_tiled.stages.contracts import images_noted, naming_stage, noting
 from anomalib_tiled.stages.distribution import tile_bits
-from anomalib_tiled.training.predicting import predictable, remove_outdated
-from anomalib_tiled.uninspected import uninspected_pixels
-from anomalib_tiled.validation_scores import ValidationScores
+from anomalib_tiled.system.allocation import give_back_freed_memory
+from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.training.stored_predictions import predictable, remove_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from anomalib_tiled.calibration import Level, Stages
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.calibration import Level, Stages
+    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.run import Run
-    from anomalib_tiled.tile_model import TilePrediction
-    from anomalib_tiled.training.predicting import Predictable
+    from anomalib_tiled.training.stored_predictions import Predictable
 
 logger = logging.getLogger(__name__)
 

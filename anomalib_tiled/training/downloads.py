@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.utils.path import get_pretrained_weights_dir
 
+from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.tile_model import class_of
 
 if TYPE_CHECKING:
-    from anomalib_tiled.run import Run
+    from anomalib_tiled.ensemble.run import Run
 
 WEIGHTS = "prepare_pretrained_model"
 IMAGES = "prepare_imagenette_data"

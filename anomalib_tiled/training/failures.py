@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import OutOfMemoryError, UnfitLocationError
-from anomalib_tiled.training.worker_process import UnsentError, WorkerError, has_failed_for_good
+from anomalib_tiled.training.worker import UnsentError, WorkerError, has_failed_for_good
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.run_folder import RunFolder
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 ALIKE = 2
 """Tiles that fail alike after which no more are tried: what fails at two locations would fail at all."""

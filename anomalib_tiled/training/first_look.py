@@ -11,9 +11,9 @@ from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from anomalib.pre_processing import PreProcessor
 
 from anomalib_tiled.data.tile_dataset import CHANNELS, AreaDataset, collate
+from anomalib_tiled.ensemble.tile_model import build_tile_model
+from anomalib_tiled.ensemble.untrained_models import Randomness
 from anomalib_tiled.errors import ConfigurationError, DataError, allowed_names
-from anomalib_tiled.fresh_models import Randomness
-from anomalib_tiled.tile_model import build_tile_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.config import ClassSpec, Plain
+    from anomalib_tiled.config.settings import ClassSpec, Plain
     from anomalib_tiled.data.cache import Pixels
     from anomalib_tiled.data.split import Sample, Split, Subset
     from anomalib_tiled.grid import Size, TileGrid

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from anomalib.metrics import Evaluator
 
-from anomalib_tiled.config import MetricSettings
+from anomalib_tiled.config.settings import MetricSettings
+from anomalib_tiled.ensemble.tile_model import in_size
 from anomalib_tiled.errors import ConfigurationError, TrainingError, allowed_names
-from anomalib_tiled.evaluation import Measurements
-from anomalib_tiled.metric_classes import read_metrics
+from anomalib_tiled.results.metric_specs import read_metrics
+from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
-from anomalib_tiled.tile_model import in_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-    from anomalib_tiled.config import Settings
+    from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.data.tile_dataset import TileDataModule
 

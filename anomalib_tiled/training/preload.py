@@ -6,12 +6,12 @@ import atexit
 import gc
 from importlib import import_module
 
-from anomalib_tiled.allocation import keep_freed_memory
-from anomalib_tiled.import_warnings import without_known_warnings
+from anomalib_tiled.system.allocation import keep_freed_memory
+from anomalib_tiled.system.import_warnings import without_known_warnings
 
 keep_freed_memory()
 with without_known_warnings():
-    import_module("anomalib_tiled.training.tile")
-    import_module("anomalib_tiled.training.predicting")
+    import_module("anomalib_tiled.training.train_tile")
+    import_module("anomalib_tiled.training.stored_predictions")
 atexit.register(gc.unfreeze)  # otherwise some packages complain when this process ends
 gc.freeze()  # what is imported stays; looking for garbage in it takes half a second each time

@@ -9,16 +9,16 @@ import numpy as np
 from lightning.pytorch import LightningModule
 
 from anomalib_tiled.errors import UnfitLocationError
-from anomalib_tiled.out_of_memory import lack_of_memory
-from anomalib_tiled.training.worker_process import has_failed_for_good
+from anomalib_tiled.system.out_of_memory import lack_of_memory
+from anomalib_tiled.training.worker import has_failed_for_good
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
+    from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.run import Run
 
 ARITHMETIC = (RuntimeError, ValueError, ArithmeticError, IndexError)
 """What models and numerical libraries raise of numbers that they cannot work with; LinAlgErrors are among them."""

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from anomalib_tiled.copied_process import start_copied_process
-from anomalib_tiled.cores import cores
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.free_memory import available_memory
-from anomalib_tiled.training.crew import train_side_by_side
-from anomalib_tiled.training.worker_process import Place
-from anomalib_tiled.workers import Conditions, Workers
+from anomalib_tiled.stages.workers import Conditions, Workers
+from anomalib_tiled.system.cores import cores
+from anomalib_tiled.system.fork_server import start_copied_process
+from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.training.worker import Place
+from anomalib_tiled.training.worker_pool import train_side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.workers import Outcome, TrainTile
+    from anomalib_tiled.stages.workers import Outcome, TrainTile
 
 
 MOST_PROCESSES = 1_000

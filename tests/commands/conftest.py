@@ -14,11 +14,11 @@ import yaml
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
-from anomalib_tiled import run as run_module
-from anomalib_tiled.cli import main
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.config.settings import ClassSpec
+from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.grid import Size
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.system.checksums import Seal
 
 SIZE = (112, 150)
 DEFECT = 14

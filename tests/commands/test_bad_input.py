@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.calibration import Calibration
-from anomalib_tiled.cli import main
-from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.training import tile as training
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.training import train_tile as training
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 
 Configure = Callable[..., Path]
 

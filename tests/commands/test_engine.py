@@ -10,9 +10,9 @@ import torch
 from anomalib.data import AnomalibDataModule, InferenceBatch
 from anomalib.engine import Engine
 
-from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.runs.run_folder import RunFolder
 
 
 @pytest.fixture

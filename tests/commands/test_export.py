@@ -17,12 +17,12 @@ import yaml
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled import TiledEnsemble
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 from anomalib_tiled.data.images import read_image
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Size, Tile
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system.checksums import Seal
 
 BLOCKED = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
 NEEDED = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}

@@ -13,10 +13,10 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 from anomalib_tiled.data.images import read_image
+from anomalib_tiled.ensemble.supported_models import SUPPORT
 from anomalib_tiled.grid import Size
-from anomalib_tiled.supported_models import SUPPORT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -12,8 +12,8 @@ import timm
 import torch
 import yaml
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.supported_models import SUPPORT
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.supported_models import SUPPORT
 
 SMALL = {"pre_trained": False, "backbone": "resnet18"}
 KINDS = {

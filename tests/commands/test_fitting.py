@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.transforms.v2 import Lambda
 
 from anomalib_tiled import Size, TileGrid, fit_ensemble, fitting
-from anomalib_tiled.config import Settings, TilingSettings
+from anomalib_tiled.config.settings import Settings, TilingSettings
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.merging import Gaussian, Mean

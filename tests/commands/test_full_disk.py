@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.system.checksums import Seal
 
 
 @pytest.mark.slow

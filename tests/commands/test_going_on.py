@@ -11,7 +11,7 @@ import pytest
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 
 
 class Spoiling(Callback):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.system.checksums import Seal
 
 KILLS = 6
 PATIENCE = 120.0

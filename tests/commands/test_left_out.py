@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled import TiledEnsemble
-from anomalib_tiled.cli import main
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

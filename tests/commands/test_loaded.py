@@ -17,13 +17,14 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 from PIL import Image
 
-from anomalib_tiled import TiledEnsemble, memory
-from anomalib_tiled import ensemble as tensor_ensemble
-from anomalib_tiled import run as run_module
+from anomalib_tiled import TiledEnsemble
+from anomalib_tiled.ensemble import ensemble as tensor_ensemble
+from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import ConfigurationError, DataError, OutOfMemoryError, RunFolderError
 from anomalib_tiled.results.image_prediction import ImagePrediction
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system import memory
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,13 @@ from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.fresh_models import FreshModels
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.supported_models import SUPPORT, Trial
-from anomalib_tiled.tile_model import load_tile_model
-from anomalib_tiled.tile_models import TileModels
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.supported_models import SUPPORT, Trial
+from anomalib_tiled.ensemble.tile_model import load_tile_model
+from anomalib_tiled.ensemble.untrained_models import FreshModels
+from anomalib_tiled.runs.run_folder import RunFolder
 
 TRIALS = {name: support.trial for name, support in SUPPORT.items() if support.trial is not None}
 TEXTURES = ("dtd_dir", "imagenet_dir", "anomaly_source_path")

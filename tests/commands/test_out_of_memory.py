@@ -11,9 +11,9 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models import Padim
 
-from anomalib_tiled import memory
-from anomalib_tiled import run as run_module
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.system import memory
 
 ONE = {"class_path": "LocalWorkers", "init_args": {"processes": 1}}
 ADVICE = "Fit a new run with a smaller data.init_args.train_batch_size or tiling.tile_size."

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import anomalib_tiled
-from anomalib_tiled.cli import main
-from anomalib_tiled.plugins.specification import hook_specifications
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.plugins.hookspecs import hook_specifications
 
 FACTORY = '''
 """A factory's own stages."""
@@ -27,7 +27,7 @@ import torch
 
 from anomalib_tiled import Merger, Normalizer, Scorer, SeamSmoother, Thresholder, Workers
 from anomalib_tiled import hookimpl as hook_of_the_package
-from anomalib_tiled.workers import Outcome
+from anomalib_tiled.stages.workers import Outcome
 
 CALLED = Path(__file__).with_name("called.txt")
 HEARD = Path(__file__).with_name("heard.txt")

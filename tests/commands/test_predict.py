@@ -19,12 +19,12 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anomalib_tiled import run as run_module
-from anomalib_tiled.cli import main
-from anomalib_tiled.ensemble import TiledEnsemble
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.errors import NotFiniteError
-from anomalib_tiled.results.recording import Recording
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.runs.run_folder import RunFolder
 
 Predict = Callable[..., int]
 Lines = list[dict[str, Any]]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.ensemble import RawPrediction, TiledEnsemble
-from anomalib_tiled.lock import PREDICTION, locked
-from anomalib_tiled.results.deciding import Redecision
-from anomalib_tiled.results.predicted_image import PredictedImage
-from anomalib_tiled.results.predictions import PredictionFolder
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
+from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.rethreshold import Redecision
+from anomalib_tiled.system.locks import PREDICTION, locked
 
 Predict = Callable[..., int]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomalib_tiled import run as run_module
-from anomalib_tiled.cli import main
-from anomalib_tiled.ensemble import TiledEnsemble
-from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.results.prediction_writer import Recording
 
 Predict = Callable[..., int]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.config import Settings
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.config.settings import Settings
 
 REFERENCE = """
 seed: 42

@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from anomalib_tiled import TiledEnsemble
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.system.checksums import Seal
 
 SWITCH = "--allow_altered with test, predict or export, allow_altered=True in Python"
 STDLIB = ("os.system", "subprocess.Popen", "builtins.eval")

@@ -19,13 +19,13 @@ from anomalib.models import Padim
 from PIL import Image
 
 from anomalib_tiled import pipeline
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_mask
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
-from anomalib_tiled.seals import Seal
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system.checksums import Seal
 from anomalib_tiled.training import workers
 
 if TYPE_CHECKING:

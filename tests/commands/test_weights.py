@@ -15,7 +15,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
 
 pytestmark = pytest.mark.slow
 

@@ -26,8 +26,8 @@ from anomalib_tiled.data.cache import DecodedFiles, ImageCache, open_source
 from anomalib_tiled.data.cache_folder import make
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
-from anomalib_tiled.files import A_DAY
 from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.system.files import A_DAY
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 KEYS = "0123456789abcdef01234567", "ffffffffffffffffffffffff"

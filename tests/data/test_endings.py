@@ -9,7 +9,7 @@ from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.found_images import find_images
+from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.images import read_image, size_of
 from anomalib_tiled.data.split import split_once
 

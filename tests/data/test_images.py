@@ -17,7 +17,7 @@ from anomalib.data.utils import read_mask as anomalib_mask
 from PIL import Image, UnidentifiedImageError, features
 from PIL.ExifTags import Base
 
-from anomalib_tiled.config import as_size
+from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.images import (
     LIMIT,

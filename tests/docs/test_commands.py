@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled import cli, commands
-from anomalib_tiled.cli import COMMANDS, main
+from anomalib_tiled.cli import commands
+from anomalib_tiled.cli import main as cli
+from anomalib_tiled.cli.main import COMMANDS, main
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -17,18 +17,18 @@ import torch
 from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 
-from anomalib_tiled.calibration import Calibration, Stages
-from anomalib_tiled.cli import main
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import Plugins, find_plugins
+from anomalib_tiled.plugins.hookspecs import OBSERVATIONS
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.plugins.specification import OBSERVATIONS
 from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
-from anomalib_tiled.training.rehearsal import GRID, rehearse
+from anomalib_tiled.training.stage_check import GRID, rehearse
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-stage.md"
 BLOCKS = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.origin import Origin
 from anomalib_tiled.plugins.discovery import LIMIT, BrokenPlugin, find_plugins
 from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.system.packages import Origin
 
 MEDIAN = '''
 from anomalib_tiled import hookimpl

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from anomalib_tiled.cli import main
-from anomalib_tiled.config import ClassSpec, Settings
-from anomalib_tiled.contracts import name_of
+from anomalib_tiled.cli.main import main
+from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
-from anomalib_tiled.plugins.provenance import origins_of
+from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.contracts import name_of
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 PLUGIN = f"""

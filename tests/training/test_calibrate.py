@@ -15,16 +15,16 @@ from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
-from anomalib_tiled.calibration import Calibration, Level
-from anomalib_tiled.config import ClassSpec, Settings
+from anomalib_tiled.config.settings import ClassSpec, Settings
+from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.split import Sample, Split, split_once
-from anomalib_tiled.files import read_json
+from anomalib_tiled.ensemble.calibration import Calibration, Level
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.layout import grid_of
-from anomalib_tiled.run import Run
-from anomalib_tiled.run_folder import RunFolder
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.system.files import read_json
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 
 COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]

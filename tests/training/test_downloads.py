@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.config import ClassSpec
+from anomalib_tiled.config.settings import ClassSpec
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.run import Run
 from anomalib_tiled.training import downloads
 from anomalib_tiled.training.downloads import download
 

@@ -7,7 +7,7 @@ import pytest
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.training.failures import Failures
-from anomalib_tiled.training.worker_process import KilledError, UnsentError, WorkerError
+from anomalib_tiled.training.worker import KilledError, UnsentError, WorkerError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 

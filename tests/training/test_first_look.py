@@ -10,12 +10,12 @@ import torch
 from anomalib.data import Folder
 from torchvision.transforms import v2
 
-from anomalib_tiled import preparation
-from anomalib_tiled.config import ClassSpec, Settings
+from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.data.split import split_once
+from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.supported_models import check_model
+from anomalib_tiled.training import preparation
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))

@@ -17,11 +17,11 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled import preparation
-from anomalib_tiled.config import ClassSpec, MetricSettings, Settings
+from anomalib_tiled.config.settings import ClassSpec, MetricSettings, Settings
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError
-from anomalib_tiled.run import Run
-from anomalib_tiled.training.tile import check_monitored, train_tile
+from anomalib_tiled.training import preparation
+from anomalib_tiled.training.train_tile import check_monitored, train_tile
 
 Fitting = Callable[..., Run]
 

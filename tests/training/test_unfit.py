@@ -11,9 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError, OutOfMemoryError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.run import Run
 from anomalib_tiled.training.unfit import naming_unfit_locations, unfit_location, why_not_left_out
 
 Draw = Callable[[np.random.Generator], np.ndarray]

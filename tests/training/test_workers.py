@@ -7,10 +7,10 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError, StorageError, TrainingError
 from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.stages.workers import Conditions, Outcome
 from anomalib_tiled.training import workers
-from anomalib_tiled.training.worker_process import Place
+from anomalib_tiled.training.worker import Place
 from anomalib_tiled.training.workers import LocalWorkers
-from anomalib_tiled.workers import Conditions, Outcome
 
 TILES = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 MANY = TileGrid(Size(4, 64), Size(4, 4), Size(4, 4)).tiles

@@ -1,0 +1,1 @@
+"""The command line: text to settings to commands; the only place that prints errors."""

@@ -1,0 +1,167 @@
+"""The commands: from text to settings, and the only place that prints errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, TextIO
+
+from anomalib_tiled.errors import TiledError, allowed_names
+from anomalib_tiled.system.allocation import keep_freed_memory
+from anomalib_tiled.system.fork_server import probably_needed, start_copied_process
+from anomalib_tiled.system.import_warnings import without_known_warnings
+from anomalib_tiled.system.os_errors import is_of_system, refusal
+from anomalib_tiled.system.termination import Terminated, raised_when_terminated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INTERRUPTED = 130
+TERMINATED = 143
+USER_ERROR = 2
+
+OUTPUT = "Standard output"
+"""What standard output is called in messages."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, loaded only when it is used: anomalib takes seconds to import.
+
+    Args:
+        name: What the user types.
+        help: What it does, in a line.
+        function: Name of the function in ``anomalib_tiled.cli.commands``.
+        trains: Whether it may have other processes train.
+        computes: Whether its time is that of models, so that memory for speed is worth it.
+    """
+
+    name: str
+    help: str
+    function: str
+    trains: bool = False
+    computes: bool = False
+
+    def load(self) -> Callable[[Sequence[str], str], int | None]:
+        """Import the function, and have downloads give up early where there is no internet."""
+        with without_known_warnings():
+            function: Callable[[Sequence[str], str], int | None] = getattr(
+                import_module("anomalib_tiled.cli.commands"), self.function
+            )
+            import_module("anomalib_tiled.ensemble.missing_weights").ask_the_hub_once()
+        return function
+
+
+COMMANDS = (
+    Command(
+        "fit",
+        "Train a model for every tile location and calibrate; or go on with an interrupted run.",
+        "fit",
+        trains=True,
+        computes=True,
+    ),
+    Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
+    Command("train", "Fit, then test.", "train", trains=True, computes=True),
+    Command(
+        "predict",
+        "Predict new images: scores, labels and anomalous regions, no labels needed.",
+        "predict",
+        computes=True,
+    ),
+    Command("status", "Show which tiles of a run are done, left out, missing or failed.", "status"),
+    Command(
+        "export",
+        "Write a run as files for others: torch, onnx, openvino, or checkpoints of anomalib.",
+        "export",
+    ),
+    Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
+)
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled") -> int:
+    """Run a command.
+
+    Args:
+        arguments: What the user typed after the program's name; ``None`` for the arguments of this process.
+        prog: The program's name in help and messages.
+
+    Returns:
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
+        and 4 are what `predict` says they are.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
+    try:
+        with raised_when_terminated():
+            status = _run(given, prog)
+    except TiledError as error:
+        _say(f"error: {error}")
+        status = USER_ERROR
+    except KeyboardInterrupt as error:
+        _say("\nInterrupted.")
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
+        cause = _lost(sys.stdout, OUTPUT) or error  # if nothing can be printed, a command fails that prints
+        if not is_of_system(cause):
+            traceback.print_exc()
+            return 1
+        _say(f"error: {refusal(cause)}")  # but for what nobody has named better
+        return USER_ERROR
+    if (lost := _lost(sys.stdout, OUTPUT)) is not None:
+        _say(f"error: {refusal(lost)}")
+        status = status or USER_ERROR
+    return status
+
+
+def _lost(stream: TextIO | None, name: str) -> OSError | None:
+    """Give the reason why a stream cannot be written; ``None`` if it can. What it holds is let go of then."""
+    if stream is None:  # it was closed before Python began
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the end of the process fails as well
+        return OSError(error.errno, error.strerror, name)
+    return None
+
+
+def _say(text: str) -> None:
+    """Print for the terminal, as far as there is one."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201
+    _lost(sys.stderr, "Standard error")
+
+
+def _run(given: list[str], prog: str) -> int:
+    if not given or given[0] in {"-h", "--help"}:
+        _overview(prog).print_help()
+        return 0
+    for command in COMMANDS:
+        if command.name == given[0]:
+            if command.trains and probably_needed(given[1:]):
+                start_copied_process()
+            if command.computes:
+                keep_freed_memory()
+            return command.load()(given[1:], f"{prog} {command.name}") or 0
+    message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
+    raise TiledError(message)
+
+
+def _overview(prog: str) -> ArgumentParser:
+    """Give the page that lists the commands."""
+    width = max(len(command.name) for command in COMMANDS)
+    listed = "\n".join(f"  {command.name:<{width}}  {command.help}" for command in COMMANDS)
+    return ArgumentParser(
+        prog=prog,
+        usage=f"{prog} COMMAND [options]",
+        description="Train, test and use one anomaly model per tile of large images.",
+        epilog=f"commands:\n{listed}\n\n`{prog} COMMAND --help` shows the options of a command.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )

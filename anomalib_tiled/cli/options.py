@@ -1,0 +1,327 @@
+"""The options of each command, and the settings they add up to."""
+
+from __future__ import annotations
+
+import secrets
+from argparse import HelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import yaml
+from anomalib.data import AnomalibDataModule
+from anomalib.models.components import AnomalibModule
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader
+from jsonargparse.typing import Path_fr
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from anomalib_tiled.cli.messages import explained
+from anomalib_tiled.cli.short_names import arguments_in_full, in_full
+from anomalib_tiled.config.anomalib_config import HEADING, is_reference, translate
+from anomalib_tiled.config.anomalib_post_processor import read_post_processor
+from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settings, TilingSettings
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.plugins.discovery import find_plugins
+from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.system.bounds import DEEPEST, LONGEST_CONFIGURATION, check_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jsonargparse import Namespace
+
+    from anomalib_tiled.config.settings import Plain
+
+PLACES = {
+    "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
+    "thresholding": (Literal["tile", "image"], "Per tile before merging, or per image."),
+}
+"""Groups of settings with a place where the stage is applied."""
+
+PREDICT = """\
+Predict images that are not labelled: score, label, and anomalous regions in pixels of the image.
+
+--data takes files, folders (with all folders in them), patterns such as 'parts/**/*.png', and -, which reads one of
+these per line from standard input. The results are predictions.jsonl and predictions.csv; they are there as they come.
+
+--threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
+scores lie above it) or fpr0.01 (the same, said as a rate of false alarms). Without --data, they decide about the
+images in --output again; no image is predicted.
+
+exit status:
+  0    all went well
+  2    something has to be changed; nothing that was there is lost
+  3    some images could not be read or predicted, or something of them not be kept: see failures.csv
+  4    with --fail_on_anomaly: an image is anomalous, and all went well
+  130  interrupted by Ctrl-C; --skip_existing goes on
+  143  ended by SIGTERM; the same
+  1    anything else
+"""
+
+LONGEST_SHOWN = 40
+"""Characters of an option that is too long to be shown as it is."""
+
+SEEDS = 2**32
+"""Number of seeds that numpy takes."""
+
+
+class Parser(ArgumentParser):
+    """A parser that reads the files of anomalib's own tiled ensemble too, and whose errors say what is allowed."""
+
+    def __init__(self, **options: Plain) -> None:
+        # An abbreviated --ckpt_dir or --config would be taken without being noticed by what looks for the whole name.
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
+        """Parse arguments; an option wins over files, wherever it stands."""
+        check_arguments(args)
+        try:
+            return super().parse_args(arguments_in_full(_files_first(args)), *arguments, **options)
+        except SystemExit as error:
+            if not error.code:  # --help and --print_config
+                raise
+            message = f"A module that a setting names ended the program when it was imported (exit {error.code})."
+            raise ConfigurationError(message) from error
+        except UnicodeDecodeError as error:
+            message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
+            raise ConfigurationError(message) from error
+
+    def parse_path(self, cfg_path: str | PathLike[str], *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse the file after ``--config``, of which no more is read than a configuration may have."""
+        if "://" in str(cfg_path):
+            return super().parse_path(cfg_path, *arguments, **options)
+        path = Path_fr(cfg_path)
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LONGEST_CONFIGURATION + 1)
+        with path.relative_path_context():
+            return self.parse_string(text, *arguments, **{**options, "cfg_path": Path(path).name})
+
+    def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
+        check_yaml(cfg_str, options.get("cfg_path") or "The configuration")
+        return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
+
+    def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
+        """Parse a configuration that is an object already."""
+        return super().parse_object(in_full(cfg_obj), *arguments, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing a page of usage.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(explained(self, message)) from ex
+
+
+def fit_parser(prog: str) -> Parser:
+    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
+    find_plugins()  # a class is found by its short name once its module is loaded
+    parser = Parser(prog=prog, description="Every setting may stand in the file, on the command line, or both.")
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
+    parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
+    parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
+    parser.add_argument("--keep_going", action="store_true", help="Try all tiles, although two of them fail alike.")
+    parser.add_argument(
+        "--seed_everything", type=bool | int, default=True, help="Seed of the split and of every tile; true draws one."
+    )
+    parser.add_argument("--default_root_dir", type=str, default="results", help="Folder that run folders are made in.")
+    parser.add_class_arguments(TilingSettings, "tiling")
+    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=True)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    _add_stages(parser)
+    parser.add_class_arguments(MetricSettings, "metrics")
+    parser.add_argument(
+        "--cache",
+        type=CacheSettings | None,
+        default=CacheSettings(),
+        help="Where decoded images are kept; null: nowhere.",
+    )
+    parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
+    parser.add_argument("--memory_budget", type=str | int | None, help="Such as 4GB; a share of what is free if null.")
+    parser.add_argument(
+        "--unfitted_tiles",
+        type=Literal["leave_out", "error"],
+        default="leave_out",
+        help="What is done about locations on which the model cannot be fitted, such as a blank margin.",
+    )
+    return parser
+
+
+def test_parser(prog: str) -> Parser:
+    """Give the options of ``test``."""
+    parser = _using_parser(prog, "Measure a run on its test images, or on others.")
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
+    parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
+    return parser
+
+
+def predict_parser(prog: str) -> Parser:
+    """Give the options of ``predict``."""
+    parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list)."
+    )
+    parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
+    parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
+    parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see above.")
+    parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same of pixels, for masks and regions.")
+    parser.add_argument("--min_area", type=int, default=1, help="Leave smaller regions out; in pixels of the image.")
+    parser.add_argument("--overlays", action="store_true", help="Draw heat maps over the images, into images/.")
+    parser.add_argument("--masks", action="store_true", help="Keep masks in the size of the images, in masks/.")
+    parser.add_argument(
+        "--maps",
+        type=Literal["npy", "tiff"] | None,
+        metavar="{npy,tiff}",
+        help="Keep raw anomaly maps in maps/, so that --pixel_threshold can be changed later.",
+    )
+    parser.add_argument("--coco", action="store_true", help="Tell regions in COCO's form too, in coco.json.")
+    parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
+    parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as it was trained.")
+    return parser
+
+
+def export_parser(prog: str) -> Parser:
+    """Give the options of ``export``."""
+    parser = _using_parser(prog, "Write a run as files that predict by themselves, or as checkpoints of anomalib.")
+    parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
+    parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
+    parser.add_argument(
+        "--input",
+        type=Literal["float32", "uint8"],
+        default="float32",
+        help="Type of the images: float32 for values from 0 to 1, uint8 for 0 to 255.",
+    )
+    parser.add_argument("--per_tile", action="store_true", help="Whether each tile model becomes a file.")
+    parser.add_argument("--overwrite", action="store_true", help="Whether an earlier export is replaced.")
+    return parser
+
+
+def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
+    """Give the options of commands that only need a run folder."""
+    parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
+    parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
+    return parser
+
+
+def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
+    """Give the options of commands that use what was trained."""
+    parser = run_parser(prog, description, formatter)
+    parser.add_argument("--allow_altered", action="store_true", help="Use what was altered since fit, and say so.")
+    return parser
+
+
+def plain_parser(prog: str, description: str) -> Parser:
+    """Give the options of commands that need none."""
+    return Parser(prog=prog, description=description)
+
+
+def settings_from(parser: Parser, parsed: Namespace) -> Settings:
+    """Turn parsed arguments into settings.
+
+    Raises:
+        ConfigurationError: Settings contradict each other.
+    """
+    mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
+    for key in ("config", "ckpt_dir", "tiles", "keep_going"):
+        mapping.pop(key, None)
+    if isinstance(mapping["seed_everything"], bool):
+        mapping["seed_everything"] = secrets.randbelow(SEEDS)
+    if not 0 <= mapping["seed_everything"] < SEEDS:
+        message = f"seed_everything must be between 0 and {SEEDS - 1}, or true, but is {mapping['seed_everything']}."
+        raise ConfigurationError(message)
+    try:
+        settings, note = read_post_processor(Settings.from_mapping(mapping))
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"A setting has a value of the wrong kind: {error}. See `anomalib tiled fit --help`."
+        raise ConfigurationError(message) from error
+    if note is not None:
+        _say(note)
+    return settings
+
+
+def _add_stages(parser: Parser) -> None:
+    for kind in kinds.STAGE_KINDS:
+        if kind.group in PLACES:
+            places, text = PLACES[kind.group]
+            parser.add_argument(f"--{kind.group}.stage", type=places, default="image", help=text)
+        if kind.optional:
+            parser.add_argument(f"--{kind.setting}", type=kind.contract | None, help=kind.purpose)
+        else:
+            parser.add_subclass_arguments(kind.contract, kind.setting, help=kind.purpose)
+        if kind.default is not None:
+            parser.set_defaults({kind.setting: {"class_path": kind.default}})
+    for level, decided in {"image": "An image", "pixel": "A pixel"}.items():
+        parser.add_argument(
+            f"--thresholding.{level}_sensitivity",
+            type=float,
+            default=NEUTRAL,
+            help=f"Between 0 and 1. {decided} is anomalous if its normalized score is greater than 1 minus this.",
+        )
+
+
+def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Part ``--ckpt_dir`` from the other arguments: the settings that fit requires are in the run folder then."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_dir":
+            used = 1 if equals else 2
+            value = value if equals else "".join(arguments[index + 1 : index + 2])
+            return value, arguments[:index] + arguments[index + used :]
+    return None, arguments
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Measure arguments before they are parsed: each may be a text of YAML.
+
+    Raises:
+        ConfigurationError: One is larger than it may be, or holds a setting twice.
+    """
+    option = "An argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        option = name or option
+        if "\0" in argument or name.count(".") > DEEPEST:
+            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots."
+            raise ConfigurationError(message)
+        if equals or not name:
+            check_yaml(value, option)
+
+
+def _files_first(arguments: Iterable[str]) -> list[str]:
+    files, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name in {"-c", "--config"}:
+            files += [argument] if equals else [argument, *islice(rest, 1)]
+        else:
+            others.append(argument)
+    return [*files, *others]
+
+
+def _in_our_form(text: str) -> str:
+    """Translate the text of a configuration of anomalib's own tiled ensemble, and say so; leave any other as it is."""
+    try:
+        configuration = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text  # the parser says what is wrong with it
+    if not isinstance(configuration, Mapping):
+        message = f"A configuration must hold settings by name, but holds {text.strip() or 'nothing'}."
+        raise ConfigurationError(message)
+    if not is_reference(configuration):
+        named = in_full(configuration)
+        return text if named == configuration else str(yaml.safe_dump(named, sort_keys=False))
+    translation = translate(configuration)
+    _say("\n".join([HEADING, *translation.notes]))
+    return str(yaml.safe_dump(in_full(dict(translation.settings)), sort_keys=False))
+
+
+def _say(text: str) -> None:
+    """Print beside what commands print, so that their output can be read by programs."""
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,1 @@
+"""Configuration: settings, what they may name, and files that were written for anomalib itself."""

@@ -1,0 +1,140 @@
+"""Which classes a configuration may name: nothing else of it is ever called.
+
+The classes of settings are checked by their contracts: a model, a data module, a stage. The arguments of these may name
+classes in turn, such as augmentations, callbacks and loggers. jsonargparse would make whatever stands there where an
+argument has no type, and would call a function that is annotated to return what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages import kinds
+from anomalib_tiled.system.packages import is_dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jsonargparse import ArgumentParser
+
+PARTS = frozenset(
+    {
+        "anomalib.data.datamodules.base.image.AnomalibDataModule",
+        "lightning.fabric.accelerators.accelerator.Accelerator",
+        "lightning.fabric.loggers.logger.Logger",
+        "lightning.fabric.plugins.environments.cluster_environment.ClusterEnvironment",
+        "lightning.fabric.plugins.io.checkpoint_io.CheckpointIO",
+        "lightning.fabric.plugins.precision.precision.Precision",
+        "lightning.pytorch.callbacks.callback.Callback",
+        "lightning.pytorch.plugins.layer_sync.LayerSync",
+        "lightning.pytorch.profilers.profiler.Profiler",
+        "lightning.pytorch.strategies.strategy.Strategy",
+        "torch.nn.modules.module.Module",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torch.optim.optimizer.Optimizer",
+    }
+)
+"""Classes of other packages whose subclasses may be named, by their paths: looking at them imports nothing."""
+
+
+def add_object(parser: ArgumentParser, base: type) -> None:
+    """Add an argument ``object``, which is made of the class path and arguments that are given for it.
+
+    They are what is given, and nothing else: a text in their place is not taken for the name of a file that has them.
+
+    Args:
+        parser: Gets the argument.
+        base: A base class of the class.
+    """
+
+    def takes(object: object) -> None:  # noqa: A002  # the name of the argument
+        del object
+
+    takes.__annotations__ = {"object": base}
+    parser.add_function_arguments(takes, fail_untyped=False, sub_configs=False)
+
+
+def check_classes(parsed: object, package: str = "") -> None:
+    """Refuse what must not be made, before anything is.
+
+    Args:
+        parsed: Settings as jsonargparse has read them.
+        package: Package of the class whose arguments they are; it may have classes of its own as arguments. "" if there
+            is none.
+
+    Raises:
+        ConfigurationError: A class path names a function or a class of another kind, or an argument is a function.
+    """
+    for value in _leaves(parsed):
+        if isinstance(value, str):
+            _check_path(value, package)
+        elif isinstance(value, type):
+            _check_class(value, package)
+        elif callable(value) and not _is_allowed(type(value), package):
+            message = f"An argument must be a value or a class, but is the function {_path_of(value)}. {_advice()}"
+            raise ConfigurationError(message)
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Give class paths as strings, and of all other values those that are not plain."""
+    if isinstance(value, (Mapping, Namespace)):
+        inner = vars(value) if isinstance(value, Namespace) else value
+        if isinstance(path := inner.get("class_path"), str):
+            yield path
+        for each in inner.values():
+            yield from _leaves(each)
+    elif isinstance(value, (list, tuple, set)):
+        for each in value:
+            yield from _leaves(each)
+    elif not isinstance(value, str):
+        yield value
+
+
+def _check_path(path: str, package: str) -> None:
+    found = _found(path)
+    if not isinstance(found, type):
+        message = f"A class path must name a class, but {path} is {_described(found)}. {_advice()}"
+        raise ConfigurationError(message)
+    _check_class(found, package)
+
+
+def _found(path: str) -> object:
+    """Give what a path leads to, which may be within a class; ``None`` if it leads nowhere."""
+    if not is_dotted(path):
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except ModuleNotFoundError:
+        return getattr(_found(module), name, None) if "." in module else None
+    except ValueError:  # no module is named
+        return None
+
+
+def _check_class(found: type, package: str) -> None:
+    if not _is_allowed(found, package):
+        message = f"A class path must name a model, data module, stage or a part of one, but is {_path_of(found)}. "
+        raise ConfigurationError(message + _advice())
+
+
+def _is_allowed(found: type, package: str) -> bool:
+    if package == found.__module__.partition(".")[0] or any(_path_of(each) in PARTS for each in found.__mro__):
+        return True
+    return any(issubclass(found, kind.contract) for kind in kinds.STAGE_KINDS)
+
+
+def _path_of(found: object) -> str:
+    return f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', type(found).__qualname__)}"
+
+
+def _described(found: object) -> str:
+    return "not there" if found is None else f"a {type(found).__name__}"
+
+
+def _advice() -> str:
+    return "Nothing of it was called. Name another class."

@@ -1,0 +1,335 @@
+"""Settings: what the user's configuration says, as values that the rest of the package reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from anomalib_tiled.config.allowed_classes import add_object, check_classes
+from anomalib_tiled.errors import ConfigurationError, allowed_names
+from anomalib_tiled.grid import Size
+from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.system.memory import as_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anomalib_tiled.stages.kinds import StageKind
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+
+# Values as YAML holds them: the one place where a setting may be anything, because a third party's class defines it.
+Plain = Any
+
+DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
+"""Settings that decide what a trained tile looks like."""
+
+UNFITTED_TILES = ("leave_out", "error")
+"""What may be done about locations on which the model cannot be fitted."""
+
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
+"""Settings beside the stages that need no training."""
+
+NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
+"""Fields of the settings that may be changed in a run."""
+
+SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
+"""Settings of thresholding that move decisions, but nothing that is learned."""
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class and its arguments, as written in a configuration.
+
+    Args:
+        class_path: Dotted path of the class.
+        init_args: Its arguments as YAML holds them.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Plain] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the class without its module."""
+        return self.class_path.rpartition(".")[2]
+
+    def build(self, base: type[T], make: Callable[..., Any] | None = None) -> T:
+        """Make the object, its arguments converted and nested classes built as their types say.
+
+        Args:
+            base: A base class of the class.
+            make: Called as ``make(class, **arguments)`` instead of the class itself.
+
+        Raises:
+            ConfigurationError: The class does not take these arguments, or refuses their values.
+        """
+        refusals: list[Exception] = []
+
+        def construct(class_type: type[Made], *_: Plain, **arguments: Plain) -> Made:
+            try:
+                return cast("Made", (make or _call)(class_type, **arguments))
+            except Exception as error:
+                refusals.append(error)  # jsonargparse would hide it behind a list of types that do not fit
+                raise
+
+        parser = ArgumentParser(exit_on_error=False)
+        add_object(parser, base)
+        parser.add_instantiator(construct, base, subclasses=True)
+        try:
+            parsed = parser.parse_object({"object": asdict(self)}, defaults=False)
+            check_classes(parsed, self.class_path.partition(".")[0])
+            return cast("T", parser.instantiate_classes(parsed).object)
+        except Exception as error:  # noqa: BLE001  # raised again at once, in the words of the class itself
+            cause = refusals[0] if refusals else error
+            message = f"{self.class_path} cannot be made with {dict(self.init_args)}: {cause}"
+            raise ConfigurationError(message) from cause
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How images are cut.
+
+    Args:
+        image_size: Height and width in pixels that images are resized to; one number for a square;
+            null for the images' own size.
+        tile_size: Height and width of a tile in pixels; one number for a square.
+        stride: Distance between the starts of neighbouring tiles in pixels, [height, width] or one number for both;
+            null for the tile size, that is no overlap.
+    """
+
+    tile_size: int | tuple[int, int]
+    image_size: int | tuple[int, int] | None = None
+    stride: int | tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class NormalizationSettings:
+    """Where the normalizer is applied.
+
+    Args:
+        stage: ``tile``, ``image`` or ``none``.
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class ThresholdingSettings:
+    """Where the thresholder is applied, and how far decisions are from the threshold that it finds.
+
+    Args:
+        stage: ``tile`` or ``image``.
+        image_sensitivity: Between 0 and 1: what has a normalized score greater than 1 minus this is an anomalous image.
+        pixel_sensitivity: The same for pixels.
+    """
+
+    stage: str
+    image_sensitivity: float = NEUTRAL
+    pixel_sensitivity: float = NEUTRAL
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """What the test images are measured with.
+
+    Args:
+        image: Metrics of image scores: names, dotted class paths, or {class_path, init_args, name}.
+        pixel: The same for anomaly maps; left out where there are no masks.
+    """
+
+    image: tuple[str | dict[str, Plain], ...] = ("AUROC", "F1Score")
+    pixel: tuple[str | dict[str, Plain], ...] = ("AUROC", "F1Score")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where decoded images are kept.
+
+    Args:
+        directory: Folder of the cache, shared by all runs and safe to delete;
+            null for the folder ``cache`` in ``default_root_dir``.
+    """
+
+    directory: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration.
+
+    Args:
+        seed_everything: Seed of the split and of every tile.
+        default_root_dir: Folder that run folders are made in.
+        tiling: How images are cut.
+        model: Class and arguments of the model.
+        data: Class and arguments of the data module.
+        trainer: Arguments of Lightning's ``Trainer``.
+        stages: Class and arguments of the stage of each kind, by the kind's name; one that is null is left out.
+        normalization: Place of the normalizer.
+        thresholding: Place of the thresholder, and sensitivities.
+        metrics: What the test images are measured with.
+        cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
+        visualize: Whether ``test`` draws pictures.
+        memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
+        unfitted_tiles: What is done about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
+    """
+
+    seed_everything: int
+    default_root_dir: str
+    tiling: TilingSettings
+    model: ClassSpec
+    data: ClassSpec
+    trainer: Mapping[str, Plain]
+    stages: Mapping[str, ClassSpec]
+    normalization: NormalizationSettings
+    thresholding: ThresholdingSettings
+    metrics: MetricSettings
+    cache: CacheSettings | None
+    visualize: bool
+    memory_budget: str | int | None = None
+    unfitted_tiles: str = UNFITTED_TILES[0]
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory budget in bytes; ``None`` for a share of what is free."""
+        return None if self.memory_budget is None else as_bytes(self.memory_budget)
+
+    @property
+    def cache_directory(self) -> Path | None:
+        """Folder of the image cache; ``None`` for no cache."""
+        if self.cache is None:
+            return None
+        return Path(self.cache.directory or Path(self.default_root_dir) / "cache")
+
+    @cached_property
+    def training_hash(self) -> str:
+        """Fingerprint of everything that decides what a trained tile looks like."""
+        return self._hash(DECIDE_TRAINING)
+
+    @property
+    def calibration_hash(self) -> str:
+        """Fingerprint of everything that decides what the stages learn."""
+        # A kind that is new in this version, and null if nothing is said, must not make older runs learn again.
+        deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_calibration]
+        chosen = [kind.section for kind in deciding if kind.default is not None or kind.name in self.stages]
+        return self._hash((*DECIDE_TRAINING, *chosen))
+
+    def _hash(self, names: tuple[str, ...]) -> str:
+        settings = self.to_mapping()
+        for sensitivity in SENSITIVITIES:
+            del settings["thresholding"][sensitivity]
+        content = json.dumps([settings[name] for name in names], default=str)
+        return blake2b(content.encode(), digest_size=8).hexdigest()
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Give what a configuration file holds, as ``from_mapping`` reads it."""
+        written: dict[str, Plain] = {}
+        for name, value in asdict(self).items():
+            written |= {kind.section: {} for kind in kinds.STAGE_KINDS} if name == "stages" else {name: value}
+        for kind in kinds.STAGE_KINDS:
+            spec = self.stages.get(kind.name)
+            holder, name = (written[kind.group] if kind.group else written), kind.setting.rpartition(".")[2]
+            holder[name] = None if spec is None else asdict(spec)
+        return written
+
+    def to_yaml(self) -> str:
+        """Write the settings in the form that ``--config`` reads."""
+        return str(yaml.safe_dump(plain(self.to_mapping()), sort_keys=False))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
+        """Read settings from what a configuration file holds, every key present.
+
+        Raises:
+            ConfigurationError: A key is unknown or missing.
+        """
+        new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
+        later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
+        _check_keys(mapping := {**later, **new, **mapping}, sections())
+        if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
+            message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
+            raise ConfigurationError(message)
+        return cls(
+            **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
+            tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
+            model=_spec(mapping["model"]),
+            data=_spec(mapping["data"]),
+            trainer=dict(mapping["trainer"] or {}),
+            stages={kind.name: spec for kind in kinds.STAGE_KINDS if (spec := _stage(mapping, kind)) is not None},
+            normalization=NormalizationSettings(mapping["normalization"]["stage"]),
+            thresholding=_thresholding(mapping["thresholding"]),
+            metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
+            cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
+        )
+
+
+def changeable() -> list[str]:
+    """Give the keys of a configuration file that may be changed in a run."""
+    stages = [kind.section for kind in kinds.STAGE_KINDS]
+    return [*stages, *FREE]
+
+
+def sections() -> set[str]:
+    """Give the keys of a configuration file."""
+    own = {each.name for each in fields(Settings)} - {"stages"}
+    return own | {kind.section for kind in kinds.STAGE_KINDS}
+
+
+def as_size(value: int | Sequence[int]) -> Size:
+    """Read a size: one number for a square, or height and width."""
+    return Size(value, value) if isinstance(value, int) else Size(*value)
+
+
+def plain(value: Plain) -> Plain:
+    """Turn tuples and mappings, nested ones too, into what YAML writes as lists and objects."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+def _call(class_type: Callable[..., T], **arguments: Plain) -> T:
+    return class_type(**arguments)
+
+
+def _check_keys(mapping: Mapping[str, Plain], expected: set[str]) -> None:
+    for key in mapping:
+        if key not in expected:
+            message = f"There is no setting {key!r}. {allowed_names(key, expected)}"
+            raise ConfigurationError(message)
+    if missing := expected - set(mapping):
+        message = f"The configuration lacks {', '.join(sorted(missing))}."
+        raise ConfigurationError(message)
+
+
+def _spec(mapping: Mapping[str, Plain]) -> ClassSpec:
+    return ClassSpec(mapping["class_path"], dict(mapping.get("init_args") or {}))
+
+
+def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
+    holder, name = (mapping[kind.group] if kind.group else mapping), kind.setting.rpartition(".")[2]
+    given = holder.get(name)
+    if given is None and not kind.optional:
+        message = f"{kind.setting} must be a class and its arguments, but is null. {kind.default} is the default."
+        raise ConfigurationError(message)
+    return None if given is None else _spec(given)
+
+
+def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
+    return ThresholdingSettings(**{name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)})
+
+
+def _tupled(value: Plain) -> Plain:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,69 @@
+"""From the settings of a run to its grid, and from names to its tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.config.settings import as_size
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
+from anomalib_tiled.grid import TileGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_tiled.config.settings import Plain, TilingSettings
+    from anomalib_tiled.grid import Tile
+
+SIDES = 2
+"""Height and width."""
+
+
+def check_sizes(tiling: TilingSettings) -> None:
+    """Check that sizes are numbers, as they may not be in a configuration that was written by hand.
+
+    Raises:
+        ConfigurationError: One is something else.
+    """
+    for name in ("image_size", "tile_size", "stride"):
+        value = getattr(tiling, name)
+        if not (_is_size(value) or (value is None and name != "tile_size")):
+            found = [*value] if isinstance(value, tuple) else value
+            message = f"tiling.{name} must be a whole number of pixels, or [height, width], but is {found!r}"
+            raise ConfigurationError(message)
+
+
+def _is_size(value: Plain) -> bool:
+    sides = value if isinstance(value, tuple) and len(value) == SIDES else (value,)
+    return all(type(side) is int for side in sides)
+
+
+def grid_of(tiling: TilingSettings) -> TileGrid:
+    """Lay the grid that the settings describe; the image size must be known by now.
+
+    Raises:
+        GridError: The sizes do not fit together.
+    """
+    if tiling.image_size is None:
+        message = "The configuration of a run must hold tiling.image_size. It was altered; fit a new run."
+        raise RunFolderError(message)
+    tile_size = as_size(tiling.tile_size)
+    stride = tile_size if tiling.stride is None else as_size(tiling.stride)
+    return TileGrid(as_size(tiling.image_size), tile_size, stride)
+
+
+def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
+    """Give the tiles that ``--tiles`` names.
+
+    Args:
+        grid: The grid.
+        names: Their names, such as ``r00_c03``.
+
+    Raises:
+        ConfigurationError: There is no such tile.
+    """
+    tiles = {tile.name: tile for tile in grid.tiles}
+    for name in names:
+        if name not in tiles:
+            message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
+            raise ConfigurationError(message)
+    return [tiles[name] for name in names]

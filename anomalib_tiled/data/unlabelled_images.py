@@ -1,0 +1,131 @@
+"""Reading images that belong to no data set; one that cannot be read is reported and passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from anomalib_tiled.data.cache import DecodedFiles
+from anomalib_tiled.data.images import lost_bits, size_of
+from anomalib_tiled.data.split import Sample
+from anomalib_tiled.data.tile_dataset import AreaDataset, collate
+from anomalib_tiled.errors import DataError, OutOfMemoryError
+from anomalib_tiled.system.out_of_memory import advising_on_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from anomalib.data import ImageBatch, ImageItem
+    from torchvision.transforms.v2 import Transform
+
+    from anomalib_tiled.data.image_sizes import TrainedOn
+    from anomalib_tiled.errors import TiledError
+    from anomalib_tiled.grid import Size, TileGrid
+
+LESS_MEMORY = "Make the image smaller, or predict it on a machine with more."
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Images in the size that the ensemble takes.
+
+    Args:
+        images: The images.
+        sizes: The sizes of their files in pixels.
+    """
+
+    images: ImageBatch
+    sizes: tuple[Size, ...]
+
+
+class ReadImage(NamedTuple):
+    """An image in the size that the ensemble takes, and the size of its file."""
+
+    item: ImageItem
+    size: Size
+
+
+class NewImages:
+    """Reads images in batches.
+
+    Args:
+        grid: The grid; images are resized to its image size.
+        batch_size: Images that are predicted together.
+        augmentations: Applied to the images, as to those that were tested.
+        trained_on: Sizes of the images that were trained on.
+        report: Told in a line of an image of another shape, once.
+    """
+
+    def __init__(
+        self,
+        grid: TileGrid,
+        batch_size: int,
+        *,
+        augmentations: Transform | None,
+        trained_on: TrainedOn,
+        report: Callable[[str], None],
+    ) -> None:
+        self._grid, self._batch_size, self._augmentations = grid, batch_size, augmentations
+        self._trained_on, self._report = trained_on, report
+        self._warned = self._noted = False
+
+    def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
+        """Yield batches; what is held in memory is one of them.
+
+        Args:
+            paths: The images.
+            on_failure: Told of each image that cannot be read, and why: it is none, or there is too little memory for
+                it even after all that was read before it has been given away.
+        """
+        read: list[ReadImage] = []
+        for path in paths:
+            image = self._try(path)
+            if isinstance(image, OutOfMemoryError) and read:
+                yield _batch_of(read)
+                image = self._try(path)
+            if isinstance(image, ReadImage):
+                read.append(image)
+            else:
+                on_failure(path, image)
+            if len(read) == self._batch_size:
+                yield _batch_of(read)
+        if read:
+            yield _batch_of(read)
+
+    def _try(self, path: Path) -> ReadImage | TiledError:
+        """Read an image, or say why it cannot be read."""
+        try:
+            with advising_on_memory(LESS_MEMORY):
+                size, item = size_of(path), self._read(path)
+                self._look_at(path, size)
+                return ReadImage(item, size)
+        except (DataError, OutOfMemoryError) as error:
+            return type(error)(str(error))  # the error itself would keep in memory what was read
+
+    def _read(self, path: Path) -> ImageItem:
+        size = self._grid.image_size
+        dataset = AreaDataset(
+            DecodedFiles(size, has_masks=False),
+            [Sample("test", path, None, None)],
+            area=(slice(0, size.height), slice(0, size.width)),
+            grid=self._grid,
+            augmentations=self._augmentations,
+        )
+        return dataset[0]
+
+    def _look_at(self, path: Path, size: Size) -> None:
+        """Say once that an image does not look like those that were trained on, or loses some of what it holds."""
+        if not self._noted and (loss := lost_bits(path)):
+            self._noted = True
+            self._report(f"warning: {path} has more than 8 bits per channel: {loss}. So may others.")
+        if not self._warned and (remark := self._trained_on.remark(path, size)):
+            self._warned = True
+            self._report(f"warning: {remark}")
+
+
+def _batch_of(read: list[ReadImage]) -> SourceBatch:
+    """Join images to a batch, and hold them no longer."""
+    batch = SourceBatch(collate([image.item for image in read]), tuple(image.size for image in read))
+    read.clear()
+    return batch

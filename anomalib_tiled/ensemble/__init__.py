@@ -1,0 +1,1 @@
+"""The ensemble: all tile models and the stages as one model."""

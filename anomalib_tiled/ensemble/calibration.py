@@ -1,0 +1,302 @@
+"""Stages and what they learn from the validation images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from anomalib_tiled.config.settings import SENSITIVITIES
+from anomalib_tiled.ensemble.uninspected import hidden_defects
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
+from anomalib_tiled.stages.contracts import call_stage, learned_number, learned_numbers, naming_stage
+from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution
+from anomalib_tiled.stages.merging import Merger
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.seams import SeamSmoother
+from anomalib_tiled.stages.sensitivity import NEUTRAL, check_sensitivity
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.config.settings import Plain, Settings
+
+Place = Literal["tile", "image", "none"]
+NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")
+THRESHOLDING_PLACES: tuple[Place, ...] = ("tile", "image")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of an ensemble and where they are applied.
+
+    Args:
+        merger: From tile maps to image maps.
+        scorer: From tile scores to image scores.
+        smoother: Smooths maps near seams; ``None`` for no smoothing.
+        normalizer: From raw scores to scores in [0, 1].
+        thresholder: Finds the score above which is anomalous.
+        normalize_at: ``tile``, ``image`` or ``none``.
+        threshold_at: ``tile`` or ``image``.
+        image_sensitivity: What has a normalized score greater than 1 minus this is an anomalous image (or tile).
+        pixel_sensitivity: The same for pixels.
+
+    Raises:
+        ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized.
+    """
+
+    merger: Merger
+    scorer: Scorer
+    smoother: SeamSmoother | None
+    normalizer: Normalizer
+    thresholder: Thresholder
+    normalize_at: Place
+    threshold_at: Place
+    image_sensitivity: float = NEUTRAL
+    pixel_sensitivity: float = NEUTRAL
+
+    def __post_init__(self) -> None:
+        """Check that the sensitivities have a meaning."""
+        for name in SENSITIVITIES:
+            check_sensitivity(name, getattr(self, name), normalize_at=self.normalize_at, threshold_at=self.threshold_at)
+
+    @classmethod
+    def build(cls, settings: Settings) -> Stages:
+        """Make the stages that a configuration names.
+
+        Raises:
+            ConfigurationError: A stage refuses its arguments, or a place is none of the allowed ones.
+        """
+        chosen = settings.stages
+        smoothing = chosen.get("seam_smoothing")
+        return cls(
+            merger=chosen["merging"].build(Merger),
+            scorer=chosen["scoring"].build(Scorer),
+            smoother=None if smoothing is None else smoothing.build(SeamSmoother),
+            normalizer=chosen["normalization"].build(Normalizer),
+            thresholder=chosen["thresholding"].build(Thresholder),
+            normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
+            threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
+            image_sensitivity=settings.thresholding.image_sensitivity,
+            pixel_sensitivity=settings.thresholding.pixel_sensitivity,
+        )
+
+    @property
+    def tile_rule(self) -> Thresholder:
+        """What finds the thresholds of tiles; those that only centre a normalization do not decide anything."""
+        own = self.threshold_at == "tile" or isinstance(self.thresholder, F1AdaptiveThreshold)
+        return self.thresholder if own else F1AdaptiveThreshold()
+
+    @property
+    def learn_from_tiles(self) -> bool:
+        """Whether something is learned for each tile."""
+        return "tile" in {self.normalize_at, self.threshold_at}
+
+    @property
+    def learn_from_images(self) -> bool:
+        """Whether something is learned from whole images."""
+        return "image" in {self.normalize_at, self.threshold_at}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned of one scale of scores.
+
+    Args:
+        threshold: Score above which is anomalous, on the scale before normalization.
+        normalization: What the normalizer learned; ``None`` if scores are not normalized here.
+    """
+
+    threshold: float
+    normalization: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Level:
+    """What was learned of one tile, or of whole images.
+
+    Args:
+        scores: Scale of the scores.
+        maps: Scale of the anomaly maps.
+    """
+
+    scores: Learned
+    maps: Learned
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything that the stages learned, as plain numbers.
+
+    Args:
+        image: What was learned of whole images; ``None`` if nothing was.
+        tiles: What was learned of each tile, by its name; empty if nothing was.
+        notes: What a reader of the results should know about how it was learned.
+        borrowed: Names of tiles whose normal scores do not vary, each with that of the tile whose scores it learned
+            from instead.
+    """
+
+    image: Level | None = None
+    tiles: dict[str, Level] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    borrowed: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Give what ``calibration.json`` holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
+        """Rebuild a calibration from what ``calibration.json`` holds.
+
+        Raises:
+            RunFolderError: The content was altered.
+        """
+        try:
+            image, tiles, notes = content["image"], content["tiles"], content["notes"]
+            return cls(
+                image=None if image is None else _level(image),
+                tiles={name: _level(level) for name, level in tiles.items()},
+                notes=tuple(notes),
+                borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"calibration.json was altered ({error!r}). Delete it and run fit --ckpt_dir again."
+            raise RunFolderError(message) from error
+
+
+class Observed:
+    """Distributions of the validation scores of one tile, or of whole images.
+
+    Args:
+        bits: How finely pixels are counted, see ``ScoreDistribution``.
+        uninspected: Pixels that no model sees, shape (height, width), from which nothing is learned; ``None`` if there
+            are none.
+    """
+
+    def __init__(self, bits: int = IMAGE_BITS, uninspected: NDArray[np.bool_] | None = None) -> None:
+        self.scores = ExactScores()
+        self.maps = ScoreDistribution(bits)
+        self.every_mask_known = True
+        self._uninspected = uninspected
+
+    def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
+        """Count the predictions of a batch.
+
+        Args:
+            scores: Shape (batch,).
+            maps: Shape (batch, 1, height, width), or ``None``.
+            truth: Labels and masks.
+        """
+        seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
+        self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
+        if maps is not None:
+            self.every_mask_known &= truth.masks is not None
+            values = maps.squeeze(1).cpu().numpy()
+            pixels = slice(None) if self._uninspected is None else ~self._uninspected
+            self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
+
+    def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
+        """Note how far rounding may move scores of images that are made of normalized ones of tiles.
+
+        Args:
+            normalizer: Normalizes tiles. The narrower the scale of a tile, the more of it is rounding.
+            tiles: What was observed of each tile, and what was learned of it.
+        """
+        pairs = [
+            (_rounding(normalizer, observed.scores, level.scores), _rounding(normalizer, observed.maps, level.maps))
+            for observed, level in tiles
+        ]
+        self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*pairs, strict=True))
+
+    def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
+        """Let a threshold rule and the normalizer learn.
+
+        Without masks the threshold of the scores serves for the maps too, as in anomalib.
+
+        Args:
+            stages: The stages.
+            normalize: Whether the normalizer learns too.
+            rule: Finds the threshold; ``None`` for the thresholder of the stages.
+
+        Raises:
+            StageError: A stage fails, or learns something else than finite numbers.
+        """
+        rule = rule or stages.thresholder
+        scores = _learned(stages, rule, self.scores, normalize=normalize)
+        if self.maps.empty:
+            return Level(scores, scores)
+        threshold = None if self.every_mask_known else scores.threshold
+        return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a batch.
+
+    Args:
+        labels: Whether each image (or tile) is anomalous, shape (batch,).
+        masks: Which pixels are, shape (batch, height, width); ``None`` if unknown.
+    """
+
+    labels: NDArray[np.bool_]
+    masks: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, labels: torch.Tensor | None, masks: torch.Tensor | None, batch: int) -> Truth:
+        """Read the truth of a batch; what has no label counts as normal."""
+        known = torch.zeros(batch, dtype=torch.bool) if labels is None else labels.bool().cpu()
+        return cls(known.numpy(), None if masks is None else masks.bool().cpu().numpy())
+
+    def pixels(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Give which pixels are anomalous; without masks, none of a normal image and all of an anomalous one."""
+        return np.broadcast_to(self.labels[:, None, None], shape) if self.masks is None else self.masks
+
+    def cut(self, rows: slice, columns: slice) -> Truth:
+        """Give the truth of a rectangle: anomalous if a pixel in it is, or the whole image if there are no masks."""
+        if self.masks is None:
+            return self
+        masks = self.masks[:, rows, columns]
+        return Truth(np.any(masks, axis=(1, 2)), masks)
+
+
+def _learned(
+    stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
+) -> Learned:
+    """Let thresholder and normalizer learn one scale; a threshold that is given is not learned."""
+    if threshold is None:
+        with naming_stage(rule):
+            learned = rule.learn(scores)
+        threshold = learned_number(rule, learned)
+    if not normalize:
+        return Learned(threshold, None)
+    with naming_stage(stages.normalizer):
+        normalization = stages.normalizer.learn(scores, threshold)
+    return Learned(threshold, learned_numbers(stages.normalizer, normalization))
+
+
+def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learned) -> float:
+    """Say how far rounding moves the highest normal score after normalization."""
+    if learned.normalization is None or not scores.has_normal:
+        return 0.0
+    highest = torch.tensor([scores.maximum_normal, scores.maximum_normal + scores.rounding])
+    before, after = call_stage(normalizer, normalizer.apply, highest, learned.normalization, shape=(2,)).tolist()
+    return float(after - before)
+
+
+def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:
+    for place in allowed:
+        if place == given:
+            return place
+    message = f"{setting}.stage cannot be {given!r}. {allowed_names(given, allowed)}"
+    raise ConfigurationError(message)
+
+
+def _level(content: Mapping[str, Plain]) -> Level:
+    return Level(Learned(**content["scores"]), Learned(**content["maps"]))

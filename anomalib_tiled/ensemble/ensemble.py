@@ -1,0 +1,306 @@
+"""All tile models and the stages as one anomalib model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from anomalib import LearningType
+from anomalib.data import InferenceBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import ImageVisualizer
+from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_tiled.ensemble.batch_lock import BatchLock
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
+from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
+from anomalib_tiled.ensemble.tile_predictions import check_finite
+from anomalib_tiled.ensemble.torch_defaults import usual_defaults
+from anomalib_tiled.ensemble.uninspected import uninspected_pixels
+from anomalib_tiled.stages.contracts import call_stage, naming_stage, noting
+from anomalib_tiled.stages.sensitivity import decided
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anomalib.data import Batch
+    from anomalib.metrics import Evaluator
+    from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+    from anomalib_tiled.ensemble.loaded_models import TileModels
+    from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.stages.normalization import Normalizer
+
+SMALLEST = 1e-12
+"""Keeps a division by zero away where a threshold is 0 or 1."""
+
+
+@dataclass(frozen=True)
+class RawPrediction:
+    """What is known of a batch of images before normalization and thresholding of whole images.
+
+    Args:
+        scores: Shape (batch,).
+        maps: Shape (batch, 1, height, width); each tile filled with its score if the model gives no maps.
+        has_maps: Whether the maps are the model's.
+        labels: Whether a tile was called anomalous, shape (batch,); ``None`` unless tiles are thresholded.
+        masks: Which pixels a tile called anomalous, shape of the maps; ``None`` unless tiles are thresholded.
+        uninspected: Pixels that no model sees, shape (height, width), which are never called anomalous; ``None`` if
+            there are none. In the maps they have the lowest score of their image.
+    """
+
+    scores: torch.Tensor
+    maps: torch.Tensor
+    has_maps: bool
+    labels: torch.Tensor | None
+    masks: torch.Tensor | None
+    uninspected: torch.Tensor | None = None
+
+    def called(self, masks: torch.Tensor) -> torch.Tensor:
+        """Take pixels out of masks that no model sees."""
+        return masks if self.uninspected is None else masks & ~self.uninspected
+
+
+class TiledEnsemble(AnomalibModule):
+    """All tile models and the stages as one model that takes whole images.
+
+    Memory is that of a batch of images and of the models kept; it does not depend on the number of images. Threads may
+    share it: they predict one after the other, because stages and models are at work on one batch at a time.
+
+    Args:
+        grid: Where the tiles lie.
+        tile_models: The trained models.
+        stages: Merging, scoring, smoothing, normalization, thresholding.
+        calibration: What the stages learned; without it, predictions are raw and decide nothing.
+        evaluator: Measures when anomalib's ``Engine`` tests the ensemble.
+    """
+
+    def __init__(
+        self,
+        grid: TileGrid,
+        tile_models: TileModels,
+        *,
+        stages: Stages,
+        calibration: Calibration | None = None,
+        evaluator: Evaluator | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=PreProcessor(Resize(list(grid.image_size), antialias=True)),
+            post_processor=False,
+            evaluator=evaluator,
+            visualizer=ImageVisualizer(field_size=(grid.image_size.width, grid.image_size.height)),
+        )
+        self.grid = grid
+        pixels = uninspected_pixels(grid)
+        self.uninspected: torch.Tensor | None
+        self.register_buffer("uninspected", None if pixels is None else torch.from_numpy(pixels), persistent=False)
+        self.tile_models = tile_models
+        self.stages = stages
+        self.calibration = calibration
+        self.batch_lock = BatchLock()
+
+    def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
+        """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No Trainer argument is needed: the tile models are trained one by one beforehand."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Learns from normal images."""
+        return LearningType.ONE_CLASS
+
+    def forward(self, batch: torch.Tensor, *args: object, **kwargs: object) -> InferenceBatch:
+        """Predict whole images.
+
+        Args:
+            batch: Images with values in [0, 1], shape (batch, 3, height, width).
+            args: Not used.
+            kwargs: Not used.
+
+        Returns:
+            Score and label (batch,), anomaly map and mask (batch, 1, image height, image width). Without calibration
+            label and mask are ``None``; for a model without anomaly maps the mask is.
+        """
+        del args, kwargs
+        with self.batch_lock:
+            return self.decide(self.predict_raw(batch))
+
+    def test_step(self, batch: Batch[Any], batch_idx: int, *args: object, **kwargs: object) -> STEP_OUTPUT:
+        """Predict a batch of anomalib's ``Engine.test``."""
+        del batch_idx, args, kwargs
+        return cast("STEP_OUTPUT", batch.update(**self(batch.image)._asdict()))
+
+    def predict_step(self, batch: Batch[Any], batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Predict a batch of anomalib's ``Engine.predict``."""
+        return self.test_step(batch, batch_idx, dataloader_idx)
+
+    @usual_defaults()
+    @torch.inference_mode()
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[[Tile, TilePrediction], None] | None = None
+    ) -> RawPrediction:
+        """Crop, predict, merge, score and smooth; tile stages are applied, image stages are not.
+
+        Args:
+            images: Images with values in [0, 1], shape (batch, 3, height, width).
+            on_tile: Told the raw prediction of each tile.
+        """
+        if images.shape[-2:] != tuple(self.grid.image_size):
+            images = resize(images, list(self.grid.image_size), antialias=True)
+        return self.join(images.shape[0], partial(self._predict_tile, images.to(self.device)), on_tile)
+
+    @torch.inference_mode()
+    def join(
+        self,
+        batch: int,
+        predict: Callable[[Tile], TilePrediction],
+        on_tile: Callable[[Tile, TilePrediction], None] | None = None,
+    ) -> RawPrediction:
+        """Merge, score and smooth what the tile models say; tile stages are applied, image stages are not.
+
+        Args:
+            batch: Number of images.
+            predict: Gives the raw prediction of a tile of all of them.
+            on_tile: Told the raw prediction of each tile.
+        """
+        with self.batch_lock:
+            merging = Merging(self, batch)
+            for tile in self.grid.tiles:
+                raw = predict(tile)
+                if on_tile is not None:
+                    on_tile(tile, raw)
+                maps = None if raw.maps is None else raw.maps.to(self.device)
+                here = TilePrediction(raw.scores.to(self.device), maps)
+                with noting(f"Tile: {tile.name}."):
+                    merging.add(tile, here)
+            return merging.finish()
+
+    def decide(self, raw: RawPrediction) -> InferenceBatch:
+        """Normalize and threshold whole images.
+
+        Args:
+            raw: Scores (batch,), maps (batch, 1, image height, image width).
+
+        Returns:
+            Score and label (batch,), anomaly map and mask (batch, 1, image height, image width), as of ``forward``.
+        """
+        if self.calibration is None:
+            return InferenceBatch(pred_score=raw.scores, anomaly_map=raw.maps, pred_label=None, pred_mask=None)
+        scores, maps, labels, masks = raw.scores, raw.maps, raw.labels, raw.masks
+        if level := self.calibration.image:
+            on_maps = level.maps if raw.has_maps else level.scores
+            scores, maps = self._final(scores, level.scores), self._final(maps, on_maps)
+            if self.stages.threshold_at == "image":
+                image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
+                labels = decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
+                masks = raw.called(decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel))
+        return InferenceBatch(
+            pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
+        )
+
+    def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
+        if learned.normalization is not None:
+            return _normalized(self.stages.normalizer, scores, learned.normalization)
+        if self.stages.normalize_at == "tile":
+            return _recentred(scores, learned.threshold)
+        return scores
+
+    def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
+        model = self.tile_models.model(tile, self.device)
+        raw = predict_tile(model, images[..., tile.rows, tile.columns])
+        check_finite(tile, raw)
+        return raw
+
+
+class Merging:
+    """One batch on its way through the tiles: tell it of each tile by ``add``, then ``finish``.
+
+    Args:
+        ensemble: Stages, grid and calibration.
+        batch: Number of images.
+    """
+
+    def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
+        self.stages, self.grid = ensemble.stages, ensemble.grid
+        self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
+        self.shape = (batch, 1, *self.grid.image_size)
+        self.device = ensemble.device
+        self.uninspected = ensemble.uninspected
+        self.scores: list[torch.Tensor] = []
+        self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
+        self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
+        self.has_maps = True
+        with naming_stage(self.stages.merger):
+            self.stages.merger.start(self.grid, batch, device=self.device)
+
+    @property
+    def _thresholds_tiles(self) -> bool:
+        return self.stages.threshold_at == "tile" and bool(self.levels)
+
+    def add(self, tile: Tile, raw: TilePrediction) -> None:
+        """Take in what a tile model says: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        self.has_maps = raw.maps is not None
+        maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
+        scores = raw.scores
+        if level := self.levels.get(tile.name):
+            on_maps = level.maps if self.has_maps else level.scores
+            raw_maps = maps
+            if level.scores.normalization is not None and on_maps.normalization is not None:
+                scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
+                maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
+            if self._thresholds_tiles:
+                image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
+                masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
+                self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
+                self._mark(tile, masks)
+        self.scores.append(scores)
+        with naming_stage(self.stages.merger):
+            self.stages.merger.add(tile, maps)
+
+    def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
+        self.masks[..., tile.rows, tile.columns] |= masks
+
+    def finish(self) -> RawPrediction:
+        """Merge, smooth and score."""
+        smoother, scorer = self.stages.smoother, self.stages.scorer
+        maps = call_stage(self.stages.merger, self._merged, shape=self.shape)
+        if smoother is not None and self.has_maps:
+            maps = self._filled(call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape))
+        own_maps = maps if self.has_maps else None
+        scores = call_stage(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
+        return RawPrediction(
+            scores=scores,
+            maps=maps,
+            has_maps=self.has_maps,
+            labels=self.labels if self._thresholds_tiles else None,
+            masks=self.masks if self._thresholds_tiles else None,
+            uninspected=self.uninspected,
+        )
+
+    def _merged(self) -> torch.Tensor:
+        return self._filled(self.stages.merger.finish())
+
+    def _filled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Give pixels that no model sees the lowest score of the others in their image, whatever stands there."""
+        if self.uninspected is None:
+            return maps
+        lowest = maps.masked_fill(self.uninspected, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+        return torch.where(self.uninspected, lowest, maps)
+
+
+def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
+    return call_stage(normalizer, normalizer.apply, scores, learned, shape=tuple(scores.shape))
+
+
+def _recentred(scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Move the threshold of scores in [0, 1] to 0.5, keeping 0, 1 and the order."""
+    below = 0.5 * scores / max(threshold, SMALLEST)
+    above = 0.5 + 0.5 * (scores - threshold) / max(1 - threshold, SMALLEST)
+    return torch.where(scores > threshold, above, below).clamp(0, 1)

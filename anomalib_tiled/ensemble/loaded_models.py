@@ -1,0 +1,117 @@
+"""The tile models of an ensemble, within a budget of memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.runs.checkpoints import equal, exchange, tensors_of
+from anomalib_tiled.system.memory import SHARE, memory_budget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.runs.checkpoints import Weights
+
+
+class TileModels:
+    """The tile models: as many as the budget allows stay in memory, the others are loaded each time.
+
+    Tiles are asked for in the same order again and again, so keeping the first ones beats keeping the last ones.
+    Weights that are equal in all tiles, a frozen backbone for example, are held once. Making a model takes ten times as
+    long as giving it weights, so where one can become that of another tile, there is one, and the weights of tiles.
+
+    Args:
+        load: Loads the model of a tile.
+        budget: Memory that models may take up, in bytes; ``None`` for a share of what is free on their device when the
+            first one is asked for.
+        reload: Has a loaded model become that of another tile, with other tensors in place of those that it has;
+            ``None`` to load a new one for each tile.
+        share: Which share of the machine's free memory, if there is no budget.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Tile], AnomalibModule],
+        budget: int | None = None,
+        reload: Callable[[AnomalibModule, Tile], None] | None = None,
+        *,
+        share: float = SHARE,
+    ) -> None:
+        self.budget = budget
+        self.held = 0
+        self._load, self._reload, self._share = load, reload, share
+        self._device: torch.device | None = None
+        self._kept: dict[str, tuple[AnomalibModule, Weights]] = {}
+        self._shared: Weights = {}
+        self._only: AnomalibModule | None = None
+
+    @property
+    def interchangeable(self) -> bool:
+        """Whether models of tiles differ in nothing but their weights."""
+        return self._reload is not None
+
+    def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
+        """Give the model of a tile on a device, ready to predict. It may become that of another tile when asked again.
+
+        Args:
+            tile: The tile.
+            device: Where to predict.
+        """
+        if device != self._device:
+            self._move_to(device)
+        if tile.name in self._kept:
+            return self._from_memory(tile)
+        model = self._loaded(tile).to(device).eval()
+        if self.budget is None:
+            self.budget = memory_budget(device, self._share)
+        own = {name: tensor for name, tensor in tensors_of(model) if not self._is_shared(name, tensor)}
+        needed = sum(tensor.nbytes for tensor in own.values())
+        if self.held + needed <= self.budget:
+            self.held += needed
+            self._keep(tile, model, own)
+        return model
+
+    def _loaded(self, tile: Tile) -> AnomalibModule:
+        if self._only is None or self._reload is None:
+            model = self._load(tile)
+            self._only = model if self._reload is not None else None
+            return model
+        self._reload(self._only, tile)
+        return self._only
+
+    def _keep(self, tile: Tile, model: AnomalibModule, own: Weights) -> None:
+        """Keep the weights of a tile in memory; those that are equal to those of the first one are held once."""
+        for name, tensor in tensors_of(model):
+            exchange(tensor, _in_memory(tensor.data) if name in own else self._shared[name])
+            self._shared.setdefault(name, tensor.data)
+        self._kept[tile.name] = model, {name: tensor.data for name, tensor in tensors_of(model)}
+
+    def _from_memory(self, tile: Tile) -> AnomalibModule:
+        model, weights = self._kept[tile.name]
+        if model is self._only:
+            for name, tensor in tensors_of(model):
+                if name in weights:  # what a model made while it predicted is not its tile's
+                    exchange(tensor, weights[name])
+        return model
+
+    def _move_to(self, device: torch.device) -> None:
+        """Forget the models of another device: moving them would part the weights that they share."""
+        self._device = device
+        self._kept.clear()
+        self._shared.clear()
+        self._only = None
+        self.held = 0
+
+    def _is_shared(self, name: str, tensor: torch.Tensor) -> bool:
+        first = self._shared.get(name)
+        return first is not None and first.device == tensor.device and equal(first, tensor.data)
+
+
+def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor that is read out of a file."""
+    return tensor if tensor.untyped_storage().resizable() else tensor.clone()

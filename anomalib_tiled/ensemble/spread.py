@@ -1,0 +1,77 @@
+"""Tile locations without spread: where the normal scores do not vary, and what the stages learn there instead.
+
+Where an image is blank in every picture, such as the white edge of a paper, a model gives one score, up to rounding. A
+threshold just above it would make a defect of the next grey level, of every JPEG file, and of the rounding of another
+batch size. What is normal there cannot be learned there. So such a location borrows the normal scores of a usual one:
+what is an everyday score elsewhere is none of a defect here.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.ensemble.calibration import Observed
+from anomalib_tiled.stages.distribution import ROUNDING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anomalib_tiled.stages.distribution import ScoreDistribution
+
+LEAST_SPREAD = 0.05
+"""A smaller range of normal scores, as a fraction of the median range, is none; rounding alone has given 0.015."""
+
+SHOWN = 8
+"""Tiles that a note names; ``status`` names all."""
+
+
+def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
+    """Say which tiles have no spread, and from which tile each borrows normal scores.
+
+    Args:
+        tiles: What was observed of each tile, by its name.
+
+    Returns:
+        Names of tiles by names of tiles; empty if all scores vary, or none do.
+    """
+    heights = {name: each.scores.peaks for name, each in tiles.items() if each.scores.peaks.size}
+    spreads = {name: float(peaks.max() - peaks.min()) for name, peaks in heights.items()}
+    highest = {name: float(peaks.max()) for name, peaks in heights.items()}
+    rounding = ROUNDING * max(map(abs, highest.values()), default=0.0)
+    if not (varying := [spread for spread in spreads.values() if spread > rounding]):
+        return {}
+    least = max(LEAST_SPREAD * median(varying), rounding)
+    usual = sorted((name for name in spreads if spreads[name] >= least), key=highest.__getitem__)
+    return {name: usual[len(usual) // 2] for name, spread in spreads.items() if spread < least}
+
+
+def lend(borrower: Observed, lender: Observed) -> Observed:
+    """Give the anomalous scores and pixels of a tile without spread together with the normal ones of another tile."""
+    result = Observed(borrower.maps.bits)
+    result.every_mask_known = borrower.every_mask_known
+    result.scores = borrower.scores.with_normal_scores_of(lender.scores, _shift(borrower.scores, lender.scores))
+    if not borrower.maps.empty:
+        result.maps = borrower.maps.with_normal_scores_of(lender.maps, _shift(borrower.maps, lender.maps))
+    return result
+
+
+def notes_on_spread(lenders: Mapping[str, str]) -> Sequence[str]:
+    """Name tiles without spread.
+
+    Args:
+        lenders: What `borrowed` returned.
+    """
+    if not lenders:
+        return ()
+    more = f" and {len(lenders) - SHOWN} more (`anomalib tiled status` names them)" if len(lenders) > SHOWN else ""
+    note = (
+        f"Normal scores hardly vary at {', '.join(list(lenders)[:SHOWN])}{more}, as where images are blank: thresholds "
+        f"and scales of tiles are learned there from the normal scores of {next(iter(lenders.values()))}."
+    )
+    return (note,)
+
+
+def _shift(borrower: ScoreDistribution, lender: ScoreDistribution) -> float:
+    """Say by how much borrowed scores must rise to lie above those of the tile itself, where these are the higher."""
+    return max(0.0, borrower.maximum_normal - lender.minimum)

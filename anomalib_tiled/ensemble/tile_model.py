@@ -1,0 +1,337 @@
+"""Any anomalib model as the model of one tile location."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from enum import Enum
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from anomalib.pre_processing.utils.transform import get_exportable_transform
+from torch.nn import functional
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
+
+from anomalib_tiled.ensemble.missing_weights import remedy
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.runs.checkpoints import read_checkpoint, restore
+from anomalib_tiled.system.out_of_memory import lack_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anomalib_tiled.config.settings import ClassSpec, Plain
+    from anomalib_tiled.grid import Size
+    from anomalib_tiled.runs.checkpoints import Restorer
+
+FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
+"""Pre-processing that must not touch a tile: its pixels are the image's pixels, all of them."""
+
+DONE_BY_THE_ENSEMBLE = ("post_processor", "evaluator", "visualizer")
+"""Parts of a model that work on whole images, and so are no business of a tile model."""
+
+SIZE_OF_THE_INPUT = ("image_size", "input_size", "input_shape")
+"""Arguments by which models ask for the size of what they will see: here that of a tile."""
+
+ONLY_FOR_A_FRESH_MODEL = {"pre_trained": False}
+"""Arguments that only say where first weights come from; a checkpoint replaces those, so nothing is downloaded."""
+
+
+class TilePrediction(NamedTuple):
+    """What a tile model says about a batch of tiles.
+
+    Args:
+        scores: Raw scores, higher is more anomalous, shape (batch,).
+        maps: Raw anomaly maps, shape (batch, 1, height, width); ``None`` if the model gives none.
+    """
+
+    scores: torch.Tensor
+    maps: torch.Tensor | None
+
+
+def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
+    """Make an untrained model for tiles of one size.
+
+    Args:
+        spec: Class and arguments.
+        tile_size: Height and width of the tiles in pixels.
+
+    Raises:
+        ConfigurationError: The model refuses its arguments or the tile size.
+    """
+
+    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
+        return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
+
+    try:
+        made = spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if (advice := remedy(error, spec, trained=False)) is None:
+            raise
+        message = f"{spec.class_path} cannot be made. {advice}"
+        raise ConfigurationError(message) from error
+    model = _fitted_to_tiles(made, tile_size)
+    # Some versions of Python 3.11 write members of an Enum in a form that PyTorch does not read back without pickle.
+    model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
+    return model
+
+
+def class_of(spec: ClassSpec) -> type[AnomalibModule]:
+    """Give the class of a model without making one.
+
+    Args:
+        spec: Class and arguments.
+
+    Raises:
+        ConfigurationError: There is no such class, or it is not that of a model.
+    """
+
+    def found(model_class: type[AnomalibModule], **_: Any) -> Any:  # noqa: ANN401  # the model's own
+        return model_class
+
+    return cast("type[AnomalibModule]", spec.build(AnomalibModule, found))
+
+
+def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
+    """Load a trained model, ready to predict.
+
+    Args:
+        spec: Class and arguments that it was trained with.
+        tile_size: Height and width of the tiles in pixels.
+        checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
+
+    Raises:
+        ConfigurationError: The checkpoint is not of such a model.
+        RunFolderError: The model cannot be made any more, whatever the checkpoint.
+    """
+    model = _model_of_a_run(spec, tile_size)
+    with _errors_naming(checkpoint, model):
+        restore(model, read_checkpoint(checkpoint, type(model)))
+    return _fitted_to_tiles(model, tile_size).eval()
+
+
+def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
+    """Make the model that a run was made with; its weights are those of a checkpoint afterwards."""
+
+    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
+        arguments = _arguments_for_tiles(model_class, arguments, tile_size)
+        return model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
+
+    try:
+        return spec.build(AnomalibModule, make)
+    except ConfigurationError as error:
+        if lack_of_memory(error) is not None:
+            raise
+        unknown = f"{error.__cause__ or error}. It could when the run was fitted: put back what has changed since."
+        advice = remedy(error, spec, trained=True) or unknown
+        message = f"No checkpoint is to blame, but {spec.name}, the model of the run, cannot be made here. {advice}"
+        raise RunFolderError(message) from error
+
+
+@contextmanager
+def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
+    """Say which checkpoint is not one of a model."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, UnpicklingError) as error:
+        message = f"{type(model).__name__} cannot be loaded from {checkpoint}: {error}"
+        raise ConfigurationError(message) from error
+
+
+def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
+    """Have a loaded model become that of another tile, which is faster than making one.
+
+    Args:
+        model: The model of another tile of the same run.
+        tile_size: Height and width of the tiles in pixels.
+        checkpoint: The checkpoint of the tile.
+        restorer: Reads checkpoints of the run.
+
+    Raises:
+        ConfigurationError: The checkpoint is not of such a model.
+    """
+    with _errors_naming(checkpoint, model), torch.inference_mode():  # in which it may have replaced some of its state
+        restorer.restore_from(model, checkpoint)
+    _fitted_to_tiles(model, tile_size)
+
+
+@torch.inference_mode()
+def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
+    """Predict a batch of tiles, and nothing else: no gradients.
+
+    Args:
+        model: A trained tile model.
+        images: Tiles with values in [0, 1], shape (batch, 3, height, width), on the device of the model.
+
+    Raises:
+        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
+    """
+    return traceable_prediction(model, images)
+
+
+def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
+    """Predict a batch of tiles in a way that can be exported as a graph, where inference mode has no meaning.
+
+    Args:
+        model: As for ``predict_tile``.
+        images: As for ``predict_tile``.
+
+    Raises:
+        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
+    """
+    output, name = model(images), type(model).__name__
+    scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
+    if maps is not None:
+        _check_number(name, "anomaly_map", maps.flatten(-2)[..., 0], images.shape[0])
+        maps = in_size(maps, images)
+        scores = maps.amax(dim=(1, 2, 3)) if scores is None else scores
+    if scores is None:
+        message = (
+            f"{name} gives neither scores nor anomaly maps, so it cannot be used with tiles. Its forward must return "
+            f"an InferenceBatch with pred_score or anomaly_map, but returned {_described(output)}."
+        )
+        raise ConfigurationError(message)
+    _check_number(name, "pred_score", scores, images.shape[0])
+    return TilePrediction(scores.reshape(images.shape[0]).float(), maps)
+
+
+def in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles.
+
+    Args:
+        maps: Anomaly maps of any height and width, one for each tile.
+        images: The tiles, shape (batch, 3, height, width).
+    """
+    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
+    if maps.shape[-2:] == images.shape[-2:]:
+        return maps
+    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:
+    """Check that there is one value for each tile of a batch."""
+    if values.numel() != batch:
+        message = (
+            f"{name} must give one {field} for each tile, but gives {values.numel()} for {batch} tiles. "
+            "Mend its forward, or choose another model."
+        )
+        raise ConfigurationError(message)
+
+
+def _described(output: object) -> str:
+    if isinstance(output, InferenceBatch):
+        return "one with neither"
+    if isinstance(output, torch.Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _arguments_for_tiles(
+    model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size
+) -> dict[str, Any]:
+    """Ask the model's own pre-processor for the tile's size, and leave out what the ensemble does itself."""
+    for name in DONE_BY_THE_ENSEMBLE:
+        if not isinstance(arguments.get(name, True), bool):
+            message = (
+                f"model.init_args.{name} has no effect with tiles, so it cannot be given: thresholds, sensitivities "
+                "and normalization are set by `thresholding` and `normalization`, metrics by `metrics`, pictures by "
+                "`visualize`."
+            )
+            raise ConfigurationError(message)
+    pre_processor = arguments.get("pre_processor", True)
+    if pre_processor is True:
+        pre_processor = _pre_processor(model_class, tile_size)
+    if isinstance(pre_processor, PreProcessor):
+        # Models ask their pre-processor for the size that comes out of it, while they are made.
+        _transform_with(pre_processor, [Resize(list(tile_size), antialias=True), *_kept(pre_processor, tile_size)])
+        arguments = {**arguments, **_accepted(model_class, {"pre_processor": pre_processor})}
+    arguments = {**arguments, **_size_arguments(model_class, arguments, tile_size)}
+    return {**arguments, **_accepted(model_class, {"evaluator": False, "visualizer": False})}
+
+
+def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.nn.Module | None:
+    """Give the class's own pre-processor for the tile size; ``None`` to leave the choice to the class."""
+    configure = model_class.configure_pre_processor
+    needs_instance = not isinstance(
+        inspect.getattr_static(model_class, "configure_pre_processor"), (staticmethod, classmethod)
+    )
+    if needs_instance or "image_size" not in inspect.signature(configure).parameters:
+        return None
+    try:
+        return configure((tile_size.height, tile_size.width))
+    except ValueError as error:
+        if "crop" in str(error).lower():  # larger than the tile; crops are taken out, so it may be of any size
+            return configure()
+        reason = str(error).rstrip(".")
+        message = f"{model_class.__name__} cannot pre-process tiles of {tile_size}: {reason}. Set another tile_size."
+        raise ConfigurationError(message) from error
+
+
+def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size) -> dict[str, Plain]:
+    """Give the tile size to a class that has an argument for the size of its input.
+
+    Raises:
+        ConfigurationError: Another size is asked for, or the class knows squares only.
+    """
+    parameters = inspect.signature(model_class.__init__).parameters
+    sizes: dict[str, Plain] = {}
+    for name in (name for name in SIZE_OF_THE_INPUT if name in parameters):
+        default, given = parameters[name].default, arguments.get(name)
+        size = (*tile_size,) if _takes_pair(parameters[name]) else _side(model_class, name, tile_size)
+        if given not in (None, default, size, [*tile_size]):  # lists cannot be looked for in a set
+            message = f"model.init_args.{name} must be the tile size, {tile_size}, but is {given}. Leave it out."
+            raise ConfigurationError(message)
+        sizes[name] = size
+    return sizes
+
+
+def _takes_pair(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.default, (tuple, list)) or "tuple" in str(parameter.annotation).lower()
+
+
+def _side(model_class: type[AnomalibModule], name: str, tile_size: Size) -> int:
+    if tile_size.height != tile_size.width:
+        message = (
+            f"{model_class.__name__} takes one number as {name}, so tiles must be square, but tiling.tile_size is "
+            f"{tile_size}. Set a square one."
+        )
+        raise ConfigurationError(message)
+    return tile_size.height
+
+
+def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keep those arguments that the class has parameters for."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_any or name in parameters}
+
+
+def _fitted_to_tiles(model: AnomalibModule, tile_size: Size) -> AnomalibModule:
+    """Take resizing and cropping out, and post-processing, which works on whole images here."""
+    if isinstance(model.pre_processor, PreProcessor):
+        _transform_with(model.pre_processor, _kept(model.pre_processor, tile_size))
+    model.post_processor = None
+    return model
+
+
+def _kept(pre_processor: PreProcessor, tile_size: Size) -> list[Transform]:
+    """Give the transforms of a pre-processor that leave the geometry of a tile alone."""
+    transform = pre_processor.transform
+    transforms = transform.transforms if isinstance(transform, Compose) else [transform]
+    tile = torch.zeros(1, 3, *tile_size)
+    kept = [each for each in transforms if each is not None and not isinstance(each, FITTED_TO_TILES)]
+    return [each for each in kept if each(tile).shape[-2:] == tile.shape[-2:]]
+
+
+def _transform_with(pre_processor: PreProcessor, transforms: list[Transform]) -> None:
+    pre_processor.transform = Compose(transforms) if transforms else None
+    pre_processor.export_transform = get_exportable_transform(pre_processor.transform)

@@ -1,0 +1,123 @@
+"""Scores of normal validation images: what a threshold can be read from after the run is calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.stages.normals import clear_of_rounding
+from anomalib_tiled.system.files import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.ensemble.calibration import Observed
+    from anomalib_tiled.stages.distribution import ScoreDistribution
+
+ROUNDING = 1e-9
+"""Keeps 0.99 × 100 from being a hair more than 99."""
+
+
+@dataclass(frozen=True)
+class NormalScores:
+    """How often each score occurs where nothing is anomalous.
+
+    Args:
+        scores: Ascending, shape (scores,).
+        counts: How often, shape (scores,).
+        margin: How far rounding may move a score.
+    """
+
+    scores: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    margin: float = 0.0
+
+    @classmethod
+    def of(cls, distribution: ScoreDistribution) -> NormalScores:
+        """Take the normal scores of a distribution."""
+        counts = distribution.counts()
+        occurring = counts.normal > 0
+        margin = distribution.margin if occurring.any() else 0.0
+        return cls(counts.upper[occurring], counts.normal[occurring], margin)
+
+    @property
+    def total(self) -> int:
+        """Number of scores."""
+        return int(self.counts.sum())
+
+    def quantile(self, fraction: float) -> float:
+        """Give the lowest score that at most 1 - fraction of all are higher than, up to what rounding may move.
+
+        Args:
+            fraction: Between 0 and 1.
+        """
+        needed = max(fraction * self.total - ROUNDING, 0)
+        score = self.scores[min(int(np.searchsorted(np.cumsum(self.counts), needed)), len(self.scores) - 1)]
+        return clear_of_rounding(float(score), self.scores, self.margin)
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Normal scores of validation images and their pixels, on the scale before the normalization of images.
+
+    Args:
+        images: Scores of normal images, exactly.
+        pixels: Scores of normal pixels, each the upper end of its bin, which is at most a 260 000th of the range of
+            all scores wide; empty if no map or not every mask is known.
+        configuration: Fingerprint of the settings that decide what the scores are.
+    """
+
+    images: NormalScores
+    pixels: NormalScores
+    configuration: str
+
+    @classmethod
+    def of(cls, observed: Observed, configuration: str) -> ValidationScores:
+        """Take what calibration has seen of whole images.
+
+        Args:
+            observed: What it has seen.
+            configuration: Fingerprint of its settings.
+        """
+        nothing = NormalScores(np.zeros(0), np.zeros(0))
+        pixels = NormalScores.of(observed.maps) if observed.every_mask_known else nothing
+        return cls(NormalScores.of(observed.scores), pixels, configuration)
+
+    def write(self, path: Path) -> None:
+        """Write a ``.npz`` file."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                configuration=np.array(self.configuration),
+                image_scores=self.images.scores,
+                image_counts=self.images.counts,
+                pixel_scores=self.pixels.scores,
+                pixel_counts=self.pixels.counts,
+                margins=np.array([self.images.margin, self.pixels.margin]),
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> ValidationScores | None:
+        """Read what was written before; ``None`` if there is no such file.
+
+        Raises:
+            RunFolderError: The file was altered.
+        """
+        try:
+            with np.load(path) as content:
+                written = str(content["configuration"])
+                margins = content["margins"].tolist() if "margins" in content else (0.0, 0.0)  # of earlier versions
+                images = NormalScores(content["image_scores"], content["image_counts"], margins[0])
+                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"], margins[1])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+            message = f"{path} was altered ({error!r}). Delete it and run `anomalib tiled fit --ckpt_dir` again."
+            raise RunFolderError(message) from error
+        return cls(images, pixels, written)

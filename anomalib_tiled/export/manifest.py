@@ -1,0 +1,108 @@
+"""The manifest: what a program needs to know of exported files, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.packages import version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.export.tracing import Interface
+
+MANIFEST = "manifest.json"
+
+DESCRIBED = {
+    "images": "RGB, channels first",
+    "pred_score": "score of the image, higher is more anomalous",
+    "pred_label": "whether the image is anomalous",
+    "anomaly_map": "score of each pixel, higher is more anomalous",
+    "pred_mask": "whether each pixel is anomalous",
+}
+"""What inputs and outputs mean."""
+
+RESIZING = (
+    "bilinear with antialiasing, of bytes, before anything is divided by 255: torchvision's "
+    "resize(image, [height, width], antialias=True); nearly the same: Pillow's resize((width, height), BILINEAR)"
+)
+"""How the run resizes images of another size, which the files do not."""
+
+RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
+
+PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
+"""Packages whose versions are noted, where they are installed."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How it was seen that the files predict what the ensemble predicts.
+
+    Args:
+        random_images: Number of images of random pixels.
+        real_images: Number of images of the run.
+        largest_difference: Of scores and maps, as a fraction of the highest score if that is above 1.
+    """
+
+    random_images: int
+    real_images: int
+    largest_difference: float
+
+
+def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.dtype) -> dict[str, object]:
+    """Describe inputs, outputs, grid, decisions and origin.
+
+    Args:
+        run: The run.
+        ensemble: Its ensemble, calibrated.
+        graph: The graph of whole images; names inputs and outputs.
+        dtype: Type of the images.
+    """
+    batch = "any" if graph.batch is None else graph.batch
+    size = [*ensemble.grid.image_size]
+    image = {"name": "images", "shape": [batch, 3, *size], "dtype": _name(dtype), "range": RANGES[dtype]}
+    calibration = ensemble.calibration
+    return {
+        "inputs": [{**image, "meaning": DESCRIBED["images"], "resizing": RESIZING}],
+        "outputs": [
+            {
+                "name": name,
+                "shape": [batch] if name in {"pred_score", "pred_label"} else [batch, 1, *size],
+                "dtype": "bool" if name in {"pred_label", "pred_mask"} else "float32",
+                "meaning": DESCRIBED[name],
+            }
+            for name in graph.outputs
+        ],
+        "grid": {
+            **ensemble.grid.to_json(),
+            "tiles": [
+                {"name": tile.name, "top": tile.rows.start, "left": tile.columns.start} for tile in ensemble.grid.tiles
+            ],
+            "left_out": sorted(ensemble.grid.left_out),
+        },
+        "calibration": None if calibration is None else calibration.to_json(),
+        "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},
+        "run": {
+            "folder": str(run.folder.path),
+            "configuration": run.settings.calibration_hash,
+            "calibration": asdict(Seal.of(run.folder.calibration_file)),
+            "model": run.settings.model.class_path,
+        },
+        "packages": {package: version for package in PACKAGES if (version := version_of(package))},
+    }
+
+
+def sealed(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:
+    """Give size and checksum of files, by their names in the folder."""
+    return {path.relative_to(folder).as_posix(): asdict(Seal.of(path)) for path in files}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,197 @@
+"""What is exported: a tile model, the stages, and both together, as modules that a graph can be made of."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from anomalib_tiled.ensemble.ensemble import Merging, TiledEnsemble
+from anomalib_tiled.ensemble.tile_model import TilePrediction, traceable_prediction
+from anomalib_tiled.errors import ConfigurationError, TiledError
+from anomalib_tiled.export.graph_merging import assembled, for_graphs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.grid import Tile
+
+Outputs = dict[str, torch.Tensor]
+
+LONGEST = 300
+"""Characters of another package's message that are passed on."""
+
+WITHOUT_REASON = re.compile(
+    r"Exception from \S+:|Check '.*' failed at \S+:"
+    r"|FrontEnd API failed with \w+:|Model wasn't fully converted\.|Summary:"
+)
+"""Lines that OpenVINO says before the one that tells what is wrong."""
+
+
+@contextmanager
+def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Say in a few lines what another package refuses; a lack of memory, and errors of ours, are passed on.
+
+    Args:
+        explain: Makes the message of the reason, which is a sentence.
+        passing: What else is passed on.
+
+    Raises:
+        ConfigurationError: Something was refused.
+    """
+    passed: tuple[type[Exception], ...] = (MemoryError, torch.OutOfMemoryError, TiledError, *passing)
+    try:
+        yield
+    except passed:
+        raise
+    except Exception as error:
+        message = explain(briefly(error))
+        raise ConfigurationError(message) from error
+
+
+def naming_model(model: object) -> AbstractContextManager[None]:
+    """Name the model in whatever hinders its export, as `explaining` does."""
+    return explaining(
+        lambda reason: (
+            f"{type(model).__name__} cannot be exported: {reason} Its forward must consist of PyTorch operations that "
+            "do not depend on the values of tensors. Choose another model, or predict with `anomalib tiled predict`."
+        )
+    )
+
+
+def briefly(error: BaseException) -> str:
+    """Give type and first line of an error as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not WITHOUT_REASON.fullmatch(line)] or lines
+    said = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:LONGEST]
+    return said if said.endswith(".") else f"{said}."
+
+
+class TileAlone(nn.Module):
+    """The model of one tile location.
+
+    Args:
+        model: The trained model.
+    """
+
+    def __init__(self, model: AnomalibModule) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(requires_grad=False).eval()
+
+    def forward(self, images: torch.Tensor) -> Outputs:
+        """Predict tiles.
+
+        Args:
+            images: Tiles with values in [0, 1], or 0 to 255 as whole numbers, shape (batch, 3, height, width).
+
+        Returns:
+            ``tile_scores``, shape (batch,), and ``tile_maps``, shape (batch, height, width), if the model gives maps.
+        """
+        with naming_model(self.model):
+            scores, maps = traceable_prediction(self.model, scaled(images))
+        return {"tile_scores": scores} | ({} if maps is None else {"tile_maps": maps.squeeze(1)})
+
+
+class Joining(nn.Module):
+    """The stages alone, from tile predictions to those of images.
+
+    Args:
+        ensemble: The ensemble whose stages they are.
+    """
+
+    def __init__(self, ensemble: TiledEnsemble) -> None:
+        super().__init__()
+        stages = replace(ensemble.stages, merger=for_graphs(ensemble.stages.merger, ensemble.grid))
+        self.ensemble = TiledEnsemble(
+            ensemble.grid,
+            ensemble.tile_models,
+            stages=stages,
+            calibration=ensemble.calibration,
+            evaluator=False,
+        )
+
+    def forward(self, tile_scores: torch.Tensor, tile_maps: torch.Tensor | None = None) -> Outputs:
+        """Merge, smooth, score, normalize and threshold.
+
+        Args:
+            tile_scores: Raw scores, shape (batch, tiles).
+            tile_maps: Raw anomaly maps, shape (batch, tiles, tile height, tile width); left out if there are none.
+        """
+        return self.joined(
+            [
+                TilePrediction(tile_scores[:, index], None if tile_maps is None else tile_maps[:, index].unsqueeze(1))
+                for index in range(len(self.ensemble.grid.tiles))
+            ]
+        )
+
+    def joined(self, predictions: Sequence[TilePrediction]) -> Outputs:
+        """Do the same with one prediction for each tile, in the order of the grid."""
+        merging = _GraphMerging(self.ensemble, predictions[0].scores.shape[0])
+        for tile, prediction in zip(self.ensemble.grid.tiles, predictions, strict=True):
+            merging.add(tile, prediction)
+        result = self.ensemble.decide(merging.finish())._asdict()
+        return {name: values for name, values in result.items() if values is not None}
+
+
+class WholeImages(nn.Module):
+    """Tile models and stages in one.
+
+    Args:
+        ensemble: The ensemble.
+        tiles: For each tile of the grid a module that gives what ``TileAlone`` gives.
+        before: Changes images before anything else; gives them as ``images``.
+    """
+
+    def __init__(self, ensemble: TiledEnsemble, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
+        super().__init__()
+        self.before = before
+        self.tiles = nn.ModuleList(tiles)
+        self.joining = Joining(ensemble)
+
+    def forward(self, images: torch.Tensor) -> Outputs:
+        """Predict whole images.
+
+        Args:
+            images: Images with values in [0, 1], or 0 to 255 as whole numbers, shape (batch, 3, height, width).
+
+        Returns:
+            ``pred_score`` and ``pred_label``, shape (batch,), ``anomaly_map`` and ``pred_mask``, shape (batch, 1,
+            height, width); labels and masks only if something decides them.
+        """
+        images = scaled(images if self.before is None else self.before(images)["images"])
+        places = self.joining.ensemble.grid.tiles
+        predictions = [
+            _prediction(model(images[..., tile.rows, tile.columns]))
+            for tile, model in zip(places, self.tiles, strict=True)
+        ]
+        return self.joining.joined(predictions)
+
+
+class _GraphMerging(Merging):
+    """Merging that does not write into the masks of the image."""
+
+    def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
+        super().__init__(ensemble, batch)
+        self._marked: dict[str, torch.Tensor] = {}
+
+    def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
+        self._marked[tile.name] = masks
+        if len(self._marked) == len(self.grid.tiles):
+            self.masks = assembled(self.grid, self._marked, torch.logical_or)
+
+
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """Bring whole numbers of 8 bits to [0, 1]; leave others as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _prediction(outputs: Outputs) -> TilePrediction:
+    maps = outputs.get("tile_maps")
+    return TilePrediction(outputs["tile_scores"], None if maps is None else maps.unsqueeze(1))

@@ -1,0 +1,126 @@
+"""Graphs of PyTorch translated to ONNX."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.export.modules import briefly
+from anomalib_tiled.export.tracing import BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from onnx_ir import Model, Value
+
+    from anomalib_tiled.export.tracing import Graph
+
+OPSET = 18
+"""Version of the operators: the one that PyTorch translates to. With the version of the files that goes with it,
+onnxruntime reads them from 1.18 on; that was tried."""
+
+END = 2**63 - 1
+"""What ONNX takes for the end of any dimension."""
+
+
+def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
+    """Translate a graph.
+
+    Args:
+        graph: The graph.
+        weights: Names of weights that become inputs, after the others, so that nothing is computed with them now.
+
+    Raises:
+        ConfigurationError: ONNX has no operators for something in it.
+    """
+    try:
+        onnx = torch.onnx.export(
+            graph.program,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            custom_translation_table={torch.ops.aten.slice_scatter.default: _laid_side_by_side},
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        message = (
+            f"The ensemble cannot be exported to ONNX: {briefly(cause)} Its model or a stage uses something that ONNX "
+            "has no operator for. Export it with --format torch, or choose another model."
+        )
+        raise ConfigurationError(message) from error
+    if onnx is None:
+        message = "The ensemble cannot be exported to ONNX: PyTorch gave none. Export it with --format torch."
+        raise ConfigurationError(message)
+    for name in weights:
+        if (value := onnx.model.graph.initializers.pop(name, None)) is not None:
+            value.const_value = None
+            onnx.model.graph.inputs.append(value)
+    onnx.optimize()
+    tidy(onnx.model)
+    return onnx.model
+
+
+def tidy(model: Model) -> None:
+    """Join weights that are equal, forget where the graph was made, and name the open dimension."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
+
+    for value in model.graph.initializers.values():
+        _lay_in_order(value)
+    DeduplicateHashedInitializersPass(size_limit=sys.maxsize)(model)
+    ClearMetadataAndDocStringPass()(model)
+    symbol = _open_dimension(model.graph.inputs[0])
+    if symbol is not None:
+        values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+        for value in values:
+            _rename_dimension(value, symbol)
+
+
+def _lay_in_order(value: Value) -> None:
+    """Copy a weight whose numbers do not lie one after the other: it is a part or a transpose of another tensor."""
+    import onnx_ir
+
+    if value.const_value is not None and not (numbers := value.const_value.numpy()).flags.c_contiguous:
+        value.const_value = onnx_ir.tensor(np.ascontiguousarray(numbers), value.const_value.dtype, name=value.name)
+
+
+def _open_dimension(value: Value) -> str | None:
+    from onnx_ir import SymbolicDim
+
+    first = None if value.shape is None else value.shape[0]
+    return str(first.value) if isinstance(first, SymbolicDim) else None
+
+
+def _rename_dimension(value: Value, symbol: str) -> None:
+    from onnx_ir import Shape, SymbolicDim
+
+    if value.shape is not None:
+        value.shape = Shape(
+            [BATCH if isinstance(each, SymbolicDim) and each.value == symbol else each for each in value.shape]
+        )
+
+
+def _laid_side_by_side(  # noqa: PLR0913, PLR0917  # the arguments of PyTorch's operator
+    into: Value,
+    part: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    """Replace a part of a tensor without an index for each of its elements, as the translation of PyTorch has it."""
+    from onnxscript import opset18
+
+    if step != 1:
+        message = "a stage writes into every other row or column of a tensor"
+        raise NotImplementedError(message)
+    before = opset18.Slice(into, [0], [0 if start is None else start], [dim])
+    behind = opset18.Slice(into, [END if end is None else end], [END], [dim])
+    laid: Value = opset18.Concat(before, part, behind, axis=dim)
+    return laid

@@ -1,0 +1,141 @@
+"""The folder of an export: empty, new, or an earlier export that is replaced once the new one is there."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
+from anomalib_tiled.export.manifest import MANIFEST
+from anomalib_tiled.system.files import read_json
+from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.temporary import working_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LOG = "export.log"
+
+WORK = ".exporting-"
+"""Beginning of the names of folders that are being filled, inside the output."""
+
+EARLIER = ".earlier-"
+"""Beginning of the name of a folder inside the output that an earlier export is in while it is replaced."""
+
+MADE_BY_USE = "__pycache__"
+"""What Python leaves beside a program that is imported."""
+
+
+@contextmanager
+def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write to, whose files become those of the output once all are there.
+
+    It lies in the output, which may be a link or a disk of its own, in a place where nothing else can be written.
+
+    Args:
+        output: The folder.
+        overwrite: Whether an earlier export there is replaced.
+
+    Raises:
+        ConfigurationError: There is something else, or an earlier export that is not to be replaced.
+    """
+    output = output.resolve()
+    with storage_errors(output):
+        _check_free(output, overwrite=overwrite)
+        is_new = not output.exists()
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            with working_folder(output, WORK) as work:
+                new = work / "new"
+                new.mkdir()
+                yield new
+                _exchange(_others(output), output, new)
+        finally:
+            if is_new and not any(output.iterdir()):
+                output.rmdir()
+
+
+def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
+    """Move earlier files away and new ones to their place; back again if that fails.
+
+    Raises:
+        StorageError: It failed, and so did moving the earlier files back, which are kept.
+    """
+    old = Path(mkdtemp(prefix=EARLIER, dir=output))  # outside of what is removed whatever happens
+    added = [output / path.name for path in new.iterdir()]
+    try:
+        _move(earlier, old)
+        _move([new / path.name for path in added], output)
+    except BaseException as error:
+        for path in (path for path in added if not (new / path.name).exists()):
+            with suppress(OSError):
+                _move([path], new)
+        for path in list(old.iterdir()):
+            with suppress(OSError):
+                _move([path], output)
+        if any(old.iterdir()):
+            message = (
+                f"{output} could not be replaced ({type(error).__name__}: {error}), and the export that was there "
+                f"could not be moved back: {old} holds what is missing of it. Move that to where it was."
+            )
+            raise StorageError(message) from error
+        old.rmdir()
+        raise
+    for path in output.glob(f"{EARLIER}*"):  # and what earlier ones could not remove
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _move(paths: Iterable[Path], folder: Path) -> None:
+    """Move files and folders into a folder."""
+    for path in paths:
+        path.replace(folder / path.name)
+
+
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier export."""
+    if not (output / MANIFEST).is_file() and (kept := sorted(output.glob(f"{EARLIER}*"))):
+        message = (
+            f"{output} was being replaced when the command was killed: {kept[0]} holds the export that was there. "
+            "Move it back, or delete it."
+        )
+        raise ConfigurationError(message)
+    if not output.exists() or (output.is_dir() and not any(_others(output))):
+        return
+    if not (output / MANIFEST).is_file():
+        message = f"--output must be a new or empty folder, or an earlier export, but {output} is none. Choose another."
+        raise ConfigurationError(message)
+    strangers = _strangers(output)
+    if strangers:
+        message = (
+            f"--output must be a new or empty folder, or an earlier export, but {output} holds {strangers[0]}, which "
+            "no export has written. Move it away, or choose another folder."
+        )
+        raise ConfigurationError(message)
+    if not overwrite:
+        message = f"{output} holds an earlier export. Replace it by --overwrite, or choose another folder by --output."
+        raise ConfigurationError(message)
+
+
+def _strangers(output: Path) -> list[str]:
+    """Name the files that are not those of an export."""
+    try:
+        content = read_json(output / MANIFEST)
+    except RunFolderError:
+        return [MANIFEST]
+    files = content.get("files") if isinstance(content, dict) and "format" in content else None
+    known = {MANIFEST, LOG, *files} if isinstance(files, dict) else {LOG}
+    names = [
+        path.relative_to(output).as_posix()
+        for top in _others(output)
+        for path in (sorted(top.rglob("*")) if top.is_dir() else [top])
+        if not path.is_dir() and path.parent.name != MADE_BY_USE
+    ]
+    return [name for name in names if name not in known]
+
+
+def _others(output: Path) -> list[Path]:
+    """Give what is in the folder but for what exports that were killed have left."""
+    return sorted(path for path in output.iterdir() if not path.name.startswith((WORK, EARLIER)))

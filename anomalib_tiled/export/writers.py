@@ -1,0 +1,150 @@
+"""What an export writes: one model for whole images, or one for each tile."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from anomalib_tiled.export.onnx_graph import SharedWeights
+from anomalib_tiled.export.tile_graphs import TileGraphs
+from anomalib_tiled.export.whole import Whole, joining_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.export.formats import Arrays, Format, Predict
+    from anomalib_tiled.export.tracing import Graph, Interface
+
+STEPS = 3
+"""Steps of writing beside those for each tile."""
+
+JOINING = "joining.onnx"
+WEIGHTS = "weights.data"
+RUNNER = Path(__file__).with_name("runner.py")
+"""The program that is copied beside the files."""
+
+LOADER = Path(__file__).with_name("loader.py")
+"""The program that loads a file of PyTorch after a look at what is in it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files, and how they are used.
+
+    Args:
+        graph: The graph; tells how many images it takes and what it gives.
+        predict: Runs the files on ``images`` as an array.
+        facts: What the manifest says of the files.
+    """
+
+    graph: Interface
+    predict: Predict
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be written, and where to.
+
+    Args:
+        form: The format.
+        folder: The folder.
+        dtype: Type of the images.
+        done: Told of each step: a tile, and ``STEPS`` more.
+    """
+
+    form: Format
+    folder: Path
+    dtype: torch.dtype = torch.float32
+    done: Callable[[str], None] = lambda _: None
+
+
+def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | None = None) -> Written:
+    """Write an ensemble as one model.
+
+    Args:
+        ensemble: The ensemble, calibrated.
+        target: Where to write to.
+        before: Changes an image before anything else.
+
+    Raises:
+        TiledError: There can be no graph, or the format cannot express it.
+        OSError: The disk is full, for example.
+    """
+    form, graphs, tiles = target.form, TileGraphs(ensemble), []
+    for tile in ensemble.grid.tiles:
+        tiles.append(graphs.graph(tile))
+        target.done(f"tile {tile.name}")
+    graph = form.graph(Whole(ensemble, tuple(tiles), target.dtype, before))
+    target.done("graph of the ensemble")
+    path = target.folder / f"model{form.suffix}"
+    form.write(graph, path)
+    target.done(f"file of format {form.name}")
+    facts = {"model": path.name}
+    if form.loader is not None:
+        shutil.copyfile(LOADER, target.folder / form.loader)
+        facts["loader"] = form.loader
+    predict = form.load(graph, path)
+    target.done("loading of the file")
+    return Written(graph, predict, facts)
+
+
+def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
+    """Write each tile model by itself, the stages beside them, and a program that runs one after the other.
+
+    Args:
+        ensemble: The ensemble, calibrated.
+        target: Where to write to; its format is ONNX.
+
+    Raises:
+        TiledError: There can be no graph, or the format cannot express it.
+        OSError: The disk is full, for example.
+    """
+    form, folder = target.form, target.folder
+    (folder / "tiles").mkdir()
+    weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, target.dtype)
+    batches: set[int | None] = set()
+    outputs: tuple[str, ...] = ()
+    for tile in ensemble.grid.tiles:
+        graph = graphs.graph(tile)
+        with form.step("written"):
+            weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
+        batches.add(graph.graph.batch)
+        outputs = graph.graph.outputs
+        del graph
+        gc.collect()  # graph and model refer to one another, and would wait for the next ones
+        target.done(f"tile {tile.name}")
+    joining = joining_graph(ensemble, outputs, any_batch=batches == {None})
+    target.done("graph of the stages")
+    form.write(joining, folder / JOINING)
+    target.done(f"file of format {form.name}")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    predict = _one_after_the_other(ensemble, form, folder, joining)
+    target.done("program beside the files")
+    return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
+
+
+def _one_after_the_other(ensemble: TiledEnsemble, form: Format, folder: Path, joining: Graph) -> Predict:
+    """Do what the program does; it reads a manifest, which is not written yet."""
+
+    def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        said = []
+        for tile in ensemble.grid.tiles:
+            graph = replace(joining, inputs=("images",), outputs=joining.inputs)
+            part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
+            said.append(form.load(graph, folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+        stacked = {name: np.stack([each[name] for each in said], axis=1) for name in joining.inputs}
+        return form.load(joining, folder / JOINING)(stacked)
+
+    return predict

@@ -1,0 +1,91 @@
+"""What comes with the package, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.plugins import hookimpl
+from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.training.workers import LocalWorkers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from anomalib.data import ImageItem
+
+    from anomalib_tiled.ensemble.calibration import Calibration
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.stages.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+@hookimpl
+def register_mergers() -> Sequence[type[merging.Merger]]:
+    """Give the built-in mergers."""
+    return [merging.Mean, merging.Gaussian, merging.Hann, merging.Max]
+
+
+@hookimpl
+def register_scorers() -> Sequence[type[scoring.Scorer]]:
+    """Give the built-in scorers."""
+    return [scoring.Max, scoring.Mean, scoring.TopK]
+
+
+@hookimpl
+def register_seam_smoothers() -> Sequence[type[seams.SeamSmoother]]:
+    """Give the built-in seam smoother."""
+    return [seams.GaussianSeams]
+
+
+@hookimpl
+def register_normalizers() -> Sequence[type[normalization.Normalizer]]:
+    """Give the built-in normalizers."""
+    return [normalization.MinMax, normalization.Quantile, normalization.Standardize]
+
+
+@hookimpl
+def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
+    """Give the built-in threshold rules."""
+    return [
+        thresholding.F1AdaptiveThreshold,
+        thresholding.ManualThreshold,
+        thresholding.QuantileThreshold,
+        thresholding.ExtremeValueThreshold,
+    ]
+
+
+@hookimpl
+def register_workers() -> Sequence[type[Workers]]:
+    """Give the built-in workers."""
+    return [LocalWorkers]
+
+
+@hookimpl
+def tile_trained(tile: Tile, seconds: float, epochs: int) -> None:
+    """Write into the log of the run that a tile was trained."""
+    logger.info("Tile %s: trained in %.1f s, epochs: %d.", tile.name, seconds, epochs)
+
+
+@hookimpl
+def run_calibrated(calibration: Calibration) -> None:
+    """Write into the log of the run what the stages learned."""
+    logger.info("Calibrated: %s.", calibration.image or f"{len(calibration.tiles)} tiles")
+    for note in calibration.notes:
+        logger.info("%s", note)
+
+
+@hookimpl
+def image_predicted(prediction: ImageItem) -> None:
+    """Write into the log of the run what was predicted of an image."""
+    score, label = prediction.pred_score, prediction.pred_label
+    told = "anomalous" if label is not None and bool(label) else "normal"
+    logger.info("%s: %s, score %.6g.", prediction.image_path, told, float("nan") if score is None else float(score))
+
+
+@hookimpl
+def run_tested(output: Path, metrics: Mapping[str, object]) -> None:
+    """Write the metrics into the log."""
+    logger.info("Results in %s: %s.", output, ", ".join(f"{name} {value}" for name, value in metrics.items()))

@@ -1,0 +1,273 @@
+"""Metrics of image predictions, fed batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from anomalib.metrics import Evaluator
+from scipy import ndimage
+
+from anomalib_tiled.ensemble.uninspected import uninspected_pixels
+from anomalib_tiled.results.metric_adapter import ClassMetric, Value
+from anomalib_tiled.results.metric_specs import read_metrics
+from anomalib_tiled.stages import curves
+from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
+
+if TYPE_CHECKING:
+    from anomalib.data import ImageBatch
+    from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.config.settings import MetricSettings, Plain, Settings
+    from anomalib_tiled.grid import TileGrid
+
+Number = TypeVar("Number", bound=np.generic)
+Curve = Callable[[ScoreCounts], "float | None"]
+Results = dict[str, Value]
+
+CURVES: dict[str, Curve] = {
+    "AUROC": curves.auroc,
+    "AUPR": curves.aupr,
+    "F1Max": curves.f1_max,
+    "AUPRO": curves.aupro,
+}
+F1_SCORE = "F1Score"
+
+TOUCHING = np.ones((3, 3))
+"""Pixels that touch at a corner are one region."""
+
+
+@dataclass
+class Decisions:
+    """Counts of decisions against the truth, for the F1 score."""
+
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+
+    def add(self, predicted: NDArray[np.bool_], anomalous: NDArray[np.bool_]) -> None:
+        """Count decisions of any shape."""
+        hits = int(np.count_nonzero(predicted & anomalous))
+        self.true_positives += hits
+        self.false_positives += int(np.count_nonzero(predicted)) - hits
+        self.false_negatives += int(np.count_nonzero(anomalous)) - hits
+
+    def f1_score(self) -> float | None:
+        """F1 score; ``None`` if nothing is anomalous."""
+        if not self.true_positives + self.false_negatives:
+            return None
+        wrong = self.false_positives + self.false_negatives
+        return 2 * self.true_positives / (2 * self.true_positives + wrong)
+
+
+@dataclass
+class Images:
+    """How many images metrics come from.
+
+    Args:
+        normal: Those without anything anomalous.
+        anomalous: The others.
+    """
+
+    normal: int = 0
+    anomalous: int = 0
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        return f"{self.normal} normal, {self.anomalous} anomalous"
+
+    def add(self, anomalous: NDArray[np.bool_]) -> None:
+        """Count images by their labels, shape (batch,), or masks, shape (batch, height, width)."""
+        found = int(anomalous.reshape(len(anomalous), -1).any(axis=1).sum())
+        self.anomalous += found
+        self.normal += len(anomalous) - found
+
+
+class Measurements:
+    """Metrics of a stream of predictions.
+
+    AUROC, AUPR, AUPRO, F1Max and F1Score are computed from counts, so memory does not grow with the number of images.
+    Any other metric, or one with arguments, is fed batch by batch and keeps what it keeps.
+
+    Args:
+        metrics: Names, class paths and arguments, for images and for pixels.
+        raw: Whether scores keep the scale of the model, instead of lying between 0 and 1.
+        uninspected: Pixels that no model sees, shape (height, width): counts leave them out, and to other metrics they
+            are normal; ``None`` if there are none.
+
+    Raises:
+        ConfigurationError: There is no metric of that name, or it refuses its arguments.
+    """
+
+    def __init__(
+        self, metrics: MetricSettings, *, raw: bool = False, uninspected: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._image = _LevelMeasurements("image", metrics.image, ExactScores(), raw=raw)
+        inspected = None if uninspected is None else ~uninspected
+        self._pixel = _LevelMeasurements("pixel", metrics.pixel, ScoreDistribution(), raw=raw, inspected=inspected)
+
+    @classmethod
+    def of(cls, settings: Settings, grid: TileGrid | None = None) -> Measurements:
+        """Make what a configuration asks for.
+
+        Args:
+            settings: The configuration.
+            grid: Its grid, where it is known which locations have a model.
+        """
+        uninspected = None if grid is None else uninspected_pixels(grid)
+        return cls(settings.metrics, raw=settings.normalization.stage == "none", uninspected=uninspected)
+
+    def update(self, batch: ImageBatch) -> None:
+        """Take in a batch of predictions with labels, and masks where there are any.
+
+        Args:
+            batch: Predictions; without labels it is passed over, without masks its pixels are.
+        """
+        if batch.gt_label is not None and batch.pred_score is not None:
+            self._image.update(_numbers(batch.pred_score), batch.pred_label, _flags(batch.gt_label))
+        # A model without maps predicts no masks: what stands in its maps is for pictures only.
+        if batch.gt_mask is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
+            self._pixel.update(_numbers(batch.anomaly_map), batch.pred_mask, _flags(batch.gt_mask))
+
+    def compute(self) -> Results:
+        """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is not defined."""
+        return {**self._image.compute(), **self._pixel.compute()}
+
+    @property
+    def images(self) -> dict[str, Images]:
+        """How many images the metrics of ``image`` and of ``pixel`` come from."""
+        return {level.name: level.images for level in (self._image, self._pixel)}
+
+    @property
+    def lacks(self) -> list[str]:
+        """What metrics lack that have refused to give a value, after all were computed."""
+        return [*self._image.lacks(), *self._pixel.lacks()]
+
+
+class StreamingEvaluator(Evaluator):
+    """Evaluator for anomalib's ``Engine.test`` that keeps counts instead of predictions.
+
+    Args:
+        begin: Makes the measurements of a test.
+    """
+
+    def __init__(self, begin: Callable[[], Measurements]) -> None:
+        super().__init__()
+        self._begin = begin
+        self._measurements = begin()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        del trainer, pl_module
+        self._measurements = self._begin()
+
+    def on_test_batch_end(  # noqa: PLR0913, PLR0917  # Lightning's signature
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch of predictions."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        self._measurements.update(batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics; one that is not defined is logged as NaN, one of several numbers under several names."""
+        del trainer
+        for name, value in self._measurements.compute().items():
+            for each, number in _each(name, value):
+                pl_module.log(each, number)
+
+
+class _LevelMeasurements:
+    """Metrics of images or of pixels."""
+
+    def __init__(
+        self,
+        level: str,
+        metrics: tuple[str | dict[str, Plain], ...],
+        scores: ScoreDistribution,
+        *,
+        raw: bool,
+        inspected: NDArray[np.bool_] | None = None,
+    ) -> None:
+        specs = read_metrics(level, metrics)
+        self.name, self.images = level, Images()
+        self._counted = {spec.name: spec.class_path for spec in specs if spec.is_counted}
+        self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in specs if not spec.is_counted}
+        self._names = [spec.name for spec in specs]
+        self._scores = scores
+        self._inspected = inspected
+        self._decisions = Decisions()
+        self._needs_regions = "AUPRO" in self._counted.values()
+
+    def update(self, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]) -> None:
+        anomalous = anomalous if self._inspected is None else anomalous & self._inspected
+        regions = _region_weights(anomalous) if self._needs_regions and anomalous.any() else None
+        self.images.add(anomalous)
+        self._scores.add(self._seen(scores), self._seen(anomalous), None if regions is None else self._seen(regions))
+        if decided is not None:
+            self._decisions.add(_flags(decided), anomalous)
+        if self._others:
+            values, truth = torch.from_numpy(scores), torch.from_numpy(anomalous)
+            for metric in self._others.values():
+                metric.update(values, None if decided is None else decided.bool().cpu(), truth)
+
+    def _seen(self, values: NDArray[Number]) -> NDArray[Number]:
+        """Leave pixels out that no model sees."""
+        return values if self._inspected is None else values[:, self._inspected]
+
+    def compute(self) -> Results:
+        if self._scores.empty:
+            return {}
+        counts = self._scores.counts()
+        known: dict[str, Callable[[], Value]] = {
+            **{name: partial(curve, counts) for name, curve in CURVES.items()},
+            F1_SCORE: self._decisions.f1_score,
+        }
+        values = {name: known[counted] for name, counted in self._counted.items()}
+        values |= {name: metric.compute for name, metric in self._others.items()}
+        return {f"{self.name}_{name}": values[name]() for name in self._names}
+
+    def lacks(self) -> list[str]:
+        given = ((name, metric.lack) for name, metric in self._others.items())
+        return [f"{self.name}_{name} is undefined: {lack}." for name, lack in given if lack is not None]
+
+
+def _each(name: str, value: Value) -> Iterator[tuple[str, float]]:
+    """Give the numbers of a metric, each with a name: those of lists are numbered, such as ``image_Confusion_0_1``."""
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _each(f"{name}_{number}", each)
+    else:
+        yield name, float("nan") if value is None else value
+
+
+def _region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Give 1 / size of its region for each anomalous pixel.
+
+    Args:
+        masks: Shape (batch, height, width).
+    """
+    weights = np.zeros(masks.shape)
+    for mask, weight in zip(masks, weights, strict=True):
+        regions, _ = ndimage.label(mask, structure=TOUCHING)
+        sizes = np.bincount(regions[mask])
+        weight[mask] = 1 / sizes[regions[mask]]
+    return weights
+
+
+def _numbers(values: torch.Tensor) -> NDArray[np.float32]:
+    return values.detach().float().cpu().numpy()
+
+
+def _flags(values: torch.Tensor) -> NDArray[np.bool_]:
+    return values.bool().cpu().numpy()

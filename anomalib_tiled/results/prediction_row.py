@@ -1,0 +1,90 @@
+"""What is told of a predicted image, as a line of JSON and as a row of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.contradictions import contradiction
+from anomalib_tiled.results.regions import Region, rounded
+from anomalib_tiled.system.bounds import parse_json
+from anomalib_tiled.system.files import json_line
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config.settings import Plain
+
+COLUMNS = (
+    *("image_path", "pred_score", "pred_label", "regions", "area", "x", "y", "width", "height", "peak_score"),
+    "contradiction",
+)
+"""Columns of the table."""
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """What is known of an image after it was predicted.
+
+    Args:
+        image_path: The image.
+        image_size: Its size in pixels.
+        pred_score: Higher is more anomalous; in [0, 1] if the run normalizes.
+        raw_score: The score before the normalization of images.
+        pred_label: 1 for anomalous, 0 for normal.
+        regions: Its anomalous regions, that with the highest score first.
+        any_pixel: Whether a pixel is anomalous, in regions that are too small to be told as well; ``None`` if the model
+            gives no anomaly maps.
+    """
+
+    image_path: str
+    image_size: Size
+    pred_score: float
+    raw_score: float
+    pred_label: int
+    regions: tuple[Region, ...]
+    any_pixel: bool | None = None
+
+    @property
+    def contradiction(self) -> str:
+        """How the label contradicts the pixels, in words; empty if it does not."""
+        return contradiction(bool(self.pred_label), self.any_pixel)
+
+    @property
+    def path(self) -> Path:
+        """The image."""
+        return Path(self.image_path)
+
+    def to_line(self) -> str:
+        """Give the line of ``predictions.jsonl``."""
+        content = {
+            **vars(self),
+            "image_size": [*self.image_size],
+            "pred_score": rounded(self.pred_score),
+            "raw_score": rounded(self.raw_score),
+            "regions": [region.to_json() for region in self.regions],
+            "contradiction": self.contradiction,
+        }
+        return json_line(content)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> PredictedImage:
+        """Read a line of ``predictions.jsonl``.
+
+        Raises:
+            ValueError: The line is cut off, or is none.
+        """
+        try:
+            content = cast("dict[str, Plain]", parse_json(line))
+            size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
+            content.pop("contradiction", None)  # earlier versions did not write it
+            return cls(**{**content, "image_size": size, "regions": regions})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+
+    def to_row(self) -> list[Plain]:
+        """Give the row of ``predictions.csv``: of the regions, their number, their area, and where the first is."""
+        first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
+        area = sum(region.area for region in self.regions)
+        label, score = self.pred_label, rounded(self.pred_score)
+        return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]

@@ -1,0 +1,256 @@
+"""From a batch of predictions to everything that is kept of it."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
+from anomalib_tiled.results.output_check import check_free, holds_results
+from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
+from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
+from anomalib_tiled.system.files import is_file, replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from anomalib.data import ImageBatch, ImageItem
+
+    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.grid import Size
+    from anomalib_tiled.results.predictor import PredictionRequest
+
+    OnFailure = Callable[[Path, DataError], None]
+
+THRESHOLDS = ("threshold", "pixel_threshold")
+"""Settings that can be changed without predicting anew."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Writes what is asked for of each prediction.
+
+    Args:
+        folder: Where it goes.
+        settings: What is asked for.
+        files: Names of what is kept of each image, and how overlays are drawn.
+    """
+
+    folder: PredictionFolder
+    settings: PredictionSettings
+    files: Pictures
+
+    @classmethod
+    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> Recording:
+        """Begin a folder of predictions, or go on with one.
+
+        Args:
+            run: Predicts.
+            request: What is asked for, and where it goes.
+            images: All images that are predicted.
+
+        Raises:
+            ConfigurationError: The folder holds predictions that were made otherwise, pictures of images in other
+                folders, or something that would be replaced.
+            RunFolderError: It does not say any more what its predictions were made with.
+        """
+        folder, settings = PredictionFolder(request.output), request.settings
+        check_free(folder, settings, go_on=request.skip_existing)
+        images = [path for path in images if is_file(path)] or images  # those that are none are reported later
+        common = common_folder(images, given_folders(request.data))
+        if holds_results(folder):
+            folder.check_decided()
+            folder.check_same(**asdict(settings), calibration=_fingerprint(run))
+            common = _earlier_folder(folder, settings, images)
+        else:
+            facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
+            folder.begin(settings, **facts)
+            if not request.skip_existing:  # else what failed, and is not asked for now, stays in the list
+                folder.failures_file.unlink(missing_ok=True)
+        return cls(folder, settings, _files(run, folder, common))
+
+    @classmethod
+    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> Recording:
+        """Open a folder of predictions, to decide about its images again.
+
+        Args:
+            run: The run that they were predicted with.
+            folder: The folder.
+            settings: New thresholds; where one is ``None``, and in all else, what was asked for before holds.
+
+        Raises:
+            ConfigurationError: There are no predictions, another run made them, or deciding about them by other
+                thresholds was interrupted.
+        """
+        facts = folder.facts()
+        folder.check_decided(given_thresholds(settings))
+        folder.check_same(calibration=_fingerprint(run))
+        asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
+        given: dict[str, Any] = {**given_thresholds(settings)}
+        return cls(folder, replace(asked, **given), _files(run, folder, Path(str(facts["common"]))))
+
+    def write(
+        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
+    ) -> list[PredictedImage]:
+        """Write the predictions of a batch.
+
+        Args:
+            batch: Images with predictions, on the CPU.
+            sizes: Sizes of their files.
+            raw: Scores and maps before the normalization of images, on any device.
+            on_failure: Told of each image of which something cannot be kept, and why; nothing is told of it.
+
+        Returns:
+            What is told of the others.
+        """
+        told, failures = [], []
+        for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+            try:
+                told.append(self._kept(item, size, score, raw_map[0]))
+            except DataError as error:
+                failures.append((Path(str(item.image_path)), error))
+        self.folder.append(told)
+        for path, reason in failures:  # not before: if memory runs out, all are tried again
+            on_failure(path, reason)
+        return told
+
+    def _kept(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+        """Give what is told of an image, and write all that is kept of it."""
+        path = Path(str(item.image_path))
+        with _names_that_fit(path):
+            self.draw(item)
+            if self.settings.maps is not None and item.pred_mask is not None:
+                self._write_map(path, raw_map)
+            return self.told(item, size, raw_score)
+
+    def told(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Give what is told of an image, and write its mask if that is asked for."""
+        regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
+        found: tuple[Region, ...] = ()
+        any_pixel: bool | None = None
+        if item.pred_mask is not None and item.anomaly_map is not None:
+            mask = in_source_size(item.pred_mask, size) > 0
+            any_pixel = bool(mask.any())
+            found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
+            if self.settings.masks:
+                self._write_mask(Path(str(item.image_path)), mask)
+        return PredictedImage(
+            image_path=str(item.image_path),
+            image_size=size,
+            pred_score=float(cast("torch.Tensor", item.pred_score)),
+            raw_score=raw_score,
+            pred_label=int(cast("torch.Tensor", item.pred_label)),
+            regions=found,
+            any_pixel=any_pixel,
+        )
+
+    def draw(self, item: ImageItem) -> None:
+        """Lay a heat map over an image, if that is asked for."""
+        if self.settings.overlays:
+            self.files.below("images").draw_one(item)
+
+    def read_map(self, image_path: Path) -> torch.Tensor:
+        """Read a raw map, shape (height, width).
+
+        Raises:
+            RunFolderError: It has gone, or is damaged.
+        """
+        path = self._map_file(image_path)
+        try:
+            if path.suffix == ".npy":
+                return torch.from_numpy(np.load(path))
+            with Image.open(path) as picture:
+                return torch.from_numpy(np.array(picture, dtype=np.float32))
+        except (OSError, ValueError, EOFError) as error:
+            message = f"{path} cannot be read ({error}). Predict its image again, into another folder."
+            raise RunFolderError(message) from error
+
+    def check_kept(self, *, maps: bool) -> None:
+        """Check that all is there that deciding again reads, before anything is changed.
+
+        Args:
+            maps: Whether raw maps are read, and drawn over the images where overlays are kept.
+
+        Raises:
+            RunFolderError: Something has gone.
+        """
+        for image in self.folder.predicted() if maps else ():
+            for path in (self._map_file(image.path), *([image.path] if self.settings.overlays else [])):
+                if not path.is_file():
+                    message = (
+                        f"{path} is missing, which is needed to decide about {image.image_path} again. Put it back, or "
+                        "predict into another folder. Nothing was changed."
+                    )
+                    raise RunFolderError(message)
+
+    def _write_map(self, image_path: Path, raw_map: torch.Tensor) -> None:
+        values = raw_map.cpu().numpy().astype(np.float32)
+        with replacing(self._map_file(image_path)) as temporary:
+            if self.settings.maps == "npy":
+                with temporary.open("wb") as file:
+                    np.save(file, values)
+            else:
+                Image.fromarray(values).save(temporary, format="TIFF")
+
+    def _write_mask(self, image_path: Path, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+        with replacing(self.files.below("masks").path_of(image_path)) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+    def _map_file(self, image_path: Path) -> Path:
+        return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+
+
+def given_thresholds(settings: PredictionSettings) -> dict[str, str]:
+    """Give the thresholds that are asked for, by the names of their options."""
+    return {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
+
+
+def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:
+    """Give the folder below which folders of images are kept, after a look at images that come later."""
+    earlier, common = Path(str(folder.facts()["common"])), common_folder(images)
+    if (settings.masks or settings.overlays or settings.maps) and not common.is_relative_to(earlier):
+        message = (
+            f"{folder.path} holds masks, overlays or maps of images in {earlier}, and keeps their folders below it, "
+            f"but there are images in {common} too. Choose another folder with --output."
+        )
+        raise ConfigurationError(message)
+    return earlier
+
+
+@contextmanager
+def _names_that_fit(image_path: Path) -> Iterator[None]:
+    """Say which image has a name that is too long for the files that are kept of it."""
+    try:
+        yield
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno != errno.ENAMETOOLONG:
+            raise
+        message = (
+            f"{image_path} has a name or a path that is too long for the files that are kept of it ({cause.filename}). "
+            "Shorten it, choose another --output, or ask for no masks, overlays and maps."
+        )
+        raise DataError(message) from error
+
+
+def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
+    return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
+
+
+def _fingerprint(run: Run) -> str:
+    """Name what the stages learned, and their sensitivity: predictions of another calibration are not comparable."""
+    thresholding = run.settings.thresholding
+    sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
+    content = run.folder.calibration_file.read_bytes() + sensitivities.encode()
+    return blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,183 @@
+"""How well each tile location does, from the same predictions that whole images are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.stages import curves
+from anomalib_tiled.stages.distribution import tile_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from anomalib.data import ImageBatch
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
+    from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.stages.distribution import ScoreCounts
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What is known of one tile location; scores are those of the tile's model, before any normalization.
+
+    Args:
+        tile: Its name, such as ``r00_c03``.
+        top: First row, in pixels.
+        left: First column, in pixels.
+        images: Test images of which it is known whether the tile is anomalous.
+        anomalous: Those with a defect pixel in the tile.
+        image_auroc: AUROC of the scores of the tile.
+        pixel_auroc: AUROC of the pixels of the tile.
+        normal_mean: Mean score of normal tiles.
+        normal_max: Highest score of a normal tile.
+        anomalous_mean: Mean score of anomalous tiles.
+        anomalous_min: Lowest score of an anomalous tile.
+        missed: Anomalous tiles without a pixel that was called anomalous.
+        false_alarms: Normal tiles with such a pixel.
+        left_out: Whether the location has no model; without overlap, all defects are missed there.
+    """
+
+    tile: str
+    top: int
+    left: int
+    images: int
+    anomalous: int
+    image_auroc: float | None
+    pixel_auroc: float | None
+    normal_mean: float | None
+    normal_max: float | None
+    anomalous_mean: float | None
+    anomalous_min: float | None
+    missed: int | None
+    false_alarms: int | None
+    left_out: bool = False
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether something goes wrong here: defects are missed, normal tiles called, or scores in the wrong order."""
+        return bool(self.missed or self.false_alarms) or (self.image_auroc is not None and self.image_auroc < 1)
+
+
+class TileMeasurements:
+    """What is counted for each tile location.
+
+    Memory grows with the number of images by one number per tile; with that of tiles as `tile_bits` says.
+
+    Args:
+        grid: The grid.
+    """
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
+        self._observed = {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
+        self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
+        self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
+        self._decided = False
+
+    def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
+        """Give what has to be told the raw prediction of each tile of a batch."""
+        known, truth = _known(batch)
+        for counted, tile in zip(self._images, self._grid.locations, strict=True):
+            anomalous = truth.cut(tile.rows, tile.columns).labels
+            counted += [len(anomalous), anomalous.sum()]
+        return partial(self._observe, known, truth)
+
+    def update(self, batch: ImageBatch) -> None:
+        """Count wrong decisions.
+
+        Args:
+            batch: Predictions of whole images, with the masks of what was called anomalous.
+        """
+        if batch.pred_mask is None:
+            return
+        self._decided = True
+        known, truth = _known(batch)
+        called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
+        for index, tile in enumerate(self._grid.locations):
+            anomalous = truth.cut(tile.rows, tile.columns).labels
+            found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
+            self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
+
+    def results(self) -> list[TileResult]:
+        """Give the tiles in the order of the grid."""
+        return [
+            self._result(tile, seen, wrong)
+            for tile, seen, wrong in zip(self._grid.locations, self._images.tolist(), self._wrong.tolist(), strict=True)
+        ]
+
+    def _observe(self, known: NDArray[np.intp], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
+        if not known.size:
+            return
+        maps = None if raw.maps is None else _chosen(raw.maps, known)
+        self._observed[tile.name].add(_chosen(raw.scores, known), maps, truth.cut(tile.rows, tile.columns))
+
+    def _result(self, tile: Tile, seen: list[int], wrong: list[int]) -> TileResult:
+        observed = self._observed.get(tile.name, Observed())
+        counts = observed.scores.counts()
+        normal, anomalous = counts.lower[counts.normal > 0], counts.lower[counts.anomalous > 0]
+        (images, number_anomalous), (missed, false_alarms) = seen, wrong
+        return TileResult(
+            tile=tile.name,
+            top=tile.rows.start,
+            left=tile.columns.start,
+            images=images,
+            anomalous=number_anomalous,
+            image_auroc=curves.auroc(counts),
+            pixel_auroc=curves.auroc(observed.maps.counts()),
+            normal_mean=_mean(counts, counts.normal),
+            normal_max=float(normal[-1]) if normal.size else None,
+            anomalous_mean=_mean(counts, counts.anomalous),
+            anomalous_min=float(anomalous[0]) if anomalous.size else None,
+            missed=missed if self._decided and images else None,
+            false_alarms=false_alarms if self._decided and images else None,
+            left_out=tile.name in self._grid.left_out,
+        )
+
+
+def weakest(results: Sequence[TileResult], most: int) -> list[TileResult]:
+    """Give the locations where something goes wrong, the worst first.
+
+    The worst is the one with the lowest image AUROC; among equals, with the most missed and falsely called tiles; then
+    with the lowest pixel AUROC.
+
+    Args:
+        results: All locations.
+        most: How many to give at most.
+    """
+    return sorted((each for each in results if each.is_weak), key=_strength)[:most]
+
+
+def _strength(result: TileResult) -> tuple[float, int, float]:
+    image, pixel = (1.0 if auroc is None else auroc for auroc in (result.image_auroc, result.pixel_auroc))
+    return image, -(result.missed or 0) - (result.false_alarms or 0), pixel
+
+
+def _known(batch: ImageBatch) -> tuple[NDArray[np.intp], Truth]:
+    """Give the positions of the images whose tiles have a known label, and their truth.
+
+    Without masks, a tile of a normal image is normal, and nothing is known of a tile of an anomalous one.
+    """
+    images = cast("torch.Tensor", batch.image)
+    if batch.gt_mask is not None:
+        return np.arange(len(images)), Truth.of(batch.gt_label, batch.gt_mask, len(images))
+    labels = [] if batch.gt_label is None else batch.gt_label.cpu().tolist()
+    known = np.array([index for index, label in enumerate(labels) if label == 0], dtype=np.intp)
+    nothing = np.zeros(len(known), dtype=np.bool_)
+    return known, Truth(nothing, np.broadcast_to(nothing[:, None, None], (len(known), *images.shape[-2:])))
+
+
+def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:
+    return values if len(known) == len(values) else values[known.tolist()]
+
+
+def _mean(counts: ScoreCounts, of_class: NDArray[np.float64]) -> float | None:
+    total = of_class.sum()
+    return float((counts.lower * of_class).sum() / total) if total else None

@@ -1,0 +1,1 @@
+"""Runs: the run folder, its files, checkpoints, checksums, and what is done."""

@@ -1,0 +1,351 @@
+"""Checkpoints of tiles: what no training changes, such as a frozen backbone, is stored once beside them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
+from anomalib_tiled.runs.run_folder import KNOWINGLY
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.files import temporary_name
+from anomalib_tiled.system.os_errors import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.runs.run_folder import RunFolder
+
+Checkpoint = dict[str, Any]
+Weights = dict[str, torch.Tensor]
+
+SHARED = "anomalib_tiled_shared"
+"""Key of a checkpoint that says which weights lie in another file, and in which."""
+
+WORTH_SHARING = 2**20
+"""Bytes below which a file of its own is not worth it."""
+
+
+def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
+    """Read the checkpoint of a tile, weights that it shares with others included.
+
+    Only tensors and plain values are read, and weights are read from the disk when they are used.
+
+    Args:
+        path: The checkpoint.
+        model_class: Class of the model.
+
+    Raises:
+        RunFolderError: The file of shared weights is missing.
+    """
+    return _completed(_read(path, model_class), path)
+
+
+def _read(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
+    with anomalib_safe_globals(extra=model_class.checkpoint_safe_globals()):
+        return cast("Checkpoint", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+def _completed(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """Add the weights that it shares with others."""
+    if note := checkpoint.pop(SHARED, None):
+        shared = _shared_weights(path.parent / str(note["file"]))
+        checkpoint["state_dict"].update({name: shared[name] for name in note["names"]})
+    return checkpoint
+
+
+def write_tensors(content: Checkpoint | Weights, path: Path) -> Seal:
+    """Write tensors so that the bytes of the file depend on nothing but the content, not even on its name.
+
+    Args:
+        content: What to write.
+        path: The file.
+
+    Returns:
+        Its size and checksum, taken while it is written.
+
+    Raises:
+        OSError: The disk is full, for example; PyTorch by itself raises something else, which does not say so.
+    """
+    with path.open("wb") as opened:
+        file = _Watched(opened)
+        try:
+            torch.save(content, cast("BinaryIO", file))
+        except RuntimeError:
+            if file.error is not None:
+                raise file.error from None
+            raise
+    return Seal(file.size, file.digest.hexdigest())
+
+
+class _Watched:
+    """A file to write to from its beginning to its end, which knows what was written, and what went wrong.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self.digest = sha256()
+        self.size = 0
+        self._file = file
+
+    def write(self, content: bytes) -> int:
+        """Write, or remember why not."""
+        self.digest.update(content)
+        self.size += len(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what waits, or remember why not."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
+    """Put what a checkpoint holds into a model, as Lightning does.
+
+    Args:
+        model: The model.
+        checkpoint: The checkpoint, with all of its weights.
+    """
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+
+
+class Restorer:
+    """Has one model become that of one tile after the other.
+
+    The model gets other tensors in place of those that it has, which stay as they are for whoever keeps them. Large
+    weights of a tile are not copied: the model reads them out of the file when it uses them. Weights that tiles share
+    are copied for the first of them, and are one and the same for all others.
+    """
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple[str, str], torch.Tensor] = {}
+
+    def restore_from(self, model: AnomalibModule, path: Path) -> None:
+        """Put a checkpoint into a model that has been that of another tile.
+
+        Args:
+            model: The model.
+            path: The checkpoint.
+
+        Raises:
+            RunFolderError: The file of shared weights is missing.
+        """
+        with torch.inference_mode(mode=False):  # what is read in that mode is of no use outside of it
+            checkpoint = _read(path, type(model))
+            file, names = _sharing_of(checkpoint)
+            weights: Weights = _completed(checkpoint, path)["state_dict"]
+            for name, tensor in tensors_of(model):
+                value = weights.get(name)
+                if value is None:
+                    exchange(tensor, tensor.data.clone())
+                elif not _laid_out_alike(tensor, value):
+                    exchange(tensor, torch.empty_like(tensor))
+                else:
+                    common = name in names
+                    exchange(tensor, self._common(file, name, value, tensor) if common else _placed(value, tensor))
+                    weights[name] = tensor  # copying a tensor into itself is nothing
+        restore(model, checkpoint)
+
+    def _common(self, file: str, name: str, value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """Give a weight that tiles share, on the device of the tensor that it replaces."""
+        known = self._shared.get((file, name))
+        if known is None or known.device != tensor.device:
+            known = self._shared[file, name] = value.to(tensor.device, copy=True)
+        return known
+
+
+def _sharing_of(checkpoint: Checkpoint) -> tuple[str, frozenset[str]]:
+    """Give the file with the weights that a checkpoint shares with others, and their names."""
+    note = checkpoint.get(SHARED, {"file": "", "names": []})
+    return str(note["file"]), frozenset(note["names"])
+
+
+def _placed(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Give a weight of a tile on the device of the tensor that it replaces."""
+    large = value.nbytes >= WORTH_SHARING
+    return value if large and value.device == tensor.device else value.to(tensor.device, copy=True)
+
+
+def _laid_out_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether one can take the place of the other without a change of the last bit of what is computed from it."""
+    layouts = ((each.shape, each.stride(), each.dtype) for each in (first, second))
+    return len(set(layouts)) == 1
+
+
+def exchange(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Have a tensor of a model be another one; what a model made in inference mode takes only what was made in it.
+
+    Args:
+        tensor: The parameter or buffer.
+        value: What takes its place.
+    """
+    with torch.inference_mode(mode=tensor.is_inference()):
+        tensor.data = value.clone() if tensor.is_inference() and not value.is_inference() else value
+
+
+def tensors_of(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
+    """Give the parameters and buffers of a model by their names."""
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
+    """Give what Lightning stores of a model for those that only predict with it.
+
+    Lightning would write it into the folder of temporary files first.
+
+    Args:
+        model: The model.
+        facts: What else to note.
+    """
+    checkpoint: Checkpoint = {
+        **facts,
+        "pytorch-lightning_version": version("lightning"),
+        "state_dict": model.state_dict(),
+        model.CHECKPOINT_HYPER_PARAMS_KEY: dict(model.hparams),
+    }
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+class Sharing:
+    """Keeps weights that training leaves as they were out of the checkpoints of tiles.
+
+    The first tile that is stored writes them to a file, named after its content. A tile whose weights differ from
+    those stores its own.
+
+    Args:
+        folder: Folder of the checkpoints.
+        model: The model before its training.
+    """
+
+    def __init__(self, folder: Path, model: AnomalibModule) -> None:
+        self.folder = folder
+        self._first: Weights = {}
+        if self._file() is None:
+            self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    def stripped(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Give a checkpoint without what is shared, and with a note of where that is.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
+        weights: Weights = checkpoint["state_dict"]
+        path = self._file() or self._write(_equal_ones(weights, self._first))
+        names = [] if path is None else list(_equal_ones(weights, _shared_weights(path)))
+        # In the order that a model has them in which reads them, see `Restorer`.
+        own = {name: value.contiguous() for name, value in weights.items() if name not in names}
+        if path is None:
+            return {**checkpoint, "state_dict": own}
+        return {**checkpoint, "state_dict": own, SHARED: {"file": path.name, "names": names}}
+
+    def _file(self) -> Path | None:
+        """Give the file of shared weights; ``None`` if there is none yet."""
+        check_shared(self.folder)  # when there is a model, so that what is wrong is known before the training
+        return next(iter(sorted(self.folder.glob(SHARED_FILES))), None)
+
+    def _write(self, weights: Weights) -> Path | None:
+        """Write shared weights; ``None`` if there are too few."""
+        if sum(value.nbytes for value in weights.values()) < WORTH_SHARING:
+            return None
+        temporary = self.folder / temporary_name("shared")
+        with storage_errors(temporary):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                seal = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                path = self.folder / shared_name(seal.sha256)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+
+def _equal_ones(weights: Weights, first: Mapping[str, torch.Tensor]) -> Weights:
+    return {name: value for name, value in weights.items() if name in first and equal(first[name], value.cpu())}
+
+
+def equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether tensors on one device are the same to the last bit."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return first.is_set_to(second) or torch.equal(first, second)
+
+
+def check_shared(folder: Path) -> None:
+    """Compare the weights that tiles share to the name of their file, once a process.
+
+    Args:
+        folder: Folder of the checkpoints.
+
+    Raises:
+        RunFolderError: They were altered.
+    """
+    for path in sorted(folder.glob(SHARED_FILES)):
+        status = path.stat()
+        _check_shared(path, status.st_mtime_ns, status.st_size)
+
+
+def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
+    """Check that trained tiles, and the weights that all share, are as they were when they were finished.
+
+    Args:
+        folder: The run.
+        tiles: The tiles; those that are not trained are passed over.
+
+    Raises:
+        RunFolderError: One was altered, and that is not allowed.
+    """
+    folder.check_checkpoints(tiles)
+    if not folder.allow_altered:
+        check_shared(folder.path / "tiles")
+
+
+@lru_cache(maxsize=2)
+def _check_shared(path: Path, changed: int, size: int) -> None:
+    del changed, size  # they are what tells files of one name apart
+    if checksum_named(path) != Seal.of(path).sha256:
+        advice = f"It holds weights of all tiles: restore it, or fit anew. {KNOWINGLY}"
+        message = f"{path} was altered after it was finished. {advice}"
+        raise RunFolderError(message)
+
+
+def _shared_weights(path: Path) -> Weights:
+    """Read shared weights.
+
+    Raises:
+        RunFolderError: They are missing.
+    """
+    if not path.is_file():
+        message = f"{path} is missing, which holds weights of all tiles. Restore it, or fit a new run."
+        raise RunFolderError(message)
+    status = path.stat()
+    return _read_shared(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read_shared(path: Path, changed: int, size: int) -> Weights:
+    """Read shared weights once a process; they stay on the disk until they are used."""
+    del changed, size  # they are what tells files of one name apart
+    return cast("Weights", torch.load(path, map_location="cpu", weights_only=True, mmap=True))

@@ -1,0 +1,94 @@
+"""Which package each class of a run came from, and whether it is still there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.system.packages import Origin, is_dotted, origin_of, version_of
+
+if TYPE_CHECKING:
+    from anomalib_tiled.config.settings import ClassSpec, Plain, Settings
+
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""What a package may be called."""
+
+
+def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
+    """Look up the packages of all classes that a configuration names.
+
+    Returns:
+        For each setting class path, package and version; plain enough for a JSON file.
+    """
+    return {
+        setting: {"class_path": spec.class_path, **vars(origin_of(spec.class_path))}
+        for setting, spec in _classes_of(settings).items()
+    }
+
+
+def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
+    """Compare the packages that a run was made with to those that are installed now.
+
+    Args:
+        recorded: What ``origins_of`` gave when the run was made.
+
+    Returns:
+        A line for each package that has another version now.
+
+    Raises:
+        RunFolderError: A package is not installed any more, or what was recorded was altered.
+    """
+    notes = {}
+    for setting, origin in recorded.items():
+        if not _is_whole(origin):
+            message = f"origins.json was altered: {setting} is {origin!r}. Restore it, or delete it."
+            raise RunFolderError(message)
+        made_with = Origin(origin["package"], origin["version"])
+        if not _is_there(origin["class_path"], made_with):
+            raise RunFolderError(_missing(setting, origin["class_path"], made_with))
+        if made_with.package is not None and (now := version_of(made_with.package)) != made_with.version:
+            notes[made_with.package] = (
+                f"The run was made with {made_with}, and {now} is installed now; results may differ. "
+                f"To have it back: pip install {made_with.package}=={made_with.version}"
+            )
+    return tuple(notes.values())
+
+
+def _classes_of(settings: Settings) -> dict[str, ClassSpec]:
+    return {"model": settings.model, "data": settings.data, **settings.stages}
+
+
+def _is_whole(origin: Plain) -> bool:
+    """Whether what was recorded of a class can be what `origins_of` gave."""
+    if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
+        return False
+    class_path, package, version = (origin[key] for key in ("class_path", "package", "version"))
+    return (
+        (isinstance(class_path, str) and is_dotted(class_path))
+        and (package is None or (isinstance(package, str) and NAME.fullmatch(package) is not None))
+        and (version is None or (isinstance(version, str) and version.isprintable()))
+    )
+
+
+def _is_there(class_path: str, origin: Origin) -> bool:
+    if origin.package is not None:
+        return version_of(origin.package) is not None
+    try:
+        return find_spec(class_path.partition(".")[0]) is not None
+    except ValueError:  # it is imported, and does not say from where
+        return True
+
+
+def _missing(setting: str, class_path: str, origin: Origin) -> str:
+    if origin.package is None:
+        return (
+            f"The {setting} of this run, {class_path}, came from a module that Python does not find now. "
+            "Put the folder of the module into PYTHONPATH."
+        )
+    return (
+        f"The {setting} of this run, {class_path}, came from {origin}, which is not installed now. "
+        f"Install it: pip install {origin.package}=={origin.version}"
+    )

@@ -1,0 +1,353 @@
+"""The run folder: what a fit leaves behind, and what later commands read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.runs.cleanup import remove_half_written, remove_results
+from anomalib_tiled.runs.file_names import RunFiles, checksum_named
+from anomalib_tiled.runs.saved_settings import read_settings
+from anomalib_tiled.runs.tile_states import TileRecord
+from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.os_errors import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from anomalib_tiled.config.settings import Plain, Settings
+    from anomalib_tiled.grid import Tile, TileGrid
+
+    Fill = Callable[["RunFolder", Path], None]
+    Check = Callable[["RunFolder"], None]
+
+KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
+"""What else can be done with a file that was altered."""
+
+WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
+"""Folders of a run that commands write into, and remove files from."""
+
+OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
+"""Folders of a run that belong to it alone."""
+
+HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
+"""Names in ``tiles`` of what is being trained or written: folders of tiles, and files before they are renamed."""
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+def check_output(path: Path) -> None:
+    """Refuse a folder for results in which they would be mixed with the files of a run, or be written over them.
+
+    Args:
+        path: What ``--output`` names; nothing needs to be there.
+
+    Raises:
+        ConfigurationError: It is a run folder, or belongs to one.
+    """
+    real = Path(os.path.realpath(path))
+    for folder in (real, *real.parents):
+        run = RunFiles(folder)
+        inside = real.relative_to(folder).parts
+        if is_file(run.config_file) and is_file(run.split_file) and (not inside or inside[0] in OF_RUN):
+            message = (
+                f"--output must be a folder for results alone, but {path} "
+                f"{'belongs to' if inside else 'is'} the run folder {folder}. Choose another, or leave --output out."
+            )
+            raise ConfigurationError(message)
+
+
+@dataclass(frozen=True)
+class RunFolder(RunFiles):
+    """Writes and reads the files of a run.
+
+    Args:
+        path: The folder; the ``ckpt_dir`` of later commands.
+        allow_altered: Whether files are used that are not what they were when they were finished.
+    """
+
+    allow_altered: bool = False
+
+    @classmethod
+    def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
+        """Make the next run folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
+
+        Nobody finds it before it is filled, and nothing of it stays if anything goes wrong.
+
+        Args:
+            root: Folder of all runs of this model and data set.
+            settings: The effective configuration.
+            fill: Writes whatever else a run needs into the folder, which has another name meanwhile, and is told which
+                path it will have.
+            check: Looks at the finished folder.
+        """
+        with new_version(root.absolute()) as new:
+            run = cls(new.path)
+            write_text(run.config_file, settings.to_yaml())
+            fill(run, new.final)
+            new.publish()
+            run = cls(new.path)
+            check(run)
+        return run
+
+    @classmethod
+    def open(cls, path: Path, *, allow_altered: bool = False) -> RunFolder:
+        """Open the folder of an earlier run; the arguments are those of the class.
+
+        Raises:
+            RunFolderError: There is no run in it, it must not be read, or what is written into it would be written
+                elsewhere.
+        """
+        run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
+        with readable(run.path):
+            is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
+        if not is_folder:
+            message = f"--ckpt_dir must be the folder of a run, but there is no folder {path}."
+            raise RunFolderError(message)
+        if not is_run:
+            message = (
+                f"--ckpt_dir must be the folder of a run, which holds config.yaml, split.csv and tiles/, but "
+                f"{path} has no config.yaml. `anomalib tiled fit` prints the folder that it makes."
+            )
+            raise RunFolderError(message)
+        for folder in (run.path / name for name in WRITTEN):
+            if leads_out(folder):
+                message = (
+                    f"{folder} must be a folder, but is a link that leads out of the run, to {folder.readlink()}, "
+                    "where files would be replaced and removed. Put the folder itself in its place."
+                )
+                raise RunFolderError(message)
+        return run
+
+    def settings(self) -> Settings:
+        """Read the configuration that the run was made with.
+
+        Raises:
+            RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of
+                the folder.
+        """
+        return read_settings(self.config_file)
+
+    def origins(self) -> dict[str, Plain]:
+        """Read which package each class came from; nothing for a run that was made before that was recorded."""
+        return read_json(self.origins_file) if self.origins_file.is_file() else {}
+
+    def seal(self, path: Path) -> None:
+        """Note what a finished file is like."""
+        write_json(self.seals_file, {**self.seals(), path.name: vars(Seal.of(path))})
+
+    def check(self, path: Path, advice: str) -> None:
+        """Compare a file to what it was like when it was finished.
+
+        Args:
+            path: A file that was sealed.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: It is missing, or was cut short or altered, and that is not allowed.
+        """
+        with readable(path):
+            is_there = path.is_file()
+        if not is_there:
+            message = f"{path} is missing. {advice}"
+            raise RunFolderError(message)
+        if self.allow_altered:
+            return
+        try:
+            seal = Seal(**self.seals().get(path.name))  # type: ignore[arg-type]  # whatever is there
+        except TypeError as error:
+            message = f"{self.seals_file} does not say what {path.name} is like. {advice} {KNOWINGLY}"
+            raise RunFolderError(message) from error
+        seal.check(path, f"{advice} {KNOWINGLY}")
+
+    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
+        """Compare checkpoints of trained tiles to what they were; where size and time are the same, that is trusted.
+
+        Raises:
+            RunFolderError: One was altered, and that is not allowed.
+        """
+        for tile in tiles:
+            if self.has_record(tile) and (path := self.checkpoint(tile)).is_file() and not self.allow_altered:
+                record, status = self.record(tile), path.stat()
+                if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
+                    self.check_checkpoint(tile)
+
+    def check_checkpoint(self, tile: Tile) -> None:
+        """Compare the checkpoint of a tile to what it was."""
+        if not self.allow_altered:
+            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+
+    def seal_of(self, tile: Tile) -> Seal:
+        """Give what the checkpoint of a tile is like: what it was, or what it is now where it may be altered."""
+        return Seal.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+
+    def seals_of_shared(self) -> list[str]:
+        """Give the checksums of what tiles share: what they were, or what they are now where they may be altered."""
+        if self.allow_altered:
+            return [Seal.of(path).sha256 for path in self.shared_files]
+        return [checksum_named(path) for path in self.shared_files]
+
+    def seals(self) -> dict[str, Plain]:
+        """Read what finished files are like, by their names."""
+        if not self.seals_file.is_file():
+            return {}
+        try:
+            return read_json(self.seals_file)
+        except RunFolderError as error:
+            message = (
+                f"{self.seals_file}, which says what finished files are like, cannot be read ({error.__cause__}). "
+                f"Restore it, or fit a new run. {KNOWINGLY}"
+            )
+            raise RunFolderError(message) from error
+
+    def has_record(self, tile: Tile) -> bool:
+        """Whether a tile is noted as done."""
+        return self.record_file(tile).is_file()
+
+    def write_record(self, tile: Tile, record: TileRecord) -> None:
+        """Note that a tile is done."""
+        write_json(self.record_file(tile), asdict(record))
+        for note in (self.failure_file(tile), self.again_file(tile), self.left_out_file(tile)):
+            note.unlink(missing_ok=True)
+
+    def record(self, tile: Tile) -> TileRecord:
+        """Read the note of a tile that is done.
+
+        Raises:
+            RunFolderError: It was altered, or written by anomalib-tiled 0.1.0.
+        """
+        path = self.record_file(tile)
+        if (content := read_json(path)).keys() == {"seconds", "epochs", "configuration"}:
+            message = (
+                f"{path} must say what its checkpoint is like, but was written by anomalib-tiled 0.1.0, which noted no "
+                f"checksums. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
+            )
+            raise RunFolderError(message)
+        try:
+            return TileRecord.from_json(content)
+        except (TypeError, KeyError) as error:
+            message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
+            raise RunFolderError(message) from error
+
+    def threads(self, grid: TileGrid) -> int | None:
+        """With how many threads the tiles that are done were trained; ``None`` if there are none yet."""
+        if self.allow_altered:
+            return None
+        noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
+        return next((threads for threads in noted if threads is not None), None)
+
+    def write_failure(self, tile: Tile, reason: str) -> None:
+        """Note that a tile failed."""
+        write_json(self.failure_file(tile), {"error": reason})
+
+    def failure(self, tile: Tile) -> str | None:
+        """Why the last training of a tile failed; ``None`` if it did not."""
+        path = self.failure_file(tile)
+        return str(read_json(path).get("error")) if path.is_file() else None
+
+    def leave_out(self, tile: Tile, reason: str) -> None:
+        """Note that a location has no model, because none can be fitted there."""
+        self.forget(tile)
+        content = {"error": reason, "configuration": self.settings().training_hash}
+        write_json(self.left_out_file(tile), content)
+        for note in (self.failure_file(tile), self.again_file(tile)):
+            note.unlink(missing_ok=True)
+
+    def left_out(self, grid: TileGrid) -> dict[str, str]:
+        """Give the locations that have no model, by their names, and why none could be fitted there."""
+        reasons = {tile.name: self._reason_left_out(tile) for tile in grid.locations}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason_left_out(self, tile: Tile) -> str | None:
+        """Say why a location has no model; ``None`` if it is to have one, or was tried with another configuration."""
+        if not (path := self.left_out_file(tile)).is_file():
+            return None
+        content, settings = read_json(path), self.settings()
+        settled = self.allow_altered or content.get("configuration") == settings.training_hash
+        return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
+
+    def is_done(self, tile: Tile, configuration: str) -> bool:
+        """Whether a tile is trained.
+
+        Args:
+            tile: The tile.
+            configuration: Fingerprint of the settings that it should be trained with.
+
+        Raises:
+            RunFolderError: It was trained with another configuration.
+        """
+        if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
+            return False
+        if self.allow_altered:
+            return True
+        record = self.record(tile)
+        if record.configuration != configuration:
+            others = ",".join(self._of_other_configurations(configuration))
+            message = (
+                f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
+                "Restore config.yaml, or train all tiles of the other one again: "
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {KNOWINGLY}"
+            )
+            raise RunFolderError(message)
+        record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+        return True
+
+    def _of_other_configurations(self, configuration: str) -> list[str]:
+        """Name the tiles that were trained with other settings."""
+        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        return [name for name, record in records.items() if record.get("configuration") != configuration]
+
+    def again(self, tile: Tile) -> str:
+        """Say how to train a tile again."""
+        return f"Train the tile again: `anomalib tiled fit --ckpt_dir {self.path} --tiles {tile.name}`."
+
+    def train_again(self, tiles: Iterable[Tile]) -> None:
+        """Note that tiles are to be trained again; what they are stays until then, and can be used."""
+        for tile in tiles:
+            if self.has_record(tile) or self._reason_left_out(tile) is not None:
+                write_text(self.again_file(tile), "")
+
+    def forget(self, tile: Tile) -> None:
+        """Count a tile as not trained, and with it what the stages learned from all, and what a test has found."""
+        remove_results(self.path)
+        self.calibration_file.unlink(missing_ok=True)
+        self.validation_scores_file.unlink(missing_ok=True)
+        self.record_file(tile).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what fits that were killed have left half done; nobody else may fit it meanwhile."""
+        remove_half_written(self.path)
+        for path in self.predictions.glob("*/.*.tmp"):
+            # A test may be at work.
+            if WRITER.search(path.name) and not path.parent.is_symlink() and is_abandoned(path):
+                path.unlink(missing_ok=True)
+        for path in filter(lambda path: HALF_DONE.fullmatch(path.name), (self.path / "tiles").glob(".*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
+        """Tiles that are not trained yet."""
+        configuration = self.settings().training_hash
+        return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
+
+    def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
+        """Tiles that are not trained yet, are to be trained again, or are given."""
+        configuration = self.settings().training_hash
+        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, configuration))
+
+    def is_to_train(self, tile: Tile, configuration: str) -> bool:
+        """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""
+        if self.again_file(tile).is_file():
+            return True
+        return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None

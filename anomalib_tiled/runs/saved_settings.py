@@ -1,0 +1,59 @@
+"""The configuration of a run, read from its folder."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.config.tiling import check_sizes
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.system.bounds import parse_yaml, read_bytes
+from anomalib_tiled.system.os_errors import readable
+from anomalib_tiled.system.packages import refuse_code_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anomalib_tiled.config.settings import Plain
+
+
+def read_settings(config_file: Path) -> Settings:
+    """Read the configuration that a run was made with; what it says is looked into once, as long as it says the same.
+
+    Args:
+        config_file: The file in the run folder.
+
+    Raises:
+        RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of the
+            folder.
+    """
+    try:
+        with readable(config_file):
+            text = read_bytes(config_file).decode()
+        return deepcopy(_settings_of(text, config_file.parent, _places()))
+    except (ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
+        message = f"{config_file} cannot be used any more: {error}. Restore it, or fit a new run."
+        raise RunFolderError(message) from error
+
+
+def _places() -> tuple[str, ...]:
+    """Give the places that Python looks for modules in."""
+    try:
+        return (str(Path.cwd()), *sys.path)
+    except OSError:  # it was deleted
+        return (*sys.path,)
+
+
+@lru_cache(maxsize=8)
+def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
+    """Look into a configuration: where its classes come from depends on the places."""
+    del places
+    content = cast("Mapping[str, Plain]", parse_yaml(text, "it"))
+    refuse_code_in(folder, content)
+    settings = Settings.from_mapping(content)
+    check_sizes(settings.tiling)
+    return settings

@@ -1,0 +1,84 @@
+"""Checkpoints of a run that are what they were when they were finished."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.runs.checkpoints import check_shared
+from anomalib_tiled.system.checksums import CheckedFiles, Seal
+from anomalib_tiled.system.out_of_memory import lack_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.runs.run_folder import RunFolder
+
+
+class TrustedCheckpoints:
+    """The checkpoints of a run; each is read for its checksum once, not each time that it is loaded.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._checked = CheckedFiles()
+        self._seals: dict[str, Seal] = {}
+
+    def check_changed(self, tiles: Iterable[Tile]) -> None:
+        """Compare those checkpoints to what they were whose size or time is not that of when they were finished.
+
+        None is read if all are as they were left. Those of a copy without times are read here instead of when they are
+        loaded.
+
+        Args:
+            tiles: The tiles, all trained.
+
+        Raises:
+            RunFolderError: One was altered, and that is not allowed.
+        """
+        if self.folder.allow_altered:
+            return
+        for tile in tiles:
+            record, checkpoint = self.folder.record(tile), self.folder.checkpoint(tile)
+            status = checkpoint.stat()
+            if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
+                self._checked.once(checkpoint, partial(self._check, tile))
+
+    @contextmanager
+    def of(self, tile: Tile) -> Iterator[Path]:
+        """Give a checkpoint that is as it was when it was finished, to be loaded inside.
+
+        Args:
+            tile: The tile.
+
+        Raises:
+            RunFolderError: It was altered, or cannot be loaded. A lack of memory is raised as it is: the checkpoint is
+                not to blame.
+        """
+        checkpoint = self.folder.checkpoint(tile)
+        if not self.folder.allow_altered:
+            self._checked.once(checkpoint, partial(self._check, tile))
+            check_shared(checkpoint.parent)
+        try:
+            yield checkpoint
+        except ConfigurationError as error:
+            if (lack := lack_of_memory(error)) is not None:
+                raise lack from None
+            message = (
+                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
+            )
+            raise RunFolderError(message) from error
+
+    def _check(self, tile: Tile) -> None:
+        seal = self.folder.record(tile).checkpoint
+        if self._seals.setdefault(tile.name, seal) != seal:
+            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run anew."
+            raise RunFolderError(message)
+        self.folder.check_checkpoint(tile)

@@ -1,0 +1,1 @@
+"""The system: files, locks, memory, processes and logs; nothing of this field."""

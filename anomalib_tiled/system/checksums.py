@@ -1,0 +1,95 @@
+"""Seals: what a file was like when it was finished, so that one that was cut short or altered is never used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.system.os_errors import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PIECE = 2**22
+"""Bytes that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Size and checksum of a finished file.
+
+    Args:
+        size: Number of bytes.
+        sha256: Checksum in hexadecimal digits, as ``sha256sum`` gives it.
+    """
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Seal:
+        """Read a finished file.
+
+        Raises:
+            RunFolderError: It must not be read, or cannot be.
+        """
+        digest = sha256()
+        with readable(path):
+            with path.open("rb") as file:
+                while piece := file.read(PIECE):
+                    digest.update(piece)
+            return cls(path.stat().st_size, digest.hexdigest())
+
+    def check_size(self, path: Path, advice: str) -> None:
+        """Compare the number of bytes, which costs nothing.
+
+        Args:
+            path: The file.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: The file was cut short, or grew, or must not be looked at.
+        """
+        with readable(path):
+            size = path.stat().st_size
+        if size != self.size:
+            message = f"{path} had {self.size} bytes when it was finished, and has {size} now. {advice}"
+            raise RunFolderError(message)
+
+    def check(self, path: Path, advice: str) -> None:
+        """Compare size and checksum.
+
+        Args:
+            path: The file.
+            advice: What to do if it differs; a sentence.
+
+        Raises:
+            RunFolderError: The file was cut short or altered.
+        """
+        self.check_size(path, advice)
+        if Seal.of(path) != self:
+            message = f"{path} was altered after it was finished. {advice}"
+            raise RunFolderError(message)
+
+
+class CheckedFiles:
+    """Files that were found to be as they were sealed, so that a large one is not read again each time it is used."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[Path, int, int, int, int]] = set()
+
+    def once(self, path: Path, check: Callable[[], None]) -> None:
+        """Check a file, unless it was checked and nobody has written to it or put another in its place since.
+
+        Args:
+            path: The file.
+            check: Checks it, and raises if it is not as it should be.
+        """
+        status = path.stat()  # before the check: what is written meanwhile is found by the next one
+        state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in self._known:
+            check()
+            self._known.add(state)

@@ -1,0 +1,186 @@
+"""Before a run: everything that can be wrong is found, and the run folder is made."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import seed_everything
+
+from anomalib_tiled.config.settings import as_size
+from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.data.cache import DecodedFiles, open_source
+from anomalib_tiled.data.images import common_size, depth_notes
+from anomalib_tiled.data.module_settings import check_numbers, folders_of
+from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.supported_models import check_model
+from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.results.metrics import Measurements
+from anomalib_tiled.runs.cleanup import remove_results
+from anomalib_tiled.runs.package_versions import origins_of
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.stages.contracts import workers_of
+from anomalib_tiled.system.files import write_json, write_text
+from anomalib_tiled.system.locks import locked
+from anomalib_tiled.system.logs import log_to
+from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
+from anomalib_tiled.training.stage_check import rehearse
+from anomalib_tiled.training.train_tile import check_monitored, check_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anomalib_tiled.config.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, *, tested: bool = False) -> RunFolder:
+    """Check everything that can be wrong before training, and make the run folder.
+
+    Args:
+        settings: The configuration.
+        report: Told in a line what should be known before any work is done.
+        tested: Whether the run will be measured on its test images, so that there must be some.
+
+    Raises:
+        TiledError: Something that the user has to change; nothing is left behind.
+    """
+    with TemporaryDirectory() as temporary, log_to(log := Path(temporary) / "run.log"):
+        return _prepare(settings, report, log, tested=tested)
+
+
+def check_test_images(split: Split) -> None:
+    """Check that a run can be measured when it is fitted.
+
+    Raises:
+        DataError: There are no test images.
+    """
+    if not split.subset("test"):
+        message = (
+            "`train` fits a run and then measures it on test images, but there are none. Name some in the data module, "
+            "or set its test_split_mode; `fit` needs none."
+        )
+        raise DataError(message)
+
+
+def change_settings(folder: RunFolder, settings: Settings) -> None:
+    """Give a run another configuration, after what it names was tried out as for a new run.
+
+    Args:
+        folder: The run. What a test has found with another configuration is removed.
+        settings: The configuration; it differs from that of the run in settings that need no training.
+
+    Raises:
+        TiledError: Something in it cannot be used, or another process works in the run.
+    """
+    before = folder.settings()
+    with locked(folder.path), log_to(folder.log_file):
+        _try_out(settings)
+        deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (before, settings)]
+        if deciding[0] != deciding[1]:
+            remove_results(folder.path)
+        known, now = folder.origins(), origins_of(settings)
+        same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
+        write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training
+        write_text(folder.config_file, settings.to_yaml())
+
+
+def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> RunFolder:
+    _try_out(settings)
+    seed_everything(settings.seed_everything, workers=True, verbose=False)
+    datamodule = settings.data.build(AnomalibDataModule)
+    root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
+    check_numbers(datamodule)
+    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
+    checked(train_batch_size=datamodule.train_batch_size)
+    split = split_once(datamodule)
+    if tested:
+        check_test_images(split)
+    checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
+    settings = _with_folders(_with_image_size(settings, split))
+    grid = grid_of(settings.tiling)
+    check_fresh_model(settings.model, grid.tile_size)
+    check_augmentations(datamodule, split, grid)
+    for note in depth_notes(sample.image_path for sample in split.samples):
+        report(f"warning: {note}")
+
+    def fill(folder: RunFolder, final: Path) -> None:
+        write_json(folder.origins_file, origins_of(settings))
+        generated = "synthetic"
+        keep_generated(split, datamodule, folder.path / generated, final / generated).write(folder.split_file)
+        folder.seal(folder.split_file)
+
+    def check(folder: RunFolder) -> None:
+        _read_images(folder)
+        if settings.trainer.get("callbacks"):
+            check_monitored(Run.open(folder))
+        _keep_log(folder, log)
+
+    return RunFolder.create(root, settings, fill, check)
+
+
+def _read_images(folder: RunFolder) -> None:
+    """Decode all images, into the cache if there is one."""
+    settings, split = folder.settings(), Split.read(folder.split_file)
+    source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
+    if isinstance(source, DecodedFiles):  # a cache has read every file by now
+        source.check(split)
+
+
+def _keep_log(folder: RunFolder, log: Path) -> None:
+    """Copy what was logged into the run.
+
+    Raises:
+        StorageError: There is no room for it.
+    """
+    with storage_errors(folder.log_file):
+        folder.log_file.parent.mkdir(exist_ok=True)  # another command may look into the run already
+        with folder.log_file.open("ab") as file:
+            file.write(log.read_bytes())
+
+
+def _with_image_size(settings: Settings, split: Split) -> Settings:
+    """Put the images' own size into the settings if they name none, and check that all files can be used."""
+    given = settings.tiling.image_size
+    height, width = common_size(split, None if given is None else as_size(given))
+    return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
+
+
+def _with_folders(settings: Settings) -> Settings:
+    """Make folders absolute, so that a run can be gone on with from anywhere."""
+    cache = settings.cache
+    if cache is not None and cache.directory is not None:
+        cache = replace(cache, directory=str(Path(cache.directory).absolute()))
+    return replace(settings, default_root_dir=str(Path(settings.default_root_dir).absolute()), cache=cache)
+
+
+def _check_folders(settings: Settings) -> None:
+    """Refuse folders without a name, which would be the folder that this is called in."""
+    cache = None if settings.cache is None else settings.cache.directory
+    for name, folder in {"default_root_dir": settings.default_root_dir, "cache.directory": cache}.items():
+        if folder == "":
+            message = f"{name} must name a folder, but the name is empty. Is a variable of the shell not set?"
+            raise ConfigurationError(message)
+
+
+def _try_out(settings: Settings) -> None:
+    """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
+    if settings.tiling.image_size is not None:
+        grid_of(settings.tiling)
+    _check_folders(settings)
+    rehearse(*(Stages.build(settings) for _ in range(3)))
+    Measurements.of(settings)
+    if settings.memory_bytes:
+        logger.info("Models and images may take up %d bytes of memory.", settings.memory_bytes)
+    workers = workers_of(settings)
+    check_trainer(settings.trainer)
+    workers.start()  # it takes them seconds, in which images are looked for and read here

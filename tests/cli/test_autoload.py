@@ -1,0 +1,207 @@
+"""The start-up file and what it calls, with a stand-in for anomalib: importing the real one takes seconds."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import os
+import pickle
+import runpy
+import site
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from anomalib_tiled.cli import autoload, host
+
+START_UP_FILE = Path(__file__).parents[1] / "anomalib_tiled.pth"
+HOST = "anomalib.cli.cli"
+COMMAND_LINE = """
+class AnomalibCLI:
+    def __init__(self, args=None, run=True): ...
+    def add_subcommands(self, **kwargs): ...
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Hide an anomalib that is already imported behind one of a few lines; give the file of its command line."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "anomalib"]:
+        monkeypatch.delitem(sys.modules, name)
+    command_line = tmp_path / "anomalib" / "cli" / "cli.py"
+    command_line.parent.mkdir(parents=True)
+    (tmp_path / "anomalib" / "__init__.py").touch()
+    (tmp_path / "anomalib" / "cli" / "__init__.py").touch()
+    command_line.write_text(COMMAND_LINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", autoload._other_finders())
+    monkeypatch.delenv(autoload.SWITCH, raising=False)
+    yield command_line
+    for name in ("anomalib", "anomalib.cli", HOST):
+        sys.modules.pop(name, None)
+
+
+def start_up(folder: Path) -> None:
+    """Do what Python does at its start in an environment that has the package."""
+    (folder / START_UP_FILE.name).write_text(START_UP_FILE.read_text())
+    site.addpackage(str(folder), START_UP_FILE.name, set())
+
+
+def waiting() -> list[str]:
+    return [type(finder).__name__ for finder in sys.meta_path if type(finder).__name__ == autoload.FINDER]
+
+
+def has_tiled(module: ModuleType) -> bool:
+    return issubclass(module.AnomalibCLI, host.TiledCommand)
+
+
+def test_the_host_is_connected_when_its_command_line_is_imported(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    importlib.import_module("anomalib.cli")
+    assert waiting() == [autoload.FINDER]
+
+    module = importlib.import_module(HOST)
+
+    assert has_tiled(module)
+    assert waiting() == []
+    assert sys.modules[HOST] is module
+    assert type(module.__loader__).__name__ == type(module.__spec__.loader).__name__ == "SourceFileLoader"
+
+
+@pytest.mark.parametrize(("command", "given"), [("tiled", 0), ("train", 1)])
+def test_known_warnings_are_left_out_for_our_command_alone(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, given: int
+) -> None:
+    start_up(tmp_path)
+    message = "Importing from timm.models.layers is deprecated, please import via timm.layers"
+    place = "'file.py', 1, module='timm.models.layers'"
+    stand_in.write_text(f"import warnings\nwarnings.warn_explicit({message!r}, FutureWarning, {place})\n{COMMAND_LINE}")
+    monkeypatch.setattr(sys, "argv", ["anomalib", command])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        importlib.import_module(HOST)
+    assert len(found) == given
+
+
+def test_two_start_up_files_do_the_work_of_one(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    start_up(tmp_path)
+    assert has_tiled(importlib.import_module(HOST))
+    assert waiting() == []
+
+
+def test_the_switch_turns_it_off(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_up(tmp_path)
+    monkeypatch.setenv(autoload.SWITCH, "0")
+    assert not has_tiled(importlib.import_module(HOST))
+
+
+def test_looking_for_the_module_leaves_it_findable(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    spec = importlib.util.find_spec(HOST)
+    assert spec is not None
+    assert spec.origin == str(stand_in)
+    assert spec.loader.get_source(HOST) == COMMAND_LINE
+    assert copy.copy(spec.loader).loader is spec.loader.loader
+    assert pickle.loads(pickle.dumps(spec.loader)).path == str(stand_in)  # noqa: S301
+    assert has_tiled(importlib.import_module(HOST))
+
+
+def test_the_module_can_be_loaded_again_and_run_as_a_program(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    assert "AnomalibCLI" in runpy.run_module(HOST, run_name="__main__")
+    module = importlib.import_module(HOST)
+    assert importlib.reload(module) is module
+
+
+def test_the_class_and_its_objects_can_be_pickled(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    module = importlib.import_module(HOST)
+    assert pickle.loads(pickle.dumps(module.AnomalibCLI)) is module.AnomalibCLI  # noqa: S301
+    assert type(pickle.loads(pickle.dumps(module.AnomalibCLI([])))) is module.AnomalibCLI  # noqa: S301
+
+
+def test_a_module_that_fails_is_connected_when_it_is_mended(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    stand_in.write_text("raise RuntimeError('broken')")
+    with pytest.raises(RuntimeError, match="broken"):
+        importlib.import_module(HOST)
+    assert waiting() == [autoload.FINDER]
+
+    # Longer than before: Python takes a file of the same second and length for unchanged.
+    stand_in.write_text(COMMAND_LINE)
+    importlib.invalidate_caches()
+    assert has_tiled(importlib.import_module(HOST))
+
+
+def test_without_anomalib_its_absence_is_what_is_said(stand_in: Path, tmp_path: Path) -> None:
+    start_up(tmp_path)
+    stand_in.unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'anomalib\.cli\.cli'"):
+        importlib.import_module(HOST)
+
+
+def test_a_module_in_an_archive_is_connected_too(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "anomalib.zip", "w") as archive:
+        for file in (tmp_path / "anomalib").rglob("*.py"):
+            archive.write(file, file.relative_to(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path / "anomalib.zip")
+    start_up(tmp_path)
+    module = importlib.import_module(HOST)
+    assert "anomalib.zip" in module.__file__
+    assert has_tiled(module)
+
+
+@pytest.mark.parametrize(("switch", "says"), [("", ""), ("debug", "needs an AnomalibCLI")])
+def test_a_host_that_does_not_fit_works_without_tiled(
+    stand_in: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    switch: str,
+    says: str,
+) -> None:
+    start_up(tmp_path)
+    monkeypatch.setenv(autoload.SWITCH, switch)
+    stand_in.write_text("class AnomalibCLI:\n    def __init__(self, arguments): ...")
+    module = importlib.import_module(HOST)
+    printed = capsys.readouterr()
+    assert not has_tiled(module)
+    assert says in printed.err
+    assert bool(printed.err) == bool(says)
+    assert not printed.out
+
+
+# In turn: the package is gone, was removed halfway, is broken.
+@pytest.mark.parametrize("package", [{}, {"host.py": ""}, {"__init__.py": "", "autoload.py": "def find_spec(: broken"}])
+@pytest.mark.parametrize("switch", ["", "debug"])
+def test_a_start_up_file_left_behind_stops_nobody(
+    stand_in: Path, tmp_path: Path, package: dict[str, str], switch: str
+) -> None:
+    (tmp_path / START_UP_FILE.name).write_text(START_UP_FILE.read_text())
+    (tmp_path / "anomalib_tiled").mkdir()
+    for name, text in package.items():
+        (tmp_path / "anomalib_tiled" / name).write_text(text)
+    # -I -S: neither this folder nor the environment of the tests, where the package is whole.
+    program = f"import site; site.addsitedir({str(tmp_path)!r}); from {HOST} import AnomalibCLI; print(AnomalibCLI([]))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, autoload.SWITCH: switch},
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("<anomalib.cli.cli.AnomalibCLI object")
+    assert ("Traceback" in done.stderr) == (switch == "debug")
+    assert bool(done.stderr) == (switch == "debug")

@@ -1,0 +1,256 @@
+"""The way from what the user typed to a command, and from what went wrong to an exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from anomalib_tiled import errors
+from anomalib_tiled.cli import main as cli
+from anomalib_tiled.cli.main import COMMANDS, main
+from anomalib_tiled.system import import_warnings
+from anomalib_tiled.system.import_warnings import without_known_warnings
+from anomalib_tiled.system.termination import Terminated
+
+NAMES = ["fit", "test", "train", "predict", "status", "export", "plugins"]
+
+Play = Callable[[BaseException | None], list[tuple[list[str], str, str]]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Put stand-ins in the place of all commands: they note how they were called, and fail as told."""
+
+    def stand_in(failure: BaseException | None = None) -> list[tuple[list[str], str, str]]:
+        calls: list[tuple[list[str], str, str]] = []
+
+        def command(name: str) -> Callable[[Sequence[str], str], None]:
+            def run(arguments: Sequence[str], prog: str) -> None:
+                calls.append((list(arguments), prog, name))
+                if failure is not None:
+                    raise failure
+
+            return run
+
+        commands = SimpleNamespace(**{name: command(name) for name in NAMES})
+        monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+        return calls
+
+    return stand_in
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_gets_the_arguments_after_its_name(play: Play, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = play(None)
+    assert main([name, "--config", "a.yaml", "fit"], prog="anomalib tiled") == 0
+    assert calls == [(["--config", "a.yaml", "fit"], f"anomalib tiled {name}", name)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_memory_is_kept_where_models_work(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    play(None)
+    for name in NAMES:
+        monkeypatch.setattr(cli, "keep_freed_memory", lambda name=name: asked.append(name))
+        main([name])
+    assert asked == ["fit", "train", "predict"]
+
+
+@pytest.mark.parametrize("status", [0, 3, 4])
+def test_a_command_may_give_an_exit_status(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = SimpleNamespace(predict=lambda arguments, prog: status)
+    monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+    assert main(["predict"]) == status
+
+
+def test_without_arguments_those_of_the_process_count(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = play(None)
+    monkeypatch.setattr(sys, "argv", ["anomalib-tiled", "status", "--ckpt_dir", "x"])
+    assert main() == 0
+    assert calls == [(["--ckpt_dir", "x"], "anomalib-tiled status", "status")]
+
+
+TILED_ERRORS = [each for each in vars(errors).values() if isinstance(each, type) and each.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("error", TILED_ERRORS)
+def test_what_the_user_can_mend_is_two_and_no_traceback(
+    play: Play, error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(error("The stride must be 3.\nLower it."))
+    assert main(["fit"]) == 2
+    assert capsys.readouterr() == ("", "error: The stride must be 3.\nLower it.\n")
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_what_the_system_refuses_is_two_and_no_traceback(
+    play: Play, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for named in ((), ("/run/tiles",), (b"/run/\xfc",)):
+        play(OSError(number, os.strerror(number), *named))
+        assert main(["status"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert re.match(rf"error: (/run/[^:]*: )?{re.escape(os.strerror(number))}\. [A-Z]", printed.err)
+        assert "Traceback" not in printed.err
+
+
+def test_what_must_not_be_used_says_what_to_do(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play(PermissionError(13, "Permission denied", "/run/tiles"))
+    assert main(["status"]) == 2
+    advice = "Change its permissions, or those of the folders that it lies in."
+    assert capsys.readouterr() == ("", f"error: /run/tiles: Permission denied. {advice}\n")
+    play(PermissionError("by a mistake of ours"))
+    assert main(["status"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def printed_to(output: str, command: str) -> tuple[int, str]:
+    """Run a program that prints by ``command``, with its output redirected as a shell does it."""
+    script = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        f"def status(arguments, prog): {command}\n"
+        "sys.modules['anomalib_tiled.cli.commands'] = SimpleNamespace(status=status)\n"
+        "from anomalib_tiled.cli.main import main\n"
+        "sys.exit(main(['status']))\n"
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {output}', sys.executable, script]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["print(1)", "print(1, flush=True)"])
+def test_a_full_output_is_two_and_no_traceback(command: str) -> None:
+    expected = "error: Standard output: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", command) == (2, expected)
+    expected = "error: No space left on device. Make room, then go on.\n"
+    assert printed_to(">/dev/full", "print('a' * 10 ** 6)") == (2, expected), "nothing is held back that would tell"
+
+
+def test_what_failed_is_said_before_a_full_output() -> None:
+    assert printed_to(">/dev/full", "print(1); sys.exit(main(['no']))")[0] == 2
+    assert printed_to("2>/dev/full", "print(1, file=sys.stderr, flush=True)") == (2, "")
+
+
+def test_a_closed_output_is_none() -> None:
+    assert printed_to(">&-", "print(1)") == (0, "")
+    assert printed_to("<&-", "print(1)")[0] == 0
+
+
+def test_names_of_any_bytes_can_be_printed() -> None:
+    assert printed_to(">/dev/null", "print('\\udcfc')") == (0, "")
+
+
+@pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_an_interruption_is_no_traceback(
+    play: Play, interruption: BaseException, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(interruption)
+    assert main(["train"]) == status
+    assert capsys.readouterr() == ("", "\nInterrupted.\n")
+
+
+def test_sigterm_interrupts_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Sequence[str], prog: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    commands = SimpleNamespace(fit=run)
+    monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # something of the tests may listen
+    try:
+        assert main(["fit"]) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), OSError("out of luck"), AssertionError("out of luck")])
+def test_anything_else_is_one_and_shown_in_full(
+    play: Play, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(error)
+    assert main(["test"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Traceback (most recent call last):\n")
+    assert printed.err.endswith(f"{type(error).__name__}: out of luck\n")
+
+
+def test_an_exit_keeps_its_status(play: Play) -> None:
+    play(SystemExit(0))
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "--help"])
+    assert left.value.code == 0
+
+
+@pytest.mark.parametrize("given", ["fitt", "FIT", "", "--config", "tiled"])
+def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = play(None)
+    assert main([given]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: There is no command {given!r}.")
+    assert message.endswith("Allowed: export, fit, plugins, predict, status, test, train.\n")
+    assert calls == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--help", "fit"]])
+def test_the_overview_lists_the_commands_in_the_order_of_their_use(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments, prog="anomalib tiled") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = [line.split(maxsplit=1) for line in printed.out.partition("commands:\n")[2].splitlines() if line[:1] == " "]
+    assert [name for name, _ in lines] == NAMES == [command.name for command in COMMANDS]
+    assert [text for _, text in lines] == [command.help for command in COMMANDS]
+    assert "usage: anomalib tiled COMMAND [options]" in printed.out
+    assert "`anomalib tiled COMMAND --help` shows the options of a command." in printed.out
+
+
+def test_the_overview_waits_for_no_large_package() -> None:
+    script = (
+        "import sys, json\n"
+        "from anomalib_tiled.cli.main import main\n"
+        "status = main(['--help']), main(['fitt'])\n"
+        "print(json.dumps([status, sorted(name for name in sys.modules if '.' not in name)]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    status, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert status == [0, 2]
+    assert "anomalib_tiled" in loaded
+    assert not {"torch", "anomalib", "lightning", "torchvision", "numpy", "pandas", "jsonargparse"} & set(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["anomalib tiled", "anomalib-tiled"])
+def test_a_command_prints_nothing_but_its_own_words(program: str) -> None:
+    name, *arguments = program.split()
+    file = Path(sys.executable).with_name(name)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    done = subprocess.run([file, *arguments, "plugins"], capture_output=True, text=True, check=True, env=environment)
+    assert "MinMax" in done.stdout
+    assert done.stderr == ""
+
+
+def test_warnings_that_concern_somebody_are_given(recwarn: pytest.WarningsRecorder) -> None:
+    with without_known_warnings():
+        warnings.simplefilter("always", append=True)
+        for message, module in import_warnings.KNOWN:
+            for module_name in (f"{module}.layers", "my_package"):
+                warnings.warn_explicit(f"{message}.", FutureWarning, "file.py", 1, module=module_name)
+        warnings.warn_explicit("Beware.", FutureWarning, "file.py", 1, module="timm.models.layers")
+    given = [str(warning.message) for warning in recwarn]
+    assert given == [*(f"{message}." for message, _ in import_warnings.KNOWN), "Beware."]

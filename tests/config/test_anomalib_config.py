@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping
+
+from anomalib_tiled.cli.options import fit_parser, settings_from
+from anomalib_tiled.config.anomalib_config import HEADING, is_reference, translate
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages.thresholding import ManualThreshold, Thresholder
+from anomalib_tiled.training.train_tile import trainer_arguments
+
+FIRST, SECOND = (Path(__file__).parent / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
+
+Write = Callable[[object], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a configuration, and give the name of its file."""
+
+    def write_to(configuration: object) -> str:
+        path = tmp_path / "configuration.yaml"
+        path.write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        return str(path)
+
+    return write_to
+
+
+def content(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def parsed(*arguments: str) -> Settings:
+    parser = fit_parser("fit")
+    return settings_from(parser, parser.parse_args(arguments))
+
+
+def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
+    return dict(translate(configuration).settings)
+
+
+def test_the_first_generation_is_read_whole() -> None:
+    assert translate(content(FIRST)).settings == {
+        "seed_everything": 42,
+        "default_root_dir": "results",
+        "tiling": {"image_size": [256, 256], "tile_size": 128, "stride": 128},
+        "data": {
+            "class_path": "anomalib.data.MVTecAD",
+            "init_args": {
+                "root": "./datasets/MVTec",
+                "category": "bottle",
+                "train_batch_size": 32,
+                "eval_batch_size": 32,
+                "num_workers": 8,
+                "test_split_mode": "from_dir",
+                "test_split_ratio": 0.2,
+                "val_split_mode": "same_as_test",
+                "val_split_ratio": 0.5,
+            },
+        },
+        "normalization": {"stage": "image"},
+        "thresholding": {"stage": "image", "method": {"class_path": "F1AdaptiveThreshold"}},
+        "seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 2, "width": 0.1}},
+        "model": {"class_path": "Fastflow"},
+        "metrics": {"pixel": ["AUROC"], "image": ["AUROC"]},
+        "trainer": {"accelerator": "gpu", **content(FIRST)["TrainModels"]["trainer"]},
+    }
+
+
+def test_the_second_generation_is_read_whole() -> None:
+    given = content(SECOND)
+    assert translate(given).settings == {
+        "seed_everything": 42,
+        "default_root_dir": "results",
+        "tiling": given["tiling"],
+        "data": given["data"],
+        "normalization": {"stage": "image"},
+        "thresholding": {"stage": "image"},
+        "seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 2, "width": 0.1}},
+        "model": {"class_path": "Padim"},
+        "trainer": {"accelerator": "cuda"},
+    }
+
+
+def test_the_parser_reads_the_first_generation() -> None:
+    settings = parsed("--config", str(FIRST))
+    assert settings.model.class_path == "anomalib.models.Fastflow"
+    assert settings.data.class_path == "anomalib.data.MVTecAD"
+    assert settings.tiling.image_size == (256, 256)
+    assert settings.metrics.pixel == ("AUROC",)
+    assert settings.trainer["max_epochs"] == 500
+    assert settings.stages["merging"].name == "Mean"
+    assert settings.stages["scoring"].name == "Max"
+
+
+def test_the_parser_reads_the_second_generation() -> None:
+    settings = parsed("--config", str(SECOND))
+    assert settings.model.class_path == "anomalib.models.Padim"
+    assert settings.metrics.image == settings.metrics.pixel == ("AUROC", "F1Score")
+    assert settings.stages["seam_smoothing"].init_args == {"sigma": 2.0, "width": 0.1}
+
+
+def test_callbacks_are_made() -> None:
+    arguments = trainer_arguments({**parsed("--config", str(FIRST)).trainer, "accelerator": "cpu"})
+    (stopping,) = arguments["callbacks"]
+    assert isinstance(stopping, EarlyStopping)
+    assert (stopping.monitor, stopping.patience, stopping.mode) == ("pixel_AUROC", 42, "max")
+
+
+KEYS = {
+    "accelerator": ({"accelerator": "cuda"}, {"trainer": {"accelerator": "cuda"}}),
+    "accelerator above that of the trainer": (
+        {"accelerator": "cpu", "TrainModels": {"trainer": {"accelerator": "gpu", "max_epochs": 2}}},
+        {"trainer": {"accelerator": "cpu", "max_epochs": 2}},
+    ),
+    "root folder": ({"default_root_dir": "there"}, {"default_root_dir": "there"}),
+    "tiling": ({"tiling": {"tile_size": 8, "stride": 4}}, {"tiling": {"tile_size": 8, "stride": 4}}),
+    "normalization": ({"normalization_stage": "none"}, {"normalization": {"stage": "none"}}),
+    "threshold by stage": ({"thresholding_stage": "tile"}, {"thresholding": {"stage": "tile"}}),
+    "threshold in a group": ({"thresholding": {"stage": "tile"}}, {"thresholding": {"stage": "tile"}}),
+    "threshold by path": (
+        {"thresholding": {"method": "anomalib.metrics.F1AdaptiveThreshold"}},
+        {"thresholding": {"method": {"class_path": "F1AdaptiveThreshold"}}},
+    ),
+    "start of an adaptive threshold": (
+        {"thresholding": {"method": {"class_path": "F1AdaptiveThreshold", "init_args": {"default_value": 0.3}}}},
+        {"thresholding": {"method": {"class_path": "F1AdaptiveThreshold"}}},
+    ),
+    "manual threshold": (
+        {
+            "thresholding": {
+                "method": {"class_path": "anomalib.metrics.ManualThreshold", "init_args": {"default_value": 3.5}}
+            },
+            "thresholding_stage": "image",
+        },
+        {
+            "thresholding": {
+                "stage": "image",
+                "method": {"class_path": "ManualThreshold", "init_args": {"value": 3.5}},
+            }
+        },
+    ),
+    "no seam smoothing": ({"SeamSmoothing": {"apply": False, "sigma": 2}}, {"seam_smoothing": None}),
+    "seam smoothing": (
+        {"SeamSmoothing": {"apply": True, "width": 0.2}},
+        {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"width": 0.2}}},
+    ),
+    "model": (
+        {"TrainModels": {"model": {"class_path": "anomalib.models.Padim", "init_args": {"n_features": 5}}}},
+        {"model": {"class_path": "anomalib.models.Padim", "init_args": {"n_features": 5}}},
+    ),
+    "metrics": (
+        {"TrainModels": {"metrics": {"pixel": ["AUPRO", "AUROC"], "image": "F1Max"}}},
+        {"metrics": {"pixel": ["AUPRO", "AUROC"], "image": ["F1Max"]}},
+    ),
+    "metrics of images only": (
+        {"TrainModels": {"metrics": {"pixel": None, "image": "AUPR"}}},
+        {"metrics": {"image": ["AUPR"]}},
+    ),
+    "metrics with arguments": (
+        {"TrainModels": {"metrics": {"image": ["AUROC", {"class_path": "a.B", "init_args": {"c": 1}}]}}},
+        {"metrics": {"image": ["AUROC", {"class_path": "a.B", "init_args": {"c": 1}}]}},
+    ),
+    "one metric with arguments": (
+        {"TrainModels": {"metrics": {"pixel": {"class_path": "a.B", "init_args": {"c": 1}}}}},
+        {"metrics": {"pixel": [{"class_path": "a.B", "init_args": {"c": 1}}]}},
+    ),
+    "metrics by names of their own": (
+        {"TrainModels": {"metrics": {"image": {"F": {"class_path": "a.B", "init_args": {}}, "AUROC": {}, "G": "c.D"}}}},
+        {
+            "metrics": {
+                "image": [
+                    {"class_path": "a.B", "init_args": {}, "name": "F"},
+                    {"class_path": "AUROC", "name": "AUROC"},
+                    {"class_path": "c.D", "name": "G"},
+                ]
+            }
+        },
+    ),
+    "nothing": ({"SeamSmoothing": None, "TrainModels": None, "tiling": None, "data": None}, {}),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), KEYS.values(), ids=KEYS)
+def test_a_key_alone(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert settings_of(given) == expected
+
+
+def test_the_seed() -> None:
+    assert settings_of({"seed": 7}) == {"seed_everything": 7}
+    assert settings_of({"seed": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("anomalib.data.MVTec", "anomalib.data.MVTecAD"),
+        ("MVTec", "MVTecAD"),
+        ("anomalib.data.image.mvtec.MVTec", "anomalib.data.MVTecAD"),
+        ("anomalib.data.depth.mvtec_3d.MVTec3D", "anomalib.data.MVTec3D"),
+        ("anomalib.data.image.folder.Folder", "anomalib.data.Folder"),
+        ("anomalib.data.video.avenue.Avenue", "anomalib.data.Avenue"),
+        ("Kolektor", "Kolektor"),
+        ("anomalib_tiled.data.boards.DemoBoards", "anomalib_tiled.data.boards.DemoBoards"),
+    ],
+)
+def test_data_modules_by_their_old_names(old: str, new: str) -> None:
+    assert settings_of({"data": {"class_path": old}})["data"] == {"class_path": new}
+
+
+DATA_1_2 = ("BTech", "Folder", "Kolektor", "MVTec", "Visa", "Folder3D", "MVTec3D", "Avenue", "ShanghaiTech", "UCSDped")
+
+
+@pytest.mark.parametrize("name", DATA_1_2)
+def test_every_data_module_of_anomalib_1_is_found(name: str, write: Write) -> None:
+    required = {"name": "x", "normal_dir": "good"} if name.startswith("Folder") else {}
+    given = {
+        **content(SECOND),
+        "data": {"class_path": f"anomalib.data.{name}", "init_args": {"root": "there", "task": None, **required}},
+    }
+    assert parsed("--config", write(given)).data.name == {"MVTec": "MVTecAD"}.get(name, name)
+
+
+def test_arguments_that_data_modules_had_are_left_out() -> None:
+    old = dict.fromkeys(["task", "transform", "train_transform", "eval_transform", "image_size"])
+    data = {"class_path": "Folder", "init_args": {"root": "there", **old}}
+    translation = translate({"seed": 1, "data": data})
+    assert translation.settings["data"] == {"class_path": "Folder", "init_args": {"root": "there"}}
+    assert not any("init_args" in note for note in translation.notes)
+    data["init_args"]["task"] = "segmentation"
+    assert "  data.init_args.task → left out: masks are used where there are some" in translate({"data": data}).notes
+
+
+def test_data_modules_of_others_keep_their_arguments() -> None:
+    data = {"class_path": "elsewhere.Boards", "init_args": {"image_size": 512, "task": "x"}}
+    assert settings_of({"data": data, "tiling": {"image_size": 256}})["data"] == data
+
+
+def test_the_size_of_images() -> None:
+    data = {"class_path": "Folder", "init_args": {"image_size": 512}}
+    expected = {"tile_size": 128, "image_size": 512}
+    assert settings_of({"data": data, "tiling": {"tile_size": 128}})["tiling"] == expected
+    assert settings_of({"data": data, "tiling": {"tile_size": 128, "image_size": 512}})["tiling"] == expected
+
+
+def test_f1_scores_that_are_monitored() -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "image_F1Score", "mode": "max"}}
+    others = [{"class_path": "Timer"}, {"class_path": "EarlyStopping", "init_args": {"monitor": "train_loss"}}]
+    trainer = {"callbacks": [stopping, *others]}
+    callbacks = settings_of({"TrainModels": {"trainer": trainer}})["trainer"]["callbacks"]
+    assert callbacks[0]["init_args"] == {"monitor": "image_F1Max", "mode": "max"}
+    assert callbacks[1:] == others
+
+
+def test_a_manual_threshold_is_made(write: Write) -> None:
+    method = {"class_path": "anomalib.metrics.ManualThreshold", "init_args": {"default_value": 3.5}}
+    given = {**content(FIRST), "thresholding": {"method": method, "stage": "tile"}}
+    settings = parsed("--config", write(given))
+    made = settings.stages["thresholding"].build(Thresholder)
+    assert isinstance(made, ManualThreshold)
+    assert (made.value, settings.thresholding.stage) == (3.5, "tile")
+
+
+def test_what_is_given_stays_as_it_is() -> None:
+    given = content(FIRST)
+    given["TrainModels"]["trainer"]["callbacks"][0]["init_args"]["monitor"] = "image_F1Score"
+    before = copy.deepcopy(given)
+    translate(given)
+    assert given == before
+
+
+REFUSED = {
+    "a key": ({"sed": 1}, "anomalib's own tiled ensemble has no key 'sed'. Did you mean 'seed'? Allowed: SeamSm"),
+    "a key of tiling": (
+        {"tiling": {"tile_sise": 1}},
+        "tiling of anomalib's own tiled ensemble has no key 'tile_sise'. Did you mean 'tile_size'? Allowed: image",
+    ),
+    "a key of smoothing": ({"SeamSmoothing": {"sigme": 1}}, "SeamSmoothing of .* no key 'sigme'. Did you mean 'sigma'"),
+    "a key of training": ({"TrainModels": {"modle": 1}}, "TrainModels of .* no key 'modle'. Did you mean 'model'"),
+    "a key of metrics": (
+        {"TrainModels": {"metrics": {"imag": 1}}},
+        "metrics of .* no key 'imag'. Did you mean 'image'",
+    ),
+    "a key of thresholding": ({"thresholding": {"value": 1}}, "no key 'value'. Allowed: method, stage."),
+    "a key of data": ({"data": {"path": 1}}, "no key 'path'. .*Allowed: class_path, init_args."),
+    "a place to normalize": (
+        {"normalization_stage": "imge"},
+        "There is no normalization_stage 'imge'. Did you mean 'image'? Allowed: image, none, tile.",
+    ),
+    "a place for thresholds": (
+        {"thresholding": {"stage": "none"}},
+        "There is no thresholding_stage 'none'. Allowed: image, tile.",
+    ),
+    "two places for thresholds": (
+        {"thresholding": {"stage": "tile"}, "thresholding_stage": "image"},
+        "thresholding_stage is image, but thresholding.stage is tile. Take one of them out.",
+    ),
+    "a threshold": (
+        {"thresholding": {"method": "anomalib.metrics.ManuelThreshold"}},
+        "no 'ManuelThreshold' for thresholding.method. Did you mean 'ManualThreshold'? Allowed: F1Ad",
+    ),
+    "two sizes": (
+        {"tiling": {"image_size": 256}, "data": {"class_path": "Folder", "init_args": {"image_size": 512}}},
+        "must be given once, but tiling.image_size is 256 and data.init_args.image_size is 512. Take the latter out.",
+    ),
+    "a transform": (
+        {"data": {"class_path": "Folder", "init_args": {"eval_transform": {"class_path": "x.Resize"}}}},
+        "eval_transform is called val_augmentations and test_augmentations since anomalib 2, and holds augmentations",
+    ),
+    "no group": ({"SeamSmoothing": True}, "SeamSmoothing must be a mapping, but SeamSmoothing is True."),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(given: dict[str, Any], message: str) -> None:
+    pattern = message.replace("?", r"\?").replace("{", r"\{").replace("}", r"\}")
+    with pytest.raises(ConfigurationError, match=pattern):
+        translate({"seed": 1, **given})
+
+
+def test_a_mixture_of_both_forms(configuration: dict[str, object], write: Write) -> None:
+    message = (
+        "^model, scoring cannot stand beside seed, TrainModels of anomalib's own tiled ensemble. Write all in one "
+        "form; here, seed is seed_everything, TrainModels is model, metrics and trainer.$"
+    )
+    mixture = {"seed": 1, "model": "Padim", "TrainModels": {}, "scoring": "Mean"}
+    with pytest.raises(ConfigurationError, match=message):
+        translate(mixture)
+    with pytest.raises(ConfigurationError, match="seed is seed_everything"):
+        parsed("--config", write({**configuration, "seed": 1}))
+
+
+def test_forms_are_told_apart(configuration: dict[str, object]) -> None:
+    assert is_reference(content(FIRST))
+    assert is_reference(content(SECOND))
+    assert is_reference({"SeamSmoothing": None})
+    assert not is_reference(configuration)
+    assert not is_reference({})
+    assert not is_reference("seed")
+    assert not is_reference(["seed"])
+
+
+@pytest.mark.parametrize("path", [FIRST, SECOND], ids=["first", "second"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("data.init_args.root", "elsewhere"),
+        ("trainer.accelerator", "cpu"),
+        ("trainer.max_epochs", 3),
+        ("model.init_args.backbone", "resnet50"),
+        ("seed_everything", 9),
+        ("tiling.stride", 64),
+        ("normalization.stage", "tile"),
+    ],
+)
+def test_options_win_wherever_they_stand(path: Path, option: str, value: object) -> None:
+    options, config = [f"--{option}", str(value)], ["--config", str(path)]
+    for arguments in ([*config, *options], [*options, *config], [*options, f"--config={path}"]):
+        found: Any = yaml.safe_load(parsed(*arguments).to_yaml())
+        for key in option.split("."):
+            found = found[key]
+        assert found == value
+
+
+def test_stages_can_be_chosen_beside_a_reference_configuration() -> None:
+    settings = parsed("--scoring", "Mean", "-c", str(FIRST), "--seam_smoothing", "null", "--merging", "Hann")
+    assert settings.stages["scoring"].name == "Mean"
+    assert "seam_smoothing" not in settings.stages
+    assert settings.stages["merging"].name == "Hann"
+
+
+@pytest.mark.parametrize("path", [FIRST, SECOND], ids=["first", "second"])
+def test_printed_in_our_form_it_means_the_same(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        parsed("--config", str(path), "--print_config")
+    assert exited.value.code == 0
+    printed = capsys.readouterr()
+    assert HEADING in printed.err
+    assert not is_reference(yaml.safe_load(printed.out))
+    again = tmp_path / "again.yaml"
+    again.write_text(printed.out, encoding="utf-8")
+    assert parsed("--config", str(again)) == parsed("--config", str(path))
+
+
+def test_the_notes_are_printed_once_and_only_for_the_reference(
+    configuration: dict[str, object], write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed("--config", str(FIRST))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "Configuration of anomalib's own tiled ensemble, read as (--print_config shows all of it):",
+        "  seed, accelerator → seed_everything, trainer.accelerator",
+        "  data.init_args.image_size → tiling.image_size",
+        "  anomalib.data.MVTec → anomalib.data.MVTecAD",
+        "  data.init_args.task → left out: masks are used where there are some",
+        "  normalization_stage → normalization.stage",
+        "  SeamSmoothing → seam_smoothing: GaussianSeams",
+        "  TrainModels.model, TrainModels.metrics, TrainModels.trainer → model, metrics, trainer",
+        "  mean over tiles → scoring: Max; the mean gets blinder the more tiles there are (--scoring Mean keeps it)",
+        "Images are split once for all tiles, none is padded with black, and an error ends the command.",
+    ]
+    parsed("--config", write(configuration | {"data": {"class_path": "DemoBoards"}}))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_note_on_thresholds_of_tiles() -> None:
+    note = "Thresholds of tiles are learned on the scale of their scores, not fixed at 0.5."
+    assert note in translate({"thresholding_stage": "tile", "normalization_stage": "image"}).notes
+    assert note not in translate({"thresholding_stage": "tile", "normalization_stage": "tile"}).notes
+    assert note not in translate({"thresholding_stage": "image", "normalization_stage": "image"}).notes

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomalib_tiled.config.settings import ClassSpec, Settings, as_size
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.stages.merging import Gaussian, Merger
+from anomalib_tiled.stages.scoring import Max, Scorer, TopK
+
+Change = Callable[[str, object], Settings]
+
+
+class Chain(Scorer):
+    """A scorer made of another one."""
+
+    def __init__(self, inner: Scorer, size: tuple[int, int], names: tuple[str, ...] = ()) -> None:
+        self.inner, self.size, self.names = inner, size, names
+
+    def score(self, tile_scores: object, maps: object) -> None: ...
+
+
+def test_settings_survive_being_written_and_read(configuration: dict[str, object]) -> None:
+    settings = Settings.from_mapping(configuration)
+    again = Settings.from_mapping(yaml.safe_load(settings.to_yaml()))
+    assert again == settings
+    assert again.training_hash == settings.training_hash
+    assert again.to_yaml() == settings.to_yaml()
+
+
+def test_what_is_written_is_in_the_order_of_the_settings(configuration: dict[str, object]) -> None:
+    assert list(yaml.safe_load(Settings.from_mapping(configuration).to_yaml())) == list(configuration)
+
+
+def test_values_are_read(configuration: dict[str, object]) -> None:
+    settings = Settings.from_mapping(configuration)
+    assert settings.tiling.image_size == (8, 12)
+    assert settings.tiling.tile_size == 4
+    assert settings.model == ClassSpec("anomalib.models.Padim", {"layers": ["layer1"]})
+    assert settings.model.name == "Padim"
+    assert "seam_smoothing" not in settings.stages
+    assert settings.thresholding.stage == "tile"
+    assert settings.metrics.image == ("AUROC",)
+    assert settings.metrics.pixel == ()
+
+
+def test_an_unknown_setting(changed: Change) -> None:
+    with pytest.raises(ConfigurationError, match=r"no setting 'tilling'. Did you mean 'tiling'\? Allowed: cache,"):
+        changed("tilling", {})
+
+
+def test_a_missing_setting(configuration: dict[str, object]) -> None:
+    del configuration["model"], configuration["data"]
+    with pytest.raises(ConfigurationError, match="The configuration lacks data, model"):
+        Settings.from_mapping(configuration)
+
+
+@pytest.mark.parametrize(
+    ("cache", "folder"),
+    [(None, None), ({"directory": None}, Path("results/cache")), ({"directory": "/fast"}, Path("/fast"))],
+)
+def test_where_the_cache_is(changed: Change, cache: object, folder: Path | None) -> None:
+    assert changed("cache", cache).cache_directory == folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed_everything", 8),
+        ("tiling.stride", 3),
+        ("model.init_args", {"layers": ["layer2"]}),
+        ("data.class_path", "anomalib.data.MVTecAD"),
+        ("trainer.max_epochs", 2),
+    ],
+)
+def test_the_training_hash_changes_with_what_decides_training(
+    configuration: dict[str, object], changed: Change, key: str, value: object
+) -> None:
+    before = Settings.from_mapping(configuration).training_hash
+    assert changed(key, value).training_hash != before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("default_root_dir", "elsewhere"),
+        ("merging", {"class_path": "anomalib_tiled.stages.merging.Mean"}),
+        ("normalization.stage", "tile"),
+        ("thresholding.stage", "image"),
+        ("metrics.image", ["AUPR"]),
+        ("workers.init_args", {"processes": 2}),
+        ("cache", None),
+        ("visualize", False),
+    ],
+)
+def test_the_training_hash_does_not_change_with_anything_else(
+    configuration: dict[str, object], changed: Change, key: str, value: object
+) -> None:
+    before = Settings.from_mapping(configuration).training_hash
+    assert changed(key, value).training_hash == before
+
+
+@pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
+def test_sensitivities_decide_but_nothing_is_learned_from_them(
+    configuration: dict[str, object], changed: Change, name: str
+) -> None:
+    before = Settings.from_mapping(configuration)
+    after = changed(f"thresholding.{name}", 0.3)
+    assert (getattr(before.thresholding, name), getattr(after.thresholding, name)) == (0.5, 0.3)
+    assert after.calibration_hash == before.calibration_hash
+    assert Settings.from_mapping(yaml.safe_load(after.to_yaml())) == after
+
+
+@pytest.mark.parametrize("key", ["thresholding.stage", "normalization.stage", "seam_smoothing", "tiling.stride"])
+def test_the_calibration_hash_changes_with_what_decides_what_is_learned(
+    configuration: dict[str, object], changed: Change, key: str
+) -> None:
+    value = {"seam_smoothing": {"class_path": "anomalib_tiled.stages.seams.GaussianSeams"}, "tiling.stride": 2}
+    before = Settings.from_mapping(configuration).calibration_hash
+    assert changed(key, value.get(key, "none")).calibration_hash != before
+
+
+def test_a_class_is_built_with_its_arguments() -> None:
+    merger = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": 0.5}).build(Merger)
+    assert isinstance(merger, Gaussian)
+    assert merger.sigma == 0.5
+
+
+def test_nested_classes_are_built_as_the_types_say() -> None:
+    inner = {"class_path": "anomalib_tiled.stages.scoring.TopK", "init_args": {"k": 5}}
+    chain = ClassSpec(f"{__name__}.Chain", {"inner": inner, "size": [3, 4], "names": ["a"]}).build(Scorer)
+    assert isinstance(chain.inner, TopK)
+    assert chain.inner.k == 5
+    assert chain.size == (3, 4)
+    assert chain.names == ("a",)
+
+
+def test_a_class_may_be_made_by_another_callable() -> None:
+    marked, asked = Max(), []
+
+    def make(scorer_class: type[Scorer], **arguments: object) -> Scorer:
+        asked.append((scorer_class, arguments))
+        return marked
+
+    assert ClassSpec("anomalib_tiled.stages.scoring.TopK", {"k": 5}).build(Scorer, make) is marked
+    assert asked == [(TopK, {"k": 5})]
+
+
+def test_a_class_that_refuses_its_values() -> None:
+    spec = ClassSpec("anomalib_tiled.stages.scoring.TopK", {"k": 0})
+    message = f"{spec.class_path} cannot be made with {{'k': 0}}: TopK scoring needs k of at least 1, got 0."
+    with pytest.raises(ConfigurationError) as raised:
+        spec.build(Scorer)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("scoring.TopK", {"q": 1}, "Option 'q' is not accepted"),
+        ("scoring.TopK", {"k": "x"}, "Expected a <class 'int'>. Got value: x"),
+        ("scoring.Nope", {}, "has no attribute 'Nope'"),
+        ("merging.Mean", {}, "does not correspond to a subclass of Scorer"),
+    ],
+)
+def test_a_class_or_argument_that_is_not_there(name: str, arguments: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^anomalib_tiled.stages.{name} cannot be made with .*: ") as raised:
+        ClassSpec(f"anomalib_tiled.stages.{name}", arguments).build(Scorer)
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(("value", "size"), [(4, Size(4, 4)), ([3, 4], Size(3, 4)), ((3, 4), Size(3, 4))])
+def test_sizes(value: int | list[int], size: Size) -> None:
+    assert as_size(value) == size

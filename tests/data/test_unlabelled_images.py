@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import RandomInvert
+
+from anomalib_tiled.data import unlabelled_images as new_images
+from anomalib_tiled.data.image_sizes import TrainedOn
+from anomalib_tiled.data.unlabelled_images import NewImages
+from anomalib_tiled.errors import OutOfMemoryError, TiledError
+from anomalib_tiled.grid import Size, TileGrid
+
+GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def images(
+    said: list[str],
+    usual: Size = GRID.image_size,
+    augmentations: torch.nn.Module | None = None,
+    batch_size: int = 2,
+) -> NewImages:
+    return NewImages(
+        GRID, batch_size, augmentations=augmentations, trained_on=TrainedOn(GRID.image_size, usual), report=said.append
+    )
+
+
+def paint(path: Path, *sizes: tuple[int, int]) -> list[Path]:
+    paths = [path / f"{number}.png" for number in range(len(sizes))]
+    for each, (height, width) in zip(paths, sizes, strict=True):
+        Image.new("RGB", (width, height), (51, 51, 51)).save(each)
+    return paths
+
+
+def fail(path: Path, error: TiledError) -> None:
+    message = f"{path}: {error}"
+    raise AssertionError(message)
+
+
+def test_images_come_in_batches_with_the_sizes_of_their_files(said: list[str], tmp_path: Path) -> None:
+    paths = paint(tmp_path, (8, 12), (16, 24), (8, 12))
+    batches = list(images(said).batches(paths, fail))
+    assert [batch.sizes for batch in batches] == [(Size(8, 12), Size(16, 24)), (Size(8, 12),)]
+    assert [tuple(batch.images.image.shape) for batch in batches] == [(2, 3, 8, 12), (1, 3, 8, 12)]
+    assert [path for batch in batches for path in batch.images.image_path] == [str(path) for path in paths]
+    assert batches[0].images.image.unique().tolist() == [pytest.approx(0.2)]
+    assert batches[0].images.gt_label is None
+    assert said == []
+
+
+def test_what_cannot_be_read_is_told_and_passed_over(said: list[str], tmp_path: Path) -> None:
+    paths = paint(tmp_path, *[(8, 12)] * 5)
+    paths[0].write_bytes(b"no image")
+    paths[3].write_bytes(paths[3].read_bytes()[:-20])
+    paths[4].unlink()
+    failures: list[tuple[Path, str]] = []
+    batches = list(images(said).batches(paths, lambda path, error: failures.append((path, str(error)))))
+    assert [path for batch in batches for path in batch.images.image_path] == [str(paths[1]), str(paths[2])]
+    assert [path for path, _ in failures] == [paths[0], paths[3], paths[4]]
+    for (_, error), expected in zip(failures, ("is no image", "is damaged", "is missing"), strict=True):
+        assert expected in error
+
+
+def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, look = paint(tmp_path, (8, 12), (8, 12), (8, 12)), new_images.lost_bits
+
+    def gone(path: Path) -> str | None:
+        if path == paths[1]:
+            path.unlink()
+        return look(path)
+
+    monkeypatch.setattr(new_images, "lost_bits", gone)
+    failures: list[tuple[Path, str]] = []
+    (batch,) = images(said).batches(paths, lambda path, error: failures.append((path, str(error))))
+    assert batch.images.image_path == [str(paths[0]), str(paths[2])]
+    assert failures == [(paths[1], f"{paths[1]} is missing. Put it back, or leave it out.")]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_image_for_which_there_is_too_little_memory_is_tried_by_itself(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    paths, look, given = paint(tmp_path, *[(8, 12)] * 4), new_images.lost_bits, []
+
+    def large(path: Path) -> str | None:
+        if path == paths[2] and (again or not given):
+            raise MemoryError
+        return look(path)
+
+    monkeypatch.setattr(new_images, "lost_bits", large)
+    failures: list[tuple[Path, TiledError]] = []
+    for batch in images(said, batch_size=3).batches(paths, lambda *failure: failures.append(failure)):
+        given += [*map(Path, batch.images.image_path)]
+        assert len(given) >= 2, "those before it are out of its way"
+    assert given == [path for path in paths if not again or path != paths[2]]
+    assert [path for path, _ in failures] == paths[2:3] * again
+    for _, error in failures:
+        assert isinstance(error, OutOfMemoryError)
+        assert error.__traceback__ is error.__context__ is None, "it would hold on to what was read"
+        assert str(error).endswith("Make the image smaller, or predict it on a machine with more.")
+
+
+def test_nothing_is_read_before_it_is_asked_for(said: list[str], tmp_path: Path) -> None:
+    batches = images(said).batches(iter([*paint(tmp_path, (8, 12), (8, 12)), tmp_path / "gone.png"]), fail)
+    assert len(next(batches).sizes) == 2
+    with pytest.raises(AssertionError, match="gone"):
+        next(batches)
+
+
+def test_images_are_changed_as_test_images_are(said: list[str], tmp_path: Path) -> None:
+    (batch,) = images(said, augmentations=RandomInvert(p=1)).batches(paint(tmp_path, (8, 12)), fail)
+    assert batch.images.image.unique().tolist() == [pytest.approx(0.8)]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (8, 11), (16, 30), (8, 8)])
+def test_another_shape_is_told_once(said: list[str], tmp_path: Path, size: tuple[int, int]) -> None:
+    list(images(said).batches(paint(tmp_path, (8, 12), size, size), fail))
+    assert len(said) == 1
+    assert (
+        f"1.png has {Size(*size)} pixels (height x width), but the tiles were trained on images of 8 x 12." in said[0]
+    )
+
+
+@pytest.mark.parametrize("size", [(30, 30), (120, 120), (8, 12)])
+@pytest.mark.parametrize("odd", [(6, 6), (80, 120)])
+def test_what_is_larger_or_as_the_images_that_were_trained_on_is_not_told(
+    said: list[str], tmp_path: Path, size: tuple[int, int], odd: tuple[int, int]
+) -> None:
+    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, size), fail))
+    assert said == []
+    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, odd), fail))
+    assert "images of 8 x 12 (made of 30 x 30)" in said[0]

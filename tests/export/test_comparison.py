@@ -1,0 +1,73 @@
+"""Rounding is forgiven, anything else is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
+from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.export.comparison import differences
+
+Make = Callable[..., TiledEnsemble]
+
+
+def arrays(ensemble: TiledEnsemble, images: torch.Tensor) -> dict[str, np.ndarray]:
+    return {name: values.numpy().copy() for name, values in ensemble(images)._asdict().items() if values is not None}
+
+
+def test_the_ensemble_equals_itself(make_ensemble: Make, images: torch.Tensor) -> None:
+    ensemble = make_ensemble()
+    assert differences(ensemble, images, arrays(ensemble, images)) == (0.0, [])
+
+
+@pytest.mark.parametrize("name", ["pred_score", "anomaly_map"])
+@pytest.mark.parametrize(("by", "wrong"), [(5e-5, False), (5e-4, True), (float("nan"), True)])
+def test_scores_may_differ_by_rounding_only(
+    make_ensemble: Make, images: torch.Tensor, name: str, by: float, *, wrong: bool
+) -> None:
+    ensemble = make_ensemble()
+    found = arrays(ensemble, images)
+    found[name].flat[0] += by
+    assert [each.name for each in differences(ensemble, images, found)[1]] == [name] * wrong
+
+
+@pytest.mark.parametrize("place", ["image", "tile"])
+@pytest.mark.parametrize("name", ["pred_label", "pred_mask"])
+def test_a_decision_that_is_turned_round_is_found(
+    make_ensemble: Make, images: torch.Tensor, name: str, place: str
+) -> None:
+    ensemble = make_ensemble(normalize_at=place, threshold_at=place)
+    found = arrays(ensemble, images)
+    found[name].flat[0] = ~found[name].flat[0]
+    assert [(each.name, each.size) for each in differences(ensemble, images, found)[1]] == [(name, 1.0)]
+
+
+def test_a_decision_on_its_threshold_may_fall_on_either_side(make_ensemble: Make, images: torch.Tensor) -> None:
+    ensemble = make_ensemble()
+    highest = float(ensemble.predict_raw(images).scores.max())
+    learned = Learned(highest, {"minimum": 0.0, "maximum": 20.0, "threshold": highest})
+    ensemble.calibration = replace(Calibration(), image=Level(learned, learned))
+    found = arrays(ensemble, images)
+    assert not found["pred_label"].any(), "what equals the threshold is normal"
+    found["pred_label"][ensemble.predict_raw(images).scores.argmax()] = True
+    assert differences(ensemble, images, found)[1] == []
+
+
+def test_an_output_too_few_is_found(make_ensemble: Make, images: torch.Tensor) -> None:
+    ensemble = make_ensemble()
+    found = arrays(ensemble, images)
+    del found["pred_mask"]
+    assert [each.name for each in differences(ensemble, images, found)[1]] == ["pred_mask"]
+
+
+@pytest.mark.parametrize("name", ["pred_label", "pred_mask"])
+def test_decisions_of_another_shape_are_found(make_ensemble: Make, images: torch.Tensor, name: str) -> None:
+    ensemble = make_ensemble()
+    found = arrays(ensemble, images)
+    found[name] = found[name][..., :-1]
+    assert [(each.name, each.size) for each in differences(ensemble, images, found)[1]] == [(name, np.inf)]

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import anomalib.metrics
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch
+
+from anomalib_tiled.config.settings import MetricSettings
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
+
+IMAGE = ("AUROC", "AUPR", "F1Max", "F1Score")
+PIXEL = (*IMAGE, "AUPRO")
+SCORES = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
+DECISIONS = {"image": ("pred_label", "gt_label"), "pixel": ("pred_mask", "gt_mask")}
+FBETA = "torchmetrics.classification.BinaryFBetaScore"
+
+
+def batches(count: int = 3, *, masks: bool = True) -> list[ImageBatch]:
+    """Predictions of two images each, the second one with two defects; scores in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for _ in range(count):
+        mask = torch.zeros(2, 24, 24, dtype=torch.bool)
+        mask[1, 3:9, 4:12] = mask[1, 18:20, 15:17] = True
+        maps = (0.6 * torch.rand(2, 24, 24, generator=generator) + 0.4 * mask).clamp(0, 1)
+        scores = maps.amax(dim=(1, 2)) - 0.1 * torch.rand(2, generator=generator)
+        result.append(
+            ImageBatch(
+                image=torch.zeros(2, 3, 24, 24),
+                gt_label=torch.tensor([0, 1]),
+                gt_mask=mask if masks else None,
+                pred_score=scores,
+                anomaly_map=maps,
+                pred_label=scores > 0.5,
+                pred_mask=maps > 0.5,
+            )
+        )
+    return result
+
+
+def measured(settings: MetricSettings, stream: list[ImageBatch]) -> dict[str, float | None]:
+    measurements = Measurements(settings)
+    for batch in stream:
+        measurements.update(batch)
+    return measurements.compute()
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [*(("image", name) for name in IMAGE), *(("pixel", name) for name in PIXEL)]
+)
+def test_metrics_are_those_of_anomalib(level: str, name: str) -> None:
+    fields = DECISIONS[level] if name == "F1Score" else SCORES[level]
+    theirs = getattr(anomalib.metrics, name)(fields=fields)
+    for batch in batches():
+        theirs.update(batch)
+    ours = measured(MetricSettings(**{"image": (), "pixel": (), level: (name,)}), batches())
+    tolerance = 1e-6 if level == "image" or name == "F1Score" else 1e-3
+    assert ours == {f"{level}_{name}": pytest.approx(float(theirs.compute()), abs=tolerance)}
+
+
+def test_names_come_in_the_order_of_the_settings() -> None:
+    results = measured(MetricSettings(("F1Score", "AUROC"), ("AUPRO", "AUROC")), batches())
+    assert list(results) == ["image_F1Score", "image_AUROC", "pixel_AUPRO", "pixel_AUROC"]
+
+
+def test_without_masks_pixel_metrics_are_left_out() -> None:
+    assert list(measured(MetricSettings(IMAGE, PIXEL), batches(masks=False))) == [f"image_{name}" for name in IMAGE]
+
+
+def test_a_model_without_maps_has_no_pixel_metrics() -> None:
+    stream = batches()
+    for batch in stream:
+        batch.pred_mask = None  # what stands in its maps then is for pictures only
+    assert list(measured(MetricSettings(("AUROC",), PIXEL), stream)) == ["image_AUROC"]
+
+
+def test_images_of_unknown_label_are_passed_over() -> None:
+    stream = batches(masks=False)
+    expected = measured(MetricSettings(), stream[:2])
+    stream[2].gt_label = None
+    assert measured(MetricSettings(), stream) == expected
+
+
+def test_nothing_is_measured_of_nothing() -> None:
+    assert Measurements(MetricSettings()).compute() == {}
+
+
+def test_normal_images_only() -> None:
+    stream = batches(1)
+    stream[0].gt_label[:] = 0
+    stream[0].gt_mask[:] = False
+    results = measured(MetricSettings(IMAGE, PIXEL), stream)
+    assert results == dict.fromkeys([f"image_{name}" for name in IMAGE] + [f"pixel_{name}" for name in PIXEL])
+
+
+@pytest.mark.parametrize("level", ["image", "pixel"])
+def test_a_metric_by_its_dotted_path(level: str) -> None:
+    settings = MetricSettings(**{"image": (), "pixel": (), level: ("torchmetrics.classification.BinaryAccuracy",)})
+    decided, truth = ("pred_label", "gt_label") if level == "image" else ("pred_mask", "gt_mask")
+    right = torch.cat([getattr(batch, decided) == getattr(batch, truth).bool() for batch in batches()])
+    assert measured(settings, batches()) == {f"{level}_BinaryAccuracy": pytest.approx(float(right.float().mean()))}
+
+
+def test_a_metric_of_anomalib_that_is_not_computed_from_counts() -> None:
+    theirs = anomalib.metrics.PRO(fields=SCORES["pixel"])
+    for batch in batches():
+        theirs.update(batch)
+    results = measured(MetricSettings((), ("PRO",)), batches())
+    assert results == {"pixel_PRO": pytest.approx(float(theirs.compute()))}
+
+
+def test_a_metric_of_torchmetrics_takes_scores() -> None:
+    results = measured(MetricSettings(("AUROC", "torchmetrics.classification.BinaryAUROC"), ()), batches())
+    assert results["image_BinaryAUROC"] == pytest.approx(results["image_AUROC"])
+
+
+def test_metrics_of_one_class_have_names_of_their_own() -> None:
+    given = [{"class_path": FBETA, "name": f"F{beta}", "init_args": {"beta": beta}} for beta in (1.0, 2.0)]
+    results = measured(MetricSettings(tuple(given), ("F1Score", {"class_path": "F1Score", "name": "again"})), batches())
+    assert list(results) == ["image_F1.0", "image_F2.0", "pixel_F1Score", "pixel_again"]
+    assert results["image_F1.0"] != results["image_F2.0"]
+    assert results["pixel_F1Score"] == results["pixel_again"]
+
+
+@pytest.mark.parametrize(("name", "argument"), [("AUPRO", {"fpr_limit": 0.05}), ("F1Score", {"threshold": 0.7})])
+def test_arguments_of_a_counted_metric_are_not_ignored(name: str, argument: dict[str, float]) -> None:
+    theirs = getattr(anomalib.metrics, name)(fields=SCORES["pixel"], **argument)
+    for batch in batches():
+        theirs.update(batch)
+    settings = MetricSettings((), (name, {"class_path": name, "init_args": argument, "name": "other"}))
+    results = measured(settings, batches())
+    assert results["pixel_other"] == pytest.approx(float(theirs.compute()))
+    assert results["pixel_other"] != pytest.approx(results[f"pixel_{name}"], abs=1e-2)
+
+
+def test_the_scale_of_the_scores_comes_from_the_normalization() -> None:
+    metrics = MetricSettings(("BinaryCalibrationError",), ())
+    for stage in ("tile", "image"):
+        Measurements.of(SimpleNamespace(metrics=metrics, normalization=SimpleNamespace(stage=stage)))
+    with pytest.raises(ConfigurationError, match="scores keep the scale of the model"):
+        Measurements.of(SimpleNamespace(metrics=metrics, normalization=SimpleNamespace(stage="none")))
+
+
+def test_several_numbers_are_a_list_in_json_and_several_values_in_the_log() -> None:
+    logged: dict[str, float] = {}
+    settings = MetricSettings(("BinaryConfusionMatrix",), ())
+    assert json.dumps(measured(settings, batches())) == '{"image_BinaryConfusionMatrix": [[0, 3], [0, 3]]}'
+    evaluator = StreamingEvaluator(partial(Measurements, settings))
+    evaluator.on_test_batch_end(None, None, None, batches()[0], 0)
+    evaluator.on_test_epoch_end(None, SimpleNamespace(log=logged.__setitem__))
+    assert logged == {f"image_BinaryConfusionMatrix_{row}_{column}": column for row in (0, 1) for column in (0, 1)}
+
+
+@pytest.mark.parametrize("name", ["AUROK", "torchmetrics.Nope", "no.such.Metric", "torch.nn.Linear"])
+def test_a_metric_that_is_not_there(name: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"There is no metric '{name}'.* Or give .* the dotted class path of any"
+    ) as raised:
+        Measurements(MetricSettings((name,)))
+    assert "Allowed: AUPR, AUROC, F1Max, F1Score." in str(raised.value)
+
+
+def test_the_nearest_metric_is_suggested() -> None:
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'AUPRO'\?"):
+        Measurements(MetricSettings((), ("AUPRRO",)))
+
+
+def test_the_evaluator_logs_as_anomalib_does_and_begins_anew() -> None:
+    logged: dict[str, float] = {}
+    module = SimpleNamespace(log=logged.__setitem__)
+    evaluator = StreamingEvaluator(partial(Measurements, MetricSettings(("AUROC", "AUPR"), ())))
+    turned = batches(2)
+    for batch in turned:
+        batch.pred_score = batch.pred_score.flip(0)
+    for stream in (batches(2), turned):
+        evaluator.on_test_epoch_start(None, module)
+        for number, batch in enumerate(stream):
+            evaluator.on_test_batch_end(None, module, None, batch, number)
+        evaluator.on_test_epoch_end(None, module)
+        assert logged == measured(MetricSettings(("AUROC", "AUPR"), ()), stream)
+
+
+def test_the_evaluator_logs_what_is_not_defined_as_nan() -> None:
+    logged: dict[str, float] = {}
+    evaluator = StreamingEvaluator(partial(Measurements, MetricSettings(("AUROC",), ())))
+    stream = batches(1)
+    stream[0].gt_label[:] = 0
+    evaluator.on_test_batch_end(None, None, None, stream[0], 0)
+    evaluator.on_test_epoch_end(None, SimpleNamespace(log=logged.__setitem__))
+    assert math.isnan(logged["image_AUROC"])
+
+
+UNINSPECTED = np.zeros((24, 24), dtype=bool)
+UNINSPECTED[:, :6] = True
+"""Half of the first defect of `batches` lies there, and none of the second."""
+
+
+def cropped(batch: ImageBatch) -> ImageBatch:
+    """Give a batch of images that end where nothing is inspected."""
+    maps, masks = batch.anomaly_map[..., 6:], batch.gt_mask[..., 6:]
+    fields = {"gt_label": batch.gt_label, "pred_score": batch.pred_score, "pred_label": batch.pred_label}
+    return ImageBatch(image=torch.zeros(2, 3, 24, 18), gt_mask=masks, anomaly_map=maps, pred_mask=maps > 0.5, **fields)
+
+
+def test_pixels_that_no_model_sees_are_left_out_of_what_is_counted() -> None:
+    settings = MetricSettings(image=IMAGE, pixel=PIXEL)
+    measurements = Measurements(settings, uninspected=UNINSPECTED)
+    for batch in batches():
+        batch.pred_mask &= ~torch.from_numpy(UNINSPECTED)
+        measurements.update(batch)
+    assert measurements.compute() == measured(settings, [cropped(batch) for batch in batches()])
+
+
+def test_to_other_metrics_they_are_normal() -> None:
+    settings = MetricSettings(image=(), pixel=("torchmetrics.classification.BinaryRecall",))
+    measurements = Measurements(settings, uninspected=UNINSPECTED)
+    for batch in batches():
+        batch.pred_mask = batch.gt_mask & ~torch.from_numpy(UNINSPECTED)
+        batch.anomaly_map = batch.pred_mask.float()
+        measurements.update(batch)
+    assert measurements.compute() == {"pixel_BinaryRecall": 1}

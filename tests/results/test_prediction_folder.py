@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.coco import write_coco
+from anomalib_tiled.results.prediction_folder import Predicted, PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
+from anomalib_tiled.results.regions import Region
+
+
+def image(name: str, *regions: Region) -> PredictedImage:
+    return PredictedImage(f"/data/{name}", Size(6, 9), 0.625, 12.5, int(bool(regions)), regions)
+
+
+ONE = Region((8, 5, 1, 1), 1, (8.0, 5.0), (8, 5), 0.875, 0.875, (53, 1, 0))
+TWO = Region((2, 1, 3, 2), 6, (3.0, 1.5), (4, 2), 0.75, 0.5, (13, 2, 4, 2, 4, 2, 27))
+IMAGES = [image("ä.png", ONE, TWO), replace(image("b,c.png"), any_pixel=True), image("d.png", TWO)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PredictionFolder:
+    predictions = PredictionFolder(tmp_path)
+    predictions.begin(PredictionSettings(coco=True), common="/data")
+    predictions.append(IMAGES[:2])
+    predictions.append(IMAGES[2:])
+    return predictions
+
+
+def table(folder: PredictionFolder) -> list[list[str]]:
+    with folder.rows_file.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_predictions_are_read_as_they_were_written(folder: PredictionFolder) -> None:
+    assert list(folder.predicted()) == IMAGES
+
+
+def test_a_line_says_how_label_and_pixels_contradict_each_other(folder: PredictionFolder) -> None:
+    lines = [json.loads(line) for line in folder.lines_file.read_text(encoding="utf-8").splitlines()]
+    assert [line["contradiction"] for line in lines] == ["", "normal, but with anomalous pixels", ""]
+
+
+def test_a_line_of_an_earlier_version_is_read(folder: PredictionFolder) -> None:
+    content = json.loads(IMAGES[0].to_line())
+    del content["contradiction"], content["any_pixel"]
+    folder.lines_file.write_text(json.dumps(content) + "\n")
+    assert list(folder.predicted()) == IMAGES[:1]
+
+
+def test_every_prediction_is_on_the_disk_at_once(folder: PredictionFolder) -> None:
+    before = folder.lines_file.read_bytes()
+    folder.append(IMAGES[:1])
+    assert folder.lines_file.read_bytes().startswith(before)
+    assert len(folder.lines_file.read_text().splitlines()) == 4
+
+
+def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
+    folder.mend()
+    heading, *rows = table(folder)
+    assert heading == list(COLUMNS)
+    assert rows == [
+        ["/data/ä.png", "0.625", "1", "2", "7", "8", "5", "1", "1", "0.875", ""],
+        ["/data/b,c.png", "0.625", "0", "0", "0", "", "", "", "", "", "normal, but with anomalous pixels"],
+        ["/data/d.png", "0.625", "1", "1", "6", "2", "1", "3", "2", "0.75", ""],
+    ]
+    folder.append(IMAGES[:1])
+    assert table(folder)[-1] == rows[0]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 100])
+def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
+    folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
+    assert folder.mend() == {"/data/ä.png": 1, "/data/b,c.png": 0}
+    assert list(folder.predicted()) == IMAGES[:2]
+    assert len(table(folder)) == 3
+    folder.append(IMAGES[2:])
+    assert list(folder.predicted()) == IMAGES
+
+
+def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path / "new")
+    assert folder.mend() == {}
+    assert list(folder.predicted()) == []
+    assert table(folder) == [list(COLUMNS)]
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "null", "text", '{"image_path": "a"}', '{"regions": 5, "image_size": [1]}']
+)
+def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
+    lines = folder.lines_file.read_text().splitlines()
+    folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
+    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was altered \(.*\)\. Choose another"):
+        folder.mend()
+
+
+def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
+    def fails() -> list[PredictedImage]:
+        message = "out of luck"
+        raise RuntimeError(message)
+        yield IMAGES[0]
+
+    with pytest.raises(RuntimeError):
+        folder.replace(fails())
+    assert list(folder.predicted()) == IMAGES
+    folder.replace(reversed(IMAGES))
+    assert list(folder.predicted()) == IMAGES[::-1]
+    assert [row[0] for row in table(folder)[1:]] == [each.image_path for each in IMAGES[::-1]]
+
+
+def test_other_settings_are_refused(folder: PredictionFolder) -> None:
+    folder.check_same(coco=True, maps=None, common="/data")
+    with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Ask for the same"):
+        folder.check_same(coco=False)
+
+
+DAMAGED = {
+    "cut": ('{"common": "/data", ', r"cannot be read \(Expecting property name"),
+    "empty": ("", r"cannot be read \(Expecting value"),
+    "no text": (b"\xff\x00", r"cannot be read \('utf-8' codec"),
+    "no object": ("[1]", r"cannot be read \(it holds no JSON object\)"),
+    "not all": (
+        '{"common": "/data", "masks": true}',
+        "lacks coco, maps, min_area, overlays, pixel_threshold, threshold",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
+    folder: PredictionFolder, content: str | bytes, reason: str
+) -> None:
+    folder.settings_file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = (
+        rf"prediction\.json must say what the predictions beside it were made with, but {reason}.*\. Restore it, or"
+    )
+    with pytest.raises(RunFolderError, match=message):
+        folder.facts()
+
+
+def test_predictions_that_must_not_be_read(
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    folder = PredictionFolder(shared_folder / "inner")
+    folder.begin(PredictionSettings(), common="/data")
+    for path in (folder.path, folder.settings_file):
+        with forbidden(path), pytest.raises(RunFolderError, match=r"prediction\.json .*cannot be read.*ermission"):
+            folder.facts()
+
+
+def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
+    before = folder.facts()
+    folder.note_maps(has_maps=False)
+    assert folder.facts() == {**before, "has_maps": False}
+
+
+def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> None:
+    folder.note_maps(has_maps=True)
+    before, new = folder.facts(), PredictionSettings(threshold="0.5", coco=True)
+    with pytest.raises(KeyboardInterrupt), folder.deciding(new, {"threshold": "0.5"}):
+        raise KeyboardInterrupt
+    assert folder.facts() == {**before, "deciding": {"threshold": "0.5"}}
+    for given in ((), ("pixel_threshold",)):
+        with pytest.raises(ConfigurationError, match=r"was interrupted, .* no --data, and --threshold 0\.5\.$"):
+            folder.check_decided(given)
+    folder.check_decided(["threshold", "pixel_threshold"])  # replaces all that was being replaced
+    with folder.deciding(new, {"threshold": "0.5"}):
+        pass
+    assert folder.facts() == {**before, "threshold": "0.5"}
+    folder.check_decided()
+
+
+def failures(folder: PredictionFolder) -> list[list[str]]:
+    with folder.failures_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def test_failures_are_listed_and_forgotten(folder: PredictionFolder) -> None:
+    folder.append_failure(Path("a.png"), "is damaged, badly")
+    folder.append_failure(Path("b.png"), 'is "gone"')
+    assert failures(folder) == [["image_path", "error"], ["a.png", "is damaged, badly"], ["b.png", 'is "gone"']]
+    folder.forget_failures({"a.png", "b.png"})
+    folder.forget_failures({"a.png"})
+    assert not folder.failures_file.exists()
+
+
+def test_failures_of_images_that_are_not_tried_again_stay(folder: PredictionFolder) -> None:
+    other = os.fsdecode(b"St\xfcck, 2\n.png")
+    for name in ("a.png", other, "c.png"):
+        folder.append_failure(Path(name), "is damaged")
+    folder.failures_file.write_bytes(folder.failures_file.read_bytes() + b"cut off")
+    folder.forget_failures({"a.png", "c.png", "d.png"})
+    assert failures(folder) == [["image_path", "error"], [other, "is damaged"]]
+    folder.append_failure(Path("a.png"), "is gone")
+    assert failures(folder)[1:] == [[other, "is damaged"], ["a.png", "is gone"]]
+
+
+def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:
+    write_coco(folder)
+    coco = json.loads(folder.coco_file.read_text())
+    assert [(each["id"], each["file_name"]) for each in coco["images"]] == [
+        (1, "/data/ä.png"),
+        (2, "/data/b,c.png"),
+        (3, "/data/d.png"),
+    ]
+    assert [(each["id"], each["image_id"], each["bbox"]) for each in coco["annotations"]] == [
+        (1, 1, [8, 5, 1, 1]),
+        (2, 1, [2, 1, 3, 2]),
+        (3, 3, [2, 1, 3, 2]),
+    ]
+    first = coco["annotations"][0]
+    assert first["segmentation"] == {"size": [6, 9], "counts": [53, 1, 0]}
+    assert (first["area"], first["iscrowd"], first["score"], first["category_id"]) == (1, 0, 0.875, 1)
+    assert [each["id"] for each in coco["categories"]] == [1]
+
+
+def test_no_predictions_are_coco_too(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path)
+    write_coco(folder)
+    content = json.loads(folder.coco_file.read_text())
+    assert (content["images"], content["annotations"]) == ([], [])
+
+
+def test_a_prediction_is_told_in_a_line() -> None:
+    assert str(Predicted(6, 2, 3, 1, 2.0)) == (
+        "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 failed: 3 of 8 are anomalous."
+    )
+    assert str(Predicted(1, 0, 0, 0, 0.0, "One of them.")).endswith("0 of 1 are anomalous. One of them.")
+    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
+
+
+def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
+    name, folder = os.fsdecode(b"/data/St\xfcck.png"), PredictionFolder(tmp_path)
+    folder.begin(PredictionSettings(coco=True), common="/data")
+    folder.append([replace(image("ä.png", ONE), image_path=name)])
+    folder.append_failure(Path(name), f"{name} is damaged")
+    assert [each.image_path for each in folder.predicted()] == [name]
+    assert list(folder.mend()) == [name]
+    folder.replace(list(folder.predicted()))
+    for path in (folder.rows_file, folder.failures_file):
+        assert os.fsencode(name) in path.read_bytes()
+    write_coco(folder)
+    assert json.loads(folder.coco_file.read_text())["images"][0]["file_name"] == name

@@ -1,0 +1,155 @@
+"""Predicting batches for which there may be too little memory; no models, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+
+from anomalib_tiled.data.unlabelled_images import SourceBatch
+from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.predictor import Prediction
+
+
+class Ensemble:
+    """Gives the brightness of images; how many it is asked for together is noted."""
+
+    def __init__(self, fail: Callable[[int], None]) -> None:
+        self.asked: list[int] = []
+        self.fail = fail
+
+    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
+        self.asked.append(len(images))
+        self.fail(len(images))
+        if on_tile is not None:
+            on_tile(None, None)
+        maps = images.mean(dim=1, keepdim=True)
+        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
+
+    def decide(self, raw: RawPrediction) -> InferenceBatch:
+        return InferenceBatch(
+            pred_score=raw.scores, anomaly_map=raw.maps, pred_label=raw.scores > 0.5, pred_mask=raw.maps > 0.5
+        )
+
+
+class Written:
+    """Stands in for the recording."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.failures: list[str] = []
+        self.settings = SimpleNamespace(coco=False)
+        self.folder = SimpleNamespace(
+            mend=dict,
+            forget_failures=lambda _: None,
+            append_failure=lambda path, _: self.failures.append(str(path)),
+            note_maps=lambda **_: None,
+        )
+
+    def write(self, images: ImageBatch, *_: object) -> list[SimpleNamespace]:
+        self.names += images.image_path
+        return [SimpleNamespace(image_path=path, pred_label=0, contradiction="") for path in images.image_path]
+
+
+def too_large_together(number: int) -> None:
+    if number > 1:
+        torch.empty(2**60)
+
+
+def prediction(fail: Callable[[int], None]) -> tuple[Prediction, Ensemble, Written, list[str]]:
+    ensemble, written, said = Ensemble(fail), Written(), []
+    thresholds = SimpleNamespace(decide=lambda _, decided: decided)
+    return Prediction(ensemble, thresholds, recording=written, images=[], report=said.append), ensemble, written, said
+
+
+def batch(*names: str) -> SourceBatch:
+    images = torch.rand(len(names), 3, 4, 6, generator=torch.Generator().manual_seed(len(names)))
+    return SourceBatch(ImageBatch(image=images, image_path=list(names)), (Size(4, 6),) * len(names))
+
+
+def test_each_tile_of_a_batch_is_heard_of_before_its_images_are_written() -> None:
+    predicting, _, written, _ = prediction(lambda _: None)
+    heard: list[int] = []
+    list(predicting.predict(batch(*"abc"), lambda *_: heard.append(len(written.names))))
+    assert heard == [0]
+    assert written.names == [*"abc"]
+
+
+def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:
+    predicting, ensemble, written, said = prediction(too_large_together)
+    items = [item for names in ("abc", "de") for item in predicting.predict(batch(*names))]
+    assert written.names == [item.image_path for item in items] == [*"abcde"]
+    assert ensemble.asked == [3, 1, 1, 1, 1, 1], "batches are tried once"
+    (note,) = said
+    assert note.startswith("Note: The memory of the machine ran out (")
+    assert note.endswith("Images are predicted one by one from here on.")
+    assert len(items) == predicting.tried == 5
+    torch.testing.assert_close(items[1].pred_score, batch(*"abc").images.image[1].mean(dim=0).max())
+
+
+def too_large(*calls: int) -> Callable[[int], None]:
+    """Have too little memory when the ensemble is asked these times, counted from 0."""
+    numbers = iter(range(100))
+
+    def fail(_: int) -> None:
+        if next(numbers) in calls:
+            torch.empty(2**60)
+
+    return fail
+
+
+def test_an_image_that_is_too_large_by_itself_is_passed_over() -> None:
+    predicting, ensemble, written, said = prediction(too_large(0, 2, 5))
+    items = [item for names in ("abc", "d", "e") for item in predicting.predict(batch(*names))]
+    assert [item.image_path for item in items] == written.names == [*"acd"]
+    assert written.failures == [*"be"], "another one was predicted between them"
+    assert ensemble.asked == [3, 1, 1, 1, 1, 1]
+    assert said[1].startswith("skipped: b is left out. The memory of the machine ran out (")
+    assert predicting.tried == 5
+    assert str(predicting.finish(1.0)).endswith("2 failed: 0 of 3 are anomalous.")
+
+
+def test_two_images_after_each_other_that_are_too_large_end_the_prediction() -> None:
+    predicting, ensemble, written, _ = prediction(lambda _: torch.empty(2**60))
+    with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in the config\.yaml .* with --device cpu\.$"):
+        list(predicting.predict(batch(*"abc")))
+    assert ensemble.asked == [3, 1, 1]
+    assert not written.names
+    assert written.failures == ["a"]
+
+
+def test_what_cannot_be_read_between_them_does_not_count() -> None:
+    predicting, _, written, _ = prediction(lambda _: None)
+    predicting.fail(Path("a"), OutOfMemoryError("too large"))
+    predicting.fail(Path("b"), DataError("is damaged"))
+    with pytest.raises(OutOfMemoryError, match="larger still"):
+        predicting.fail(Path("c"), OutOfMemoryError("larger still"))
+    assert written.failures == [*"ab"]
+
+
+def test_a_prediction_of_which_nothing_came_for_lack_of_memory_fails() -> None:
+    predicting, _, written, _ = prediction(too_large(0))
+    assert list(predicting.predict(batch("a"))) == []
+    with pytest.raises(OutOfMemoryError, match="Lower memory_budget"):
+        predicting.finish(1.0)
+    assert written.failures == ["a"]
+
+
+def test_an_image_of_which_a_model_says_nonsense_is_passed_over() -> None:
+    answers = iter([True, False, True, False])
+
+    def fail(_: int) -> None:
+        if next(answers):
+            message = "nonsense"
+            raise NotFiniteError(message)
+
+    predicting, ensemble, written, said = prediction(fail)
+    list(predicting.predict(batch(*"abc")))
+    assert (written.names, written.failures, said) == ([*"ac"], ["b"], ["skipped: nonsense Images: b."])
+    assert ensemble.asked == [3, 1, 1, 1]

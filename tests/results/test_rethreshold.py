@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.contradictions import NORMAL
+from anomalib_tiled.results.prediction_folder import PredictionSettings
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.rethreshold import Redecision
+from anomalib_tiled.results.thresholds import Threshold, Thresholds
+
+SPOTTED = PredictedImage("/data/1.png", Size(6, 9), 0.6, 12.5, 1, (), any_pixel=True)
+
+
+@pytest.mark.parametrize(("threshold", "words", "outdated"), [(0.5, "", 0), (0.7, NORMAL, 1)])
+@pytest.mark.parametrize("overlays", [True, False])
+def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_counted(
+    threshold: float, words: str, outdated: int, *, overlays: bool
+) -> None:
+    folder = SimpleNamespace(facts=dict, predicted=lambda: [SPOTTED])
+    recording = SimpleNamespace(folder=folder, settings=PredictionSettings(overlays=overlays))
+    redecision = Redecision(SimpleNamespace(), recording, Thresholds(images=Threshold(threshold, raw=False)))
+    (image,) = redecision.images()
+    assert image.contradiction == words
+    assert redecision.outdated == (outdated if overlays else 0)

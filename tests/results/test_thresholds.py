@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+
+from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.results.thresholds import Threshold, ThresholdRules, Thresholds
+
+HUNDRED = NormalScores(np.arange(1.0, 101), np.ones(100))
+NOTHING = NormalScores(np.zeros(0), np.zeros(0))
+SCORES = ValidationScores(HUNDRED, NormalScores(np.array([7.0]), np.array([1e6])), "abc")
+
+
+def raw(*, has_maps: bool = True) -> RawPrediction:
+    maps = torch.tensor([[1.0, 8.0], [3.0, 4.0]]).view(1, 1, 2, 2)
+    return RawPrediction(torch.tensor([8.0]), maps, has_maps, None, None)
+
+
+def decided(given: RawPrediction) -> InferenceBatch:
+    return InferenceBatch(
+        pred_score=given.scores / 10,
+        anomaly_map=given.maps / 10,
+        pred_label=torch.tensor([False]),
+        pred_mask=torch.zeros(1, 1, 2, 2, dtype=torch.bool) if given.has_maps else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "threshold"),
+    [
+        ("0.7", Threshold(0.7, raw=False)),
+        ("-3", Threshold(-3, raw=False)),
+        ("1e-3", Threshold(0.001, raw=False)),
+        (" .5 ", Threshold(0.5, raw=False)),
+        ("q0.99", Threshold(99, raw=True)),
+        ("q1", Threshold(100, raw=True)),
+        ("fpr0.01", Threshold(99, raw=True)),
+        ("fpr 0.5", Threshold(50, raw=True)),
+    ],
+)
+def test_what_can_be_asked_for(text: str, threshold: Threshold) -> None:
+    thresholds, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
+    assert thresholds == Thresholds(threshold, None)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("text", ["", "high", "q", "q1.1", "fpr-0.1", "q99", "nan", "inf", "0.5%", "1e999", "x0.5"])
+@pytest.mark.parametrize("option", ["--threshold", "--pixel_threshold"])
+def test_what_cannot(text: str, option: str) -> None:
+    arguments = (text, None) if option == "--threshold" else (None, text)
+    with pytest.raises(ConfigurationError, match=f"^{option} must be a score such as 0.7, .* but is '{text}'"):
+        ThresholdRules.read(*arguments)
+
+
+def test_a_number_needs_no_validation_scores() -> None:
+    rules = ThresholdRules.read("0.5", "0.6")
+    assert not rules.need_scores
+    assert rules.thresholds(None, "lacking")[0] == Thresholds(Threshold(0.5, raw=False), Threshold(0.6, raw=False))
+
+
+def test_images_and_pixels_are_looked_up_each_among_their_own() -> None:
+    rules = ThresholdRules.read("q0.5", "q0.5")
+    assert rules.need_scores
+    thresholds, _ = rules.thresholds(SCORES, "")
+    assert thresholds == Thresholds(Threshold(50, raw=True), Threshold(7, raw=True))
+
+
+def test_without_scores_a_fraction_says_why() -> None:
+    with pytest.raises(RunFolderError, match=r"q0\.5 is looked up among the scores of normal .* It keeps none\.$"):
+        ThresholdRules.read(None, "q0.5").thresholds(None, "It keeps none.")
+    with pytest.raises(RunFolderError, match=r"There are none, or masks were not known\. Give a number\.$"):
+        ThresholdRules.read(None, "q0.5").thresholds(ValidationScores(HUNDRED, NOTHING, "abc"), "It keeps none.")
+
+
+@pytest.mark.parametrize(("text", "told"), [("q0.99", False), ("fpr0.01", False), ("q0.991", True), ("q1", False)])
+def test_a_fraction_finer_than_the_scores_is_told(text: str, *, told: bool) -> None:
+    _, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
+    assert notes == (
+        (f"{text} is finer than 100 normal validation scores can tell: it is the highest of them.",) * told
+    )
+
+
+def test_no_threshold_leaves_what_was_decided() -> None:
+    given = decided(raw())
+    assert Thresholds().decide(raw(), given).pred_label is given.pred_label
+    assert Thresholds().decide(raw(), given).pred_mask is given.pred_mask
+
+
+def test_each_threshold_replaces_its_own_decision() -> None:
+    given = decided(raw())
+    labelled = Thresholds(images=Threshold(0.7, raw=False)).decide(raw(), given)
+    assert labelled.pred_label.tolist() == [True]
+    assert labelled.pred_mask is given.pred_mask
+    masked = Thresholds(pixels=Threshold(3, raw=True)).decide(raw(), given)
+    assert masked.pred_label is given.pred_label
+    assert masked.pred_mask.flatten().tolist() == [False, True, False, True]
+
+
+def test_what_equals_a_threshold_is_normal() -> None:
+    assert Thresholds(images=Threshold(8, raw=True)).decide(raw(), decided(raw())).pred_label.tolist() == [False]
+
+
+def test_a_model_without_maps_has_no_mask_whatever_the_threshold() -> None:
+    given = raw(has_maps=False)
+    assert Thresholds(pixels=Threshold(0, raw=True)).decide(given, decided(given)).pred_mask is None

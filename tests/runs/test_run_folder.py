@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.files import read_json, temporary_name, write_json
+
+GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
+FIRST, SECOND = GRID.tiles
+Forbid = Callable[[Path], AbstractContextManager[None]]
+EMPTY = Seal(0, "cae66941d9efbd404e4d88758ea67670")
+
+
+@pytest.fixture
+def settings(configuration: dict[str, object]) -> Settings:
+    return Settings.from_mapping(configuration)
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: Settings) -> RunFolder:
+    return RunFolder.create(tmp_path, settings)
+
+
+def trained(run: RunFolder, record: TileRecord) -> None:
+    run.write_record(FIRST, record)
+    run.checkpoint(FIRST).touch()
+
+
+def test_runs_are_numbered_and_the_latest_is_linked(tmp_path: Path, settings: Settings) -> None:
+    runs = [RunFolder.create(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
+    assert [run.path.name for run in runs] == ["v0", "v1", "v2"]
+    latest = tmp_path / "Padim" / "tiny" / "latest"
+    assert latest.readlink() == Path("v2"), "a relative link, so that the folder can be moved"
+    assert RunFolder.open(latest) == runs[-1]
+
+
+def test_numbers_are_compared_as_numbers_and_never_used_again(tmp_path: Path, settings: Settings) -> None:
+    for name in ("v9", "v10", "vase"):
+        (tmp_path / name).mkdir()
+    assert RunFolder.create(tmp_path, settings).path.name == "v11"
+
+
+def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
+    assert RunFolder.open(run.path).settings() == settings
+
+
+def test_what_fills_a_run_is_told_its_path_which_is_not_there_yet(tmp_path: Path, settings: Settings) -> None:
+    seen = []
+
+    def fill(run: RunFolder, final: Path) -> None:
+        assert run.settings() == settings
+        seen.append((final, final.exists(), (tmp_path / "latest").is_symlink()))
+
+    run = RunFolder.create(tmp_path, settings, fill, lambda finished: seen.append(finished.config_file.is_file()))
+    assert seen == [(tmp_path / "v0", False, False), True]
+    assert run.path == tmp_path / "v0"
+
+
+@pytest.mark.parametrize("moment", ["fill", "check"])
+def test_failing_removes_the_folder_and_links_the_one_before(
+    tmp_path: Path, run: RunFolder, settings: Settings, moment: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder.create(tmp_path, settings, **{moment: fail})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v0"]
+    assert (tmp_path / "latest").resolve() == run.path
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=f"there is no folder {tmp_path / 'v7'}"):
+        RunFolder.open(tmp_path / "v7")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=f"{tmp_path} has no config.yaml. `anomalib tiled fit` prints the folder"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["logs", "tiles", "raw", "images", "predictions"])
+def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
+    (tmp_path / "home").mkdir()
+    (run.path / name).symlink_to(tmp_path / "home")
+    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home,"):
+        RunFolder.open(tmp_path / "latest")
+    (run.path / name).unlink()
+    (run.path / "inside").mkdir()
+    (run.path / name).symlink_to("inside")
+    assert RunFolder.open(tmp_path / "latest") == run
+
+
+PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
+
+
+def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder / "runs", settings)
+    for path in (shared_folder / "runs", run.path):
+        with (
+            forbidden(path),
+            pytest.raises(RunFolderError, match=f"{run.path} cannot be read: .*denied. {PERMISSIONS}"),
+        ):
+            RunFolder.open(run.path)
+
+
+def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    run.split_file.write_text("subset\n")
+    run.seal(run.split_file)
+    for path, read in {
+        run.config_file: run.settings,
+        run.split_file: lambda: run.check(run.split_file, ""),
+        run.seals_file: lambda: run.check(run.split_file, ""),
+    }.items():
+        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
+            read()
+
+
+def test_a_file_in_a_folder_that_must_not_be_looked_into(
+    shared_folder: Path, settings: Settings, forbidden: Forbid
+) -> None:
+    run = RunFolder.create(shared_folder, settings)
+    (run.path / "tiles").mkdir()
+    run.checkpoint(FIRST).touch()
+    with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
+        run.check(run.checkpoint(FIRST), "")
+
+
+def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(RunFolderError, match="there is no folder"):
+        RunFolder.open(tmp_path / "round")
+
+
+DATE = "seed_everything: 2024-13-45"
+
+
+@pytest.mark.parametrize(
+    "content", [b"tiling: [", b"", b"tilling: {}", b"just text", "model: ü".encode("utf-16"), b"m: \xfc", DATE.encode()]
+)
+def test_a_configuration_that_was_altered(run: RunFolder, content: bytes) -> None:
+    run.config_file.write_bytes(content)
+    with pytest.raises(RunFolderError) as raised:
+        run.settings()
+    assert str(raised.value).startswith(f"{run.config_file} cannot be used any more: ")
+    assert str(raised.value).endswith(" Restore it, or fit a new run.")
+
+
+def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
+    assert run.missing(GRID) == (FIRST, SECOND)
+    run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    assert not run.is_done(FIRST, run.settings().training_hash), "without a checkpoint it is not"
+    run.checkpoint(FIRST).touch()
+    assert run.is_done(FIRST, run.settings().training_hash)
+    assert run.missing(GRID) == (SECOND,)
+
+
+def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
+    run.checkpoint(FIRST).parent.mkdir()
+    run.checkpoint(FIRST).touch()
+    assert not run.is_done(FIRST, run.settings().training_hash)
+
+
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+    trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
+    message = f"Tile r00_c00 in {run.path} was trained with another configuration .* --tiles r00_c00`"
+    with pytest.raises(RunFolderError, match=message):
+        run.missing(GRID)
+
+
+def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    run.record_file(FIRST).write_text('{"seconds": 1.')
+    with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
+        run.is_done(FIRST, run.settings().training_hash)
+
+
+def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settings) -> None:
+    assert run.threads(GRID) is None
+    run.write_record(SECOND, TileRecord(1.5, 1, settings.training_hash, EMPTY, threads=3))
+    assert run.threads(GRID) == 3
+    assert run.record(SECOND).threads == 3
+    run.record_file(FIRST).write_text("altered")
+    assert RunFolder(run.path, allow_altered=True).threads(GRID) is None
+
+
+def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
+    write_json(run.record_file(FIRST), {"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": vars(EMPTY)})
+    assert run.threads(GRID) is None
+    run.write_record(SECOND, TileRecord(1.5, 1, "", EMPTY, threads=3))
+    assert run.threads(GRID) == 3
+
+
+def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
+    assert run.failure(FIRST) is None
+    run.write_failure(FIRST, "out of memory")
+    assert run.failure(FIRST) == "out of memory"
+    assert run.failure(SECOND) is None
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    assert run.failure(FIRST) is None
+
+
+def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, Seal(1000, "0")))
+    message = (
+        rf"r00_c00.ckpt had 1000 bytes when it was finished, and has 0 now. Train the tile again: "
+        rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
+    )
+    with pytest.raises(RunFolderError, match=message):
+        run.missing(GRID)
+
+
+@pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
+def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    run.record_file(FIRST).write_text(record)
+    with pytest.raises(RunFolderError, match=r"r00_c00.json was altered .* Delete it, and train the tile again"):
+        run.record(FIRST)
+
+
+def all_trained(run: RunFolder, settings: Settings) -> None:
+    """Note all tiles as trained."""
+    for tile in GRID.tiles:
+        path = run.checkpoint(tile)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        modified = path.stat().st_mtime_ns
+        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, Seal.of(path), modified))
+
+
+def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    write_json(run.calibration_file, {})
+    assert run.to_train(GRID) == ()
+    run.train_again([SECOND])
+    assert run.to_train(GRID) == (SECOND,)
+    assert run.missing(GRID) == ()
+    assert run.calibration_file.exists()
+    run.write_record(SECOND, run.record(SECOND))
+    assert run.to_train(GRID) == ()
+
+
+def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    write_json(run.calibration_file, {})
+    run.validation_scores_file.touch()
+    (run.path / "metrics.json").touch()
+    run.forget(SECOND)
+    assert run.missing(GRID) == (SECOND,)
+    assert not run.calibration_file.exists(), "it was learned from the tile as it was"
+    assert not run.validation_scores_file.exists()
+    assert not (run.path / "metrics.json").exists()
+
+
+def test_a_checkpoint_that_was_not_touched_is_trusted(
+    run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_trained(run, settings)
+    read: list[Path] = []
+    monkeypatch.setattr(Seal, "check", lambda _, path, advice: read.append(path))
+    run.check_checkpoints(GRID.tiles)
+    assert read == []
+    os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
+    run.check_checkpoints(GRID.tiles)
+    assert read == [run.checkpoint(SECOND)]
+
+
+def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    os.utime(run.checkpoint(SECOND), (1, 1))
+    run.check_checkpoints(GRID.tiles)
+    assert run.missing(GRID) == ()
+
+
+def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
+    os.utime(run.checkpoint(SECOND), (1, 1))
+    assert run.missing(GRID) == (), "its size tells nothing"
+    message = r"r00_c01.ckpt was altered after it was finished. Train the tile again: .* --tiles r00_c01"
+    with pytest.raises(RunFolderError, match=message):
+        run.check_checkpoints(GRID.tiles)
+    run.check_checkpoints([FIRST])
+    RunFolder(run.path, allow_altered=True).check_checkpoints(GRID.tiles)
+
+
+def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    content = read_json(run.record_file(FIRST))
+    del content["modified"], content["images"]
+    write_json(run.record_file(FIRST), content)
+    assert (run.record(FIRST).modified, run.record(FIRST).images) == (0, "")
+    run.check_checkpoints(GRID.tiles)
+
+
+def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
+    (run.path / "tiles" / temporary_name("shared")).touch()
+    (run.path / "tiles" / temporary_name("r00_c01.json")).touch()
+    (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
+    (run.path / "tiles" / ".r00_c02").symlink_to(tmp_path)
+    (run.predictions / "images").mkdir(parents=True)
+    dead, alive = (f".r00_c02.maps.{platform.node()}-{number}-0a1b2c3d.tmp" for number in (999999999, os.getppid()))
+    for name in (dead, alive):
+        (run.predictions / "images" / name).touch()
+    (run.predictions / "images" / "r00_c00.json").touch()
+    (run.path / dead).touch()
+    run.remove_leftovers()
+    assert not (run.path / dead).exists()
+    left = {path.name for path in (run.predictions / "images").iterdir()}
+    assert left == {"r00_c00.json", alive}
+    assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
+    assert run.path.is_dir(), "a link is removed, not what it leads to"
+
+
+def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) -> None:
+    """As if the folders were those of the user."""
+    (run.path / "tiles" / ".ssh").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    run.predictions.mkdir()
+    (run.predictions / "evil").symlink_to(tmp_path / "home")
+    own = f".r00_c02.maps.{platform.node()}-999999999-0a1b2c3d.tmp"
+    kept = [run.path / "tiles" / ".bashrc", tmp_path / "home" / own]
+    (run.predictions / "images").mkdir()
+    kept.append(run.predictions / "images" / ".draft.tmp")
+    for path in kept:
+        path.touch()
+        os.utime(path, (1, 1))
+    run.remove_leftovers()
+    assert all(path.is_file() for path in kept)
+    assert (run.path / "tiles" / ".ssh").is_dir()
+
+
+def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
+    with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
+        run.check(run.split_file, "Look for it.")
+    run.split_file.write_text("subset\n")
+    with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like. Look at it."):
+        run.check(run.split_file, "Look at it.")
+    for seal in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
+        write_json(run.seals_file, {run.split_file.name: seal})
+        with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like"):
+            run.check(run.split_file, "")
+    run.seal(run.split_file)
+    run.check(run.split_file, "All is well.")
+    write_json(run.calibration_file, {})
+    run.seal(run.calibration_file)
+    run.check(run.split_file, "Both are known.")
+    run.split_file.write_text("subsets\n")
+    with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
+        run.check(run.split_file, "Restore it.")
+
+
+def test_seals_that_cannot_be_read_are_not_to_be_deleted(run: RunFolder) -> None:
+    run.split_file.write_text("subset\n")
+    run.seals_file.write_text("{")
+    with pytest.raises(
+        RunFolderError, match=r"seals\.json, which says what .* cannot be read .*Restore it, or fit a new"
+    ):
+        run.check(run.split_file, "")
+
+
+def test_names_of_files(run: RunFolder) -> None:
+    write_json(run.calibration_file, {})
+    names = [run.split_file, run.calibration_file, run.log_file, run.tile_log(SECOND), run.checkpoint(SECOND)]
+    relative = [str(path.relative_to(run.path)) for path in names]
+    assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
+
+
+def test_a_record_of_the_first_version_is_not_called_altered(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
+    write_json(run.record_file(FIRST), {"seconds": 1.5, "epochs": 1, "configuration": settings.training_hash})
+    with pytest.raises(RunFolderError, match=r"was written by anomalib-tiled 0\.1\.0, .*fit --config \S+config\.yaml"):
+        run.missing(GRID)
+
+
+@pytest.mark.parametrize("tile_size", ['"256"', "[64]", "64.0", "[64, 64.0]", "true", "null"])
+def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: str) -> None:
+    content = yaml.safe_load(run.config_file.read_text())
+    content["tiling"]["tile_size"] = yaml.safe_load(tile_size)
+    run.config_file.write_text(yaml.safe_dump(content))
+    message = (
+        r"config.yaml cannot be used any more: tiling.tile_size must be a whole number of pixels, or \[height, width"
+    )
+    with pytest.raises(RunFolderError, match=message):
+        run.settings()
+
+
+def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
+    run.split_file.touch()
+    run = run.path
+    for path, reason in {
+        run: "is",
+        run.parent / "latest": "is",
+        run / "tiles": "belongs to",
+        run / "images" / "new": "belongs to",
+        run / "raw" / ".." / "logs": "belongs to",
+    }.items():
+        with pytest.raises(
+            ConfigurationError, match=rf"--output must be .* but {path} {reason} the run folder {run}\. "
+        ):
+            check_output(path)
+    for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
+        check_output(path)

@@ -1,0 +1,220 @@
+"""A stage that breaks its contract is named, with the package that it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from anomalib_tiled import __version__
+from anomalib_tiled.config.settings import ClassSpec, Settings
+from anomalib_tiled.errors import StageError, StorageError
+from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.stages.contracts import (
+    call_stage,
+    checked_outcomes,
+    images_noted,
+    learned_number,
+    learned_numbers,
+    name_of,
+    naming_stage,
+    noting,
+    workers_of,
+)
+from anomalib_tiled.stages.distribution import ScoreDistribution
+from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages.normalization import MinMax, Normalizer
+from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
+from anomalib_tiled.system.termination import Terminated
+
+
+class Middle(Scorer):
+    """Middle tile score."""
+
+    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+        return tile_scores.median(dim=0).values
+
+
+class Raw(Normalizer):
+    """Does nothing."""
+
+    def learn(self, scores: ScoreDistribution, threshold: float) -> dict[str, float]:
+        return {}
+
+    def apply(self, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
+        return scores
+
+
+NAMED = re.escape(f"scoring Middle ({__name__}.Middle of no installed package) ")
+
+
+def test_a_stage_is_named_by_kind_class_and_package() -> None:
+    assert name_of(Mean()) == f"merging Mean (anomalib_tiled.stages.merging.Mean of anomalib-tiled {__version__})"
+    assert name_of(object()).startswith("stage object (builtins.object of ")
+
+
+def test_what_a_stage_raises_is_kept_as_the_cause() -> None:
+    with (
+        pytest.raises(StageError, match=NAMED + "failed: ValueError: too small. Mend it") as caught,
+        naming_stage(Middle()),
+    ):
+        raise ValueError("too small")  # noqa: EM101, TRY003  # stands for a message of somebody else's
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, KeyboardInterrupt])
+def test_a_lack_of_memory_is_not_the_fault_of_the_stage(error: type[BaseException]) -> None:
+    with pytest.raises(error), naming_stage(Middle()):
+        raise error
+
+
+def test_what_it_was_working_on_is_added() -> None:
+    images, tile = noting(images_noted(["a.png", "b.png"])), noting("Tile: r00_c03.")
+    with pytest.raises(StageError, match=r"^bad\. Tile: r00_c03\. Images: a\.png, b\.png\.$"), images, tile:
+        raise StageError("bad.")  # noqa: EM101  # as short as can be
+
+
+def test_of_many_images_some_are_named() -> None:
+    assert images_noted(["1.png", "2.png", "3.png", "4.png", "5.png"]) == "Images: 1.png, 2.png, 3.png and 2 more."
+    assert images_noted(None) == "Images: without names."
+
+
+def test_a_right_result_is_given() -> None:
+    scores = torch.rand(3, 2)
+    assert torch.equal(call_stage(Middle(), Middle().score, scores, None, shape=(2,)), scores.median(dim=0).values)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_scores_go_on_in_single_precision(precision: torch.dtype) -> None:
+    scores = torch.tensor([0.5, 0.25])
+    given = call_stage(Middle(), lambda: scores.to(precision), shape=(2,))
+    assert given.dtype == torch.float32
+    assert torch.equal(given, scores)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (torch.zeros(3), r"must return floats of shape \(2,\), but returned \(3,\), torch.float32. Mend it."),
+        (torch.zeros(2, dtype=torch.int64), r"must return floats of shape \(2,\), but returned \(2,\), torch.int64."),
+        (np.zeros(2), r"must return floats of shape \(2,\), but returned ndarray."),
+        (None, r"must return floats of shape \(2,\), but returned NoneType."),
+        (torch.tensor([0, float("nan")]), "returned infinities or NaN. Mend it."),
+        (torch.tensor([0, float("-inf")]), "returned infinities or NaN. Mend it."),
+    ],
+)
+def test_a_wrong_result_is_refused(result: object, message: str) -> None:
+    with pytest.raises(StageError, match=NAMED + message):
+        call_stage(Middle(), lambda: result, shape=(2,))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.25])
+def test_normalized_scores_lie_between_0_and_1(value: float) -> None:
+    scores = torch.tensor([0.5, value])
+    assert torch.equal(call_stage(Middle(), lambda: scores, shape=(2,)), scores)
+    with pytest.raises(StageError, match=r"normalization Raw .* must return scores in \[0, 1\], but returned"):
+        call_stage(Raw(), Raw().apply, scores, {}, shape=(2,))
+
+
+def test_an_empty_result_has_no_range() -> None:
+    assert call_stage(Raw(), lambda: torch.zeros(0), shape=(0,)).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), 0.25])
+def test_a_learned_number_becomes_a_plain_one(value: object) -> None:
+    assert type(learned_number(F1AdaptiveThreshold(), value)) is float
+    assert learned_numbers(MinMax(), {"minimum": value}) == {"minimum": 0.25}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", True, torch.tensor(0.5), [0.5]])
+def test_what_is_no_finite_number_cannot_be_learned(value: object) -> None:
+    with pytest.raises(StageError, match=r"thresholding F1Ada.* must learn finite numbers, but learned threshold = "):
+        learned_number(F1AdaptiveThreshold(), value)
+    with pytest.raises(StageError, match=r"normalization MinMax .* finite numbers, but learned minimum = "):
+        learned_numbers(MinMax(), {"minimum": value})
+
+
+@pytest.mark.parametrize("learned", [None, 0.5, [0.5], {1: 0.5}])
+def test_a_normalizer_learns_numbers_by_name(learned: object) -> None:
+    with pytest.raises(StageError, match=r"normalization MinMax .* must learn numbers by name, but learned"):
+        learned_numbers(MinMax(), learned)
+
+
+class Sloppy(Workers):
+    """Reports what it is told to."""
+
+    def __init__(self, *reports: object) -> None:
+        self.reports = reports
+
+    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
+        for report in self.reports:
+            if isinstance(report, BaseException):
+                raise report
+            yield report
+
+
+TILES = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4)).tiles
+DONE = [Outcome(tile, None) for tile in TILES]
+
+
+def test_outcomes_of_all_tiles_are_given() -> None:
+    assert list(checked_outcomes(Sloppy(*DONE), TILES, print)) == DONE
+
+
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Mend it"),
+        ([DONE[0], TILES[1]], r"must report one Outcome for each tile, but reported Tile\("),
+        ([DONE[0], DONE[0]], r"must report one Outcome for each tile, but reported Outcome\("),
+        ([DONE[0]], "must finish every tile, but left out r00_c01. Mend it"),
+        ([], "must finish every tile, but left out r00_c00, r00_c01"),
+    ],
+)
+def test_workers_that_break_their_contract_are_named(reports: list[object], message: str) -> None:
+    with pytest.raises(StageError, match=r"^workers Sloppy \(.* of no installed package\) " + message):
+        list(checked_outcomes(Sloppy(*reports), TILES, print))
+
+
+def test_a_full_disk_is_not_the_fault_of_the_workers() -> None:
+    with pytest.raises(StorageError, match=r"^No space left$"):
+        list(checked_outcomes(Sloppy(StorageError("No space left")), TILES, print))
+
+
+class Curious(Workers):
+    """Keeps what it is told, and fails if that says so."""
+
+    def adapt(self, conditions: Conditions) -> None:
+        self.conditions = conditions
+        if conditions.threads == 0:
+            message = "no threads"
+            raise ValueError(message)
+
+    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
+        return iter([])
+
+
+def test_workers_are_told_what_they_can_go_by(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(settings, trainer={"accelerator": "cpu"})
+    monkeypatch.setattr(ClassSpec, "build", lambda spec, kind: Curious())
+    assert workers_of(made).conditions == Conditions("cpu", "auto", None)
+    assert workers_of(replace(made, trainer={"devices": [1]}), threads=3).conditions == Conditions("auto", [1], 3)
+    with pytest.raises(StageError, match=r"^workers Curious \(.* failed: ValueError: no threads. Mend it"):
+        workers_of(made, threads=0)
+
+
+def test_a_signal_in_the_middle_of_a_training_is_not_the_fault_of_the_workers() -> None:
+    with pytest.raises(Terminated):
+        list(checked_outcomes(Sloppy(DONE[0], SIGTERMException()), TILES, print))
+
+
+def test_a_stage_that_ends_the_program_is_named() -> None:
+    with pytest.raises(StageError, match=NAMED + "failed: SystemExit: 0"), naming_stage(Middle()):
+        raise SystemExit(0)

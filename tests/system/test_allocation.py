@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import gc
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from anomalib_tiled.system import allocation
+from anomalib_tiled.system.allocation import CHOICES_OF_THE_USER, keep_freed_memory, long_lived_kept_apart
+
+COUNT = """
+import resource
+import sys
+from anomalib_tiled.system.allocation import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for number in range(8):
+    if number == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(100_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+HELD = """
+from pathlib import Path
+from anomalib_tiled.system.allocation import give_back_freed_memory, keep_freed_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+assert keep_freed_memory()
+before, block = held(), bytearray(20_000_000)
+del block
+kept = held() - before
+give_back_freed_memory()
+print(kept, held() - before)
+"""
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+@needs_glibc
+def test_freed_blocks_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True).stdout)
+        for how in ("kept", "given back")
+    }
+    assert faults["kept"] < faults["given back"] / 10, "each page of each block is fetched and cleared anew"
+
+
+@needs_glibc
+def test_what_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    said = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True).stdout
+    kept, held = map(int, said.split())
+    assert kept > 15_000_000
+    assert held < 5_000_000
+
+
+def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not keep_freed_memory()
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES_OF_THE_USER:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(allocation.platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
+
+
+def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended() -> None:
+    with suppress(RuntimeError), long_lived_kept_apart():
+        assert gc.get_freeze_count() > 1000
+        raise RuntimeError
+    assert gc.get_freeze_count() == 0

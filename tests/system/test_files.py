@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.system.files import (
+    is_abandoned,
+    is_idle,
+    json_line,
+    read_json,
+    replacing,
+    temporary_name,
+    write_json,
+    write_text,
+)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "any.json"
+    write_json(path, {"name": "tile", "sizes": [1, 2]})
+    assert read_json(path) == {"name": "tile", "sizes": [1, 2]}
+    assert [each.name for each in path.parent.iterdir()] == ["any.json"]
+
+
+def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "any.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    path = tmp_path / "any.txt"
+    path.write_text("old")
+    with pytest.raises(interruption), replacing(path) as temporary:  # noqa: PT012  # fails halfway
+        temporary.write_text("half of the n")
+        raise interruption
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_where_a_folder_belongs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(StorageError, match="a file is where a folder belongs"):
+        write_text(tmp_path / "file" / "any.txt", "text")
+
+
+def test_a_failed_text_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "any.txt", "\ud800")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_json_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFolderError, match=r"any\.json is missing\. Finish the run with `anomalib tiled fit --ckpt_dir`"
+    ):
+        read_json(tmp_path / "any.json")
+
+
+@pytest.mark.parametrize("content", [json.dumps({"a": 1})[:-1].encode(), b"", b"\xff\xfe"])
+def test_a_damaged_json_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        RunFolderError, match=f"{path} cannot be read as JSON .* Delete it, and run `anomalib tiled fit"
+    ):
+        read_json(path)
+
+
+def test_json_that_is_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "any.json"
+    path.write_text("[1]")
+    with pytest.raises(RunFolderError, match="must hold a JSON object, found a list"):
+        read_json(path)
+
+
+def test_a_line_of_json_can_be_written_whatever_a_name_consists_of() -> None:
+    assert json_line({"name": "ä"}) == '{"name": "ä"}'
+    odd = {"name": os.fsdecode(b"\xfc")}
+    assert json.loads(json_line(odd).encode()) == odd
+
+
+def test_a_temporary_name_says_who_writes_and_is_like_no_other(tmp_path: Path) -> None:
+    names = [temporary_name("any.txt") for _ in range(2)]
+    assert names[0] != names[1]
+    assert all(name.startswith(".any.txt.") and f"-{os.getpid()}-" in name for name in names)
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+        assert not is_abandoned(tmp_path / name), "this process is at work"
+
+
+def test_a_temporary_name_is_no_longer_than_a_name_may_be(tmp_path: Path) -> None:
+    for name in ("a" * 255, "图" * 85):
+        with replacing(tmp_path / name) as temporary:
+            temporary.touch()
+        assert (tmp_path / name).exists()
+
+
+def test_what_an_ended_process_was_writing_is_abandoned(tmp_path: Path) -> None:
+    name = temporary_name("any.txt").replace(f"-{os.getpid()}-", "-999999999-")
+    (tmp_path / name).touch()
+    assert is_abandoned(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [".any.txt.other-machine-999999999-0a1b2c3d.tmp", ".any.txt.999999999.tmp"])
+def test_a_process_of_another_machine_has_a_day(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.touch()
+    assert not is_abandoned(path)
+    os.utime(path, (1, 1))
+    assert is_abandoned(path)
+    path.unlink()
+    assert not is_abandoned(path)
+
+
+def test_a_folder_is_idle_once_nobody_has_written_to_anything_in_it_for_a_day(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "file").touch()
+    for path in (folder, folder / "below", folder / "below" / "file"):
+        assert not is_idle(folder)
+        os.utime(path, (1, 1))
+    assert is_idle(folder)
+    assert not is_idle(tmp_path / "gone")
+
+
+def test_a_folder_that_must_not_be_looked_into_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(tmp_path, (1, 1))
+    assert is_idle(tmp_path)
+    monkeypatch.setattr(Path, "lstat", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    assert not is_idle(tmp_path)

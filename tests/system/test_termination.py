@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+
+from anomalib_tiled.system.termination import Terminated, raised_when_terminated
+
+
+@pytest.fixture(autouse=True)
+def nobody_listens() -> Iterator[None]:
+    """Whatever listens for the signal in the process of the tests does not for now."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_it_comes_out_as_an_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, raised_when_terminated():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert type(raised.value) is Terminated
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_afterwards_it_is_as_before() -> None:
+    with raised_when_terminated():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_who_listens_already_goes_on_to() -> None:
+    def listen(number: int, frame: object) -> None:
+        heard.append(number)
+
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, listen)
+    with raised_when_terminated():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is listen
+
+
+def test_only_the_main_thread_can_listen() -> None:
+    def work() -> None:
+        with raised_when_terminated():
+            done.append(True)
+
+    done: list[bool] = []
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+def test_a_second_one_ends_the_process() -> None:
+    program = (
+        "import os, signal\n"
+        "from anomalib_tiled.system.termination import raised_when_terminated\n"
+        "with raised_when_terminated():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        print('still here')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGTERM
+    assert ended.stdout == b""

@@ -1,0 +1,344 @@
+"""Each tile model is loaded once for all images, and what it says is found again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.models.components import AnomalibModule
+from filelock import FileLock
+from torchvision.transforms.v2 import Identity
+
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.data.cache import DecodedFiles, open_source
+from anomalib_tiled.data.split import split_once
+from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_predictions import TilePredictions
+from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
+from anomalib_tiled.grid import Tile
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.stages.workers import Outcome, TrainTile
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.temporary import LOCK
+from anomalib_tiled.training import stored_predictions as predicting
+from anomalib_tiled.training.stored_predictions import predict_trained, predictable
+from anomalib_tiled.training.workers import LocalWorkers
+
+Make = Callable[[float], AnomalibModule]
+
+
+@dataclass
+class Models:
+    """Plays the checkpoints of a run, and remembers which were loaded."""
+
+    brightness: Make
+    loaded: list[str] = field(default_factory=list)
+    made: int = 0
+    seals: dict[str, Seal] = field(default_factory=dict)
+
+    def load(self, tile: Tile) -> AnomalibModule:
+        self.made += 1
+        model = self.brightness(0.0)
+        self.reload(model, tile)
+        return model
+
+    def reload(self, model: AnomalibModule, tile: Tile) -> None:
+        self.loaded.append(tile.name)
+        model.factor.data = torch.tensor(10.0 * (1 + tile.row + tile.column))
+
+    def record(self, tile: Tile) -> SimpleNamespace:
+        return SimpleNamespace(checkpoint=self.seals.get(tile.name, Seal(1, "first")))
+
+
+@pytest.fixture
+def models(brightness: Make, monkeypatch: pytest.MonkeyPatch) -> Models:
+    models = Models(brightness)
+    monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
+    monkeypatch.setattr(RunFolder, "record", models.record)
+    monkeypatch.setattr(Run, "_load_tile", models.load)
+    monkeypatch.setattr(Run, "_reload_tile", models.reload)
+    return models
+
+
+@pytest.fixture
+def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path, models: Models) -> Run:
+    """A run as if all of its tiles were trained, with images in the cache."""
+    assert not models.loaded
+    settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
+    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    split = split_once(datamodule)
+    return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
+
+
+def passed(run: Run) -> list[RawPrediction]:
+    """Predict the test images, and give what comes."""
+    ensemble = run.ensemble(Calibration())
+    batches = predictable(run, ensemble, run.images("test"), run.folder.predictions, "Testing")
+    return [predict() for _, predict in batches]
+
+
+def whole(run: Run) -> list[RawPrediction]:
+    """Predict the same images whole."""
+    ensemble = run.ensemble(Calibration())
+    return [ensemble.predict_raw(batch.image) for batch in run.images("test")]
+
+
+def assert_equal(found: Sequence[RawPrediction], expected: Sequence[RawPrediction]) -> None:
+    assert len(found) == len(expected) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.maps, other.maps)
+
+
+def test_predictions_are_those_of_whole_images(run: Run) -> None:
+    assert_equal(passed(run), whole(run))
+
+
+def test_one_model_object_is_loaded_once_a_tile_and_never_again(run: Run, models: Models) -> None:
+    first = passed(run)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+    assert models.made == 1
+    assert_equal(passed(run), first)
+    assert len(models.loaded) == len(run.grid.tiles)
+
+
+def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Models) -> None:
+    passed(run)
+    models.loaded.clear()
+    models.seals["r01_c01"] = Seal(1, "second")
+    passed(run)
+    assert models.loaded == ["r01_c01"]
+
+
+def keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all predictions be too large to be kept."""
+    monkeypatch.setattr(predicting, "KEPT", 0)
+    monkeypatch.setattr(predicting, "SHARE_THAT_STAYS", 0)
+
+
+def trained(run: Run, models: Models) -> None:
+    """Predict with models as if they had just been trained."""
+    for tile in run.grid.tiles:
+        predict_trained(run, tile, models.load(tile))
+    models.loaded.clear()
+
+
+def test_a_model_that_has_just_been_trained_is_not_loaded(run: Run, models: Models) -> None:
+    expected = whole(run)  # validation images are test images
+    trained(run, models)
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+@pytest.mark.parametrize("why", ["augmented", "too large"])
+def test_a_model_predicts_later_what_is_not_kept(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "augmented":
+        run.datamodule.val_augmentations = Identity()
+    else:
+        keep_nothing(monkeypatch)
+    trained(run, models)
+    assert not run.folder.predictions.exists()
+    expected = whole(run)
+    models.loaded.clear()
+    assert_equal(passed(run), expected)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+
+
+def test_what_tiles_say_is_told(run: Run) -> None:
+    told = []
+    [(_, predict), *_] = predictable(
+        run, run.ensemble(Calibration()), run.images("test"), run.folder.predictions, "Testing"
+    )
+    predict(lambda tile, raw: told.append((tile.name, raw.maps.shape)))
+    assert told == [(tile.name, (2, 1, 4, 4)) for tile in run.grid.tiles]
+
+
+def test_too_much_to_be_kept_is_removed_in_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = passed(run)
+    keep_nothing(monkeypatch)
+    shutil.rmtree(run.folder.predictions)
+    assert_equal(passed(run), expected)
+    assert list(run.folder.predictions.iterdir()) == []
+
+
+def test_much_is_kept_where_the_disk_is_large_and_still_when_less_is_free(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = TilePredictions.bytes_for(run.grid, len(run.images("test").samples))
+    monkeypatch.setattr(predicting, "KEPT", 0)
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=9 * needed))
+    passed(run)
+    assert list(run.folder.predictions.iterdir()) == []
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * needed))
+    expected = passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * needed))
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+def test_only_what_can_be_used_again_stays(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(predicting, "code_of", lambda _: ["an earlier version"])
+        passed(run)
+    passed(run)
+    models.loaded.clear()
+    strangers = [run.folder.predictions / name for name in ("notes", ".working")]
+    for folder in strangers:
+        folder.mkdir()
+    assert len(list(run.folder.predictions.iterdir())) == 4
+    predicting.remove_outdated(run)
+    passed(run)
+    assert not models.loaded
+    left = set(run.folder.predictions.iterdir())
+    assert left > set(strangers)
+    assert len(left) == 3
+
+
+def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_nothing(monkeypatch)
+    left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+    with FileLock(used / LOCK):
+        passed(run)
+    assert [path.name for path in run.folder.predictions.iterdir()] == [".used"]
+
+
+def test_code_that_has_changed_predicts_anew(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting, "code_of", lambda _: ["another version"])
+    passed(run)
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+
+
+def test_a_model_of_another_package_is_made_anew_for_each_tile(run: Run, models: Models) -> None:
+    elsewhere = replace(run.settings.model, class_path="factory.Model")
+    run = replace(run, settings=replace(run.settings, model=elsewhere))
+    expected = whole(run)
+    models.made = 0
+    assert_equal(passed(run), expected)
+    assert models.made == len(run.grid.tiles)
+
+
+def test_where_the_disk_is_small_images_are_predicted_in_parts(
+    run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = whole(run)
+    models.loaded.clear()
+    image = 4 * run.grid.image_size.height * run.grid.image_size.width  # bytes of its scores
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
+    assert_equal(passed(run), expected)
+    assert len(models.loaded) == 2 * len(run.grid.tiles)
+    assert list(run.folder.predictions.iterdir()) == []
+
+
+def test_what_is_there_needs_no_room(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = passed(run)
+    models.loaded.clear()
+    monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert_equal(passed(run), expected)
+    assert not models.loaded
+
+
+def test_parts_know_of_masks_what_the_whole_knows(run: Run) -> None:
+    images = replace(run.images("test"), batch_size=8)
+    [whole_batch] = [batch.gt_mask for batch in images]
+    parts = [batch.gt_mask for part in images.parts(2) for batch in part]
+    assert len(parts) > 1
+    assert torch.equal(torch.cat(parts), whole_batch)
+
+
+@pytest.mark.parametrize("how", ["augmented", "not in the cache"])
+def test_images_that_cannot_be_read_tile_by_tile_are_predicted_whole(run: Run, how: str) -> None:
+    expected = whole(run)
+    if how == "augmented":
+        run.datamodule.test_augmentations = Identity()
+    else:
+        run = replace(run, source=DecodedFiles(run.grid.image_size, run.split.has_masks))
+    assert_equal(passed(run), expected)
+    assert not run.folder.predictions.exists()
+
+
+def outcomes(train: Callable[[Sequence[Tile], TrainTile], Iterator[Outcome]]) -> Callable[..., Iterator[Outcome]]:
+    return lambda _, tiles, train_tile: train(tiles, train_tile)
+
+
+def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def idle(tiles: Sequence[Tile], _: TrainTile) -> Iterator[Outcome]:
+        return (Outcome(tile, None) for tile in tiles)
+
+    monkeypatch.setattr(LocalWorkers, "train", outcomes(idle))
+    with pytest.raises(StageError, match="must finish every tile, but left out r00_c00, r00_c01"):
+        passed(run)
+
+
+def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Run, tile: Tile) -> AnomalibModule:
+        message = f"no {tile.name}"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Run, "_load_tile", broken)
+    with pytest.raises(TrainingError, match=r"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: "):
+        passed(run)
+    assert "Predicting tile r00_c00 failed." in run.folder.log_file.read_text()
+
+
+def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "_load_tile", lambda *_: models.brightness(float("nan")))
+    assert not models.made
+    with pytest.raises(StageError, match="The model of tile r00_c00 predicts infinities or NaN"):
+        passed(run)
+
+
+def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object) -> AnomalibModule:
+        message = "CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB."
+        raise torch.OutOfMemoryError(message)
+
+    monkeypatch.setattr(Run, "_load_tile", large)
+    with pytest.raises(
+        OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget in .* or workers\.init_args\.processes"
+    ):
+        passed(run)
+
+
+def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    task = predicting.PredictTile(run, run.images("test"), None, run.folder.log_file)
+    assert task._device_of(7) == torch.device("cpu")
+    assert "devices [7], which is not to be had here" in caplog.text
+    assert "Predicting on cpu." in caplog.text
+
+
+def test_another_configuration_predicts_anew(run: Run, models: Models) -> None:
+    passed(run)
+    models.loaded.clear()
+    model = replace(run.settings.model, init_args={"layers": ["layer2"]})
+    passed(replace(run, settings=replace(run.settings, model=model)))
+    assert models.loaded == [tile.name for tile in run.grid.tiles]
+
+
+def test_shared_weights_that_were_altered_predict_anew(run: Run, models: Models) -> None:
+    for tile in run.grid.tiles:
+        run.folder.checkpoint(tile).parent.mkdir(exist_ok=True)
+        run.folder.checkpoint(tile).write_text(tile.name)
+    shared = run.folder.path / "tiles" / "shared-0a1b.ckpt"
+    shared.write_text("one")
+    run = replace(run, folder=RunFolder(run.folder.path, allow_altered=True))
+    for content, loaded in (("one", 6), ("one", 0), ("two", 6)):
+        shared.write_text(content)
+        models.loaded.clear()
+        passed(run)
+        assert len(models.loaded) == loaded

@@ -1,0 +1,180 @@
+"""Images that change between the trainings of tiles of one run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.errors import DataError
+from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.os_errors import readable
+from anomalib_tiled.training import preparation
+from anomalib_tiled.training import training_images as seen_images
+from anomalib_tiled.training.training_images import note_images, noted_fingerprint
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    """A run whose first two tiles are trained."""
+    run = Run.open(preparation.prepare(settings))
+    assert noted_fingerprint(run.folder) == ""
+    assert note_images(run, run.grid.tiles) is None
+    for tile in run.grid.tiles[:2]:
+        trained(run, tile.name, noted_fingerprint(run.folder))
+    return run
+
+
+def trained(run: Run, name: str, images: str) -> None:
+    """Note a tile as trained."""
+    run.folder.write_record(run.grid.tile(name), TileRecord(1.0, 1, "", Seal(0, ""), 0, images))
+
+
+def image(run: Run, number: int = 0) -> Path:
+    return run.split.subset("train")[number].image_path
+
+
+def change(path: Path) -> None:
+    with Image.open(path) as opened:
+        opened.rotate(180).save(path)
+
+
+def test_images_that_stay_are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+    noted = noted_fingerprint(run.folder)
+    assert note_images(run, run.grid.tiles[2:]) is None
+    assert noted_fingerprint(run.folder) == noted != ""
+
+
+def test_images_that_were_copied_or_touched_are_what_they_were(run: Run) -> None:
+    os.utime(image(run), (1, 1))
+    shutil.copyfile(image(run, 1), image(run).with_name("copy"))
+    (image(run).with_name("copy")).replace(image(run, 1))
+    noted = noted_fingerprint(run.folder)
+    assert note_images(run, run.grid.tiles[2:]) is None
+    assert noted_fingerprint(run.folder) == noted
+
+
+def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
+    change(image(run, 1))
+    message = rf"but 1 training images have changed \({image(run, 1)}\) since .* --tiles r00_c00,r00_c01`"
+    for _ in range(2):  # the first refusal forgets nothing
+        with pytest.raises(DataError, match=message):
+            note_images(run, run.grid.tiles[2:])
+    with pytest.raises(DataError, match=r"--tiles r00_c00,r00_c01`"):
+        note_images(run, [run.grid.tiles[0], *run.grid.tiles[2:]])
+    assert note_images(run, run.grid.tiles) is None
+    trained(run, "r00_c00", noted_fingerprint(run.folder))
+    assert note_images(run, run.grid.tiles[1:]) is None
+
+
+def test_images_that_were_put_back_are_what_they_were(run: Run) -> None:
+    before = image(run).read_bytes()
+    change(image(run))
+    with pytest.raises(DataError):
+        note_images(run, run.grid.tiles[2:])
+    image(run).write_bytes(before)
+    assert note_images(run, run.grid.tiles[2:]) is None
+
+
+def test_a_run_that_is_calibrated_again_says_so(run: Run) -> None:
+    for tile in run.grid.tiles[2:]:
+        trained(run, tile.name, noted_fingerprint(run.folder))
+    assert note_images(run, []) is None
+    change(image(run))
+    said = f"1 training images have changed ({image(run)}) since the tiles were trained: their models know them as"
+    for _ in range(2):
+        assert note_images(run, []).startswith(said)
+
+
+def test_a_run_of_which_some_tiles_saw_others_is_not_calibrated(run: Run) -> None:
+    for tile in run.grid.tiles[2:]:
+        trained(run, tile.name, noted_fingerprint(run.folder))
+    change(image(run))
+    assert note_images(run, run.grid.tiles) is None
+    trained(run, "r00_c01", noted_fingerprint(run.folder))
+    with pytest.raises(DataError, match=r"must be trained on the same images.* --tiles r00_c00,r00_c02,r01_c00,"):
+        note_images(run, [])
+
+
+def test_images_that_have_gone_are_needed_for_training_only(run: Run) -> None:
+    image(run).unlink()
+    assert note_images(run, []) is None
+
+
+def test_images_that_cannot_be_read_any_more_are_needed_for_training_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Seal:
+        with readable(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    note_images(run, run.grid.tiles)
+    change(image(run))
+    monkeypatch.setattr(seen_images.Seal, "of", fail)
+    assert note_images(run, []) is None
+    with pytest.raises(DataError, match="Permission denied"):
+        note_images(run, run.grid.tiles)
+
+
+def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tile in run.grid.tiles:
+        trained(run, tile.name, "")
+    run.folder.trained_on_file.unlink()
+    monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+    assert note_images(run, []) is None
+
+
+def test_many_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomalib_tiled.training.training_images.NAMED", 1)
+    for number in range(3):
+        change(image(run, number))
+    with pytest.raises(DataError, match=rf"but 3 training images have changed \({image(run)} and 2 more\) since"):
+        note_images(run, run.grid.tiles[2:])
+
+
+def test_without_the_note_it_is_not_known_which(run: Run) -> None:
+    run.folder.trained_on_file.unlink()
+    change(image(run))
+    with pytest.raises(DataError, match="but training images have changed since tiles were trained"):
+        note_images(run, run.grid.tiles[2:])
+
+
+def test_tiles_of_which_nothing_is_known_are_taken_as_they_are(run: Run) -> None:
+    for tile in run.grid.tiles[:2]:
+        trained(run, tile.name, "")
+    change(image(run))
+    assert note_images(run, run.grid.tiles[2:]) is None
+
+
+def test_an_image_that_has_gone_is_named(run: Run) -> None:
+    image(run).unlink()
+    with pytest.raises(DataError, match=f"{image(run)} is missing"):
+        note_images(run, run.grid.tiles[2:])
+
+
+def test_a_note_that_was_altered_is_no_change_of_images(run: Run) -> None:
+    noted = run.folder.trained_on_file.read_text()
+    content = json.loads(noted)
+    content["images"][str(image(run))]["sha256"] = "0" * 64
+    content["fingerprint"] = "0"
+    run.folder.trained_on_file.write_text(json.dumps(content))
+    assert note_images(run, run.grid.tiles[2:]) is None
+    assert run.folder.trained_on_file.read_text() == noted, "and is mended"
+
+
+def test_only_what_has_changed_is_named_where_a_note_was_altered_too(run: Run) -> None:
+    content = json.loads(run.folder.trained_on_file.read_text())
+    content["images"][str(image(run))]["sha256"] = "0" * 64
+    run.folder.trained_on_file.write_text(json.dumps(content))
+    change(image(run, 1))
+    with pytest.raises(DataError, match=rf"but 1 training images have changed \({image(run, 1)}\) since"):
+        note_images(run, run.grid.tiles[2:])
