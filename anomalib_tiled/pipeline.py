@@ -39,7 +39,7 @@ from anomalib_tiled.results.tables import scores_file, write_metrics, write_tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.stages.contracts import checked_outcomes, images_noted, noting, untrained, workers_of
+from anomalib_tiled.stages.contracts import checked_outcomes, images_noted, noting, untrained
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -53,6 +53,7 @@ from anomalib_tiled.training.stored_predictions import LESS_MEMORY, predictable
 from anomalib_tiled.training.train_tile import check_monitored, train_tile
 from anomalib_tiled.training.training_images import note_images
 from anomalib_tiled.training.unfit import why_not_left_out
+from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,8 +63,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.prediction_folder import Predicted, PredictionSettings
-    from anomalib_tiled.results.predictor import PredictionRequest
+    from anomalib_tiled.results.prediction_folder import Predicted
+    from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
     from anomalib_tiled.stages.workers import Workers
 
 

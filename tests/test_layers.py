@@ -1,10 +1,10 @@
-"""Modules import downwards only, in the order of the table in the package's docstring."""
+"""Rooms and floors: few entries at the top, imports that point downwards, no circles; the docstring is the table."""
 
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,9 @@ import anomalib_tiled
 
 PACKAGE = Path(anomalib_tiled.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+MOST_ENTRIES = 17
+MOST_LINES = 450
+MOST_LINES_OF_A_FUNCTION = 60
 
 
 def entry_of(path: Path) -> str:
@@ -23,9 +26,17 @@ def entry_of(path: Path) -> str:
 ENTRIES = {entry_of(path) for path in MODULES}
 
 
-def layers() -> list[list[str]]:
+def table() -> list[str]:
     lines = [line for line in anomalib_tiled.__doc__.splitlines() if line.startswith("    ")]
-    return [re.split(r" {2,}", line.strip())[:-1] for line in lines]
+    return [line.split()[0] for line in lines]
+
+
+def name_of(path: Path) -> str:
+    parts = ["anomalib_tiled", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
 
 
 def imported(node: ast.AST) -> Iterator[str]:
@@ -35,31 +46,68 @@ def imported(node: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         case ast.ImportFrom():
             assert node.level == 0, "imports are written out in full"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in NAMES else str(node.module)
         case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=name), *_]):
             yield name
 
 
-def entries_imported_by(path: Path) -> set[str]:
+def modules_imported_by(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {name for node in ast.walk(tree) for name in imported(node)}
-    parts = [name.split(".") for name in names if name.startswith("anomalib_tiled.")]
-    return {second for _, second, *_ in parts} & ENTRIES
+    return {name for name in names if name.startswith("anomalib_tiled.")}
 
 
-def test_every_module_stands_in_the_table_once() -> None:
-    assert sorted(name for layer in layers() for name in layer) == sorted(ENTRIES)
+def circle_in(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules of a circle of imports, the first one again at the end; empty if there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_every_entry_stands_in_the_table_once() -> None:
+    assert sorted(table()) == sorted(ENTRIES)
+
+
+def test_the_top_level_can_be_taken_in_at_a_glance() -> None:
+    assert len(ENTRIES | {"__init__"}) <= MOST_ENTRIES
+
+
+def test_folders_are_one_level_deep() -> None:
+    assert all(len(path.relative_to(PACKAGE).parts) <= 2 for path in MODULES)
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
     source = tmp_path / "source.py"
-    source.write_text("def f():\n    from anomalib_tiled import cli\n    import_module('anomalib_tiled.data.cache')\n")
-    assert entries_imported_by(source) == {"cli", "data"}
+    source.write_text(
+        "def f():\n    from anomalib_tiled import pipeline\n    import_module('anomalib_tiled.data.cache')\n"
+    )
+    assert modules_imported_by(source) == {"anomalib_tiled.pipeline", "anomalib_tiled.data.cache"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_from_its_own_line_or_below(path: Path) -> None:
-    table = layers()
-    own = next(number for number, layer in enumerate(table) if entry_of(path) in layer)
-    above = {name for layer in table[:own] for name in layer}
-    assert not entries_imported_by(path) & above
+def test_a_module_imports_from_its_own_folder_or_from_below(path: Path) -> None:
+    above = set(table()[: table().index(entry_of(path))])
+    assert not {name.split(".")[1] for name in modules_imported_by(path)} & above
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    assert not circle_in({name_of(path): modules_imported_by(path) - {name_of(path)} for path in MODULES})
+
+
+def test_a_circle_is_found() -> None:
+    assert sorted(set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_can_be_read_in_one_go(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert len(source.splitlines()) <= MOST_LINES
+    long = {node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION}
+    assert not long

@@ -27,6 +27,7 @@ from anomalib_tiled.cli.options import (
     test_parser,
     without_ckpt_dir,
 )
+from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.config.differences import differences
 from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
 from anomalib_tiled.config.tiling import grid_of
@@ -43,9 +44,7 @@ from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.results.prediction_folder import PredictionSettings
-from anomalib_tiled.results.predictor import PredictionRequest
-from anomalib_tiled.results.tables import metrics_table, plugins_table, tiles_table
+from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.changed_files import altered

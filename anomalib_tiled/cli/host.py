@@ -1,8 +1,8 @@
 """The place of ``tiled`` in anomalib's own command line.
 
 anomalib's parser shows ``tiled`` in its help and otherwise never sees it: everything after ``anomalib tiled`` goes to
-`anomalib_tiled.cli.main.main`, as it does from ``anomalib-tiled`` and ``python -m anomalib_tiled``. All three behave alike,
-and anomalib's other commands do not wait for a parser that they do not need.
+`anomalib_tiled.cli.main.main`, as it does from ``anomalib-tiled`` and ``python -m anomalib_tiled``. All three behave
+alike, and anomalib's other commands do not wait for a parser that they do not need.
 """
 
 from __future__ import annotations

@@ -6,13 +6,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import Size
 from anomalib_tiled.system.files import is_file
 
 if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.data.split import Split
+
+    Pixels = NDArray[np.uint8]
+
 
 SAME_SHAPE = 0.01
 """Difference of aspect ratios that is not worth a word, as a fraction."""
@@ -59,3 +72,41 @@ class TrainedOn:
         smaller = size.height < self.resized.height or size.width < self.resized.width
         shapes = size.width * self.usual.height, self.usual.width * size.height
         return smaller or abs(shapes[0] - shapes[1]) > SAME_SHAPE * shapes[1]
+
+
+def common_size(split: Split, image_size: Size | None) -> Size:
+    """Give the size that all images have on their way through the ensemble.
+
+    Args:
+        split: All images and masks; every header is read.
+        image_size: Size that images are resized to; ``None`` if they keep their own.
+
+    Raises:
+        DataError: A file is no image, a mask has another size than its image, or images that keep their own size
+            have several.
+    """
+    sizes = {sample.image_path: size_of(sample.image_path) for sample in split.samples}
+    for sample in split.samples:
+        for mask_path in sample.masks:
+            _check_mask(mask_path, sample.image_path, sizes[sample.image_path])
+    if image_size is not None:
+        return image_size
+    examples = {size: path for path, size in sizes.items()}
+    if len(examples) > 1:
+        listed = "; ".join(f"{size} ({path.name})" for size, path in sorted(examples.items())[:5])
+        message = (
+            f"All images must have one size where tiling.image_size is null, but there are {len(examples)}: {listed}. "
+            "Set tiling.image_size to [height, width], and images are resized to it."
+        )
+        raise DataError(message)
+    return next(iter(examples))
+
+
+def _check_mask(mask_path: Path, image_path: Path, image_size: Size) -> None:
+    mask_size = size_of(mask_path)
+    if mask_size != image_size:
+        message = (
+            f"A mask must have the size of its image: {mask_path} has {mask_size} pixels (height x width), "
+            f"{image_path} has {image_size}. Replace the mask."
+        )
+        raise DataError(message)

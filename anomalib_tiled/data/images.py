@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomalib_tiled.data.split import Sample, Split
+    from anomalib_tiled.data.split import Sample
 
     Pixels = NDArray[np.uint8]
 
@@ -248,41 +248,3 @@ def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
     """Whether colours have 16 bits in the file; Pillow has no such mode, it drops half of them when it decodes."""
     bits = image.tag_v2.get(BITSPERSAMPLE, ()) if isinstance(image, TiffImageFile) else ()
     return max(bits, default=8) > 8 or any(";16" in str(tile.args) for tile in image.tile)  # noqa: PLR2004  # a byte
-
-
-def common_size(split: Split, image_size: Size | None) -> Size:
-    """Give the size that all images have on their way through the ensemble.
-
-    Args:
-        split: All images and masks; every header is read.
-        image_size: Size that images are resized to; ``None`` if they keep their own.
-
-    Raises:
-        DataError: A file is no image, a mask has another size than its image, or images that keep their own size
-            have several.
-    """
-    sizes = {sample.image_path: size_of(sample.image_path) for sample in split.samples}
-    for sample in split.samples:
-        for mask_path in sample.masks:
-            _check_mask(mask_path, sample.image_path, sizes[sample.image_path])
-    if image_size is not None:
-        return image_size
-    examples = {size: path for path, size in sizes.items()}
-    if len(examples) > 1:
-        listed = "; ".join(f"{size} ({path.name})" for size, path in sorted(examples.items())[:5])
-        message = (
-            f"All images must have one size where tiling.image_size is null, but there are {len(examples)}: {listed}. "
-            "Set tiling.image_size to [height, width], and images are resized to it."
-        )
-        raise DataError(message)
-    return next(iter(examples))
-
-
-def _check_mask(mask_path: Path, image_path: Path, image_size: Size) -> None:
-    mask_size = size_of(mask_path)
-    if mask_size != image_size:
-        message = (
-            f"A mask must have the size of its image: {mask_path} has {mask_size} pixels (height x width), "
-            f"{image_path} has {image_size}. Replace the mask."
-        )
-        raise DataError(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +12,10 @@ from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import PixelSource, open_source
-from anomalib_tiled.data.image_sizes import TrainedOn
-from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.image_sizes import TrainedOn, common_size
 from anomalib_tiled.data.module_settings import check_numbers
-from anomalib_tiled.data.split import Split, split_once
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.data.unlabelled_images import NewImages
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
@@ -27,7 +27,6 @@ from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.runs.checkpoints import Restorer, read_checkpoint
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import KNOWINGLY
@@ -188,7 +187,7 @@ class Run:
             self.tile_models(share=share),
             stages=Stages.build(self.settings),
             calibration=calibration,
-            evaluator=StreamingEvaluator(partial(Measurements.of, self.settings, self.grid)),
+            evaluator=False,
         )
         return ensemble.to(self.device() if device == AUTO else device_named(device)).eval()
 

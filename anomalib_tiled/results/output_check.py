@@ -10,7 +10,8 @@ from anomalib_tiled.system.os_errors import storage_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+    from anomalib_tiled.results.prediction_folder import PredictionFolder
+    from anomalib_tiled.results.request import PredictionSettings
 
 PICTURES = ("images", "masks", "maps")
 """Folders of what is kept of each image."""

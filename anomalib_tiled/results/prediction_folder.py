@@ -10,6 +10,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.csv_files import append, row
 from anomalib_tiled.results.failures import append_failure, forget_failures
 from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
+from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import open_table, read_json, replacing, write_json
 from anomalib_tiled.system.os_errors import readable, storage_errors
@@ -19,35 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_tiled.config.settings import Plain
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """What decides the contents of a folder of predictions.
-
-    Args:
-        threshold: What was asked for as threshold of images; ``None`` for the calibrated one.
-        pixel_threshold: The same of pixels.
-        min_area: Smallest region that is told, in pixels of the image.
-        overlays: Whether heat maps are laid over the images.
-        masks: Whether masks are kept.
-        maps: Format in which raw maps are kept, ``tiff`` or ``npy``; ``None`` if they are not.
-        coco: Whether regions are told in COCO's form too.
-    """
-
-    threshold: str | None = None
-    pixel_threshold: str | None = None
-    min_area: int = 1
-    overlays: bool = False
-    masks: bool = False
-    maps: str | None = None
-    coco: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that regions can be as small as asked for."""
-        if self.min_area < 0:
-            message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
-            raise ConfigurationError(message)
 
 
 HAS_MAPS = "has_maps"

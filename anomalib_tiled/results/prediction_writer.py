@@ -16,9 +16,11 @@ from PIL import Image
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.output_check import check_free, holds_results
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.thresholds import given_thresholds
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
@@ -29,12 +31,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.ensemble import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Size
-    from anomalib_tiled.results.predictor import PredictionRequest
+    from anomalib_tiled.results.request import PredictionRequest
 
     OnFailure = Callable[[Path, DataError], None]
-
-THRESHOLDS = ("threshold", "pixel_threshold")
-"""Settings that can be changed without predicting anew."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +208,6 @@ class Recording:
 
     def _map_file(self, image_path: Path) -> Path:
         return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
-
-
-def given_thresholds(settings: PredictionSettings) -> dict[str, str]:
-    """Give the thresholds that are asked for, by the names of their options."""
-    return {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}
 
 
 def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:

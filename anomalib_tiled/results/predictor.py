@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,13 +13,14 @@ from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import Predicted
 from anomalib_tiled.results.prediction_writer import Recording
-from anomalib_tiled.results.rethreshold import thresholds_of
+from anomalib_tiled.results.request import PredictionRequest
+from anomalib_tiled.results.thresholds import thresholds_of
 from anomalib_tiled.stages.contracts import images_noted, noting
 from anomalib_tiled.system.memory import SHARE_ALONE
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from anomalib.data import ImageItem
@@ -30,33 +30,11 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.errors import TiledError
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.results.prediction_folder import PredictionSettings
     from anomalib_tiled.results.thresholds import Thresholds
 
     OnTile = Callable[[Tile, TilePrediction], None]
 
 LESS_MEMORY = f"{LOWER_THE_BUDGET}, or predict elsewhere, such as with --device cpu."
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """What to predict, and where the results go.
-
-    Args:
-        data: Files, folders, patterns, or ``-`` for those that are listed.
-        listed: Lines of the list.
-        output: Folder for the results.
-        settings: What is asked for.
-        skip_existing: Whether to go on with what is in the folder.
-        device: Where to predict; ``auto`` for what the run's configuration says.
-    """
-
-    data: tuple[str, ...]
-    listed: Iterable[str]
-    output: Path
-    settings: PredictionSettings
-    skip_existing: bool
-    device: str
 
 
 class Prediction:

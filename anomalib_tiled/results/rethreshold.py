@@ -14,8 +14,8 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS, Predicted
-from anomalib_tiled.results.prediction_writer import Recording, given_thresholds
-from anomalib_tiled.results.thresholds import ThresholdRules, Thresholds
+from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.thresholds import Thresholds, given_thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
@@ -24,34 +24,12 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.ensemble import TiledEnsemble
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+    from anomalib_tiled.results.prediction_folder import PredictionFolder
     from anomalib_tiled.results.prediction_row import PredictedImage
+    from anomalib_tiled.results.request import PredictionSettings
 
 CPU = "cpu"
 """Where maps are normalized again; no model is needed for that."""
-
-
-def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:
-    """Give the thresholds that are asked for, and what a reader of the results should know of them.
-
-    Raises:
-        ConfigurationError: What is asked for is no threshold.
-        RunFolderError: The run lacks what is needed to look a threshold up.
-    """
-    rules = ThresholdRules.read(settings.threshold, settings.pixel_threshold)
-    if not rules.need_scores:
-        return rules.thresholds(None, "")
-    if run.settings.normalization.stage == run.settings.thresholding.stage == "tile":
-        lacking = (
-            "A run that normalizes and thresholds tiles never sees them. Give a number, or fit a run with "
-            "thresholding.stage image."
-        )
-    else:
-        lacking = (
-            f"{run.folder.path} keeps none: it was calibrated by an earlier version. Run `anomalib tiled fit "
-            f"--ckpt_dir {run.folder.path}` once more, which trains no tile again; or give a number."
-        )
-    return rules.thresholds(run.validation_scores(), lacking)
 
 
 def decide_again(

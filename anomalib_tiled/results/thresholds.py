@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+import torch
+
+from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.results.request import PredictionSettings
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +20,26 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.ensemble import RawPrediction
     from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.run import Run
+
+    OnFailure = Callable[[Path, DataError], None]
+
+THRESHOLDS = ("threshold", "pixel_threshold")
+"""Settings that can be changed without predicting anew."""
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.request import PredictionSettings
+
 
 FORM = re.compile(r"(q|fpr)?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 """A number, or a fraction after ``q`` or ``fpr``."""
@@ -167,3 +192,31 @@ def _look_up(
     if 0 < (1 - rule.fraction) * scores.total < FEW:
         note = f"{rule.text} is finer than {scores.total} normal validation scores can tell: it is the highest of them."
     return Threshold(scores.quantile(rule.fraction), raw=True), note
+
+
+def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:
+    """Give the thresholds that are asked for, and what a reader of the results should know of them.
+
+    Raises:
+        ConfigurationError: What is asked for is no threshold.
+        RunFolderError: The run lacks what is needed to look a threshold up.
+    """
+    rules = ThresholdRules.read(settings.threshold, settings.pixel_threshold)
+    if not rules.need_scores:
+        return rules.thresholds(None, "")
+    if run.settings.normalization.stage == run.settings.thresholding.stage == "tile":
+        lacking = (
+            "A run that normalizes and thresholds tiles never sees them. Give a number, or fit a run with "
+            "thresholding.stage image."
+        )
+    else:
+        lacking = (
+            f"{run.folder.path} keeps none: it was calibrated by an earlier version. Run `anomalib tiled fit "
+            f"--ckpt_dir {run.folder.path}` once more, which trains no tile again; or give a number."
+        )
+    return rules.thresholds(run.validation_scores(), lacking)
+
+
+def given_thresholds(settings: PredictionSettings) -> dict[str, str]:
+    """Give the thresholds that are asked for, by the names of their options."""
+    return {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}

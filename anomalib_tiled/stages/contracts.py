@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
+from anomalib_tiled.stages.workers import Outcome, Workers
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 from anomalib_tiled.system.packages import origin_of
 from anomalib_tiled.system.termination import Terminated
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.stages.thresholding import Thresholder
     from anomalib_tiled.stages.workers import TrainTile
@@ -111,23 +110,6 @@ def call_stage(
     if not torch.compiler.is_exporting() and result.numel():
         _check_range(stage, *(float(limit) for limit in result.aminmax()))
     return result.float()  # scores are counted, compared and written in single precision, whatever a stage computes in
-
-
-def workers_of(settings: Settings, *, threads: int | None = None) -> Workers:
-    """Make the workers of a run.
-
-    Args:
-        settings: The configuration.
-        threads: With how many threads the tiles that are done were trained; ``None`` if there are none yet.
-
-    Raises:
-        StageError: They raised.
-    """
-    workers = settings.stages["workers"].build(Workers)
-    accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
-    with naming_stage(workers):
-        workers.adapt(Conditions(accelerator, devices, threads))
-    return workers
 
 
 def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:

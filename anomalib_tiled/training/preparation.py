@@ -15,9 +15,11 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.images import common_size, depth_notes
+from anomalib_tiled.data.datamodule import keep_generated, split_once
+from anomalib_tiled.data.image_sizes import common_size
+from anomalib_tiled.data.images import depth_notes
 from anomalib_tiled.data.module_settings import check_numbers, folders_of
-from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_model
@@ -26,7 +28,6 @@ from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.stages.contracts import workers_of
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
@@ -34,6 +35,7 @@ from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.stage_check import rehearse
 from anomalib_tiled.training.train_tile import check_monitored, check_trainer
+from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,13 +23,14 @@ from anomalib_tiled.data.cache import ImageCache
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
-from anomalib_tiled.stages.contracts import checked_outcomes, untrained, workers_of
+from anomalib_tiled.stages.contracts import checked_outcomes, untrained
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.system.packages import code_of
 from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
+from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

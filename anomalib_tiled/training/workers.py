@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.stages.workers import Conditions, Workers
+from anomalib_tiled.stages.contracts import naming_stage
+from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
 from anomalib_tiled.system.cores import cores
 from anomalib_tiled.system.fork_server import start_copied_process
 from anomalib_tiled.system.free_memory import available_memory
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.stages.workers import Outcome, TrainTile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.stages.workers import TrainTile
 
 
 MOST_PROCESSES = 1_000
@@ -107,3 +115,20 @@ class LocalWorkers(Workers):
         else:
             number = min(cores() // (self._conditions.threads or 1), available_memory() // MEMORY_OF_A_PROCESS)
         return max(1, number if tiles is None else min(number, tiles))
+
+
+def workers_of(settings: Settings, *, threads: int | None = None) -> Workers:
+    """Make the workers of a run.
+
+    Args:
+        settings: The configuration.
+        threads: With how many threads the tiles that are done were trained; ``None`` if there are none yet.
+
+    Raises:
+        StageError: They raised.
+    """
+    workers = settings.stages["workers"].build(Workers)
+    accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
+    with naming_stage(workers):
+        workers.adapt(Conditions(accelerator, devices, threads))
+    return workers

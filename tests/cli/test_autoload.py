@@ -21,7 +21,7 @@ import pytest
 
 from anomalib_tiled.cli import autoload, host
 
-START_UP_FILE = Path(__file__).parents[1] / "anomalib_tiled.pth"
+START_UP_FILE = Path(__file__).parents[2] / "anomalib_tiled.pth"
 HOST = "anomalib.cli.cli"
 COMMAND_LINE = """
 class AnomalibCLI:

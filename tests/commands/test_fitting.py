@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.transforms.v2 import Lambda
 
-from anomalib_tiled import Size, TileGrid, fit_ensemble, fitting
+from anomalib_tiled import Size, TileGrid, api, fit_ensemble
 from anomalib_tiled.config.settings import Settings, TilingSettings
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
@@ -61,13 +61,13 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         settings.append(given)
         raise StopError
 
-    monkeypatch.setattr(fitting, "prepare", stop)
-    monkeypatch.setattr(fitting, "STOP", StopError, raising=False)
+    monkeypatch.setattr(api, "prepare", stop)
+    monkeypatch.setattr(api, "STOP", StopError, raising=False)
     return settings
 
 
 def fit(*arguments: object, **settings: object) -> None:
-    with pytest.raises(fitting.STOP):
+    with pytest.raises(api.STOP):
         fit_ensemble(*arguments, **settings)
 
 
@@ -78,8 +78,8 @@ def test_all_tiles_are_tried_where_that_is_asked_for(photographs: Path, monkeypa
     def note(*_: object, keep_going: bool) -> None:
         raise TriedError(keep_going)
 
-    monkeypatch.setattr(fitting, "prepare", lambda settings: settings)
-    monkeypatch.setattr(fitting.pipeline, "fit", note)
+    monkeypatch.setattr(api, "prepare", lambda settings: settings)
+    monkeypatch.setattr(api.pipeline, "fit", note)
     for settings in ({}, {"keep_going": True}):
         with pytest.raises(TriedError) as raised:
             fit_ensemble("Padim", folder(photographs), 64, **settings)

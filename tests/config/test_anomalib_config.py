@@ -16,7 +16,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.thresholding import ManualThreshold, Thresholder
 from anomalib_tiled.training.train_tile import trainer_arguments
 
-FIRST, SECOND = (Path(__file__).parent / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
+FIRST, SECOND = (Path(__file__).parents[1] / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
 
 Write = Callable[[object], str]
 

@@ -9,7 +9,8 @@ from anomalib.data import AnomalibDataModule, Folder, MVTecAD, Tabular
 from PIL import Image
 
 from anomalib_tiled.data.appeared import appeared
-from anomalib_tiled.data.split import Split, keep_generated, split_once
+from anomalib_tiled.data.datamodule import keep_generated, split_once
+from anomalib_tiled.data.split import Split
 
 MODES = ("none", "same_as_test", "from_train", "from_test", "synthetic")
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
 from anomalib_tiled.config.settings import ClassSpec
-from anomalib_tiled.data.split import split_once
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.errors import DataError
 
 Change = Callable[[ImageItem], Any]

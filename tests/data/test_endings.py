@@ -8,10 +8,10 @@ from anomalib.data import Folder
 from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.images import read_image, size_of
-from anomalib_tiled.data.split import split_once
 
 MODES = ("RGB", "L", "P", "1", "F")
 

@@ -19,9 +19,9 @@ from PIL.ExifTags import Base
 
 from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.data.cache import open_source
+from anomalib_tiled.data.image_sizes import common_size
 from anomalib_tiled.data.images import (
     LIMIT,
-    common_size,
     grey_mask_notes,
     lost_bits,
     read_image,

@@ -11,7 +11,8 @@ import pytest
 from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, Kolektor, MVTecAD, MVTecLOCO, Tabular
 from PIL import Image
 
-from anomalib_tiled.data.split import Split, split_once
+from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.split import Split
 from anomalib_tiled.errors import DataError
 
 FOLDERS = {"name": "f", "normal_dir": "good", "normal_test_dir": "ok", "num_workers": 0}

@@ -10,7 +10,8 @@ import pytest
 from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, MVTecAD
 from PIL import Image
 
-from anomalib_tiled.data.split import Sample, Split, keep_generated, split_once
+from anomalib_tiled.data.datamodule import keep_generated, split_once
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import DataError, RunFolderError
 
 Rows = list[tuple[str, int]]

@@ -12,7 +12,8 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
 from anomalib_tiled.data.cache import DecodedFiles
-from anomalib_tiled.data.split import Sample, Split, split_once
+from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, Images, TileDataModule, collate
 from anomalib_tiled.grid import Size, TileGrid
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import Identity
 from anomalib_tiled.config.settings import ClassSpec, Settings, TilingSettings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache
-from anomalib_tiled.data.split import split_once
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble import run as module
 from anomalib_tiled.ensemble.calibration import Calibration

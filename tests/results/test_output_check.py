@@ -9,7 +9,8 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
 from anomalib_tiled.results.output_check import check_free, holds_results
-from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.request import PredictionSettings
 
 NOTHING_KEPT: dict[str, Any] = {}
 ALL_KEPT = {"overlays": True, "masks": True, "maps": "npy", "coco": True}

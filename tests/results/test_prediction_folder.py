@@ -13,9 +13,10 @@ import pytest
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.coco import write_coco
-from anomalib_tiled.results.prediction_folder import Predicted, PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_folder import Predicted, PredictionFolder
 from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
 from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.request import PredictionSettings
 
 
 def image(name: str, *regions: Region) -> PredictedImage:

@@ -16,9 +16,10 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.results.contradictions import ANOMALOUS, NORMAL
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
-from anomalib_tiled.results.prediction_folder import PredictionFolder, PredictionSettings
+from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_writer import Recording
 from anomalib_tiled.results.regions import in_source_size
+from anomalib_tiled.results.request import PredictionSettings
 
 SIZES = [Size(4, 6), Size(8, 12)]
 RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,8 @@ import pytest
 
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.contradictions import NORMAL
-from anomalib_tiled.results.prediction_folder import PredictionSettings
 from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.rethreshold import Redecision
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
 

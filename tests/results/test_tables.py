@@ -13,17 +13,11 @@ from anomalib.data import ImageBatch
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
 from anomalib_tiled.plugins.hookspecs import OBSERVATIONS
 from anomalib_tiled.results.metrics import Images
-from anomalib_tiled.results.tables import (
-    metrics_table,
-    plugins_table,
-    scores_file,
-    tiles_table,
-    write_metrics,
-    write_tiles,
-)
+from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.results.tile_metrics import TileResult
 from anomalib_tiled.stages import merging, scoring
 from anomalib_tiled.system.packages import Origin

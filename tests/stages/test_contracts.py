@@ -24,7 +24,6 @@ from anomalib_tiled.stages.contracts import (
     name_of,
     naming_stage,
     noting,
-    workers_of,
 )
 from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.merging import Mean
@@ -33,6 +32,7 @@ from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
 from anomalib_tiled.system.termination import Terminated
+from anomalib_tiled.training.workers import workers_of
 
 
 class Middle(Scorer):

@@ -18,7 +18,8 @@ from PIL import Image
 from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
-from anomalib_tiled.data.split import Sample, Split, split_once
+from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile

@@ -11,7 +11,7 @@ from anomalib.data import Folder
 from torchvision.transforms import v2
 
 from anomalib_tiled.config.settings import ClassSpec, Settings
-from anomalib_tiled.data.split import split_once
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.grid import Size, TileGrid

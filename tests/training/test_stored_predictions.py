@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import Identity
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.split import split_once
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.ensemble.run import Run
