@@ -1,11 +1,11 @@
-# Every target sets up what it needs by itself, in .venv, and again only when pyproject.toml has changed.
+# Every target sets up its environment in .venv, and again only when pyproject.toml has changed.
 
 PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Also of the place: an environment that was moved or copied along with the folder does not work.
+# Includes the path: an environment that was moved or copied with the folder does not work.
 FINGERPRINT := $(shell { cat pyproject.toml anomalib_tiled.pth; pwd; } | cksum | tr ' ' '-')
 READY := $(VENV)/ready-$(FINGERPRINT)
 
@@ -33,7 +33,7 @@ lint: $(READY) ## Check rules and format of the code
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: $(READY) ## Mend what can be mended without thinking
+format: $(READY) ## Fix what the tools can fix by themselves
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -50,7 +50,7 @@ clean: ## Remove caches and built packages
 distclean: clean ## Remove the environment too
 	@rm -rf $(VENV)
 
-# pip's errors are printed as they are; of the rest, only what takes long. A second try mends a dropped connection.
+# Prints pip's errors, and of its other output only large downloads. A second try helps after a dropped connection.
 INSTALL = $(BIN)/python -m pip install --prefer-binary --progress-bar off --disable-pip-version-check
 PROGRESS = awk '/Downloading .*[0-9] [MG]B/ { print "  " $$2, $$3, $$4; fflush() }'
 

@@ -1,4 +1,4 @@
-"""Measurements: how fast, how large, how right. Each command says with ``--help`` what it takes.
+"""Measurements of speed, memory and quality. ``--help`` lists the options of each command.
 
 Commands, run from the checkout:
 
@@ -9,22 +9,22 @@ Commands, run from the checkout:
     python benchmarks/gap.py        F1 score on new images, for places of the threshold in a gap between scores
     python benchmarks/tails.py      rates that threshold rules reach on numbers of known distributions
 
-What the first three are made of; a module imports only from its own line or below:
+Modules of the first three; a module imports only from its own line or below:
 
     predicting  growth          the commands
-    compare                     the command that the others take their arguments from
+    compare                     the command whose arguments the others share
     ways  prediction_plot       how each way to predict is made and measured | a picture of the numbers
     single                      one model on whole images, as a command
     prediction_report           the numbers of all ways as tables and JSON
     timing                      predicts in one way and takes the time, as a command
-    predictors  memory_limit    the ways to predict | processes that fail before others get too little memory
-    quality                     which defects are found
-    programs                    how each program is started, and where it leaves its metrics
+    predictors  memory_limit    the ways to predict | a limit on the memory of processes
+    quality                     defects that are found
+    programs                    how each program is started, and where it writes its metrics
     reference  loop             anomalib's own tiled ensemble, and the bare loop, as commands
     plot  page                  a picture of the numbers | a section of a page of the documentation
     report                      the numbers as table and JSON
     measure  decodes            time, memory and disk of a command | images that it decodes
-    case  process_tree          what is measured on | processes that a command starts
-    auroc  machine              area under the curve | what is measured with
-    hook                        runs in every measured process, and notes what is decoded
+    case  process_tree          images and model of a measurement | processes that a command starts
+    auroc  machine              area under the curve | the machine
+    hook                        runs in every measured process, and notes decoded files
 """

@@ -1,4 +1,4 @@
-"""The area under the ROC curve, exactly, to measure with something that none of the measured programs has written."""
+"""The exact area under the ROC curve, by code that none of the measured programs uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all programs are measured on: the same drawn images, the same model, the same first weights."""
+"""The case that all programs are measured on: the same drawn images, model and first weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMOOTHING = {"sigma": 2, "width": 0.1}
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured on.
+    """Images and model of a measurement.
 
     Args:
         image_size: Side of the square images, in pixels.

@@ -35,7 +35,7 @@ IMPORTS = "import anomalib.data, anomalib.engine, anomalib.models"
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure the case of the command line."""
     parser = parser_of_cases(__doc__)
     parser.add_argument("--programs", help="some of reference,tiled,budget,train,loop (default: reference,tiled,loop)")
     parser.add_argument(
@@ -63,7 +63,7 @@ def main() -> None:
         except CommandError as error:
             print(error, file=sys.stderr)
             comparison.failures.append(f"{program.name} ({' + '.join(phase.name for phase in program.phases)})")
-        comparison.write_json(folder / "results.json")  # what was measured stays, whatever happens to the next
+        comparison.write_json(folder / "results.json")  # these numbers stay if the next program fails
     if comparison.results:
         draw(comparison, folder / "results.png")
     print(f"\n{comparison.to_markdown()}\n\nNumbers and picture: {folder}")
@@ -73,10 +73,10 @@ def main() -> None:
 
 
 def parser_of_cases(description: str | None) -> ArgumentParser:
-    """Give a parser of the arguments that say what to measure on.
+    """Give a parser of the arguments of a case.
 
     Args:
-        description: What the command does.
+        description: Description of the command.
     """
     parser, defaults = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter), Case()
     parser.add_argument("--image_size", type=int, default=defaults.image_size, help="side of the images, in pixels")
@@ -88,13 +88,13 @@ def parser_of_cases(description: str | None) -> ArgumentParser:
     parser.add_argument("--train_batch", type=int, default=defaults.train_batch, help="training tiles at a time")
     parser.add_argument("--eval_batch", type=int, default=defaults.eval_batch, help="test images at a time")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for images, runs and numbers")
-    parser.add_argument("--keep", action="store_true", help="keep the runs, which take a lot of room")
-    parser.add_argument("--markdown", type=Path, help="page to write the table into, in place of the one before")
+    parser.add_argument("--keep", action="store_true", help="keep the runs, which take much disk space")
+    parser.add_argument("--markdown", type=Path, help="page to write the table into, in place of an earlier one")
     return parser
 
 
 def case_of(options: Namespace) -> Case:
-    """Give what to measure on.
+    """Read the case from the command line.
 
     Raises:
         ValueError: It cannot be run.

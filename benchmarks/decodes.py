@@ -28,7 +28,7 @@ class Decodes:
 
     @classmethod
     def read(cls, log: Path, boards: Path) -> Decodes:
-        """Count what was noted; files elsewhere, such as pictures, are left out.
+        """Count the noted decodes, without files elsewhere, such as pictures.
 
         Args:
             log: File of the notes; missing if nothing was decoded.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure the case of the command line, and those with more images."""
     parser = parser_of_cases(__doc__)
     parser.add_argument("--factor", type=int, default=4, help="how many times as many images")
     parser.add_argument("--processes", type=int, default=1, help="processes of fit")
@@ -54,14 +54,14 @@ def grown(case: Case, factor: int) -> list[Case]:
     """Give the case, and those with more images.
 
     Args:
-        case: What to begin with.
+        case: The first case.
         factor: How many times as many images.
     """
     return [case, replace(case, test=factor * case.test), replace(case, train=factor * case.train)]
 
 
 def growth_table(found: Mapping[Case, Sequence[Result]]) -> str:
-    """Lay out peak memory of each phase, and what it is of the first case's.
+    """Lay out peak memory of each phase, also relative to the first case.
 
     Args:
         found: Results of each case, that with the fewest images first.

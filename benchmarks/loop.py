@@ -1,7 +1,7 @@
-"""The floor: the same model work in a bare loop, without data loaders, trainers, stages, metrics or pictures.
+"""The lower bound: the same model work in a bare loop, without data loaders, trainers, stages, metrics or pictures.
 
-Images are decoded once. Then, for each tile: look at the training tiles, fit, keep what was learned, predict. The model
-is anomalib's own PyTorch module, because the arithmetic must be the same; everything around it stands in this file.
+Images are decoded once. Then, for each tile: fit on the training tiles, store the model, predict. The model
+is anomalib's own PyTorch module, because the arithmetic must be the same; everything around it is in this file.
 
     python -m benchmarks.loop fit case.json
     python -m benchmarks.loop test case.json
@@ -44,13 +44,13 @@ LEARNERS: dict[str, type[Learner]] = {"Padim": Padim, "Patchcore": Patchcore}
 
 @dataclass(frozen=True)
 class Job:
-    """What a loop works on.
+    """The job of a loop.
 
     Args:
         case: Model and sizes.
         boards: Folder of the images.
         processes: Number of processes that share the tiles.
-        folder: Where to keep what is learned, and the predicted maps.
+        folder: For models and predicted maps.
     """
 
     case: Case
@@ -60,7 +60,7 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read a job that stands in the folder where it keeps things."""
+        """Read a job from its file, in the folder of the job."""
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(Case(**content["case"]), Path(content["boards"]), content["processes"], path.parent)
 
@@ -72,16 +72,16 @@ class Job:
         return list(product(parts, parts))
 
     def learned(self, tile: Tile) -> Path:
-        """Name the file for what was learned of a tile."""
+        """Name the file of the model of a tile."""
         rows, columns = tile
         return self.folder / f"{rows.start}_{columns.start}.pt"
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run a phase of the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=["fit", "test"], help="train and predict once, or predict once")
-    parser.add_argument("job", type=Path, help="file that says what to work on")
+    parser.add_argument("job", type=Path, help="file of the job")
     options = parser.parse_args()
     job = Job.read(options.job)
     test = decoded(test_images(job.boards))
@@ -154,7 +154,7 @@ def _fit_tiles(job: Job, train: Pixels, test: Pixels, tiles: list[Tile]) -> None
 
 @torch.inference_mode()
 def _test_tiles(job: Job, test: Pixels, tiles: list[Tile]) -> None:
-    """Predict the images once with what was learned."""
+    """Predict the images once with the stored models."""
     model, maps = _model(job.case), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
     for tile in tiles:
         model.load_state_dict(torch.load(job.learned(tile)), strict=False)

@@ -1,4 +1,4 @@
-"""What is measured with."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 

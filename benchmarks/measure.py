@@ -34,7 +34,7 @@ class CommandError(RuntimeError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command used.
+    """Time and memory of a command.
 
     Args:
         seconds: Wall time.
@@ -48,13 +48,13 @@ class Usage:
 
 
 def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path) -> Usage:
-    """Run a Python command as a fresh process, wait for it, and say what it used.
+    """Run a Python command as a fresh process, wait for it, and give its usage.
 
     Args:
         arguments: Arguments of Python.
         folder: Folder that it runs in.
-        log: File for what it prints.
-        decodes: File in which it notes the images that it decodes.
+        log: File for its output.
+        decodes: File for the names of decoded images.
 
     Raises:
         CommandError: It failed.
@@ -62,7 +62,7 @@ def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path
     log.parent.mkdir(parents=True, exist_ok=True)
     decodes.unlink(missing_ok=True)
     command = [sys.executable, *arguments]
-    os.sync()  # what the system has still to write for an earlier command would slow this one down
+    os.sync()  # pending writes of an earlier command would slow this one down
     began = perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  # commands are made in programs.py
@@ -73,10 +73,10 @@ def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path
         while not select.select([descriptor], [], [], max(SHORTEST_PAUSE, watch.cost * (1 / SHARE - 1)))[0]:
             watch.look()
         seconds = perf_counter() - began
-        watch.look()  # nobody has waited for it yet, so its processor time can still be read
+        watch.look()  # it has not been waited for yet, so its processor time can still be read
     finally:
         os.close(descriptor)
-        with suppress(ProcessLookupError):  # whatever it has left running would be measured with the next command
+        with suppress(ProcessLookupError):  # processes that it left running would count for the next command
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode != 0:

@@ -1,4 +1,4 @@
-"""Processes that fail with an error where they would drive others out of memory."""
+"""Processes that fail with an error before the machine runs out of memory."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def lacked_memory(message: str) -> bool:
     """Whether a process failed because it got too little memory.
 
     Args:
-        message: What it said.
+        message: Its last output.
     """
     return any(sign in message for sign in SIGNS)

@@ -2,7 +2,7 @@
 
 A tiled ensemble and single models are trained on drawn circuit boards. Then the same test images are predicted by the
 ensemble in Python and on the command line, by its tile models one after the other with anomalib's ``Engine``, by its
-exports, and by one model that is given whole images, and one that is given shrunk ones. Each way is measured in a fresh
+exports, and by one model on whole images and one on shrunk images. Each way is measured in a fresh
 process, one after the other.
 
     python -m benchmarks.predicting
@@ -27,7 +27,7 @@ RATE = 0.001
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure the ways of the command line."""
     options = _options()
     case, folder = options.case, options.output.absolute() / f"predicting-{options.case.name}"
     shutil.rmtree(folder / "work", ignore_errors=True)
@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{row.title}: {f'left out: {row.reason}' if row.reason else 'measured'}", flush=True)
         rows.append(row)
         predictions = Predictions(case, describe_machine(), options.rate, list(bench.prepared.values()), rows)
-        predictions.write_json(folder / "results.json")  # after each, so that a failure takes nothing along
+        predictions.write_json(folder / "results.json")  # after each, so that a failure loses nothing
         if not options.keep:
             bench.clear(name)
     draw(predictions, folder / "results.png")
@@ -109,7 +109,7 @@ def _options() -> Namespace:
     """Read the command line; case, ways and reasons are checked and ready."""
     parser = parser_of_cases(__doc__)
     parser.add_argument("--ways", default="", help=f"some of {','.join(WAYS)} (default: all)")
-    parser.add_argument("--leave_out", action="append", default=[], metavar="WAY=REASON", help="not to be measured")
+    parser.add_argument("--leave_out", action="append", default=[], metavar="WAY=REASON", help="a way to leave out")
     parser.add_argument("--repeats", type=int, default=9, help="how often the time of a single image is taken")
     parser.add_argument(
         "--rate", type=float, default=RATE, help="share of normal pixels above the threshold at which defects count"

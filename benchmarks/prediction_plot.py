@@ -1,4 +1,4 @@
-"""A picture of all ways to predict: what they find, against the time that they take."""
+"""A picture of all ways to predict: defects found against time."""
 
 from __future__ import annotations
 

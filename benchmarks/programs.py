@@ -1,4 +1,4 @@
-"""The programs that are compared: how each is configured and started, and where it leaves its metrics."""
+"""The programs that are compared: how each is configured and started, and where it writes its metrics."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Program(ABC):
     """A program to measure.
 
     Args:
-        case: What it is measured on.
+        case: Images and model.
         boards: Folder of the images.
-        folder: Where it runs and keeps everything that it writes.
-        processes: Number of processes that it shares the tiles out to.
+        folder: Where it runs and writes everything.
+        processes: Number of processes that share the tiles.
     """
 
     case: Case
@@ -69,7 +69,7 @@ class Program(ABC):
 
     @abstractmethod
     def configure(self) -> None:
-        """Write what it reads; not measured."""
+        """Write its configuration; not measured."""
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -121,7 +121,7 @@ class Reference(Program):
         )
 
     def metrics(self) -> dict[str, float]:
-        """Read what its last stage has written."""
+        """Read the metrics of its last stage."""
         [path] = self.folder.glob("results/*/*/v0/metric_results.csv")
         with path.open(encoding="utf-8", newline="") as file:
             [row] = csv.DictReader(file)
@@ -153,7 +153,7 @@ class Tiled(Program):
         )
 
     def configure(self) -> None:
-        """Write its configuration: the defaults, and what is the same for all programs."""
+        """Write its configuration: the defaults, and the settings that all programs share."""
         case = self.case
         self._write(
             {
@@ -172,7 +172,7 @@ class Tiled(Program):
         )
 
     def metrics(self) -> dict[str, float]:
-        """Read what the test has written."""
+        """Read the metrics of the test."""
         [path] = self.folder.glob("results/*/*/v0/metrics.json")
         metrics = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(metrics[name]) for name in METRICS}
@@ -223,7 +223,7 @@ def programs(names: list[str], case: Case, boards: Path, folder: Path, processes
 
     Args:
         names: Some of ``reference``, ``tiled``, ``budget``, ``train`` and ``loop``.
-        case: What they are measured on.
+        case: Images and model.
         boards: Folder of the images.
         folder: Each program gets a folder in here.
         processes: Numbers of processes; all but the reference are measured with each of them.

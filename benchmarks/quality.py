@@ -19,13 +19,13 @@ TOUCHING = np.ones((3, 3), dtype=np.bool_)
 
 @dataclass(frozen=True)
 class Quality:
-    """What the predictions of the test images are worth.
+    """Quality of the predictions of the test images.
 
     Args:
         image_auroc: Area under the ROC curve of the images' scores.
         pixel_auroc: The same of the pixels.
         pixel_f1: F1 of the pixels at the threshold that is best for it.
-        defects: Number of defects: sets of pixels of a mask that touch, be it at a corner.
+        defects: Number of defects: sets of pixels of a mask that touch, also at a corner.
         found: How many of them were found.
         small: Number of defects that are no larger than the median one.
         small_found: How many of those were found.

@@ -1,7 +1,7 @@
 """Run one half of anomalib's own tiled ensemble, by its own pipelines, as its scripts do.
 
 Two things are added. Its models get the arguments that its configuration cannot carry, and random weights of one seed.
-And its errors, which it prints and goes on after, end the command.
+And its errors, which it only prints, end the command.
 
     python -m benchmarks.reference fit config.yaml
     python -m benchmarks.reference test config.yaml
@@ -32,7 +32,7 @@ FAILURE = "An error occurred when running the runner"
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run a phase of the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=["fit", "test"], help="train and calibrate, or measure the test images")
     parser.add_argument("config", type=Path, help="configuration of anomalib's tiled ensemble, with init_args")

@@ -21,7 +21,7 @@ COLUMNS = ("wall, s", "processor, s", "peak memory, GB", "disk, GB", "decodes pe
 
 @dataclass(frozen=True)
 class Result:
-    """What one phase of a program used, or all phases together.
+    """Time, memory and results of one phase of a program, or of all phases together.
 
     Args:
         program: Name of the program.

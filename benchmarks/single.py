@@ -1,8 +1,8 @@
-"""Train one model of anomalib for whole images, by ``Engine.fit``, at the size that it is given them in.
+"""Train one model of anomalib on whole images, by ``Engine.fit``, at a given size.
 
     python -m benchmarks.single single.json
 
-The checkpoint comes beside the file that says what to train.
+The checkpoint is written beside the file of the job.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.predictors import CHECKPOINT
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Train the model of the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("job", type=Path, help="file with case, boards, and the side that images are brought to")
     path = parser.parse_args().job.absolute()

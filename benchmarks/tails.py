@@ -1,6 +1,6 @@
 """False-positive rates that are reached with few scores of known distributions, as multiples of the rate wanted.
 
-For each distribution and number of scores, many samples are drawn. What lies above each threshold is known exactly;
+For each distribution and number of scores, many samples are drawn. The share above each threshold is known exactly;
 the mean over the samples is printed, as a Markdown table: 1 is the rate wanted, 3 three times as many false alarms.
 The plain fit is the same tail without bounds on its shape.
 
@@ -68,7 +68,7 @@ def _reached(law: rv_frozen, sample: NDArray[np.float64]) -> list[float]:
 
 
 def _plain(scores: NDArray[np.float64], rate: float) -> float:
-    """Fit as ExtremeValueThreshold does, but take the shape as it comes."""
+    """Fit as ExtremeValueThreshold does, without bounds on the shape."""
     count = max(FEWEST_EXCESSES, round(TAIL * len(scores)))
     level, excesses = scores[-count - 1], scores[-count:] - scores[-count - 1]
     unit = excesses.mean()

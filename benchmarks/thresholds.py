@@ -1,9 +1,9 @@
-"""How often threshold rules are wrong: false-positive rate and recall per image, on demonstration boards.
+"""Errors of threshold rules: false-positive rate and recall per image, on demonstration boards.
 
 For each seed, boards are drawn, a tiled Padim with random weights is trained, and the test images are predicted once.
 Half of them then serve as validation images, the other half to measure on. Every rule learns from the same raw scores:
-from the first so many normal validation images alone, and F1AdaptiveThreshold from anomalous ones besides as well.
-Prints a Markdown table and writes what was measured for each seed as JSON.
+from the first normal validation images alone, and F1AdaptiveThreshold also with anomalous ones.
+Prints a Markdown table and writes the numbers of each seed as JSON.
 
     python benchmarks/thresholds.py --seeds 0 1 2 3 4 --output thresholds.json
 """
@@ -69,7 +69,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rule did with one seed.
+    """Results of a rule with one seed.
 
     Args:
         seed: Seed of boards and training.
@@ -163,7 +163,7 @@ def _predicted(run: Run) -> Images:
 
 
 def _settings(options: Namespace, seed: int) -> Settings:
-    """Give a configuration whose rule does not matter: it is only trained with."""
+    """Give a configuration for training; its threshold rule does not matter."""
     boards = {
         "root": str(options.folder / f"boards-{seed}"),
         "image_size": options.image_size,

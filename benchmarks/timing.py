@@ -1,8 +1,8 @@
-"""Predict images in one way, take the time, and keep what was predicted.
+"""Predict images in one way, take the time, and store the predictions.
 
     python -m benchmarks.timing job.json
 
-Beside the job come ``timing.json``, ``scores.npy`` and, for each image, a map in ``maps/``.
+Beside the job it writes ``timing.json``, ``scores.npy`` and, for each image, a map in ``maps/``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Timing:
         first: Seconds until the first image was predicted, with imports and with loading of models.
         latencies: Seconds of a single image, for each repetition; empty if it was not measured.
         images_per_second: Over all images, one after another or in batches, once all is loaded; ``None`` if they are
-            too few for that to be told.
+            too few to measure.
     """
 
     first: float
@@ -50,14 +50,14 @@ class Timing:
 
     @classmethod
     def read(cls, folder: Path) -> Timing:
-        """Read what a process has left in a folder."""
+        """Read the times from the folder of a job."""
         return cls(**json.loads((folder / TIMING).read_text(encoding="utf-8")))
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the job of the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("job", type=Path, help="file that says what to predict, and how")
+    parser.add_argument("job", type=Path, help="file of the job")
     path = parser.parse_args().job.absolute()
     timing = take_time(Job.read(path), path.parent)
     (path.parent / TIMING).write_text(json.dumps(asdict(timing), indent=1), encoding="utf-8")
@@ -67,7 +67,7 @@ def take_time(job: Job, folder: Path) -> Timing:
     """Predict the first image several times, then all. Two predictions of it, and one of a batch, warm up.
 
     Args:
-        job: What to predict.
+        job: Images and way.
         folder: Where scores and maps go; writing them does not count.
     """
     images = [Path(image) for image in job.images]

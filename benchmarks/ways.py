@@ -1,4 +1,4 @@
-"""The ways to predict that are compared: what each needs, how it is made, and how it is measured."""
+"""The ways to predict that are compared: needs, preparation and measurement of each."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bench:
     """Where ways are measured, one after the other, each in processes of its own.
 
     Args:
-        case: What they are measured on.
+        case: Images and model.
         boards: Folder of the images.
         folder: Empty folder for everything that is made.
         repeats: How often the time of a single image is taken.
@@ -117,7 +117,7 @@ class Bench:
         try:
             if way.missing:
                 message = f"not installed: {', '.join(way.missing)}"
-                raise LeftOutError(message)  # noqa: TRY301  # one place that knows what becomes of a reason
+                raise LeftOutError(message)  # noqa: TRY301  # one place that handles reasons
             for source in dict.fromkeys((TILED, way.source) if way.source in EXPORTS else (way.source,)):
                 self._prepare(source)
             return Row(way.title, self._measured(name, way.source))
@@ -125,7 +125,7 @@ class Bench:
             return Row(way.title, None, str(error))
 
     def _prepare(self, source: str) -> None:
-        """Train or export once; what could not be made is not tried again."""
+        """Train or export once; a failure is not tried again."""
         if source in self.failures:
             raise LeftOutError(self.failures[source])
         if source in self.prepared:
@@ -179,7 +179,7 @@ class Bench:
         return Measured(Timing.read(work), usage.peak_memory, quality)
 
     def _measured_command(self, work: Path) -> Measured:
-        """Predict one image, then all; what all take longer is the time of the others."""
+        """Predict one image, then all; the difference is the time of the others."""
         test, images = self.boards / "test", self.images
         command = ("-m", "anomalib_tiled", "predict", "--ckpt_dir", str(self.run), "--device", "cpu", "--maps", "npy")
         one = self._run((*command, "--data", str(images[0]), "--output", "one"), work, "one")
@@ -199,7 +199,7 @@ class Bench:
         """Measure a command.
 
         Raises:
-            LeftOutError: It got too little memory, or says that it cannot be done.
+            LeftOutError: It got too little memory, or refused.
             CommandError: It failed otherwise.
         """
         try:
@@ -214,7 +214,7 @@ class Bench:
             raise LeftOutError(reason) from error
 
     def clear(self, name: str) -> None:
-        """Remove what only one way needs and has left behind: maps, and what predicts unless it is the run.
+        """Remove files that only one way needs: maps, and its model or export unless it is the run.
 
         Args:
             name: Name of the way.
@@ -239,10 +239,10 @@ def rate_of_others(others: int, one: float, every: float) -> float | None:
 
 
 def reason_in(message: str) -> str | None:
-    """Find out why a command could not do what it was asked for; ``None`` if it is a mistake in a program.
+    """Find the reason why a command could not run; ``None`` for a mistake in a program.
 
     Args:
-        message: The failure: the command with its exit status, what it said last, and where all of it stands.
+        message: The failure: the command with its exit status, its last output, and the file of all of it.
     """
     if lacked_memory(message):
         return "it needs more memory than there is"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# AUPIMO of anomalib is an error unless there are about 100,000 pixels in normal images; sometimes with more, too.
+# AUPIMO of anomalib raises an error with fewer than about 100,000 pixels in normal images; sometimes with more, too.
 #
 # Behaviour: AUPIMO integrates over rates of false positives from 1e-5 to 1e-4, which it measures on the pixels of images
 #   without any anomalous pixel. A rate of 1e-5 exists from 1 / 1e-5 = 100,000 such pixels on. With fewer, compute()
 #   raises ValueError "Invalid `fpr_level` because it's out of the range of `shared_fpr`". Its 300,000 thresholds lie evenly
-#   between the lowest and the highest score; where too few of them fall between the two rates, as with scores that are
-#   spread evenly, compute() raises RuntimeError "Cannot compute AUPIMO".
+#   between the lowest and the highest score; where too few of them fall between the two rates, as with evenly
+#   spread scores, compute() raises RuntimeError "Cannot compute AUPIMO".
 # Versions: anomalib 2.7.0, torch 2.14.1.
 # Wrong guess: a metric that is computed from pixels is defined as soon as there is one normal and one anomalous image.
-# Matters to: whoever measures small images or few of them, such as three normal images of 128 x 128 pixels.
+# Matters to: people who measure small images or few of them, such as three normal images of 128 x 128 pixels.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

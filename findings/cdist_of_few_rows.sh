@@ -5,7 +5,7 @@
 #   The exporter knows the multiplication only: "No ONNX function found for <OpOverload(op='aten._cdist_forward', ...)>".
 #   compute_mode="use_mm_for_euclid_dist" multiplies always, and is exported whatever the number of rows.
 # Versions: torch 2.14.1, onnx 1.23.2, onnxscript 0.7.2.
-# Wrong guess: whether a model can be exported depends on its code, not on how much it has learned.
+# Wrong guess: whether a model can be exported depends on its code, not on the size of its memory.
 # Matters to: models with a memory bank or cluster centres, tried out with a small one, such as 10 patches.
 set -euo pipefail
 folder=$(mktemp -d)

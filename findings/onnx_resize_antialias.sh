@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Resize of ONNX with antialias=1 gives the picture of Pillow only together with exclude_outside=1.
+# Resize of ONNX with antialias=1 equals Pillow only with exclude_outside=1.
 #
 # Behaviour: mode linear, antialias 1 (opset 18 and later) weighs pixels outside the image too unless exclude_outside is
 #   1. Near the borders pixels then differ from Pillow's BILINEAR by more than rounding: here by up to 11 of 255 grey
 #   levels, in 2 of 100 pixels. With exclude_outside 1, no pixel differs by more than 1.
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, Pillow 13.0.0.
-# Wrong guess: antialias alone makes the operator what Pillow and torchvision do.
-# Matters to: whoever puts the resizing of images into an exported graph, and tests it on the middle of an image only.
+# Wrong guess: with antialias alone the operator does the same as Pillow and torchvision.
+# Matters to: people who put the resizing of images into an exported graph, and test only the middle of an image.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# OpenVINO reads the Resize of ONNX with antialias=1 and resizes without antialiasing. It says nothing.
+# OpenVINO reads the Resize of ONNX with antialias=1 and resizes without antialiasing, without a warning.
 #
 # Behaviour: the model is converted and compiled without an error or a warning; its output equals, to rounding, that of
 #   the same model with antialias 0. Against onnxruntime, which obeys the attribute, random pixels differ by up to 139 of
 #   255 grey levels, white dots on black by up to 213.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0.
 # Wrong guess: an attribute that a converter does not support is an error.
-# Matters to: whoever resizes within an exported model, and whoever compares the predictions of OpenVINO with another
-#   runtime on images that had the right size already.
+# Matters to: people who resize within an exported model, and people who compare OpenVINO with another runtime only on
+#   images that have the right size already.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Three readers give three pictures of a TIFF file with packed samples of 12 bits, and OpenCV by default none.
+# Three libraries read a TIFF file with packed 12-bit samples in three ways, and OpenCV by default not at all.
 #
 # Behaviour: two samples share three bytes (BitsPerSample 12, no compression, grey), as many machine-vision cameras
 #   write. For the values 0, 1, 255, 256, 1000, 2048, 4000, 4095
@@ -8,9 +8,9 @@
 #   - OpenCV with IMREAD_UNCHANGED gives 16 times these values, up to 65520; with its default flag, and with
 #     IMREAD_GRAYSCALE, it gives None, and a warning in its log.
 # Versions: Pillow 13.0.0, OpenCV 5.0.0 (opencv-python-headless 5.0.0.93), tifffile 2026.3.3 with imagecodecs 2026.3.6.
-# Wrong guess: TIFF is lossless, so readers agree on the values; or they scale 12 bits to 8.
-# Matters to: whoever trains on files of a camera with one reader and predicts with another, or thinks of 12-bit images
-#   as 8-bit ones: read by Pillow and converted, an image brighter than a sixteenth of the range is all white.
+# Wrong guess: TIFF is lossless, so readers agree on the values; or readers scale 12 bits to 8.
+# Matters to: people who train on camera files with one reader and predict with another, or treat 12-bit images as
+#   8-bit ones: read by Pillow and converted, an image brighter than a sixteenth of the range is all white.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

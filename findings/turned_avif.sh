@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# OpenCV turns an AVIF file by its EXIF note alone, and not by the property that says how it is turned.
+# OpenCV turns an AVIF file only by its EXIF note, not by its own orientation properties.
 #
-# Behaviour: an AVIF file says how it is turned by the properties irot and imir of the image; an EXIF note is no more than
+# Behaviour: the properties irot and imir of the image hold the orientation of an AVIF file; an EXIF note is only
 #   information. Pillow writes the properties, and leaves the note out. OpenCV does not turn such a file, although it turns
 #   JPEG, PNG and WebP. A file that has the note besides, as OpenCV's own imwriteWithMetadata writes it, it does turn.
 #   Pillow turns neither, and gives both as EXIF orientation, for ImageOps.exif_transpose.
 # Versions: Pillow 13.0.0, OpenCV 5.0.0 (opencv-python-headless 5.0.0.93).
 # Wrong guess: AVIF is turned as JPEG is, by the EXIF note, by every reader that turns JPEG.
-# Matters to: whoever draws regions, which one reader has found, into pixels that another one gives.
+# Matters to: people who draw regions from one reader into pixels from another.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The note to turn a TIFF file is followed by Pillow and by OpenCV whatever its flags; OpenCV cannot turn by a quarter.
+# Pillow and OpenCV, with any flags, follow the orientation of a TIFF file; OpenCV cannot turn by a quarter.
 #
 # Behaviour: of the eight orientations of TIFF (tag 274),
 #   - Pillow follows all while it decodes, unlike those of JPEG, PNG and WebP, which it leaves to ImageOps.exif_transpose;
@@ -9,7 +9,7 @@
 #   - tifffile follows none.
 # Versions: Pillow 13.0.0, OpenCV 5.0.0 (opencv-python-headless 5.0.0.93), tifffile 2026.3.3.
 # Wrong guess: a reader follows such notes for all formats or for none, and a flag to ignore them does that.
-# Matters to: whoever draws regions, which one reader has found, into pixels that another one gives.
+# Matters to: people who draw regions from one reader into pixels from another.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 JOURNAL = "FACTORY_JOURNAL"
-"""Environment variable with the path of the journal; without it, none is kept."""
+"""Environment variable with the path of the journal; without it, there is no journal."""
 
 
 def append(**facts: object) -> None:
     """Write a line, with the time in UTC.
 
     Args:
-        facts: What a JSON file can hold, by name.
+        facts: Values that JSON can hold, by name.
     """
     if path := os.environ.get(JOURNAL):
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **facts}

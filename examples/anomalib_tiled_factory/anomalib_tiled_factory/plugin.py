@@ -1,4 +1,4 @@
-"""What anomalib-tiled loads: the choices that this package brings, and what it wants to be told."""
+"""The hooks that anomalib-tiled loads: two stages, and a journal of tested runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seam smoothing with a median, which takes narrow ridges away and leaves the edges of defects sharp."""
+"""Seam smoothing with a median, which removes narrow ridges and keeps the edges of defects sharp."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from anomalib_tiled import SeamSmoother, TileGrid
 class MedianSeams(SeamSmoother):
     """Median across every seam, for narrow ridges of too high scores along the borders of tiles.
 
-    Networks pad what they see with zeros, and a tile ends where its image does not. Maps may have a ridge there, which
-    a blur makes wider. A median takes it away: a ridge of ``reach`` pixels to either side of a seam is less than half
-    of the window, and what is wider than half of the window stays. So do steps; those are for ``GaussianSeams``.
+    Networks pad their input with zeros, also where a tile ends inside the image. Maps may have a ridge there, which a
+    blur makes wider. A median removes it: a ridge of ``reach`` pixels to either side of a seam is less than half of
+    the window, and anything wider than half of the window stays. So do steps; those are for ``GaussianSeams``.
 
         ────────────┐
            ridge    │ reach     window of 4 × reach + 1 pixels,

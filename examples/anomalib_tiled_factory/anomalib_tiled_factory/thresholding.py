@@ -19,9 +19,10 @@ class MedianDeviation(Thresholder):
     """Median of the normal scores plus some of their deviations; needs no defect to learn from.
 
     The deviation is 1.4826 × the median distance from the median: the standard deviation, if scores are normally
-    distributed. Unlike that, it hardly moves when a few images that are called normal are not. Leys et al., "Detecting
-    outliers: Do not use standard deviation around the mean, use absolute deviation around the median", Journal of
-    Experimental Social Psychology 49 (2013). Without normal scores, the threshold is the lowest score.
+    distributed. Unlike the standard deviation, it hardly moves when a few images are labelled normal by mistake.
+    Leys et al., "Detecting outliers: Do not use standard deviation around the mean, use absolute deviation around
+    the median", Journal of Experimental Social Psychology 49 (2013). Without normal scores, the threshold is the
+    lowest score.
 
     Args:
         deviations: How many deviations above the median is anomalous; more of them give fewer alarms.

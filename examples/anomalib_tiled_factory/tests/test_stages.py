@@ -1,4 +1,4 @@
-"""What the stages promise."""
+"""The two stages."""
 
 from __future__ import annotations
 
