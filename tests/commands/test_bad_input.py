@@ -229,7 +229,7 @@ def test_run_of_another_configuration(
     assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
     message = capsys.readouterr().err
     assert "was made with another configuration: tiling.stride is [40, 56], not [64, 72]. Leave the argument" in message
-    assert "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, metrics, " in message
+    assert "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, workers, metrics, " in message
     assert (finished_run / "config.yaml").read_text() == before
 
 
@@ -247,7 +247,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fitted: list[RunFolder] = []
-    monkeypatch.setattr(pipeline, "fit", lambda folder, *_: fitted.append(folder) or Calibration())
+    monkeypatch.setattr(pipeline, "fit", lambda folder, *_, **__: fitted.append(folder) or Calibration())
     none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
     configuration = str(configure(**none, data__init_args__val_split_mode="none"))

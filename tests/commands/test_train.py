@@ -468,7 +468,7 @@ def test_sensitivities_of_the_models_own_post_processor_are_honoured(
 def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "fit", interrupted)
