@@ -359,7 +359,7 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
         pipeline.test(folder, Observers(), data=None, output=None)
 
 
-@pytest.mark.parametrize("command", ["calibrate", "_test"])
+@pytest.mark.parametrize("command", ["calibrate", "_measure"])
 def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -368,7 +368,7 @@ def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
     run = {
         "calibrate": lambda: pipeline.fit(folder, Observers()),
-        "_test": lambda: pipeline.test(folder, Observers(), data=None, output=None),
+        "_measure": lambda: pipeline.test(folder, Observers(), data=None, output=None),
     }
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
         run[command]()

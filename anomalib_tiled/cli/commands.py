@@ -120,7 +120,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
         with _told_how_to_go_on(command, report):
-            predicted = pipeline.decide_again(folder, output, settings, report)
+            predicted = pipeline.rethreshold(folder, output, settings, report)
     else:
         request = PredictionRequest(
             tuple(parsed.data),

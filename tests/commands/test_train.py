@@ -24,6 +24,7 @@ from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_mask
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Seal
 from anomalib_tiled.training import workers
@@ -62,13 +63,13 @@ def test_a_test_gives_back_the_memory_of_each_batch(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    update = pipeline.TileMeasurements.update
+    update = TileMeasurements.update
 
-    def counted(tiles: pipeline.TileMeasurements, batch: ImageBatch) -> None:
+    def counted(tiles: TileMeasurements, batch: ImageBatch) -> None:
         steps.append("measured")
         update(tiles, batch)
 
-    monkeypatch.setattr(pipeline.TileMeasurements, "update", counted)
+    monkeypatch.setattr(TileMeasurements, "update", counted)
     monkeypatch.setattr(pipeline, "give_back_freed_memory", lambda: steps.append("given back"))
     shutil.copytree(finished_run, copy := tmp_path / "run")
     assert main(["test", "--ckpt_dir", str(copy)]) == 0
