@@ -32,7 +32,7 @@ from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import KNOWINGLY
 from anomalib_tiled.runs.verified_checkpoints import TrustedCheckpoints
 from anomalib_tiled.system.files import read_json
-from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.system.limits import available_memory
 from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_large
 
 if TYPE_CHECKING:

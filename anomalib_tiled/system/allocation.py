@@ -9,7 +9,7 @@ import platform
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.system.limits import available_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.cores import cores
+from anomalib_tiled.system.limits import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

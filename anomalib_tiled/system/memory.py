@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.system.limits import available_memory
 
 if TYPE_CHECKING:
     from anomalib_tiled.grid import Size
