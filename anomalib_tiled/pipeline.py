@@ -34,7 +34,7 @@ from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
-from anomalib_tiled.results.rethreshold import decide_again as redecide
+from anomalib_tiled.results.rethreshold import rethreshold
 from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.runs.checkpoints import check_finished
@@ -104,11 +104,11 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, k
 @contextmanager
 def _leftovers_removed(folder: RunFolder) -> Iterator[None]:
     """Remove what fits that were killed have left half done, and what workers leave that are stopped by an error."""
-    folder.remove_leftovers()
+    folder.clean_up()
     try:
         yield
     except TiledError:
-        folder.remove_leftovers()
+        folder.clean_up()
         raise
 
 
@@ -119,7 +119,7 @@ def _train_missing(
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
     note = note_images(run, missing)
-    run.folder.train_again(again)
+    run.folder.mark_for_training(again)
     if missing:
         download(run)
         check_monitored(run)
@@ -263,7 +263,7 @@ def predict(
         RunFolderError: The run is not complete, or was altered, and that is not allowed.
     """
     predictions = PredictionFolder(request.output)
-    check_free(predictions, request.settings, go_on=request.skip_existing)  # before there is a log among other files
+    check_free(predictions, request.settings, resume=request.skip_existing)  # before there is a log among other files
     own_pictures = picture_folders(predictions, request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
@@ -304,7 +304,7 @@ def decide_again(
     predictions = PredictionFolder(output)
     predictions.facts()  # before there is a log in a folder that holds no predictions
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-        return redecide(Run.open(folder), predictions, settings, report)
+        return rethreshold(Run.open(folder), predictions, settings, report)
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def _left_out(folder: RunFolder, tile: Tile, reason: str) -> TileStatus:
 
 
 def _to_train_again(folder: RunFolder, tile: Tile) -> list[str]:
-    return ["to be trained again"] if folder.again_file(tile).is_file() else []
+    return ["to be trained again"] if folder.retrain_file(tile).is_file() else []
 
 
 def _status_of(folder: RunFolder, tile: Tile, configuration: str, lender: str | None) -> TileStatus:

@@ -17,20 +17,20 @@ PICTURES = ("images", "masks", "maps")
 """Folders of what is kept of each image."""
 
 
-def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on: bool) -> None:
+def check_free(folder: PredictionFolder, settings: PredictionSettings, *, resume: bool) -> None:
     """Refuse a folder in which a prediction would be mixed with another one, or be written over something else.
 
     Args:
         folder: The folder.
         settings: What is asked for.
-        go_on: Whether predictions that are there already are gone on with.
+        resume: Whether predictions that are there already are gone on with.
 
     Raises:
         ConfigurationError: It holds predictions already, or something that would be replaced.
         RunFolderError: It holds predictions of which nobody can say what they were made with.
     """
     if _is_begun(folder):
-        if go_on or not holds_results(folder):
+        if resume or not holds_results(folder):
             return
         message = (
             f"{folder.path} holds predictions already. Choose another folder with --output, go on with it by "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HAS_MAPS = "has_maps"
 """Among the facts: whether the model gives anomaly maps."""
 
-DECIDING = "deciding"
+RETHRESHOLDING = "deciding"
 """Among the facts while predictions are decided about again: the thresholds that are given anew."""
 
 NEEDED = {"common", *(field.name for field in fields(PredictionSettings))}
@@ -142,7 +142,7 @@ class PredictionFolder:
             write_json(self.settings_file, {**facts, HAS_MAPS: has_maps})
 
     @contextmanager
-    def deciding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
+    def rethresholding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
         """Note that files are being replaced one by one, until all of them are.
 
         Args:
@@ -150,12 +150,12 @@ class PredictionFolder:
             given: Those of the thresholds that are given anew, by the names of their options.
         """
         facts = self.facts()
-        write_json(self.settings_file, {**facts, DECIDING: dict(given)})
+        write_json(self.settings_file, {**facts, RETHRESHOLDING: dict(given)})
         yield
-        facts.pop(DECIDING, None)
+        facts.pop(RETHRESHOLDING, None)
         self.begin(settings, **facts)
 
-    def check_decided(self, given: Iterable[str] = ()) -> None:
+    def check_rethresholded(self, given: Iterable[str] = ()) -> None:
         """Refuse predictions of which only some were decided about again, unless all are decided about now.
 
         Args:
@@ -164,7 +164,7 @@ class PredictionFolder:
         Raises:
             ConfigurationError: Deciding was interrupted, and is not what is about to be done.
         """
-        deciding = self.facts().get(DECIDING)
+        deciding = self.facts().get(RETHRESHOLDING)
         if isinstance(deciding, dict) and not deciding.keys() <= set(given):
             options = " ".join(f"--{name} {value}" for name, value in deciding.items())
             message = (
@@ -197,7 +197,7 @@ class PredictionFolder:
         for image, _ in self._lines():
             yield image
 
-    def mend(self) -> dict[str, int]:
+    def repair(self) -> dict[str, int]:
         """Remove a last line that was cut off, and make the table say what the lines say.
 
         Returns:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recording:
+class PredictionWriter:
     """Writes what is asked for of each prediction.
 
     Args:
@@ -51,7 +51,7 @@ class Recording:
     files: Pictures
 
     @classmethod
-    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> Recording:
+    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> PredictionWriter:
         """Begin a folder of predictions, or go on with one.
 
         Args:
@@ -65,11 +65,11 @@ class Recording:
             RunFolderError: It does not say any more what its predictions were made with.
         """
         folder, settings = PredictionFolder(request.output), request.settings
-        check_free(folder, settings, go_on=request.skip_existing)
+        check_free(folder, settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # those that are none are reported later
         common = common_folder(images, given_folders(request.data))
         if holds_results(folder):
-            folder.check_decided()
+            folder.check_rethresholded()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
         else:
@@ -80,7 +80,7 @@ class Recording:
         return cls(folder, settings, _files(run, folder, common))
 
     @classmethod
-    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> Recording:
+    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> PredictionWriter:
         """Open a folder of predictions, to decide about its images again.
 
         Args:
@@ -93,7 +93,7 @@ class Recording:
                 thresholds was interrupted.
         """
         facts = folder.facts()
-        folder.check_decided(given_thresholds(settings))
+        folder.check_rethresholded(given_thresholds(settings))
         folder.check_same(calibration=_fingerprint(run))
         asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
         given: dict[str, Any] = {**given_thresholds(settings)}
@@ -113,27 +113,27 @@ class Recording:
         Returns:
             What is told of the others.
         """
-        told, failures = [], []
+        predictions, failures = [], []
         for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
             try:
-                told.append(self._kept(item, size, score, raw_map[0]))
+                predictions.append(self._write_one(item, size, score, raw_map[0]))
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))
-        self.folder.append(told)
+        self.folder.append(predictions)
         for path, reason in failures:  # not before: if memory runs out, all are tried again
             on_failure(path, reason)
-        return told
+        return predictions
 
-    def _kept(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+    def _write_one(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
         """Give what is told of an image, and write all that is kept of it."""
         path = Path(str(item.image_path))
         with _names_that_fit(path):
             self.draw(item)
             if self.settings.maps is not None and item.pred_mask is not None:
                 self._write_map(path, raw_map)
-            return self.told(item, size, raw_score)
+            return self.prediction_of(item, size, raw_score)
 
-    def told(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+    def prediction_of(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
         """Give what is told of an image, and write its mask if that is asked for."""
         regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
         found: tuple[Region, ...] = ()

@@ -12,7 +12,7 @@ from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import Predicted
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.request import PredictionRequest
 from anomalib_tiled.results.thresholds import thresholds_of
 from anomalib_tiled.stages.contracts import images_noted, noting
@@ -43,7 +43,7 @@ class Prediction:
     Args:
         ensemble: Predicts.
         thresholds: Replace calibrated ones.
-        recording: Writes what is found.
+        writer: Writes what is found.
         images: The images that were asked for.
         report: Told in a line what a reader of the results should know.
     """
@@ -53,20 +53,20 @@ class Prediction:
         ensemble: TiledEnsemble,
         thresholds: Thresholds,
         *,
-        recording: Recording,
+        writer: PredictionWriter,
         images: Sequence[Path],
         report: Callable[[str], None],
     ) -> None:
-        self._ensemble, self._thresholds, self._recording, self._report = ensemble, thresholds, recording, report
-        done = recording.folder.mend()
-        recording.folder.forget_failures({*map(str, images), *done})
+        self._ensemble, self._thresholds, self._writer, self._report = ensemble, thresholds, writer, report
+        done = writer.folder.repair()
+        writer.folder.forget_failures({*map(str, images), *done})
         self.missing = [path for path in images if str(path) not in done]
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
         self._contradictions: list[str] = []
         self._one_by_one = self._maps_noted = False
-        self._starved: str | None = None
+        self._out_of_memory: str | None = None
 
     @classmethod
     def begin(
@@ -84,8 +84,8 @@ class Prediction:
         thresholds, notes = thresholds_of(run, request.settings)
         for note in filter(None, (*notes, run.left_out_note())):
             report(f"Note: {note}")
-        recording = Recording.open(run, request, images)
-        return cls(ensemble, thresholds, recording=recording, images=images, report=report)
+        writer = PredictionWriter.open(run, request, images)
+        return cls(ensemble, thresholds, writer=writer, images=images, report=report)
 
     @property
     def tried(self) -> int:
@@ -104,11 +104,11 @@ class Prediction:
         """
         reason = str(error)
         if isinstance(error, OutOfMemoryError):
-            if self._starved is not None:
+            if self._out_of_memory is not None:
                 raise error
-            self._starved, reason = reason, f"{path} is left out. {reason}"
+            self._out_of_memory, reason = reason, f"{path} is left out. {reason}"
         self._failed += 1
-        self._recording.folder.append_failure(path, reason)
+        self._writer.folder.append_failure(path, reason)
         self._report(f"skipped: {reason}")
 
     def predict(self, batch: SourceBatch, on_tile: OnTile | None = None) -> Iterator[ImageItem]:
@@ -161,16 +161,16 @@ class Prediction:
         images.update(**fields)
         if not self._maps_noted:
             self._note_maps(has_maps=raw.has_maps)
-        told = self._recording.write(images, batch.sizes, raw, self.fail)
-        self._anomalous += sum(image.pred_label for image in told)
-        self._predicted += len(told)
-        self._contradictions += [image.contradiction for image in told]
-        self._starved = None
-        kept = {image.image_path for image in told}
+        predictions = self._writer.write(images, batch.sizes, raw, self.fail)
+        self._anomalous += sum(image.pred_label for image in predictions)
+        self._predicted += len(predictions)
+        self._contradictions += [image.contradiction for image in predictions]
+        self._out_of_memory = None
+        kept = {image.image_path for image in predictions}
         return [item for item in images if str(item.image_path) in kept]
 
     def _note_maps(self, *, has_maps: bool) -> None:
-        self._recording.folder.note_maps(has_maps=has_maps)
+        self._writer.folder.note_maps(has_maps=has_maps)
         self._maps_noted = True
         if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
@@ -184,9 +184,9 @@ class Prediction:
         Raises:
             OutOfMemoryError: There was too little memory for an image, and no other was predicted, now or before.
         """
-        if self._starved is not None and not (self._predicted or self._existing):
-            raise OutOfMemoryError(self._starved)
-        if self._recording.settings.coco:
-            write_coco(self._recording.folder)
+        if self._out_of_memory is not None and not (self._predicted or self._existing):
+            raise OutOfMemoryError(self._out_of_memory)
+        if self._writer.settings.coco:
+            write_coco(self._writer.folder)
         said = count_of(self._contradictions)
         return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, said)

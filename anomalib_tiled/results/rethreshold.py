@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS, Predicted
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.thresholds import Thresholds, given_thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
@@ -32,7 +32,7 @@ CPU = "cpu"
 """Where maps are normalized again; no model is needed for that."""
 
 
-def decide_again(
+def rethreshold(
     run: Run, folder: PredictionFolder, settings: PredictionSettings, report: Callable[[str], None]
 ) -> Predicted:
     """Decide by other thresholds about images that were predicted.
@@ -47,21 +47,21 @@ def decide_again(
         ConfigurationError: There are no predictions, another run made them, what is needed was not kept, or deciding
             by other thresholds was interrupted.
     """
-    recording = Recording.reopen(run, folder, settings)
+    writer = PredictionWriter.reopen(run, folder, settings)
     thresholds, notes = thresholds_of(run, settings)
     for note in notes:
         report(f"Note: {note}")
-    done = folder.mend()
-    redecision = Redecision(run.calibrated_ensemble(CPU), recording, thresholds)
-    recording.check_kept(maps=thresholds.pixels is not None)
+    done = folder.repair()
+    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds)
+    writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    with folder.deciding(recording.settings, given_thresholds(settings)):
-        folder.replace(track(redecision.images(), "Deciding", len(done)))
-        if recording.settings.coco:
+    with folder.rethresholding(writer.settings, given_thresholds(settings)):
+        folder.replace(track(rethresholding.images(), "Deciding", len(done)))
+        if writer.settings.coco:
             write_coco(folder)
-    if redecision.outdated:
+    if rethresholding.outdated:
         report(
-            f"Note: {redecision.outdated} pictures say something else than the table now of how label and mask "
+            f"Note: {rethresholding.outdated} pictures say something else than the table now of how label and mask "
             "contradict each other: --threshold alone draws none again."
         )
     anomalous = sum(image.pred_label for image in folder.predicted())
@@ -69,49 +69,49 @@ def decide_again(
     return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
 
 
-class Redecision:
+class Rethresholding:
     """Other thresholds for images that were predicted before.
 
     Args:
         ensemble: Knows how scores are normalized; its models are never asked.
-        recording: Where the predictions are, and what is kept of each.
+        writer: Where the predictions are, and what is kept of each.
         thresholds: Thresholds; where one is ``None``, what was decided stays.
 
     Raises:
         ConfigurationError: Pixels cannot be decided about again: their scores were not kept, or there are none.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, recording: Recording, thresholds: Thresholds) -> None:
-        if thresholds.pixels is not None and recording.folder.facts().get(HAS_MAPS) is False:
+    def __init__(self, ensemble: TiledEnsemble, writer: PredictionWriter, thresholds: Thresholds) -> None:
+        if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
                 "--pixel_threshold decides about pixels, but the model gives no anomaly maps, so there are no masks "
                 "and regions to decide about. Leave it out; --threshold decides about images."
             )
             raise ConfigurationError(message)
-        if thresholds.pixels is not None and recording.settings.maps is None:
+        if thresholds.pixels is not None and writer.settings.maps is None:
             message = (
-                f"--pixel_threshold needs the raw maps of {recording.folder.path}, but they were not kept. "
+                f"--pixel_threshold needs the raw maps of {writer.folder.path}, but they were not kept. "
                 "Predict with --maps npy into another folder; --threshold alone needs no maps."
             )
             raise ConfigurationError(message)
-        self._ensemble, self._recording, self._thresholds = ensemble, recording, thresholds
+        self._ensemble, self._writer, self._thresholds = ensemble, writer, thresholds
         self.outdated = 0
 
     def images(self) -> Iterator[PredictedImage]:
         """Decide about the images, one by one."""
-        for image in self._recording.folder.predicted():
+        for image in self._writer.folder.predicted():
             yield self._decided(image)
 
     def _decided(self, image: PredictedImage) -> PredictedImage:
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
             before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
-            drawn_before = self._recording.settings.overlays and self._thresholds.pixels is None
+            drawn_before = self._writer.settings.overlays and self._thresholds.pixels is None
             self.outdated += drawn_before and before.contradiction != image.contradiction
         return image if self._thresholds.pixels is None else self._with_regions(image, image.path)
 
     def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:
-        maps = self._recording.read_map(path)[None, None]
+        maps = self._writer.read_map(path)[None, None]
         raw = RawPrediction(
             scores=torch.tensor([image.raw_score]),
             maps=maps,
@@ -130,5 +130,5 @@ class Redecision:
             pred_mask=decided.pred_mask,
         )
         item = next(iter(batch))
-        self._recording.draw(item)
-        return self._recording.told(item, image.image_size, image.raw_score)
+        self._writer.draw(item)
+        return self._writer.prediction_of(item, image.image_size, image.raw_score)

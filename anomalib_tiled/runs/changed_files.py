@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import checksum_named
 from anomalib_tiled.runs.tile_states import TileRecord
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.runs.run_folder import RunFolder
 
-SEALED = ("split_file", "calibration_file", "validation_scores_file")
-"""Files whose seals are in one file; those of checkpoints are beside them."""
+WITH_CHECKSUM = ("split_file", "calibration_file", "validation_scores_file")
+"""Files whose checksums are in one file; those of checkpoints are beside them."""
 
 USED = "It is used as it is."
 
 
-def altered(folder: RunFolder) -> tuple[str, ...]:
+def changed_files(folder: RunFolder) -> tuple[str, ...]:
     """Say of each file of a run how it differs from what it was when it was finished. All of them are read.
 
     Args:
@@ -32,18 +32,18 @@ def altered(folder: RunFolder) -> tuple[str, ...]:
     Returns:
         A sentence or two for each.
     """
-    return (*_sealed_files(folder), *_tiles(folder), *_calibration(folder))
+    return (*_files_with_checksum(folder), *_tiles(folder), *_calibration(folder))
 
 
-def _sealed_files(folder: RunFolder) -> Iterator[str]:
+def _files_with_checksum(folder: RunFolder) -> Iterator[str]:
     try:
-        seals = folder.seals()
+        checksums = folder.checksums()
     except RunFolderError as error:
         yield f"{error} Nothing that it says is compared."
-        seals = {}
-    for path in (getattr(folder, name) for name in SEALED):
+        checksums = {}
+    for path in (getattr(folder, name) for name in WITH_CHECKSUM):
         if path.is_file():
-            yield from _differences(path, seals.get(path.name))
+            yield from _differences(path, checksums.get(path.name))
 
 
 def _tiles(folder: RunFolder) -> Iterator[str]:
@@ -61,8 +61,8 @@ def _tiles(folder: RunFolder) -> Iterator[str]:
     if others:
         yield f"{folder.config_file} is not the configuration that {', '.join(others)} were trained with. {USED}"
     for shared in folder.shared_files:
-        if checksum_named(shared) != Seal.of(shared).sha256:
-            yield f"{shared} was altered after it was finished. {USED}"
+        if checksum_named(shared) != Checksum.of(shared).sha256:
+            yield f"{shared} was changed after it was finished. {USED}"
 
 
 def _calibration(folder: RunFolder) -> Iterator[str]:
@@ -75,10 +75,10 @@ def _calibration(folder: RunFolder) -> Iterator[str]:
         yield f"{folder.config_file} is not the configuration that {folder.calibration_file.name} was made with. {USED}"
 
 
-def _differences(path: Path, seal: Plain) -> Iterator[str]:
+def _differences(path: Path, checksum: Plain) -> Iterator[str]:
     """Say how a file differs, or that it cannot be told."""
     try:
-        Seal(**seal).check(path, USED)
+        Checksum(**checksum).check(path, USED)
     except RunFolderError as error:
         yield str(error)
     except TypeError:

@@ -12,8 +12,8 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
-from anomalib_tiled.runs.run_folder import KNOWINGLY
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.runs.run_folder import USE_ANYWAY
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import temporary_name
 from anomalib_tiled.system.os_errors import storage_errors
 
@@ -64,7 +64,7 @@ def _completed(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def write_tensors(content: Checkpoint | Weights, path: Path) -> Seal:
+def write_tensors(content: Checkpoint | Weights, path: Path) -> Checksum:
     """Write tensors so that the bytes of the file depend on nothing but the content, not even on its name.
 
     Args:
@@ -85,7 +85,7 @@ def write_tensors(content: Checkpoint | Weights, path: Path) -> Seal:
             if file.error is not None:
                 raise file.error from None
             raise
-    return Seal(file.size, file.digest.hexdigest())
+    return Checksum(file.size, file.digest.hexdigest())
 
 
 class _Watched:
@@ -274,8 +274,8 @@ class Sharing:
         with storage_errors(temporary):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                seal = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
-                path = self.folder / shared_name(seal.sha256)
+                checksum = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                path = self.folder / shared_name(checksum.sha256)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -325,9 +325,9 @@ def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
 @lru_cache(maxsize=2)
 def _check_shared(path: Path, changed: int, size: int) -> None:
     del changed, size  # they are what tells files of one name apart
-    if checksum_named(path) != Seal.of(path).sha256:
-        advice = f"It holds weights of all tiles: restore it, or fit anew. {KNOWINGLY}"
-        message = f"{path} was altered after it was finished. {advice}"
+    if checksum_named(path) != Checksum.of(path).sha256:
+        advice = f"It holds weights of all tiles: restore it, or fit anew. {USE_ANYWAY}"
+        message = f"{path} was changed after it was finished. {advice}"
         raise RunFolderError(message)
 
 

@@ -51,7 +51,7 @@ class RunFiles:
         return self.path / "origins.json"
 
     @property
-    def seals_file(self) -> Path:
+    def checksums_file(self) -> Path:
         """What split and calibration were like when they were finished."""
         return self.path / "seals.json"
 
@@ -100,7 +100,7 @@ class RunFiles:
         """Note that a location has no model, because none can be fitted there, and why."""
         return self.path / "tiles" / f"{tile.name}.left_out.json"
 
-    def again_file(self, tile: Tile) -> Path:
+    def retrain_file(self, tile: Tile) -> Path:
         """Note that a tile is to be trained again; until that is done, what it was trained to be stays."""
         return self.path / "tiles" / f"{tile.name}.again"
 

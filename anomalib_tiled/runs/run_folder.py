@@ -15,7 +15,7 @@ from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.runs.saved_settings import read_settings
 from anomalib_tiled.runs.tile_states import TileRecord
 from anomalib_tiled.runs.versions import new_version
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
 from anomalib_tiled.system.os_errors import readable
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Fill = Callable[["RunFolder", Path], None]
     Check = Callable[["RunFolder"], None]
 
-KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
+USE_ANYWAY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
 """What else can be done with a file that was altered."""
 
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
@@ -141,9 +141,9 @@ class RunFolder(RunFiles):
         """Read which package each class came from; nothing for a run that was made before that was recorded."""
         return read_json(self.origins_file) if self.origins_file.is_file() else {}
 
-    def seal(self, path: Path) -> None:
+    def note_checksum(self, path: Path) -> None:
         """Note what a finished file is like."""
-        write_json(self.seals_file, {**self.seals(), path.name: vars(Seal.of(path))})
+        write_json(self.checksums_file, {**self.checksums(), path.name: vars(Checksum.of(path))})
 
     def check(self, path: Path, advice: str) -> None:
         """Compare a file to what it was like when it was finished.
@@ -163,11 +163,11 @@ class RunFolder(RunFiles):
         if self.allow_altered:
             return
         try:
-            seal = Seal(**self.seals().get(path.name))  # type: ignore[arg-type]  # whatever is there
+            checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # whatever is there
         except TypeError as error:
-            message = f"{self.seals_file} does not say what {path.name} is like. {advice} {KNOWINGLY}"
+            message = f"{self.checksums_file} does not say what {path.name} is like. {advice} {USE_ANYWAY}"
             raise RunFolderError(message) from error
-        seal.check(path, f"{advice} {KNOWINGLY}")
+        checksum.check(path, f"{advice} {USE_ANYWAY}")
 
     def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
         """Compare checkpoints of trained tiles to what they were; where size and time are the same, that is trusted.
@@ -184,28 +184,28 @@ class RunFolder(RunFiles):
     def check_checkpoint(self, tile: Tile) -> None:
         """Compare the checkpoint of a tile to what it was."""
         if not self.allow_altered:
-            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
 
-    def seal_of(self, tile: Tile) -> Seal:
+    def checksum_of(self, tile: Tile) -> Checksum:
         """Give what the checkpoint of a tile is like: what it was, or what it is now where it may be altered."""
-        return Seal.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+        return Checksum.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
 
-    def seals_of_shared(self) -> list[str]:
+    def shared_checksums(self) -> list[str]:
         """Give the checksums of what tiles share: what they were, or what they are now where they may be altered."""
         if self.allow_altered:
-            return [Seal.of(path).sha256 for path in self.shared_files]
+            return [Checksum.of(path).sha256 for path in self.shared_files]
         return [checksum_named(path) for path in self.shared_files]
 
-    def seals(self) -> dict[str, Plain]:
+    def checksums(self) -> dict[str, Plain]:
         """Read what finished files are like, by their names."""
-        if not self.seals_file.is_file():
+        if not self.checksums_file.is_file():
             return {}
         try:
-            return read_json(self.seals_file)
+            return read_json(self.checksums_file)
         except RunFolderError as error:
             message = (
-                f"{self.seals_file}, which says what finished files are like, cannot be read ({error.__cause__}). "
-                f"Restore it, or fit a new run. {KNOWINGLY}"
+                f"{self.checksums_file}, which says what finished files are like, cannot be read ({error.__cause__}). "
+                f"Restore it, or fit a new run. {USE_ANYWAY}"
             )
             raise RunFolderError(message) from error
 
@@ -216,7 +216,7 @@ class RunFolder(RunFiles):
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Note that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.again_file(tile), self.left_out_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -259,7 +259,7 @@ class RunFolder(RunFiles):
         self.forget(tile)
         content = {"error": reason, "configuration": self.settings().training_hash}
         write_json(self.left_out_file(tile), content)
-        for note in (self.failure_file(tile), self.again_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile)):
             note.unlink(missing_ok=True)
 
     def left_out(self, grid: TileGrid) -> dict[str, str]:
@@ -295,10 +295,10 @@ class RunFolder(RunFiles):
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 "Restore config.yaml, or train all tiles of the other one again: "
-                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {KNOWINGLY}"
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {USE_ANYWAY}"
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+        record.checkpoint.check_size(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
         return True
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
@@ -306,15 +306,15 @@ class RunFolder(RunFiles):
         records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
-    def again(self, tile: Tile) -> str:
+    def retrain_advice(self, tile: Tile) -> str:
         """Say how to train a tile again."""
         return f"Train the tile again: `anomalib tiled fit --ckpt_dir {self.path} --tiles {tile.name}`."
 
-    def train_again(self, tiles: Iterable[Tile]) -> None:
+    def mark_for_training(self, tiles: Iterable[Tile]) -> None:
         """Note that tiles are to be trained again; what they are stays until then, and can be used."""
         for tile in tiles:
             if self.has_record(tile) or self._reason_left_out(tile) is not None:
-                write_text(self.again_file(tile), "")
+                write_text(self.retrain_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
         """Count a tile as not trained, and with it what the stages learned from all, and what a test has found."""
@@ -323,7 +323,7 @@ class RunFolder(RunFiles):
         self.validation_scores_file.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
 
-    def remove_leftovers(self) -> None:
+    def clean_up(self) -> None:
         """Remove what fits that were killed have left half done; nobody else may fit it meanwhile."""
         remove_half_written(self.path)
         for path in self.predictions.glob("*/.*.tmp"):
@@ -348,6 +348,6 @@ class RunFolder(RunFiles):
 
     def is_to_train(self, tile: Tile, configuration: str) -> bool:
         """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""
-        if self.again_file(tile).is_file():
+        if self.retrain_file(tile).is_file():
             return True
         return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ class TileRecord:
     seconds: float
     epochs: int
     configuration: str
-    checkpoint: Seal
+    checkpoint: Checksum
     modified: int = 0
     images: str = ""
     threads: int | None = None
@@ -38,4 +38,4 @@ class TileRecord:
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
         """Read a note."""
-        return cls(**{**content, "checkpoint": Seal(**content["checkpoint"])})
+        return cls(**{**content, "checkpoint": Checksum(**content["checkpoint"])})

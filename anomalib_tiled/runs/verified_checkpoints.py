@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.checkpoints import check_shared
-from anomalib_tiled.system.checksums import CheckedFiles, Seal
+from anomalib_tiled.system.checksums import CheckedFiles, Checksum
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
 
 
-class TrustedCheckpoints:
+class VerifiedCheckpoints:
     """The checkpoints of a run; each is read for its checksum once, not each time that it is loaded.
 
     Args:
@@ -29,7 +29,7 @@ class TrustedCheckpoints:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._checked = CheckedFiles()
-        self._seals: dict[str, Seal] = {}
+        self._checksums: dict[str, Checksum] = {}
 
     def check_changed(self, tiles: Iterable[Tile]) -> None:
         """Compare those checkpoints to what they were whose size or time is not that of when they were finished.
@@ -71,14 +71,13 @@ class TrustedCheckpoints:
         except ConfigurationError as error:
             if (lack := lack_of_memory(error)) is not None:
                 raise lack from None
-            message = (
-                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
-            )
+            reason = error.__cause__ or error
+            message = f"The checkpoint {checkpoint} cannot be loaded: {reason} {self.folder.retrain_advice(tile)}"
             raise RunFolderError(message) from error
 
     def _check(self, tile: Tile) -> None:
-        seal = self.folder.record(tile).checkpoint
-        if self._seals.setdefault(tile.name, seal) != seal:
+        checksum = self.folder.record(tile).checkpoint
+        if self._checksums.setdefault(tile.name, checksum) != checksum:
             message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run anew."
             raise RunFolderError(message)
         self.folder.check_checkpoint(tile)

@@ -18,7 +18,7 @@ PIECE = 2**22
 
 
 @dataclass(frozen=True)
-class Seal:
+class Checksum:
     """Size and checksum of a finished file.
 
     Args:
@@ -30,7 +30,7 @@ class Seal:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Seal:
+    def of(cls, path: Path) -> Checksum:
         """Read a finished file.
 
         Raises:
@@ -70,8 +70,8 @@ class Seal:
             RunFolderError: The file was cut short or altered.
         """
         self.check_size(path, advice)
-        if Seal.of(path) != self:
-            message = f"{path} was altered after it was finished. {advice}"
+        if Checksum.of(path) != self:
+            message = f"{path} was changed after it was finished. {advice}"
             raise RunFolderError(message)
 
 

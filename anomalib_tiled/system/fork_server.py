@@ -81,7 +81,7 @@ def _end_with_state_of_gpu() -> None:
     sys.exit(LOST if torch.cuda._is_in_bad_fork() else 0)  # noqa: SLF001  # there is no other way to ask
 
 
-def start_copied_process() -> None:
+def start_fork_server() -> None:
     """Have it import in the background what workers need."""
     if process_context().get_start_method() == "forkserver":
         with _safe_path() if KNOWS_SAFE_PATH else _safe_folder(), _interrupted_later():
@@ -98,7 +98,7 @@ def start_process(context: BaseContext, work: Callable[..., None], *arguments: o
     """
     process: BaseProcess = context.Process(target=_begin, args=(work, *arguments), daemon=True)  # type: ignore[attr-defined]
     if context.get_start_method() == "forkserver":
-        start_copied_process()
+        start_fork_server()
     with _safe_path(), _interrupted_later():
         process.start()
     return process

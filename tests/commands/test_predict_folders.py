@@ -18,7 +18,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.rethreshold import Redecision
+from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.system.locks import PREDICTION, locked
 
 Predict = Callable[..., int]
@@ -154,9 +154,9 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     wanted = contents(output)
     shutil.rmtree(output)
     shutil.copytree(before, output)
-    decided, number = Redecision._decided, 0
+    decided, number = Rethresholding._decided, 0
 
-    def interrupted(self: Redecision, image: PredictedImage) -> PredictedImage:
+    def interrupted(self: Rethresholding, image: PredictedImage) -> PredictedImage:
         nonlocal number
         number += 1
         if moment == "second image" and number == 2:
@@ -171,7 +171,7 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     with monkeypatch.context() as patched:
         if moment == "last note":
             patched.setattr(PredictionFolder, "begin", killed)
-        patched.setattr(Redecision, "_decided", interrupted)
+        patched.setattr(Rethresholding, "_decided", interrupted)
         assert predict(*again) == (2 if moment == "disk full" else 130)
     hint = capsys.readouterr().err.partition("Go on with: ")[2]
     assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"

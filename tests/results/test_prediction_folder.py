@@ -66,7 +66,7 @@ def test_every_prediction_is_on_the_disk_at_once(folder: PredictionFolder) -> No
 
 
 def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
-    folder.mend()
+    folder.repair()
     heading, *rows = table(folder)
     assert heading == list(COLUMNS)
     assert rows == [
@@ -81,7 +81,7 @@ def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
     folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
-    assert folder.mend() == {"/data/ä.png": 1, "/data/b,c.png": 0}
+    assert folder.repair() == {"/data/ä.png": 1, "/data/b,c.png": 0}
     assert list(folder.predicted()) == IMAGES[:2]
     assert len(table(folder)) == 3
     folder.append(IMAGES[2:])
@@ -90,7 +90,7 @@ def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: i
 
 def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) -> None:
     folder = PredictionFolder(tmp_path / "new")
-    assert folder.mend() == {}
+    assert folder.repair() == {}
     assert list(folder.predicted()) == []
     assert table(folder) == [list(COLUMNS)]
 
@@ -102,7 +102,7 @@ def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
     with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was altered \(.*\)\. Choose another"):
-        folder.mend()
+        folder.repair()
 
 
 def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
@@ -168,17 +168,17 @@ def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
 def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> None:
     folder.note_maps(has_maps=True)
     before, new = folder.facts(), PredictionSettings(threshold="0.5", coco=True)
-    with pytest.raises(KeyboardInterrupt), folder.deciding(new, {"threshold": "0.5"}):
+    with pytest.raises(KeyboardInterrupt), folder.rethresholding(new, {"threshold": "0.5"}):
         raise KeyboardInterrupt
     assert folder.facts() == {**before, "deciding": {"threshold": "0.5"}}
     for given in ((), ("pixel_threshold",)):
         with pytest.raises(ConfigurationError, match=r"was interrupted, .* no --data, and --threshold 0\.5\.$"):
-            folder.check_decided(given)
-    folder.check_decided(["threshold", "pixel_threshold"])  # replaces all that was being replaced
-    with folder.deciding(new, {"threshold": "0.5"}):
+            folder.check_rethresholded(given)
+    folder.check_rethresholded(["threshold", "pixel_threshold"])  # replaces all that was being replaced
+    with folder.rethresholding(new, {"threshold": "0.5"}):
         pass
     assert folder.facts() == {**before, "threshold": "0.5"}
-    folder.check_decided()
+    folder.check_rethresholded()
 
 
 def failures(folder: PredictionFolder) -> list[list[str]]:
@@ -246,7 +246,7 @@ def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
     folder.append([replace(image("ä.png", ONE), image_path=name)])
     folder.append_failure(Path(name), f"{name} is damaged")
     assert [each.image_path for each in folder.predicted()] == [name]
-    assert list(folder.mend()) == [name]
+    assert list(folder.repair()) == [name]
     folder.replace(list(folder.predicted()))
     for path in (folder.rows_file, folder.failures_file):
         assert os.fsencode(name) in path.read_bytes()
