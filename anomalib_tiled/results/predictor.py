@@ -1,4 +1,4 @@
-"""Predicting new images: from the images that were asked for to what is written of each."""
+"""Predicts new images, and writes the results."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ LESS_MEMORY = f"{LOWER_THE_BUDGET}, or predict elsewhere, such as with --device 
 
 
 class Prediction:
-    """A prediction on its way.
+    """A running prediction.
 
     Args:
-        ensemble: Predicts.
+        ensemble: The model.
         thresholds: Replace calibrated ones.
-        writer: Writes what is found.
-        images: The images that were asked for.
-        report: Told in a line what a reader of the results should know.
+        writer: Writes the results.
+        images: The requested images.
+        report: Called with each line that a reader of the results should know.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Prediction:
     def begin(
         cls, run: Run, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
     ) -> Prediction:
-        """Load what predicts, and open the folder of the results.
+        """Load the ensemble, and open the folder of the results.
 
         Raises:
-            RunFolderError: The run is not complete, or lacks what a threshold is looked up in.
-            ConfigurationError: The folder holds predictions that were made otherwise.
+            RunFolderError: The run is incomplete, or has no scores to look a threshold up.
+            ConfigurationError: The folder holds predictions with other settings.
         """
         if remark := run.memory_remark():
             report(f"warning: {remark}")
@@ -89,18 +89,18 @@ class Prediction:
 
     @property
     def tried(self) -> int:
-        """How many of the missing images were predicted, or could not be read."""
+        """Number of missing images that were predicted or have failed."""
         return self._predicted + self._failed
 
     def fail(self, path: Path, error: TiledError) -> None:
-        """Take note of an image that cannot be read or predicted, or of which something cannot be kept.
+        """Record an image that cannot be read or predicted, or whose files cannot be written.
 
         Args:
             path: The image.
-            error: Why. A lack of memory is the image's own if it is alone with it.
+            error: The reason. One image without enough memory may simply be too large; two in a row are not.
 
         Raises:
-            OutOfMemoryError: There is too little memory for the image before it too.
+            OutOfMemoryError: There was too little memory for the image before, too.
         """
         reason = str(error)
         if isinstance(error, OutOfMemoryError):
@@ -112,20 +112,20 @@ class Prediction:
         self._report(f"skipped: {reason}")
 
     def predict(self, batch: SourceBatch, on_tile: OnTile | None = None) -> Iterator[ImageItem]:
-        """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
+        """Predict a batch, and write the results. Images that fail are skipped.
 
         If memory runs out, these images and all later ones are predicted one by one; a single image for which there is
-        too little memory is passed over.
+        too little memory is skipped.
 
         Args:
             batch: The images.
-            on_tile: Told of each tile that has predicted them.
+            on_tile: Called after each tile with its raw prediction.
 
         Yields:
             The images with their predictions, on the CPU.
 
         Raises:
-            OutOfMemoryError: There is too little memory for two images after each other, each by itself.
+            OutOfMemoryError: There is too little memory for two single images in a row.
         """
         single = len(batch.sizes) == 1
         predicted = self._try(batch, on_tile) if single or not self._one_by_one else None
@@ -136,7 +136,7 @@ class Prediction:
                 yield from self.predict(SourceBatch(collate([item]), (size,)))
 
     def _try(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem] | None:
-        """Predict a batch; ``None`` if that failed, and may work for one image at a time."""
+        """Predict a batch; ``None`` if that failed."""
         single = len(batch.sizes) == 1
         try:
             with advising_on_memory(LESS_MEMORY):
@@ -147,7 +147,7 @@ class Prediction:
             elif isinstance(error, OutOfMemoryError):
                 self._one_by_one = True
                 self._report(f"Note: {error} Images are predicted one by one from here on.")
-        gc.collect()  # what failed holds itself, and is in the way of the next try
+        gc.collect()  # frees the memory of the failed try, which refers to itself
         return None
 
     def _predict(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem]:
@@ -176,17 +176,17 @@ class Prediction:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
 
     def finish(self, seconds: float) -> Predicted:
-        """Write what needs all predictions.
+        """Write the files that need all predictions.
 
         Args:
-            seconds: Time that the prediction took.
+            seconds: Duration of the prediction.
 
         Raises:
-            OutOfMemoryError: There was too little memory for an image, and no other was predicted, now or before.
+            OutOfMemoryError: There was too little memory for an image, and no other image was ever predicted.
         """
         if self._out_of_memory is not None and not (self._predicted or self._existing):
             raise OutOfMemoryError(self._out_of_memory)
         if self._writer.settings.coco:
             write_coco(self._writer.folder)
-        said = count_of(self._contradictions)
-        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, said)
+        contradictions = count_of(self._contradictions)
+        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, contradictions)

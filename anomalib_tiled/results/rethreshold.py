@@ -1,4 +1,4 @@
-"""Deciding again about images that were predicted: no model is asked, and no image is predicted anew."""
+"""Applies new thresholds to predictions, without loading a model or predicting again."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.request import PredictionSettings
 
 CPU = "cpu"
-"""Where maps are normalized again; no model is needed for that."""
+"""Device to normalize maps again; that needs no model."""
 
 
 def rethreshold(
     run: Run, folder: PredictionFolder, settings: PredictionSettings, report: Callable[[str], None]
 ) -> Predicted:
-    """Decide by other thresholds about images that were predicted.
+    """Apply new thresholds to predictions.
 
     Args:
-        run: The run that they were predicted with.
-        folder: The predictions; they are replaced once all are decided about.
-        settings: The thresholds; where one is ``None``, what was decided stays.
-        report: Told in a line what a reader of the results should know.
+        run: The run that made the predictions.
+        folder: The predictions; they are replaced once all new ones are written.
+        settings: The new thresholds; ``None`` keeps the earlier decisions.
+        report: Called with each line that a reader of the results should know.
 
     Raises:
-        ConfigurationError: There are no predictions, another run made them, what is needed was not kept, or deciding
-            by other thresholds was interrupted.
+        ConfigurationError: There are no predictions, another run made them, raw maps are needed but were not written,
+            or applying other thresholds was interrupted.
     """
     writer = PredictionWriter.reopen(run, folder, settings)
     thresholds, notes = thresholds_of(run, settings)
@@ -56,13 +56,13 @@ def rethreshold(
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
     with folder.rethresholding(writer.settings, given_thresholds(settings)):
-        folder.replace(track(rethresholding.images(), "Deciding", len(done)))
+        folder.replace(track(rethresholding.images(), "Applying thresholds", len(done)))
         if writer.settings.coco:
             write_coco(folder)
     if rethresholding.outdated:
         report(
-            f"Note: {rethresholding.outdated} pictures say something else than the table now of how label and mask "
-            "contradict each other: --threshold alone draws none again."
+            f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
+            "other, because --threshold alone draws no picture again."
         )
     anomalous = sum(image.pred_label for image in folder.predicted())
     contradictions = count_of(image.contradiction for image in folder.predicted())
@@ -70,27 +70,27 @@ def rethreshold(
 
 
 class Rethresholding:
-    """Other thresholds for images that were predicted before.
+    """Applies new thresholds to predictions.
 
     Args:
-        ensemble: Knows how scores are normalized; its models are never asked.
-        writer: Where the predictions are, and what is kept of each.
-        thresholds: Thresholds; where one is ``None``, what was decided stays.
+        ensemble: Normalizes scores; its models are never used.
+        writer: Reads and writes the predictions.
+        thresholds: The new thresholds; ``None`` keeps the earlier decisions.
 
     Raises:
-        ConfigurationError: Pixels cannot be decided about again: their scores were not kept, or there are none.
+        ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
     """
 
     def __init__(self, ensemble: TiledEnsemble, writer: PredictionWriter, thresholds: Thresholds) -> None:
         if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
-                "--pixel_threshold decides about pixels, but the model gives no anomaly maps, so there are no masks "
-                "and regions to decide about. Leave it out; --threshold decides about images."
+                "--pixel_threshold needs anomaly maps, but the model gives none, so there are no masks and regions. "
+                "Leave it out; --threshold decides about images."
             )
             raise ConfigurationError(message)
         if thresholds.pixels is not None and writer.settings.maps is None:
             message = (
-                f"--pixel_threshold needs the raw maps of {writer.folder.path}, but they were not kept. "
+                f"--pixel_threshold needs the raw maps of {writer.folder.path}, but they were not written. "
                 "Predict with --maps npy into another folder; --threshold alone needs no maps."
             )
             raise ConfigurationError(message)
@@ -98,7 +98,7 @@ class Rethresholding:
         self.outdated = 0
 
     def images(self) -> Iterator[PredictedImage]:
-        """Decide about the images, one by one."""
+        """Yield the images with new decisions, one by one."""
         for image in self._writer.folder.predicted():
             yield self._decided(image)
 

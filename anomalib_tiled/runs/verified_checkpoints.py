@@ -1,4 +1,4 @@
-"""Checkpoints of a run that are what they were when they were finished."""
+"""Loads checkpoints of a run after comparing them with their checksums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class VerifiedCheckpoints:
-    """The checkpoints of a run; each is read for its checksum once, not each time that it is loaded.
+    """The checkpoints of a run; each checksum is compared once, not on every load.
 
     Args:
         folder: The run folder.
@@ -32,16 +32,16 @@ class VerifiedCheckpoints:
         self._checksums: dict[str, Checksum] = {}
 
     def check_changed(self, tiles: Iterable[Tile]) -> None:
-        """Compare those checkpoints to what they were whose size or time is not that of when they were finished.
+        """Compare checkpoints with their checksums where size or time has changed since they were finished.
 
-        None is read if all are as they were left. Those of a copy without times are read here instead of when they are
-        loaded.
+        Unchanged ones are not read. In a copied run without the original times, all are read here instead of on the
+        first load.
 
         Args:
             tiles: The tiles, all trained.
 
         Raises:
-            RunFolderError: One was altered, and that is not allowed.
+            RunFolderError: A checkpoint was changed, and the run does not allow that.
         """
         if self.folder.allow_altered:
             return
@@ -53,14 +53,14 @@ class VerifiedCheckpoints:
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:
-        """Give a checkpoint that is as it was when it was finished, to be loaded inside.
+        """Give an unchanged checkpoint, to be loaded inside.
 
         Args:
             tile: The tile.
 
         Raises:
-            RunFolderError: It was altered, or cannot be loaded. A lack of memory is raised as it is: the checkpoint is
-                not to blame.
+            RunFolderError: The checkpoint was changed, or cannot be loaded. A lack of memory is raised unchanged,
+                because the checkpoint is not its cause.
         """
         checkpoint = self.folder.checkpoint(tile)
         if not self.folder.allow_altered:
@@ -78,6 +78,6 @@ class VerifiedCheckpoints:
     def _check(self, tile: Tile) -> None:
         checksum = self.folder.record(tile).checkpoint
         if self._checksums.setdefault(tile.name, checksum) != checksum:
-            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run anew."
+            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run again."
             raise RunFolderError(message)
         self.folder.check_checkpoint(tile)

@@ -342,7 +342,7 @@ DEEP = "[" * 101 + "]" * 101
         (f"more: [{'1, ' * 2000}]", "configuration.yaml may hold 2000 values, each counted as often as it is used,"),
         (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
         (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
-        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' stands in line "),
+        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' is in line "),
     ],
 )
 def test_a_configuration_beyond_bounds(
@@ -360,7 +360,7 @@ def test_a_configuration_beyond_bounds(
         ([f"--model.layers={DEEP}"], "--model.layers may nest 100 levels deep, but nests deeper."),
         (
             ["--config", "{a: 1, a: 2}"],
-            "--config must hold each setting once, but 'a' stands in line 1 and again in line",
+            "--config must hold each setting once, but 'a' is in line 1 and again in line",
         ),
         (["--scoring", "{class_path: Max, class_path: Mean}"], "must hold each setting once, but 'class_path' stands"),
         (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),

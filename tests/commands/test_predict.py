@@ -299,7 +299,7 @@ def test_what_cannot_be_decided_again_stays_as_it_was(
     path.unlink()
     before = {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"}
     assert predict("--pixel_threshold", "0.1") == 2
-    assert f"{path} is missing, which is needed to decide about {last} again" in capsys.readouterr().err
+    assert f"{path} is missing, but new thresholds for {last} need it" in capsys.readouterr().err
     assert {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"} == before
 
 
@@ -363,7 +363,7 @@ def test_pictures_do_not_get_among_other_files(
         shutil.copy(new / "left" / "000.png", path)
     before = own[0].read_bytes()
     assert predict("--data", new / "left", *kind) == 2
-    assert "would write over what is there already: " in capsys.readouterr().err
+    assert "would overwrite " in capsys.readouterr().err
     assert [path.read_bytes() for path in own] == [before] * 3
     assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
     assert lines(output)[-1]["image_path"] == str(own[0])
@@ -440,14 +440,14 @@ def test_results_of_two_predictions_are_not_mixed(
     assert predict("--data", new, "--masks") == 0
     before = (output / "predictions.jsonl").read_bytes()
     for arguments, message in (
-        ([new], "holds predictions already. Choose another folder with --output, go on with it by --skip_existing"),
+        ([new], "holds predictions already. Choose another folder with --output, resume with --skip_existing"),
         (
             [new, "--masks", "--skip_existing", "--threshold", "0.9"],
             "holds predictions with threshold None, not '0.9'.",
         ),
         (
             [new, photographs / "bad", "--masks", "--skip_existing"],
-            f"holds masks, overlays or maps of images in {new}, and keeps their folders",
+            f"holds masks, overlays or maps of images in {new}, so new images must be there too",
         ),
     ):
         capsys.readouterr()

@@ -152,12 +152,12 @@ def test_missing_checksums_are_reported(run: Path) -> None:
     rewrite(run / "seals.json", "{}")
     (run / "tiles" / "r00_c00.json").unlink()
     (run / "tiles" / "r00_c00.json").write_text("{}")
-    with pytest.warns(UserWarning, match="Nothing says what") as warned:
+    with pytest.warns(UserWarning, match="There is no checksum of") as warned:
         TiledEnsemble.load(run, allow_altered=True)
     said = " ".join(str(each.message) for each in warned)
     for name in ("split.csv", "calibration.json", "validation_scores.npz"):
-        assert f"Nothing says what {run / name} was like" in said
-    assert "r00_c00.json does not say what r00_c00.ckpt is like" in said
+        assert f"There is no checksum of {run / name}." in said
+    assert "r00_c00.json has no checksum of r00_c00.ckpt" in said
 
 
 def test_fit_goes_on_with_nothing_that_was_altered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,7 +291,7 @@ def test_a_class_in_the_run_folder_is_not_imported(
     monkeypatch.syspath_prepend(run)
     for options in ([], ["--allow_altered"]):
         assert main(["test", "--ckpt_dir", str(run), *options]) == 2
-        message = "classes must come from installed packages, but own_scoring.Own lies in the run folder itself"
+        message = "classes must come from installed packages, but own_scoring.Own is in the run folder itself"
         assert message in capsys.readouterr().err
     assert "own_scoring" not in sys.modules
     assert not trap.exists()
@@ -318,7 +318,7 @@ def test_a_class_in_the_run_folder_is_not_imported_by_any_name(
         configuration["model"]["init_args"]["pre_processor"] = given[setting]
     rewrite(run / "config.yaml", yaml.safe_dump(configuration))
     monkeypatch.syspath_prepend(run if package == "ev-il" else run.parents[1])
-    with pytest.raises(RunFolderError, match="lies in the run folder itself"):
+    with pytest.raises(RunFolderError, match="is in the run folder itself"):
         TiledEnsemble.load(run, allow_altered=True)
     assert not trap.exists()
 
@@ -353,7 +353,7 @@ def test_no_file_of_the_user_is_added_to(
     commands = [["predict", "--data", image]] if "predictions" in log else [["test"], ["fit"]]
     for name, *options in commands:
         assert main([name, "--ckpt_dir", str(run), *options]) == 2
-        assert f"{run / log} must not be a link, because {victim} would be written to" in capsys.readouterr().err
+        assert f"{run / log} must not be a link, but leads to {victim}." in capsys.readouterr().err
     assert victim.read_text() == "mine"
 
 

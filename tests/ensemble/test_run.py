@@ -110,7 +110,7 @@ def test_a_package_of_another_version_is_noted(folder: RunFolder, caplog: pytest
     origin = {"class_path": "numpy.ndarray", "package": "numpy", "version": "0.1"}
     write_json(folder.origins_file, {"scoring": origin})
     Run.open(folder)
-    assert "The run was made with numpy 0.1, and" in caplog.text
+    assert "The run was made with numpy 0.1, but" in caplog.text
 
 
 def test_images_are_decoded_beforehand_only_where_it_pays(folder: RunFolder, image_folder: Path) -> None:

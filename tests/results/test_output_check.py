@@ -101,9 +101,7 @@ def test_nothing_of_others_is_written_over(
     path = folder.path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("somebody's")
-    message = (
-        rf"would write over what is there already: {name.partition('/')[0]}\. Choose another folder with --output, or"
-    )
+    message = rf"would overwrite {name.partition('/')[0]} there\. Choose another folder with --output, or"
     with pytest.raises(ConfigurationError, match=message):
         check_free(folder, PredictionSettings(**asked), resume=resume)
     if asked:

@@ -101,7 +101,7 @@ def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) 
 def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
-    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was altered \(.*\)\. Choose another"):
+    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was changed \(.*\)\. Choose another"):
         folder.repair()
 
 
@@ -121,7 +121,9 @@ def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
 
 def test_other_settings_are_refused(folder: PredictionFolder) -> None:
     folder.check_same(coco=True, maps=None, common="/data")
-    with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Ask for the same"):
+    with pytest.raises(
+        ConfigurationError, match=r"holds predictions with coco True, not False\. Use the same settings"
+    ):
         folder.check_same(coco=False)
 
 
@@ -142,9 +144,7 @@ def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
     folder: PredictionFolder, content: str | bytes, reason: str
 ) -> None:
     folder.settings_file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = (
-        rf"prediction\.json must say what the predictions beside it were made with, but {reason}.*\. Restore it, or"
-    )
+    message = rf"prediction\.json must hold the settings of the predictions beside it, but {reason}.*\. Restore it, or"
     with pytest.raises(RunFolderError, match=message):
         folder.facts()
 

@@ -132,7 +132,7 @@ def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: 
     assert labels == [0]
     [(path, error)] = failed
     assert path == name
-    assert error.startswith(f"{name} has a name or a path that is too long for the files that are kept of it")
+    assert error.startswith(f"{name} has a name or a path that is too long for the files of its prediction")
 
 
 @pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12), Size(8, 5)])

@@ -46,7 +46,7 @@ class Written:
         self.failures: list[str] = []
         self.settings = SimpleNamespace(coco=False)
         self.folder = SimpleNamespace(
-            mend=dict,
+            repair=dict,
             forget_failures=lambda _: None,
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,

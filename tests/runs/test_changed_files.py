@@ -80,19 +80,16 @@ def test_a_file_without_a_checksum_cannot_be_compared(run: RunFolder, name: str)
     checksums = run.checksums()
     del checksums[name]
     write_json(run.checksums_file, checksums)
-    wrong = f"Nothing says what {run.path / name} was like when it was finished. It is used as it is."
+    wrong = f"There is no checksum of {run.path / name}. It is used as it is."
     assert changed_files(run) == (wrong,)
 
 
 def test_no_file_is_compared_with_unreadable_checksums(run: RunFolder) -> None:
     run.checksums_file.write_text("{")
     first, *others = changed_files(run)
-    assert first.startswith(f"{run.checksums_file}, which says what finished files are like, cannot be read (")
-    assert first.endswith(" Nothing that it says is compared.")
-    assert others == [
-        f"Nothing says what {run.path / name} was like when it was finished. It is used as it is."
-        for name in WITH_CHECKSUM
-    ]
+    assert first.startswith(f"{run.checksums_file}, which holds checksums of finished files, cannot be read (")
+    assert first.endswith(" Its checksums are not compared.")
+    assert others == [f"There is no checksum of {run.path / name}. It is used as it is." for name in WITH_CHECKSUM]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def test_no_file_is_compared_with_unreadable_checksums(run: RunFolder) -> None:
 def test_a_record_that_says_nothing_is_named(run: RunFolder, spoil: Callable[[Path], object]) -> None:
     spoil(run.record_file(FIRST))
     [said] = changed_files(run)
-    assert said.startswith(f"{run.record_file(FIRST)} does not say what r00_c00.ckpt is like (")
+    assert said.startswith(f"{run.record_file(FIRST)} has no checksum of r00_c00.ckpt (")
     assert said.endswith("). It is used as it is.")
 
 

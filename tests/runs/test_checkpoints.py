@@ -127,9 +127,9 @@ def test_shared_weights_that_are_not_as_they_were_are_never_used(tiles: Path, tm
         with pytest.raises(RunFolderError, match=f"{path} is missing"):
             read_checkpoint(copy / "tile1.ckpt", Padim)
         return
-    with pytest.raises(RunFolderError, match=f"{path} was altered"):
+    with pytest.raises(RunFolderError, match=f"{path} was changed"):
         check_shared(copy)
-    with pytest.raises(RunFolderError, match=f"{path} was altered"):
+    with pytest.raises(RunFolderError, match=f"{path} was changed"):
         Sharing(copy, fresh())
 
 

@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (run.path / name).symlink_to(tmp_path / "home")
-    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home,"):
+    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home\."):
         RunFolder.open(tmp_path / "latest")
     (run.path / name).unlink()
     (run.path / "inside").mkdir()
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Sett
 def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     run.record_file(FIRST).write_text(record)
-    with pytest.raises(RunFolderError, match=r"r00_c00.json was altered .* Delete it, and train the tile again"):
+    with pytest.raises(RunFolderError, match=r"r00_c00.json was changed .* Delete it, and train the tile again"):
         run.record(FIRST)
 
 
@@ -348,11 +348,11 @@ def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
         run.check(run.split_file, "Look for it.")
     run.split_file.write_text("subset\n")
-    with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like. Look at it."):
+    with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv. Look at it."):
         run.check(run.split_file, "Look at it.")
     for checksum in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
         write_json(run.checksums_file, {run.split_file.name: checksum})
-        with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like"):
+        with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
             run.check(run.split_file, "")
     run.note_checksum(run.split_file)
     run.check(run.split_file, "All is well.")
@@ -368,7 +368,7 @@ def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
     run.split_file.write_text("subset\n")
     run.checksums_file.write_text("{")
     with pytest.raises(
-        RunFolderError, match=r"seals\.json, which says what .* cannot be read .*Restore it, or fit a new"
+        RunFolderError, match=r"seals\.json, which holds checksums .* cannot be read .*Restore it, or fit a new"
     ):
         run.check(run.split_file, "")
 

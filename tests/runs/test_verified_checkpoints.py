@@ -54,7 +54,7 @@ def test_one_that_was_trained_again_does_not_join_those_of_before(folder: RunFol
     load(checkpoints)
     path.write_bytes(b"trained again")
     folder.write_record(TILE, TileRecord(1.0, 1, "", Checksum.of(path)))
-    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* was trained again meanwhile\. Load the run anew\."):
+    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* was trained again meanwhile\. Load the run again\."):
         load(checkpoints)
     assert load(VerifiedCheckpoints(folder)) == b"trained again"
 
