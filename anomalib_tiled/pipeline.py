@@ -24,7 +24,7 @@ from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
-from anomalib_tiled.results.rethreshold import decide_again as redecide
+from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -91,11 +91,11 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, k
 @contextmanager
 def _without_half_done_files(folder: RunFolder) -> Iterator[None]:
     """Remove the half-done files of fits that were killed, and, after an error, those of stopped workers."""
-    folder.remove_leftovers()
+    folder.clean_up()
     try:
         yield
     except TiledError:
-        folder.remove_leftovers()
+        folder.clean_up()
         raise
 
 
@@ -106,7 +106,7 @@ def _train_missing(
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
     note = note_images(run, missing)
-    run.folder.train_again(again)
+    run.folder.mark_for_training(again)
     if missing:
         download(run)
         check_monitored(run)
@@ -194,7 +194,7 @@ def predict(
         RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
     """
     predictions = PredictionFolder(request.output)
-    check_free(predictions, request.settings, go_on=request.skip_existing)  # before a log appears among other files
+    check_free(predictions, request.settings, resume=request.skip_existing)  # before a log appears among other files
     own_pictures = picture_folders(predictions, request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
@@ -235,7 +235,7 @@ def rethreshold(
     predictions = PredictionFolder(output)
     predictions.facts()  # before a log appears in a folder without predictions
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-        return redecide(Run.open(folder), predictions, settings, report)
+        return rethreshold_predictions(Run.open(folder), predictions, settings, report)
 
 
 def status(folder: RunFolder) -> list[TileStatus]:

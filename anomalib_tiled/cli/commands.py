@@ -47,7 +47,7 @@ from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.changed_files import altered
+from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
 from anomalib_tiled.system.memory import too_large
@@ -276,7 +276,7 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     """Open a run, and say which files are not what they were, and which packages have other versions."""
     folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
-        for note in altered(folder):
+        for note in changed_files(folder):
             _say(f"warning: {note}", Console(stderr=True))
     for note in changed_origins(folder.origins()):
         _say(f"Note: {note}")

@@ -67,4 +67,4 @@ def _status(folder: RunFolder, tile: Tile, configuration: str, lender: str | Non
 
 
 def _to_train_again(folder: RunFolder, tile: Tile) -> list[str]:
-    return ["to be trained again"] if folder.again_file(tile).is_file() else []
+    return ["to be trained again"] if folder.retrain_file(tile).is_file() else []

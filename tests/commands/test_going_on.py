@@ -48,7 +48,7 @@ def test_a_run_whose_tiles_are_partly_done_is_corrected_by_what_the_errors_advis
     (run / "config.yaml").write_text(yaml.safe_dump(configuration))
     assert main(advised(said, str(run))) == 2
     refused = capsys.readouterr().err
-    assert "Restore config.yaml, or train all tiles of the other one again" in refused
+    assert "Restore config.yaml, or train all tiles of the other configuration again" in refused
     again = advised(refused, "--tiles r00_c00,r00_c01,r00_c02")
     assert again == advised(said, "--tiles r00_c00,r00_c01,r00_c02")
     assert main(again) == 0

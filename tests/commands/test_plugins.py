@@ -252,7 +252,7 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
     install("factory", FACTORY, "1.3")
     assert main(["status", "--ckpt_dir", str(run)]) == 0
     assert main(["test", "--ckpt_dir", str(run), "--output", str(tmp_path / "more")]) == 0
-    assert "The run was made with factory 1.2, and 1.3 is installed now; results may" in capsys.readouterr().out
+    assert "The run was made with factory 1.2, but 1.3 is installed now; results may" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "installed" / "factory-1.3.dist-info")
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     message = "came from factory 1.2, which is not installed now. Install it: pip install factory==1.2"

@@ -26,7 +26,7 @@ from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.training import workers
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_pat
 def test_stages_and_metrics_of_a_run_are_changed_without_training(
     finished_run: Path,
     tmp_path: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(finished_run, run := tmp_path / "v0")
@@ -160,7 +160,7 @@ def test_an_image_without_a_mask_takes_nothing_from_the_others(
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    RunFolder(run).seal(run / "split.csv")
+    RunFolder(run).note_checksum(run / "split.csv")
     assert main(["test", "--ckpt_dir", str(run)]) == 0
     said = capsys.readouterr().out
     assert [
@@ -282,7 +282,7 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
 def test_two_processes_give_what_one_gives(
     configure: Callable[..., Path],
     finished_run: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

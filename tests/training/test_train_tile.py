@@ -531,7 +531,7 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     run = make_run()
     train_tile(run, first(run))
     run.folder.calibration_file.write_text("{}")
-    run.folder.train_again([first(run)])
+    run.folder.mark_for_training([first(run)])
     before = run.folder.checkpoint(first(run)).stat().st_ino
 
     def fail(*_: object) -> None:
