@@ -18,8 +18,8 @@ PAGE = Path(__file__).with_name("models.md")
 BEFORE = """\
 # Models
 
-Which models of anomalib 2.7 work with tiles, what they need, and how that was tried. What is refused is refused before
-any image is looked for, with the reason below.
+Which models of anomalib 2.7 work with tiles, what they need, and how that was tried. The commands refuse the others
+before they look for images, with the reason below.
 
 <!-- Written by `python docs/write_models.py`; do not edit. -->
 
@@ -30,19 +30,19 @@ any image is looked for, with the reason below.
 AFTER = """
 **Tried how:** an ensemble of two tile locations was fitted for one epoch on a few small images, tested, and loaded
 again, with the arguments given. Scores were between 0 and 1, the same after loading, and the model's own
-`load_from_checkpoint` opened the checkpoints. *Random* stands for what would have been downloaded: the model is the
+`load_from_checkpoint` opened the checkpoints. *Random* replaces a download: the model is the
 real one, its pretrained weights are not. Nothing here says how well a model finds defects.
 
-**Not in the table**, because nobody has tried: whether a model works with other backbones, and how small tiles may be
+**Not in the table**, because not tried: whether a model works with other backbones, and how small tiles may be
 before nothing is left of them in the deepest layers of a backbone. It shows when the first tile is trained.
 
 ## What is done for every model
 
-- Resizing and cropping are taken out of its pre-processing, and so is whatever else changes the size of a tile. The
-  rest, such as normalization, stays.
+- Resizing and cropping are removed from its pre-processing, and so is everything else that changes the size of a tile.
+  The rest, such as normalization, stays.
 - A model that asks for the size of its input, by an argument `image_size`, `input_size` or `input_shape` or through its
   pre-processor, is given that of a tile.
-- Arguments that the model asks of the trainer, such as the number of epochs of a memory bank, override those of
+- Arguments that the model needs from the trainer, such as the number of epochs of a memory bank, override those of
   `trainer`.
 - An anomaly map of another size is resized to the tile. Without a map, a tile's score fills the tile.
 
