@@ -38,7 +38,7 @@ from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
-from anomalib_tiled.runs.changed_files import altered
+from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
@@ -109,7 +109,7 @@ class TiledEnsemble(TensorEnsemble):
             ConfigurationError: There is no such device, or the threshold is none.
         """
         folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
-        for note in altered(folder) if allow_altered else ():
+        for note in changed_files(folder) if allow_altered else ():
             warnings.warn(note, stacklevel=2)
         run = Run.open(folder)
         if remark := run.memory_remark():

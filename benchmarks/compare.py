@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.cores import cores
+from anomalib_tiled.system.limits import cores
 from benchmarks.case import LEARN_BY_EPOCHS, MODELS, Case
 from benchmarks.decodes import Decodes
 from benchmarks.machine import describe_machine

@@ -26,7 +26,7 @@ from lightning.pytorch import seed_everything
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from anomalib_tiled.system.cores import cores
+from anomalib_tiled.system.limits import cores
 from benchmarks.case import Case
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from anomalib_tiled.errors import (
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.training import preparation
@@ -49,7 +49,7 @@ def record(folder: RunFolder, *names: str) -> None:
             path = folder.checkpoint(tile)
             path.parent.mkdir(exist_ok=True)
             path.touch()
-            folder.write_record(tile, TileRecord(1.0, 1, configuration, Seal.of(path)))
+            folder.write_record(tile, TileRecord(1.0, 1, configuration, Checksum.of(path)))
 
 
 def states(folder: RunFolder) -> list[tuple[str, str]]:
@@ -290,13 +290,13 @@ def test_damage_that_keeps_the_size_is_known_before_anything_is_done(settings: S
         tile = grid_of(folder.settings().tiling).tile("r00_c01")
         folder.write_record(tile, damaged(folder, path))
     for command in (pipeline.fit, partial(pipeline.test, data=None, output=None)):
-        with pytest.raises(RunFolderError, match=f"{which} was altered after it was finished"):
+        with pytest.raises(RunFolderError, match=f"{which} was changed after it was finished"):
             command(folder, Observers())
 
 
 def damaged(folder: RunFolder, path: Path) -> TileRecord:
     """Give the record of a checkpoint that had other content of the same size."""
-    return TileRecord(1.0, 1, folder.settings().training_hash, replace(Seal.of(path), sha256="0"), modified=1)
+    return TileRecord(1.0, 1, folder.settings().training_hash, replace(Checksum.of(path), sha256="0"), modified=1)
 
 
 def test_tiles_that_saw_other_images_are_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +359,7 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
         pipeline.test(folder, Observers(), data=None, output=None)
 
 
-@pytest.mark.parametrize("command", ["calibrate", "_test"])
+@pytest.mark.parametrize("command", ["calibrate", "_measure"])
 def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -368,7 +368,7 @@ def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
     run = {
         "calibrate": lambda: pipeline.fit(folder, Observers()),
-        "_test": lambda: pipeline.test(folder, Observers(), data=None, output=None),
+        "_measure": lambda: pipeline.test(folder, Observers(), data=None, output=None),
     }
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
         run[command]()

@@ -47,7 +47,7 @@ from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.changed_files import altered
+from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
 from anomalib_tiled.system.memory import too_large
@@ -120,7 +120,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
         with _told_how_to_go_on(command, report):
-            predicted = pipeline.decide_again(folder, output, settings, report)
+            predicted = pipeline.rethreshold(folder, output, settings, report)
     else:
         request = PredictionRequest(
             tuple(parsed.data),
@@ -276,7 +276,7 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     """Open a run, and say which files are not what they were, and which packages have other versions."""
     folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
-        for note in altered(folder):
+        for note in changed_files(folder):
             _say(f"warning: {note}", Console(stderr=True))
     for note in changed_origins(folder.origins()):
         _say(f"Note: {note}")

@@ -55,8 +55,8 @@ def plugins_table(plugins: Plugins) -> Table:
     for choice in plugins.choices:
         _add_row(table, choice.kind, choice.name, choice.plugin, choice.description)
     for plugin in plugins.loaded:
-        for hook, description in plugin.observations.items():
-            _add_row(table, "is told", hook, plugin, description)
+        for hook, description in plugin.event_hooks.items():
+            _add_row(table, "hook", hook, plugin, description)
     for broken in plugins.broken:
         _add_row(table, "broken", "", broken, broken.error)
     return table

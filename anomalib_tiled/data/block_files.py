@@ -119,10 +119,10 @@ class BlockFiles:
         self._look_for_changes(number)
         part = self._read(position, self.blocks[number])
         if part is None:
-            return self._mended(position, number, decode)
+            return self._repaired(position, number, decode)
         if not self._compared[position, number]:
             if crc32(part.data) != self.checksums[position, number]:
-                return self._mended(position, number, decode)
+                return self._repaired(position, number, decode)
             self._compared[position, number] = True
         return part
 
@@ -144,7 +144,7 @@ class BlockFiles:
             return None
         return values.reshape(shape) if values.size == size else None
 
-    def _mended(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
+    def _repaired(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
         """Decode a part anew, and put it back to where it belongs if that is allowed."""
         block = self.blocks[number]
         path = self._path(block)

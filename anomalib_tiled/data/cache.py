@@ -24,7 +24,7 @@ import numpy as np
 
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache_folder import INDEX, make
-from anomalib_tiled.data.images import naming, read_image, read_masks
+from anomalib_tiled.data.images import errors_naming_file, read_image, read_masks
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.progress import track
@@ -223,7 +223,7 @@ def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> 
 
 
 def _version(path: Path) -> Version:
-    with naming(path):
+    with errors_naming_file(path):
         status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns
 

@@ -51,7 +51,7 @@ def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bo
             if is_made():  # by another process in the meantime, which is reading it
                 return
             shutil.rmtree(folder, ignore_errors=True)
-            _remove_leftovers(folder)
+            _clean_up(folder)
             _check_space(folder.parent, needed)
             temporary = _temporary(folder, str(os.getpid()))
             try:
@@ -92,7 +92,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _clean_up(folder: Path) -> None:
     """Remove what processes that were killed while making this folder, or another, have left.
 
     Whoever makes a folder holds its lock. Those of another machine, which it may not reach, have written to it lately.
@@ -105,15 +105,15 @@ def _remove_leftovers(folder: Path) -> None:
         if made is None or not (made["host"] == platform.node() or is_idle(temporary)):
             continue
         if made["key"] == folder.name:
-            _remove_leftover(temporary)
+            _remove_abandoned(temporary)
             continue
         lock_file = _lock_file(folder.with_name(made["key"]))
         with suppress(Timeout, OSError), FileLock(lock_file, timeout=0):  # or it is another user's
-            _remove_leftover(temporary)
+            _remove_abandoned(temporary)
             lock_file.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
 
 
-def _remove_leftover(temporary: Path) -> None:
+def _remove_abandoned(temporary: Path) -> None:
     logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
     shutil.rmtree(temporary, ignore_errors=True)
 

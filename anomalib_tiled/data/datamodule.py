@@ -39,7 +39,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         DataError: The data module cannot be set up or gives other images than those of its files, there is no normal
             training image, or an image is in two subsets.
     """
-    with _naming(datamodule), _free_columns():
+    with _errors_naming_datamodule(datamodule), _free_columns():
         datamodule.prepare_data()
         set_up(datamodule)
         datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
@@ -57,7 +57,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
 
 
 @contextmanager
-def _naming(datamodule: AnomalibDataModule) -> Iterator[None]:
+def _errors_naming_datamodule(datamodule: AnomalibDataModule) -> Iterator[None]:
     """Name the data module in whatever it raises."""
     try:
         yield

@@ -75,7 +75,7 @@ class Search:
 
     def _names_like(self, part: str, folder: Path) -> list[str]:
         """Give the names that a part of a pattern matches; what has that very name is what is meant."""
-        with self._noting(folder):
+        with self._noting_unreadable(folder):
             if has_magic(part) and not os.path.lexists(folder / part):
                 names = names_like(os.listdir(folder), part)  # noqa: PTH208  # names are what is wanted
                 return names if part.startswith(".") else _visible(names)
@@ -84,7 +84,7 @@ class Search:
         return []
 
     def _is_new(self, folder: str, visited: set[tuple[int, int]]) -> bool:
-        with self._noting(Path(folder)):
+        with self._noting_unreadable(Path(folder)):
             status = os.stat(folder)  # noqa: PTH116  # of thousands of folders
             identity = status.st_dev, status.st_ino
             if identity not in visited:
@@ -93,7 +93,7 @@ class Search:
         return False
 
     @contextmanager
-    def _noting(self, folder: Path) -> Iterator[None]:
+    def _noting_unreadable(self, folder: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -101,7 +101,7 @@ class Search:
                 self.unreadable[folder] = error.strerror or str(error)
 
     def _note(self, error: OSError) -> None:
-        with self._noting(Path(error.filename)):
+        with self._noting_unreadable(Path(error.filename)):
             raise error
 
 

@@ -63,7 +63,7 @@ set_limit(os.environ.get(LIMIT))  # here, because every process that reads image
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def errors_naming_file(path: Path) -> Iterator[None]:
     """Turn what goes wrong with a file into a message that names it.
 
     Raises:
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     Raises:
         DataError: There is none. What has no end, and would be waited for, is never opened.
     """
-    with naming(path):
+    with errors_naming_file(path):
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             message = f"{path} is a pipe, a socket or a device, not an image. Replace it by a file, or leave it out."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product, takewhile
 from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,9 +119,9 @@ class Candidates:
 
     def plain_pairs(self) -> dict[Path, Path] | None:
         """Give each image its mask; ``None`` if it is not plain for all of them."""
-        masks = self._named_masks()
-        for told in (_stem, _whole_name):
-            images = {image: _name(image, self.image_root, told) for image in self.images}
+        for fold, told in product((_as_written, str.casefold), (_stem, _whole_name)):  # not all systems tell case apart
+            masks = self._named_masks(fold)
+            images = {image: _name(image, self.image_root, told, fold) for image in self.images}
             mappings = _mappings(list(images.values()), masks)
             if not mappings and len(self.masks) == len(self.images):
                 mappings = _owned(list(images.values()), masks)
@@ -130,16 +131,16 @@ class Candidates:
                 return None
         return None
 
-    def _named_masks(self) -> Masks:
+    def _named_masks(self, fold: Callable[[str], str]) -> Masks:
         masks: Masks = defaultdict(list)
         for mask in self.masks:
-            masks[_name(mask, self.mask_root, _stem)].append(mask)
+            masks[_name(mask, self.mask_root, _stem, fold)].append(mask)
         return dict(masks)
 
     def _why_not(self) -> str:
         """Say for one image why it is not plain which mask it has."""
-        masks = self._named_masks()
-        images = {image: _name(image, self.image_root, _stem) for image in self.images}
+        masks = self._named_masks(_as_written)
+        images = {image: _name(image, self.image_root, _stem, _as_written) for image in self.images}
         if mappings := _mappings(list(images.values()), masks):
             for image, names in zip(images, zip(*mappings, strict=True), strict=True):
                 candidates = [mask for name in dict.fromkeys(names) for mask in masks[name]]
@@ -172,8 +173,12 @@ def _whole_name(path: Path) -> str:
     return path.name
 
 
-def _name(path: Path, root: Path, told: Callable[[Path], str]) -> Name:
-    return Name(path.parent.relative_to(root).as_posix(), told(path))
+def _as_written(text: str) -> str:
+    return text
+
+
+def _name(path: Path, root: Path, told: Callable[[Path], str], fold: Callable[[str], str]) -> Name:
+    return Name(fold(path.parent.relative_to(root).as_posix()), fold(told(path)))
 
 
 def _mappings(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:
@@ -234,6 +239,21 @@ def _ends_word(left: str, right: str) -> bool:
 
 def _ends_number(left: str, right: str) -> bool:
     return not (left.isdigit() and right.isdigit())
+
+
+def differing_parts(names: Sequence[str]) -> list[str]:
+    """Take away what all names begin or end with, in whole words and numbers: ``big`` is left of ``crack_big_mask``."""
+    for _ in ("begin", "end"):  # each name is turned around twice
+        names = [name[_common_start(names) :][::-1] for name in names]
+    return [name.casefold().strip("_-. /\\") for name in names]
+
+
+def _common_start(names: Sequence[str]) -> int:
+    """Count the letters that all names begin with, up to the end of a word or number in each of them."""
+    shared = list(takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False)))
+    places = range(len(shared), 0, -1)
+    ends = (place for place in places if all(_ends_word(name[place - 1], name[place : place + 1]) for name in names))
+    return next(ends, 0)
 
 
 def _owned(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:

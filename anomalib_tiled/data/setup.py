@@ -23,7 +23,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.mask_pairs import RULE, Candidates
+from anomalib_tiled.data.mask_pairs import RULE, Candidates, differing_parts
 from anomalib_tiled.errors import DataError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class MaskFolders:
         return found
 
     def _candidates(self, images: Sequence[Path]) -> Iterator[Candidates]:
-        if len(self.images) != len(self.masks):
+        if not self._are_paired:
             masks = sorted({mask for folder in self.masks for mask in self._below(folder, images)})
             yield Candidates(images, masks, Path(commonpath(self.images)), Path(commonpath(self.masks)))
             return
@@ -166,30 +166,31 @@ class MaskFolders:
 
     def _check_order(self) -> None:
         """Refuse folders of masks in another order than the folders of images that they are called after."""
-        if len(self.images) != len(self.masks):
+        if not self._are_paired:
             return
-        images, masks = _what_differs(self.images), _what_differs(self.masks)
-        told = Candidates(images, masks, Path(), Path()).plain_pairs() or {}
-        for place, image in enumerate(images):
-            if told.get(image, masks[place]) != masks[place]:
-                other = self.masks[masks.index(told[image])]
+        images, masks = (differing_parts(list(map(str, folders))) for folders in (self.images, self.masks))
+        for place, other in enumerate(_plain_order(images, masks)):
+            if other != place:
                 message = (
                     f"The first of mask_dir must have the masks of the first of abnormal_dir, and so on, but "
-                    f"{self.images[place]} stands where {self.masks[place]} does, and is called as {other}. "
-                    "Change the order, or name the folders alike."
+                    f"{self.images[place]} stands where {self.masks[place]} does, and is called as {self.masks[other]}"
+                    ". Change the order, or name the folders alike."
                 )
                 raise DataError(message)
 
+    @property
+    def _are_paired(self) -> bool:
+        """Whether each folder of images has a folder of masks of its own."""
+        return len(self.images) == len(self.masks) == len(set(self.masks))
 
-def _what_differs(folders: Sequence[Path]) -> list[Path]:
-    """Take away the parts of paths that all of them begin or end with."""
-    several = [folder.parts for folder in folders]
-    shortest = min(map(len, several))
-    first = next((n for n in range(shortest) if len({parts[n] for parts in several}) > 1), shortest)
-    several = [parts[first:] for parts in several]
-    shortest = min(map(len, several))
-    last = next((n for n in range(shortest) if len({parts[-1 - n] for parts in several}) > 1), shortest)
-    return [Path(*parts[: len(parts) - last]) for parts in several]
+
+def _plain_order(images: Sequence[str], masks: Sequence[str]) -> list[int]:
+    """Give the place of the mask folder that each image folder is called as; none if names do not tell."""
+    if sorted(images) == sorted(masks):
+        return [masks.index(image) for image in images] if len({*images}) == len(images) else []
+    wanted, given = ([Path(name or ".") for name in names] for names in (images, masks))
+    told = Candidates(wanted, given, Path(), Path()).plain_pairs() or {}
+    return [given.index(told[image]) for image in wanted] if len(told) == len(images) else []
 
 
 def several(folders: Plain) -> list[str | Path]:

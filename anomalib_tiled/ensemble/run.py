@@ -29,10 +29,10 @@ from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.checkpoints import Restorer, read_checkpoint
 from anomalib_tiled.runs.package_versions import changed_origins
-from anomalib_tiled.runs.run_folder import KNOWINGLY
-from anomalib_tiled.runs.verified_checkpoints import TrustedCheckpoints
+from anomalib_tiled.runs.run_folder import USE_ANYWAY
+from anomalib_tiled.runs.verified_checkpoints import VerifiedCheckpoints
 from anomalib_tiled.system.files import read_json
-from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.system.limits import available_memory
 from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_large
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Run:
         if learned.get("configuration") != self.settings.calibration_hash and not self.folder.allow_altered:
             message = (
                 f"{self.folder.path} was calibrated with another configuration than its config.yaml. "
-                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {KNOWINGLY}"
+                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
             )
             raise RunFolderError(message)
         return self.ensemble(Calibration.from_json(learned), device, share=share)
@@ -218,7 +218,7 @@ class Run:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
         path = self.folder.validation_scores_file
         advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
-        if path.is_file() and not self.folder.allow_altered and path.name in self.folder.seals():
+        if path.is_file() and not self.folder.allow_altered and path.name in self.folder.checksums():
             self.folder.check(path, advice)
         scores = ValidationScores.read(path)
         if (
@@ -226,7 +226,7 @@ class Run:
             and scores.configuration != self.settings.calibration_hash
             and not self.folder.allow_altered
         ):
-            advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {KNOWINGLY}"
+            advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
             message = f"{path} is that of another configuration. {advice}"
             raise RunFolderError(message)
         return scores
@@ -308,8 +308,8 @@ class Run:
         return Restorer()
 
     @cached_property
-    def _trusted(self) -> TrustedCheckpoints:
-        return TrustedCheckpoints(self.folder)
+    def _trusted(self) -> VerifiedCheckpoints:
+        return VerifiedCheckpoints(self.folder)
 
     def device(self, index: int | None = None) -> torch.device:
         """Give the device that Lightning picks for the accelerator of the configuration.

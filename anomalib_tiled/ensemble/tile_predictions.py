@@ -10,7 +10,7 @@ import torch
 
 from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.errors import NotFiniteError, RunFolderError
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class _Record(NamedTuple):
     images: str
     scores: list[float]
     scores_sha256: str
-    maps: Seal | None
+    maps: Checksum | None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> _Record:
         """Read a record."""
-        return cls(**{**content, "maps": None if content["maps"] is None else Seal(**content["maps"])})
+        return cls(**{**content, "maps": None if content["maps"] is None else Checksum(**content["maps"])})
 
 
 class TilePredictions:
@@ -69,7 +69,7 @@ class TilePredictions:
         """Give the room that the predictions of so many images take up on the disk."""
         return SCORE.itemsize * images * len(grid.tiles) * grid.tile_size.height * grid.tile_size.width
 
-    def find(self, tile: Tile, checkpoint: Seal, *, compare: bool = True) -> bool:
+    def find(self, tile: Tile, checkpoint: Checksum, *, compare: bool = True) -> bool:
         """Look for what a tile was predicted to be, so that it can be read.
 
         Args:
@@ -93,7 +93,7 @@ class TilePredictions:
         self._records[tile.name] = record
         return True
 
-    def write(self, tile: Tile, checkpoint: Seal, batches: Iterable[TilePrediction]) -> None:
+    def write(self, tile: Tile, checkpoint: Checksum, batches: Iterable[TilePrediction]) -> None:
         """Write what the model of a tile says, batch by batch.
 
         Args:
@@ -113,7 +113,7 @@ class TilePredictions:
                 scores += batch.scores.tolist()
                 if batch.maps is not None:
                     file.write(np.ascontiguousarray(batch.maps.cpu().numpy(), dtype=SCORE).data)
-        maps = Seal.of(path) if path.stat().st_size else None
+        maps = Checksum.of(path) if path.stat().st_size else None
         record = _Record(checkpoint.sha256, self._images, scores, _checksum(scores), maps)
         write_json(self._record_file(tile), {**record._asdict(), "maps": None if maps is None else vars(maps)})
         for other in self.folder.glob(f"{tile.name}.*.maps"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.packages import version_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.
         "run": {
             "folder": str(run.folder.path),
             "configuration": run.settings.calibration_hash,
-            "calibration": asdict(Seal.of(run.folder.calibration_file)),
+            "calibration": asdict(Checksum.of(run.folder.calibration_file)),
             "model": run.settings.model.class_path,
         },
         "packages": {package: version for package in PACKAGES if (version := version_of(package))},
@@ -101,7 +101,7 @@ def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.
 
 def sealed(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:
     """Give size and checksum of files, by their names in the folder."""
-    return {path.relative_to(folder).as_posix(): asdict(Seal.of(path)) for path in files}
+    return {path.relative_to(folder).as_posix(): asdict(Checksum.of(path)) for path in files}
 
 
 def _name(dtype: torch.dtype) -> str:

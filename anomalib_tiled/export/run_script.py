@@ -31,8 +31,8 @@ class TiledModel:
     def __init__(self, folder: str | Path = FOLDER, *, allow_altered: bool = False) -> None:
         self.folder = folder = Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, seal in {}.items() if allow_altered else self.manifest["files"].items():
-            if not name.endswith(".py") and _checksum(folder / name) != seal["sha256"]:
+        for name, checksum in {}.items() if allow_altered else self.manifest["files"].items():
+            if not name.endswith(".py") and _checksum(folder / name) != checksum["sha256"]:
                 message = f"{folder / name} was altered after it was exported. Export again, or set allow_altered=True."
                 raise ValueError(message)
         self.joining = self._session(self.manifest["joining"])

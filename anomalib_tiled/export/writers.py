@@ -31,10 +31,10 @@ STEPS = 3
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
-RUNNER = Path(__file__).with_name("runner.py")
+RUNNER = Path(__file__).with_name("run_script.py")
 """The program that is copied beside the files."""
 
-LOADER = Path(__file__).with_name("loader.py")
+LOADER = Path(__file__).with_name("load_script.py")
 """The program that loads a file of PyTorch after a look at what is in it."""
 
 

@@ -1,4 +1,4 @@
-"""Plugins: the hooks that other packages implement, and finding those packages."""
+"""Plugins: the hooks that other packages implement, and the search for those packages."""
 
 from anomalib_tiled.plugins.hookspecs import hookimpl
 

@@ -1,4 +1,4 @@
-"""What comes with the package, through the same hooks as any plugin."""
+"""The built-in stages, registered by the same hooks as those of any plugin."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def register_workers() -> Sequence[type[Workers]]:
 
 @hookimpl
 def tile_trained(tile: Tile, seconds: float, epochs: int) -> None:
-    """Write into the log of the run that a tile was trained."""
+    """Log that a tile was trained."""
     logger.info("Tile %s: trained in %.1f s, epochs: %d.", tile.name, seconds, epochs)
 
 
 @hookimpl
 def run_calibrated(calibration: Calibration) -> None:
-    """Write into the log of the run what the stages learned."""
+    """Log what the stages learned."""
     logger.info("Calibrated: %s.", calibration.image or f"{len(calibration.tiles)} tiles")
     for note in calibration.notes:
         logger.info("%s", note)
@@ -79,13 +79,13 @@ def run_calibrated(calibration: Calibration) -> None:
 
 @hookimpl
 def image_predicted(prediction: ImageItem) -> None:
-    """Write into the log of the run what was predicted of an image."""
+    """Log the prediction of an image."""
     score, label = prediction.pred_score, prediction.pred_label
-    told = "anomalous" if label is not None and bool(label) else "normal"
-    logger.info("%s: %s, score %.6g.", prediction.image_path, told, float("nan") if score is None else float(score))
+    decision = "anomalous" if label is not None and bool(label) else "normal"
+    logger.info("%s: %s, score %.6g.", prediction.image_path, decision, float("nan") if score is None else float(score))
 
 
 @hookimpl
 def run_tested(output: Path, metrics: Mapping[str, object]) -> None:
-    """Write the metrics into the log."""
+    """Log the metrics."""
     logger.info("Results in %s: %s.", output, ", ".join(f"{name} {value}" for name, value in metrics.items()))

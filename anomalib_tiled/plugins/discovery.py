@@ -1,4 +1,4 @@
-"""Finding installed plugins and the choices that they bring."""
+"""Find the installed plugins, and the stages that they register."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.plugins.hookspecs import OBSERVATIONS, hook_specifications
+from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS, hook_specifications
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.system.packages import GROUP, Origin
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.kinds import StageKind
 
 BUILT_IN = "builtin"
-"""Entry point of the package itself."""
+"""Name of the entry point of this package."""
 
 LIMIT = "ANOMALIB_TILED_PLUGINS"
-"""Environment variable: ``off`` for no plugins, or the names of those to load, parted by commas."""
+"""Environment variable: ``off`` for no plugins, or the names of the plugins to load, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Plugin:
     Args:
         origin: Package that it came from.
         entry_point: Name of its entry point.
-        manager: Calls its hooks, and no other plugin's.
+        manager: Calls the hooks of this plugin only.
     """
 
     origin: Origin
@@ -44,15 +44,15 @@ class Plugin:
     manager: pluggy.PluginManager
 
     @property
-    def observations(self) -> dict[str, str]:
-        """Hooks that it is told what has happened by, each with the first line of its function's documentation."""
-        functions = {name: getattr(self.manager.hook, name).get_hookimpls() for name in OBSERVATIONS}
+    def event_hooks(self) -> dict[str, str]:
+        """Event hooks that it implements, each with the first line of its function's docstring."""
+        functions = {name: getattr(self.manager.hook, name).get_hookimpls() for name in EVENT_HOOKS}
         return {name: _first_line(each.function) for name, found in functions.items() for each in found}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A class that a configuration may name.
+    """A registered class, which a configuration may name.
 
     Args:
         kind: Name of the kind of stage, such as ``merging``.
@@ -71,12 +71,12 @@ class Choice:
 
     @property
     def class_path(self) -> str:
-        """Dotted path, which names it for sure."""
+        """Dotted path, which is never ambiguous."""
         return f"{self.implementation.__module__}.{self.implementation.__qualname__}"
 
     @property
     def description(self) -> str:
-        """First line of the documentation."""
+        """First line of the class's docstring."""
         return _first_line(self.implementation)
 
 
@@ -87,7 +87,7 @@ class BrokenPlugin:
     Args:
         origin: Package that it came from.
         entry_point: Name of its entry point.
-        error: What went wrong.
+        error: Why.
     """
 
     origin: Origin
@@ -95,18 +95,18 @@ class BrokenPlugin:
     error: str
 
     def __str__(self) -> str:
-        """Say what it is and why it is of no use."""
+        """Name the plugin, and say why it cannot be loaded."""
         return f"{self.origin} (entry point {self.entry_point}): {self.error}"
 
 
 @dataclass(frozen=True)
 class Plugins:
-    """What is installed.
+    """The installed plugins.
 
     Args:
         loaded: Plugins that could be loaded, the built-in one first.
-        choices: All classes, in the order of their kinds.
-        broken: Plugins that could not be loaded; only a configuration that names their stages suffers from it.
+        choices: All registered classes, in the order of their kinds.
+        broken: Plugins that could not be loaded; an error only for a configuration that names their stages.
     """
 
     loaded: tuple[Plugin, ...]
@@ -119,18 +119,18 @@ class Plugins:
 
     @property
     def clashes(self) -> tuple[str, ...]:
-        """Say which short names stand for several classes, and what each of them is."""
-        said = {}
+        """A sentence for each short name that several classes share."""
+        sentences = {}
         for choice in self.choices:
             same = [each for each in self.of(choice.kind) if each.name == choice.name]
             if len({each.class_path for each in same}) > 1:
                 listed = " and ".join(f"{each.class_path} of {each.plugin.origin}" for each in same)
-                said[choice.kind, choice.name] = f"{choice.kind} {choice.name!r} is both {listed}"
-        return tuple(said.values())
+                sentences[choice.kind, choice.name] = f"{choice.kind} {choice.name!r} is both {listed}"
+        return tuple(sentences.values())
 
 
 def find_plugins() -> Plugins:
-    """Load every installed plugin, the built-in one among them.
+    """Load every installed plugin, including the built-in one.
 
     Raises:
         ConfigurationError: The environment variable names a plugin that is not installed.
@@ -142,7 +142,7 @@ def find_plugins() -> Plugins:
         try:
             plugin = _load(entry)
             choices.extend(_choices_of(plugin))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # it may fail in any way, and is listed with its error
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin may fail in any way; `plugins` lists why
             broken.append(BrokenPlugin(_origin(entry), entry.name, f"{type(error).__name__}: {error}"))
         else:
             loaded.append(plugin)
@@ -177,11 +177,11 @@ def _load(entry: EntryPoint) -> Plugin:
 
 
 def _check_names(manager: pluggy.PluginManager) -> None:
-    """Refuse a function that is marked as a hook but has the name of none."""
+    """Refuse a function that is marked as a hook but does not have the name of one."""
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        hooks = [*(kind.hook for kind in kinds.STAGE_KINDS), *OBSERVATIONS]
+        hooks = [*(kind.hook for kind in kinds.STAGE_KINDS), *EVENT_HOOKS]
         unknown = next(name for name in vars(manager.hook) if not name.startswith("_") and name not in hooks)
         message = f"there is no hook {unknown!r}. {allowed_names(unknown, hooks)}"
         raise TypeError(message) from error
@@ -195,20 +195,25 @@ def _choices_of(plugin: Plugin) -> Iterator[Choice]:
 
 
 def _checked(registered: object, kind: StageKind) -> type:
-    """Give a class if it fulfils the contract of its kind."""
+    """Give the class if it implements the contract of its kind.
+
+    Raises:
+        TypeError: It does not.
+    """
     contract, hook = kind.contract, kind.hook
     if not (isinstance(registered, type) and issubclass(registered, contract)):
-        message = f"{hook} must give classes that are a {contract.__name__}, but gives {registered!r}"
+        message = f"{hook} must return subclasses of {contract.__name__}, but returns {registered!r}"
         raise TypeError(message)
     if isabstract(registered):
         lacking = ", ".join(sorted(getattr(registered, "__abstractmethods__", ())))
-        message = f"{hook} gives {registered.__name__}, which lacks what a {contract.__name__} must have: {lacking}"
+        name, base = registered.__name__, contract.__name__
+        message = f"{name} of {hook} must implement every method of {base}, but lacks {lacking}"
         raise TypeError(message)
     return registered
 
 
 def _first_line(documented: object) -> str:
-    return cleandoc(documented.__doc__ or "").partition("\n")[0]  # its own, not that of the contract
+    return cleandoc(documented.__doc__ or "").partition("\n")[0]  # inspect.getdoc would inherit that of the contract
 
 
 def _origin(entry: EntryPoint) -> Origin:

@@ -15,8 +15,8 @@ a plugin changes nothing by itself. The built-in stages come in through the same
     def register_seam_smoothers():
         return [Bilateral]
 
-The other hooks are told what has happened; what they return is ignored. One that raises is reported and not told
-again, and the command goes on.
+The other hooks are event hooks: the commands call them when something has happened, and ignore what they return. If
+one raises, the command reports it, does not call it again, and continues.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
-class Observations:
-    """The hooks that are told what has happened."""
+class EventHooks:
+    """The event hooks: called when something has happened."""
 
     @hookspec
     def tile_trained(self, run_folder: Path, tile: Tile, seconds: float, epochs: int) -> None:
@@ -61,7 +61,7 @@ class Observations:
 
         Args:
             run_folder: Folder of the run.
-            calibration: What the stages learned, as plain numbers, and notes on how.
+            calibration: What the stages learned, as plain numbers, and notes on it.
         """
 
     @hookspec
@@ -71,7 +71,7 @@ class Observations:
         Args:
             run_folder: Folder of the run.
             prediction: The image with ``image_path``, ``pred_score``, ``pred_label``, ``anomaly_map``, ``pred_mask``,
-                and ``gt_label`` and ``gt_mask`` where they are known; on the CPU.
+                and ``gt_label`` and ``gt_mask`` if they are known; on the CPU.
         """
 
     @hookspec
@@ -81,24 +81,24 @@ class Observations:
         Args:
             run_folder: Folder of the run.
             output: Folder with ``metrics.json``, ``scores.csv`` and ``images``; the run folder, or ``--output``.
-            metrics: Metrics by name, such as ``image_AUROC``; ``None`` where one is not defined.
+            metrics: Metrics by name, such as ``image_AUROC``; ``None`` if one is undefined.
         """
 
 
-OBSERVATIONS = tuple(name for name in vars(Observations) if not name.startswith("_"))
-"""Names of the hooks that are told what has happened."""
+EVENT_HOOKS = tuple(name for name in vars(EventHooks) if not name.startswith("_"))
+"""Names of the event hooks."""
 
 
 def hook_specifications() -> type:
-    """Give all hooks: one ``register_…`` for each kind of stage, and one for each thing that happens."""
+    """Give all hooks: a ``register_…`` hook for each kind of stage, and the event hooks."""
     from anomalib_tiled.stages import kinds  # slow, and every command imports this module
 
     registering = {kind.hook: hookspec(_registering(kind)) for kind in kinds.STAGE_KINDS}
-    return type("Hooks", (Observations,), registering)
+    return type("Hooks", (EventHooks,), registering)
 
 
 def _registering(kind: StageKind) -> Callable[[], None]:
-    """Make the hook of a kind, typed and documented as the row of the kind says."""
+    """Make the ``register_…`` hook of a kind of stage, with its type and documentation."""
 
     def register() -> None:
         """Give classes."""

@@ -1,4 +1,4 @@
-"""Telling plugins what has happened."""
+"""Notify plugins of events."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Observers:
-    """All plugins that want to know what happens. One that fails costs nobody their run.
+    """All plugins with event hooks. A plugin that fails does not stop the run.
 
     Args:
-        plugins: The plugins; those that do not implement a hook are not asked.
+        plugins: The plugins; each implements the hooks that it needs.
     """
 
     def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
@@ -26,11 +26,11 @@ class Observers:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Which plugins failed at which hook, and how."""
+        """A sentence for each hook of a plugin that failed."""
         return tuple(self._failures.values())
 
-    def tell(self, hook: str, **facts: object) -> None:
-        """Tell every plugin; one that has failed at this hook before is not told again.
+    def notify(self, hook: str, **facts: object) -> None:
+        """Call a hook of every plugin, except of those in which it failed before.
 
         Args:
             hook: Name of the hook, such as ``tile_trained``.
@@ -38,12 +38,12 @@ class Observers:
         """
         for plugin in self._plugins:
             if (plugin, hook) not in self._failures:
-                self._tell(plugin, hook, facts)
+                self._call(plugin, hook, facts)
 
-    def _tell(self, plugin: Plugin, hook: str, facts: dict[str, object]) -> None:
+    def _call(self, plugin: Plugin, hook: str, facts: dict[str, object]) -> None:
         try:
             getattr(plugin.manager.hook, hook)(**facts)
-        except (Exception, SystemExit) as error:  # what was trained or predicted is worth more than who is told of it
-            failure = f"{hook} of {plugin.origin} failed, and is not told again: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # a trained tile is worth more than a notification about it
+            failure = f"{hook} of {plugin.origin} failed and is not called again: {type(error).__name__}: {error}"
             self._failures[plugin, hook] = failure
             logger.exception("%s", failure)

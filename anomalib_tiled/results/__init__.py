@@ -1,1 +1,1 @@
-"""Results: predictions, regions, tables, pictures and logs."""
+"""Results: metrics, regions, predictions, pictures and tables."""

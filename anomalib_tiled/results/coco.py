@@ -1,4 +1,4 @@
-"""Regions in the form of COCO, which annotation tools read."""
+"""Regions in COCO's format, which annotation tools read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and masks that contradict each other: the thresholds of images and of pixels are learned apart."""
+"""Labels and masks that contradict each other, since images and pixels have separate thresholds."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ANOMALOUS = "anomalous, but without anomalous pixels"
 
 CAPTION_COLOUR, FRAME_COLOUR = (0, 0, 0), (255, 224, 0)
 CAPTION_HEIGHT = 1 / 16
-"""Of the shorter side of the picture, where the width leaves room for that."""
+"""Fraction of the shorter side of the picture, where the width leaves room for that."""
 
 
 def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool | None) -> str:  # noqa: FBT001
-    """Say in words how the label of an image contradicts its mask; empty if it does not.
+    """Say how the label of an image contradicts its mask; empty if it does not.
 
     Args:
-        label: Whether the image is anomalous; ``None`` if nothing decides that.
-        mask: Which pixels are, or whether any is; ``None`` if the model gives no anomaly maps.
+        label: Whether the image is anomalous; ``None`` if unknown.
+        mask: Which pixels are anomalous, or whether any is; ``None`` if the model gives no anomaly maps.
     """
     if label is None or mask is None:
         return ""
@@ -34,16 +34,16 @@ def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool |
 
 
 def count_of(contradictions: Iterable[str]) -> str:
-    """Say in a sentence of how many images the label contradicts the mask; empty if of none."""
+    """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
     each = list(contradictions)
     parts = [f"{number} {words}" for words in (NORMAL, ANOMALOUS) if (number := each.count(words))]
     if not parts:
         return ""
-    return f"Of {len(each)} images, {'; '.join(parts)}: thresholds of images and of pixels are learned apart."
+    return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."
 
 
 def captioned(picture: Image.Image, words: str) -> Image.Image:
-    """Frame a picture in yellow, and write words along its upper edge; give it as it is without words."""
+    """Frame a picture in yellow, and write words along its upper edge; without words, return it unchanged."""
     if not words:
         return picture
     picture = picture.copy()

@@ -1,4 +1,4 @@
-"""Rows of tables that are written as they come."""
+"""Rows of CSV files that are written one by one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def row(cells: Iterable[object]) -> str:
-    """Give a row as it stands in a file."""
+    """Give a row as text."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 
 def append(path: Path, text: str) -> None:
-    """Put text at the end of a file; it is on the disk afterwards."""
+    """Append text to a file, and close the file."""
     with storage_errors(path), open_table(path, "a") as file:
         file.write(text)

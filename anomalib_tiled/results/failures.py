@@ -23,17 +23,17 @@ def append_failure(path: Path, image_path: Path, error: str) -> None:
     Args:
         path: The list.
         image_path: The image.
-        error: Why.
+        error: The reason.
     """
     append(path, ("" if path.exists() else row(COLUMNS)) + row([image_path, error]))
 
 
 def forget_failures(path: Path, images: Container[str]) -> None:
-    """Take images from the list; with the last of them it goes.
+    """Remove images from the list, and the list itself if it is empty then.
 
     Args:
         path: The list.
-        images: The images; others that could not be read stay in it.
+        images: The images; others stay in the list.
     """
     with storage_errors(path):
         others = [cells for cells in _failures(path) if cells[0] not in images]
@@ -45,15 +45,15 @@ def forget_failures(path: Path, images: Container[str]) -> None:
 
 
 def _failures(path: Path) -> list[list[str]]:
-    """Read the list; a last row that is cut off is none.
+    """Read the list, without a last row that was cut off.
 
     Raises:
-        RunFolderError: It was altered, and is none.
+        RunFolderError: The file was changed, and is no such list.
     """
     if not path.exists():
         return []
     try:
         return [cells for cells in csv.reader(read_table(path)) if len(cells) == len(COLUMNS)][1:]
     except (ValueError, csv.Error) as error:
-        message = f"{path} must be a list of images that failed, but was altered ({error}). Move it away."
+        message = f"{path} must be a list of images that failed, but was changed ({error}). Move it away."
         raise RunFolderError(message) from error

@@ -1,4 +1,4 @@
-"""What an ensemble says of one image, for use in Python."""
+"""Prediction of one image, for use in Python."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImagePrediction:
-    """What an ensemble says of one image. Arrays have the size of the image that was given.
+    """Prediction of one image. Arrays have the size of the given image.
 
     Args:
         score: Higher is more anomalous; between 0 and 1 unless the run does not normalize.
         label: Whether the image is anomalous.
         map: Score of each pixel, shape (height, width).
         mask: Which pixels are anomalous, shape (height, width); ``None`` if the model gives no anomaly maps.
-        regions: Anomalous pixels that touch each other, that with the highest score first.
+        regions: Anomalous pixels that touch each other; the region with the highest score first.
         image: The image, shape (height, width, 3), bytes.
-        image_path: Where it was read from; ``None`` if it was given as pixels.
-        raw_score: The score before the normalization of images, which may cut off what lies far from the threshold.
+        image_path: File of the image; ``None`` if it was given as pixels.
+        raw_score: The score before the normalization of images, which may clip scores far from the threshold.
     """
 
     score: float
@@ -48,7 +48,7 @@ class ImagePrediction:
 
     @property
     def contradiction(self) -> str:
-        """How the label contradicts the mask, in words; empty if it does not."""
+        """How label and mask contradict each other, in words; empty if they do not."""
         return contradiction(self.label, None if self.mask is None else bool(self.mask.any()))
 
     def picture(self) -> Image.Image:
@@ -69,16 +69,16 @@ class ImagePrediction:
         self.picture().show()
 
     def save(self, path: str | Path) -> Path:
-        """Save the picture, in the format that the ending of its name says.
+        """Save the picture, in the format of its file name ending.
 
         Args:
-            path: A file, such as ``picture.png``; its folder is made if it is missing.
+            path: A file, such as ``picture.png``; a missing folder is made.
 
         Returns:
             The file.
 
         Raises:
-            ValueError: Pillow knows no format of that ending.
+            ValueError: Pillow knows no format for the ending.
         """
         path, picture = Path(path), self.picture()
         kind = Image.registered_extensions().get(path.suffix.lower())

@@ -1,4 +1,4 @@
-"""A metric of anomalib, torchmetrics or a third party, fed batch by batch."""
+"""A metric of anomalib, torchmetrics or a third party, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Value = float | None | list["Value"]
-"""What a metric gives: a number, ``None`` where it is not defined, or lists of them."""
+"""Value of a metric: a number, ``None`` where it is undefined, or lists of these."""
 
 Feed = Literal["scores", "decisions", "classes"]
-"""What a metric compares with the truth: scores, decisions as true and false, or decisions as 1 and 0."""
+"""Input of a metric to compare with the truth: scores, decisions as true and false, or decisions as 1 and 0."""
 
 CLASSES = (classification.MulticlassStatScores, classification.MulticlassConfusionMatrix)
 CLASS_PACKAGES = ("torchmetrics.segmentation.", "torchmetrics.nominal.", "torchmetrics.clustering.")
 """Metrics of numbered classes."""
 
 PROBABILITIES = (classification.BinaryCalibrationError, classification.BinaryHingeLoss)
-"""Metrics that torchmetrics feeds through a sigmoid, batch by batch, as soon as a score is outside [0, 1]."""
+"""Metrics for which torchmetrics applies a sigmoid to each batch with a score outside [0, 1]."""
 
 BOTH = frozenset({"normal", "anomalous"})
 ANOMALOUS = frozenset({"anomalous"})
@@ -62,7 +62,7 @@ NEEDS: tuple[tuple[type[Metric], frozenset[str]], ...] = (
     (classification.BinaryCohenKappa, BOTH),
     (classification.BinaryMatthewsCorrCoef, BOTH),
 )
-"""What a metric must have seen to be defined; the first class that fits counts. torchmetrics gives 0 or 1 otherwise."""
+"""Classes that must occur for a metric to be defined; the first match counts. torchmetrics gives 0 or 1 without."""
 
 NORMALIZED_CONFUSION = {
     "true": BOTH,
@@ -74,17 +74,17 @@ MOST_AXES = 2
 
 
 class ClassMetric:
-    """A metric by its class.
+    """A metric with any class.
 
     Args:
         spec: Class and arguments.
         raw: Whether scores keep the scale of the model, instead of lying between 0 and 1.
 
     Attributes:
-        lack: What the data lack for a value, after the metric has refused them; ``None`` if it has not.
+        lack: Why the metric has refused to give a value for the data; ``None`` if it has not.
 
     Raises:
-        ConfigurationError: It cannot be made, or not be fed, or gives something else than a few numbers.
+        ConfigurationError: The metric cannot be made or updated, or does not give numbers.
     """
 
     def __init__(self, spec: MetricSpec, *, raw: bool) -> None:
@@ -93,7 +93,7 @@ class ClassMetric:
         self._feed = _feed(self._metric, spec)
         self._threshold = self._own_threshold(raw=raw)
         self._needs = _needs(self._metric, spec)
-        # Of others a RuntimeError is a mistake.
+        # In other metrics, a RuntimeError is a bug.
         self._refusals = (ValueError, RuntimeError) if isinstance(self._metric, anomalib.metrics.AUPIMO) else ValueError
         self._seen: set[str] = set()
         self._normal_pixels = 0
@@ -106,8 +106,8 @@ class ClassMetric:
 
         Args:
             scores: Scores of images, shape (batch,), or maps, shape (batch, height, width).
-            decided: Which are called anomalous, same shape; ``None`` if nothing is decided.
-            anomalous: Which are, same shape.
+            decided: Which of them are called anomalous, same shape; ``None`` without a threshold.
+            anomalous: Which of them are anomalous, same shape.
         """
         called = decided if self._threshold is None else scores > self._threshold
         predicted = scores if self._feed == "scores" else called
@@ -122,20 +122,20 @@ class ClassMetric:
             self._metric.update(predicted, truth)
 
     def compute(self) -> Value:
-        """Give the value; ``None`` if it is not defined for what was seen."""
+        """Give the value; ``None`` if it is undefined for these data."""
         if not self._seen or not self._needs <= self._seen:
             return None
         try:
             return _value(self._metric.compute())
-        except self._refusals as error:  # the data do not suffice, such as too few normal pixels for AUPIMO
+        except self._refusals as error:  # insufficient data, such as too few normal pixels for AUPIMO
             if lack_of_memory(error) is not None:
                 raise
-            logger.warning("%s is not defined: %s", self._spec.where, error)
+            logger.warning("%s is undefined: %s", self._spec.where, error)
             self.lack = self._explained(error)
             return None
 
     def _explained(self, error: Exception) -> str:
-        """Say what is lacking where the metric's own words do not."""
+        """Say what the data lack, where the metric's own message does not."""
         if isinstance(self._metric, anomalib.metrics.AUPIMO):
             needed = round(1 / self._metric.fpr_bounds[0])
             if self._normal_pixels < needed:
@@ -153,32 +153,35 @@ class ClassMetric:
         return metric
 
     def _own_threshold(self, *, raw: bool) -> float | None:
-        """Give the threshold among the arguments of a metric of decisions."""
+        """Give the threshold among the arguments of a metric that judges decisions."""
         threshold = self._spec.init_args.get("threshold")
         if threshold is None or not isinstance(self._metric, BINARY_DECISIONS):
             return None
         number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
         if not number or not (raw or 0 <= threshold <= 1):
             kind = "a number" if raw else "a number between 0 and 1"
-            message = f"{self._spec.where} needs {kind} as threshold, but has {threshold!r}."
+            message = f"{self._spec.where} needs {kind} as threshold, but has {threshold!r}. Correct it."
             raise ConfigurationError(message)
         return float(threshold)
 
     def _check(self, *, raw: bool) -> None:
         if self._spec.init_args.get("multidim_average") == "samplewise":
-            message = f"{self._spec.where} gives one number for each image. Take multidim_average: samplewise out."
+            message = (
+                f"{self._spec.where} must give one number for all images, but gives one for each. Remove "
+                "multidim_average: samplewise."
+            )
             raise ConfigurationError(message)
         steps = getattr(self._metric, "thresholds", None) is not None
         if raw and (isinstance(self._metric, PROBABILITIES) or steps):
             cause = "thresholds between 0 and 1" if steps else "probabilities"
             message = (
                 f"{self._spec.where} works with {cause}, but scores keep the scale of the model. "
-                f"Take {'thresholds' if steps else 'it'} out, or set normalization.stage to image or tile."
+                f"Remove {'thresholds' if steps else 'it'}, or set normalization.stage to image or tile."
             )
             raise ConfigurationError(message)
 
     def _try_out(self) -> None:
-        """Measure four made-up predictions, so that what cannot work fails before any training."""
+        """Measure four made-up predictions, so that a metric that cannot work fails before training."""
         scores, anomalous = _example(self._spec.level)
         try:
             self.update(scores, scores > scores.mean(), anomalous)
@@ -193,7 +196,7 @@ class ClassMetric:
 
 
 def _feed(metric: Metric, spec: MetricSpec) -> Feed:
-    """Say what a metric is fed with; one with a threshold that the user does not give judges decisions."""
+    """Choose the input of a metric; one with a threshold that the user has not set judges decisions."""
     if isinstance(metric, CLASSES) or type(metric).__module__.startswith(CLASS_PACKAGES):
         return "classes"
     if isinstance(metric, BINARY_DECISIONS):
@@ -203,7 +206,7 @@ def _feed(metric: Metric, spec: MetricSpec) -> Feed:
 
 
 def _needs(metric: Metric, spec: MetricSpec) -> frozenset[str]:
-    if "zero_division" in spec.init_args:  # says what to give instead
+    if "zero_division" in spec.init_args:  # the value where the metric is undefined
         return frozenset()
     if normalize := spec.init_args.get("normalize"):
         return NORMALIZED_CONFUSION.get(str(normalize), frozenset())
@@ -216,10 +219,10 @@ def _classes_in(flags: torch.Tensor, called: str) -> set[str]:
 
 
 def _value(result: object) -> Value:
-    """Give what a metric computed as plain numbers.
+    """Turn the result of a metric into plain numbers.
 
     Raises:
-        TypeError: It is something else, such as a curve.
+        TypeError: The result is something else, such as a curve.
     """
     if isinstance(result, torch.Tensor) and result.ndim <= MOST_AXES:
         return _number(result.item()) if result.numel() == 1 else _numbers(result.tolist())
@@ -245,12 +248,12 @@ def _number(value: float) -> float | None:
 
 def _described(result: object) -> str:
     if isinstance(result, (tuple, list)) and all(isinstance(each, torch.Tensor) for each in result):
-        return "a curve; take the area under it"
+        return "a curve; use the area under it"
     return f"a {type(result).__name__}"
 
 
 def _example(level: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give scores and truth of two normal and two anomalous images, or of pixels of them."""
+    """Give scores and truth of two normal and two anomalous images, or of their pixels."""
     scores, anomalous = torch.tensor([0.1, 0.6, 0.4, 0.9]), torch.tensor([False, False, True, True])
     if level == "image":
         return scores, anomalous

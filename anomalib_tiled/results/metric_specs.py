@@ -1,4 +1,4 @@
-"""Metrics as a configuration names them: name, class and arguments."""
+"""Metrics in a configuration: name, class and arguments."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ COUNTED = {
 """Metrics that are computed from counts if they have no arguments, for images and for pixels."""
 
 PACKAGES = ("anomalib.metrics", "torchmetrics.classification", "torchmetrics.segmentation", "torchmetrics")
-"""Where a class is looked for by its name alone, the first one first."""
+"""Packages to search, in this order, for a class that is given by its name alone."""
 
 KEYS = ("class_path", "init_args", "name")
 GIVEN_HERE = ("fields", "prefix", "strict")
-"""Arguments of anomalib's metrics that say where values come from."""
+"""Arguments of anomalib's metrics that this package sets itself."""
 
 OF_EVERY_METRIC = (
     *("compute_on_cpu", "dist_sync_on_step", "process_group", "dist_sync_fn", "distributed_available_fn"),
     *("sync_on_compute", "compute_with_cache"),
 )
-"""Arguments that every metric of torchmetrics takes, and that have no use on one device."""
+"""Arguments of every torchmetrics metric that are of no use on one device."""
 
 OF_REGIONS = (AUPRO, PRO)
-"""Metrics that have no meaning for whole images."""
+"""Metrics that make no sense for whole images."""
 
 BINARY_DECISIONS = (BinaryStatScores, BinaryConfusionMatrix)
-"""Metrics that judge decisions, and apply a threshold to scores if they are given scores."""
+"""Metrics that judge decisions, and apply a threshold to scores."""
 
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric, as a configuration names it.
+    """A metric in a configuration.
 
     Args:
         level: ``image`` or ``pixel``.
         class_path: Name or dotted path of the class.
-        name: What it is called in the results.
-        init_args: Its arguments as YAML holds them.
+        name: Its name in the results.
+        init_args: Its arguments.
     """
 
     level: str
@@ -65,12 +65,12 @@ class MetricSpec:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it is computed from counts instead of by a class."""
+        """Whether it is computed from counts instead of by its class."""
         return self.class_path in COUNTED[self.level] and not self.init_args
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """The metric in messages."""
         return f"The metric {self.class_path!r} in metrics.{self.level}"
 
 
@@ -82,14 +82,14 @@ def read_metrics(level: str, given: Sequence[str | Mapping[str, Plain]]) -> tupl
         given: Names, dotted class paths, or mappings with ``class_path``, ``init_args`` and ``name``.
 
     Raises:
-        ConfigurationError: An entry is of another form, or two have the same name.
+        ConfigurationError: An entry has another form, or two have the same name.
     """
     specs = tuple(_spec(level, each) for each in given)
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
             message = (
                 f"Every metric in metrics.{level} needs a name of its own, but {count} are called {name!r}. "
-                f"Name them, for example {{class_path: {name}, name: {name}2, init_args: ...}}, or take one out."
+                f"Name them, for example {{class_path: {name}, name: {name}2, init_args: ...}}, or remove one."
             )
             raise ConfigurationError(message)
     return specs
@@ -98,7 +98,7 @@ def read_metrics(level: str, given: Sequence[str | Mapping[str, Plain]]) -> tupl
 def make_metric(spec: MetricSpec) -> Metric:
     """Make the object of a metric.
 
-    A ``threshold`` of a metric of decisions is left out: who feeds the metric applies it.
+    A metric of decisions gets no ``threshold``: `ClassMetric` applies it before.
 
     Raises:
         ConfigurationError: There is no such class, or it refuses its arguments.
@@ -156,15 +156,15 @@ def _classes(spec: MetricSpec, name: str, packages: Iterable[str]) -> Iterator[t
             found = getattr(import_module(package), name, None)
         except ImportError as error:
             if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
-                continue  # there is no such package; one that it needs itself is another matter
-            message = f"{spec.where} cannot be used, because {package} cannot be imported: {error}. Mend or install it."
+                continue  # no such package; a missing dependency of an existing one is an error
+            message = f"{spec.where} cannot be used, because {package} cannot be imported: {error}. Fix or install it."
             raise ConfigurationError(message) from error
         if isinstance(found, type) and issubclass(found, Metric):
             yield found
 
 
 def _parameters(metric_class: type[Metric]) -> dict[str, inspect.Parameter]:
-    """Give the arguments that a class takes itself, or hands on to its bases."""
+    """Give the arguments of a class, including those that it passes on to its bases."""
     parameters: dict[str, inspect.Parameter] = {}
     for base in metric_class.__mro__:
         maker = vars(base).get("__init__") or vars(base).get("__new__")
@@ -184,7 +184,7 @@ def _parameters(metric_class: type[Metric]) -> dict[str, inspect.Parameter]:
 def _check_given_here(spec: MetricSpec) -> None:
     for name in spec.init_args:
         if name in GIVEN_HERE:
-            message = f"{spec.where} gets {name!r} from the list that it stands in. Take it out of init_args."
+            message = f"{spec.where} gets {name!r} from its list, metrics.{spec.level}. Remove it from init_args."
             raise ConfigurationError(message)
 
 
@@ -201,6 +201,6 @@ def _refusal(spec: MetricSpec, parameters: Mapping[str, inspect.Parameter], erro
 
 
 def _converted(parameter: inspect.Parameter | None, value: Plain) -> Plain:
-    """Turn 2 into 2.0 where a class takes nothing but a fraction, as YAML does not tell them apart."""
+    """Turn 2 into 2.0 where a class takes only floats, since YAML authors write either."""
     wants_float = parameter is not None and parameter.annotation in {float, "float"}
     return float(value) if wants_float and type(value) is int else value

@@ -1,4 +1,4 @@
-"""Metrics of image predictions, fed batch by batch."""
+"""Metrics of image predictions, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ class Decisions:
 
 @dataclass
 class Images:
-    """How many images metrics come from.
+    """Number of images behind the metrics.
 
     Args:
-        normal: Those without anything anomalous.
-        anomalous: The others.
+        normal: Images without an anomaly.
+        anomalous: Images with one.
     """
 
     normal: int = 0
     anomalous: int = 0
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """The numbers in words."""
         return f"{self.normal} normal, {self.anomalous} anomalous"
 
     def add(self, anomalous: NDArray[np.bool_]) -> None:
@@ -92,13 +92,13 @@ class Measurements:
     """Metrics of a stream of predictions.
 
     AUROC, AUPR, AUPRO, F1Max and F1Score are computed from counts, so memory does not grow with the number of images.
-    Any other metric, or one with arguments, is fed batch by batch and keeps what it keeps.
+    Any other metric, or one with arguments, is updated batch by batch; its class decides how much memory it takes.
 
     Args:
         metrics: Names, class paths and arguments, for images and for pixels.
         raw: Whether scores keep the scale of the model, instead of lying between 0 and 1.
-        uninspected: Pixels that no model sees, shape (height, width): counts leave them out, and to other metrics they
-            are normal; ``None`` if there are none.
+        uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none. Counts leave them
+            out; other metrics count them as normal.
 
     Raises:
         ConfigurationError: There is no metric of that name, or it refuses its arguments.
@@ -113,39 +113,39 @@ class Measurements:
 
     @classmethod
     def of(cls, settings: Settings, grid: TileGrid | None = None) -> Measurements:
-        """Make what a configuration asks for.
+        """Make the metrics of a configuration.
 
         Args:
             settings: The configuration.
-            grid: Its grid, where it is known which locations have a model.
+            grid: Its grid, if it is known which locations have a model.
         """
         uninspected = None if grid is None else uninspected_pixels(grid)
         return cls(settings.metrics, raw=settings.normalization.stage == "none", uninspected=uninspected)
 
     def update(self, batch: ImageBatch) -> None:
-        """Take in a batch of predictions with labels, and masks where there are any.
+        """Take in a batch of predictions with labels and, if there are any, masks.
 
         Args:
-            batch: Predictions; without labels it is passed over, without masks its pixels are.
+            batch: Predictions. Without labels the batch is skipped; without masks only its pixels are.
         """
         if batch.gt_label is not None and batch.pred_score is not None:
             self._image.update(_numbers(batch.pred_score), batch.pred_label, _flags(batch.gt_label))
-        # A model without maps predicts no masks: what stands in its maps is for pictures only.
+        # A model without anomaly maps predicts no masks; the maps in the batch are for pictures only.
         if batch.gt_mask is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
             self._pixel.update(_numbers(batch.anomaly_map), batch.pred_mask, _flags(batch.gt_mask))
 
     def compute(self) -> Results:
-        """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is not defined."""
+        """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is undefined."""
         return {**self._image.compute(), **self._pixel.compute()}
 
     @property
     def images(self) -> dict[str, Images]:
-        """How many images the metrics of ``image`` and of ``pixel`` come from."""
+        """Number of images behind the metrics of ``image`` and of ``pixel``."""
         return {level.name: level.images for level in (self._image, self._pixel)}
 
     @property
     def lacks(self) -> list[str]:
-        """What metrics lack that have refused to give a value, after all were computed."""
+        """A sentence for each metric that has refused to give a value; complete after `compute`."""
         return [*self._image.lacks(), *self._pixel.lacks()]
 
 
@@ -153,7 +153,7 @@ class StreamingEvaluator(Evaluator):
     """Evaluator for anomalib's ``Engine.test`` that keeps counts instead of predictions.
 
     Args:
-        begin: Makes the measurements of a test.
+        begin: Makes new measurements for a test.
     """
 
     def __init__(self, begin: Callable[[], Measurements]) -> None:
@@ -162,7 +162,7 @@ class StreamingEvaluator(Evaluator):
         self._measurements = begin()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Start new measurements."""
         del trainer, pl_module
         self._measurements = self._begin()
 
@@ -180,7 +180,7 @@ class StreamingEvaluator(Evaluator):
         self._measurements.update(batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics; one that is not defined is logged as NaN, one of several numbers under several names."""
+        """Log the metrics: undefined ones as NaN, ones with several numbers under several names."""
         del trainer
         for name, value in self._measurements.compute().items():
             for each, number in _each(name, value):
@@ -222,7 +222,7 @@ class _LevelMeasurements:
                 metric.update(values, None if decided is None else decided.bool().cpu(), truth)
 
     def _seen(self, values: NDArray[Number]) -> NDArray[Number]:
-        """Leave pixels out that no model sees."""
+        """Drop pixels that no model sees."""
         return values if self._inspected is None else values[:, self._inspected]
 
     def compute(self) -> Results:
@@ -243,7 +243,7 @@ class _LevelMeasurements:
 
 
 def _each(name: str, value: Value) -> Iterator[tuple[str, float]]:
-    """Give the numbers of a metric, each with a name: those of lists are numbered, such as ``image_Confusion_0_1``."""
+    """Give the numbers of a metric, each with a name; those of lists get numbers, such as ``image_Confusion_0_1``."""
     if isinstance(value, list):
         for number, each in enumerate(value):
             yield from _each(f"{name}_{number}", each)
@@ -252,7 +252,7 @@ def _each(name: str, value: Value) -> Iterator[tuple[str, float]]:
 
 
 def _region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give 1 / size of its region for each anomalous pixel.
+    """Give each anomalous pixel the weight 1 / (pixels of its region).
 
     Args:
         masks: Shape (batch, height, width).

@@ -1,4 +1,4 @@
-"""What a prediction must not be mixed with, and not be written over."""
+"""Checks that predictions neither mix with other files nor overwrite them."""
 
 from __future__ import annotations
 
@@ -14,61 +14,61 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.request import PredictionSettings
 
 PICTURES = ("images", "masks", "maps")
-"""Folders of what is kept of each image."""
+"""Folders of the files for each image."""
 
 
-def check_free(folder: PredictionFolder, settings: PredictionSettings, *, go_on: bool) -> None:
-    """Refuse a folder in which a prediction would be mixed with another one, or be written over something else.
+def check_free(folder: PredictionFolder, settings: PredictionSettings, *, resume: bool) -> None:
+    """Refuse a folder in which a prediction would mix with another one, or overwrite other files.
 
     Args:
         folder: The folder.
-        settings: What is asked for.
-        go_on: Whether predictions that are there already are gone on with.
+        settings: Settings of the prediction.
+        resume: Whether to resume the predictions in the folder.
 
     Raises:
-        ConfigurationError: It holds predictions already, or something that would be replaced.
-        RunFolderError: It holds predictions of which nobody can say what they were made with.
+        ConfigurationError: The folder holds predictions already, or files that would be replaced.
+        RunFolderError: The folder holds predictions without their settings.
     """
     if _is_begun(folder):
-        if go_on or not holds_results(folder):
+        if resume or not holds_results(folder):
             return
         message = (
-            f"{folder.path} holds predictions already. Choose another folder with --output, go on with it by "
-            "--skip_existing, leave --data out to decide its images anew, or delete it."
+            f"{folder.path} holds predictions already. Choose another folder with --output, resume with "
+            "--skip_existing, leave --data out to apply other thresholds to its images, or delete it."
         )
         raise ConfigurationError(message)
     if _is_filled(folder.lines_file):
         message = (
-            f"{folder.lines_file} holds predictions, but {folder.settings_file.name} beside it, which says what they "
-            "were made with, is missing. Put it back, or choose another folder with --output."
+            f"{folder.lines_file} holds predictions, but {folder.settings_file.name} with their settings is missing "
+            "beside it. Restore it, or choose another folder with --output."
         )
         raise RunFolderError(message)
     if taken := [path.name for path in _written(folder, settings) if _is_filled(path)]:
         message = (
-            f"A prediction into {folder.path} would write over what is there already: {', '.join(taken)}. "
-            "Choose another folder with --output, or move it away."
+            f"A prediction into {folder.path} would overwrite {', '.join(taken)} there. "
+            "Choose another folder with --output, or move these away."
         )
         raise ConfigurationError(message)
 
 
 def holds_results(folder: PredictionFolder) -> bool:
-    """Whether a prediction into a folder came to a result; one that failed before leaves its settings and failures.
+    """Whether a folder holds results of a prediction; one without any may still leave its settings and failures.
 
     Raises:
-        StorageError: The folder must not be looked at.
+        StorageError: The folder cannot be accessed.
     """
     pictures = (folder.path / name for name in PICTURES)
     return _is_begun(folder) and any(map(_is_filled, (folder.lines_file, folder.coco_file, *pictures)))
 
 
 def picture_folders(folder: PredictionFolder, settings: PredictionSettings) -> list[Path]:
-    """Give the folders that pictures and maps of predictions are put into, if any are asked for."""
-    asked = (settings.overlays, settings.masks, settings.maps is not None)
-    return [folder.path / name for name, is_asked in zip(PICTURES, asked, strict=True) if is_asked]
+    """Give the folders for the requested overlays, masks and maps."""
+    requested = (settings.overlays, settings.masks, settings.maps is not None)
+    return [folder.path / name for name, is_requested in zip(PICTURES, requested, strict=True) if is_requested]
 
 
 def _written(folder: PredictionFolder, settings: PredictionSettings) -> list[Path]:
-    """Give the files and folders that a prediction replaces, or puts something into."""
+    """Give the files and folders that a prediction writes."""
     listed = [folder.coco_file] if settings.coco else []
     return [*picture_folders(folder, settings), *listed, folder.rows_file, folder.failures_file]
 

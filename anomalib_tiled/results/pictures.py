@@ -1,4 +1,4 @@
-"""Pictures of predictions, in the size and shape of the images themselves."""
+"""Pictures of predictions, in the size of the images."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
-"""What is laid over the image: heat map, then the predicted mask in red, then the ground truth in white."""
+"""Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
 
 
 def given_folders(names: Iterable[str]) -> list[Path]:
-    """Give those of some names that are folders, as the paths of the images in them begin."""
+    """Give the folders among some names, as absolute paths like those of their images."""
     return [path for path in map(absolute, names) if os.path.isdir(path)]  # noqa: PTH112  # it never fails
 
 
@@ -46,7 +46,7 @@ def common_folder(paths: Iterable[Path], given: Sequence[Path] = ()) -> Path:
 
     Args:
         paths: Files of the images; at least one.
-        given: Folders that were asked for as a whole: it depends on them, not on where in them there are images so far.
+        given: Folders requested as a whole. They count as a whole, wherever in them there are images so far.
     """
     parents = {absolute(path).parent for path in paths}
     outermost = sorted(given, key=lambda folder: len(folder.parts))
@@ -59,9 +59,9 @@ class Pictures:
     """Draws predictions into a folder.
 
     Args:
-        folder: Where the pictures go.
-        common: Folder that all images are in; below it their own folders are kept.
-        stretch: Whether maps are raw, so that each is stretched over the colours by itself.
+        folder: Folder for the pictures.
+        common: Folder that all images are in; pictures keep the folders below it.
+        stretch: Whether maps are raw, so that each is stretched over all colours.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Pictures:
         return cls(folder, common_folder(paths) if paths else folder, stretch)
 
     def below(self, name: str) -> Pictures:
-        """Give the same for a folder in this one."""
+        """Give the same for a subfolder."""
         return replace(self, folder=self.folder / name)
 
     def draw(self, batch: ImageBatch) -> None:
@@ -84,10 +84,10 @@ class Pictures:
             self.draw_one(item)
 
     def draw_one(self, item: ImageItem) -> None:
-        """Draw the picture of one image; where its label contradicts its mask, the picture says so.
+        """Draw the picture of one image; where label and mask contradict each other, the picture says so.
 
         Raises:
-            DataError: The image has gone or changed.
+            DataError: The image is missing or has changed.
         """
         path = Path(str(item.image_path))
         size = size_of(path)
@@ -98,38 +98,36 @@ class Pictures:
                 picture.save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
-        """Give the path of an image's picture, which is below the folder whatever the image's path is.
-
-        No two images share one.
+        """Give the path of an image's picture, always below the folder and different for each image.
 
         Raises:
             DataError: The image is not in the common folder.
         """
         image, common = absolute(image_path), absolute(self.common)
         if not image.is_relative_to(common):
-            message = f"Images must be in {common}, but there is {image}. Give them an output folder of their own."
+            message = f"Images must be in {common}, but {image} is not. Predict it into another output folder."
             raise DataError(message)
         relative = image.relative_to(common)
         return (self.folder / relative).with_name(_picture_name(relative))
 
 
 def _picture_name(image: Path) -> str:
-    """Name a picture: 000.jpg, 000.PNG, 000.png, 000.jpg.png and 000 in one folder must not share one."""
+    """Name a picture: 000.jpg, 000.PNG, 000.png, 000.jpg.png and 000 in one folder need different names."""
     if not image.name.lower().endswith(image_endings()):
-        return f"{image.name}.png.png"  # which no other has: 000.png.png itself becomes 000.png.png.png
+        return f"{image.name}.png.png"  # a unique name: 000.png.png itself becomes 000.png.png.png
     alone = image.suffix == ".png" and not image.stem.lower().endswith(image_endings())
     return image.name if alone else f"{image.name}.png"
 
 
 @contextmanager
 def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]]:
-    """Give what draws a batch while the next one is predicted; only one batch waits.
+    """Draw each batch while the next one is predicted; only one batch waits.
 
     Args:
-        pictures: What draws.
+        pictures: Draws the pictures.
 
     Yields:
-        Takes a batch. What goes wrong is raised when the next one is given, or in the end.
+        Function that takes a batch. It raises errors of the batch before; those of the last batch come at the end.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         drawn: list[Future[None]] = []
@@ -145,11 +143,11 @@ def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]
 
 
 def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
-    """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there is nothing to lay over it.
+    """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there are none.
 
     Args:
         item: Image, map and masks, all of one size.
-        size: That size.
+        size: Their size.
     """
     picture = visualize_image_item(
         item,
@@ -173,7 +171,7 @@ def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
 
 
 def _in_range(maps: torch.Tensor | None, *, stretch: bool) -> torch.Tensor | None:
-    """Bring a raw map to [0, 1] here: anomalib turns maps into 8 bits first, where anything else wraps around."""
+    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around."""
     if maps is None or not stretch:
         return maps
     lowest, highest = maps.aminmax()
@@ -181,12 +179,12 @@ def _in_range(maps: torch.Tensor | None, *, stretch: bool) -> torch.Tensor | Non
 
 
 def _highest(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
-    """Bring a map or mask to the size of its image as regions are, so that the picture shows what is told of them."""
+    """Resize a map or mask to its image in the same way as regions, so that the picture shows the reported regions."""
     return None if values is None else torch.from_numpy(in_source_size(values, size))
 
 
 def _resized(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
-    """Bring a mask of the ground truth to the size of its image."""
+    """Resize a mask of the ground truth to its image."""
     if values is None or tuple(values.shape[-2:]) == tuple(size):
         return values
     layer = values.to(torch.uint8) if values.dtype == torch.bool else values

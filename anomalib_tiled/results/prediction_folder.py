@@ -1,4 +1,4 @@
-"""Predictions on the disk: one line for each image, written as they come."""
+"""Predictions on the disk: one line for each image, written batch by batch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 
 HAS_MAPS = "has_maps"
-"""Among the facts: whether the model gives anomaly maps."""
+"""Key of the facts: whether the model gives anomaly maps."""
 
-DECIDING = "deciding"
-"""Among the facts while predictions are decided about again: the thresholds that are given anew."""
+RETHRESHOLDING = "deciding"
+"""Key of the facts while new thresholds are applied: these thresholds."""
 
 NEEDED = {"common", *(field.name for field in fields(PredictionSettings))}
-"""Facts without which nothing can be done with predictions."""
+"""Facts that are necessary to use predictions."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What came of a prediction.
+    """Summary of a prediction.
 
     Args:
         images: Images that were predicted.
         existing: Images that had been predicted before.
         anomalous: Anomalous images among both.
         failed: Images that could not be read or predicted.
-        seconds: Time that it took, without loading.
+        seconds: Duration, without loading.
         contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
     """
 
@@ -53,18 +53,18 @@ class Predicted:
     contradictions: str = ""
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """The summary in a line."""
         speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
         existing = f", {self.existing} predicted before" if self.existing else ""
         failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
-        said = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
-        return f"{said} {self.contradictions}" if self.contradictions else said
+        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        return f"{summary} {self.contradictions}" if self.contradictions else summary
 
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """Names of the files that predictions go into.
+    """The files of predictions.
 
     Args:
         path: The folder.
@@ -74,7 +74,7 @@ class PredictionFolder:
 
     @property
     def settings_file(self) -> Path:
-        """What the predictions were made with."""
+        """Settings and facts of the predictions."""
         return self.path / "prediction.json"
 
     @property
@@ -94,31 +94,31 @@ class PredictionFolder:
 
     @property
     def coco_file(self) -> Path:
-        """Regions in COCO's form."""
+        """Regions in COCO's format."""
         return self.path / "coco.json"
 
     @property
     def log_file(self) -> Path:
-        """What other packages had to say."""
+        """Log, with the messages of other packages."""
         return self.path / "logs" / "run.log"
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
-        """Note what the predictions are made with."""
+        """Write the settings and facts of the predictions."""
         write_json(self.settings_file, {**facts, **asdict(settings)})
 
     def facts(self) -> dict[str, Plain]:
-        """Read what the predictions were made with.
+        """Read the settings and facts of the predictions.
 
         Raises:
             ConfigurationError: The folder holds no predictions.
-            RunFolderError: What they were made with must not be read, or cannot be read any more.
+            RunFolderError: The settings cannot be read.
         """
         with readable(self.settings_file):
             is_there = self.settings_file.is_file()
         if not is_there:
             message = (
                 f"There must be predictions in {self.path}, but there is no {self.settings_file.name}. "
-                "Name their folder with --output, or give --data to predict images into it."
+                "Choose their folder with --output, or give --data to predict images into it."
             )
             raise ConfigurationError(message)
         try:
@@ -129,83 +129,83 @@ class PredictionFolder:
             reason = f"cannot be read ({error.__cause__ or 'it holds no JSON object'})"
         if reason is not None:
             message = (
-                f"{self.settings_file} must say what the predictions beside it were made with, but {reason}. "
+                f"{self.settings_file} must hold the settings of the predictions beside it, but {reason}. "
                 "Restore it, or predict into another folder with --output."
             )
             raise RunFolderError(message)
         return dict(facts)
 
     def note_maps(self, *, has_maps: bool) -> None:
-        """Note whether the model gives anomaly maps, which is known once it has predicted."""
+        """Record whether the model gives anomaly maps, which is known after its first prediction."""
         facts = self.facts()
         if facts.get(HAS_MAPS) != has_maps:
             write_json(self.settings_file, {**facts, HAS_MAPS: has_maps})
 
     @contextmanager
-    def deciding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
-        """Note that files are being replaced one by one, until all of them are.
+    def rethresholding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
+        """Record the new thresholds while files are replaced one by one, until all are replaced.
 
         Args:
-            settings: What the predictions are decided by afterwards.
-            given: Those of the thresholds that are given anew, by the names of their options.
+            settings: Settings of the predictions afterwards.
+            given: The new thresholds, by the names of their options.
         """
         facts = self.facts()
-        write_json(self.settings_file, {**facts, DECIDING: dict(given)})
+        write_json(self.settings_file, {**facts, RETHRESHOLDING: dict(given)})
         yield
-        facts.pop(DECIDING, None)
+        facts.pop(RETHRESHOLDING, None)
         self.begin(settings, **facts)
 
-    def check_decided(self, given: Iterable[str] = ()) -> None:
-        """Refuse predictions of which only some were decided about again, unless all are decided about now.
+    def check_rethresholded(self, given: Iterable[str] = ()) -> None:
+        """Refuse predictions to only some of which new thresholds were applied, unless all of them change now.
 
         Args:
-            given: Names of the thresholds that are about to be given anew.
+            given: Names of the thresholds that change now.
 
         Raises:
-            ConfigurationError: Deciding was interrupted, and is not what is about to be done.
+            ConfigurationError: Applying other thresholds was interrupted, and has to be finished first.
         """
-        deciding = self.facts().get(DECIDING)
-        if isinstance(deciding, dict) and not deciding.keys() <= set(given):
-            options = " ".join(f"--{name} {value}" for name, value in deciding.items())
+        unfinished = self.facts().get(RETHRESHOLDING)
+        if isinstance(unfinished, dict) and not unfinished.keys() <= set(given):
+            options = " ".join(f"--{name} {value}" for name, value in unfinished.items())
             message = (
-                f"Deciding again about the images in {self.path} was interrupted, so that files there may contradict "
+                f"Applying new thresholds to the images in {self.path} was interrupted, so files there may contradict "
                 f"each other. Finish it first: the same --output, no --data, and {options}."
             )
             raise ConfigurationError(message)
 
     def check_same(self, **given: Plain) -> None:
-        """Refuse to put predictions beside others that were made otherwise.
+        """Refuse to add predictions to others with different settings.
 
         Raises:
-            ConfigurationError: They were.
+            ConfigurationError: The settings differ.
         """
         own = self.facts()
         for name, value in given.items():
             if own.get(name) != value:
                 message = (
                     f"{self.path} holds predictions with {name} {own.get(name)!r}, not {value!r}. "
-                    "Ask for the same again, or choose another folder with --output."
+                    "Use the same settings, or choose another folder with --output."
                 )
                 raise ConfigurationError(message)
 
     def predicted(self) -> Iterator[PredictedImage]:
-        """Read the predictions, one by one. A last line that is cut off is not one.
+        """Read the predictions, one by one, without a last line that was cut off.
 
         Raises:
-            RunFolderError: A line was altered.
+            RunFolderError: A line was changed.
         """
         for image, _ in self._lines():
             yield image
 
-    def mend(self) -> dict[str, int]:
-        """Remove a last line that was cut off, and make the table say what the lines say.
+    def repair(self) -> dict[str, int]:
+        """Remove a last line that was cut off, and write the table again from the lines.
 
         Returns:
-            Labels of the images that are done, by their paths.
+            Labels of the predicted images, by their paths.
         """
         done, end = {}, 0
         with self._table() as write:
-            for image, end in self._lines():  # noqa: B007  # the end of the last line is what is wanted
+            for image, end in self._lines():  # noqa: B007  # the end of the last line is used below
                 done[image.image_path] = image.pred_label
                 write(image)
         with storage_errors(self.lines_file), self.lines_file.open("ab") as file:
@@ -213,14 +213,14 @@ class PredictionFolder:
         return done
 
     def replace(self, images: Iterable[PredictedImage]) -> None:
-        """Put other predictions in the place of those there are, once all of them are there."""
+        """Replace all predictions, once all new ones are written."""
         with replacing(self.lines_file) as lines, lines.open("w", encoding="utf-8") as file, self._table() as write:
             for image in images:
                 file.write(image.to_line() + "\n")
                 write(image)
 
     def append(self, images: Iterable[PredictedImage]) -> None:
-        """Add predictions; they are on the disk afterwards. The lines come first: the table can be made from them."""
+        """Append predictions. The lines come first: the table can be made from them."""
         images = list(images)
         append(self.lines_file, "".join(f"{image.to_line()}\n" for image in images))
         append(self.rows_file, "".join(row(image.to_row()) for image in images))
@@ -230,22 +230,22 @@ class PredictionFolder:
         append_failure(self.failures_file, path, error)
 
     def forget_failures(self, paths: Container[str]) -> None:
-        """Take images from the list of those that could not be read: they are tried again.
+        """Remove images from the list of those that could not be read, to try them again.
 
         Args:
-            paths: The images; others that could not be read stay in the list.
+            paths: The images; others stay in the list.
         """
         forget_failures(self.failures_file, paths)
 
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
-        """Write the table anew, row by row."""
+        """Write a new table, row by row."""
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
             file.write(row(COLUMNS))
             yield lambda image: file.write(row(image.to_row()))
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:
-        """Yield the predictions, and the byte that each ends before."""
+        """Yield the predictions, each with the position in bytes where it ends."""
         if not self.lines_file.is_file():
             return
         number, end = 1, 0
@@ -257,5 +257,5 @@ class PredictionFolder:
                 yield PredictedImage.from_line(line), end
                 number += 1
         except ValueError as error:
-            message = f"Line {number} of {self.lines_file} was altered ({error}). Choose another --output."
+            message = f"Line {number} of {self.lines_file} was changed ({error}). Choose another --output."
             raise RunFolderError(message) from error

@@ -1,4 +1,4 @@
-"""What is told of a predicted image, as a line of JSON and as a row of a table."""
+"""The prediction of an image as a line of JSON and as a row of a table."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """What is known of an image after it was predicted.
+    """The prediction of an image.
 
     Args:
         image_path: The image.
-        image_size: Its size in pixels.
+        image_size: Its height and width in pixels.
         pred_score: Higher is more anomalous; in [0, 1] if the run normalizes.
         raw_score: The score before the normalization of images.
         pred_label: 1 for anomalous, 0 for normal.
-        regions: Its anomalous regions, that with the highest score first.
-        any_pixel: Whether a pixel is anomalous, in regions that are too small to be told as well; ``None`` if the model
-            gives no anomaly maps.
+        regions: Its anomalous regions; the one with the highest score first.
+        any_pixel: Whether any pixel is anomalous, also in regions too small to list; ``None`` if the model gives
+            no anomaly maps.
     """
 
     image_path: str
@@ -47,7 +47,7 @@ class PredictedImage:
 
     @property
     def contradiction(self) -> str:
-        """How the label contradicts the pixels, in words; empty if it does not."""
+        """How label and pixels contradict each other, in words; empty if they do not."""
         return contradiction(bool(self.pred_label), self.any_pixel)
 
     @property
@@ -72,7 +72,7 @@ class PredictedImage:
         """Read a line of ``predictions.jsonl``.
 
         Raises:
-            ValueError: The line is cut off, or is none.
+            ValueError: The line was cut off, or has another form.
         """
         try:
             content = cast("dict[str, Plain]", parse_json(line))
@@ -83,7 +83,7 @@ class PredictedImage:
             raise ValueError(str(error)) from error
 
     def to_row(self) -> list[Plain]:
-        """Give the row of ``predictions.csv``: of the regions, their number, their area, and where the first is."""
+        """Give the row of ``predictions.csv``: number and area of all regions, box and peak of the first."""
         first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
         area = sum(region.area for region in self.regions)
         label, score = self.pred_label, rounded(self.pred_score)

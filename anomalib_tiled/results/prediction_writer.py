@@ -1,4 +1,4 @@
-"""From a batch of predictions to everything that is kept of it."""
+"""Writes batches of predictions: lines, table, masks, maps and overlays."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Writes what is asked for of each prediction.
+class PredictionWriter:
+    """Writes the requested files of each prediction.
 
     Args:
-        folder: Where it goes.
-        settings: What is asked for.
-        files: Names of what is kept of each image, and how overlays are drawn.
+        folder: Folder of the predictions.
+        settings: Which files to write.
+        files: Names the files of each image, and draws overlays.
     """
 
     folder: PredictionFolder
@@ -51,53 +51,53 @@ class Recording:
     files: Pictures
 
     @classmethod
-    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> Recording:
-        """Begin a folder of predictions, or go on with one.
+    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> PredictionWriter:
+        """Begin a folder of predictions, or resume one.
 
         Args:
-            run: Predicts.
-            request: What is asked for, and where it goes.
-            images: All images that are predicted.
+            run: The run that predicts.
+            request: Settings of the prediction, and its folder.
+            images: All images to predict.
 
         Raises:
-            ConfigurationError: The folder holds predictions that were made otherwise, pictures of images in other
-                folders, or something that would be replaced.
-            RunFolderError: It does not say any more what its predictions were made with.
+            ConfigurationError: The folder holds predictions with other settings, pictures of images in other folders,
+                or files that would be replaced.
+            RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
-        check_free(folder, settings, go_on=request.skip_existing)
-        images = [path for path in images if is_file(path)] or images  # those that are none are reported later
+        check_free(folder, settings, resume=request.skip_existing)
+        images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if holds_results(folder):
-            folder.check_decided()
+            folder.check_rethresholded()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
         else:
             facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
             folder.begin(settings, **facts)
-            if not request.skip_existing:  # else what failed, and is not asked for now, stays in the list
+            if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
         return cls(folder, settings, _files(run, folder, common))
 
     @classmethod
-    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> Recording:
-        """Open a folder of predictions, to decide about its images again.
+    def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> PredictionWriter:
+        """Open a folder of predictions, to apply new thresholds.
 
         Args:
-            run: The run that they were predicted with.
+            run: The run that made the predictions.
             folder: The folder.
-            settings: New thresholds; where one is ``None``, and in all else, what was asked for before holds.
+            settings: New thresholds; ``None`` keeps the earlier one. All other settings stay, too.
 
         Raises:
-            ConfigurationError: There are no predictions, another run made them, or deciding about them by other
-                thresholds was interrupted.
+            ConfigurationError: There are no predictions, another run made them, or applying other thresholds was
+                interrupted.
         """
         facts = folder.facts()
-        folder.check_decided(given_thresholds(settings))
+        folder.check_rethresholded(given_thresholds(settings))
         folder.check_same(calibration=_fingerprint(run))
-        asked = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
+        earlier = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
         given: dict[str, Any] = {**given_thresholds(settings)}
-        return cls(folder, replace(asked, **given), _files(run, folder, Path(str(facts["common"]))))
+        return cls(folder, replace(earlier, **given), _files(run, folder, Path(str(facts["common"]))))
 
     def write(
         self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
@@ -106,35 +106,36 @@ class Recording:
 
         Args:
             batch: Images with predictions, on the CPU.
-            sizes: Sizes of their files.
+            sizes: Sizes of the image files.
             raw: Scores and maps before the normalization of images, on any device.
-            on_failure: Told of each image of which something cannot be kept, and why; nothing is told of it.
+            on_failure: Called with each image whose files cannot be written, and with the reason. Such an image gets no
+                line.
 
         Returns:
-            What is told of the others.
+            Predictions of the other images.
         """
-        told, failures = [], []
+        predictions, failures = [], []
         for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
             try:
-                told.append(self._kept(item, size, score, raw_map[0]))
+                predictions.append(self._write_one(item, size, score, raw_map[0]))
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))
-        self.folder.append(told)
-        for path, reason in failures:  # not before: if memory runs out, all are tried again
+        self.folder.append(predictions)
+        for path, reason in failures:  # only now: if memory runs out, all are tried again
             on_failure(path, reason)
-        return told
+        return predictions
 
-    def _kept(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
-        """Give what is told of an image, and write all that is kept of it."""
+    def _write_one(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+        """Write the files of an image, and give its prediction."""
         path = Path(str(item.image_path))
-        with _names_that_fit(path):
+        with _errors_naming_image(path):
             self.draw(item)
             if self.settings.maps is not None and item.pred_mask is not None:
                 self._write_map(path, raw_map)
-            return self.told(item, size, raw_score)
+            return self.prediction_of(item, size, raw_score)
 
-    def told(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
-        """Give what is told of an image, and write its mask if that is asked for."""
+    def prediction_of(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Give the prediction of an image, and write its mask if requested."""
         regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
         found: tuple[Region, ...] = ()
         any_pixel: bool | None = None
@@ -155,7 +156,7 @@ class Recording:
         )
 
     def draw(self, item: ImageItem) -> None:
-        """Lay a heat map over an image, if that is asked for."""
+        """Write an image with its heat map, if requested."""
         if self.settings.overlays:
             self.files.below("images").draw_one(item)
 
@@ -163,7 +164,7 @@ class Recording:
         """Read a raw map, shape (height, width).
 
         Raises:
-            RunFolderError: It has gone, or is damaged.
+            RunFolderError: The map is missing or damaged.
         """
         path = self._map_file(image_path)
         try:
@@ -172,24 +173,24 @@ class Recording:
             with Image.open(path) as picture:
                 return torch.from_numpy(np.array(picture, dtype=np.float32))
         except (OSError, ValueError, EOFError) as error:
-            message = f"{path} cannot be read ({error}). Predict its image again, into another folder."
+            message = f"{path} cannot be read ({error}). Predict its image into another folder again."
             raise RunFolderError(message) from error
 
     def check_kept(self, *, maps: bool) -> None:
-        """Check that all is there that deciding again reads, before anything is changed.
+        """Check that all files that new thresholds need exist, before anything is changed.
 
         Args:
-            maps: Whether raw maps are read, and drawn over the images where overlays are kept.
+            maps: Whether raw maps are read, and drawn over the images if there are overlays.
 
         Raises:
-            RunFolderError: Something has gone.
+            RunFolderError: A file is missing.
         """
         for image in self.folder.predicted() if maps else ():
             for path in (self._map_file(image.path), *([image.path] if self.settings.overlays else [])):
                 if not path.is_file():
                     message = (
-                        f"{path} is missing, which is needed to decide about {image.image_path} again. Put it back, or "
-                        "predict into another folder. Nothing was changed."
+                        f"{path} is missing, but new thresholds for {image.image_path} need it. Restore it, or predict "
+                        "into another folder. Nothing was changed."
                     )
                     raise RunFolderError(message)
 
@@ -211,20 +212,20 @@ class Recording:
 
 
 def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:
-    """Give the folder below which folders of images are kept, after a look at images that come later."""
+    """Give the common folder of earlier images, and check that new images are in it too."""
     earlier, common = Path(str(folder.facts()["common"])), common_folder(images)
     if (settings.masks or settings.overlays or settings.maps) and not common.is_relative_to(earlier):
         message = (
-            f"{folder.path} holds masks, overlays or maps of images in {earlier}, and keeps their folders below it, "
-            f"but there are images in {common} too. Choose another folder with --output."
+            f"{folder.path} holds masks, overlays or maps of images in {earlier}, so new images must be there too, but "
+            f"some are in {common}. Choose another folder with --output."
         )
         raise ConfigurationError(message)
     return earlier
 
 
 @contextmanager
-def _names_that_fit(image_path: Path) -> Iterator[None]:
-    """Say which image has a name that is too long for the files that are kept of it."""
+def _errors_naming_image(image_path: Path) -> Iterator[None]:
+    """Name the image in the error when a file name is too long."""
     try:
         yield
     except StorageError as error:
@@ -232,8 +233,8 @@ def _names_that_fit(image_path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError) or cause.errno != errno.ENAMETOOLONG:
             raise
         message = (
-            f"{image_path} has a name or a path that is too long for the files that are kept of it ({cause.filename}). "
-            "Shorten it, choose another --output, or ask for no masks, overlays and maps."
+            f"{image_path} has a name or a path that is too long for the files of its prediction ({cause.filename}). "
+            "Shorten it, choose another --output, or predict without masks, overlays and maps."
         )
         raise DataError(message) from error
 
@@ -243,7 +244,7 @@ def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
 
 
 def _fingerprint(run: Run) -> str:
-    """Name what the stages learned, and their sensitivity: predictions of another calibration are not comparable."""
+    """Identify calibration and sensitivities: predictions of another calibration are not comparable."""
     thresholding = run.settings.thresholding
     sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
     content = run.folder.calibration_file.read_bytes() + sensitivities.encode()

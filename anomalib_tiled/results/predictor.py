@@ -1,4 +1,4 @@
-"""Predicting new images: from the images that were asked for to what is written of each."""
+"""Predicts new images, and writes the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import Predicted
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.request import PredictionRequest
 from anomalib_tiled.results.thresholds import thresholds_of
 from anomalib_tiled.stages.contracts import images_noted, noting
@@ -38,14 +38,14 @@ LESS_MEMORY = f"{LOWER_THE_BUDGET}, or predict elsewhere, such as with --device 
 
 
 class Prediction:
-    """A prediction on its way.
+    """A running prediction.
 
     Args:
-        ensemble: Predicts.
+        ensemble: The model.
         thresholds: Replace calibrated ones.
-        recording: Writes what is found.
-        images: The images that were asked for.
-        report: Told in a line what a reader of the results should know.
+        writer: Writes the results.
+        images: The requested images.
+        report: Called with each line that a reader of the results should know.
     """
 
     def __init__(
@@ -53,30 +53,30 @@ class Prediction:
         ensemble: TiledEnsemble,
         thresholds: Thresholds,
         *,
-        recording: Recording,
+        writer: PredictionWriter,
         images: Sequence[Path],
         report: Callable[[str], None],
     ) -> None:
-        self._ensemble, self._thresholds, self._recording, self._report = ensemble, thresholds, recording, report
-        done = recording.folder.mend()
-        recording.folder.forget_failures({*map(str, images), *done})
+        self._ensemble, self._thresholds, self._writer, self._report = ensemble, thresholds, writer, report
+        done = writer.folder.repair()
+        writer.folder.forget_failures({*map(str, images), *done})
         self.missing = [path for path in images if str(path) not in done]
         self._existing = len(images) - len(self.missing)
         self._anomalous = sum(done.get(str(path), 0) for path in images)
         self._predicted = self._failed = 0
         self._contradictions: list[str] = []
         self._one_by_one = self._maps_noted = False
-        self._starved: str | None = None
+        self._out_of_memory: str | None = None
 
     @classmethod
     def begin(
         cls, run: Run, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
     ) -> Prediction:
-        """Load what predicts, and open the folder of the results.
+        """Load the ensemble, and open the folder of the results.
 
         Raises:
-            RunFolderError: The run is not complete, or lacks what a threshold is looked up in.
-            ConfigurationError: The folder holds predictions that were made otherwise.
+            RunFolderError: The run is incomplete, or has no scores to look a threshold up.
+            ConfigurationError: The folder holds predictions with other settings.
         """
         if remark := run.memory_remark():
             report(f"warning: {remark}")
@@ -84,48 +84,48 @@ class Prediction:
         thresholds, notes = thresholds_of(run, request.settings)
         for note in filter(None, (*notes, run.left_out_note())):
             report(f"Note: {note}")
-        recording = Recording.open(run, request, images)
-        return cls(ensemble, thresholds, recording=recording, images=images, report=report)
+        writer = PredictionWriter.open(run, request, images)
+        return cls(ensemble, thresholds, writer=writer, images=images, report=report)
 
     @property
     def tried(self) -> int:
-        """How many of the missing images were predicted, or could not be read."""
+        """Number of missing images that were predicted or have failed."""
         return self._predicted + self._failed
 
     def fail(self, path: Path, error: TiledError) -> None:
-        """Take note of an image that cannot be read or predicted, or of which something cannot be kept.
+        """Record an image that cannot be read or predicted, or whose files cannot be written.
 
         Args:
             path: The image.
-            error: Why. A lack of memory is the image's own if it is alone with it.
+            error: The reason. One image without enough memory may simply be too large; two in a row are not.
 
         Raises:
-            OutOfMemoryError: There is too little memory for the image before it too.
+            OutOfMemoryError: There was too little memory for the image before, too.
         """
         reason = str(error)
         if isinstance(error, OutOfMemoryError):
-            if self._starved is not None:
+            if self._out_of_memory is not None:
                 raise error
-            self._starved, reason = reason, f"{path} is left out. {reason}"
+            self._out_of_memory, reason = reason, f"{path} is left out. {reason}"
         self._failed += 1
-        self._recording.folder.append_failure(path, reason)
+        self._writer.folder.append_failure(path, reason)
         self._report(f"skipped: {reason}")
 
     def predict(self, batch: SourceBatch, on_tile: OnTile | None = None) -> Iterator[ImageItem]:
-        """Predict a batch, and write what is found. An image of which nothing can be said or kept is passed over.
+        """Predict a batch, and write the results. Images that fail are skipped.
 
         If memory runs out, these images and all later ones are predicted one by one; a single image for which there is
-        too little memory is passed over.
+        too little memory is skipped.
 
         Args:
             batch: The images.
-            on_tile: Told of each tile that has predicted them.
+            on_tile: Called after each tile with its raw prediction.
 
         Yields:
             The images with their predictions, on the CPU.
 
         Raises:
-            OutOfMemoryError: There is too little memory for two images after each other, each by itself.
+            OutOfMemoryError: There is too little memory for two single images in a row.
         """
         single = len(batch.sizes) == 1
         predicted = self._try(batch, on_tile) if single or not self._one_by_one else None
@@ -136,7 +136,7 @@ class Prediction:
                 yield from self.predict(SourceBatch(collate([item]), (size,)))
 
     def _try(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem] | None:
-        """Predict a batch; ``None`` if that failed, and may work for one image at a time."""
+        """Predict a batch; ``None`` if that failed."""
         single = len(batch.sizes) == 1
         try:
             with advising_on_memory(LESS_MEMORY):
@@ -147,7 +147,7 @@ class Prediction:
             elif isinstance(error, OutOfMemoryError):
                 self._one_by_one = True
                 self._report(f"Note: {error} Images are predicted one by one from here on.")
-        gc.collect()  # what failed holds itself, and is in the way of the next try
+        gc.collect()  # frees the memory of the failed try, which refers to itself
         return None
 
     def _predict(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem]:
@@ -161,32 +161,32 @@ class Prediction:
         images.update(**fields)
         if not self._maps_noted:
             self._note_maps(has_maps=raw.has_maps)
-        told = self._recording.write(images, batch.sizes, raw, self.fail)
-        self._anomalous += sum(image.pred_label for image in told)
-        self._predicted += len(told)
-        self._contradictions += [image.contradiction for image in told]
-        self._starved = None
-        kept = {image.image_path for image in told}
+        predictions = self._writer.write(images, batch.sizes, raw, self.fail)
+        self._anomalous += sum(image.pred_label for image in predictions)
+        self._predicted += len(predictions)
+        self._contradictions += [image.contradiction for image in predictions]
+        self._out_of_memory = None
+        kept = {image.image_path for image in predictions}
         return [item for item in images if str(item.image_path) in kept]
 
     def _note_maps(self, *, has_maps: bool) -> None:
-        self._recording.folder.note_maps(has_maps=has_maps)
+        self._writer.folder.note_maps(has_maps=has_maps)
         self._maps_noted = True
         if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
 
     def finish(self, seconds: float) -> Predicted:
-        """Write what needs all predictions.
+        """Write the files that need all predictions.
 
         Args:
-            seconds: Time that the prediction took.
+            seconds: Duration of the prediction.
 
         Raises:
-            OutOfMemoryError: There was too little memory for an image, and no other was predicted, now or before.
+            OutOfMemoryError: There was too little memory for an image, and no other image was ever predicted.
         """
-        if self._starved is not None and not (self._predicted or self._existing):
-            raise OutOfMemoryError(self._starved)
-        if self._recording.settings.coco:
-            write_coco(self._recording.folder)
-        said = count_of(self._contradictions)
-        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, said)
+        if self._out_of_memory is not None and not (self._predicted or self._existing):
+            raise OutOfMemoryError(self._out_of_memory)
+        if self._writer.settings.coco:
+            write_coco(self._writer.folder)
+        contradictions = count_of(self._contradictions)
+        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, contradictions)

@@ -1,14 +1,14 @@
-"""Anomalous regions of a prediction, in the pixels of the image that was given.
+"""Anomalous regions of a prediction, in pixels of the given image.
 
-Where the ensemble works in another size than that of the image, a pixel of the image gets the highest score of all
-pixels of the map that it shares area with, and is anomalous if one of them is:
+Where the ensemble resizes images, a pixel of the given image gets the highest score of all map pixels that it shares
+area with, and is anomalous if one of them is:
 
     pixel of the map      0       1       2            image of 2 pixels: it gets max(0, 1) and max(1, 2)
                       ├───────┼───────┼───────┤        image of 6 pixels: 0 0 1 1 2 2
     pixel of the image    0           1
                       ├───────────┼───────────┤
 
-So a region of a single pixel never gets lost, and scores, masks and regions agree with one another.
+So no single-pixel region is lost, and scores, masks and regions agree with one another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 DIGITS = 9
-"""Significant digits that hold a number of single precision exactly."""
+"""Significant digits that represent a single-precision number exactly."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Region:
     """Anomalous pixels that touch each other. Pixels are counted from 0, x to the right, y down.
 
     Args:
-        bbox: Left, top, width and height of the smallest box around it.
+        bbox: Left, top, width and height of the bounding box.
         area: Number of pixels.
         centroid: Mean x and y; a whole number is the middle of a pixel.
         peak: x and y of the pixel with the highest score.
         peak_score: The highest score.
         mean_score: The mean of the scores.
         segmentation: Its pixels as run lengths, column by column: normal, anomalous, normal, and so on, as COCO
-            counts them; ``None`` unless asked for.
+            counts them; ``None`` unless requested.
     """
 
     bbox: tuple[int, int, int, int]
@@ -63,7 +63,7 @@ class Region:
     segmentation: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Plain]:
-        """Give what a line of ``predictions.jsonl`` holds of it."""
+        """Give the entry of the region in a line of ``predictions.jsonl``."""
         shown: dict[str, Plain] = {
             "bbox": [*self.bbox],
             "area": self.area,
@@ -85,11 +85,11 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """Which regions are told, and what of them.
+    """Which regions to list, and with which details.
 
     Args:
-        min_area: Smallest region that is told, in pixels of the image.
-        segmentation: Whether their pixels are told too.
+        min_area: Area of the smallest region to list, in pixels of the image.
+        segmentation: Whether to list their pixels too.
     """
 
     min_area: int = 1
@@ -97,7 +97,7 @@ class RegionSettings:
 
 
 def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
-    """Bring a map or a mask to the size of its image: the highest value of what lies under each pixel.
+    """Resize a map or a mask to its image: each pixel gets the highest value under it.
 
     Args:
         values: Shape (..., height, width), one map.
@@ -106,7 +106,7 @@ def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
     Returns:
         Shape (height, width) of the image.
     """
-    layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # not every device pools to every size
+    layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # some devices cannot pool to every size
     if tuple(layer.shape[-2:]) != tuple(size):
         layer = adaptive_max_pool2d(layer, tuple(size))
     return cast("NDArray[np.float32]", layer[0].numpy())
@@ -118,10 +118,10 @@ def regions_of(mask: Mask, scores: Scores, settings: RegionSettings) -> tuple[Re
     Args:
         mask: Which pixels are anomalous, shape (height, width).
         scores: Score of each pixel, same shape.
-        settings: Which regions are told.
+        settings: Which regions to list.
 
     Returns:
-        Regions, that with the highest peak first.
+        Regions; the one with the highest peak first.
     """
     labels, count = ndimage.label(mask, structure=TOUCHING)
     if not count:
@@ -161,7 +161,7 @@ class _Pixels:
     scores: Scores
 
     def peaks(self) -> Indices:
-        """Give the index of the pixel with the highest score of each region; the first one, if there are several."""
+        """Give for each region the index of its first pixel with the highest score."""
         order = np.lexsort((-self.scores, self.labels))
         _, first = np.unique(self.labels[order], return_index=True)
         return order[first]
@@ -174,7 +174,7 @@ class _Pixels:
 
 
 def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Count pixels column by column: how many are normal, then how many anomalous, and so on, as COCO does.
+    """Count pixels column by column: normal ones, then anomalous ones, and so on, as COCO does.
 
     Args:
         rows: Rows of the anomalous pixels.
@@ -190,5 +190,5 @@ def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tupl
 
 
 def rounded(score: float) -> float:
-    """Give a number of single precision in as many digits as hold it exactly."""
+    """Round a score to the digits that represent single precision exactly."""
     return float(f"{score:.{DIGITS}g}")

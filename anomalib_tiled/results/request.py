@@ -1,4 +1,4 @@
-"""What a user requests of a prediction."""
+"""The request for a prediction: images, settings, folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """What to predict, and where the results go.
+    """What to predict, and where to write the results.
 
     Args:
-        data: Files, folders, patterns, or ``-`` for those that are listed.
+        data: Files, folders, patterns, or ``-`` for the list.
         listed: Lines of the list.
         output: Folder for the results.
-        settings: What is asked for.
-        skip_existing: Whether to go on with what is in the folder.
-        device: Where to predict; ``auto`` for what the run's configuration says.
+        settings: Settings of the prediction.
+        skip_existing: Whether to resume the predictions in the folder.
+        device: Where to predict; ``auto`` for the device in the run's configuration.
     """
 
     data: tuple[str, ...]
@@ -44,16 +44,16 @@ class PredictionRequest:
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """What decides the contents of a folder of predictions.
+    """Settings that decide the contents of a folder of predictions.
 
     Args:
-        threshold: What was asked for as threshold of images; ``None`` for the calibrated one.
-        pixel_threshold: The same of pixels.
-        min_area: Smallest region that is told, in pixels of the image.
-        overlays: Whether heat maps are laid over the images.
-        masks: Whether masks are kept.
-        maps: Format in which raw maps are kept, ``tiff`` or ``npy``; ``None`` if they are not.
-        coco: Whether regions are told in COCO's form too.
+        threshold: Threshold of images as typed; ``None`` for the calibrated one.
+        pixel_threshold: Threshold of pixels as typed; ``None`` for the calibrated one.
+        min_area: Area of the smallest region to list, in pixels of the image.
+        overlays: Whether to write images with heat maps.
+        masks: Whether to write masks.
+        maps: Format of raw maps to write, ``tiff`` or ``npy``; ``None`` for no maps.
+        coco: Whether to write regions in COCO's format too.
     """
 
     threshold: str | None = None
@@ -65,7 +65,7 @@ class PredictionSettings:
     coco: bool = False
 
     def __post_init__(self) -> None:
-        """Check that regions can be as small as asked for."""
+        """Check the smallest area."""
         if self.min_area < 0:
             message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
             raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""Deciding again about images that were predicted: no model is asked, and no image is predicted anew."""
+"""Applies new thresholds to predictions, without loading a model or predicting again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS, Predicted
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.thresholds import Thresholds, given_thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
@@ -29,89 +29,89 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.request import PredictionSettings
 
 CPU = "cpu"
-"""Where maps are normalized again; no model is needed for that."""
+"""Device to normalize maps again; that needs no model."""
 
 
-def decide_again(
+def rethreshold(
     run: Run, folder: PredictionFolder, settings: PredictionSettings, report: Callable[[str], None]
 ) -> Predicted:
-    """Decide by other thresholds about images that were predicted.
+    """Apply new thresholds to predictions.
 
     Args:
-        run: The run that they were predicted with.
-        folder: The predictions; they are replaced once all are decided about.
-        settings: The thresholds; where one is ``None``, what was decided stays.
-        report: Told in a line what a reader of the results should know.
+        run: The run that made the predictions.
+        folder: The predictions; they are replaced once all new ones are written.
+        settings: The new thresholds; ``None`` keeps the earlier decisions.
+        report: Called with each line that a reader of the results should know.
 
     Raises:
-        ConfigurationError: There are no predictions, another run made them, what is needed was not kept, or deciding
-            by other thresholds was interrupted.
+        ConfigurationError: There are no predictions, another run made them, raw maps are needed but were not written,
+            or applying other thresholds was interrupted.
     """
-    recording = Recording.reopen(run, folder, settings)
+    writer = PredictionWriter.reopen(run, folder, settings)
     thresholds, notes = thresholds_of(run, settings)
     for note in notes:
         report(f"Note: {note}")
-    done = folder.mend()
-    redecision = Redecision(run.calibrated_ensemble(CPU), recording, thresholds)
-    recording.check_kept(maps=thresholds.pixels is not None)
+    done = folder.repair()
+    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds)
+    writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    with folder.deciding(recording.settings, given_thresholds(settings)):
-        folder.replace(track(redecision.images(), "Deciding", len(done)))
-        if recording.settings.coco:
+    with folder.rethresholding(writer.settings, given_thresholds(settings)):
+        folder.replace(track(rethresholding.images(), "Applying thresholds", len(done)))
+        if writer.settings.coco:
             write_coco(folder)
-    if redecision.outdated:
+    if rethresholding.outdated:
         report(
-            f"Note: {redecision.outdated} pictures say something else than the table now of how label and mask "
-            "contradict each other: --threshold alone draws none again."
+            f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
+            "other, because --threshold alone draws no picture again."
         )
     anomalous = sum(image.pred_label for image in folder.predicted())
     contradictions = count_of(image.contradiction for image in folder.predicted())
     return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
 
 
-class Redecision:
-    """Other thresholds for images that were predicted before.
+class Rethresholding:
+    """Applies new thresholds to predictions.
 
     Args:
-        ensemble: Knows how scores are normalized; its models are never asked.
-        recording: Where the predictions are, and what is kept of each.
-        thresholds: Thresholds; where one is ``None``, what was decided stays.
+        ensemble: Normalizes scores; its models are never used.
+        writer: Reads and writes the predictions.
+        thresholds: The new thresholds; ``None`` keeps the earlier decisions.
 
     Raises:
-        ConfigurationError: Pixels cannot be decided about again: their scores were not kept, or there are none.
+        ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, recording: Recording, thresholds: Thresholds) -> None:
-        if thresholds.pixels is not None and recording.folder.facts().get(HAS_MAPS) is False:
+    def __init__(self, ensemble: TiledEnsemble, writer: PredictionWriter, thresholds: Thresholds) -> None:
+        if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
-                "--pixel_threshold decides about pixels, but the model gives no anomaly maps, so there are no masks "
-                "and regions to decide about. Leave it out; --threshold decides about images."
+                "--pixel_threshold needs anomaly maps, but the model gives none, so there are no masks and regions. "
+                "Leave it out; --threshold decides about images."
             )
             raise ConfigurationError(message)
-        if thresholds.pixels is not None and recording.settings.maps is None:
+        if thresholds.pixels is not None and writer.settings.maps is None:
             message = (
-                f"--pixel_threshold needs the raw maps of {recording.folder.path}, but they were not kept. "
+                f"--pixel_threshold needs the raw maps of {writer.folder.path}, but they were not written. "
                 "Predict with --maps npy into another folder; --threshold alone needs no maps."
             )
             raise ConfigurationError(message)
-        self._ensemble, self._recording, self._thresholds = ensemble, recording, thresholds
+        self._ensemble, self._writer, self._thresholds = ensemble, writer, thresholds
         self.outdated = 0
 
     def images(self) -> Iterator[PredictedImage]:
-        """Decide about the images, one by one."""
-        for image in self._recording.folder.predicted():
+        """Yield the images with new decisions, one by one."""
+        for image in self._writer.folder.predicted():
             yield self._decided(image)
 
     def _decided(self, image: PredictedImage) -> PredictedImage:
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
             before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
-            drawn_before = self._recording.settings.overlays and self._thresholds.pixels is None
+            drawn_before = self._writer.settings.overlays and self._thresholds.pixels is None
             self.outdated += drawn_before and before.contradiction != image.contradiction
         return image if self._thresholds.pixels is None else self._with_regions(image, image.path)
 
     def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:
-        maps = self._recording.read_map(path)[None, None]
+        maps = self._writer.read_map(path)[None, None]
         raw = RawPrediction(
             scores=torch.tensor([image.raw_score]),
             maps=maps,
@@ -130,5 +130,5 @@ class Redecision:
             pred_mask=decided.pred_mask,
         )
         item = next(iter(batch))
-        self._recording.draw(item)
-        return self._recording.told(item, image.image_size, image.raw_score)
+        self._writer.draw(item)
+        return self._writer.prediction_of(item, image.image_size, image.raw_score)

@@ -1,4 +1,4 @@
-"""Numbers for people and programs: metrics, scores, tables."""
+"""Files of numbers: metrics, scores, tiles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TILE_COLUMNS = (
 
 
 def write_metrics(path: Path, metrics: Results) -> None:
-    """Write metrics by name; one that is not defined is null."""
+    """Write metrics by name; an undefined one is null."""
     write_json(path, metrics)
 
 
@@ -41,7 +41,7 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
         path: The finished file.
 
     Yields:
-        Takes in a batch.
+        Function that writes a batch.
     """
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         csv.writer(file, lineterminator="\n").writerow(SCORE_COLUMNS)
@@ -49,7 +49,7 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
 
 
 def write_tiles(path: Path, tiles: Sequence[TileResult]) -> None:
-    """Write ``tiles.csv``: a row for each tile location, empty where something is not defined."""
+    """Write ``tiles.csv``: a row for each tile location, with empty cells for undefined values."""
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TILE_COLUMNS)

@@ -1,4 +1,4 @@
-"""Deciding at another point than the one that was calibrated, without predicting anew."""
+"""Thresholds that replace calibrated ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     OnFailure = Callable[[Path, DataError], None]
 
 THRESHOLDS = ("threshold", "pixel_threshold")
-"""Settings that can be changed without predicting anew."""
+"""Settings that can change without predicting again."""
 
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ FORM = re.compile(r"(q|fpr)?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 """A number, or a fraction after ``q`` or ``fpr``."""
 
 FEW = 1 - 1e-9
-"""Validation scores that must be expected above a quantile for it to be more than the highest of them."""
+"""Expected number of validation scores above a quantile below which it is just the highest score."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score above which is anomalous.
+    """A threshold; scores above it are anomalous.
 
     Args:
         value: The score.
-        raw: Whether it is on the scale before the normalization of images, or on that of the scores that are given.
+        raw: Whether it is on the scale before the normalization of images, instead of the scale of final scores.
     """
 
     value: float
@@ -65,19 +65,19 @@ class Threshold:
 
         Args:
             raw: Scores before the normalization of images.
-            final: The same after it, same shape.
+            final: Scores after the normalization, same shape.
         """
         return (raw if self.raw else final) > self.value
 
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """A threshold as the user asks for it.
+    """A threshold as the user types it.
 
     Args:
-        text: As it was typed.
-        fraction: Fraction of normal validation scores that shall not be above it; ``None`` for a score.
-        score: The score, if it is one.
+        text: The typed text.
+        fraction: Fraction of normal validation scores at or below the threshold; ``None`` for a score.
+        score: The score; NaN for a fraction.
     """
 
     text: str
@@ -90,10 +90,10 @@ class ThresholdRule:
 
         Args:
             option: Name of the option, for messages.
-            text: What was typed.
+            text: The typed text.
 
         Raises:
-            ConfigurationError: It is none of these.
+            ConfigurationError: The text is none of these.
         """
         found = FORM.fullmatch(text.strip())
         number = math.nan if found is None else float(found[2])
@@ -114,8 +114,8 @@ class Thresholds:
     """Thresholds that replace calibrated ones.
 
     Args:
-        images: For labels; ``None`` for what was calibrated.
-        pixels: For masks and regions; ``None`` for what was calibrated.
+        images: For labels; ``None`` for the calibrated one.
+        pixels: For masks and regions; ``None`` for the calibrated one.
     """
 
     images: Threshold | None = None
@@ -138,14 +138,14 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class ThresholdRules:
-    """What the user asks for, of images and of pixels; ``None`` for what was calibrated."""
+    """The requested thresholds of images and pixels; ``None`` for the calibrated ones."""
 
     images: ThresholdRule | None = None
     pixels: ThresholdRule | None = None
 
     @classmethod
     def read(cls, images: str | None, pixels: str | None) -> ThresholdRules:
-        """Read what was typed after ``--threshold`` and ``--pixel_threshold``."""
+        """Read the values of ``--threshold`` and ``--pixel_threshold``."""
         return cls(
             None if images is None else ThresholdRule.read("--threshold", images),
             None if pixels is None else ThresholdRule.read("--pixel_threshold", pixels),
@@ -164,7 +164,7 @@ class ThresholdRules:
             lacking: Why it keeps none, and what to do.
 
         Returns:
-            The thresholds, and what a reader of the results should know.
+            The thresholds, and notes for a reader of the results.
 
         Raises:
             RunFolderError: There are no scores to look a fraction up.
@@ -179,44 +179,44 @@ class ThresholdRules:
 def _look_up(
     rule: ThresholdRule | None, scores: NormalScores | None, lacking: str
 ) -> tuple[Threshold | None, str | None]:
-    """Give the threshold that is asked for, and what should be known of it."""
+    """Give the requested threshold, and a note for a reader of the results."""
     if rule is None:
         return None, None
     if rule.fraction is None:
         return Threshold(rule.score, raw=False), None
     if scores is None or not scores.total:
-        reason = lacking if scores is None else "There are none, or masks were not known. Give a number."
+        reason = lacking if scores is None else "There are none, or masks are unknown. Give a number."
         message = f"{rule.text} is looked up among the scores of normal validation images and their pixels. {reason}"
         raise RunFolderError(message)
     note = None
     if 0 < (1 - rule.fraction) * scores.total < FEW:
-        note = f"{rule.text} is finer than {scores.total} normal validation scores can tell: it is the highest of them."
+        note = f"{rule.text} is finer than {scores.total} normal validation scores resolve: it is the highest of them."
     return Threshold(scores.quantile(rule.fraction), raw=True), note
 
 
 def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:
-    """Give the thresholds that are asked for, and what a reader of the results should know of them.
+    """Give the requested thresholds, and notes for a reader of the results.
 
     Raises:
-        ConfigurationError: What is asked for is no threshold.
-        RunFolderError: The run lacks what is needed to look a threshold up.
+        ConfigurationError: The request is no threshold.
+        RunFolderError: The run has no scores to look a threshold up.
     """
     rules = ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     if not rules.need_scores:
         return rules.thresholds(None, "")
     if run.settings.normalization.stage == run.settings.thresholding.stage == "tile":
         lacking = (
-            "A run that normalizes and thresholds tiles never sees them. Give a number, or fit a run with "
+            "A run that normalizes and thresholds tiles has no such scores. Give a number, or fit a run with "
             "thresholding.stage image."
         )
     else:
         lacking = (
-            f"{run.folder.path} keeps none: it was calibrated by an earlier version. Run `anomalib tiled fit "
+            f"{run.folder.path} keeps none, because an earlier version calibrated it. Run `anomalib tiled fit "
             f"--ckpt_dir {run.folder.path}` once more, which trains no tile again; or give a number."
         )
     return rules.thresholds(run.validation_scores(), lacking)
 
 
 def given_thresholds(settings: PredictionSettings) -> dict[str, str]:
-    """Give the thresholds that are asked for, by the names of their options."""
+    """Give the requested thresholds by the names of their options."""
     return {name: value for name in THRESHOLDS if (value := getattr(settings, name)) is not None}

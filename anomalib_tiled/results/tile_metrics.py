@@ -1,4 +1,4 @@
-"""How well each tile location does, from the same predictions that whole images are made of."""
+"""Metrics of each tile location, from the predictions that whole images are merged from."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileResult:
-    """What is known of one tile location; scores are those of the tile's model, before any normalization.
+    """Results of one tile location; scores come from the tile's model, before any normalization.
 
     Args:
         tile: Its name, such as ``r00_c03``.
         top: First row, in pixels.
         left: First column, in pixels.
-        images: Test images of which it is known whether the tile is anomalous.
-        anomalous: Those with a defect pixel in the tile.
+        images: Number of test images in which it is known whether the tile is anomalous.
+        anomalous: Number of those with a defect pixel in the tile.
         image_auroc: AUROC of the scores of the tile.
         pixel_auroc: AUROC of the pixels of the tile.
         normal_mean: Mean score of normal tiles.
         normal_max: Highest score of a normal tile.
         anomalous_mean: Mean score of anomalous tiles.
         anomalous_min: Lowest score of an anomalous tile.
-        missed: Anomalous tiles without a pixel that was called anomalous.
-        false_alarms: Normal tiles with such a pixel.
-        left_out: Whether the location has no model; without overlap, all defects are missed there.
+        missed: Number of anomalous tiles without a pixel that was called anomalous.
+        false_alarms: Number of normal tiles with such a pixel.
+        left_out: Whether the location has no model; without overlap, all defects there are missed.
     """
 
     tile: str
@@ -62,14 +62,14 @@ class TileResult:
 
     @property
     def is_weak(self) -> bool:
-        """Whether something goes wrong here: defects are missed, normal tiles called, or scores in the wrong order."""
+        """Whether the tile has missed defects, false alarms, or an image AUROC below 1."""
         return bool(self.missed or self.false_alarms) or (self.image_auroc is not None and self.image_auroc < 1)
 
 
 class TileMeasurements:
-    """What is counted for each tile location.
+    """Counts scores and decisions for each tile location.
 
-    Memory grows with the number of images by one number per tile; with that of tiles as `tile_bits` says.
+    Memory grows by one number per image and tile; `tile_bits` limits how it grows with the number of tiles.
 
     Args:
         grid: The grid.
@@ -83,7 +83,7 @@ class TileMeasurements:
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
-        """Give what has to be told the raw prediction of each tile of a batch."""
+        """Give the function to call with the raw prediction of each tile of a batch."""
         known, truth = _known(batch)
         for counted, tile in zip(self._images, self._grid.locations, strict=True):
             anomalous = truth.cut(tile.rows, tile.columns).labels
@@ -94,7 +94,7 @@ class TileMeasurements:
         """Count wrong decisions.
 
         Args:
-            batch: Predictions of whole images, with the masks of what was called anomalous.
+            batch: Predictions of whole images, with predicted masks.
         """
         if batch.pred_mask is None:
             return
@@ -143,14 +143,14 @@ class TileMeasurements:
 
 
 def weakest(results: Sequence[TileResult], most: int) -> list[TileResult]:
-    """Give the locations where something goes wrong, the worst first.
+    """Give the weak locations, the worst first.
 
-    The worst is the one with the lowest image AUROC; among equals, with the most missed and falsely called tiles; then
-    with the lowest pixel AUROC.
+    The worst has the lowest image AUROC; among equals, the most missed defects and false alarms; then the lowest pixel
+    AUROC.
 
     Args:
         results: All locations.
-        most: How many to give at most.
+        most: Largest number of locations to give.
     """
     return sorted((each for each in results if each.is_weak), key=_strength)[:most]
 
@@ -163,7 +163,7 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
 def _known(batch: ImageBatch) -> tuple[NDArray[np.intp], Truth]:
     """Give the positions of the images whose tiles have a known label, and their truth.
 
-    Without masks, a tile of a normal image is normal, and nothing is known of a tile of an anomalous one.
+    Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.
     """
     images = cast("torch.Tensor", batch.image)
     if batch.gt_mask is not None:

@@ -1,1 +1,1 @@
-"""Runs: the run folder, its files, checkpoints, checksums, and what is done."""
+"""Runs: the run folder, its files, checkpoints, checksums, and which tiles are done."""

@@ -1,4 +1,4 @@
-"""Checkpoints of tiles: what no training changes, such as a frozen backbone, is stored once beside them."""
+"""Checkpoints of tiles. Weights that training does not change, such as a frozen backbone, are stored once for all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
-from anomalib_tiled.runs.run_folder import KNOWINGLY
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.runs.run_folder import USE_ANYWAY
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import temporary_name
 from anomalib_tiled.system.os_errors import storage_errors
 
@@ -30,16 +30,16 @@ Checkpoint = dict[str, Any]
 Weights = dict[str, torch.Tensor]
 
 SHARED = "anomalib_tiled_shared"
-"""Key of a checkpoint that says which weights lie in another file, and in which."""
+"""Key of a checkpoint that names its shared weights and their file."""
 
 WORTH_SHARING = 2**20
-"""Bytes below which a file of its own is not worth it."""
+"""Fewest bytes of weights to share."""
 
 
 def read_checkpoint(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
-    """Read the checkpoint of a tile, weights that it shares with others included.
+    """Read the checkpoint of a tile, including its shared weights.
 
-    Only tensors and plain values are read, and weights are read from the disk when they are used.
+    Only tensors and plain values are loaded, and weights are read from the disk when they are used.
 
     Args:
         path: The checkpoint.
@@ -57,39 +57,39 @@ def _read(path: Path, model_class: type[AnomalibModule]) -> Checkpoint:
 
 
 def _completed(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Add the weights that it shares with others."""
+    """Add the shared weights to a checkpoint."""
     if note := checkpoint.pop(SHARED, None):
         shared = _shared_weights(path.parent / str(note["file"]))
         checkpoint["state_dict"].update({name: shared[name] for name in note["names"]})
     return checkpoint
 
 
-def write_tensors(content: Checkpoint | Weights, path: Path) -> Seal:
-    """Write tensors so that the bytes of the file depend on nothing but the content, not even on its name.
+def write_tensors(content: Checkpoint | Weights, path: Path) -> Checksum:
+    """Write tensors so that the bytes of the file depend only on the content, not on the name of the file.
 
     Args:
-        content: What to write.
+        content: The tensors.
         path: The file.
 
     Returns:
-        Its size and checksum, taken while it is written.
+        Checksum of the file, computed while writing.
 
     Raises:
-        OSError: The disk is full, for example; PyTorch by itself raises something else, which does not say so.
+        OSError: The disk is full, for example; PyTorch itself would raise an error that does not say so.
     """
     with path.open("wb") as opened:
-        file = _Watched(opened)
+        file = _CheckedWriter(opened)
         try:
             torch.save(content, cast("BinaryIO", file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
             raise
-    return Seal(file.size, file.digest.hexdigest())
+    return Checksum(file.size, file.digest.hexdigest())
 
 
-class _Watched:
-    """A file to write to from its beginning to its end, which knows what was written, and what went wrong.
+class _CheckedWriter:
+    """A file to write from beginning to end, which keeps size, checksum and the last error.
 
     Args:
         file: The file.
@@ -102,7 +102,7 @@ class _Watched:
         self._file = file
 
     def write(self, content: bytes) -> int:
-        """Write, or remember why not."""
+        """Write, or remember the error."""
         self.digest.update(content)
         self.size += len(content)
         try:
@@ -112,7 +112,7 @@ class _Watched:
             raise
 
     def flush(self) -> None:
-        """Write what waits, or remember why not."""
+        """Write buffered bytes, or remember the error."""
         try:
             self._file.flush()
         except OSError as error:
@@ -121,7 +121,7 @@ class _Watched:
 
 
 def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
-    """Put what a checkpoint holds into a model, as Lightning does.
+    """Load a checkpoint into a model, as Lightning does.
 
     Args:
         model: The model.
@@ -132,18 +132,18 @@ def restore(model: AnomalibModule, checkpoint: Checkpoint) -> None:
 
 
 class Restorer:
-    """Has one model become that of one tile after the other.
+    """Turns one model into that of one tile after the other.
 
-    The model gets other tensors in place of those that it has, which stay as they are for whoever keeps them. Large
-    weights of a tile are not copied: the model reads them out of the file when it uses them. Weights that tiles share
-    are copied for the first of them, and are one and the same for all others.
+    The model gets new tensors, so code that keeps the old ones finds them unchanged. Large weights of a tile are not
+    copied: the model reads them from the file when it uses them. Shared weights are copied once, and all tiles use the
+    same tensors.
     """
 
     def __init__(self) -> None:
         self._shared: dict[tuple[str, str], torch.Tensor] = {}
 
     def restore_from(self, model: AnomalibModule, path: Path) -> None:
-        """Put a checkpoint into a model that has been that of another tile.
+        """Load a checkpoint into a model that has been that of another tile.
 
         Args:
             model: The model.
@@ -152,7 +152,7 @@ class Restorer:
         Raises:
             RunFolderError: The file of shared weights is missing.
         """
-        with torch.inference_mode(mode=False):  # what is read in that mode is of no use outside of it
+        with torch.inference_mode(mode=False):  # tensors read in inference mode are of no use outside of it
             checkpoint = _read(path, type(model))
             file, names = _sharing_of(checkpoint)
             weights: Weights = _completed(checkpoint, path)["state_dict"]
@@ -165,7 +165,7 @@ class Restorer:
                 else:
                     common = name in names
                     exchange(tensor, self._common(file, name, value, tensor) if common else _placed(value, tensor))
-                    weights[name] = tensor  # copying a tensor into itself is nothing
+                    weights[name] = tensor  # loading then copies the tensor into itself
         restore(model, checkpoint)
 
     def _common(self, file: str, name: str, value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ class Restorer:
 
 
 def _sharing_of(checkpoint: Checkpoint) -> tuple[str, frozenset[str]]:
-    """Give the file with the weights that a checkpoint shares with others, and their names."""
+    """Give the file of the shared weights of a checkpoint, and their names."""
     note = checkpoint.get(SHARED, {"file": "", "names": []})
     return str(note["file"]), frozenset(note["names"])
 
@@ -189,17 +189,17 @@ def _placed(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _laid_out_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether one can take the place of the other without a change of the last bit of what is computed from it."""
+    """Whether one tensor can replace the other so that results are equal to the last bit."""
     layouts = ((each.shape, each.stride(), each.dtype) for each in (first, second))
     return len(set(layouts)) == 1
 
 
 def exchange(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """Have a tensor of a model be another one; what a model made in inference mode takes only what was made in it.
+    """Replace the data of a tensor; one made in inference mode takes only data made in that mode.
 
     Args:
         tensor: The parameter or buffer.
-        value: What takes its place.
+        value: The new data.
     """
     with torch.inference_mode(mode=tensor.is_inference()):
         tensor.data = value.clone() if tensor.is_inference() and not value.is_inference() else value
@@ -211,13 +211,13 @@ def tensors_of(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
 
 
 def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
-    """Give what Lightning stores of a model for those that only predict with it.
+    """Give the checkpoint that Lightning would store of a model for prediction.
 
-    Lightning would write it into the folder of temporary files first.
+    Lightning itself would write it into the folder of temporary files first.
 
     Args:
         model: The model.
-        facts: What else to note.
+        facts: More entries of the checkpoint.
     """
     checkpoint: Checkpoint = {
         **facts,
@@ -230,10 +230,10 @@ def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
 
 
 class Sharing:
-    """Keeps weights that training leaves as they were out of the checkpoints of tiles.
+    """Keeps weights that training does not change out of the checkpoints of tiles.
 
-    The first tile that is stored writes them to a file, named after its content. A tile whose weights differ from
-    those stores its own.
+    The first stored tile writes them to a file that is named after its content. A tile with other weights stores its
+    own.
 
     Args:
         folder: Folder of the checkpoints.
@@ -247,7 +247,7 @@ class Sharing:
             self._first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
     def stripped(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Give a checkpoint without what is shared, and with a note of where that is.
+        """Give a checkpoint without its shared weights, and with the name of their file.
 
         Args:
             checkpoint: The checkpoint.
@@ -255,7 +255,7 @@ class Sharing:
         weights: Weights = checkpoint["state_dict"]
         path = self._file() or self._write(_equal_ones(weights, self._first))
         names = [] if path is None else list(_equal_ones(weights, _shared_weights(path)))
-        # In the order that a model has them in which reads them, see `Restorer`.
+        # In the order of the model, in which `Restorer` reads them.
         own = {name: value.contiguous() for name, value in weights.items() if name not in names}
         if path is None:
             return {**checkpoint, "state_dict": own}
@@ -263,7 +263,7 @@ class Sharing:
 
     def _file(self) -> Path | None:
         """Give the file of shared weights; ``None`` if there is none yet."""
-        check_shared(self.folder)  # when there is a model, so that what is wrong is known before the training
+        check_shared(self.folder)  # before the training, so that a fault is known in time
         return next(iter(sorted(self.folder.glob(SHARED_FILES))), None)
 
     def _write(self, weights: Weights) -> Path | None:
@@ -274,8 +274,8 @@ class Sharing:
         with storage_errors(temporary):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                seal = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
-                path = self.folder / shared_name(seal.sha256)
+                checksum = write_tensors({name: value.cpu().clone() for name, value in weights.items()}, temporary)
+                path = self.folder / shared_name(checksum.sha256)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -294,13 +294,13 @@ def equal(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def check_shared(folder: Path) -> None:
-    """Compare the weights that tiles share to the name of their file, once a process.
+    """Compare shared weights with the checksum in the name of their file, once a process.
 
     Args:
         folder: Folder of the checkpoints.
 
     Raises:
-        RunFolderError: They were altered.
+        RunFolderError: The weights were changed.
     """
     for path in sorted(folder.glob(SHARED_FILES)):
         status = path.stat()
@@ -308,14 +308,14 @@ def check_shared(folder: Path) -> None:
 
 
 def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
-    """Check that trained tiles, and the weights that all share, are as they were when they were finished.
+    """Compare trained tiles and shared weights with their checksums.
 
     Args:
         folder: The run.
-        tiles: The tiles; those that are not trained are passed over.
+        tiles: The tiles; untrained ones are skipped.
 
     Raises:
-        RunFolderError: One was altered, and that is not allowed.
+        RunFolderError: A file was changed, and the run does not allow that.
     """
     folder.check_checkpoints(tiles)
     if not folder.allow_altered:
@@ -324,10 +324,10 @@ def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
 
 @lru_cache(maxsize=2)
 def _check_shared(path: Path, changed: int, size: int) -> None:
-    del changed, size  # they are what tells files of one name apart
-    if checksum_named(path) != Seal.of(path).sha256:
-        advice = f"It holds weights of all tiles: restore it, or fit anew. {KNOWINGLY}"
-        message = f"{path} was altered after it was finished. {advice}"
+    del changed, size  # keys of the cache: they differ between files of one name
+    if checksum_named(path) != Checksum.of(path).sha256:
+        advice = f"It holds weights of all tiles: restore it, or fit a new run. {USE_ANYWAY}"
+        message = f"{path} was changed after it was finished. {advice}"
         raise RunFolderError(message)
 
 
@@ -335,10 +335,10 @@ def _shared_weights(path: Path) -> Weights:
     """Read shared weights.
 
     Raises:
-        RunFolderError: They are missing.
+        RunFolderError: Their file is missing.
     """
     if not path.is_file():
-        message = f"{path} is missing, which holds weights of all tiles. Restore it, or fit a new run."
+        message = f"{path} is missing. It holds weights of all tiles: restore it, or fit a new run."
         raise RunFolderError(message)
     status = path.stat()
     return _read_shared(path, status.st_mtime_ns, status.st_size)
@@ -347,5 +347,5 @@ def _shared_weights(path: Path) -> Weights:
 @lru_cache(maxsize=2)
 def _read_shared(path: Path, changed: int, size: int) -> Weights:
     """Read shared weights once a process; they stay on the disk until they are used."""
-    del changed, size  # they are what tells files of one name apart
+    del changed, size  # keys of the cache: they differ between files of one name
     return cast("Weights", torch.load(path, map_location="cpu", weights_only=True, mmap=True))

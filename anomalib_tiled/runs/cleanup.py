@@ -1,4 +1,4 @@
-"""What must not stay in a run folder: files that are half written, and results of models that are no more."""
+"""Removes files that must not stay in a run folder: half-written ones, and results of models that are gone."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PICTURES = "images"
 """Folder of the pictures of a test."""
 
 PREDICTED = "prediction.json"
-"""File beside pictures that are predictions: those are the user's."""
+"""File beside pictures of predictions, which belong to the user and stay."""
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what commands that were killed were writing in a run folder; what others write stays.
+    """Remove half-written files of killed commands from a run folder; files of running commands stay.
 
     Args:
-        folder: The run folder. Its tiles and what they predicted are not looked at.
+        folder: The run folder. Files of tiles and their predictions stay.
     """
     remove_abandoned(folder.glob(".*.tmp"))
     for part in (folder / "logs", folder / PICTURES):
@@ -38,20 +38,20 @@ def remove_half_written(folder: Path) -> None:
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove files with temporary names of ours that nobody will finish."""
+    """Remove temporary files of this package whose process has ended."""
     for path in paths:
         if WRITER.search(path.name) and (path.is_symlink() or path.is_file()) and is_abandoned(path):
             path.unlink(missing_ok=True)
 
 
 def remove_results(folder: Path) -> None:
-    """Remove what a test has found in a run folder, since it is of other models or stages.
+    """Remove the results of a test from a run folder, since they are of other models or stages.
 
     Args:
         folder: The run folder. Several processes may do this at the same time.
     """
     if found := [path for path in (folder / name for name in OF_TEST) if path.exists()]:
-        logger.info("The results of the last test are of other models or stages, and are removed from %s.", folder)
+        logger.info("Removing the results of the last test, which are of other models or stages, from %s.", folder)
     pictures = folder / PICTURES
     try:
         for path in found:
@@ -63,7 +63,7 @@ def remove_results(folder: Path) -> None:
 
 
 def _remove_pictures(folder: Path) -> None:
-    """Remove pictures, and the folders that are empty then; whatever else lies there is not ours."""
+    """Remove pictures, and folders that are empty afterwards; other files belong to the user."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             if name.endswith(".png"):

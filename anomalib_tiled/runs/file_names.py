@@ -17,7 +17,7 @@ def shared_name(checksum: str) -> str:
 
 
 def checksum_named(path: Path) -> str:
-    """Give the checksum that such a file is named after."""
+    """Give the checksum in the name of such a file."""
     return path.stem.removeprefix("shared-")
 
 
@@ -51,28 +51,28 @@ class RunFiles:
         return self.path / "origins.json"
 
     @property
-    def seals_file(self) -> Path:
-        """What split and calibration were like when they were finished."""
+    def checksums_file(self) -> Path:
+        """Checksums of split and calibration."""
         return self.path / "seals.json"
 
     @property
     def trained_on_file(self) -> Path:
-        """What the training images were like when they were trained on."""
+        """Sizes, times and checksums of the training images."""
         return self.path / "trained_on.json"
 
     @property
     def calibration_file(self) -> Path:
-        """What the stages learned."""
+        """State of the calibrated stages."""
         return self.path / "calibration.json"
 
     @property
     def validation_scores_file(self) -> Path:
-        """Scores of normal validation images, to read thresholds from."""
+        """Scores of normal validation images, to look thresholds up."""
         return self.path / "validation_scores.npz"
 
     @property
     def predictions(self) -> Path:
-        """What tile models say about validation and test images; may be removed at any time."""
+        """Raw predictions of tile models for validation and test images; may be deleted at any time."""
         return self.path / "raw"
 
     @property
@@ -89,19 +89,19 @@ class RunFiles:
         return self.path / "tiles" / f"{tile.name}.ckpt"
 
     def record_file(self, tile: Tile) -> Path:
-        """Note that a tile is done."""
+        """Record of a trained tile."""
         return self.path / "tiles" / f"{tile.name}.json"
 
     def failure_file(self, tile: Tile) -> Path:
-        """Note that training a tile failed, and why."""
+        """Record of a failed training, with the reason."""
         return self.path / "tiles" / f"{tile.name}.failed.json"
 
     def left_out_file(self, tile: Tile) -> Path:
-        """Note that a location has no model, because none can be fitted there, and why."""
+        """Record of a location without a model, with the reason why none can be fitted there."""
         return self.path / "tiles" / f"{tile.name}.left_out.json"
 
-    def again_file(self, tile: Tile) -> Path:
-        """Note that a tile is to be trained again; until that is done, what it was trained to be stays."""
+    def retrain_file(self, tile: Tile) -> Path:
+        """Request to train a tile again; until then, its model stays."""
         return self.path / "tiles" / f"{tile.name}.again"
 
     @property

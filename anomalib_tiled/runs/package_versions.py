@@ -1,4 +1,4 @@
-"""Which package each class of a run came from, and whether it is still there."""
+"""The package that each class of a run came from, and whether it is still installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import ClassSpec, Plain, Settings
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-"""What a package may be called."""
+"""Pattern of package names."""
 
 
 def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
@@ -30,7 +30,7 @@ def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
 
 
 def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
-    """Compare the packages that a run was made with to those that are installed now.
+    """Compare the packages that a run was made with to the installed ones.
 
     Args:
         recorded: What ``origins_of`` gave when the run was made.
@@ -39,20 +39,20 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
         A line for each package that has another version now.
 
     Raises:
-        RunFolderError: A package is not installed any more, or what was recorded was altered.
+        RunFolderError: A package is not installed any more, or the record was changed.
     """
     notes = {}
     for setting, origin in recorded.items():
         if not _is_whole(origin):
-            message = f"origins.json was altered: {setting} is {origin!r}. Restore it, or delete it."
+            message = f"origins.json was changed: {setting} is {origin!r}. Restore it, or delete it."
             raise RunFolderError(message)
         made_with = Origin(origin["package"], origin["version"])
         if not _is_there(origin["class_path"], made_with):
             raise RunFolderError(_missing(setting, origin["class_path"], made_with))
         if made_with.package is not None and (now := version_of(made_with.package)) != made_with.version:
             notes[made_with.package] = (
-                f"The run was made with {made_with}, and {now} is installed now; results may differ. "
-                f"To have it back: pip install {made_with.package}=={made_with.version}"
+                f"The run was made with {made_with}, but {now} is installed now; results may differ. "
+                f"To restore it: pip install {made_with.package}=={made_with.version}"
             )
     return tuple(notes.values())
 
@@ -62,7 +62,7 @@ def _classes_of(settings: Settings) -> dict[str, ClassSpec]:
 
 
 def _is_whole(origin: Plain) -> bool:
-    """Whether what was recorded of a class can be what `origins_of` gave."""
+    """Whether the record of a class has the form that `origins_of` gives."""
     if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
         return False
     class_path, package, version = (origin[key] for key in ("class_path", "package", "version"))
@@ -78,7 +78,7 @@ def _is_there(class_path: str, origin: Origin) -> bool:
         return version_of(origin.package) is not None
     try:
         return find_spec(class_path.partition(".")[0]) is not None
-    except ValueError:  # it is imported, and does not say from where
+    except ValueError:  # an imported module that does not say from where
         return True
 
 
@@ -86,7 +86,7 @@ def _missing(setting: str, class_path: str, origin: Origin) -> str:
     if origin.package is None:
         return (
             f"The {setting} of this run, {class_path}, came from a module that Python does not find now. "
-            "Put the folder of the module into PYTHONPATH."
+            "Add the folder of the module to PYTHONPATH."
         )
     return (
         f"The {setting} of this run, {class_path}, came from {origin}, which is not installed now. "

@@ -1,4 +1,4 @@
-"""The run folder: what a fit leaves behind, and what later commands read."""
+"""The run folder, which fit writes and later commands read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.runs.saved_settings import read_settings
 from anomalib_tiled.runs.tile_states import TileRecord
 from anomalib_tiled.runs.versions import new_version
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
 from anomalib_tiled.system.os_errors import readable
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     Fill = Callable[["RunFolder", Path], None]
     Check = Callable[["RunFolder"], None]
 
-KNOWINGLY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
-"""What else can be done with a file that was altered."""
+USE_ANYWAY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
+"""How to use a changed file anyway."""
 
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
@@ -38,7 +38,7 @@ OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
 """Folders of a run that belong to it alone."""
 
 HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
-"""Names in ``tiles`` of what is being trained or written: folders of tiles, and files before they are renamed."""
+"""Names in ``tiles`` of half-done work: folders of tiles in training, and files before they are renamed."""
 
 
 def _nothing(*_: object) -> None:
@@ -46,13 +46,13 @@ def _nothing(*_: object) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a folder for results in which they would be mixed with the files of a run, or be written over them.
+    """Refuse a folder for results that holds files of a run.
 
     Args:
-        path: What ``--output`` names; nothing needs to be there.
+        path: The folder that ``--output`` names; it need not exist.
 
     Raises:
-        ConfigurationError: It is a run folder, or belongs to one.
+        ConfigurationError: The folder is a run folder, or belongs to one.
     """
     real = Path(os.path.realpath(path))
     for folder in (real, *real.parents):
@@ -72,7 +72,7 @@ class RunFolder(RunFiles):
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
-        allow_altered: Whether files are used that are not what they were when they were finished.
+        allow_altered: Whether to use files that have changed since they were finished.
     """
 
     allow_altered: bool = False
@@ -81,14 +81,13 @@ class RunFolder(RunFiles):
     def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
         """Make the next run folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
 
-        Nobody finds it before it is filled, and nothing of it stays if anything goes wrong.
+        The folder is hidden until it is complete, and removed after an error.
 
         Args:
             root: Folder of all runs of this model and data set.
             settings: The effective configuration.
-            fill: Writes whatever else a run needs into the folder, which has another name meanwhile, and is told which
-                path it will have.
-            check: Looks at the finished folder.
+            fill: Writes the other files of a run. Takes the folder, which has a temporary name, and its final path.
+            check: Checks the finished folder.
         """
         with new_version(root.absolute()) as new:
             run = cls(new.path)
@@ -104,8 +103,8 @@ class RunFolder(RunFiles):
         """Open the folder of an earlier run; the arguments are those of the class.
 
         Raises:
-            RunFolderError: There is no run in it, it must not be read, or what is written into it would be written
-                elsewhere.
+            RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
+                write.
         """
         run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
         with readable(run.path):
@@ -122,8 +121,8 @@ class RunFolder(RunFiles):
         for folder in (run.path / name for name in WRITTEN):
             if leads_out(folder):
                 message = (
-                    f"{folder} must be a folder, but is a link that leads out of the run, to {folder.readlink()}, "
-                    "where files would be replaced and removed. Put the folder itself in its place."
+                    f"{folder} must be a folder, but is a link that leads out of the run, to {folder.readlink()}. "
+                    "Commands replace and remove files there. Replace the link by the folder itself."
                 )
                 raise RunFolderError(message)
         return run
@@ -132,28 +131,28 @@ class RunFolder(RunFiles):
         """Read the configuration that the run was made with.
 
         Raises:
-            RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of
-                the folder.
+            RunFolderError: The file cannot be read, was changed by hand so that it cannot be used any more, or names a
+                module in the folder.
         """
         return read_settings(self.config_file)
 
     def origins(self) -> dict[str, Plain]:
-        """Read which package each class came from; nothing for a run that was made before that was recorded."""
+        """Read which package each class came from; empty for runs of versions that did not record that."""
         return read_json(self.origins_file) if self.origins_file.is_file() else {}
 
-    def seal(self, path: Path) -> None:
-        """Note what a finished file is like."""
-        write_json(self.seals_file, {**self.seals(), path.name: vars(Seal.of(path))})
+    def note_checksum(self, path: Path) -> None:
+        """Record the checksum of a finished file."""
+        write_json(self.checksums_file, {**self.checksums(), path.name: vars(Checksum.of(path))})
 
     def check(self, path: Path, advice: str) -> None:
-        """Compare a file to what it was like when it was finished.
+        """Compare a file with its checksum.
 
         Args:
-            path: A file that was sealed.
+            path: A file whose checksum was recorded.
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: It is missing, or was cut short or altered, and that is not allowed.
+            RunFolderError: The file is missing, or was cut short or changed, and the run does not allow that.
         """
         with readable(path):
             is_there = path.is_file()
@@ -163,17 +162,17 @@ class RunFolder(RunFiles):
         if self.allow_altered:
             return
         try:
-            seal = Seal(**self.seals().get(path.name))  # type: ignore[arg-type]  # whatever is there
+            checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
         except TypeError as error:
-            message = f"{self.seals_file} does not say what {path.name} is like. {advice} {KNOWINGLY}"
+            message = f"{self.checksums_file} has no checksum of {path.name}. {advice} {USE_ANYWAY}"
             raise RunFolderError(message) from error
-        seal.check(path, f"{advice} {KNOWINGLY}")
+        checksum.check(path, f"{advice} {USE_ANYWAY}")
 
     def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
-        """Compare checkpoints of trained tiles to what they were; where size and time are the same, that is trusted.
+        """Compare checkpoints of trained tiles with their checksums, unless size and time are unchanged.
 
         Raises:
-            RunFolderError: One was altered, and that is not allowed.
+            RunFolderError: A checkpoint was changed, and the run does not allow that.
         """
         for tile in tiles:
             if self.has_record(tile) and (path := self.checkpoint(tile)).is_file() and not self.allow_altered:
@@ -182,93 +181,93 @@ class RunFolder(RunFiles):
                     self.check_checkpoint(tile)
 
     def check_checkpoint(self, tile: Tile) -> None:
-        """Compare the checkpoint of a tile to what it was."""
+        """Compare the checkpoint of a tile with its checksum."""
         if not self.allow_altered:
-            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
 
-    def seal_of(self, tile: Tile) -> Seal:
-        """Give what the checkpoint of a tile is like: what it was, or what it is now where it may be altered."""
-        return Seal.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+    def checksum_of(self, tile: Tile) -> Checksum:
+        """Give the recorded checksum of a checkpoint; the present one if the run allows changed files."""
+        return Checksum.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
 
-    def seals_of_shared(self) -> list[str]:
-        """Give the checksums of what tiles share: what they were, or what they are now where they may be altered."""
+    def shared_checksums(self) -> list[str]:
+        """Give the recorded checksums of shared weights; the present ones if the run allows changed files."""
         if self.allow_altered:
-            return [Seal.of(path).sha256 for path in self.shared_files]
+            return [Checksum.of(path).sha256 for path in self.shared_files]
         return [checksum_named(path) for path in self.shared_files]
 
-    def seals(self) -> dict[str, Plain]:
-        """Read what finished files are like, by their names."""
-        if not self.seals_file.is_file():
+    def checksums(self) -> dict[str, Plain]:
+        """Read the checksums of finished files by their names."""
+        if not self.checksums_file.is_file():
             return {}
         try:
-            return read_json(self.seals_file)
+            return read_json(self.checksums_file)
         except RunFolderError as error:
             message = (
-                f"{self.seals_file}, which says what finished files are like, cannot be read ({error.__cause__}). "
-                f"Restore it, or fit a new run. {KNOWINGLY}"
+                f"{self.checksums_file}, which holds checksums of finished files, cannot be read ({error.__cause__}). "
+                f"Restore it, or fit a new run. {USE_ANYWAY}"
             )
             raise RunFolderError(message) from error
 
     def has_record(self, tile: Tile) -> bool:
-        """Whether a tile is noted as done."""
+        """Whether a tile has a record."""
         return self.record_file(tile).is_file()
 
     def write_record(self, tile: Tile, record: TileRecord) -> None:
-        """Note that a tile is done."""
+        """Record that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.again_file(tile), self.left_out_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
-        """Read the note of a tile that is done.
+        """Read the record of a trained tile.
 
         Raises:
-            RunFolderError: It was altered, or written by anomalib-tiled 0.1.0.
+            RunFolderError: The record was changed, or written by anomalib-tiled 0.1.0.
         """
         path = self.record_file(tile)
         if (content := read_json(path)).keys() == {"seconds", "epochs", "configuration"}:
             message = (
-                f"{path} must say what its checkpoint is like, but was written by anomalib-tiled 0.1.0, which noted no "
-                f"checksums. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
+                f"{path} must hold the checksum of its checkpoint, but was written by anomalib-tiled 0.1.0, which "
+                f"recorded none. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
             )
             raise RunFolderError(message)
         try:
             return TileRecord.from_json(content)
         except (TypeError, KeyError) as error:
-            message = f"{path} was altered ({error}). Delete it, and train the tile again with fit --ckpt_dir."
+            message = f"{path} was changed ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error
 
     def threads(self, grid: TileGrid) -> int | None:
-        """With how many threads the tiles that are done were trained; ``None`` if there are none yet."""
+        """Number of threads that trained the finished tiles; ``None`` if there are none yet."""
         if self.allow_altered:
             return None
         noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
         return next((threads for threads in noted if threads is not None), None)
 
     def write_failure(self, tile: Tile, reason: str) -> None:
-        """Note that a tile failed."""
+        """Record why a tile failed."""
         write_json(self.failure_file(tile), {"error": reason})
 
     def failure(self, tile: Tile) -> str | None:
-        """Why the last training of a tile failed; ``None`` if it did not."""
+        """Reason why the last training of a tile failed; ``None`` if it did not."""
         path = self.failure_file(tile)
         return str(read_json(path).get("error")) if path.is_file() else None
 
     def leave_out(self, tile: Tile, reason: str) -> None:
-        """Note that a location has no model, because none can be fitted there."""
+        """Record that a location has no model, because none can be fitted there."""
         self.forget(tile)
         content = {"error": reason, "configuration": self.settings().training_hash}
         write_json(self.left_out_file(tile), content)
-        for note in (self.failure_file(tile), self.again_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile)):
             note.unlink(missing_ok=True)
 
     def left_out(self, grid: TileGrid) -> dict[str, str]:
-        """Give the locations that have no model, by their names, and why none could be fitted there."""
+        """Give the names of the locations without a model, each with the reason why none could be fitted."""
         reasons = {tile.name: self._reason_left_out(tile) for tile in grid.locations}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def _reason_left_out(self, tile: Tile) -> str | None:
-        """Say why a location has no model; ``None`` if it is to have one, or was tried with another configuration."""
+        """Say why a location has no model; ``None`` if it needs one, or if the configuration has changed since."""
         if not (path := self.left_out_file(tile)).is_file():
             return None
         content, settings = read_json(path), self.settings()
@@ -280,10 +279,10 @@ class RunFolder(RunFiles):
 
         Args:
             tile: The tile.
-            configuration: Fingerprint of the settings that it should be trained with.
+            configuration: Fingerprint of the settings to train it with.
 
         Raises:
-            RunFolderError: It was trained with another configuration.
+            RunFolderError: The tile was trained with another configuration.
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
@@ -294,11 +293,11 @@ class RunFolder(RunFiles):
             others = ",".join(self._of_other_configurations(configuration))
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
-                "Restore config.yaml, or train all tiles of the other one again: "
-                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {KNOWINGLY}"
+                "Restore config.yaml, or train all tiles of the other configuration again: "
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {USE_ANYWAY}"
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), f"{self.again(tile)} {KNOWINGLY}")
+        record.checkpoint.check_size(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
         return True
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
@@ -306,28 +305,28 @@ class RunFolder(RunFiles):
         records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
-    def again(self, tile: Tile) -> str:
+    def retrain_advice(self, tile: Tile) -> str:
         """Say how to train a tile again."""
         return f"Train the tile again: `anomalib tiled fit --ckpt_dir {self.path} --tiles {tile.name}`."
 
-    def train_again(self, tiles: Iterable[Tile]) -> None:
-        """Note that tiles are to be trained again; what they are stays until then, and can be used."""
+    def mark_for_training(self, tiles: Iterable[Tile]) -> None:
+        """Request that tiles be trained again; their models stay usable until then."""
         for tile in tiles:
             if self.has_record(tile) or self._reason_left_out(tile) is not None:
-                write_text(self.again_file(tile), "")
+                write_text(self.retrain_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
-        """Count a tile as not trained, and with it what the stages learned from all, and what a test has found."""
+        """Mark a tile as untrained, and remove the calibration and the test results, which came from it too."""
         remove_results(self.path)
         self.calibration_file.unlink(missing_ok=True)
         self.validation_scores_file.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
 
-    def remove_leftovers(self) -> None:
-        """Remove what fits that were killed have left half done; nobody else may fit it meanwhile."""
+    def clean_up(self) -> None:
+        """Remove half-done work of killed fits; the caller holds the lock of the run."""
         remove_half_written(self.path)
         for path in self.predictions.glob("*/.*.tmp"):
-            # A test may be at work.
+            # A test may be running.
             if WRITER.search(path.name) and not path.parent.is_symlink() and is_abandoned(path):
                 path.unlink(missing_ok=True)
         for path in filter(lambda path: HALF_DONE.fullmatch(path.name), (self.path / "tiles").glob(".*")):
@@ -342,12 +341,12 @@ class RunFolder(RunFiles):
         return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
 
     def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
-        """Tiles that are not trained yet, are to be trained again, or are given."""
+        """Tiles that are untrained, to be trained again, or in ``again``."""
         configuration = self.settings().training_hash
         return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, configuration))
 
     def is_to_train(self, tile: Tile, configuration: str) -> bool:
-        """Whether a tile is not trained yet, or is to be trained again; arguments and errors as of `is_done`."""
-        if self.again_file(tile).is_file():
+        """Whether a tile is untrained or to be trained again; arguments and errors are those of `is_done`."""
+        if self.retrain_file(tile).is_file():
             return True
         return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None

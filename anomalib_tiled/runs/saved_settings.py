@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def read_settings(config_file: Path) -> Settings:
-    """Read the configuration that a run was made with; what it says is looked into once, as long as it says the same.
+    """Read the configuration that a run was made with; the same text is checked only once.
 
     Args:
         config_file: The file in the run folder.
 
     Raises:
-        RunFolderError: It must not be read, was altered by hand and cannot be used any more, or names a module of the
+        RunFolderError: The file cannot be read, is not usable after a change by hand, or names a module in the
             folder.
     """
     try:
@@ -41,16 +41,16 @@ def read_settings(config_file: Path) -> Settings:
 
 
 def _places() -> tuple[str, ...]:
-    """Give the places that Python looks for modules in."""
+    """Give the places that Python imports modules from."""
     try:
         return (str(Path.cwd()), *sys.path)
-    except OSError:  # it was deleted
+    except OSError:  # the working directory was deleted
         return (*sys.path,)
 
 
 @lru_cache(maxsize=8)
 def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
-    """Look into a configuration: where its classes come from depends on the places."""
+    """Parse and check a configuration; the places decide where its classes come from."""
     del places
     content = cast("Mapping[str, Plain]", parse_yaml(text, "it"))
     refuse_code_in(folder, content)

@@ -1,11 +1,11 @@
-"""What is noted of a trained tile."""
+"""The record of a trained tile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileRecord:
-    """What is noted of a trained tile; written last, so its presence means that the tile is done.
+    """Record of a trained tile; written last, so its presence means that the tile is done.
 
     Args:
-        seconds: Time that the training took.
-        epochs: Epochs that were trained.
+        seconds: Duration of the training.
+        epochs: Number of epochs.
         configuration: Fingerprint of the settings that the tile was trained with.
-        checkpoint: What the finished checkpoint is like.
-        modified: When it was finished, as its file says, in nanoseconds; 0 if that is not known.
-        images: Fingerprint of the training images; empty if that is not known.
-        threads: Processor threads that it was trained with; ``None`` before that was noted.
+        checkpoint: Checksum of the finished checkpoint.
+        modified: Modification time of the checkpoint in nanoseconds; 0 if unknown.
+        images: Fingerprint of the training images; empty if unknown.
+        threads: Number of processor threads; ``None`` in records of versions that did not store it.
     """
 
     seconds: float
     epochs: int
     configuration: str
-    checkpoint: Seal
+    checkpoint: Checksum
     modified: int = 0
     images: str = ""
     threads: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
-        """Read a note."""
-        return cls(**{**content, "checkpoint": Seal(**content["checkpoint"])})
+        """Read a record."""
+        return cls(**{**content, "checkpoint": Checksum(**content["checkpoint"])})

@@ -1,4 +1,4 @@
-"""Checkpoints of a run that are what they were when they were finished."""
+"""Loads checkpoints of a run after comparing them with their checksums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.checkpoints import check_shared
-from anomalib_tiled.system.checksums import CheckedFiles, Seal
+from anomalib_tiled.system.checksums import CheckedFiles, Checksum
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
 
 
-class TrustedCheckpoints:
-    """The checkpoints of a run; each is read for its checksum once, not each time that it is loaded.
+class VerifiedCheckpoints:
+    """The checkpoints of a run; each checksum is compared once, not on every load.
 
     Args:
         folder: The run folder.
@@ -29,19 +29,19 @@ class TrustedCheckpoints:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._checked = CheckedFiles()
-        self._seals: dict[str, Seal] = {}
+        self._checksums: dict[str, Checksum] = {}
 
     def check_changed(self, tiles: Iterable[Tile]) -> None:
-        """Compare those checkpoints to what they were whose size or time is not that of when they were finished.
+        """Compare checkpoints with their checksums where size or time has changed since they were finished.
 
-        None is read if all are as they were left. Those of a copy without times are read here instead of when they are
-        loaded.
+        Unchanged ones are not read. In a copied run without the original times, all are read here instead of on the
+        first load.
 
         Args:
             tiles: The tiles, all trained.
 
         Raises:
-            RunFolderError: One was altered, and that is not allowed.
+            RunFolderError: A checkpoint was changed, and the run does not allow that.
         """
         if self.folder.allow_altered:
             return
@@ -53,14 +53,14 @@ class TrustedCheckpoints:
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:
-        """Give a checkpoint that is as it was when it was finished, to be loaded inside.
+        """Give an unchanged checkpoint, to be loaded inside.
 
         Args:
             tile: The tile.
 
         Raises:
-            RunFolderError: It was altered, or cannot be loaded. A lack of memory is raised as it is: the checkpoint is
-                not to blame.
+            RunFolderError: The checkpoint was changed, or cannot be loaded. A lack of memory is raised unchanged,
+                because the checkpoint is not its cause.
         """
         checkpoint = self.folder.checkpoint(tile)
         if not self.folder.allow_altered:
@@ -71,14 +71,13 @@ class TrustedCheckpoints:
         except ConfigurationError as error:
             if (lack := lack_of_memory(error)) is not None:
                 raise lack from None
-            message = (
-                f"The checkpoint {checkpoint} cannot be loaded: {error.__cause__ or error} {self.folder.again(tile)}"
-            )
+            reason = error.__cause__ or error
+            message = f"The checkpoint {checkpoint} cannot be loaded: {reason} {self.folder.retrain_advice(tile)}"
             raise RunFolderError(message) from error
 
     def _check(self, tile: Tile) -> None:
-        seal = self.folder.record(tile).checkpoint
-        if self._seals.setdefault(tile.name, seal) != seal:
-            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run anew."
+        checksum = self.folder.record(tile).checkpoint
+        if self._checksums.setdefault(tile.name, checksum) != checksum:
+            message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run again."
             raise RunFolderError(message)
         self.folder.check_checkpoint(tile)

@@ -24,18 +24,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class NewVersion:
-    """The next folder, which nobody finds before it is published.
+    """The next folder, hidden until it is published.
 
     Args:
-        final: What it will be called, ``v0``, ``v1`` and so on.
-        path: What it is called now.
+        final: Its final path, ``v0``, ``v1`` and so on.
+        path: Its present path.
     """
 
     final: Path
     path: Path
 
     def publish(self) -> None:
-        """Give it its name, and point the link ``latest`` to it."""
+        """Give the folder its final name, and point the link ``latest`` to it."""
         with storage_errors(self.final):
             self.path.rename(self.final)
         self.path = self.final
@@ -46,14 +46,14 @@ class NewVersion:
 def new_version(root: Path) -> Iterator[NewVersion]:
     """Make the next folder, under a name that begins with a dot, and keep it locked.
 
-    It has to be published. If anything goes wrong, before or after that, it is removed. Folders of processes that were
-    killed while they filled theirs are removed as well.
+    The caller must publish it. After an error, before or after that, it is removed, and so are half-filled folders of
+    killed processes.
 
     Args:
-        root: Folder of all of them.
+        root: Folder of all versions.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The folder cannot be written.
     """
     with ExitStack() as stack:
         new = _claim(root, stack)
@@ -64,27 +64,27 @@ def new_version(root: Path) -> Iterator[NewVersion]:
             link_newest(root)
             raise
         finally:
-            FIT.holder(new.path).unlink(missing_ok=True)  # which the lock does not find under the new name
+            FIT.holder(new.path).unlink(missing_ok=True)  # the lock does not find it under the new name
 
 
 def _claim(root: Path, stack: ExitStack) -> NewVersion:
-    """Take the next number; no other process may do so before the folder is locked."""
+    """Take the next number, while no other process can, and lock the folder."""
     door = root / ".lock"
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(door):
             _remove_abandoned(root)
             if _next_number(root, "v"):
-                link_newest(root)  # a process may have been killed before it did
+                link_newest(root)  # a killed process may not have done so
             new = _make_hidden(root)
             stack.enter_context(locked(new.path))
-            door.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
+            door.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
     return new
 
 
 def _make_hidden(root: Path) -> NewVersion:
     number = _next_number(root, "v", ".v")
-    while True:  # another process may take the number at the same moment where locks do not reach it
+    while True:  # without working locks, another process may take the number at the same moment
         hidden = root / f".v{number}"
         try:
             hidden.mkdir()
@@ -102,7 +102,7 @@ def _remove_abandoned(root: Path) -> None:
 
 
 def link_newest(root: Path) -> None:
-    """Point the link to the newest folder that is there; remove it if there is none."""
+    """Point the link ``latest`` to the newest folder; remove the link if there is no folder."""
     name, latest = f"v{_next_number(root, 'v') - 1}", root / "latest"
     if not (root / name).is_dir():
         latest.unlink(missing_ok=True)
@@ -111,12 +111,12 @@ def link_newest(root: Path) -> None:
     try:
         temporary.symlink_to(name, target_is_directory=True)
         temporary.replace(latest)
-    except (OSError, NotImplementedError) as error:  # a file system without links: the folder is all that is needed
-        logger.warning("%s does not lead to %s, which is the newest: %s", latest, name, error)
+    except (OSError, NotImplementedError) as error:  # a file system without links; the run works without it
+        logger.warning("%s could not be pointed to %s, the newest run: %s", latest, name, error)
         temporary.unlink(missing_ok=True)
 
 
 def _next_number(root: Path, *prefixes: str) -> int:
-    """Give the number after the highest that stands behind one of the prefixes."""
+    """Give the number after the highest one behind any of the prefixes."""
     names = [path.name.removeprefix(prefix) for prefix in prefixes for path in root.glob(f"{prefix}*")]
     return max((int(number) for number in names if number.isdecimal()), default=-1) + 1

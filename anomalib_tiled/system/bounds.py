@@ -1,7 +1,7 @@
-"""How much is read of a configuration, and of the files of a run: measured before a parser sees it.
+"""Limits of the size of configurations and of the files of a run, checked before a parser reads them.
 
-A short text may stand for a long one, or nest deeper than a program can follow, and a parser finds out only when memory
-is full. So a text is measured first, in one pass from its beginning to its end, which stops where a bound is passed.
+With aliases, a short YAML text may stand for a very long one, or nest deeper than a program can follow; a parser finds
+out when memory is full. So this module measures a text first, in one pass that stops at the first exceeded limit.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ LONGEST_CONFIGURATION = 2**20
 """Characters of a configuration."""
 
 MOST_VALUES = 2_000
-"""Values of a configuration; what an anchor such as ``&name`` marks counts again for each ``*name``.
+"""Values of a configuration; those behind an anchor such as ``&name`` count again for each ``*name``.
 
-The time that jsonargparse takes for a list grows with the square of its length: seconds for as many, hours for 20,000.
+The time that jsonargparse takes for a list grows with the square of its length: seconds for this many, hours for
+20,000.
 """
 
 DEEPEST = 100
@@ -38,10 +39,10 @@ LONGEST_NUMBER = 4_000
 """Characters of a number."""
 
 LARGEST_FILE = 2**26
-"""Bytes of a file of JSON or CSV that belongs to a run, or of a line of one that is read line by line."""
+"""Bytes of a JSON or CSV file of a run, or of one line where a file is read line by line."""
 
 EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""What reads YAML piece by piece, without putting the pieces together."""
+"""Reads YAML as a stream of events, without building objects."""
 
 TEXT = re.compile(rb'"[^"]*"?')
 STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -49,18 +50,18 @@ STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def read_bytes(path: Path, most: int = LARGEST_FILE) -> bytes:
-    """Read a file, but none that is too large, or has no end.
+    """Read a file of limited size.
 
     Args:
         path: The file.
         most: Bytes that it may have.
 
     Raises:
-        ValueError: It is too large, or no file.
-        OSError: It cannot be read.
+        ValueError: The file is too large, or is a pipe, a socket or a device.
+        OSError: The file cannot be read.
     """
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, the system says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder fails with the system's own error
         message = "it is a pipe, a socket or a device, not a file"
         raise ValueError(message)
     with path.open("rb") as file:
@@ -76,7 +77,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
     Raises:
         ValueError: A line is too long.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         while line := file.readline(LARGEST_FILE + 1):
@@ -90,10 +91,10 @@ def parse_json(content: bytes) -> object:
     """Parse JSON.
 
     Args:
-        content: As `read_bytes` or `read_lines` gives it.
+        content: What `read_bytes` or `read_lines` returns.
 
     Raises:
-        ValueError: It is none, or nests too deeply.
+        ValueError: The content is not JSON, or nests too deeply.
     """
     outside_of_texts = TEXT.sub(b"", content.replace(rb"\\", b"").replace(rb"\"", b""))
     brackets = re.sub(rb"[^][{}]+", b"", outside_of_texts).translate(STEPS)
@@ -108,10 +109,10 @@ def parse_yaml(text: str, name: str) -> object:
 
     Args:
         text: The text.
-        name: What it is, for messages.
+        name: What the text is, for messages.
 
     Raises:
-        ConfigurationError: It is none, or larger than it may be.
+        ConfigurationError: The text is not YAML, or exceeds a limit.
     """
     check_yaml(text, name)
     try:
@@ -122,37 +123,37 @@ def parse_yaml(text: str, name: str) -> object:
 
 
 def check_yaml(text: str, name: str, *, settings: bool = True) -> None:
-    """Measure a text of YAML before it is parsed.
+    """Check the size of a YAML text before it is parsed.
 
     Args:
-        text: The text. What is wrong with it otherwise, the parser says.
-        name: What it is, for messages.
-        settings: Whether it holds settings by name, of which each may stand there once.
+        text: The text. The parser reports its other errors.
+        name: What the text is, for messages.
+        settings: Whether the text holds settings by name, each of which may occur once.
 
     Raises:
-        ConfigurationError: It is too long, nests too deeply, has too many values, or a setting twice.
+        ConfigurationError: The text is too long, nests too deeply, has too many values, or a setting twice.
     """
     if len(text) > LONGEST_CONFIGURATION:
         message = f"{name} may have {LONGEST_CONFIGURATION} characters, but has more. Shorten it."
         raise ConfigurationError(message)
     measure = _Measure(name, settings=settings)
-    with suppress(yaml.YAMLError, UnicodeEncodeError):  # names of files may be of any bytes; as YAML, they are words
+    with suppress(yaml.YAMLError, UnicodeEncodeError):  # file names may hold any bytes
         for event in yaml.parse(text, Loader=EVENTS):
             measure.take(event)
 
 
 @dataclass
 class _Node:
-    """A list or mapping that has begun, or a value that is complete.
+    """A list or mapping that has begun, or a complete value.
 
     Args:
-        anchor: Name that aliases call it by; ``None`` if it has none.
-        level: How many levels it lies below the whole; dots in the names of settings are levels too.
-        lines: Lines of the settings in it, by their names; ``None`` in a list, and for a word.
-        values: Values in it, with itself.
-        depth: Levels in it, with itself.
-        parts: What it consists of so far; in a mapping, names and values in turn.
-        dots: Levels that the name of the last setting stands for.
+        anchor: Name for aliases; ``None`` if there is none.
+        level: Levels above this node; dots in the names of settings are levels too.
+        lines: Lines of the settings in a mapping, by name; ``None`` for lists and scalars.
+        values: Number of values in the node, itself included.
+        depth: Number of levels in the node, itself included.
+        parts: Number of direct parts so far; in a mapping, names and values in turn.
+        dots: Levels that the dots in the name of the last setting stand for.
     """
 
     anchor: str | None
@@ -170,11 +171,11 @@ class _Node:
 
 
 class _Measure:
-    """Takes in a text of YAML, event by event.
+    """Measures a YAML text, event by event.
 
     Args:
-        name: What it is.
-        settings: Whether a setting may stand there once only.
+        name: What the text is, for messages.
+        settings: Whether each setting may occur only once.
     """
 
     def __init__(self, name: str, *, settings: bool) -> None:
@@ -186,7 +187,7 @@ class _Measure:
         """Take in the next event.
 
         Raises:
-            ConfigurationError: A bound is passed.
+            ConfigurationError: A limit is exceeded.
         """
         if isinstance(event, yaml.CollectionStartEvent):
             lines: dict[str, int] | None = {} if isinstance(event, yaml.MappingStartEvent) else None
@@ -197,7 +198,7 @@ class _Measure:
         elif isinstance(event, yaml.AliasEvent):
             self._add(self._behind(event))
         elif isinstance(event, yaml.ScalarEvent):
-            self._take_word(event)
+            self._take_scalar(event)
 
     @property
     def _level(self) -> int:
@@ -209,8 +210,8 @@ class _Measure:
         node = self._known.get(alias.anchor, _Node(None))
         return _Node(None, values=node.values, depth=node.depth)
 
-    def _take_word(self, event: yaml.ScalarEvent) -> None:
-        """Take in a word, which is the name of a setting, or may be a text of YAML itself."""
+    def _take_scalar(self, event: yaml.ScalarEvent) -> None:
+        """Take in a scalar: the name of a setting, or a value, which may be YAML text itself."""
         if not event.style and len(event.value) > LONGEST_NUMBER and event.value[0] in "+-.0123456789":
             raise self._refusal(event, f"a number has more than {LONGEST_NUMBER} characters")
         if "\0" in event.value:
@@ -225,7 +226,7 @@ class _Measure:
         lines = cast("dict[str, int]", mapping.lines)
         if self._settings and event.value in lines:
             message = (
-                f"{self._name} must hold each setting once, but {event.value!r} stands in line {lines[event.value]} "
+                f"{self._name} must hold each setting once, but {event.value!r} is in line {lines[event.value]} "
                 f"and again in line {_line(event)}. Remove one of them."
             )
             raise ConfigurationError(message)
@@ -234,7 +235,7 @@ class _Measure:
         self._check_depth(0)
 
     def _add(self, node: _Node) -> None:
-        """Count a value to the list or mapping that it is in."""
+        """Count a value for the list or mapping around it."""
         self._check_depth(node.depth)
         if node.anchor is not None:
             self._known[node.anchor] = node

@@ -1,4 +1,4 @@
-"""Seals: what a file was like when it was finished, so that one that was cut short or altered is never used."""
+"""Checksums of finished files, so that no command uses a file that was cut short or changed."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PIECE = 2**22
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
 
 @dataclass(frozen=True)
-class Seal:
-    """Size and checksum of a finished file.
+class Checksum:
+    """Size and SHA-256 checksum of a finished file.
 
     Args:
         size: Number of bytes.
-        sha256: Checksum in hexadecimal digits, as ``sha256sum`` gives it.
+        sha256: Checksum in hexadecimal digits, as ``sha256sum`` prints it.
     """
 
     size: int
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Seal:
-        """Read a finished file.
+    def of(cls, path: Path) -> Checksum:
+        """Compute the checksum of a finished file.
 
         Raises:
-            RunFolderError: It must not be read, or cannot be.
+            RunFolderError: The file cannot be read.
         """
         digest = sha256()
         with readable(path):
@@ -44,14 +44,14 @@ class Seal:
             return cls(path.stat().st_size, digest.hexdigest())
 
     def check_size(self, path: Path, advice: str) -> None:
-        """Compare the number of bytes, which costs nothing.
+        """Compare the number of bytes, without reading the file.
 
         Args:
             path: The file.
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: The file was cut short, or grew, or must not be looked at.
+            RunFolderError: The file was cut short or grew, or cannot be accessed.
         """
         with readable(path):
             size = path.stat().st_size
@@ -67,28 +67,28 @@ class Seal:
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: The file was cut short or altered.
+            RunFolderError: The file was cut short or changed.
         """
         self.check_size(path, advice)
-        if Seal.of(path) != self:
-            message = f"{path} was altered after it was finished. {advice}"
+        if Checksum.of(path) != self:
+            message = f"{path} was changed after it was finished. {advice}"
             raise RunFolderError(message)
 
 
 class CheckedFiles:
-    """Files that were found to be as they were sealed, so that a large one is not read again each time it is used."""
+    """Remembers which files have passed a check, so that a large file is not read again each time it is used."""
 
     def __init__(self) -> None:
         self._known: set[tuple[Path, int, int, int, int]] = set()
 
     def once(self, path: Path, check: Callable[[], None]) -> None:
-        """Check a file, unless it was checked and nobody has written to it or put another in its place since.
+        """Check a file, unless it passed the check before and was neither written nor replaced since.
 
         Args:
             path: The file.
-            check: Checks it, and raises if it is not as it should be.
+            check: Checks the file, and raises an error if it differs.
         """
-        status = path.stat()  # before the check: what is written meanwhile is found by the next one
+        status = path.stat()  # before the check, so that the next one notices what is written meanwhile
         state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if state not in self._known:
             check()

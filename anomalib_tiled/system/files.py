@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Reading and writing files; a reader never sees a half-written one."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 A_DAY = 24 * 60 * 60
-"""Seconds after which a file is not being written any more, whoever has begun it."""
+"""Seconds without a change after which a half-written file counts as abandoned."""
 
 WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
-"""End of a temporary name: who writes the file."""
+"""End of a temporary name: machine and process that write the file."""
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
-"""This machine in names of files, where dots part other things."""
+"""Name of this machine without dots, which separate the parts of temporary names."""
 
-AS_THEY_ARE = "surrogateescape"
-"""How names of files that are not UTF-8 are written into tables, and read from them."""
+ANY_BYTES = "surrogateescape"
+"""How tables store file names that are not UTF-8."""
 
 LONGEST_BEGINNING = 128
-"""Bytes of a name that its temporary name begins with, so that this one is not too long where the other is not."""
+"""Bytes of a name that its temporary name begins with, so that the temporary name is not too long."""
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked at; `Path.is_file` raises where a folder on the way must not be."""
+    """Whether there is an accessible file; `Path.is_file` raises an error below a folder without permission."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def leads_out(path: Path) -> bool:
-    """Whether a file or folder is a symbolic link that leads out of the folder that it lies in.
+    """Whether a path is a symbolic link that leads out of its folder.
 
     Args:
-        path: The file or folder; it need not be there.
+        path: The file or folder; it need not exist.
     """
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
 
 
 def temporary_name(name: str) -> str:
-    """Name a file that is not complete yet, after the machine and the process that write it, and like no other.
+    """Give a unique name for an incomplete file, with the machine and the process that write it.
 
     Args:
         name: Name of the finished file.
     """
-    beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # no half characters
+    beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # cuts no character in half
     return f".{beginning}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether nobody will finish a file with a temporary name.
+    """Whether the process that was writing a temporary file has ended.
 
-    Its process has ended; that of another machine, which cannot be asked, has not written to it for a day.
+    Processes of other machines are invisible here: their files count as abandoned after a day without a change.
 
     Args:
         path: The file.
@@ -75,14 +75,14 @@ def is_abandoned(path: Path) -> bool:
 
 
 def is_idle(folder: Path) -> bool:
-    """Whether nobody has written to a folder, or to what lies in it, for a day."""
-    with suppress(OSError):  # something is gone meanwhile, or not ours to look at
+    """Whether nothing in a folder has changed for a day."""
+    with suppress(OSError):  # a file was deleted meanwhile, or is inaccessible
         return time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) > A_DAY
     return False
 
 
 def is_running(process: str) -> bool:
-    """Whether there is a process of a number on this machine."""
+    """Whether a process with this number runs on this machine."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -94,13 +94,13 @@ def is_running(process: str) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to, and rename it once everything is written.
+    """Write a file under a temporary name, and rename it when it is complete.
 
     Args:
-        path: Name of the finished file. Its folder is made if it is missing.
+        path: Name of the finished file. This makes its folder if it is missing.
 
     Yields:
-        The temporary name. If anything goes wrong it is removed, and ``path`` stays as it was.
+        The temporary name, beside ``path``. After an error, the temporary file is removed and ``path`` is unchanged.
     """
     temporary = path.with_name(temporary_name(path.name))
     with storage_errors(path):
@@ -125,7 +125,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def json_line(content: Mapping[str, object]) -> str:
-    """Give JSON in one line that can be written as UTF-8, whatever bytes names of files consist of."""
+    """Give JSON in one line that can be written as UTF-8, even where file names hold other bytes."""
     text = json.dumps(content, ensure_ascii=False)
     try:
         text.encode()
@@ -135,21 +135,21 @@ def json_line(content: Mapping[str, object]) -> str:
 
 
 def open_table(path: Path, mode: str) -> TextIO:
-    """Open a table of CSV to write to."""
-    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=AS_THEY_ARE))
+    """Open a CSV file for writing."""
+    return cast("TextIO", path.open(mode, newline="", encoding="utf-8", errors=ANY_BYTES))
 
 
 def read_table(path: Path) -> StringIO:
-    """Read a table of CSV.
+    """Read a CSV file.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: It is too large, or no file.
-        OSError: It cannot be read.
+        ValueError: The file is too large, or is a pipe, a socket or a device.
+        OSError: The file cannot be read.
     """
-    return StringIO(read_bytes(path).decode(errors=AS_THEY_ARE), newline="")
+    return StringIO(read_bytes(path).decode(errors=ANY_BYTES), newline="")
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -159,7 +159,7 @@ def read_json(path: Path) -> dict[str, object]:
         path: The file.
 
     Raises:
-        RunFolderError: The file is missing, cut short, must not be read, is too large, or holds something else.
+        RunFolderError: The file is missing, cut short, unreadable, too large, or holds something else.
     """
     with readable(path):
         try:
@@ -172,6 +172,6 @@ def read_json(path: Path) -> dict[str, object]:
             message = f"{path} cannot be read as JSON ({error}). {advice}"
             raise RunFolderError(message) from error
     if not isinstance(content, dict):
-        message = f"{path} must hold a JSON object, found a {type(content).__name__}."
+        message = f"{path} must hold a JSON object, but holds a {type(content).__name__}."
         raise RunFolderError(message)
     return content

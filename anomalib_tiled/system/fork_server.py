@@ -1,4 +1,4 @@
-"""The process that workers are copied from. It imports for seconds, so it is started before anything else is."""
+"""The fork server, from which workers are copied. Its imports take seconds, so commands start it first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.cores import cores
+from anomalib_tiled.system.limits import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PRELOAD = "anomalib_tiled.training.preload"
-"""What processes import once for all of them."""
+"""Module that the fork server imports once for all workers."""
 
 GPU = Path("/dev/nvidiactl")
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Variable that keeps Python from importing from the working directory."""
+"""Environment variable that keeps Python from importing from the working directory."""
 
 KNOWS_SAFE_PATH = sys.version_info >= (3, 11)
 
 OURS = "anomalib-tiled"
-"""Value of the variable that says that nobody else has set it."""
+"""Value of that variable where this package has set it."""
 
 LOST = 3
-"""Exit status of a copy that cannot use the GPU."""
+"""Exit status of a copied process that cannot use the GPU."""
 
 PROCESSES = re.compile(r"\bprocesses['\"]?\s{0,9}[:= ]\s{0,9}(\d+|auto)")
-"""How the number of processes stands in a configuration or on a command line.
+"""The number of processes in a configuration or on a command line.
 
-Of blanks there are few, or finding out that no number follows would take a time that grows with their square.
+The number of blanks is limited, because matching many of them takes a time that grows with their square.
 """
 
 
 def process_context() -> BaseContext:
-    """Give a way to start processes that copies neither threads nor a GPU's state."""
+    """Give a start method that copies neither threads nor the state of a GPU."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -55,10 +55,10 @@ def process_context() -> BaseContext:
 
 
 def working_context() -> BaseContext:
-    """Give the same, but no copies where these could not use the GPU.
+    """Give `process_context`, but ``spawn`` where copied processes could not use the GPU.
 
-    Packages ask for GPUs while they are imported. Where NVML cannot answer, as for a part of a GPU (MIG) and in some
-    containers, PyTorch asks CUDA itself, and what is copied afterwards has lost it.
+    Packages query GPUs while they are imported. Where NVML does not work, as for a part of a GPU (MIG) and in some
+    containers, PyTorch initializes CUDA instead, and processes that are copied afterwards cannot use it.
     """
     import torch  # slow, and not needed to start
 
@@ -78,11 +78,11 @@ def _loses_gpu(context: BaseContext) -> bool:
 def _end_with_state_of_gpu() -> None:
     import torch
 
-    sys.exit(LOST if torch.cuda._is_in_bad_fork() else 0)  # noqa: SLF001  # there is no other way to ask
+    sys.exit(LOST if torch.cuda._is_in_bad_fork() else 0)  # noqa: SLF001  # there is no public way
 
 
-def start_copied_process() -> None:
-    """Have it import in the background what workers need."""
+def start_fork_server() -> None:
+    """Start the fork server, which imports in the background what workers need."""
     if process_context().get_start_method() == "forkserver":
         with _safe_path() if KNOWS_SAFE_PATH else _safe_folder(), _interrupted_later():
             forkserver.ensure_running()
@@ -92,31 +92,31 @@ def start_process(context: BaseContext, work: Callable[..., None], *arguments: o
     """Start a process that ends with this one.
 
     Args:
-        context: How.
-        work: What it does.
-        *arguments: With what.
+        context: How to start it.
+        work: Function that it calls.
+        *arguments: Arguments of the function.
     """
     process: BaseProcess = context.Process(target=_begin, args=(work, *arguments), daemon=True)  # type: ignore[attr-defined]
     if context.get_start_method() == "forkserver":
-        start_copied_process()
+        start_fork_server()
     with _safe_path(), _interrupted_later():
         process.start()
     return process
 
 
 def _begin(work: Callable[..., None], *arguments: object) -> None:
-    if os.environ.get(SAFE_PATH) == OURS:  # it is not for programs that the process starts
+    if os.environ.get(SAFE_PATH) == OURS:  # programs that the process starts must not inherit it
         del os.environ[SAFE_PATH]
     work(*arguments)
 
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Leave Ctrl-C to this process: one that starts meanwhile never hears of it, and would print where it was."""
+    """Keep Ctrl-C from a process that is just starting, which would print a traceback; this process gets it later."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # would let signals through if it were started below
+    resource_tracker.ensure_running()  # starting it below would unblock signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -126,7 +126,7 @@ def _interrupted_later() -> Iterator[None]:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Have Python programs that start meanwhile not import a ``random.py`` that lies in the working directory."""
+    """Keep Python programs that start meanwhile from importing, say, a ``random.py`` in the working directory."""
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = before or OURS
     try:
@@ -140,7 +140,7 @@ def _safe_path() -> Iterator[None]:
 
 @contextmanager
 def _safe_folder() -> Iterator[None]:
-    """Do the same where Python is too old to be told: what is started works in a folder that only the system fills."""
+    """Do the same for Python 3.10, which has no such variable: start processes in the root folder."""
     before = Path.cwd()
     os.chdir(os.sep)
     try:
@@ -150,33 +150,33 @@ def _safe_folder() -> Iterator[None]:
 
 
 LONGEST_CONFIGURATION = 2**20
-"""Characters that are read of a file: more than a configuration has."""
+"""Characters to read of a file: more than a configuration has."""
 
 
 def probably_needed(arguments: Sequence[str]) -> bool:
-    """Guess, without reading a configuration in full, whether tiles will be trained side by side.
+    """Guess, without parsing a configuration, whether several processes will train tiles.
 
-    A wrong guess costs a process that nobody uses, or some seconds in which others wait for it.
+    A wrong guess costs an unused process, or some seconds of waiting for the fork server.
 
     Args:
         arguments: Arguments of ``fit`` or ``train``.
     """
     if {"-h", "--help"} & set(arguments):
         return False
-    said = PROCESSES.findall(" ".join([*_files_named_by(arguments), *arguments]))
-    if not said or said[-1] == "auto":
+    numbers = PROCESSES.findall(" ".join([*_files_named_by(arguments), *arguments]))
+    if not numbers or numbers[-1] == "auto":
         return sys.platform == "linux" and cores() > 1 and not GPU.exists()
-    return said[-1].lstrip("0") not in {"", "1"}
+    return numbers[-1].lstrip("0") not in {"", "1"}
 
 
 def _files_named_by(arguments: Sequence[str]) -> list[str]:
-    """Give the contents of the configurations that arguments name; what cannot be read is complained of later."""
+    """Give the contents of the configurations that arguments name; the parser reports unreadable ones later."""
     contents = []
     for argument in " ".join(arguments).replace("=", " ").split():
         path = Path(argument)
         with suppress(OSError, ValueError):
             file = path / "config.yaml" if path.is_dir() else path
-            if file.is_file():  # a pipe can be read once, and that is not here
+            if file.is_file():  # not a pipe, which can be read only once
                 with file.open(encoding="utf-8") as opened:
                     contents.append(opened.read(LONGEST_CONFIGURATION))
     return contents

@@ -25,13 +25,13 @@ class Work:
     """What a process does in a folder.
 
     Args:
-        name: Name of its lock there.
-        said: What happens to the folder.
-        kept: What the process leaves if it is stopped.
+        name: Name of the lock.
+        description: What happens to the folder, for messages.
+        kept: What stays if the process is stopped, for messages.
     """
 
     name: str
-    said: str
+    description: str
     kept: str
 
     def lock(self, folder: Path) -> FileLock:
@@ -39,7 +39,7 @@ class Work:
         return FileLock(folder / f"{self.name}.lock", timeout=0)
 
     def holder(self, folder: Path) -> Path:
-        """Give the file that says who holds the lock."""
+        """Give the file that names the process that holds the lock."""
         return folder / f"{self.name}.lock.json"
 
 
@@ -49,21 +49,22 @@ PREDICTION = Work("predict", "is being predicted into", "what it has predicted i
 
 @contextmanager
 def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
-    """Keep every other process from working in a folder; the system lets go when this process ends, however it ends.
+    """Keep every other process from working in a folder; the system frees the lock when this process ends.
 
     Args:
         folder: The folder, such as that of a run.
-        work: What is done there.
+        work: What this process does there.
 
     Raises:
-        RunFolderError: Another process works in it.
+        RunFolderError: Another process works in the folder.
     """
     holder, lock = work.holder(folder), work.lock(folder)
     try:
         with storage_errors(folder):
             lock.acquire()
     except Timeout as error:
-        message = f"{folder} {work.said} by {_described(holder)}. Wait until it has finished, or stop it; {work.kept}."
+        process = _described(holder)
+        message = f"{folder} {work.description} by {process}. Wait until it has finished, or stop it; {work.kept}."
         raise RunFolderError(message) from error
     try:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -75,11 +76,11 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
 
 
 def is_deserted(folder: Path) -> bool:
-    """Whether nobody works in a folder any more that somebody has locked.
+    """Whether the process that had locked a folder has ended.
 
     Args:
-        folder: The folder. One that was locked on another machine, whose locks may not reach this one, counts as used
-            until nobody has written to it for a day.
+        folder: The folder. Locks of other machines may be invisible here, so a folder that was locked on one counts as
+            used until nothing in it has changed for a day.
     """
     with suppress(RunFolderError, KeyError):
         host = read_json(FIT.holder(folder))["host"]
@@ -96,5 +97,5 @@ def _described(holder: Path) -> str:
     try:
         content = read_json(holder)
         return f"process {content['process']} on {content['host']} since {content['since']}"
-    except (RunFolderError, KeyError):  # it has the lock, and has not said yet who it is
+    except (RunFolderError, KeyError):  # it has the lock, but has not written its name yet
         return "another process"

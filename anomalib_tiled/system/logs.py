@@ -1,4 +1,4 @@
-"""Logs: what other packages say goes into files, not on the screen."""
+"""Logs: messages of other packages go into files, not on the screen."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 CONTINUED = "\n  | "
-"""Before each line of a record but the first, so that nothing that is logged passes for a record of its own."""
+"""Begins each further line of a record, so that no logged text looks like a record of its own."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that a terminal, or a reader of lines, may take for a command."""
+"""Characters that a terminal or a reader of lines may interpret."""
 
 TALKATIVE = (
     "lightning",
@@ -44,21 +44,21 @@ TALKATIVE = (
     "huggingface_hub",
     "py.warnings",
 )
-"""Loggers that print to the screen by themselves, or do not pass on what they are told."""
+"""Loggers that print to the screen, or do not pass their records to the root logger."""
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write everything that is logged, warned of or printed meanwhile to a file.
+    """Write all log records, warnings and prints meanwhile to a file.
 
-    Of an error that the user can mend, or of the system, the command prints the message alone; its causes stand here,
-    with tracebacks.
+    The screen shows only the message of an error that the user can fix, or of the system; the log has its causes, with
+    tracebacks.
 
     Args:
-        path: The log; what is there already is kept.
+        path: The log; new records are appended.
 
     Raises:
-        StorageError: It cannot be written, or is a link.
+        StorageError: The log cannot be written, or is a link.
     """
     with ExitStack() as stack:
         with storage_errors(path):
@@ -76,35 +76,35 @@ def log_to(path: Path) -> Iterator[None]:
         try:
             yield
         except TiledError as error:
-            if error.__cause__ is not None and error not in handler.told:
-                logger.exception("What follows ended the command; first its cause.")
+            if error.__cause__ is not None and error not in handler.logged:
+                logger.exception("This error ended the command; its cause comes first.")
             raise
         except OSError:
-            logger.exception("What follows ended the command.")
+            logger.exception("This error ended the command.")
             raise
 
 
 def _opened(path: Path) -> TextIO:
-    """Open a log to add to it. A link in a folder from elsewhere could make that any file of the user.
+    """Open a log for appending, unless a link in a run folder from elsewhere leads to another file of the user.
 
     Raises:
-        StorageError: It is a link, or its folder is one that leads out of where it lies.
+        StorageError: The log is a link, or its folder is a link that leads out of the run.
     """
     link = path if path.is_symlink() else path.parent if leads_out(path.parent) else None
     if link is not None:
-        message = f"{link} must not be a link, because {link.readlink()} would be written to. Remove the link."
+        message = f"{link} must not be a link, but leads to {link.readlink()}. Remove the link."
         raise StorageError(message)
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_not_following)
 
 
 def _not_following(path: str, flags: int) -> int:
-    """Open a file unless it has become a link meanwhile, where the system can refuse that."""
+    """Open a file unless it has become a link meanwhile, where the system supports that."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 class _Handler(TextHandler):
-    """Writes records to a stream, one after the other, whatever they consist of.
+    """Writes records of any content to a stream.
 
     Args:
         stream: The stream.
@@ -113,11 +113,11 @@ class _Handler(TextHandler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self.setFormatter(logging.Formatter(FORMAT))
-        self.told: WeakSet[TiledError] = WeakSet()
+        self.logged: WeakSet[TiledError] = WeakSet()
         self._failure: OSError | None = None
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """Go on without a record that cannot be written; anything else is shown as logging shows it."""
+        """Drop a record that cannot be written; show other errors as logging does."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             self._failure = error
@@ -125,7 +125,7 @@ class _Handler(TextHandler):
             super().handleError(record)
 
     def end(self, path: Path) -> None:
-        """Close the stream; say once on the screen if records were lost, which mostly means that the disk is full.
+        """Close the stream; say once on the screen if records were lost, mostly because the disk is full.
 
         Args:
             path: The log.
@@ -135,16 +135,16 @@ class _Handler(TextHandler):
         except OSError as error:
             self._failure = error
         if self._failure is not None:
-            print(f"warning: {path} lacks lines: {self._failure}", file=sys.stderr)  # noqa: T201  # nowhere else to say it
+            print(f"warning: {path} lacks lines: {self._failure}", file=sys.stderr)  # noqa: T201  # the log itself fails
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, and remember the error that it tells of."""
+        """Write a record, and remember the error that it reports."""
         if record.exc_info and isinstance(record.exc_info[1], TiledError):
-            self.told.add(record.exc_info[1])
+            self.logged.add(record.exc_info[1])
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give a record as text in which only its own first line begins as records do."""
+        """Give a record as text; its further lines begin differently from records."""
         text = super().format(record).replace("\r\n", "\n").rstrip("\n")
         return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", CONTINUED)
 
@@ -165,7 +165,7 @@ def _only(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
 
 
 def _loggers() -> list[logging.Logger]:
-    """Give the root logger and those that do not pass their records on to it."""
+    """Give the root logger and those that do not pass their records to it."""
     return [logging.getLogger(), *(logging.getLogger(name) for name in TALKATIVE)]
 
 
@@ -184,5 +184,5 @@ class _Printed(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Log the last line, which nobody has ended."""
+        """Log the last line, which has no line end."""
         self.write("\n")

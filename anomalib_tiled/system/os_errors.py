@@ -1,4 +1,4 @@
-"""What the operating system refuses, as errors that say what to do: the one place that knows its numbers."""
+"""Errors of the operating system as errors that say what to do; the one place that knows their numbers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 CHANGE_PERMISSIONS = "Change its permissions, or those of the folders that it lies in."
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Numbers of a disk that is full, and of a quota that is used up."""
+"""Error numbers of a full disk and of a used-up quota."""
 
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-"""Numbers of what permissions, or a disk that is write-protected, do not allow."""
+"""Error numbers of missing permissions and of a write-protected disk."""
 
 IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
-"""Numbers of a file where a folder belongs, or the other way round."""
+"""Error numbers of a file where a folder belongs, or the other way round."""
 
 PARTLY_WRITTEN = re.compile(r"\d+ requested and \d+ written")
-"""What NumPy says in an error without a number if the system takes only some of what it writes."""
+"""Message of NumPy's error, which has no number, when the system writes only some of the bytes."""
 
 ZERO_BYTE = re.compile(r"embedded null (?:byte|character)")
-"""What Python says in a ``ValueError`` of a path that no system has."""
+"""Message of Python's ``ValueError`` for a path with a zero byte."""
 
 ADVICE: Mapping[int | None, str] = {
-    **dict.fromkeys(FULL, "Make room, then go on."),
+    **dict.fromkeys(FULL, "Make room, then resume."),
     **dict.fromkeys(FORBIDDEN, CHANGE_PERMISSIONS),
     errno.EFBIG: "Raise the limit for the size of files (`ulimit -f`), or use a disk that takes files of this size.",
     errno.ENAMETOOLONG: "Shorten the name, or use a folder with a shorter path.",
@@ -39,35 +39,35 @@ ADVICE: Mapping[int | None, str] = {
     errno.ELOOP: "Remove the link, or those that lead in a circle.",
     errno.ENOMEM: "Close other programs, or use a machine with more memory.",
 }
-"""What to do about a number, whether something is read or written."""
+"""What to do about an error number, for reading and for writing."""
 
-TO_READ = "Restore it, or see to its disk."
-"""What to do about any other number where something is read."""
+TO_READ = "Restore it, or check its disk."
+"""What to do about any other error while reading."""
 
 TO_WRITE = "Change its permissions or choose another folder."
-"""What to do about a number of `FORBIDDEN` where something is written."""
+"""What to do about an error of `FORBIDDEN` while writing."""
 
-ELSEWHERE = "See to its disk, or choose another folder."
-"""What to do about any other number where something is written."""
+ELSEWHERE = "Check its disk, or choose another folder."
+"""What to do about any other error while writing."""
 
 
 def is_of_system(error: BaseException) -> bool:
-    """Whether the operating system has refused something: an error with a number, a short write, or a zero byte."""
+    """Whether an error comes from the operating system: it has a number, or is a short write or a zero byte."""
     if isinstance(error, OSError):
         return error.errno is not None or _is_short(error)
     return isinstance(error, ValueError) and bool(ZERO_BYTE.search(str(error)))
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether there was no room: a disk or quota is full, a file has become too large, or a write was cut short."""
+    """Whether there was no room: the disk or quota is full, the file is too large, or a write was cut short."""
     return isinstance(error, OSError) and (error.errno in {*FULL, errno.EFBIG} or _is_short(error))
 
 
 def refusal(error: BaseException) -> str:
-    """Say what the system refuses and what to do, where nobody has said yet what it was for.
+    """Say what the system refused and what to do, for an error that no other code has explained.
 
     Args:
-        error: A refusal of the operating system.
+        error: An error of the operating system.
     """
     named = getattr(error, "filename", None)
     name = named.decode(errors="backslashreplace") if isinstance(named, bytes) else named
@@ -77,13 +77,13 @@ def refusal(error: BaseException) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Say what to do if a file of a run, or a folder that it lies in, cannot be looked at meanwhile.
+    """Turn errors while reading a file of a run into one that says what to do.
 
     Args:
         path: The file.
 
     Raises:
-        RunFolderError: It must not be read, or cannot be.
+        RunFolderError: The file cannot be read.
     """
     try:
         yield
@@ -96,13 +96,13 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Say what to do if something cannot be written meanwhile.
+    """Turn errors while writing into one that says what to do.
 
     Args:
-        path: What is being written. Where the system names a file that lies elsewhere, the message names that one.
+        path: The file or folder. Where the system names a file elsewhere, the message names that one.
 
     Raises:
-        StorageError: The disk is full, or the system refuses to write for any other reason.
+        StorageError: The disk is full, or the system refuses to write for another reason.
     """
     try:
         with full_disk(path):
@@ -119,13 +119,13 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
-    """Say what to do if there is no room for something meanwhile; all other errors stay as they are.
+    """Turn errors of a full disk into one that says what to do; all other errors stay unchanged.
 
     Args:
-        path: What is being written.
+        path: The file or folder.
 
     Raises:
-        StorageError: The disk is full, the quota is used up, or the file has become larger than a file may be.
+        StorageError: The disk is full, the quota is used up, or the file is larger than the system allows.
     """
     try:
         yield
@@ -135,7 +135,7 @@ def full_disk(path: Path) -> Iterator[None]:
         if error.errno in FULL:
             message = f"No space left on the disk while writing {path}. {ADVICE[errno.ENOSPC]}"
         else:
-            message = f"{path} could be written in part only: {_reason(error)}. {ADVICE[errno.EFBIG]}"
+            message = f"Only a part of {path} could be written: {_reason(error)}. {ADVICE[errno.EFBIG]}"
             if _is_short(error):
                 message = f"{message} Or the disk is full: {ADVICE[errno.ENOSPC].lower()}"
         raise StorageError(message) from error
@@ -157,7 +157,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _culprit(error: BaseException, path: Path) -> Path:
-    """Give the file that the system names, unless it is what is written, or lies in, beside or above that."""
+    """Give the file that the system names, unless it is in, beside or above the path."""
     named = getattr(error, "filename", None)
     if not isinstance(named, str) or not named:
         return path

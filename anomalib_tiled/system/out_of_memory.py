@@ -1,4 +1,4 @@
-"""A lack of memory, in whatever words it is told, as an error that says what to do."""
+"""Turns every error that means a lack of memory into one that says what to do."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ SIGNS = (
     "cannot allocate memory",
     "alloc_failed",
 )
-"""How allocators of PyTorch say in a plain ``RuntimeError`` that there is no more, in small letters."""
+"""Words of PyTorch's allocators in a plain ``RuntimeError`` when memory runs out, in small letters."""
 
 ON_GPU = re.compile(r"\b(cuda|cublas|cudnn|hip|mps|xpu)", re.IGNORECASE)
-"""Names in such a message of what runs on a GPU."""
+"""Names in such a message that mean a GPU."""
 
 MACHINE = "the machine"
 
 LOWER_THE_BUDGET = "Lower memory_budget in the config.yaml of the run (null is a share of what is free)"
-"""The beginning of what to do about it where images are predicted."""
+"""Beginning of the advice where images are predicted."""
 
 
 def out_of_memory(error: BaseException, advice: str) -> OutOfMemoryError | None:
-    """Say what to do about an error that comes from a lack of memory.
+    """Turn an error that comes from a lack of memory into one that says what to do.
 
     Args:
-        error: What was raised.
+        error: The error.
         advice: What to do; a sentence.
 
     Returns:
-        An error that says whose memory ran out, and which settings to lower; ``None`` if it was not memory. It does not
-        hold on to the given one, which keeps the model in memory that failed.
+        An error that says which memory ran out, and what to do; ``None`` if the cause was something else. It does not
+        refer to the given error, which would keep the failed model in memory.
     """
     if (origin := lack_of_memory(error)) is None:
         return None
@@ -64,7 +64,7 @@ def lack_of_memory(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def advising_on_memory(advice: str) -> Iterator[None]:
-    """Say what to do if memory runs out meanwhile; all other errors stay as they are.
+    """Say what to do if memory runs out meanwhile; all other errors stay unchanged.
 
     Args:
         advice: What to do; a sentence.

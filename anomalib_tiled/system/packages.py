@@ -1,4 +1,4 @@
-"""Which installed package a class comes from."""
+"""The installed package that a class comes from."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Origin:
     """A package and its version.
 
     Args:
-        package: Name that pip knows it by; ``None`` for a module that belongs to no installed package.
-        version: Its version; ``None`` likewise.
+        package: Its name for pip; ``None`` for a module that belongs to no installed package.
+        version: Its version; ``None`` for such a module.
     """
 
     package: str | None
     version: str | None
 
     def __str__(self) -> str:
-        """Name and version, as a sentence takes them."""
+        """Name and version, for messages."""
         return "no installed package" if self.package is None else f"{self.package} {self.version}"
 
 
@@ -48,15 +48,15 @@ def origin_of(class_path: str) -> Origin:
     for entry in entry_points(group=GROUP):  # an editable install lists no modules, but its entry point names one
         if entry.dist is not None and entry.module.partition(".")[0] == top:
             return Origin(entry.dist.name, entry.dist.version)
-    if (version := version_of(top)) is not None:  # mostly the package is called as its module
+    if (version := version_of(top)) is not None:  # mostly package and module have the same name
         return Origin(top, version)
-    for package in packages_distributions().get(top, ()):  # reads what every package has installed
+    for package in packages_distributions().get(top, ()):  # slow: reads the files of every package
         return Origin(package, version_of(package))
     return Origin(None, None)
 
 
 def code_of(class_path: str) -> list[str]:
-    """Name the code that a model of a class predicts with: versions of packages, or a checksum of its module.
+    """Identify the code that a model predicts with: versions of packages, or a checksum of its module.
 
     Args:
         class_path: Dotted path of the class.
@@ -79,35 +79,35 @@ def version_of(package: str) -> str | None:
 
 
 def is_dotted(path: str) -> bool:
-    """Whether a path may be that of a class or module; ``import_module`` would take ``ev-il`` too."""
+    """Whether a text can be the dotted path of a class or module; ``import_module`` accepts ``ev-il`` too."""
     return all(part.isidentifier() for part in path.split("."))
 
 
 def refuse_code_in(folder: Path, configuration: object) -> None:
-    """Refuse a configuration that leads into the folder that it was read from: to a module, or to more configuration.
+    """Refuse a configuration that names code, or more configuration, in its own folder.
 
-    Python finds such a module if the folder, or one above it, is the working directory or in ``PYTHONPATH``. Nothing is
-    imported here.
+    Python finds a module there if the folder, or one above it, is the working directory or in ``PYTHONPATH``. The check
+    imports nothing.
 
     Args:
         folder: The folder.
-        configuration: What a file of it holds.
+        configuration: Content of a file in it.
 
     Raises:
-        ConfigurationError: It does.
+        ConfigurationError: The configuration leads into the folder.
     """
     folder = folder.resolve()
     for text in _texts(configuration):
         if any(_passes_through(folder, place) for place in _places(text)):
-            message = f"classes must come from installed packages, but {text} lies in the run folder itself"
+            message = f"classes must come from installed packages, but {text} is in the run folder itself"
             raise ConfigurationError(message)
 
 
 def _texts(configuration: object) -> Iterator[str]:
-    """Give all texts of a configuration, and what is in those that are YAML themselves: jsonargparse reads them."""
+    """Give all texts of a configuration, and the texts in those that are YAML themselves: jsonargparse reads them."""
     values, seen = [configuration], set[int]()
-    for value in values:  # which grows meanwhile
-        if id(value) in seen:  # YAML may name a part again and again, and within itself
+    for value in values:  # the list grows meanwhile
+        if id(value) in seen:  # YAML aliases may repeat a part, also within itself
             continue
         seen.add(id(value))
         if isinstance(value, Mapping):
@@ -131,8 +131,8 @@ def _within(text: str) -> list[object]:
 
 
 def _places(text: str) -> Iterator[Path]:
-    """Give the files and folders that a text may lead to: as the name of a file, or step by step as a dotted path."""
-    if os.path.isfile(file := os.path.expanduser(text)):  # noqa: PTH111, PTH113  # raises nothing, whatever the text
+    """Give the files and folders that a text may name, as a file name or step by step as a dotted path."""
+    if os.path.isfile(file := os.path.expanduser(text)):  # noqa: PTH111, PTH113  # raises no error for any text
         yield Path(file).absolute()
     first, *rest = text.split(".")
     places = _places_of(first) if first and rest else []  # nothing imports what has no dot
@@ -143,13 +143,13 @@ def _places(text: str) -> Iterator[Path]:
 
 
 def _places_of(package: str) -> list[Path]:
-    """Give all places that a package, or a module that is none, may be taken from."""
+    """Give all places that Python may import a package or top-level module from."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
         spec = None
     found = [] if os.sep in package else [os.path.join(entry, package) for entry in sys.path]  # noqa: PTH118
-    # Packages may add folders of their name to themselves. Path.is_dir raises where a folder must not be looked into.
+    # Packages may extend themselves by folders of their name. Path.is_dir raises an error without permission.
     places = [place for place in found if os.path.isdir(place)]  # noqa: PTH112
     if spec is not None:
         own = [spec.origin] if spec.has_location and spec.origin else []
@@ -159,7 +159,7 @@ def _places_of(package: str) -> list[Path]:
 
 
 def _passes_through(folder: Path, place: Path) -> bool:
-    """Whether a file lies in a folder, or what leads to it does, links followed."""
+    """Whether a file, or a folder or link on the way to it, is in a folder."""
     try:
         return any(step.resolve().is_relative_to(folder) for step in (place, *place.parents))
     except (OSError, ValueError, RuntimeError):  # there is no such file

@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def absolute(path: str | Path) -> Path:
-    """Give an absolute path without ``..`` that leads to the same file, otherwise as it was typed.
+    """Give an absolute path without ``..`` that leads to the same file.
 
-    Links stay as they are: only one that is left by ``..`` is followed, because ``link/..`` is where it leads to.
+    Links stay, except before ``..``: ``link/..`` is the parent of the folder that the link leads to.
 
     Args:
-        path: May begin with ``~``. Nothing needs to exist.
+        path: May begin with ``~``, and need not exist.
     """
-    typed = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser fails where nobody has the name
+    typed = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser fails for unknown users
     if ".." not in typed.parts:
         return typed
     plain = Path(typed.anchor)

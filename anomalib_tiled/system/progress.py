@@ -1,4 +1,4 @@
-"""Progress bars on the terminal; where there is none, silence, or a line every so often."""
+"""Progress bars on a terminal; elsewhere silence, or a line now and then."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10
-"""Time between two lines about the progress where there is no terminal."""
+"""Time between two progress lines where there is no terminal."""
 
 
 class SpeedColumn(ProgressColumn):
-    """How many of something are done in a second.
+    """Speed, such as images per second.
 
     Args:
-        unit: What is done, such as ``images``.
+        unit: What is counted, such as ``images``.
     """
 
     def __init__(self, unit: str) -> None:
@@ -53,10 +53,10 @@ class SpeedColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(unit: str | None = None) -> Iterator[Progress]:
-    """Open a bar on the process's own standard error: what redirects ``sys.stderr`` into a log does not silence it.
+    """Open a bar on the process's own standard error, so that redirecting ``sys.stderr`` into a log keeps it visible.
 
     Args:
-        unit: What is done, if it shall be shown how many of it are done in a second.
+        unit: What is counted, to show the speed; ``None`` for no speed.
     """
     console = Console(file=sys.__stderr__)
     columns = (
@@ -76,9 +76,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """Yield the items and show how many are done and how much time is left.
 
     Args:
-        items: What is to be worked on.
-        description: What is being done, for example ``Reading images``.
-        total: Number of items; asked of the items themselves if left out.
+        items: The items.
+        description: The work, for example ``Reading images``.
+        total: Number of items; ``None`` for their length, if they have one.
 
     Yields:
         The items, one by one.
@@ -89,31 +89,31 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 @contextmanager
 def steps(description: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Tell of steps that are done, and of the time that is left: by a bar on a terminal, by lines where there is none.
+    """Show finished steps and the time that is left: as a bar on a terminal, as lines elsewhere.
 
     Each step is logged, too.
 
     Args:
-        description: What is being done, for example ``Exporting``.
+        description: The work, for example ``Exporting``.
         total: Number of steps.
 
     Yields:
-        What is to be called after each step, with what was done.
+        Function to call after each step, with the name of the step.
     """
-    started = told = monotonic()
+    started = printed = monotonic()
     done = 0
     with progress_bar() as progress:
         task = progress.add_task(description, total=total)
 
         def step(what: str) -> None:
-            nonlocal done, told
+            nonlocal done, printed
             done, now = done + 1, monotonic()
             left = (now - started) / done * (total - done)
             line = f"{description}: {what} done, {done} of {total} steps, about {left:.0f} s left"
             logger.info("%s", line)
             progress.update(task, completed=done)
-            if progress.disable and now - told >= SECONDS_BETWEEN_LINES:
-                told = now
+            if progress.disable and now - printed >= SECONDS_BETWEEN_LINES:
+                printed = now
                 print(line, file=sys.__stderr__, flush=True)  # a line instead of a bar
 
         yield step

@@ -1,4 +1,4 @@
-"""Folders for what is half done, which nobody mistakes for something finished."""
+"""Temporary folders for half-finished results."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK = "lock"
-"""File in a working folder that its process holds locked."""
+"""File in a temporary folder that its process keeps locked."""
 
 
 @contextmanager
 def working_folder(parent: Path, prefix: str = ".") -> Iterator[Path]:
-    """Give an empty folder, and remove it in the end; remove those of processes that have been killed.
+    """Give an empty folder, and remove it in the end; also remove those of killed processes.
 
     Args:
-        parent: Folder that it lies in.
-        prefix: Beginning of its name, and of the names of those that are removed.
+        parent: Folder to make it in.
+        prefix: Beginning of the names of all such folders.
     """
     for left in parent.glob(f"{prefix}*"):
         with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):

@@ -1,4 +1,4 @@
-"""The system asks a command to end, as ``kill``, a job queue or a shutdown do: it ends as after Ctrl-C."""
+"""Ends a command on SIGTERM, which ``kill``, job queues and shutdowns send, as on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come. Whoever cleans up, or says how to go on, after Ctrl-C does so now."""
+    """SIGTERM has come. Code that cleans up, or says how to resume, after Ctrl-C does so now too."""
 
 
 @contextmanager
 def raised_when_terminated() -> Iterator[None]:
-    """Have SIGTERM raise what Ctrl-C does; a second one ends the process at once.
+    """Turn SIGTERM into an error like that of Ctrl-C; a second one ends the process at once.
 
-    Whoever has set up something of his own for it keeps that.
+    A handler that another program has set for SIGTERM stays.
 
     Raises:
-        Terminated: It has come.
+        Terminated: SIGTERM has come.
     """
     if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -101,7 +101,7 @@ def learn(
 
 def _keep(run: Run, observed: Observed) -> None:
     ValidationScores.of(observed, run.settings.calibration_hash).write(run.folder.validation_scores_file)
-    run.folder.seal(run.folder.validation_scores_file)
+    run.folder.note_checksum(run.folder.validation_scores_file)
 
 
 def keep_calibration(run: Run, calibration: Calibration) -> None:
@@ -116,7 +116,7 @@ def keep_calibration(run: Run, calibration: Calibration) -> None:
     if _decides(json.loads(json.dumps(content))) != _decides(_before(path)):
         remove_results(run.folder.path)
     write_json(path, content)
-    run.folder.seal(path)
+    run.folder.note_checksum(path)
 
 
 def _before(path: Path) -> dict[str, object]:

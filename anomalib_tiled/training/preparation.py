@@ -119,7 +119,7 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
         write_json(folder.origins_file, origins_of(settings))
         generated = "synthetic"
         keep_generated(split, datamodule, folder.path / generated, final / generated).write(folder.split_file)
-        folder.seal(folder.split_file)
+        folder.note_checksum(folder.split_file)
 
     def check(folder: RunFolder) -> None:
         _read_images(folder)

@@ -151,7 +151,7 @@ def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
     """
     images, folder = run.calibration_images(), run.folder.predictions
     if _tile_by_tile(images) and _stays(run, images, folder) and _room(images, folder) >= len(images.samples):
-        _kept(run, images, folder).write(tile, run.folder.seal_of(tile), _predicted_tiles(run, tile, model, images))
+        _kept(run, images, folder).write(tile, run.folder.checksum_of(tile), _predicted_tiles(run, tile, model, images))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class PredictTile:
             try:
                 model = self._models.model(tile, self._device_of(device))
                 predicted = _predicted_tiles(self.run, tile, model, self.images)
-                self.predictions.write(tile, self.run.folder.seal_of(tile), predicted)
+                self.predictions.write(tile, self.run.folder.checksum_of(tile), predicted)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
                 if (known := out_of_memory(error, LESS_MEMORY)) is not None:
@@ -257,7 +257,7 @@ def _kept(run: Run, images: Images, folder: Path) -> TilePredictions:
 def _fingerprint(run: Run, images: Images) -> str:
     """Name images as they are in the cache, the code that predicts them, and what it reads beside a checkpoint."""
     cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
-    code = [code_of(run.settings.model.class_path), run.settings.training_hash, run.folder.seals_of_shared()]
+    code = [code_of(run.settings.model.class_path), run.settings.training_hash, run.folder.shared_checksums()]
     content = [cache, [str(sample.image_path) for sample in images.samples], *code]
     return sha256(json.dumps(content).encode()).hexdigest()
 
@@ -281,7 +281,9 @@ def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images,
 
 def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
     """List the tiles that are not predicted with their checkpoints."""
-    return [tile for tile in run.grid.tiles if not predictions.find(tile, run.folder.seal_of(tile), compare=compare)]
+    return [
+        tile for tile in run.grid.tiles if not predictions.find(tile, run.folder.checksum_of(tile), compare=compare)
+    ]
 
 
 def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log: Path) -> None:

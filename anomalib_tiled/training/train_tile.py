@@ -119,11 +119,11 @@ def _fit(run: Run, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> 
         _try_out(run, tile, model, data)
     checkpoint = sharing.stripped(_trained(engine.trainer, model, callbacks))
     with replacing(path := run.folder.checkpoint(tile)) as temporary:
-        seal = write_tensors(checkpoint, temporary)
+        checksum = write_tensors(checkpoint, temporary)
         run.folder.forget(tile)  # what it was before, if it is trained again
     epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
-    facts = seconds, epochs, run.settings.training_hash, seal, path.stat().st_mtime_ns, images
+    facts = seconds, epochs, run.settings.training_hash, checksum, path.stat().st_mtime_ns, images
     run.folder.write_record(tile, TileRecord(*facts, torch.get_num_threads()))
     if run.keeps_to_its_state and not any(map(_has_chosen, callbacks)):
         _predict(run, tile, model, engine.trainer.strategy.root_device)

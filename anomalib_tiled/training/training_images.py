@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from anomalib_tiled.data.images import naming
+from anomalib_tiled.data.images import errors_naming_file
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.progress import track
 
@@ -43,12 +43,12 @@ class SeenImage(NamedTuple):
         Raises:
             DataError: It is missing, or cannot be read.
         """
-        with naming(path):
+        with errors_naming_file(path):
             status = path.stat()
             if before is not None and (before.size, before.modified) == (status.st_size, status.st_mtime_ns):
                 return before
             try:
-                return cls(status.st_size, status.st_mtime_ns, Seal.of(path).sha256)
+                return cls(status.st_size, status.st_mtime_ns, Checksum.of(path).sha256)
             except RunFolderError as error:  # it is no file of the run
                 raise (error.__cause__ or error) from None
 

@@ -10,9 +10,8 @@ import torch
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.contracts import naming_stage
 from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
-from anomalib_tiled.system.cores import cores
-from anomalib_tiled.system.fork_server import start_copied_process
-from anomalib_tiled.system.free_memory import available_memory
+from anomalib_tiled.system.fork_server import start_fork_server
+from anomalib_tiled.system.limits import available_memory, cores
 from anomalib_tiled.training.worker import Place
 from anomalib_tiled.training.worker_pool import train_side_by_side
 
@@ -80,7 +79,7 @@ class LocalWorkers(Workers):
             )
             raise ConfigurationError(message)
         if len(self._places()) > 1:
-            start_copied_process()
+            start_fork_server()
 
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""

@@ -134,9 +134,9 @@ def printed_to(output: str, command: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", ["print(1)", "print(1, flush=True)"])
 def test_a_full_output_is_two_and_no_traceback(command: str) -> None:
-    expected = "error: Standard output: No space left on device. Make room, then go on.\n"
+    expected = "error: Standard output: No space left on device. Make room, then resume.\n"
     assert printed_to(">/dev/full", command) == (2, expected)
-    expected = "error: No space left on device. Make room, then go on.\n"
+    expected = "error: No space left on device. Make room, then resume.\n"
     assert printed_to(">/dev/full", "print('a' * 10 ** 6)") == (2, expected), "nothing is held back that would tell"
 
 

@@ -18,7 +18,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.grid import Size
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 SIZE = (112, 150)
 DEFECT = 14
@@ -132,9 +132,9 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def checkpoints() -> Callable[[Path], dict[str, Seal]]:
+def checkpoints() -> Callable[[Path], dict[str, Checksum]]:
     """Say what the checkpoints of a run are like, by their names."""
-    return lambda run: {path.name: Seal.of(path) for path in (run / "tiles").glob("*.ckpt")}
+    return lambda run: {path.name: Checksum.of(path) for path in (run / "tiles").glob("*.ckpt")}
 
 
 @pytest.fixture(scope="module")

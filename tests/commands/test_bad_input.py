@@ -229,7 +229,9 @@ def test_run_of_another_configuration(
     assert main(["fit", "--config", str(configuration), "--ckpt_dir", str(finished_run)]) == 2
     message = capsys.readouterr().err
     assert "was made with another configuration: tiling.stride is [40, 56], not [64, 72]. Leave the argument" in message
-    assert "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, metrics, " in message
+    assert (
+        "A run takes other merging, scoring, seam_smoothing, normalization, thresholding, workers, metrics, " in message
+    )
     assert (finished_run / "config.yaml").read_text() == before
 
 
@@ -247,7 +249,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fitted: list[RunFolder] = []
-    monkeypatch.setattr(pipeline, "fit", lambda folder, *_: fitted.append(folder) or Calibration())
+    monkeypatch.setattr(pipeline, "fit", lambda folder, *_, **__: fitted.append(folder) or Calibration())
     none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
     configuration = str(configure(**none, data__init_args__val_split_mode="none"))
@@ -342,7 +344,7 @@ DEEP = "[" * 101 + "]" * 101
         (f"more: [{'1, ' * 2000}]", "configuration.yaml may hold 2000 values, each counted as often as it is used,"),
         (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
         (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
-        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' stands in line "),
+        ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' is in line "),
     ],
 )
 def test_a_configuration_beyond_bounds(
@@ -360,7 +362,7 @@ def test_a_configuration_beyond_bounds(
         ([f"--model.layers={DEEP}"], "--model.layers may nest 100 levels deep, but nests deeper."),
         (
             ["--config", "{a: 1, a: 2}"],
-            "--config must hold each setting once, but 'a' stands in line 1 and again in line",
+            "--config must hold each setting once, but 'a' is in line 1 and again in line",
         ),
         (["--scoring", "{class_path: Max, class_path: Mean}"], "must hold each setting once, but 'class_path' stands"),
         (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),
@@ -411,7 +413,7 @@ def test_a_run_beyond_bounds(
     shutil.copytree(finished_run, run := tmp_path / "run")
     (run / name).write_text(content)
     if name not in {"config.yaml", "seals.json", "origins.json", "tiles/r00_c00.json"}:
-        RunFolder(run).seal(run / name)
+        RunFolder(run).note_checksum(run / name)
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     said = capsys.readouterr().err
     assert f"{run / name}" in said

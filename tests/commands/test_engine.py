@@ -10,14 +10,14 @@ import torch
 from anomalib.data import AnomalibDataModule, InferenceBatch
 from anomalib.engine import Engine
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.runs.run_folder import RunFolder
 
 
 @pytest.fixture
 def ensemble(finished_run: Path) -> TiledEnsemble:
-    return Run.open(RunFolder.open(finished_run)).calibrated_ensemble()
+    return TiledEnsemble.load(finished_run)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_the_example_is_installed_used_and_missed(
 ) -> None:
     command = ("-m", "anomalib_tiled")
     listed = run(*command, "plugins", packages=installed)
-    for line in ("seam_smoothing │ MedianSeams", "thresholding   │ MedianDeviation", "is told        │ run_tested"):
+    for line in ("seam_smoothing │ MedianSeams", "thresholding   │ MedianDeviation", "hook           │ run_tested"):
         assert any(line in row and "anomalib-tiled-factory 1.0.0" in row for row in listed.stdout.splitlines()), line
 
     journal = tmp_path / "journal.jsonl"

@@ -22,7 +22,7 @@ from anomalib_tiled.data.images import read_image
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Size, Tile
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 BLOCKED = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
 NEEDED = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
@@ -223,8 +223,8 @@ def check_manifest(output: Path, finished_run: Path, form: str) -> None:
     assert manifest["checked"]["real_images"] == 2
     assert manifest["checked"]["largest_difference"] < 1e-4
     assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
-    for name, seal in manifest["files"].items():
-        assert Seal(**seal) == Seal.of(output / name)
+    for name, checksum in manifest["files"].items():
+        assert Checksum(**checksum) == Checksum.of(output / name)
 
 
 @pytest.mark.parametrize(

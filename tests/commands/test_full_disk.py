@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     configure: Callable[..., Path],
     small_disk: Callable[[int], Path],
     finished_run: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     [shared] = (finished_run / "tiles").glob("shared-*.ckpt")

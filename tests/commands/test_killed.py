@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 KILLS = 6
 PATIENCE = 120.0
@@ -44,7 +44,7 @@ def wait_for_tiles(program: subprocess.Popen[bytes], runs: Path, number: int) ->
 def test_nothing_is_lost(
     configure: Callable[..., Path],
     finished_run: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     tmp_path: Path,
     seed: int,
 ) -> None:

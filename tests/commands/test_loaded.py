@@ -181,7 +181,7 @@ def test_an_altered_checkpoint_is_told_when_it_is_loaded(finished_run: Path, tmp
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"r01_c01\.ckpt was altered after it was finished"):
+    with pytest.raises(RunFolderError, match=r"r01_c01\.ckpt was changed after it was finished"):
         TiledEnsemble.load(tmp_path / "run")
 
 

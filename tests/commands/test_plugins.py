@@ -174,9 +174,12 @@ BROKEN = {
     ),
     "gives another kind": (
         FACTORY.replace("return [Bilateral]", "return [Lowest]"),
-        "register_seam_smoothers must give classes that are a SeamSmoother, but gives <class",
+        "register_seam_smoothers must return subclasses of SeamSmoother, but returns <class",
     ),
-    "lacks a method": (FACTORY.replace("def smooth(", "def smoothe("), "gives Bilateral, which lacks what a"),
+    "lacks a method": (
+        FACTORY.replace("def smooth(", "def smoothe("),
+        "Bilateral of register_seam_smoothers must implement",
+    ),
 }
 WRONG = {
     "shape": (
@@ -249,7 +252,7 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
     install("factory", FACTORY, "1.3")
     assert main(["status", "--ckpt_dir", str(run)]) == 0
     assert main(["test", "--ckpt_dir", str(run), "--output", str(tmp_path / "more")]) == 0
-    assert "The run was made with factory 1.2, and 1.3 is installed now; results may" in capsys.readouterr().out
+    assert "The run was made with factory 1.2, but 1.3 is installed now; results may" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "installed" / "factory-1.3.dist-info")
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     message = "came from factory 1.2, which is not installed now. Install it: pip install factory==1.2"
@@ -286,7 +289,7 @@ def test_installing_a_plugin_changes_no_numbers(
     for name in ("metrics.json", "scores.csv"):
         assert (tmp_path / "results" / name).read_text() == (finished_run / name).read_text()
     said = capsys.readouterr().err
-    assert said.count("warning: image_predicted of loud_factory 1.2 failed, and is not told again: Val") == 1
+    assert said.count("warning: image_predicted of loud_factory 1.2 failed and is not called again: Val") == 1
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -325,7 +328,7 @@ def test_plugins_are_listed(install: Install, capsys: Captured) -> None:
     shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
     rows = [[cell.strip() for cell in row] for row in shown]
     assert ["seam_smoothing", "Listed", "listed_factory 1.2", "my_listed_factory", "Changes nothing."] in rows
-    assert ["is told", "run_tested", "listed_factory 1.2", "my_listed_factory", ""] in rows
+    assert ["hook", "run_tested", "listed_factory 1.2", "my_listed_factory", ""] in rows
     broken = ["broken", "", "unloadable_factory 1.2", "my_unloadable_factory", "ZeroDivisionError: division by zero"]
     assert broken in rows
 

@@ -23,7 +23,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.errors import NotFiniteError
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.runs.run_folder import RunFolder
 
 Predict = Callable[..., int]
@@ -221,16 +221,16 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
     whole, table, coco = lines(output), rows(output / "predictions.csv"), (output / "coco.json").read_text()
     shutil.rmtree(output)
 
-    write, batches = Recording.write, []
+    write, batches = PredictionWriter.write, []
 
-    def interrupted(self: Recording, batch: ImageBatch, *arguments: object) -> int:
+    def interrupted(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
         batches.append(batch)
         if len(batches) == 3:
             raise KeyboardInterrupt
         return write(self, batch, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Recording, "write", interrupted)
+        patched.setattr(PredictionWriter, "write", interrupted)
         assert predict(*data) == 130
     assert "--skip_existing" in capsys.readouterr().err.partition("Go on with: ")[2]
     assert lines(output) == whole[:4], "what was predicted is there"
@@ -247,14 +247,14 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
 
 def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 112 * 150)
-    write, maps, alive = Recording.write, [], []
+    write, maps, alive = PredictionWriter.write, [], []
 
-    def watched(self: Recording, batch: ImageBatch, *arguments: object) -> int:
+    def watched(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
         maps.append(weakref.ref(batch.anomaly_map))
         alive.append(sum(each() is not None for each in maps))
         return write(self, batch, *arguments)
 
-    monkeypatch.setattr(Recording, "write", watched)
+    monkeypatch.setattr(PredictionWriter, "write", watched)
     assert predict("--data", photographs / "bad", photographs / "good_test") == 0
     assert len(alive) == 8
     assert max(alive) <= 2
@@ -299,7 +299,7 @@ def test_what_cannot_be_decided_again_stays_as_it_was(
     path.unlink()
     before = {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"}
     assert predict("--pixel_threshold", "0.1") == 2
-    assert f"{path} is missing, which is needed to decide about {last} again" in capsys.readouterr().err
+    assert f"{path} is missing, but new thresholds for {last} need it" in capsys.readouterr().err
     assert {each: each.read_bytes() for each in output.rglob("*.*") if each.suffix != ".log"} == before
 
 
@@ -363,7 +363,7 @@ def test_pictures_do_not_get_among_other_files(
         shutil.copy(new / "left" / "000.png", path)
     before = own[0].read_bytes()
     assert predict("--data", new / "left", *kind) == 2
-    assert "would write over what is there already: " in capsys.readouterr().err
+    assert "would overwrite " in capsys.readouterr().err
     assert [path.read_bytes() for path in own] == [before] * 3
     assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
     assert lines(output)[-1]["image_path"] == str(own[0])
@@ -440,14 +440,14 @@ def test_results_of_two_predictions_are_not_mixed(
     assert predict("--data", new, "--masks") == 0
     before = (output / "predictions.jsonl").read_bytes()
     for arguments, message in (
-        ([new], "holds predictions already. Choose another folder with --output, go on with it by --skip_existing"),
+        ([new], "holds predictions already. Choose another folder with --output, resume with --skip_existing"),
         (
             [new, "--masks", "--skip_existing", "--threshold", "0.9"],
             "holds predictions with threshold None, not '0.9'.",
         ),
         (
             [new, photographs / "bad", "--masks", "--skip_existing"],
-            f"holds masks, overlays or maps of images in {new}, and keeps their folders",
+            f"holds masks, overlays or maps of images in {new}, so new images must be there too",
         ),
     ):
         capsys.readouterr()
@@ -465,7 +465,7 @@ def test_other_calibrations_do_not_mix(
     shutil.copytree(finished_run, other := tmp_path / "other")
     learned = json.loads((other / "calibration.json").read_text())
     (other / "calibration.json").write_text(json.dumps({**learned, "notes": ["other"]}))
-    RunFolder(other).seal(other / "calibration.json")
+    RunFolder(other).note_checksum(other / "calibration.json")
     assert predict("--data", new, "--skip_existing", run=other) == 2
     assert "holds predictions with calibration" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.rethreshold import Redecision
+from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.system.locks import PREDICTION, locked
 
 Predict = Callable[..., int]
@@ -43,9 +43,7 @@ def test_files_that_no_prediction_made_are_not_replaced(
     before = contents(project)
     command = ["predict", "--ckpt_dir", str(finished_run), "--data", str(new), "--output", str(project), *going_on]
     assert main([*command, "--masks", "--overlays"]) == 2
-    assert f"A prediction into {project} would write over what is there already: images, masks. " in (
-        capsys.readouterr().err
-    )
+    assert f"A prediction into {project} would overwrite images, masks there. " in (capsys.readouterr().err)
     assert contents(project) == before
     assert {path.name for path in project.iterdir()} == {"masks", "images"}, "no log either"
 
@@ -115,11 +113,11 @@ def test_predictions_that_do_not_say_how_they_were_made_are_not_gone_on_with(
     for arguments in (["--data", new, "--skip_existing"], ["--threshold", "0.5"]):
         assert predict(*arguments) == 2
         said = capsys.readouterr().err
-        assert f"{settings} must say what the predictions beside it were made with, but cannot be read" in said
+        assert f"{settings} must hold the settings of the predictions beside it, but cannot be read" in said
         assert "anomalib tiled fit" not in said
     settings.unlink()
     assert predict("--data", new, "--skip_existing", "--threshold", "0.9") == 2
-    assert "holds predictions, but prediction.json beside it, which says what they" in capsys.readouterr().err
+    assert "holds predictions, but prediction.json with their settings is missing" in capsys.readouterr().err
     assert (output / "predictions.jsonl").read_bytes() == before
 
 
@@ -154,9 +152,9 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     wanted = contents(output)
     shutil.rmtree(output)
     shutil.copytree(before, output)
-    decided, number = Redecision._decided, 0
+    decided, number = Rethresholding._decided, 0
 
-    def interrupted(self: Redecision, image: PredictedImage) -> PredictedImage:
+    def interrupted(self: Rethresholding, image: PredictedImage) -> PredictedImage:
         nonlocal number
         number += 1
         if moment == "second image" and number == 2:
@@ -171,14 +169,14 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     with monkeypatch.context() as patched:
         if moment == "last note":
             patched.setattr(PredictionFolder, "begin", killed)
-        patched.setattr(Redecision, "_decided", interrupted)
+        patched.setattr(Rethresholding, "_decided", interrupted)
         assert predict(*again) == (2 if moment == "disk full" else 130)
     hint = capsys.readouterr().err.partition("Go on with: ")[2]
     assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"
     for arguments in ([*keep, "--skip_existing"], ["--threshold", "0.5"]):
         assert predict(*arguments) == 2
         said = capsys.readouterr().err
-        assert f"Deciding again about the images in {output} was interrupted" in said
+        assert f"Applying new thresholds to the images in {output} was interrupted" in said
         assert "no --data, and --pixel_threshold 0.3." in said
     assert predict(*again) == 0
     assert contents(output) == wanted

@@ -15,7 +15,7 @@ import torch
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 
 Predict = Callable[..., int]
 
@@ -33,14 +33,14 @@ def failures(output: Path) -> dict[str, str]:
 
 def starve(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Have too little memory for images of these names, whatever else is predicted."""
-    write = Recording.write
+    write = PredictionWriter.write
 
-    def hungry(recording: Recording, batch: object, *arguments: object) -> object:
+    def hungry(writer: PredictionWriter, batch: object, *arguments: object) -> object:
         if any(path.endswith(names) for path in batch.image_path):
             torch.empty(2**60)
-        return write(recording, batch, *arguments)
+        return write(writer, batch, *arguments)
 
-    monkeypatch.setattr(Recording, "write", hungry)
+    monkeypatch.setattr(PredictionWriter, "write", hungry)
 
 
 def test_data_may_be_given_several_times(predict: Predict, new: Path, output: Path) -> None:

@@ -19,7 +19,7 @@ import yaml
 from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 SWITCH = "--allow_altered with test, predict or export, allow_altered=True in Python"
 STDLIB = ("os.system", "subprocess.Popen", "builtins.eval")
@@ -53,11 +53,11 @@ def rewrite(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def seal_again(run: Path, tile: str) -> None:
+def checksum_again(run: Path, tile: str) -> None:
     """Note that a checkpoint is what it is now, as somebody who knows the format would."""
     record = run / "tiles" / f"{tile}.json"
     content = json.loads(record.read_text())
-    rewrite(record, json.dumps(content | {"checkpoint": vars(Seal.of(run / "tiles" / f"{tile}.ckpt"))}))
+    rewrite(record, json.dumps(content | {"checkpoint": vars(Checksum.of(run / "tiles" / f"{tile}.ckpt"))}))
 
 
 def predicted(run: Path, photographs: Path, *options: str) -> int:
@@ -148,16 +148,16 @@ def test_an_altered_run_from_python(run: Path) -> None:
     assert not torch.equal(ensemble(images).anomaly_map, before)
 
 
-def test_seals_that_are_gone_are_said_to_be(run: Path) -> None:
+def test_missing_checksums_are_reported(run: Path) -> None:
     rewrite(run / "seals.json", "{}")
     (run / "tiles" / "r00_c00.json").unlink()
     (run / "tiles" / "r00_c00.json").write_text("{}")
-    with pytest.warns(UserWarning, match="Nothing says what") as warned:
+    with pytest.warns(UserWarning, match="There is no checksum of") as warned:
         TiledEnsemble.load(run, allow_altered=True)
     said = " ".join(str(each.message) for each in warned)
     for name in ("split.csv", "calibration.json", "validation_scores.npz"):
-        assert f"Nothing says what {run / name} was like" in said
-    assert "r00_c00.json does not say what r00_c00.ckpt is like" in said
+        assert f"There is no checksum of {run / name}." in said
+    assert "r00_c00.json has no checksum of r00_c00.ckpt" in said
 
 
 def test_fit_goes_on_with_nothing_that_was_altered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,10 +183,10 @@ def test_a_file_that_was_cut_short_is_refused(
 
 
 @pytest.mark.parametrize("options", [(), ("--allow_altered",)])
-@pytest.mark.parametrize("seal", [lambda *_: None, seal_again], ids=["unsealed", "sealed"])
+@pytest.mark.parametrize("checksum", [lambda *_: None, checksum_again], ids=["old checksum", "new checksum"])
 @pytest.mark.parametrize("kind", ["within a checkpoint", "a plain pickle", "as weights"])
 def test_code_in_a_checkpoint_is_not_run(
-    run: Path, photographs: Path, trap: Path, kind: str, options: tuple[str, ...], seal: Callable[[Path, str], None]
+    run: Path, photographs: Path, trap: Path, kind: str, options: tuple[str, ...], checksum: Callable[[Path, str], None]
 ) -> None:
     path = run / "tiles" / "r00_c00.ckpt"
     content = torch.load(path, weights_only=True)
@@ -197,7 +197,7 @@ def test_code_in_a_checkpoint_is_not_run(
         torch.save({**content, "state_dict": Touches(trap)}, path)
     else:
         torch.save({**content, "more": Touches(trap)}, path)
-    seal(run, "r00_c00")
+    checksum(run, "r00_c00")
     assert predicted(run, photographs, *options) == 2
     assert not trap.exists()
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_names_nothing_that_is_made(run: Path, photographs: Path, t
     }
     path.unlink()
     torch.save(content, path)
-    seal_again(run, "r00_c00")
+    checksum_again(run, "r00_c00")
     assert predicted(run, photographs) == 0, "what the configuration says is made"
     assert not trap.exists()
 
@@ -291,7 +291,7 @@ def test_a_class_in_the_run_folder_is_not_imported(
     monkeypatch.syspath_prepend(run)
     for options in ([], ["--allow_altered"]):
         assert main(["test", "--ckpt_dir", str(run), *options]) == 2
-        message = "classes must come from installed packages, but own_scoring.Own lies in the run folder itself"
+        message = "classes must come from installed packages, but own_scoring.Own is in the run folder itself"
         assert message in capsys.readouterr().err
     assert "own_scoring" not in sys.modules
     assert not trap.exists()
@@ -318,7 +318,7 @@ def test_a_class_in_the_run_folder_is_not_imported_by_any_name(
         configuration["model"]["init_args"]["pre_processor"] = given[setting]
     rewrite(run / "config.yaml", yaml.safe_dump(configuration))
     monkeypatch.syspath_prepend(run if package == "ev-il" else run.parents[1])
-    with pytest.raises(RunFolderError, match="lies in the run folder itself"):
+    with pytest.raises(RunFolderError, match="is in the run folder itself"):
         TiledEnsemble.load(run, allow_altered=True)
     assert not trap.exists()
 
@@ -353,7 +353,7 @@ def test_no_file_of_the_user_is_added_to(
     commands = [["predict", "--data", image]] if "predictions" in log else [["test"], ["fit"]]
     for name, *options in commands:
         assert main([name, "--ckpt_dir", str(run), *options]) == 2
-        assert f"{run / log} must not be a link, because {victim} would be written to" in capsys.readouterr().err
+        assert f"{run / log} must not be a link, but leads to {victim}." in capsys.readouterr().err
     assert victim.read_text() == "mine"
 
 

@@ -24,8 +24,9 @@ from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_mask
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.training import workers
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ def test_a_test_gives_back_the_memory_of_each_batch(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    update = pipeline.TileMeasurements.update
+    update = TileMeasurements.update
 
-    def counted(tiles: pipeline.TileMeasurements, batch: ImageBatch) -> None:
+    def counted(tiles: TileMeasurements, batch: ImageBatch) -> None:
         steps.append("measured")
         update(tiles, batch)
 
-    monkeypatch.setattr(pipeline.TileMeasurements, "update", counted)
+    monkeypatch.setattr(TileMeasurements, "update", counted)
     monkeypatch.setattr(pipeline, "give_back_freed_memory", lambda: steps.append("given back"))
     shutil.copytree(finished_run, copy := tmp_path / "run")
     assert main(["test", "--ckpt_dir", str(copy)]) == 0
@@ -125,7 +126,7 @@ def test_metrics_by_class_path_agree_with_the_scores(finished_run: Path, tmp_pat
 def test_stages_and_metrics_of_a_run_are_changed_without_training(
     finished_run: Path,
     tmp_path: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(finished_run, run := tmp_path / "v0")
@@ -159,7 +160,7 @@ def test_an_image_without_a_mask_takes_nothing_from_the_others(
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    RunFolder(run).seal(run / "split.csv")
+    RunFolder(run).note_checksum(run / "split.csv")
     assert main(["test", "--ckpt_dir", str(run)]) == 0
     said = capsys.readouterr().out
     assert [
@@ -281,7 +282,7 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
 def test_two_processes_give_what_one_gives(
     configure: Callable[..., Path],
     finished_run: Path,
-    checkpoints: Callable[[Path], dict[str, Seal]],
+    checkpoints: Callable[[Path], dict[str, Checksum]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -446,7 +447,7 @@ def test_a_sensitivity_moves_decisions_masks_and_f1_scores_without_calibrating_a
 def test_sensitivities_of_the_models_own_post_processor_are_honoured(
     configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"image_sensitivity": 0.1, "pixel_sensitivity": 0.2}
+    given = {"image_sensitivity": 0.7, "pixel_sensitivity": 0.2}
     post_processor = {"class_path": "anomalib.post_processing.PostProcessor", "init_args": given}
     path = configure(
         model__init_args__post_processor=post_processor,
@@ -454,13 +455,13 @@ def test_sensitivities_of_the_models_own_post_processor_are_honoured(
         visualize=False,
     )
     assert main(["train", "--config", str(path)]) == 0
-    moved = "thresholding.image_sensitivity: 0.1, thresholding.pixel_sensitivity: 0.2"
+    moved = "thresholding.image_sensitivity: 0.7, thresholding.pixel_sensitivity: 0.2"
     assert f"model.init_args.post_processor → {moved}\n" in capsys.readouterr().err
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     with (run / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert all((float(row["pred_score"]) > 0.9) == (row["pred_label"] == "1") for row in rows)
-    assert any(0.5 < float(row["pred_score"]) <= 0.9 for row in rows), "so it makes a difference"
+    assert all((float(row["pred_score"]) > 0.3) == (row["pred_label"] == "1") for row in rows)
+    assert any(0.3 < float(row["pred_score"]) <= 0.5 for row in rows), "so it makes a difference"
     assert main(["fit", "--config", str(path), "--ckpt_dir", str(run)]) == 0, "the same may be given again"
     assert main(["fit", "--ckpt_dir", str(run), "--tiling.tile_size", "75"]) == 0
 
@@ -468,7 +469,7 @@ def test_sensitivities_of_the_models_own_post_processor_are_honoured(
 def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "fit", interrupted)

@@ -191,7 +191,7 @@ def test_what_an_object_does_not_keep_is_refused(name: str) -> None:
 
 
 def test_a_refusal_shows_the_other_form() -> None:
-    form = r'Give scoring as \{"class_path": "[\w.]*test_written_objects\.Forgetful", "init_args": \{\.\.\.\}\} instead'
+    form = r'Give scoring as \{"class_path": "[\w.]*test_objects\.Forgetful", "init_args": \{\.\.\.\}\} instead'
     with pytest.raises(ConfigurationError, match=rf"does not keep its argument percent\. {form}"):
         written_down("scoring", Forgetful(30))
 

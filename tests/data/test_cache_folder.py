@@ -188,7 +188,7 @@ def test_a_lock_that_is_another_users_is_left_to_them(tmp_path: Path, monkeypatc
     half_done.mkdir()
     fail = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
     monkeypatch.setattr(cache_folder, "FileLock", fail)
-    cache_folder._remove_leftovers(tmp_path / ("b" * 24))
+    cache_folder._clean_up(tmp_path / ("b" * 24))
     assert half_done.is_dir()
     assert fail.called
 
@@ -211,9 +211,9 @@ def test_what_nobody_makes_any_more_is_removed_whatever_number_its_process_had(t
     for key in KEYS:
         cache_folder._temporary(tmp_path / key, running).mkdir()
     with FileLock(tmp_path / f".{KEYS[1]}.lock"):
-        cache_folder._remove_leftovers(tmp_path / KEYS[0])
+        cache_folder._clean_up(tmp_path / KEYS[0])
         assert list(tmp_path.glob("*.tmp")) == [cache_folder._temporary(tmp_path / KEYS[1], running)]
-    cache_folder._remove_leftovers(tmp_path / KEYS[0])
+    cache_folder._clean_up(tmp_path / KEYS[0])
     assert not any(tmp_path.iterdir()), "not even a lock"
 
 
@@ -227,7 +227,7 @@ def test_what_another_machine_makes_is_removed_once_nobody_has_written_to_it_for
     for written, stays in ((before + 60, True), (before - 60, False)):
         os.utime(elsewhere / "image_r00_c00.npy", (written, written))
         os.utime(elsewhere, (1, 1))
-        cache_folder._remove_leftovers(tmp_path / KEYS[0])
+        cache_folder._clean_up(tmp_path / KEYS[0])
         assert elsewhere.exists() == stays
 
 
@@ -242,7 +242,7 @@ def test_other_folders_are_none_of_ours(tmp_path: Path) -> None:
     ):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (1, 1))
-    cache_folder._remove_leftovers(tmp_path / KEYS[0])
+    cache_folder._clean_up(tmp_path / KEYS[0])
     assert len(list(tmp_path.iterdir())) == 6
 
 

@@ -29,6 +29,8 @@ PLAIN = {
     "one folder more": {"0.png": "all/0.png", "1.png": "all/1.png"},
     "folders in the names": {"crack/0.png": "crack_0.png", "hole/0.png": "hole_0.png"},
     "endings in the names": {"a.jpg": "a.jpg.png", "a.png": "a.png.png"},
+    "upper and lower case": {"Crack/IMG_1.png": "crack/img_1_Mask.png", "Hole/IMG_1.png": "hole/img_1_Mask.png"},
+    "case tells images apart": {"a.png": "a.png", "A.png": "A.png"},
     "one image": {"1.png": "1_mask.png"},
 }
 

@@ -69,7 +69,13 @@ def test_the_order_of_lists_tells_where_names_do_not(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("abnormal", "mask"),
-    [(["a/bad", "b/bad"], ["b/gt", "a/gt"]), (["bad/a", "bad/b"], ["gt/b_mask", "gt/a_mask"])],
+    [
+        (["a/bad", "b/bad"], ["b/gt", "a/gt"]),
+        (["bad/a", "bad/b"], ["gt/b_mask", "gt/a_mask"]),
+        (["bad_crack", "bad_crack_big"], ["gt_crack_big", "gt_crack"]),
+        (["bad1", "bad10"], ["mask10", "mask1"]),
+        (["bad/Crack", "bad/Hole"], ["gt/hole", "gt/crack"]),
+    ],
 )
 def test_lists_whose_order_contradicts_their_names(folder: Path, abnormal: list[str], mask: list[str]) -> None:
     draw(folder, *(f"{each}/0.png" for each in (*abnormal, *mask)))
@@ -80,6 +86,12 @@ def test_lists_whose_order_contradicts_their_names(folder: Path, abnormal: list[
         f"{abnormal[0]}/0.png": f"{mask[1]}/0.png",
         f"{abnormal[1]}/0.png": f"{mask[0]}/0.png",
     }
+
+
+def test_one_folder_of_masks_named_for_each_folder_of_images(folder: Path) -> None:
+    pairs = {f"bad/{kind}/{n}.png": f"gt/{kind}_mask/{n}.png" for kind in ("crack", "crack_big") for n in (1, 10)}
+    draw(folder, *pairs, *pairs.values())
+    assert masks_of(fit_folder(folder, ["bad/crack", "bad/crack_big"], ["gt", "gt"]), folder) == pairs
 
 
 def test_masks_of_images_that_are_no_longer_there(folder: Path) -> None:

@@ -21,7 +21,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import Plugins, find_plugins
-from anomalib_tiled.plugins.hookspecs import OBSERVATIONS
+from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.stages.merging import Mean
@@ -65,9 +65,9 @@ def test_each_file_stands_there_once() -> None:
 def test_every_example_is_a_plugin_and_every_hook_has_one(page: Plugins) -> None:
     assert {choice.kind for choice in page.choices} == {kind.name for kind in STAGE_KINDS}
     plugins = [plugin for plugin in page.loaded if plugin.origin.package in MODULES]
-    assert {name for plugin in plugins for name in plugin.observations} == set(OBSERVATIONS)
+    assert {name for plugin in plugins for name in plugin.event_hooks} == set(EVENT_HOOKS)
     assert all(choice.description for choice in page.choices)
-    useful = {choice.plugin for choice in page.choices} | {plugin for plugin in plugins if plugin.observations}
+    useful = {choice.plugin for choice in page.choices} | {plugin for plugin in plugins if plugin.event_hooks}
     assert {plugin.origin.package for plugin in useful} == set(MODULES)
 
 
@@ -108,10 +108,10 @@ def test_those_that_are_told_do_what_the_page_says(
     run.mkdir()
     prediction = SimpleNamespace(image_path=str(tmp_path / "000.png"), pred_label=torch.tensor(1))
     observers = Observers(plugin for plugin in page.loaded if plugin.origin.package in MODULES)
-    observers.tell("tile_trained", run_folder=run, tile=GRID.tiles[1], seconds=2.345, epochs=1)
-    observers.tell("run_calibrated", run_folder=run, calibration=Calibration(notes=("Tuned on the test images.",)))
-    observers.tell("image_predicted", run_folder=run, prediction=prediction)
-    observers.tell("run_tested", run_folder=run, output=run, metrics={"image_AUROC": 1.0, "pixel_AUROC": None})
+    observers.notify("tile_trained", run_folder=run, tile=GRID.tiles[1], seconds=2.345, epochs=1)
+    observers.notify("run_calibrated", run_folder=run, calibration=Calibration(notes=("Tuned on the test images.",)))
+    observers.notify("image_predicted", run_folder=run, prediction=prediction)
+    observers.notify("run_tested", run_folder=run, output=run, metrics={"image_AUROC": 1.0, "pixel_AUROC": None})
     assert observers.failures == ()
     assert (run / "times.csv").read_text() == "0,1,2.3\n"
     assert f"{run}: Tuned on the test images." in caplog.messages

@@ -31,7 +31,7 @@ from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationSc
 from anomalib_tiled.errors import DataError, GridError, RunFolderError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.training.preparation import prepare
 
@@ -69,7 +69,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
     }
     run = RunFolder.create(image_folder / "runs", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
-    run.seal(run.split_file)
+    run.note_checksum(run.split_file)
     return run
 
 
@@ -86,7 +86,7 @@ def trained(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 path = folder.checkpoint(tile)
                 path.parent.mkdir(exist_ok=True)
                 path.touch()
-                folder.write_record(tile, TileRecord(1.0, 1, settings.training_hash, Seal.of(path)))
+                folder.write_record(tile, TileRecord(1.0, 1, settings.training_hash, Checksum.of(path)))
 
     return note
 
@@ -110,7 +110,7 @@ def test_a_package_of_another_version_is_noted(folder: RunFolder, caplog: pytest
     origin = {"class_path": "numpy.ndarray", "package": "numpy", "version": "0.1"}
     write_json(folder.origins_file, {"scoring": origin})
     Run.open(folder)
-    assert "The run was made with numpy 0.1, and" in caplog.text
+    assert "The run was made with numpy 0.1, but" in caplog.text
 
 
 def test_images_are_decoded_beforehand_only_where_it_pays(folder: RunFolder, image_folder: Path) -> None:
@@ -195,7 +195,9 @@ def test_tiles_and_commands_see_the_same_images_whatever_the_random_state(
     configuration: dict[str, object], arguments: Arguments, image_folder: Path, mode: str
 ) -> None:
     for path in image_folder.glob("*/*.png"):  # anomalib's synthetic defects need at least 32 pixels
-        Image.open(path).resize((48, 48)).save(path)
+        image = Image.open(path).resize((48, 48))
+        for each in (path, path.with_stem(f"{path.stem}_again")):
+            image.save(each)
     del arguments["normal_test_dir"]
     changes = {
         "data": {
@@ -246,7 +248,7 @@ def calibration_of(folder: RunFolder, level: object) -> dict[str, object]:
 def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
     write_json(folder.calibration_file, calibration_of(folder, None))
-    folder.seal(folder.calibration_file)
+    folder.note_checksum(folder.calibration_file)
     Run.open(folder).calibrated_ensemble()
     stages = {**folder.settings().stages, "seam_smoothing": ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")}
     folder.config_file.write_text(replace(folder.settings(), stages=stages).to_yaml())
@@ -284,27 +286,27 @@ def test_a_checkpoint_that_was_altered_is_never_loaded(folder: RunFolder, traine
         Run.open(folder).ensemble()
     folder.write_record(
         grid_of(folder.settings().tiling).tiles[1],
-        TileRecord(1.0, 1, folder.settings().training_hash, Seal.of(path)),
+        TileRecord(1.0, 1, folder.settings().training_hash, Checksum.of(path)),
     )
     path.write_bytes(b"21")
-    with pytest.raises(RunFolderError, match=r"r00_c01.ckpt was altered after it was finished. Train the tile again"):
+    with pytest.raises(RunFolderError, match=r"r00_c01.ckpt was changed after it was finished. Train the tile again"):
         Run.open(folder).ensemble()(torch.rand(1, 3, 8, 12))
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("train", "test", 1)])
 def test_a_split_that_was_altered_is_never_used(folder: RunFolder, change: Callable[[str], str]) -> None:
     folder.split_file.write_text(change(folder.split_file.read_text()))
-    with pytest.raises(RunFolderError, match=r"split.csv (was altered|had \d+ bytes).*images were trained on; rest"):
+    with pytest.raises(RunFolderError, match=r"split.csv (was changed|had \d+ bytes).*images were trained on; rest"):
         Run.open(folder)
 
 
 def test_a_calibration_that_was_altered_is_never_used(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
     write_json(folder.calibration_file, calibration_of(folder, None))
-    folder.seal(folder.calibration_file)
+    folder.note_checksum(folder.calibration_file)
     text = folder.calibration_file.read_text()
     folder.calibration_file.write_text(text.replace("image", "imago"))
-    with pytest.raises(RunFolderError, match=r"calibration.json was altered after it was finished. Calibrate: "):
+    with pytest.raises(RunFolderError, match=r"calibration.json was changed after it was finished. Calibrate: "):
         Run.open(folder).calibrated_ensemble()
 
 
@@ -312,7 +314,7 @@ def test_the_ensemble_predicts_with_what_the_run_holds(folder: RunFolder, traine
     trained()
     learned = {"threshold": 0.25, "normalization": {"minimum": 0.0, "maximum": 1.0, "threshold": 0.25}}
     write_json(folder.calibration_file, calibration_of(folder, {"scores": learned, "maps": learned}))
-    folder.seal(folder.calibration_file)
+    folder.note_checksum(folder.calibration_file)
     ensemble = Run.open(folder).calibrated_ensemble()
     assert not ensemble.training
     prediction = ensemble(torch.stack([torch.full((3, 8, 12), 0.125), torch.full((3, 8, 12), 0.5)]))

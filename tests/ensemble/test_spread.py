@@ -32,10 +32,20 @@ USUAL = np.array([3.0, 5.0, 4.0, 6.0])
 NORMALIZERS = pytest.mark.parametrize(
     "normalizer", [MinMax(), Quantile(), Standardize()], ids=lambda normalizer: type(normalizer).__name__
 )
-RULES = pytest.mark.parametrize("rule", [F1AdaptiveThreshold(), QuantileThreshold()], ids=["F1", "quantile"])
-PLACES = pytest.mark.parametrize(
-    ("normalize_at", "threshold_at"),
-    [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")],
+COMBINATIONS = pytest.mark.parametrize(
+    ("normalizer", "normalize_at", "threshold_at", "rule"),
+    [
+        (MinMax(), "tile", "tile", F1AdaptiveThreshold()),
+        (Quantile(), "tile", "tile", F1AdaptiveThreshold()),
+        (Standardize(), "tile", "tile", QuantileThreshold()),
+        (MinMax(), "tile", "image", F1AdaptiveThreshold()),
+        (Standardize(), "tile", "image", F1AdaptiveThreshold()),
+        (MinMax(), "image", "tile", F1AdaptiveThreshold()),
+        (MinMax(), "none", "tile", F1AdaptiveThreshold()),
+        (MinMax(), "none", "tile", QuantileThreshold()),
+        (MinMax(), "image", "image", F1AdaptiveThreshold()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 
 
@@ -137,10 +147,8 @@ def test_a_note_names_the_tiles() -> None:
     assert "r00_c07 and 2 more (`anomalib tiled status` names them), as where" in note
 
 
-@NORMALIZERS
-@PLACES
-@RULES
-def test_the_size_of_a_batch_never_changes_a_label(
+@COMBINATIONS
+def test_batches_and_grey_levels_change_no_label_at_a_blank_tile_and_a_spot_does(
     normalizer: Normalizer, normalize_at: str, threshold_at: str, rule: Thresholder
 ) -> None:
     ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, rule, normalize_at, threshold_at))
@@ -151,15 +159,6 @@ def test_the_size_of_a_batch_never_changes_a_label(
         predictions = [ensemble(images) for images in normal_images().split(size)]
         assert not torch.cat([each.pred_label for each in predictions]).any()
         assert not torch.cat([each.pred_mask for each in predictions]).any()
-
-
-@NORMALIZERS
-@PLACES
-@RULES
-def test_a_grey_level_at_a_blank_tile_is_none_of_a_defect_and_a_spot_is_one(
-    normalizer: Normalizer, normalize_at: str, threshold_at: str, rule: Thresholder
-) -> None:
-    ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, rule, normalize_at, threshold_at))
     image = normal_images()[:3].clone()
     image[..., 2:6, 2:6] += 1 / 255
     assert not ensemble(image).pred_label.any()

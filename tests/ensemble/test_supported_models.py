@@ -125,7 +125,7 @@ def test_a_model_is_refused_before_images_are_looked_for(name: str, settings: Se
 
 @pytest.mark.parametrize("name", sorted({name for name, each in SUPPORT.items() if each.rules} - NOT_OF_TILES))
 def test_tiles_that_a_model_cannot_take_are_refused_before_images_are_looked_for(name: str, settings: Settings) -> None:
-    tiling = replace(settings.tiling, tile_size=(17, 19))
+    tiling = replace(settings.tiling, image_size=(64, 64), tile_size=(17, 19), stride=None)
     with pytest.raises(ConfigurationError, match=f"^{name} needs "):
         preparation.prepare(replace(settings, model=ClassSpec(f"anomalib.models.{name}"), tiling=tiling))
 

@@ -13,11 +13,11 @@ from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import RunFolderError, StageError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 GRID = TileGrid(Size(4, 6), Size(4, 3), Size(4, 3))
 TILE = GRID.tiles[1]
-CHECKPOINT, ANOTHER = Seal(1, "a" * 64), Seal(1, "b" * 64)
+CHECKPOINT, ANOTHER = Checksum(1, "a" * 64), Checksum(1, "b" * 64)
 SCORES, MAPS = torch.rand(5), torch.rand(5, 1, 4, 3)
 
 

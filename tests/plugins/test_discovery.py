@@ -108,13 +108,13 @@ def test_what_is_no_class_of_its_kind_is_listed_as_broken(install: Install, regi
     install("wrong_kind", MEDIAN.replace("[Median]", f"[{registered}]"))
     (broken,) = find_plugins().broken
     assert broken.origin.package == "wrong_kind"
-    assert "register_scorers must give classes that are a Scorer, but gives" in broken.error
+    assert "register_scorers must return subclasses of Scorer, but returns" in broken.error
 
 
 def test_a_class_that_lacks_a_method_is_listed_as_broken(install: Install) -> None:
     install("unfinished", MEDIAN.replace("def score(", "def rate("))
     (broken,) = find_plugins().broken
-    assert "gives Median, which lacks what a Scorer must have: score" in broken.error
+    assert "Median of register_scorers must implement every method of Scorer, but lacks score" in broken.error
 
 
 def test_two_classes_of_one_name_are_a_clash_of_both_packages(install: Install) -> None:
@@ -174,4 +174,4 @@ def test_a_description_is_the_class_s_own(install: Install) -> None:
 def test_a_plugin_that_is_told_what_happens_is_known(install: Install) -> None:
     install("listener", TOLD)
     (plugin,) = (plugin for plugin in find_plugins().loaded if plugin.entry_point == "my_listener")
-    assert plugin.observations == {"run_tested": "Send a message."}
+    assert plugin.event_hooks == {"run_tested": "Send a message."}

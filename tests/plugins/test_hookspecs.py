@@ -10,7 +10,7 @@ import pytest
 
 from anomalib_tiled import hookimpl
 from anomalib_tiled.plugins import builtin
-from anomalib_tiled.plugins.hookspecs import OBSERVATIONS, hook_specifications
+from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS, hook_specifications
 from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.system.packages import GROUP
 
@@ -32,7 +32,7 @@ def manager() -> pluggy.PluginManager:
 @EACH
 def test_a_hook_is_documented(name: str) -> None:
     documentation = inspect.getdoc(getattr(Hooks, name)) or ""
-    if name in OBSERVATIONS:
+    if name in EVENT_HOOKS:
         assert list(inspect.signature(getattr(Hooks, name)).parameters)[:2] == ["self", "run_folder"]
         for argument in list(inspect.signature(getattr(Hooks, name)).parameters)[1:]:
             assert f"    {argument}: " in documentation
@@ -41,7 +41,7 @@ def test_a_hook_is_documented(name: str) -> None:
 
 
 def test_a_hook_registers_a_kind_or_is_told_what_happened() -> None:
-    assert sorted([*(kind.hook for kind in STAGE_KINDS), *OBSERVATIONS]) == sorted(NAMES)
+    assert sorted([*(kind.hook for kind in STAGE_KINDS), *EVENT_HOOKS]) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", [kind.hook for kind in STAGE_KINDS])

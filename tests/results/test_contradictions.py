@@ -30,8 +30,8 @@ def test_a_label_contradicts_a_mask_of_the_other_kind(label: object, mask: objec
 def test_contradictions_are_counted_in_a_sentence() -> None:
     assert count_of(["", ""]) == ""
     assert count_of(["", NORMAL, ANOMALOUS, NORMAL]) == (
-        "Of 4 images, 2 normal, but with anomalous pixels; 1 anomalous, but without anomalous pixels: thresholds of "
-        "images and of pixels are learned apart."
+        "Of 4 images, 2 normal, but with anomalous pixels; 1 anomalous, but without anomalous pixels: images and "
+        "pixels have separate thresholds."
     )
 
 

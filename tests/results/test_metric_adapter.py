@@ -213,12 +213,12 @@ def test_what_is_not_finite_is_not_defined() -> None:
 def test_a_metric_that_refuses_the_data_is_not_defined(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert measured(f"{__name__}.Picky", SCORES, ANOMALOUS) is None
-    assert "Picky' in metrics.image is not defined: too few pixels" in caplog.text
+    assert "Picky' in metrics.image is undefined: too few pixels" in caplog.text
 
 
 REFUSED = {
-    "ROC": ({}, "cannot compare scores .* a curve; take the area under it. Choose another metric"),
-    "BinaryPrecisionRecallCurve": ({}, "a curve; take the area under it"),
+    "ROC": ({}, "cannot compare scores .* a curve; use the area under it. Choose another metric"),
+    "BinaryPrecisionRecallCurve": ({}, "a curve; use the area under it"),
     "BinaryFairness": ({"num_groups": 2}, "cannot compare decisions .*missing 1 required positional argument"),
     "AUPIMO": ({}, "cannot compare scores .* 3 dimensions"),
     "MulticlassAUROC": ({"num_classes": 2}, "cannot compare scores"),
@@ -235,9 +235,9 @@ def test_what_cannot_work_is_refused_at_once(name: str, case: tuple[dict[str, ob
 @pytest.mark.parametrize(
     ("name", "init_args", "cause"),
     [
-        ("BinaryCalibrationError", {}, "works with probabilities, .* Take it out, or set normalization.stage"),
+        ("BinaryCalibrationError", {}, "works with probabilities, .* Remove it, or set normalization.stage"),
         ("BinaryHingeLoss", {}, "works with probabilities"),
-        ("BinaryAUROC", {"thresholds": 100}, "works with thresholds between 0 and 1, .* Take thresholds out"),
+        ("BinaryAUROC", {"thresholds": 100}, "works with thresholds between 0 and 1, .* Remove thresholds"),
     ],
 )
 def test_what_needs_scores_between_0_and_1(name: str, init_args: dict[str, object], cause: str) -> None:

@@ -53,7 +53,7 @@ def test_two_metrics_of_one_name_are_refused() -> None:
     betas = [{"class_path": "BinaryFBetaScore", "init_args": {"beta": beta}} for beta in (0.5, 2.0)]
     message = (
         "^Every metric in metrics.image needs a name of its own, but 2 are called 'BinaryFBetaScore'. Name them, for "
-        "example {class_path: BinaryFBetaScore, name: BinaryFBetaScore2, init_args: ...}, or take one out.$"
+        "example {class_path: BinaryFBetaScore, name: BinaryFBetaScore2, init_args: ...}, or remove one.$"
     )
     with pytest.raises(ConfigurationError, match=message):
         read_metrics("image", betas)
@@ -128,7 +128,7 @@ def test_arguments_of_anomalibs_metrics_are_those_of_what_they_wrap() -> None:
 
 @pytest.mark.parametrize("name", ["fields", "prefix"])
 def test_where_values_come_from_is_not_for_the_user(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"gets '{name}' from the list that it stands in"):
+    with pytest.raises(ConfigurationError, match=rf"gets '{name}' from its list, metrics\."):
         make_metric(spec("F1Score", **{name: ["pred_score", "gt_label"]}))
 
 

@@ -21,15 +21,15 @@ def folder(tmp_path: Path) -> PredictionFolder:
     return PredictionFolder(tmp_path)
 
 
-@pytest.mark.parametrize("go_on", [True, False])
-def test_a_new_folder_and_one_with_other_things_are_free(folder: PredictionFolder, *, go_on: bool) -> None:
-    check_free(PredictionFolder(folder.path / "new"), PredictionSettings(), go_on=go_on)
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_new_folder_and_one_with_other_things_are_free(folder: PredictionFolder, *, resume: bool) -> None:
+    check_free(PredictionFolder(folder.path / "new"), PredictionSettings(), resume=resume)
     (folder.path / "other").mkdir()
     (folder.path / "other" / "000.png").write_text("somebody's")
     (folder.path / "masks").mkdir()  # empty
     folder.rows_file.touch()
     before = sorted(folder.path.rglob("*"))
-    check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+    check_free(folder, PredictionSettings(**ALL_KEPT), resume=resume)
     assert sorted(folder.path.rglob("*")) == before, "it only looks"
     assert not (folder.path / "new").exists()
 
@@ -37,20 +37,20 @@ def test_a_new_folder_and_one_with_other_things_are_free(folder: PredictionFolde
 def test_predictions_are_gone_on_with_only_if_that_is_asked_for(folder: PredictionFolder) -> None:
     folder.begin(PredictionSettings(), common="/data")
     folder.lines_file.write_text("{}")
-    check_free(folder, PredictionSettings(), go_on=True)
+    check_free(folder, PredictionSettings(), resume=True)
     with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
-        check_free(folder, PredictionSettings(), go_on=False)
+        check_free(folder, PredictionSettings(), resume=False)
 
 
-@pytest.mark.parametrize("go_on", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
 def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(
-    folder: PredictionFolder, *, go_on: bool
+    folder: PredictionFolder, *, resume: bool
 ) -> None:
     folder.begin(PredictionSettings(), common="/data")
-    folder.mend()
+    folder.repair()
     folder.failures_file.write_text("a.png,too large")
     assert not holds_results(folder)
-    check_free(folder, PredictionSettings(**ALL_KEPT), go_on=go_on)
+    check_free(folder, PredictionSettings(**ALL_KEPT), resume=resume)
 
 
 @pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "maps/0.npy", "coco.json"])
@@ -60,30 +60,30 @@ def test_whatever_a_prediction_has_left_is_a_result(folder: PredictionFolder, na
     assert not holds_results(folder), "it may be anybody's"
     folder.begin(PredictionSettings(), common="/data")
     assert holds_results(folder)
-    check_free(folder, PredictionSettings(), go_on=True)
+    check_free(folder, PredictionSettings(), resume=True)
     with pytest.raises(ConfigurationError, match="holds predictions already"):
-        check_free(folder, PredictionSettings(), go_on=False)
+        check_free(folder, PredictionSettings(), resume=False)
 
 
-@pytest.mark.parametrize("go_on", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_must_not_be_looked_into(
-    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]], *, go_on: bool
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]], *, resume: bool
 ) -> None:
     (inner := shared_folder / "inner").mkdir()
     message = rf"{inner} cannot be written: Permission denied\. Change its permissions or choose another folder"
     with forbidden(inner), pytest.raises(StorageError, match=message):
-        check_free(PredictionFolder(inner), PredictionSettings(), go_on=go_on)
+        check_free(PredictionFolder(inner), PredictionSettings(), resume=resume)
 
 
-@pytest.mark.parametrize("go_on", [True, False])
-def test_predictions_that_do_not_say_how_they_were_made(folder: PredictionFolder, *, go_on: bool) -> None:
+@pytest.mark.parametrize("resume", [True, False])
+def test_predictions_that_do_not_say_how_they_were_made(folder: PredictionFolder, *, resume: bool) -> None:
     folder.lines_file.write_text("{}")
     message = r"predictions\.jsonl holds predictions, but prediction\.json beside it, .* is missing\. Put it back, or"
     with pytest.raises(RunFolderError, match=message):
-        check_free(folder, PredictionSettings(), go_on=go_on)
+        check_free(folder, PredictionSettings(), resume=resume)
 
 
-@pytest.mark.parametrize("go_on", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize(
     ("name", "asked"),
     {
@@ -96,19 +96,17 @@ def test_predictions_that_do_not_say_how_they_were_made(folder: PredictionFolder
     }.items(),
 )
 def test_nothing_of_others_is_written_over(
-    folder: PredictionFolder, name: str, asked: dict[str, Any], *, go_on: bool
+    folder: PredictionFolder, name: str, asked: dict[str, Any], *, resume: bool
 ) -> None:
     path = folder.path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("somebody's")
-    message = (
-        rf"would write over what is there already: {name.partition('/')[0]}\. Choose another folder with --output, or"
-    )
+    message = rf"would overwrite {name.partition('/')[0]} there\. Choose another folder with --output, or"
     with pytest.raises(ConfigurationError, match=message):
-        check_free(folder, PredictionSettings(**asked), go_on=go_on)
+        check_free(folder, PredictionSettings(**asked), resume=resume)
     if asked:
         others = {key: value for key, value in ALL_KEPT.items() if key not in asked}
-        check_free(folder, PredictionSettings(**others), go_on=go_on)
+        check_free(folder, PredictionSettings(**others), resume=resume)
     assert path.read_text() == "somebody's"
 
 
@@ -117,4 +115,4 @@ def test_all_that_is_in_the_way_is_named(folder: PredictionFolder) -> None:
         (folder.path / name).mkdir()
         (folder.path / name / "000.png").touch()
     with pytest.raises(ConfigurationError, match="there already: images, masks"):
-        check_free(folder, PredictionSettings(**ALL_KEPT), go_on=True)
+        check_free(folder, PredictionSettings(**ALL_KEPT), resume=True)

@@ -222,7 +222,7 @@ def test_whatever_leads_to_an_image_its_picture_is_below_the_folder(
 def test_an_image_elsewhere_has_no_picture(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path, Path("/data/a"), stretch=False)
     with pytest.raises(
-        DataError, match=r"Images must be in /data/a, but there is /data/b\.png\. Give them an output folder"
+        DataError, match=r"Images must be in /data/a, but /data/b\.png is not\. Predict it into another output"
     ):
         pictures.path_of(Path("/data/a/../b.png"))
 

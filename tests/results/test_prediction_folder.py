@@ -66,7 +66,7 @@ def test_every_prediction_is_on_the_disk_at_once(folder: PredictionFolder) -> No
 
 
 def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
-    folder.mend()
+    folder.repair()
     heading, *rows = table(folder)
     assert heading == list(COLUMNS)
     assert rows == [
@@ -81,7 +81,7 @@ def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
     folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
-    assert folder.mend() == {"/data/ä.png": 1, "/data/b,c.png": 0}
+    assert folder.repair() == {"/data/ä.png": 1, "/data/b,c.png": 0}
     assert list(folder.predicted()) == IMAGES[:2]
     assert len(table(folder)) == 3
     folder.append(IMAGES[2:])
@@ -90,7 +90,7 @@ def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: i
 
 def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) -> None:
     folder = PredictionFolder(tmp_path / "new")
-    assert folder.mend() == {}
+    assert folder.repair() == {}
     assert list(folder.predicted()) == []
     assert table(folder) == [list(COLUMNS)]
 
@@ -101,8 +101,8 @@ def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) 
 def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
-    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was altered \(.*\)\. Choose another"):
-        folder.mend()
+    with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was changed \(.*\)\. Choose another"):
+        folder.repair()
 
 
 def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
@@ -121,7 +121,9 @@ def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
 
 def test_other_settings_are_refused(folder: PredictionFolder) -> None:
     folder.check_same(coco=True, maps=None, common="/data")
-    with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Ask for the same"):
+    with pytest.raises(
+        ConfigurationError, match=r"holds predictions with coco True, not False\. Use the same settings"
+    ):
         folder.check_same(coco=False)
 
 
@@ -142,9 +144,7 @@ def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
     folder: PredictionFolder, content: str | bytes, reason: str
 ) -> None:
     folder.settings_file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = (
-        rf"prediction\.json must say what the predictions beside it were made with, but {reason}.*\. Restore it, or"
-    )
+    message = rf"prediction\.json must hold the settings of the predictions beside it, but {reason}.*\. Restore it, or"
     with pytest.raises(RunFolderError, match=message):
         folder.facts()
 
@@ -168,17 +168,17 @@ def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
 def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> None:
     folder.note_maps(has_maps=True)
     before, new = folder.facts(), PredictionSettings(threshold="0.5", coco=True)
-    with pytest.raises(KeyboardInterrupt), folder.deciding(new, {"threshold": "0.5"}):
+    with pytest.raises(KeyboardInterrupt), folder.rethresholding(new, {"threshold": "0.5"}):
         raise KeyboardInterrupt
     assert folder.facts() == {**before, "deciding": {"threshold": "0.5"}}
     for given in ((), ("pixel_threshold",)):
         with pytest.raises(ConfigurationError, match=r"was interrupted, .* no --data, and --threshold 0\.5\.$"):
-            folder.check_decided(given)
-    folder.check_decided(["threshold", "pixel_threshold"])  # replaces all that was being replaced
-    with folder.deciding(new, {"threshold": "0.5"}):
+            folder.check_rethresholded(given)
+    folder.check_rethresholded(["threshold", "pixel_threshold"])  # replaces all that was being replaced
+    with folder.rethresholding(new, {"threshold": "0.5"}):
         pass
     assert folder.facts() == {**before, "threshold": "0.5"}
-    folder.check_decided()
+    folder.check_rethresholded()
 
 
 def failures(folder: PredictionFolder) -> list[list[str]]:
@@ -246,7 +246,7 @@ def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
     folder.append([replace(image("ä.png", ONE), image_path=name)])
     folder.append_failure(Path(name), f"{name} is damaged")
     assert [each.image_path for each in folder.predicted()] == [name]
-    assert list(folder.mend()) == [name]
+    assert list(folder.repair()) == [name]
     folder.replace(list(folder.predicted()))
     for path in (folder.rows_file, folder.failures_file):
         assert os.fsencode(name) in path.read_bytes()

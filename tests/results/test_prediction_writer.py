@@ -17,7 +17,7 @@ from anomalib_tiled.results.contradictions import ANOMALOUS, NORMAL
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
-from anomalib_tiled.results.prediction_writer import Recording
+from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.results.request import PredictionSettings
 
@@ -25,9 +25,9 @@ SIZES = [Size(4, 6), Size(8, 12)]
 RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
-def recording(tmp_path: Path, maps: str | None = "npy") -> Recording:
+def writer(tmp_path: Path, maps: str | None = "npy") -> PredictionWriter:
     files = Pictures(tmp_path, Path("/data"), stretch=False)
-    return Recording(PredictionFolder(tmp_path), PredictionSettings(masks=True, maps=maps), files)
+    return PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(masks=True, maps=maps), files)
 
 
 def batch(*, has_maps: bool = True) -> ImageBatch:
@@ -41,18 +41,20 @@ def batch(*, has_maps: bool = True) -> ImageBatch:
     )
 
 
-def written(kept: Recording, given: ImageBatch, raw: torch.Tensor = RAW) -> tuple[list[int], list[tuple[str, str]]]:
+def written(
+    kept: PredictionWriter, given: ImageBatch, raw: torch.Tensor = RAW
+) -> tuple[list[int], list[tuple[str, str]]]:
     """Write a batch; give the labels of what was written, and what failed and why."""
     failed: list[tuple[str, str]] = []
     predicted = RawPrediction(torch.tensor([9.0, 1.0]), raw, has_maps=True, labels=None, masks=None)
-    told = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), str(error))))
-    assert [image.image_path for image in kept.folder.predicted()] == [image.image_path for image in told]
-    return [image.pred_label for image in told], failed
+    predictions = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), str(error))))
+    assert [image.image_path for image in kept.folder.predicted()] == [image.image_path for image in predictions]
+    return [image.pred_label for image in predictions], failed
 
 
 @pytest.mark.parametrize("maps", ["npy", "tiff"])
 def test_a_raw_map_is_kept_to_the_last_bit(tmp_path: Path, maps: str) -> None:
-    kept = recording(tmp_path, maps)
+    kept = writer(tmp_path, maps)
     assert written(kept, batch()) == ([1, 0], [])
     for path, raw in zip(("/data/a/1.png", "/data/b/1.png"), RAW, strict=True):
         assert torch.equal(kept.read_map(Path(path)), raw[0])
@@ -60,7 +62,7 @@ def test_a_raw_map_is_kept_to_the_last_bit(tmp_path: Path, maps: str) -> None:
 
 
 def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
-    written(recording(tmp_path, None), batch())
+    written(writer(tmp_path, None), batch())
     areas = [sum(region.area for region in image.regions) for image in PredictionFolder(tmp_path).predicted()]
     counts = (RAW > 0.8).sum(dim=(1, 2, 3)).tolist()
     assert areas == [counts[0], 4 * counts[1]]
@@ -70,12 +72,12 @@ def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
 def test_a_label_that_contradicts_its_mask_is_told(tmp_path: Path) -> None:
     given = batch()
     given.pred_mask = torch.stack([torch.zeros(1, 4, 6, dtype=torch.bool), RAW[1] > 0.8])
-    kept = recording(tmp_path)
+    kept = writer(tmp_path)
     kept = replace(kept, settings=replace(kept.settings, min_area=1000))
     written(kept, given)
-    told = list(kept.folder.predicted())
-    assert [image.contradiction for image in told] == [ANOMALOUS, NORMAL]
-    assert [image.regions for image in told] == [(), ()], "though regions so small are not told"
+    predictions = list(kept.folder.predicted())
+    assert [image.contradiction for image in predictions] == [ANOMALOUS, NORMAL]
+    assert [image.regions for image in predictions] == [(), ()], "though regions so small are not listed"
 
 
 def test_a_picture_says_how_label_and_mask_contradict_each_other(tmp_path: Path) -> None:
@@ -102,14 +104,14 @@ def test_a_picture_says_how_label_and_mask_contradict_each_other(tmp_path: Path)
 
 
 def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None:
-    assert written(recording(tmp_path), batch(has_maps=False)) == ([1, 0], [])
+    assert written(writer(tmp_path), batch(has_maps=False)) == ([1, 0], [])
     assert [image.regions for image in PredictionFolder(tmp_path).predicted()] == [(), ()]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.jsonl"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
 def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
-    kept = recording(tmp_path)
+    kept = writer(tmp_path)
     written(kept, batch())
     path = tmp_path / "maps" / "a" / "1.npy"
     if damage == "gone":
@@ -126,11 +128,11 @@ def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: 
     files = Pictures(tmp_path, Path("/data"), stretch=False)
     given = batch()
     given.image_path = [name, "/data/b/1.png"]
-    labels, failed = written(Recording(PredictionFolder(tmp_path), PredictionSettings(**kept), files), given)
+    labels, failed = written(PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(**kept), files), given)
     assert labels == [0]
     [(path, error)] = failed
     assert path == name
-    assert error.startswith(f"{name} has a name or a path that is too long for the files that are kept of it")
+    assert error.startswith(f"{name} has a name or a path that is too long for the files of its prediction")
 
 
 @pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12), Size(8, 5)])
@@ -140,7 +142,7 @@ def test_overlays_show_the_regions_that_are_told(tmp_path: Path, size: Size, *, 
     Image.fromarray(pixels).save(path := tmp_path / "1.png")
     given = batch()
     given.image_path, given.anomaly_map = [str(path), str(path)], 20 * RAW - 3 if stretch else RAW
-    kept = Recording(
+    kept = PredictionWriter(
         PredictionFolder(tmp_path / "out"),
         PredictionSettings(overlays=True),
         Pictures(tmp_path / "out", tmp_path, stretch=stretch),
@@ -148,9 +150,9 @@ def test_overlays_show_the_regions_that_are_told(tmp_path: Path, size: Size, *, 
     item = next(iter(given))
     kept.draw(item)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
-    told = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
+    predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
-        difference = np.abs(np.asarray(drawn, int) - np.asarray(told.picture(), int))
+        difference = np.abs(np.asarray(drawn, int) - np.asarray(predictions.picture(), int))
     assert difference.max() <= 1
 
 
@@ -159,7 +161,7 @@ def test_an_image_that_has_gone_before_it_was_drawn_costs_itself_only(tmp_path: 
     given.image_path = [str(tmp_path / "gone.png"), str(tmp_path / "there.png")]
     Image.new("RGB", (12, 8)).save(tmp_path / "there.png")
     settings = PredictionSettings(overlays=True, masks=True, maps="npy")
-    kept = Recording(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
+    kept = PredictionWriter(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
     labels, failed = written(kept, given)
     assert labels == [0]
     assert failed == [

@@ -39,14 +39,14 @@ class Ensemble:
 
 
 class Written:
-    """Stands in for the recording."""
+    """Stands in for the writer."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.failures: list[str] = []
         self.settings = SimpleNamespace(coco=False)
         self.folder = SimpleNamespace(
-            mend=dict,
+            repair=dict,
             forget_failures=lambda _: None,
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,
@@ -65,7 +65,7 @@ def too_large_together(number: int) -> None:
 def prediction(fail: Callable[[int], None]) -> tuple[Prediction, Ensemble, Written, list[str]]:
     ensemble, written, said = Ensemble(fail), Written(), []
     thresholds = SimpleNamespace(decide=lambda _, decided: decided)
-    return Prediction(ensemble, thresholds, recording=written, images=[], report=said.append), ensemble, written, said
+    return Prediction(ensemble, thresholds, writer=written, images=[], report=said.append), ensemble, written, said
 
 
 def batch(*names: str) -> SourceBatch:

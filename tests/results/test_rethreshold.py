@@ -8,7 +8,7 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.results.contradictions import NORMAL
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.rethreshold import Redecision
+from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
 
 SPOTTED = PredictedImage("/data/1.png", Size(6, 9), 0.6, 12.5, 1, (), any_pixel=True)
@@ -20,8 +20,8 @@ def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_count
     threshold: float, words: str, outdated: int, *, overlays: bool
 ) -> None:
     folder = SimpleNamespace(facts=dict, predicted=lambda: [SPOTTED])
-    recording = SimpleNamespace(folder=folder, settings=PredictionSettings(overlays=overlays))
-    redecision = Redecision(SimpleNamespace(), recording, Thresholds(images=Threshold(threshold, raw=False)))
-    (image,) = redecision.images()
+    writer = SimpleNamespace(folder=folder, settings=PredictionSettings(overlays=overlays))
+    rethresholding = Rethresholding(SimpleNamespace(), writer, Thresholds(images=Threshold(threshold, raw=False)))
+    (image,) = rethresholding.images()
     assert image.contradiction == words
-    assert redecision.outdated == (outdated if overlays else 0)
+    assert rethresholding.outdated == (outdated if overlays else 0)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
-from anomalib_tiled.plugins.hookspecs import OBSERVATIONS
+from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
 from anomalib_tiled.results.metrics import Images
 from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.results.tile_metrics import TileResult
@@ -122,11 +122,11 @@ def test_plugins_for_the_terminal() -> None:
     assert shown[3] == ["broken", "", "third 0.1", "mine", "ImportError: no such thing"]
 
 
-def test_what_a_plugin_is_told_is_listed() -> None:
+def test_the_event_hooks_of_a_plugin_are_listed() -> None:
     built_in, *_ = find_plugins().loaded
-    (_, *told) = cells(plugins_table(Plugins((built_in,), (), ())))
-    assert [row[:2] for row in told] == [["is told", name] for name in OBSERVATIONS]
-    assert all(row[4] for row in told)
+    (_, *rows) = cells(plugins_table(Plugins((built_in,), (), ())))
+    assert [row[:2] for row in rows] == [["hook", name] for name in EVENT_HOOKS]
+    assert all(row[4] for row in rows)
 
 
 def test_square_brackets_in_what_others_wrote_are_shown() -> None:

@@ -72,16 +72,14 @@ def test_images_and_pixels_are_looked_up_each_among_their_own() -> None:
 def test_without_scores_a_fraction_says_why() -> None:
     with pytest.raises(RunFolderError, match=r"q0\.5 is looked up among the scores of normal .* It keeps none\.$"):
         ThresholdRules.read(None, "q0.5").thresholds(None, "It keeps none.")
-    with pytest.raises(RunFolderError, match=r"There are none, or masks were not known\. Give a number\.$"):
+    with pytest.raises(RunFolderError, match=r"There are none, or masks are unknown\. Give a number\.$"):
         ThresholdRules.read(None, "q0.5").thresholds(ValidationScores(HUNDRED, NOTHING, "abc"), "It keeps none.")
 
 
 @pytest.mark.parametrize(("text", "told"), [("q0.99", False), ("fpr0.01", False), ("q0.991", True), ("q1", False)])
 def test_a_fraction_finer_than_the_scores_is_told(text: str, *, told: bool) -> None:
     _, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
-    assert notes == (
-        (f"{text} is finer than 100 normal validation scores can tell: it is the highest of them.",) * told
-    )
+    assert notes == ((f"{text} is finer than 100 normal validation scores resolve: it is the highest of them.",) * told)
 
 
 def test_no_threshold_leaves_what_was_decided() -> None:

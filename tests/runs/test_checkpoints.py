@@ -24,7 +24,7 @@ from anomalib_tiled.runs.checkpoints import (
     tensors_of,
     write_tensors,
 )
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 
 
 def unseeded() -> Padim:
@@ -67,10 +67,10 @@ def test_what_training_leaves_as_it_was_is_in_a_file_of_its_own(tiles: Path) -> 
         assert own[SHARED] == {"file": shared.name, "names": list(weights)}
 
 
-def test_what_is_written_is_sealed(tmp_path: Path) -> None:
-    seal = write_tensors(checkpoint_of(fresh()), tmp_path / "tile.ckpt")
-    assert seal == Seal.of(tmp_path / "tile.ckpt")
-    assert seal.size > 1_000_000
+def test_the_checksum_is_taken_while_writing(tmp_path: Path) -> None:
+    checksum = write_tensors(checkpoint_of(fresh()), tmp_path / "tile.ckpt")
+    assert checksum == Checksum.of(tmp_path / "tile.ckpt")
+    assert checksum.size > 1_000_000
 
 
 def test_a_model_gets_its_own_weights_and_those_it_shares(tiles: Path) -> None:
@@ -127,9 +127,9 @@ def test_shared_weights_that_are_not_as_they_were_are_never_used(tiles: Path, tm
         with pytest.raises(RunFolderError, match=f"{path} is missing"):
             read_checkpoint(copy / "tile1.ckpt", Padim)
         return
-    with pytest.raises(RunFolderError, match=f"{path} was altered"):
+    with pytest.raises(RunFolderError, match=f"{path} was changed"):
         check_shared(copy)
-    with pytest.raises(RunFolderError, match=f"{path} was altered"):
+    with pytest.raises(RunFolderError, match=f"{path} was changed"):
         Sharing(copy, fresh())
 
 
@@ -198,14 +198,14 @@ def test_weights_in_another_order_are_copied(tmp_path: Path) -> None:
 
 def test_what_a_model_does_to_its_weights_stays_with_it(tmp_path: Path) -> None:
     store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
-    seal, model = Seal.of(tmp_path / "tile.ckpt"), unseeded()
+    checksum, model = Checksum.of(tmp_path / "tile.ckpt"), unseeded()
     restore(model, read_checkpoint(tmp_path / "tile.ckpt", Padim))
     Restorer().restore_from(model, tmp_path / "tile.ckpt")
     assert in_file(model.model.gaussian.inv_covariance)
     model.model.gaussian.inv_covariance.zero_()
     model.model.feature_extractor.requires_grad_(requires_grad=False)
     next(model.model.feature_extractor.parameters()).zero_()
-    assert Seal.of(tmp_path / "tile.ckpt") == seal
+    assert Checksum.of(tmp_path / "tile.ckpt") == checksum
     Restorer().restore_from(model, tmp_path / "tile.ckpt")
     assert torch.equal(model.model.gaussian.inv_covariance, large(1.0).model.gaussian.inv_covariance)
     assert torch.equal(*(next(each.model.feature_extractor.parameters()) for each in (model, fresh())))

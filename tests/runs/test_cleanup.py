@@ -60,7 +60,7 @@ def test_results_are_removed_and_it_is_said(measured: Path, caplog: pytest.LogCa
         remove_results(measured)
     assert [path.name for path in measured.iterdir()] == ["calibration.json"]
     assert caplog.messages == [
-        f"The results of the last test are of other models or stages, and are removed from {measured}."
+        f"Removing the results of the last test, which are of other models or stages, from {measured}."
     ]
 
 

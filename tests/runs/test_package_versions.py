@@ -51,8 +51,8 @@ def test_another_version_is_a_note(settings: Settings, install: Install) -> None
     install("factory", EMPTY, "1.3")
     assert changed_origins(origins) == (
         (
-            "The run was made with factory 1.2, and 1.3 is installed now; results may differ. "
-            "To have it back: pip install factory==1.2"
+            "The run was made with factory 1.2, but 1.3 is installed now; results may differ. "
+            "To restore it: pip install factory==1.2"
         ),
     )
 
@@ -72,7 +72,7 @@ def test_a_package_that_is_gone_is_named_with_what_to_install(settings: Settings
 def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
     origins = origins_of(chosen(settings, scoring="no_such_module.Median"))
     assert origins["scoring"]["package"] is None
-    with pytest.raises(RunFolderError, match=r"came from a module that Python does not find now. Put the folder"):
+    with pytest.raises(RunFolderError, match=r"came from a module that Python does not find now. Add the folder"):
         changed_origins(origins)
 
 
@@ -91,7 +91,7 @@ def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
 )
 def test_what_nobody_has_recorded_is_refused(settings: Settings, change: dict[str, object]) -> None:
     origins = {"model": {**origins_of(settings)["model"], **change}}
-    with pytest.raises(RunFolderError, match=r"origins\.json was altered: model is .* Restore it, or delete it\."):
+    with pytest.raises(RunFolderError, match=r"origins\.json was changed: model is .* Restore it, or delete it\."):
         changed_origins(origins)
 
 

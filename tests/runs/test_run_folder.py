@@ -13,13 +13,13 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, temporary_name, write_json
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
 Forbid = Callable[[Path], AbstractContextManager[None]]
-EMPTY = Seal(0, "cae66941d9efbd404e4d88758ea67670")
+EMPTY = Checksum(0, "cae66941d9efbd404e4d88758ea67670")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (run.path / name).symlink_to(tmp_path / "home")
-    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home,"):
+    with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home\."):
         RunFolder.open(tmp_path / "latest")
     (run.path / name).unlink()
     (run.path / "inside").mkdir()
@@ -118,11 +118,11 @@ def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Setti
 def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
     run = RunFolder.create(shared_folder, settings)
     run.split_file.write_text("subset\n")
-    run.seal(run.split_file)
+    run.note_checksum(run.split_file)
     for path, read in {
         run.config_file: run.settings,
         run.split_file: lambda: run.check(run.split_file, ""),
-        run.seals_file: lambda: run.check(run.split_file, ""),
+        run.checksums_file: lambda: run.check(run.split_file, ""),
     }.items():
         with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
             read()
@@ -213,7 +213,7 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
 
 
 def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Settings) -> None:
-    trained(run, TileRecord(1.5, 1, settings.training_hash, Seal(1000, "0")))
+    trained(run, TileRecord(1.5, 1, settings.training_hash, Checksum(1000, "0")))
     message = (
         rf"r00_c00.ckpt had 1000 bytes when it was finished, and has 0 now. Train the tile again: "
         rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Sett
 def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     run.record_file(FIRST).write_text(record)
-    with pytest.raises(RunFolderError, match=r"r00_c00.json was altered .* Delete it, and train the tile again"):
+    with pytest.raises(RunFolderError, match=r"r00_c00.json was changed .* Delete it, and train the tile again"):
         run.record(FIRST)
 
 
@@ -237,14 +237,14 @@ def all_trained(run: RunFolder, settings: Settings) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(100))
         modified = path.stat().st_mtime_ns
-        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, Seal.of(path), modified))
+        run.write_record(tile, TileRecord(1.5, 1, settings.training_hash, Checksum.of(path), modified))
 
 
 def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     write_json(run.calibration_file, {})
     assert run.to_train(GRID) == ()
-    run.train_again([SECOND])
+    run.mark_for_training([SECOND])
     assert run.to_train(GRID) == (SECOND,)
     assert run.missing(GRID) == ()
     assert run.calibration_file.exists()
@@ -269,7 +269,7 @@ def test_a_checkpoint_that_was_not_touched_is_trusted(
 ) -> None:
     all_trained(run, settings)
     read: list[Path] = []
-    monkeypatch.setattr(Seal, "check", lambda _, path, advice: read.append(path))
+    monkeypatch.setattr(Checksum, "check", lambda _, path, advice: read.append(path))
     run.check_checkpoints(GRID.tiles)
     assert read == []
     os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder
     run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
     os.utime(run.checkpoint(SECOND), (1, 1))
     assert run.missing(GRID) == (), "its size tells nothing"
-    message = r"r00_c01.ckpt was altered after it was finished. Train the tile again: .* --tiles r00_c01"
+    message = r"r00_c01.ckpt was changed after it was finished. Train the tile again: .* --tiles r00_c01"
     with pytest.raises(RunFolderError, match=message):
         run.check_checkpoints(GRID.tiles)
     run.check_checkpoints([FIRST])
@@ -318,7 +318,7 @@ def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Setting
         (run.predictions / "images" / name).touch()
     (run.predictions / "images" / "r00_c00.json").touch()
     (run.path / dead).touch()
-    run.remove_leftovers()
+    run.clean_up()
     assert not (run.path / dead).exists()
     left = {path.name for path in (run.predictions / "images").iterdir()}
     assert left == {"r00_c00.json", alive}
@@ -339,7 +339,7 @@ def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) ->
     for path in kept:
         path.touch()
         os.utime(path, (1, 1))
-    run.remove_leftovers()
+    run.clean_up()
     assert all(path.is_file() for path in kept)
     assert (run.path / "tiles" / ".ssh").is_dir()
 
@@ -348,27 +348,27 @@ def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
         run.check(run.split_file, "Look for it.")
     run.split_file.write_text("subset\n")
-    with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like. Look at it."):
+    with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv. Look at it."):
         run.check(run.split_file, "Look at it.")
-    for seal in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
-        write_json(run.seals_file, {run.split_file.name: seal})
-        with pytest.raises(RunFolderError, match=r"seals.json does not say what split.csv is like"):
+    for checksum in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
+        write_json(run.checksums_file, {run.split_file.name: checksum})
+        with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
             run.check(run.split_file, "")
-    run.seal(run.split_file)
+    run.note_checksum(run.split_file)
     run.check(run.split_file, "All is well.")
     write_json(run.calibration_file, {})
-    run.seal(run.calibration_file)
+    run.note_checksum(run.calibration_file)
     run.check(run.split_file, "Both are known.")
     run.split_file.write_text("subsets\n")
     with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
         run.check(run.split_file, "Restore it.")
 
 
-def test_seals_that_cannot_be_read_are_not_to_be_deleted(run: RunFolder) -> None:
+def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
     run.split_file.write_text("subset\n")
-    run.seals_file.write_text("{")
+    run.checksums_file.write_text("{")
     with pytest.raises(
-        RunFolderError, match=r"seals\.json, which says what .* cannot be read .*Restore it, or fit a new"
+        RunFolderError, match=r"seals\.json, which holds checksums .* cannot be read .*Restore it, or fit a new"
     ):
         run.check(run.split_file, "")
 

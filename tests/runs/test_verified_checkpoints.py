@@ -11,9 +11,9 @@ import torch
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
-from anomalib_tiled.runs.verified_checkpoints import TrustedCheckpoints
-from anomalib_tiled.system import checksums as seals
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.runs.verified_checkpoints import VerifiedCheckpoints
+from anomalib_tiled.system import checksums
+from anomalib_tiled.system.checksums import Checksum
 
 TILE = TileGrid(Size(4, 4), Size(4, 4), Size(4, 4)).tiles[0]
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> RunFolder:
     path = folder.checkpoint(TILE)
     path.parent.mkdir()
     path.write_bytes(b"trained")
-    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path)))
+    folder.write_record(TILE, TileRecord(1.0, 1, "", Checksum.of(path)))
     return folder
 
 
@@ -33,62 +33,62 @@ def folder(tmp_path: Path) -> RunFolder:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that are read for their checksum."""
     read: list[Path] = []
-    of = seals.Seal.of
-    monkeypatch.setattr(seals.Seal, "of", lambda path: read.append(path) or of(path))
+    of = checksums.Checksum.of
+    monkeypatch.setattr(checksums.Checksum, "of", lambda path: read.append(path) or of(path))
     return read
 
 
-def load(checkpoints: TrustedCheckpoints) -> bytes:
+def load(checkpoints: VerifiedCheckpoints) -> bytes:
     with checkpoints.of(TILE) as path:
         return path.read_bytes()
 
 
 def test_a_checkpoint_is_read_for_its_checksum_once(folder: RunFolder, read: list[Path]) -> None:
-    checkpoints = TrustedCheckpoints(folder)
+    checkpoints = VerifiedCheckpoints(folder)
     assert {load(checkpoints) for _ in range(3)} == {b"trained"}
     assert read == [folder.checkpoint(TILE)]
 
 
 def test_one_that_was_trained_again_does_not_join_those_of_before(folder: RunFolder) -> None:
-    checkpoints, path = TrustedCheckpoints(folder), folder.checkpoint(TILE)
+    checkpoints, path = VerifiedCheckpoints(folder), folder.checkpoint(TILE)
     load(checkpoints)
     path.write_bytes(b"trained again")
-    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path)))
-    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* was trained again meanwhile\. Load the run anew\."):
+    folder.write_record(TILE, TileRecord(1.0, 1, "", Checksum.of(path)))
+    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* was trained again meanwhile\. Load the run again\."):
         load(checkpoints)
-    assert load(TrustedCheckpoints(folder)) == b"trained again"
+    assert load(VerifiedCheckpoints(folder)) == b"trained again"
 
 
 def test_one_that_is_altered_after_it_was_used_is_not_used_again(folder: RunFolder) -> None:
-    checkpoints, path = TrustedCheckpoints(folder), folder.checkpoint(TILE)
+    checkpoints, path = VerifiedCheckpoints(folder), folder.checkpoint(TILE)
     load(checkpoints)
     before = path.stat()
     path.write_bytes(b"altered")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had been there
-    with pytest.raises(RunFolderError, match="was altered after it was finished"):
+    with pytest.raises(RunFolderError, match="was changed after it was finished"):
         load(checkpoints)
 
 
 def test_what_may_be_altered_is_not_read_for_it(folder: RunFolder, read: list[Path]) -> None:
     folder.checkpoint(TILE).write_bytes(b"altered")
-    assert load(TrustedCheckpoints(RunFolder(folder.path, allow_altered=True))) == b"altered"
+    assert load(VerifiedCheckpoints(RunFolder(folder.path, allow_altered=True))) == b"altered"
     assert not read
 
 
 def test_a_lack_of_memory_is_not_the_fault_of_a_checkpoint(folder: RunFolder) -> None:
     lack = torch.OutOfMemoryError("CUDA out of memory.")
     message = "Padim cannot be made"
-    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out"), TrustedCheckpoints(folder).of(TILE):
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out"), VerifiedCheckpoints(folder).of(TILE):
         raise ConfigurationError(message) from lack
     other = ValueError("no")
     again = r"cannot be loaded: no .*Train the tile again"
-    with pytest.raises(RunFolderError, match=again), TrustedCheckpoints(folder).of(TILE):
+    with pytest.raises(RunFolderError, match=again), VerifiedCheckpoints(folder).of(TILE):
         raise ConfigurationError(message) from other
 
 
 def test_one_that_seems_to_be_changed_is_read_at_once_and_not_again(folder: RunFolder, read: list[Path]) -> None:
-    path, checkpoints = folder.checkpoint(TILE), TrustedCheckpoints(folder)
-    folder.write_record(TILE, TileRecord(1.0, 1, "", Seal.of(path), path.stat().st_mtime_ns))
+    path, checkpoints = folder.checkpoint(TILE), VerifiedCheckpoints(folder)
+    folder.write_record(TILE, TileRecord(1.0, 1, "", Checksum.of(path), path.stat().st_mtime_ns))
     read.clear()
     checkpoints.check_changed([TILE])
     assert not read, "it is as it was left"
@@ -98,6 +98,6 @@ def test_one_that_seems_to_be_changed_is_read_at_once_and_not_again(folder: RunF
         load(checkpoints)
     assert read == [path]
     path.write_bytes(b"untrue!")
-    with pytest.raises(RunFolderError, match=r"r00_c00\.ckpt was altered after it was finished"):
+    with pytest.raises(RunFolderError, match=r"r00_c00\.ckpt was changed after it was finished"):
         checkpoints.check_changed([TILE])
-    TrustedCheckpoints(RunFolder(folder.path, allow_altered=True)).check_changed([TILE])
+    VerifiedCheckpoints(RunFolder(folder.path, allow_altered=True)).check_changed([TILE])

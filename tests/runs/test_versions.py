@@ -134,4 +134,4 @@ def test_a_link_that_cannot_be_renewed_is_told_and_leaves_nothing_behind(
     make(tmp_path)
     assert names(tmp_path) == ["latest", "v0", "v1"]
     assert (tmp_path / "latest").resolve() == first
-    assert "latest does not lead to v1, which is the newest: [Errno 5] the disk is worn out" in caplog.text
+    assert "latest could not be pointed to v1, the newest run: [Errno 5] the disk is worn out" in caplog.text

@@ -106,7 +106,10 @@ def test_a_plugin_must_keep_the_contract(plugin: type, install: Install) -> None
     del plugin
     install("lacking", PLUGIN.replace("def align(", "def aline("))
     (broken,) = find_plugins().broken
-    assert broken.error == ("TypeError: register_aligners gives ByCorners, which lacks what a Aligner must have: align")
+    assert (
+        broken.error
+        == "TypeError: ByCorners of register_aligners must implement every method of Aligner, but lacks align"
+    )
 
 
 def test_messages_name_it(plugin: type) -> None:

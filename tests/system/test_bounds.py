@@ -81,10 +81,10 @@ REFUSED = {
     "a text within a text": (json.dumps({"a": json.dumps({"b": mapped(101)})}), "It (line 1) (line 1) may nest"),
     "a setting twice": (
         "a: 1\nb: 2\na: 3",
-        "must hold each setting once, but 'a' stands in line 1 and again in line 3.",
+        "must hold each setting once, but 'a' is in line 1 and again in line 3.",
     ),
-    "an inner setting twice": ("a:\n  b: 1\n  c: 2\n  'b': 3", "but 'b' stands in line 2 and again in line 4. Remove"),
-    "a setting of JSON twice": ('{"a": 1,\n"a": 2}', "but 'a' stands in line 1 and again in line 2. Remove one"),
+    "an inner setting twice": ("a:\n  b: 1\n  c: 2\n  'b': 3", "but 'b' is in line 2 and again in line 4. Remove"),
+    "a setting of JSON twice": ('{"a": 1,\n"a": 2}', "but 'a' is in line 1 and again in line 2. Remove one"),
 }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system import checksums as seals
-from anomalib_tiled.system.checksums import CheckedFiles, Seal
+from anomalib_tiled.system import checksums
+from anomalib_tiled.system.checksums import CheckedFiles, Checksum
 
 
 @pytest.fixture
@@ -21,32 +21,32 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_seal_is_size_and_checksum(path: Path) -> None:
-    assert Seal.of(path) == Seal(200, sha256(path.read_bytes()).hexdigest())
-    Seal.of(path).check(path, "")
+def test_a_checksum_holds_the_size_too(path: Path) -> None:
+    assert Checksum.of(path) == Checksum(200, sha256(path.read_bytes()).hexdigest())
+    Checksum.of(path).check(path, "")
 
 
 def test_a_large_file_is_read_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Seal.of(path)
-    monkeypatch.setattr(seals, "PIECE", 7)
-    assert Seal.of(path) == whole
+    whole = Checksum.of(path)
+    monkeypatch.setattr(checksums, "PIECE", 7)
+    assert Checksum.of(path) == whole
 
 
 def test_a_file_that_was_cut_short(path: Path) -> None:
-    seal = Seal.of(path)
+    checksum = Checksum.of(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
         RunFolderError, match=r"finished.bin had 200 bytes when it was finished, and has 199 now. Do it."
     ):
-        seal.check_size(path, "Do it.")
+        checksum.check_size(path, "Do it.")
 
 
 def test_a_file_with_one_other_byte(path: Path) -> None:
-    seal = Seal.of(path)
+    checksum = Checksum.of(path)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    seal.check_size(path, "")
-    with pytest.raises(RunFolderError, match=r"finished.bin was altered after it was finished. Do it again."):
-        seal.check(path, "Do it again.")
+    checksum.check_size(path, "")
+    with pytest.raises(RunFolderError, match=r"finished.bin was changed after it was finished. Do it again."):
+        checksum.check(path, "Do it again.")
 
 
 def test_a_file_is_checked_once_unless_it_changes(path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_file_that_was_refused_is_checked_again(path: Path) -> None:
     files = CheckedFiles()
     for _ in range(2):
         with pytest.raises(RunFolderError, match="had 1 bytes"):
-            files.once(path, lambda: Seal(1, "").check(path, ""))
+            files.once(path, lambda: Checksum(1, "").check(path, ""))
 
 
 def test_a_file_that_must_not_be_read(
@@ -70,7 +70,10 @@ def test_a_file_that_must_not_be_read(
 ) -> None:
     (path := shared_folder / "inner" / "finished.bin").parent.mkdir()
     path.touch()
-    seal, message = Seal.of(path), f"{path} cannot be read: Permission denied. Change its permissions, or those of the"
-    for forbid, read in {path: Seal.of, path.parent: lambda path: seal.check_size(path, "")}.items():
+    checksum, message = (
+        Checksum.of(path),
+        f"{path} cannot be read: Permission denied. Change its permissions, or those of the",
+    )
+    for forbid, read in {path: Checksum.of, path.parent: lambda path: checksum.check_size(path, "")}.items():
         with forbidden(forbid), pytest.raises(RunFolderError, match=message):
             read(path)

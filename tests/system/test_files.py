@@ -82,7 +82,7 @@ def test_a_damaged_json_file(tmp_path: Path, content: bytes) -> None:
 def test_json_that_is_no_object(tmp_path: Path) -> None:
     path = tmp_path / "any.json"
     path.write_text("[1]")
-    with pytest.raises(RunFolderError, match="must hold a JSON object, found a list"):
+    with pytest.raises(RunFolderError, match="must hold a JSON object, but holds a list"):
         read_json(path)
 
 

@@ -13,14 +13,14 @@ from time import monotonic
 import pytest
 import torch
 
-from anomalib_tiled.system import fork_server as copied_process
+from anomalib_tiled.system import fork_server
 from anomalib_tiled.system.fork_server import probably_needed, process_context, working_context
 
 PROGRAM = """
 import multiprocessing, os, random, signal, sys, time
 from pathlib import Path
 
-from anomalib_tiled import copied_process
+from anomalib_tiled.system import fork_server
 
 def report(*words):
     variable = os.environ.get("PYTHONSAFEPATH")
@@ -32,16 +32,16 @@ def report_gpu():
 
 if __name__ == "__main__":
     [way] = sys.argv[1:]
-    copied_process.PRELOAD = "preloaded"
+    fork_server.PRELOAD = "preloaded"
 """
 
 START = """
     if way == "folder":
-        copied_process.KNOWS_SAFE_PATH = False
-    copied_process.start_copied_process()
+        fork_server.KNOWS_SAFE_PATH = False
+    fork_server.start_fork_server()
     assert os.environ.get("PYTHONSAFEPATH") is None, "the program's own environment is as it was"
-    context = multiprocessing.get_context("spawn") if way == "spawn" else copied_process.process_context()
-    process = copied_process.start_process(context, report, "worker", way)
+    context = multiprocessing.get_context("spawn") if way == "spawn" else fork_server.process_context()
+    process = fork_server.start_process(context, report, "worker", way)
     process.join()
     sys.exit(process.exitcode)
 """
@@ -50,18 +50,18 @@ INTERRUPTED = """
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored
     try:
-        copied_process.start_copied_process()
+        fork_server.start_fork_server()
         print("started", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        copied_process.start_process(copied_process.process_context(), report).join()
+        fork_server.start_process(fork_server.process_context(), report).join()
 """
 
 GPU_IS_LOST = """
     import torch
     torch.cuda.is_available = lambda: True
-    context = copied_process.working_context()
-    copied_process.start_process(context, report_gpu).join()
+    context = fork_server.working_context()
+    fork_server.start_process(context, report_gpu).join()
     sys.exit(context.get_start_method() != way)
 """
 
@@ -77,7 +77,7 @@ def program(folder: Path, source: str, preloaded: str = "", way: str = "forkserv
     (folder / "programs").mkdir()
     (folder / "programs" / "program.py").write_text(PROGRAM + source)
     (folder / "programs" / "preloaded.py").write_text(preloaded)
-    paths = os.pathsep.join([str(folder / "programs"), str(Path(copied_process.__file__).parents[1])])
+    paths = os.pathsep.join([str(folder / "programs"), str(Path(fork_server.__file__).parents[1])])
     return subprocess.Popen(
         [sys.executable, str(folder / "programs" / "program.py"), way],
         cwd=folder,
@@ -92,8 +92,8 @@ def program(folder: Path, source: str, preloaded: str = "", way: str = "forkserv
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores and no GPU."""
-    monkeypatch.setattr(copied_process, "cores", lambda: 2)
-    monkeypatch.setattr(copied_process, "GPU", tmp_path / "no such device")
+    monkeypatch.setattr(fork_server, "cores", lambda: 2)
+    monkeypatch.setattr(fork_server, "GPU", tmp_path / "no such device")
 
 
 def written(folder: Path, processes: str) -> str:
@@ -131,18 +131,18 @@ def test_arguments_go_before_configurations(tmp_path: Path, argument: str) -> No
 def test_without_a_word_it_is_as_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probably_needed(["--config", "no such file"])
     assert not probably_needed(["--help"])
-    monkeypatch.setattr(copied_process, "GPU", tmp_path)
+    monkeypatch.setattr(fork_server, "GPU", tmp_path)
     assert not probably_needed([])
 
 
 def test_one_core_trains_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copied_process, "cores", lambda: 1)
+    monkeypatch.setattr(fork_server, "cores", lambda: 1)
     assert not probably_needed([])
 
 
 def test_processes_are_copied_where_the_system_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_context().get_start_method() == "forkserver"
-    monkeypatch.setattr(copied_process.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(fork_server.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     assert process_context().get_start_method() == "spawn"
 
 
@@ -188,26 +188,26 @@ def test_an_interruption_meanwhile_is_heard_afterwards(monkeypatch: pytest.Monke
 
     def interrupted() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        steps.append(os.environ[copied_process.SAFE_PATH])
+        steps.append(os.environ[fork_server.SAFE_PATH])
 
-    monkeypatch.delenv(copied_process.SAFE_PATH, raising=False)
-    monkeypatch.setattr(copied_process.forkserver, "ensure_running", interrupted)
+    monkeypatch.delenv(fork_server.SAFE_PATH, raising=False)
+    monkeypatch.setattr(fork_server.forkserver, "ensure_running", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored
     try:
         with pytest.raises(KeyboardInterrupt):
-            copied_process.start_copied_process()
+            fork_server.start_fork_server()
     finally:
         signal.signal(signal.SIGINT, before)
     assert steps == ["anomalib-tiled"]
-    assert copied_process.SAFE_PATH not in os.environ
+    assert fork_server.SAFE_PATH not in os.environ
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_what_the_user_says_of_paths_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(copied_process.SAFE_PATH, "yes")
+    monkeypatch.setenv(fork_server.SAFE_PATH, "yes")
     said = []
-    monkeypatch.setattr(copied_process.forkserver, "ensure_running", lambda: said.append(os.environ["PYTHONSAFEPATH"]))
-    copied_process.start_copied_process()
+    monkeypatch.setattr(fork_server.forkserver, "ensure_running", lambda: said.append(os.environ["PYTHONSAFEPATH"]))
+    fork_server.start_fork_server()
     assert [*said, os.environ["PYTHONSAFEPATH"]] == ["yes", "yes"]
 
 
@@ -222,5 +222,5 @@ def test_where_copies_lose_the_gpu_processes_are_started_anew(tmp_path: Path, pr
 
 def test_without_a_gpu_no_process_is_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(copied_process, "start_process", None)
+    monkeypatch.setattr(fork_server, "start_process", None)
     assert working_context().get_start_method() == "forkserver"

@@ -44,10 +44,10 @@ def test_whatever_the_system_refuses_to_write_is_said_with_what_to_do(number: in
     ("error", "message"),
     [
         (refused(errno.EACCES), "Permission denied. Change its permissions, or those of the folders that it lies in."),
-        (refused(errno.EIO), "Input/output error. Restore it, or see to its disk."),
-        (refused(errno.ENOENT), "No such file or directory. Restore it, or see to its disk."),
+        (refused(errno.EIO), "Input/output error. Restore it, or check its disk."),
+        (refused(errno.ENOENT), "No such file or directory. Restore it, or check its disk."),
         (refused(errno.EMFILE), "Too many open files. Raise the limit for open files (`ulimit -n`)."),
-        (ValueError("embedded null byte"), "its name holds a zero byte. Restore it, or see to its disk."),
+        (ValueError("embedded null byte"), "its name holds a zero byte. Restore it, or check its disk."),
     ],
 )
 def test_what_cannot_be_read(error: Exception, message: str) -> None:
@@ -59,18 +59,18 @@ def test_what_cannot_be_read(error: Exception, message: str) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (refused(errno.ENOSPC), "No space left on the disk while writing {}. Make room, then go on."),
-        (refused(errno.EDQUOT), "No space left on the disk while writing {}. Make room, then go on."),
-        (refused(errno.EFBIG), "{} could be written in part only: File too large. Raise the limit for the size of"),
+        (refused(errno.ENOSPC), "No space left on the disk while writing {}. Make room, then resume."),
+        (refused(errno.EDQUOT), "No space left on the disk while writing {}. Make room, then resume."),
+        (refused(errno.EFBIG), "Only a part of {} could be written: File too large. Raise the limit for the size of"),
         (
             OSError("90 requested and 12 written"),
-            "{} could be written in part only: 90 requested and 12 written. Raise",
+            "Only a part of {} could be written: 90 requested and 12 written. Raise",
         ),
         (refused(errno.EROFS), "{} cannot be written: Read-only file system. Change its permissions or choose another"),
         (refused(errno.ENAMETOOLONG), "{} cannot be written: File name too long. Shorten the name, or use a folder"),
-        (refused(errno.ENOENT), "{} cannot be written: No such file or directory. See to its disk, or choose another"),
+        (refused(errno.ENOENT), "{} cannot be written: No such file or directory. Check its disk, or choose another"),
         (refused(errno.EISDIR), "{} cannot be written: a file is where a folder belongs, or the other way round. Move"),
-        (ValueError("embedded null byte"), "{} cannot be written: its name holds a zero byte. See to its disk, or"),
+        (ValueError("embedded null byte"), "{} cannot be written: its name holds a zero byte. Check its disk, or"),
     ],
 )
 def test_what_cannot_be_written(error: Exception, message: str) -> None:
@@ -90,7 +90,7 @@ def test_a_file_that_lies_elsewhere_is_named() -> None:
 def test_numpy_says_by_itself_what_was_cut_short(tmp_path: Path, limited_files: None) -> None:
     path = tmp_path / "map.npy"
     with (
-        pytest.raises(StorageError, match=rf"^{path} could be written in part only: .* Or the disk is full: make room"),
+        pytest.raises(StorageError, match=rf"^Only a part of {path} could be written: .* Or the disk is full: make"),
         replacing(path) as temporary,
         temporary.open("wb") as file,
     ):
@@ -117,7 +117,7 @@ def test_only_a_lack_of_room_is_a_full_disk() -> None:
 
 
 def test_what_nobody_has_named_names_what_the_system_names() -> None:
-    assert refusal(refused(errno.EIO, "/a")) == "/a: Input/output error. Restore it, or see to its disk."
-    assert refusal(refused(errno.EIO)) == "Input/output error. See to its disk, or choose another folder."
+    assert refusal(refused(errno.EIO, "/a")) == "/a: Input/output error. Restore it, or check its disk."
+    assert refusal(refused(errno.EIO)) == "Input/output error. Check its disk, or choose another folder."
     assert all(is_of_system(refused(number)) for number in errno.errorcode)
     assert not any(map(is_of_system, (OSError("out of luck"), TimeoutError(), ValueError("null"), KeyError("a"))))

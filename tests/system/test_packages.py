@@ -96,7 +96,7 @@ def test_what_leads_into_the_folder_is_refused(run: Path, monkeypatch: pytest.Mo
     place = run if text in FROM_WITHIN else run.parents[3]
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
-    with pytest.raises(ConfigurationError, match=r"must come from installed packages, but .* lies in the run folder"):
+    with pytest.raises(ConfigurationError, match=r"must come from installed packages, but .* is in the run folder"):
         refuse_code_in(run, text)
     assert not {"evil", "ev-il", "results"} & sys.modules.keys(), "nothing is imported to find that out"
 
@@ -105,7 +105,7 @@ def test_the_working_directory_counts_if_python_looks_there(run: Path, monkeypat
     monkeypatch.chdir(run)
     refuse_code_in(run, "evil.Evil")
     monkeypatch.syspath_prepend("")
-    with pytest.raises(ConfigurationError, match=r"but evil\.Evil lies"):
+    with pytest.raises(ConfigurationError, match=r"but evil\.Evil is"):
         refuse_code_in(run, "evil.Evil")
 
 
@@ -114,7 +114,7 @@ def test_it_is_found_wherever_it_stands(
     run: Path, monkeypatch: pytest.MonkeyPatch, nested: Callable[[str], object]
 ) -> None:
     monkeypatch.syspath_prepend(run)
-    with pytest.raises(ConfigurationError, match="lies in the run folder"):
+    with pytest.raises(ConfigurationError, match="is in the run folder"):
         refuse_code_in(run, nested("evil.Evil"))
 
 
@@ -122,7 +122,7 @@ def test_a_package_that_takes_in_folders_of_its_name(run: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(run)
     refuse_code_in(run, "torchmetrics.more.Evil")
     (run / "torchmetrics").mkdir()
-    with pytest.raises(ConfigurationError, match=r"torchmetrics\.more\.Evil lies"):
+    with pytest.raises(ConfigurationError, match=r"torchmetrics\.more\.Evil is"):
         refuse_code_in(run, "torchmetrics.more.Evil")
 
 
@@ -150,7 +150,7 @@ def test_a_configuration_that_holds_itself_again_and_again(run: Path, monkeypatc
     for _ in range(100):
         parts = [parts, parts]
     parts.append(parts)
-    with pytest.raises(ConfigurationError, match="lies in the run folder"):
+    with pytest.raises(ConfigurationError, match="is in the run folder"):
         refuse_code_in(run, parts)
 
 

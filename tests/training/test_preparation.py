@@ -82,8 +82,10 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
     ],
 )
 def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: dict[str, object], message: str) -> None:
+    stages = {name: each for name, each in change.items() if name in settings.stages}
+    fields = {name: each for name, each in change.items() if name not in stages}
     with pytest.raises(TiledError, match=message):
-        preparation.prepare(replace(settings, **change))
+        preparation.prepare(replace(settings, **fields, stages={**settings.stages, **stages}))
     assert left_behind(settings) == []
 
 

@@ -27,7 +27,7 @@ from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.workers import Outcome, TrainTile
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import LOCK
 from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import predict_trained, predictable
@@ -43,7 +43,7 @@ class Models:
     brightness: Make
     loaded: list[str] = field(default_factory=list)
     made: int = 0
-    seals: dict[str, Seal] = field(default_factory=dict)
+    checksums: dict[str, Checksum] = field(default_factory=dict)
 
     def load(self, tile: Tile) -> AnomalibModule:
         self.made += 1
@@ -56,7 +56,7 @@ class Models:
         model.factor.data = torch.tensor(10.0 * (1 + tile.row + tile.column))
 
     def record(self, tile: Tile) -> SimpleNamespace:
-        return SimpleNamespace(checkpoint=self.seals.get(tile.name, Seal(1, "first")))
+        return SimpleNamespace(checkpoint=self.checksums.get(tile.name, Checksum(1, "first")))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_one_model_object_is_loaded_once_a_tile_and_never_again(run: Run, models
 def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Models) -> None:
     passed(run)
     models.loaded.clear()
-    models.seals["r01_c01"] = Seal(1, "second")
+    models.checksums["r01_c01"] = Checksum(1, "second")
     passed(run)
     assert models.loaded == ["r01_c01"]
 

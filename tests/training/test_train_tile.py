@@ -531,7 +531,7 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     run = make_run()
     train_tile(run, first(run))
     run.folder.calibration_file.write_text("{}")
-    run.folder.train_again([first(run)])
+    run.folder.mark_for_training([first(run)])
     before = run.folder.checkpoint(first(run)).stat().st_ino
 
     def fail(*_: object) -> None:
@@ -575,7 +575,7 @@ def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_scr
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_without_a_gpu_the_setting_to_give_is_named(accelerator: str) -> None:
-    message = r"The trainer refuses its arguments: .* This machine has no GPU .*: give --trainer\.accelerator cpu\."
+    message = r"The trainer refuses its arguments: .* To train on the processor: --trainer\.accelerator cpu\."
     with pytest.raises(ConfigurationError, match=message):
         check_trainer({"accelerator": accelerator})
 

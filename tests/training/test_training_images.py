@@ -15,7 +15,7 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.runs.run_folder import TileRecord
-from anomalib_tiled.system.checksums import Seal
+from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training import training_images as seen_images
@@ -35,7 +35,7 @@ def run(settings: Settings) -> Run:
 
 def trained(run: Run, name: str, images: str) -> None:
     """Note a tile as trained."""
-    run.folder.write_record(run.grid.tile(name), TileRecord(1.0, 1, "", Seal(0, ""), 0, images))
+    run.folder.write_record(run.grid.tile(name), TileRecord(1.0, 1, "", Checksum(0, ""), 0, images))
 
 
 def image(run: Run, number: int = 0) -> Path:
@@ -48,7 +48,7 @@ def change(path: Path) -> None:
 
 
 def test_images_that_stay_are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
     noted = noted_fingerprint(run.folder)
     assert note_images(run, run.grid.tiles[2:]) is None
     assert noted_fingerprint(run.folder) == noted != ""
@@ -113,13 +113,13 @@ def test_images_that_have_gone_are_needed_for_training_only(run: Run) -> None:
 def test_images_that_cannot_be_read_any_more_are_needed_for_training_only(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> Seal:
+    def fail(path: Path) -> Checksum:
         with readable(path):
             raise PermissionError(errno.EACCES, "Permission denied")
 
     note_images(run, run.grid.tiles)
     change(image(run))
-    monkeypatch.setattr(seen_images.Seal, "of", fail)
+    monkeypatch.setattr(seen_images.Checksum, "of", fail)
     assert note_images(run, []) is None
     with pytest.raises(DataError, match="Permission denied"):
         note_images(run, run.grid.tiles)
@@ -129,7 +129,7 @@ def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: py
     for tile in run.grid.tiles:
         trained(run, tile.name, "")
     run.folder.trained_on_file.unlink()
-    monkeypatch.setattr(Seal, "of", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
     assert note_images(run, []) is None
 
 
