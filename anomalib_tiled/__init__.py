@@ -5,19 +5,19 @@ A module imports only from its own folder or from a line below, and never in a c
     __main__    `python -m anomalib_tiled`
     api         a run as Python objects: fit_ensemble, TiledEnsemble.load
     cli         text to settings to commands; the only place that prints errors; how `anomalib tiled` is reached
-    pipeline    the whole story: fit, test, predict, status
+    pipeline    fit, test, predict, status: the steps of each command
     plugins     hooks, finding the packages that implement them, the built-in stages as a plugin
     training    one model per tile: trainer, workers, calibration
     export      a run as files for other programs
     results     metrics, regions, predictions, pictures, tables
     ensemble    all tile models and stages as one model
-    runs        the run folder: files, checkpoints, checksums, what is done
+    runs        the run folder: files, checkpoints, checksums, states of tiles
     data        the split, the image cache, tiles, images from files and from memory, demonstration boards
-    config      settings, what they may name, files that were written for anomalib itself
+    config      settings, the classes that they may name, configurations of anomalib itself
     stages      the contract of each kind of stage, and the built-in ones
-    system      files, locks, memory, processes, logs: nothing of this field
+    system      files, locks, memory, processes, logs: nothing about images
     grid        tile locations: integers only
-    errors      one tree, drawn at its top
+    errors      the tree of all errors, drawn at its top
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: PyTorch takes seconds, and ``--help`` does not need it."""
+    """Import a public name at its first use: PyTorch takes seconds to import, and ``--help`` does not need it."""
     if name not in _HOMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
@@ -77,5 +77,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names, those that are not imported yet among them."""
+    """List the public names, including those that are not imported yet."""
     return sorted([*globals(), *_HOMES])

@@ -1,7 +1,7 @@
-"""A run as an object: what ``anomalib_tiled.TiledEnsemble`` is in Python.
+"""The Python interface: `fit_ensemble` makes a run, `TiledEnsemble` loads one and predicts images.
 
-The internal `TiledEnsemble` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and knows no files. This
-one is the same model, opens a run folder, and predicts images as people hold them. `fit_ensemble` makes a run.
+The internal `TiledEnsemble` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and reads no files. The
+one here is the same model, but opens a run folder, and takes paths, arrays and images of any size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchvision.tv_tensors import Image
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.options import fit_parser, settings_from
-from anomalib_tiled.config.objects import written_down
+from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
 from anomalib_tiled.data.image_sizes import TrainedOn
@@ -62,19 +62,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
 
 SIZES = ("tile_size", "stride", "image_size")
-"""What a grid and the settings of one have in common."""
-
-
+"""Attributes that a grid shares with `TilingSettings`."""
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 
 LESS_MEMORY = f'{LOWER_THE_BUDGET}, give fewer images at a time, or load the run with another device, such as "cpu".'
 
 
 class TiledEnsemble(TensorEnsemble):
-    """All tile models of a run and its stages as one anomalib model. Made by `load`, or by ``fit_ensemble``."""
+    """All tile models and stages of a run as one anomalib model. Made by `load`, or by ``fit_ensemble``."""
 
     run_folder: Path
-    """The folder that it was loaded from."""
+    """The run folder."""
 
     _thresholds: Thresholds = Thresholds()
     _augmentations: tuple[Transform, ...] = ()
@@ -95,18 +93,17 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             run_folder: The folder that ``fit`` printed, or its ``latest``.
-            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` or ``None`` for what the run was trained
-                on.
-            threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for what was
-                calibrated.
-            pixel_threshold: The same of pixels.
-            allow_altered: Whether files that were altered since they were finished are used, with a warning for each.
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` or ``None`` for the device of training.
+            threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
+                calibrated threshold.
+            pixel_threshold: The same for pixels.
+            allow_altered: Whether to use files that were changed after they were finished, with a warning for each.
 
         Raises:
-            RunFolderError: There is no run, it is not complete, a file was altered and that is not allowed, or it lacks
-                the scores that a threshold is looked up in. Checkpoints with the size and the time that they were
-                finished with are not read here; if one was altered nevertheless, the first prediction raises this.
-            ConfigurationError: There is no such device, or the threshold is none.
+            RunFolderError: There is no run, it is not complete, a file was changed and that is not allowed, or the run
+                lacks the scores that a threshold is looked up in. Checkpoints whose size and time are unchanged are
+                not read here; if their content was changed, the first prediction raises this.
+            ConfigurationError: The device does not exist, or a threshold is invalid.
         """
         folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
         for note in changed_files(folder) if allow_altered else ():
@@ -134,7 +131,7 @@ class TiledEnsemble(TensorEnsemble):
         return ensemble.to(opened.device).eval()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
-        """Normalize and threshold whole images, by the thresholds that were given to `load`."""
+        """Normalize and threshold whole images, by the thresholds given to `load`."""
         return self._thresholds.decide(raw, super().decide(raw))
 
     def predict(self, image: GivenImage) -> ImagePrediction:
@@ -142,33 +139,33 @@ class TiledEnsemble(TensorEnsemble):
 
         Args:
             image: A path, a Pillow image, an array of shape (height, width, 3) or (height, width), or a tensor of shape
-                (3, height, width) or (height, width). Colours are RGB: what ``cv2.imread`` reads is BGR, and needs
-                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. Numbers are bytes, or fractions from 0 to 1. Another size
-                than that of training is resized; the result has the size of the image.
+                (3, height, width) or (height, width). Colours are RGB; ``cv2.imread`` gives BGR, so convert it by
+                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. Values are bytes, or fractions from 0 to 1. Images of
+                another size than in training are resized; the result has the size of the image.
 
         Raises:
-            DataError: It is no image, or cannot be read.
+            DataError: It is not an image, or cannot be read.
             OutOfMemoryError: Memory ran out.
-            RunFolderError: A checkpoint is gone, or was altered in a way that `load` does not see, or since.
+            RunFolderError: A checkpoint is missing, or its content was changed.
         """
         return self.predict_batch([image])[0]
 
     def predict_images(self, images: Iterable[GivenImage], batch_size: int = 1) -> Iterator[ImagePrediction]:
-        """Predict images as they are asked for; only a batch is in memory at a time.
+        """Predict images lazily; only one batch is in memory at a time.
 
         Args:
-            images: Images as `predict` takes them; may be without end.
-            batch_size: Images that are predicted together, at least 1.
+            images: Images as `predict` takes them; may be an endless iterator.
+            batch_size: Number of images to predict together, at least 1.
 
         Returns:
-            The predictions, in the order of the images. What `predict_batch` raises comes out of it.
+            The predictions, in the order of the images. Iterating over them raises the errors of `predict_batch`.
 
         Raises:
             ValueError: The batch size is less than 1.
             TypeError: A single path was given.
         """
         if batch_size < 1:
-            message = f"batch_size must be at least 1, but is {batch_size}."
+            message = f"batch_size must be at least 1, but is {batch_size}. Raise it."
             raise ValueError(message)
         remaining = iter(_several(images))
         batches = iter(lambda: list(islice(remaining, batch_size)), [])
@@ -176,15 +173,15 @@ class TiledEnsemble(TensorEnsemble):
 
     @usual_defaults()
     def predict_batch(self, images: Iterable[GivenImage]) -> list[ImagePrediction]:
-        """Predict images together. They may be of several kinds and sizes.
+        """Predict images in one batch. They may differ in type and size.
 
         Args:
             images: Images as `predict` takes them.
 
         Raises:
-            DataError: One is no image, or cannot be read.
+            DataError: One is not an image, or cannot be read.
             OutOfMemoryError: Memory ran out.
-            RunFolderError: As of `predict`.
+            RunFolderError: As for `predict`.
             TypeError: A single path was given.
         """
         given = list(_several(images))
@@ -196,32 +193,36 @@ class TiledEnsemble(TensorEnsemble):
     def _predicted(self, given: list[GivenImage]) -> list[ImagePrediction]:
         pixels = [pixels_of(image) for image in given]
         for image, each in zip(given, pixels, strict=True):
-            self._look_at(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
+            self._warn_if_unusual(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
         images = torch.stack([self._in_size(image) for image in pixels])
         with self.batch_lock:
             raw = self.predict_raw(images)
             decided = self.decide(raw)
         paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]
-        told = [self._told(decided, number, image, paths[number]) for number, image in enumerate(pixels)]
-        return [replace(each, raw_score=score) for each, score in zip(told, raw.scores.tolist(), strict=True)]
+        predictions = [
+            self._image_prediction(decided, number, image, paths[number]) for number, image in enumerate(pixels)
+        ]
+        return [replace(each, raw_score=score) for each, score in zip(predictions, raw.scores.tolist(), strict=True)]
 
-    def _look_at(self, name: object, size: Size) -> None:
-        """Warn once of an image that does not look like those that were trained on."""
+    def _warn_if_unusual(self, name: object, size: Size) -> None:
+        """Warn once if the size of an image differs from those of training."""
         trained_on = self._trained_on  # another thread may set it to None
         if trained_on is not None and (remark := trained_on.remark(name, size)):
             self._trained_on = None
             warnings.warn(remark, stacklevel=5)
 
     def _in_size(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Resize an image as those of the run were, and change it as those that were tested."""
+        """Resize an image as in the run, and apply the augmentations of its test images."""
         size = self.grid.image_size
         resized = pixels if tuple(pixels.shape[-2:]) == size else resize(pixels, list(size), antialias=True)
         image: torch.Tensor = to_dtype(Image(resized.cpu()), torch.float32, scale=True)
-        for change in self._augmentations:
-            image = change(image)
+        for augmentation in self._augmentations:
+            image = augmentation(image)
         return image
 
-    def _told(self, decided: InferenceBatch, number: int, pixels: torch.Tensor, path: Path | None) -> ImagePrediction:
+    def _image_prediction(
+        self, decided: InferenceBatch, number: int, pixels: torch.Tensor, path: Path | None
+    ) -> ImagePrediction:
         size = Size(*pixels.shape[-2:])
         score, label, maps, masks = (cast("torch.Tensor", getattr(decided, name)) for name in FIELDS)
         scores = in_source_size(maps[number], size)
@@ -238,10 +239,10 @@ class TiledEnsemble(TensorEnsemble):
 
 
 def _several(images: Iterable[GivenImage]) -> Iterable[GivenImage]:
-    """Refuse a path, of which each letter would be taken for one.
+    """Refuse a single path, whose letters would be taken for paths.
 
     Raises:
-        TypeError: It is one.
+        TypeError: The images are a single path.
     """
     if isinstance(images, (str, Path)):
         message = (
@@ -260,10 +261,10 @@ def fit_ensemble(
     model_args: Mapping[str, Plain] | None = None,
     **settings: Plain,
 ) -> TiledEnsemble:
-    """Train one model per tile location, calibrate, and load the ensemble. What ``anomalib tiled fit`` does.
+    """Train one model per tile location, calibrate, and load the ensemble. The same as ``anomalib tiled fit``.
 
-    Objects are written down as their classes and arguments, and made anew from these: models for each tile. What was
-    changed in an object after it was made, such as weights that were loaded into a model, has no effect.
+    The run stores the class and arguments of each object, and builds it from these, a new model for each tile. Later
+    changes of an object, such as weights that were loaded into a model, have no effect.
 
     Args:
         model: A new model; its class or name; or ``class_path`` and ``init_args``.
@@ -272,25 +273,25 @@ def fit_ensemble(
         model_args: Arguments of a model that is given as a class or name.
         settings: Any other setting of a configuration by its name, such as ``default_root_dir="results"``,
             ``merging=Gaussian()``, ``merging="Gaussian"`` or ``trainer={"max_epochs": 10, "callbacks": [...]}``; and
-            ``keep_going=True`` to try all tiles, although two of them fail alike.
+            ``keep_going=True`` to try all tiles, even after two fail for the same reason.
 
     Returns:
-        The ensemble; its ``run_folder`` is what later commands take as ``--ckpt_dir``.
+        The ensemble; later commands take its ``run_folder`` as ``--ckpt_dir``.
 
     Raises:
-        ConfigurationError: A setting is unknown, contradicts another, or is an object that cannot be written down.
-        TrainingError: Tiles failed; the message says how to go on.
+        ConfigurationError: A setting is unknown, contradicts another, or is an object that cannot be stored.
+        TrainingError: Tiles failed; the message says how to resume.
     """
     for name in ("normalization", "thresholding"):
         if name in settings:
             settings[name] = _stage_at(settings[name])
     configuration = {
-        **{name: written_down(name, value) for name, value in settings.items()},
+        **{name: to_plain(name, value) for name, value in settings.items()},
         "model": _model(model, model_args),
-        "data": written_down("data", data),
+        "data": to_plain("data", data),
         "tiling": _tiling(tiling),
     }
-    # Others would run the caller's script once more, unless it takes care of that.
+    # Several processes would run the caller's script again, unless it has a __main__ guard.
     configuration.setdefault("workers", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
     parser = fit_parser("fit_ensemble")
     parsed = parser.parse_object(configuration)
@@ -303,37 +304,37 @@ def _model(model: object, arguments: Mapping[str, Plain] | None) -> Plain:
     """Give the class of the model and its arguments.
 
     Raises:
-        ConfigurationError: It is none, or has arguments already.
+        ConfigurationError: It is not a model, or already has arguments.
     """
     if isinstance(model, (str, type)):
-        written = written_down("model", model)
-        return {"class_path": written, "init_args": written_down("model_args", arguments or {})}
+        class_path = to_plain("model", model)
+        return {"class_path": class_path, "init_args": to_plain("model_args", arguments or {})}
     if not isinstance(model, (AnomalibModule, Mapping)):
         message = f"model must be a model of anomalib, its class or its name, but is a {type(model).__name__}."
         raise ConfigurationError(message)
     if arguments is not None:
-        message = "model_args are for a model that is given as a class, but this one has its arguments. Take them out."
+        message = "model_args are for a model given as a class, but this one already has arguments. Remove model_args."
         raise ConfigurationError(message)
-    return written_down("model", model)
+    return to_plain("model", model)
 
 
 def _stage_at(value: Plain) -> Plain:
-    """Give a stage alone the place where it is applied unless something else is said."""
+    """Put a stage that is given alone into its group of settings, with the default place."""
     return {"method": value} if isinstance(value, (type, Normalizer, Thresholder)) else value
 
 
 def _tiling(tiling: Plain) -> Plain:
-    """Read the forms that the tiling may have.
+    """Read the tiling in any of its forms.
 
     Raises:
-        ConfigurationError: It has another one.
+        ConfigurationError: It has another form.
     """
     if isinstance(tiling, (TileGrid, TilingSettings)):
         tiling = {name: getattr(tiling, name) for name in SIZES}
     elif _is_side(tiling) or _is_pair(tiling):
         tiling = {"tile_size": tiling}
     if isinstance(tiling, Mapping):
-        return written_down("tiling", tiling)
+        return to_plain("tiling", tiling)
     message = (
         "tiling must be the side of the tiles in pixels, (height, width) of a tile, a TileGrid, or such as "
         f'{{"tile_size": 256, "stride": 192}}, but is {tiling!r}.'

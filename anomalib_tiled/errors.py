@@ -1,4 +1,4 @@
-"""Errors that the user can mend, and nothing else.
+"""Errors that the user can fix.
 
     TiledError                  base: printed as plain lines, exit status 2
     ├── ConfigurationError      a setting is missing, unknown, or contradicts another
@@ -6,7 +6,7 @@
     ├── DataError               the images, masks or their split
     ├── StageError              a merging, scoring, smoothing, normalization or thresholding stage
     │   └── NotFiniteError      a model predicts infinities or NaN
-    ├── RunFolderError          the run folder is incomplete, altered, or none at all
+    ├── RunFolderError          the run folder is incomplete, changed, or not a run folder
     ├── StorageError            the disk is full or cannot be written
     └── TrainingError           one or more tiles could not be trained
         ├── OutOfMemoryError    memory of a GPU or of the machine ran out
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TiledError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base of all errors that the user can fix."""
 
 
 class ConfigurationError(TiledError):
@@ -41,7 +41,7 @@ class DataError(TiledError):
 
 
 class StageError(TiledError):
-    """A stage did not do what its contract says."""
+    """A stage breaks its contract."""
 
 
 class NotFiniteError(StageError):
@@ -49,7 +49,7 @@ class NotFiniteError(StageError):
 
 
 class RunFolderError(TiledError):
-    """A run folder is incomplete, altered, or not a run folder."""
+    """A run folder is incomplete, changed, or not a run folder."""
 
 
 class StorageError(TiledError):
@@ -64,22 +64,22 @@ class OutOfMemoryError(TrainingError):
     """Memory of a GPU or of the machine ran out."""
 
     of_machine = False
-    """Whether it was that of the machine, which all processes share."""
+    """Whether the memory of the machine ran out, which all processes share."""
 
 
 class UnfitLocationError(TrainingError):
     """A model cannot be fitted on what the images show at one location."""
 
     blank = False
-    """Whether the training images show nothing there, so that nothing follows for other locations."""
+    """Whether the training images show nothing there; if so, other locations need not fail."""
 
 
 def allowed_names(given: str, allowed: Iterable[str]) -> str:
-    """Say which names are allowed, and which of them is nearest to the given one.
+    """List the allowed names, and suggest the one nearest to the given name.
 
     Args:
         given: The name that is not allowed.
-        allowed: The names that are.
+        allowed: The allowed names.
 
     Returns:
         A sentence such as ``Did you mean 'stride'? Allowed: image_size, stride, tile_size.``

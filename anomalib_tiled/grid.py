@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie: integers only, no pixels.
+"""The positions of the tiles in an image: integers only, no pixel values.
 
 Image of 11 pixels a side, tiles of 4, stride 3. The last tile is moved back so that it ends at the border:
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_PIXELS = 2**30
-"""Pixels of an image: a map of so many takes 4 GB."""
+"""Most pixels of an image: a map of that size takes 4 GB."""
 
 MOST_TILES = 100_000
-"""Tiles of a grid, each with a model of its own: to train as many takes days if it takes a second for each."""
+"""Most tiles of a grid: at a second for each model, training takes more than a day."""
 
 
 class Size(NamedTuple):
@@ -38,7 +38,7 @@ class Size(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        """Write the size as people do: height × width."""
+        """Write the size as height x width."""
         return f"{self.height} x {self.width}"
 
 
@@ -82,11 +82,11 @@ class TileGrid:
         image_size: Height and width of the images in pixels.
         tile_size: Height and width of a tile in pixels.
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
-        left_out: Names of the locations that have no model, because none could be fitted there.
+        left_out: Names of the locations without a model, because none could be fitted there.
 
     Raises:
         GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
-            tiles or pixels than anybody can use.
+            than `MOST_TILES` tiles or `MOST_PIXELS` pixels.
     """
 
     image_size: Size
@@ -103,17 +103,17 @@ class TileGrid:
         rows, columns = (_number(*sides) for sides in zip(self.image_size, self.tile_size, self.stride, strict=True))
         if rows * columns > MOST_TILES:
             message = (
-                f"A grid may have {MOST_TILES} tiles, but would have {rows} x {columns}. "
+                f"A grid may have at most {MOST_TILES} tiles, but would have {rows} x {columns}. "
                 "Raise tiling.tile_size or tiling.stride, or lower tiling.image_size."
             )
             raise GridError(message)
         if self.image_size.height * self.image_size.width > MOST_PIXELS:
             size = self.image_size
-            message = f"An image may have {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
+            message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
 
     def without(self, names: Iterable[str]) -> TileGrid:
-        """Give the same grid with these locations left out, and no others.
+        """Give the same grid with exactly these locations left out.
 
         Args:
             names: Names such as ``r00_c03``.
@@ -122,7 +122,7 @@ class TileGrid:
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """The locations that have a model, row by row from the top left."""
+        """The locations with a model, row by row from the top left."""
         return tuple(tile for tile in self.locations if tile.name not in self.left_out)
 
     @cached_property
@@ -153,12 +153,12 @@ class TileGrid:
 
     @property
     def row_seams(self) -> tuple[int, ...]:
-        """Interior row cuts: below each one the set of covering tiles changes."""
+        """Interior row cuts: the set of covering tiles changes at each."""
         return self.row_cuts[1:-1]
 
     @property
     def column_seams(self) -> tuple[int, ...]:
-        """Interior column cuts: right of each one the set of covering tiles changes."""
+        """Interior column cuts: the set of covering tiles changes at each."""
         return self.column_cuts[1:-1]
 
     @cached_property
@@ -171,7 +171,7 @@ class TileGrid:
         )
 
     def to_json(self) -> dict[str, list[int]]:
-        """Give the three sizes as plain numbers."""
+        """Give the three sizes as lists [height, width]."""
         return {"image_size": [*self.image_size], "tile_size": [*self.tile_size], "stride": [*self.stride]}
 
     def tile(self, name: str) -> Tile:
@@ -190,7 +190,7 @@ class TileGrid:
         raise GridError(message)
 
     def __str__(self) -> str:
-        """Describe the grid in a line."""
+        """Describe the grid in one line."""
         rows, columns = self.shape
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "
@@ -210,14 +210,14 @@ def _check_side(side: str, image: int, tile: int, stride: int) -> None:
         raise GridError(message)
     if not 1 <= stride <= tile:
         message = (
-            f"The stride must be between 1 and the tile {side}, or pixels would be skipped: "
+            f"The stride must be between 1 and the tile {side}, or tiles would not cover every pixel: "
             f"stride is {stride}, tile {side} is {tile} pixels. Change tiling.stride."
         )
         raise GridError(message)
 
 
 def _number(image: int, tile: int, stride: int) -> int:
-    """Count what `_starts` lists."""
+    """Count the starts that `_starts` lists."""
     return -(-(image - tile) // stride) + 1
 
 

@@ -1,4 +1,4 @@
-"""The whole story: fit, test, predict, status."""
+"""The steps of fit, test, predict and status."""
 
 from __future__ import annotations
 

@@ -91,7 +91,10 @@ def test_a_tile_that_is_not_there() -> None:
         ),
         ((Size(8, 8), Size(4, 4), Size(0, 4)), "stride is 0, tile height is 4 pixels. Change tiling.stride."),
         ((Size(8, 8), Size(4, 4), Size(4, -1)), "stride is -1, tile width is 4 pixels."),
-        ((Size(8, 8), Size(4, 4), Size(5, 4)), "or pixels would be skipped: stride is 5, tile height is 4 pixels."),
+        (
+            (Size(8, 8), Size(4, 4), Size(5, 4)),
+            "or tiles would not cover every pixel: stride is 5, tile height is 4 pixels.",
+        ),
         ((Size(8, 8), Size(0, 4), Size(4, 4)), "must be at least 1 pixel: image 8, tile 0. Change tiling."),
         ((Size(-8, 8), Size(4, 4), Size(4, 4)), "must be at least 1 pixel: image -8, tile 4."),
     ],
@@ -104,12 +107,15 @@ def test_sizes_that_do_not_fit_together(sizes: tuple[Size, Size, Size], message:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        (((10**7, 10**7), (256, 256), (256, 256)), "A grid may have 100000 tiles, but would have 39063 x 39063. Raise"),
+        (
+            ((10**7, 10**7), (256, 256), (256, 256)),
+            "A grid may have at most 100000 tiles, but would have 39063 x 39063. Raise",
+        ),
         (
             ((1000, 101), (1, 1), (1, 1)),
-            "A grid may have 100000 tiles, but would have 1000 x 101. Raise tiling.tile_size",
+            "A grid may have at most 100000 tiles, but would have 1000 x 101. Raise tiling.tile_size",
         ),
-        (((10**7, 10**7), (10**7, 10**7), (1, 1)), "may have 1073741824 pixels, but has 10000000 x 10000000."),
+        (((10**7, 10**7), (10**7, 10**7), (1, 1)), "may have at most 1073741824 pixels, but has 10000000 x 10000000."),
     ],
 )
 def test_a_grid_that_nobody_can_use_is_not_laid(
@@ -125,7 +131,7 @@ def test_tiles_are_counted_as_they_are_laid(grid: TileGrid, monkeypatch: pytest.
     monkeypatch.setattr(grid_module, "MOST_TILES", number)
     assert TileGrid(*sizes) == grid
     monkeypatch.setattr(grid_module, "MOST_TILES", number - 1)
-    with pytest.raises(GridError, match=f"A grid may have {number - 1} tiles"):
+    with pytest.raises(GridError, match=f"A grid may have at most {number - 1} tiles"):
         TileGrid(*sizes)
 
 

@@ -1,8 +1,8 @@
-"""How ``tiled`` becomes a command of ``anomalib``, which looks for no plugins itself.
+"""How ``tiled`` becomes a command of ``anomalib``, which does not search for plugins itself.
 
-At the start of Python, ``anomalib_tiled.pth`` leaves a finder behind that waits for the module with anomalib's command
-line, and asks `find_spec` here when somebody imports it. What `find_spec` answers is what Python would have found
-anyway, with one thing added: once the module has run, `anomalib_tiled.cli.host` is connected to it.
+When Python starts, ``anomalib_tiled.pth`` installs a finder for the module with anomalib's command line. When a program
+imports that module, the finder calls `find_spec` here, which finds the module as Python would, and connects
+`anomalib_tiled.cli.host` to it once it has run.
 
 The environment variable ``ANOMALIB_TILED_AUTOLOAD`` set to ``0`` turns this off; ``debug`` shows why it failed.
 """
@@ -29,15 +29,15 @@ COMMAND = "tiled"
 
 
 def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-    """Find the module as if nobody waited for it, and have the host connected when it has run.
+    """Find the module by the other finders, and connect the host once the module has run.
 
     Args:
-        name: Full name of the module that is imported.
-        path: Where to look: the ``__path__`` of the package around it.
-        target: The module that is loaded again, if it is.
+        name: Full name of the module.
+        path: ``__path__`` of the package around it.
+        target: The module, if it is reloaded.
 
     Returns:
-        What the other finders found, or None: nothing found, or turned off.
+        The spec of the module; ``None`` if no other finder finds it, or autoloading is turned off.
     """
     if os.environ.get(SWITCH) == "0":
         return None
@@ -57,7 +57,7 @@ class ConnectingLoader(Loader):
     """Runs a module by its own loader, and connects the host to it afterwards.
 
     Args:
-        loader: The module's own loader, which stands in the module again before it runs.
+        loader: The module's own loader, which the module gets back before it runs.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -68,22 +68,22 @@ class ConnectingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then connect the host to it. What it warns of for other commands is the host's business.
+        """Run the module, then connect the host to it. Known warnings are hidden for the command ``tiled`` only.
 
-        A module that fails leaves the finder where it is: it may be imported again.
+        If the module fails, the finder stays, as the module may be imported again.
         """
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         with without_known_warnings() if sys.argv[1:2] == [COMMAND] else nullcontext():
             self.loader.exec_module(module)
-        # A new list: taking something out of the old one would make a thread that goes through it skip a finder.
+        # A new list: removing an item from the old one would make a thread that iterates over it skip a finder.
         sys.meta_path = _other_finders()
         _connect(module)
 
     def __getattr__(self, name: str) -> object:
-        """Answer anything else (source code, resources) as the module's own loader does."""
-        # Copying asks for such names before there is a loader to ask.
+        """Give all other attributes (source code, resources) of the module's own loader."""
+        # copy looks these up before __init__ has set the loader.
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.loader, name)
@@ -95,7 +95,7 @@ def _connect(host: ModuleType) -> None:
 
         connect(host)
     except Exception:  # noqa: BLE001
-        # The start-up guard: who types `anomalib train` must not be stopped by a plugin that does not fit the host,
-        # was removed halfway, or is broken. `anomalib-tiled` says what is wrong.
+        # `anomalib train` must work even if this package does not fit the host, was removed halfway, or is broken.
+        # `anomalib-tiled` reports the reason.
         if os.environ.get(SWITCH) == "debug":
             sys.excepthook(*sys.exc_info())

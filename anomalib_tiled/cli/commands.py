@@ -1,4 +1,4 @@
-"""What each command does with its arguments."""
+"""The commands: each reads its arguments, runs a part of the pipeline and prints the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -61,20 +61,40 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Settings
 
 UNREADABLE = 3
-"""Exit status where images could not be read or predicted."""
+"""Exit status if images could not be read or predicted."""
 
 ANOMALOUS = 4
-"""Exit status where an image is anomalous, if that is asked for."""
+"""Exit status if an image is anomalous and ``--fail_on_anomaly`` is given."""
 
 WIDE = 200
-"""Columns of a table that goes into a file or another program."""
+"""Width in characters of a table that goes into a file or another program."""
 
 WEAKEST = 5
-"""Tile locations that are shown after a test."""
+"""Number of tile locations that a test shows."""
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """A run to fit.
+
+    Args:
+        folder: The run folder, a new one or one to resume.
+        retrain: Names of the tiles to train again.
+        keep_going: Whether to try all tiles, even after two failed for the same reason.
+    """
+
+    folder: RunFolder
+    retrain: tuple[str, ...] = ()
+    keep_going: bool = False
+
+    def resume_command(self, prog: str) -> str:
+        """Give the command line that resumes the run after an interruption."""
+        tiles = ["--tiles", ",".join(self.retrain)] if self.retrain else []
+        return f"{prog} {shlex.join(['--ckpt_dir', str(self.folder.path), *tiles])}"
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
-    """Train all tiles and calibrate, or go on with a run; print the run folder."""
+    """Train all tiles and calibrate, or resume a run; print the run folder."""
     with _observers() as observers:
         folder = _fitted(arguments, prog, observers)
     _say(f"Run folder: {folder.path}")
@@ -90,7 +110,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
-    folder, data = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
+    folder, data = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
     _warn_of_large_images(folder)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
@@ -100,10 +120,10 @@ def test(arguments: Sequence[str], prog: str) -> None:
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
-    """Predict new images, or decide about predicted ones again.
+    """Predict new images, or apply other thresholds to predicted ones.
 
     Returns:
-        Exit status: 0, 3 if images could not be read, 4 if one is anomalous and that was asked for.
+        Exit status: 0; 3 if images could not be read; 4 if one is anomalous and ``--fail_on_anomaly`` is given.
     """
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
@@ -111,27 +131,27 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     if parsed.device != AUTO:
         device_named(parsed.device)  # before anything is written
-    folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+    folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     output = _output(parsed.output) or folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be of any bytes
-    report = partial(_say, console=Console(file=sys.stderr))  # which is redirected into the log later
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names may hold any bytes
+    report = partial(_say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
-        with _told_how_to_go_on(command, report):
+        with _resume_hint(command, report):
             predicted = pipeline.rethreshold(folder, output, settings, report)
     else:
         request = PredictionRequest(
             tuple(parsed.data),
-            _listed(),
+            _lines_of_stdin(),
             output,
             settings,
             skip_existing=parsed.skip_existing,
             device=parsed.device,
         )
-        again = command if parsed.skip_existing else f"{command} --skip_existing"
-        with _told_how_to_go_on(again, report), _observers() as observers:
+        resume = command if parsed.skip_existing else f"{command} --skip_existing"
+        with _resume_hint(resume, report), _observers() as observers:
             predicted = pipeline.predict(folder, observers, request, report)
     _say(str(predicted))
     _say(f"Predictions: {output}")
@@ -142,9 +162,9 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 
 
 def status(arguments: Sequence[str], prog: str) -> None:
-    """Show how far each tile of a run is."""
+    """Show the state of each tile of a run."""
     parsed = run_parser(prog, "Show which tiles are done, left out, missing or failed.").parse_args(list(arguments))
-    folder = _opened(parsed.ckpt_dir)
+    folder = _open(parsed.ckpt_dir)
     tiles = pipeline.status(folder)
     table = Table("tile", "state", "detail")
     for each in tiles:
@@ -163,61 +183,60 @@ def export(arguments: Sequence[str], prog: str) -> None:
         if parsed.per_tile or parsed.input != "float32":
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
-        folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+        folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
         output = _output(parsed.output) or folder.path / "export" / CHECKPOINTS
         export_checkpoints(folder, output, overwrite=parsed.overwrite)
         _say(f"Export: {output}")
         return
     form = format_named(parsed.format)
-    folder = _opened(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+    folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
     output = _output(parsed.output) or folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
-    asked = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
-    exported = write_export(folder, asked)
+    request = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
+    exported = write_export(folder, request)
     for line in exported.lines(folder.settings().model.name):
         _say(line)
     _say(f"Export: {output}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
-    """List the installed stages."""
-    plain_parser(prog, "List the stages that are installed.").parse_args(list(arguments))
+    """List the installed stages and event hooks."""
+    plain_parser(prog, "List the installed stages.").parse_args(list(arguments))
     found, terminal = find_plugins(), Console(emoji=False)
     wide = terminal if terminal.is_terminal else Console(width=WIDE, emoji=False)
     wide.print(plugins_table(found))
     for clash in found.clashes:
-        _say(f"Name clash: {clash}. Name one by its dotted path.")
+        _say(f"Name clash: {clash}. Give the dotted path of the one you mean.")
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
-    folder, again, keep_going = _folder_for(list(arguments), prog, tested=tested)
-    _say(str(grid_of(folder.settings().tiling)))
-    _warn_of_large_images(folder)
-    command = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *(['--tiles', ','.join(again)] if again else [])])}"
-    with _told_how_to_go_on(command, partial(_say, console=Console(stderr=True))):
-        calibration = pipeline.fit(folder, observers, again, keep_going=keep_going)
+    request = _fit_request(list(arguments), prog, tested=tested)
+    _say(str(grid_of(request.folder.settings().tiling)))
+    _warn_of_large_images(request.folder)
+    with _resume_hint(request.resume_command(prog), partial(_say, console=Console(stderr=True))):
+        calibration = pipeline.fit(request.folder, observers, request.retrain, keep_going=request.keep_going)
     for note in calibration.notes:
         _say(f"Note: {note}")
-    return folder
+    return request.folder
 
 
 @contextmanager
-def _told_how_to_go_on(command: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Say how to go on with what is interrupted."""
+def _resume_hint(command: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Report the command that resumes an interrupted one."""
     try:
         yield
     except (KeyboardInterrupt, StorageError, OutOfMemoryError):
-        report(f"\nGo on with: {command}")
+        report(f"\nResume with: {command}")
         raise
 
 
 def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> None:
-    """Refuse what needs images where there are none."""
+    """Refuse options that need images, as there are none."""
     if settings.threshold is None and settings.pixel_threshold is None:
         message = (
             "--data must name the images to predict: files, folders, patterns, or - for a list on standard input. "
-            "Without it, --threshold or --pixel_threshold decide again about the images in --output."
+            "Without it, --threshold and --pixel_threshold apply to the predictions in --output."
         )
         raise ConfigurationError(message)
     if predicts or settings != PredictionSettings(settings.threshold, settings.pixel_threshold):
@@ -225,12 +244,12 @@ def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> N
         raise ConfigurationError(message)
 
 
-def _folder_for(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFolder, list[str], bool]:
-    """Give the run folder to resume or a new one, the tiles to train again, and whether all are tried.
+def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest:
+    """Prepare a new run folder, or open the one to resume.
 
     Args:
-        arguments: Those of the command.
-        prog: How the command is called.
+        arguments: Arguments of the command.
+        prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
     parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
@@ -239,30 +258,31 @@ def _folder_for(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFo
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
             if parsed.tiles is not None:
-                message = "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN."
+                message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            return prepare(settings_from(parser, parsed), report, tested=tested), [], parsed.keep_going
+            folder = prepare(settings_from(parser, parsed), report, tested=tested)
+            return FitRequest(folder, keep_going=parsed.keep_going)
         ckpt_dir = parsed.ckpt_dir
-    folder = _opened(ckpt_dir)
+    folder = _open(ckpt_dir)
     if tested:
         check_test_images(Split.read(folder.split_file))
     _note_new_images(folder)
-    if others:
-        # The run's own configuration comes first, so that only what is asked for besides can differ from it.
-        parsed = parser.parse_args(["--config", str(folder.config_file), *others])
-        seeded = not isinstance(parsed.seed_everything, bool)
-        _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
-        return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
-    return folder, [], False
+    if not others:
+        return FitRequest(folder)
+    # The run's own configuration comes first, so that only the other arguments can differ from it.
+    parsed = parser.parse_args(["--config", str(folder.config_file), *others])
+    seeded = not isinstance(parsed.seed_everything, bool)
+    _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
+    return FitRequest(folder, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
 
 
-def _listed() -> Iterable[str]:
-    """Give the lines of standard input; none if it was closed before Python began."""
+def _lines_of_stdin() -> Iterable[str]:
+    """Give the lines of standard input; none if it was closed before Python started."""
     return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
 def _output(given: str | None) -> Path | None:
-    """Give the folder for results that is asked for; ``None`` for that of the command."""
+    """Check ``--output`` and make it absolute; ``None`` for the command's own folder."""
     if given is None:
         return None
     if not given:
@@ -272,8 +292,8 @@ def _output(given: str | None) -> Path | None:
     return output
 
 
-def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
-    """Open a run, and say which files are not what they were, and which packages have other versions."""
+def _open(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
+    """Open a run, and say which of its files have changed and which packages have other versions."""
     folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
         for note in changed_files(folder):
@@ -284,23 +304,23 @@ def _opened(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
 
 
 def _note_new_images(folder: RunFolder) -> None:
-    """Say that images have come into the folders of a run, which goes on without them."""
+    """Say that new images are in the folders of a run, which stays without them."""
     found = appeared(Split.read(folder.split_file), folder.settings().data.build(AnomalibDataModule))
     if found is not None:
         number, newest = found
         command = f"anomalib tiled fit --config {shlex.quote(str(folder.config_file))}"
         _say(
-            f"Note: {number} images have appeared since the images of this run were split, for example {newest}. The "
-            f"split is frozen, and they stay unused. Make a new run with them: {command}"
+            f"Note: {number} images are new since the images of this run were split, for example {newest}. The split "
+            f"is fixed, so this run does not use them. To use them, fit a new run: {command}"
         )
 
 
 @contextmanager
 def _observers() -> Iterator[Observers]:
-    """Give whom to tell what happens; say which plugins cannot be loaded, or fail when they are told."""
+    """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
-        _say(f"warning: a plugin cannot be loaded and is left out: {plugin}", terminal)
+        _say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
     observers = Observers(plugins.loaded)
     try:
         yield observers
@@ -310,21 +330,21 @@ def _observers() -> Iterator[Observers]:
 
 
 def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> None:
-    """Put settings into a run that need no training.
+    """Change settings of a run that need no training.
 
     Raises:
-        ConfigurationError: Other settings than these differ from those of the run.
+        ConfigurationError: Another setting differs from that of the run.
     """
     own = folder.settings()
-    if given.tiling.image_size is None:  # asks for the images' own size, which the run has looked up
+    if given.tiling.image_size is None:  # null means the images' own size, which the run has looked up
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
-    if not seeded:  # asks for any seed
+    if not seeded:  # any seed will do
         given = replace(given, seed_everything=own.seed_everything)
     changed = replace(own, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
     if found := differences(changed, given):
         message = (
-            f"{folder.path} was made with another configuration: {found[0]}. Leave the argument out to go on with the "
-            f"run, or leave --ckpt_dir out to fit a new one. A run takes other {', '.join(changeable())}."
+            f"{folder.path} was made with another configuration: {found[0]}. To resume the run, leave the argument "
+            f"out; to fit a new one, leave --ckpt_dir out. A run can change only {', '.join(changeable())}."
         )
         raise ConfigurationError(message)
     if changed != own:
@@ -354,5 +374,5 @@ def _warn_of_large_images(folder: RunFolder) -> None:
 
 
 def _say(text: str, console: Console | None = None) -> None:
-    """Print a line as it is, however long: a path must stay a path."""
+    """Print a line without wrapping it, so that paths can be copied."""
     (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

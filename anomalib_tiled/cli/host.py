@@ -1,7 +1,7 @@
-"""The place of ``tiled`` in anomalib's own command line.
+"""The command ``tiled`` in anomalib's own command line.
 
-anomalib's parser shows ``tiled`` in its help and otherwise never sees it: everything after ``anomalib tiled`` goes to
-`anomalib_tiled.cli.main.main`, as it does from ``anomalib-tiled`` and ``python -m anomalib_tiled``. All three behave
+anomalib's parser only shows ``tiled`` in its help. All arguments after ``anomalib tiled`` go to
+`anomalib_tiled.cli.main.main`, as they do from ``anomalib-tiled`` and ``python -m anomalib_tiled``. So all three behave
 alike, and anomalib's other commands do not wait for a parser that they do not need.
 """
 
@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 if TYPE_CHECKING:
     from anomalib.cli.cli import AnomalibCLI
 else:
-    # Only stands in for anomalib's class, which `connect` puts behind it: this module never imports the host.
+    # This module never imports the host: `connect` adds anomalib's class as a base later.
     AnomalibCLI = object
 
 COMMAND = "tiled"
@@ -26,9 +26,9 @@ HELP = "Train, test and use one anomaly model per tile of large images."
 
 
 def connect(host: ModuleType) -> None:
-    """Put `TiledCommand` in front of the host's command line.
+    """Replace the host's command line by a subclass that handles ``tiled`` first.
 
-    The host's class stays as it is; the host's module names a subclass of it instead.
+    The host's class itself stays unchanged.
 
     Args:
         host: The module ``anomalib.cli.cli``.
@@ -40,7 +40,7 @@ def connect(host: ModuleType) -> None:
     if issubclass(inner, TiledCommand):
         return
     _check(inner)
-    # The module and name of the host's class, by which pickle finds this one.
+    # pickle finds the subclass by the module and name of the host's class.
     named = {name: getattr(inner, name) for name in ("__module__", "__qualname__", "__doc__")}
     host.AnomalibCLI = type(inner.__name__, (TiledCommand, inner), named)  # type: ignore[attr-defined]
 
@@ -56,14 +56,14 @@ def _check(inner: type) -> None:
 
 
 class TiledCommand(AnomalibCLI):
-    """What is added to the host's command line: the command ``tiled``.
+    """Adds the command ``tiled`` to the host's command line.
 
     Args:
-        args: Arguments after the name of the program; None takes those of the process.
-        run: Whether to run the command. With False, the host parses the arguments and nothing else happens.
+        args: Arguments after the name of the program; ``None`` for those of the process.
+        run: Whether to run the command; otherwise the host only parses the arguments.
 
     Raises:
-        SystemExit: The command ``tiled`` failed; the exit status is its code.
+        SystemExit: The command ``tiled`` failed; the code is its exit status.
     """
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002
@@ -76,13 +76,13 @@ class TiledCommand(AnomalibCLI):
     def add_subcommands(self, **settings: Any) -> None:  # noqa: ANN401
         """Add the host's commands, then ``tiled``, for the list of commands in the help."""
         super().add_subcommands(**settings)
-        # No public way leads to it. A jsonargparse that calls it otherwise costs a line of help, nothing else.
+        # jsonargparse has no public name for it. If the private one changes, only a line of the help is lost.
         commands = getattr(self.parser, "_subcommands_action", None)
         if commands is not None:
             commands.add_subcommand(COMMAND, ArgumentParser(), help=HELP)
 
     def tiled(self) -> None:
-        """Run the command when options of the host stand before it; the host calls commands by their names."""
+        """Run the command after options of the host, which calls commands by their names."""
         _run([])
 
 

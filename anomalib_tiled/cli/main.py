@@ -1,4 +1,4 @@
-"""The commands: from text to settings, and the only place that prints errors."""
+"""The entry point: finds the command, runs it, prints errors and returns the exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TERMINATED = 143
 USER_ERROR = 2
 
 OUTPUT = "Standard output"
-"""What standard output is called in messages."""
+"""Name of standard output in messages."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Command:
         name: What the user types.
         help: What it does, in a line.
         function: Name of the function in ``anomalib_tiled.cli.commands``.
-        trains: Whether it may have other processes train.
-        computes: Whether its time is that of models, so that memory for speed is worth it.
+        trains: Whether it may start processes that train.
+        computes: Whether models take most of its time, so that it is worth using memory for speed.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Command:
     computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
-        """Import the function, and have downloads give up early where there is no internet."""
+        """Import the function, and make downloads fail early without internet."""
         with without_known_warnings():
             function: Callable[[Sequence[str], str], int | None] = getattr(
                 import_module("anomalib_tiled.cli.commands"), self.function
@@ -61,7 +61,7 @@ class Command:
 COMMANDS = (
     Command(
         "fit",
-        "Train a model for every tile location and calibrate; or go on with an interrupted run.",
+        "Train a model for every tile location and calibrate; or resume an interrupted run.",
         "fit",
         trains=True,
         computes=True,
@@ -77,10 +77,10 @@ COMMANDS = (
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", "status"),
     Command(
         "export",
-        "Write a run as files for others: torch, onnx, openvino, or checkpoints of anomalib.",
+        "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib.",
         "export",
     ),
-    Command("plugins", "List the stages that are installed, and the packages that they come from.", "plugins"),
+    Command("plugins", "List the installed stages, and the packages that they come from.", "plugins"),
 )
 
 
@@ -88,16 +88,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
     """Run a command.
 
     Args:
-        arguments: What the user typed after the program's name; ``None`` for the arguments of this process.
+        arguments: The arguments after the program's name; ``None`` for those of this process.
         prog: The program's name in help and messages.
 
     Returns:
         Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
-        and 4 are what `predict` says they are.
+        and 4 only from `predict`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         with raised_when_terminated():
             status = _run(given, prog)
@@ -107,12 +107,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
     except KeyboardInterrupt as error:
         _say("\nInterrupted.")
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-    except Exception as error:  # noqa: BLE001  # shown in full: whatever it is, it is ours to mend
-        cause = _lost(sys.stdout, OUTPUT) or error  # if nothing can be printed, a command fails that prints
+    except Exception as error:  # noqa: BLE001  # shown in full: it is a bug of this package
+        cause = _lost(sys.stdout, OUTPUT) or error  # a command fails if it cannot print
         if not is_of_system(cause):
             traceback.print_exc()
             return 1
-        _say(f"error: {refusal(cause)}")  # but for what nobody has named better
+        _say(f"error: {refusal(cause)}")
         return USER_ERROR
     if (lost := _lost(sys.stdout, OUTPUT)) is not None:
         _say(f"error: {refusal(lost)}")
@@ -121,19 +121,19 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
 
 
 def _lost(stream: TextIO | None, name: str) -> OSError | None:
-    """Give the reason why a stream cannot be written; ``None`` if it can. What it holds is let go of then."""
-    if stream is None:  # it was closed before Python began
+    """Say why a stream cannot be written, and drop its contents; ``None`` if it can be written."""
+    if stream is None:  # it was closed before Python started
         return None
     try:
         stream.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the end of the process fails as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes it once more at the end
         return OSError(error.errno, error.strerror, name)
     return None
 
 
 def _say(text: str) -> None:
-    """Print for the terminal, as far as there is one."""
+    """Print to standard error, if it is open."""
     with suppress(OSError):
         print(text, file=sys.stderr)  # noqa: T201
     _lost(sys.stderr, "Standard error")
@@ -155,7 +155,7 @@ def _run(given: list[str], prog: str) -> int:
 
 
 def _overview(prog: str) -> ArgumentParser:
-    """Give the page that lists the commands."""
+    """Make the help page that lists the commands."""
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:<{width}}  {command.help}" for command in COMMANDS)
     return ArgumentParser(

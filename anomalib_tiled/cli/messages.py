@@ -1,4 +1,4 @@
-"""What jsonargparse says of a mistake, in a line that says what is allowed."""
+"""Turn jsonargparse's error messages into single lines that list the allowed names."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 UNKNOWN = (
     r"Group '(\S+)' does not accept option '(\S+)'|Option '(\S+)' is not accepted|Unrecognized arguments: --([^\s=]+)"
 )
-"""What jsonargparse says of a setting that there is not."""
+"""Messages of jsonargparse about a setting that does not exist."""
 
 NO_REASON = r"NoneType|^Expected a path|^Does not validate"
-"""What jsonargparse says beside the reason."""
+"""Lines of jsonargparse that are not the reason of an error."""
 
 NO_CLASS = r"Expected a class: ([^.]+)|Problem with given class_path '(\S+)'"
-"""What is said of a name that leads to no class."""
+"""Messages of jsonargparse about a name that is not that of a class."""
 
 PARSED = ("Namespace(", "NestedArg(", "{")
-"""Beginnings of values that hold more than what is wrong."""
+"""Beginnings of values that hold more than the faulty one."""
 
 
 def explained(parser: ArgumentParser, message: str) -> str:
-    """Say in a line what jsonargparse says of a mistake in many, and add which names are allowed.
+    """Shorten a message of jsonargparse to a line, and add the allowed names.
 
     Args:
-        parser: The parser that refused something.
-        message: What it says.
+        parser: The parser that raised the error.
+        message: Its message.
     """
     if unknown := re.search(UNKNOWN, message):
         return _unknown_setting(parser, ".".join(filter(None, unknown.groups())))
@@ -54,17 +54,17 @@ def explained(parser: ArgumentParser, message: str) -> str:
     body, *rest = re.split(r"\s*Given value: ", message[key.end() :])
     listed = [" ".join(each.split()) for each in re.split(r"(?:^|\n)\s*- ", body.partition("\n  Given value type")[0])]
     reasons = [each.removesuffix(".") for each in listed[1:] if not re.search(NO_REASON, each)] or listed[:1]
-    said = f"{key[1]}: {'; or '.join(reasons)}."
-    if no_class := re.search(NO_CLASS, said):
+    line = f"{key[1]}: {'; or '.join(reasons)}."
+    if no_class := re.search(NO_CLASS, line):
         names = list(_classes_for(key[1]))
         allowed = f"{allowed_names(next(filter(None, no_class.groups())), names)} Or give" if names else "Give"
-        return f"{said} {allowed} a dotted class path.{broken_plugins()}"
-    known = not rest or rest[0].startswith(PARSED) or any(each.endswith(rest[0]) for each in reasons)
-    return said if known else f"{said} Given: {rest[0]}."
+        return f"{line} {allowed} a dotted class path.{broken_plugins()}"
+    shown = not rest or rest[0].startswith(PARSED) or any(each.endswith(rest[0]) for each in reasons)
+    return line if shown else f"{line} Given: {rest[0]}."
 
 
 def broken_plugins() -> str:
-    """Say which plugins bring nothing because they cannot be loaded."""
+    """Name the plugins that cannot be loaded, and say why; empty if there are none."""
     broken = "; ".join(map(str, find_plugins().broken))
     return f" These plugins cannot be loaded: {broken}." if broken else ""
 
@@ -72,7 +72,7 @@ def broken_plugins() -> str:
 def _unknown_setting(parser: ArgumentParser, name: str) -> str:
     first, _, rest = name.partition(".")
     if first in NAMED_HERE:
-        return f"{first!r} of anomalib's own tiled ensemble is {NAMED_HERE[first]} here, on the command line too."
+        return f"{first!r} of anomalib's own tiled ensemble is called {NAMED_HERE[first]} here. Give that instead."
     top = _settings_of(parser, "")
     if not rest and (inner := _settings_of(parser, first)):
         return f"{first} is a group of settings. Give one of {', '.join(f'{first}.{each}' for each in inner)}."
@@ -88,7 +88,7 @@ def _unknown_setting(parser: ArgumentParser, name: str) -> str:
 def _settings_of(parser: ArgumentParser, group: str) -> list[str]:
     """Give the names of the settings in a group, or of the whole configuration."""
     prefix = f"{group}." if group else ""
-    options = [action.dest for action in parser._actions]  # noqa: SLF001  # argparse has no public list of them
+    options = [action.dest for action in parser._actions]  # noqa: SLF001  # argparse has no public list of options
     names = {name[len(prefix) :].partition(".")[0] for name in options if name.startswith(prefix)}
     return sorted(names - {"help", "print_config", ""})
 

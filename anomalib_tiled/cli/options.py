@@ -1,4 +1,4 @@
-"""The options of each command, and the settings they add up to."""
+"""The options of each command, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from anomalib_tiled.cli.messages import explained
-from anomalib_tiled.cli.short_names import arguments_in_full, in_full
+from anomalib_tiled.cli.short_names import expand_arguments, expand_short_names
 from anomalib_tiled.config.anomalib_config import HEADING, is_reference, translate
 from anomalib_tiled.config.anomalib_post_processor import read_post_processor
 from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settings, TilingSettings
@@ -40,58 +40,61 @@ PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
     "thresholding": (Literal["tile", "image"], "Per tile before merging, or per image."),
 }
-"""Groups of settings with a place where the stage is applied."""
+"""Groups of settings that say where a stage is applied."""
 
 PREDICT = """\
-Predict images that are not labelled: score, label, and anomalous regions in pixels of the image.
+Predict unlabelled images: score, label, and anomalous regions in pixels of the image.
 
---data takes files, folders (with all folders in them), patterns such as 'parts/**/*.png', and -, which reads one of
-these per line from standard input. The results are predictions.jsonl and predictions.csv; they are there as they come.
+--data takes files, folders (with their subfolders), patterns such as 'parts/**/*.png', and -, which reads one of these
+per line from standard input. Each batch is added to predictions.jsonl and predictions.csv as soon as it is predicted.
 
 --threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
-scores lie above it) or fpr0.01 (the same, said as a rate of false alarms). Without --data, they decide about the
-images in --output again; no image is predicted.
+scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they are applied to the
+predictions in --output, and no image is predicted.
 
 exit status:
-  0    all went well
-  2    something has to be changed; nothing that was there is lost
-  3    some images could not be read or predicted, or something of them not be kept: see failures.csv
-  4    with --fail_on_anomaly: an image is anomalous, and all went well
-  130  interrupted by Ctrl-C; --skip_existing goes on
-  143  ended by SIGTERM; the same
-  1    anything else
+  0    success
+  2    an argument, a file or the run must be changed; existing files are kept
+  3    some images could not be read or predicted, or some of their results not be written: see failures.csv
+  4    success, and with --fail_on_anomaly: an image is anomalous
+  130  interrupted by Ctrl-C; resume with --skip_existing
+  143  ended by SIGTERM; resume with --skip_existing
+  1    any other error
 """
 
 LONGEST_SHOWN = 40
-"""Characters of an option that is too long to be shown as it is."""
+"""Characters shown of an option that is too long."""
 
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
 
 
 class Parser(ArgumentParser):
-    """A parser that reads the files of anomalib's own tiled ensemble too, and whose errors say what is allowed."""
+    """A parser that also reads files of anomalib's own tiled ensemble, and lists allowed names in its errors."""
 
     def __init__(self, **options: Plain) -> None:
-        # An abbreviated --ckpt_dir or --config would be taken without being noticed by what looks for the whole name.
+        # without_ckpt_dir and _files_first look for whole names, and would miss an abbreviated --ckpt_dir or --config.
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
-        """Parse arguments; an option wins over files, wherever it stands."""
+        """Parse arguments; options override files, in any order."""
         check_arguments(args)
         try:
-            return super().parse_args(arguments_in_full(_files_first(args)), *arguments, **options)
+            return super().parse_args(expand_arguments(_files_first(args)), *arguments, **options)
         except SystemExit as error:
             if not error.code:  # --help and --print_config
                 raise
-            message = f"A module that a setting names ended the program when it was imported (exit {error.code})."
+            message = (
+                f"A class path must name a module that can be imported, but the import of one ended the program (exit "
+                f"{error.code}). Check the class paths, or fix that module."
+            )
             raise ConfigurationError(message) from error
         except UnicodeDecodeError as error:
-            message = f"A configuration must be text in UTF-8, but one of the files is not: {error}."
+            message = f"A configuration must be text in UTF-8, but one of the files is not: {error}. Convert it."
             raise ConfigurationError(message) from error
 
     def parse_path(self, cfg_path: str | PathLike[str], *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse the file after ``--config``, of which no more is read than a configuration may have."""
+        """Parse the file after ``--config``; reads no more of it than a configuration may have."""
         if "://" in str(cfg_path):
             return super().parse_path(cfg_path, *arguments, **options)
         path = Path_fr(cfg_path)
@@ -101,16 +104,16 @@ class Parser(ArgumentParser):
             return self.parse_string(text, *arguments, **{**options, "cfg_path": Path(path).name})
 
     def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse the text of a configuration: that of the file after ``--config``, or what stands there itself."""
+        """Parse the text of a configuration: the value of ``--config``, or the content of the file that it names."""
         check_yaml(cfg_str, options.get("cfg_path") or "The configuration")
         return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
 
     def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse a configuration that is an object already."""
-        return super().parse_object(in_full(cfg_obj), *arguments, **options)
+        """Parse a configuration that is a Python object."""
+        return super().parse_object(expand_short_names(cfg_obj), *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise instead of printing a page of usage.
+        """Raise an error instead of printing the usage.
 
         Raises:
             ConfigurationError: Always.
@@ -120,16 +123,19 @@ class Parser(ArgumentParser):
 
 def fit_parser(prog: str) -> Parser:
     """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
-    find_plugins()  # a class is found by its short name once its module is loaded
-    parser = Parser(prog=prog, description="Every setting may stand in the file, on the command line, or both.")
+    find_plugins()  # jsonargparse finds a class by its short name once its module is loaded
+    parser = Parser(prog=prog, description="Give settings in the file, on the command line, or both.")
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
-    parser.add_argument("--ckpt_dir", type=str | None, help="Go on with this run; its own configuration is used.")
+    parser.add_argument("--ckpt_dir", type=str | None, help="Resume this run, with its own configuration.")
     parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
-    parser.add_argument("--keep_going", action="store_true", help="Try all tiles, although two of them fail alike.")
+    parser.add_argument("--keep_going", action="store_true", help="Try all tiles, even after two fail for one reason.")
     parser.add_argument(
-        "--seed_everything", type=bool | int, default=True, help="Seed of the split and of every tile; true draws one."
+        "--seed_everything",
+        type=bool | int,
+        default=True,
+        help="Seed of the split and all tiles; true for a random one.",
     )
-    parser.add_argument("--default_root_dir", type=str, default="results", help="Folder that run folders are made in.")
+    parser.add_argument("--default_root_dir", type=str, default="results", help="Folder for the run folders.")
     parser.add_class_arguments(TilingSettings, "tiling")
     parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=True)
@@ -140,15 +146,17 @@ def fit_parser(prog: str) -> Parser:
         "--cache",
         type=CacheSettings | None,
         default=CacheSettings(),
-        help="Where decoded images are kept; null: nowhere.",
+        help="Where decoded images are kept; null to keep none.",
     )
     parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
-    parser.add_argument("--memory_budget", type=str | int | None, help="Such as 4GB; a share of what is free if null.")
+    parser.add_argument(
+        "--memory_budget", type=str | int | None, help="Such as 4GB; null for a share of the free memory."
+    )
     parser.add_argument(
         "--unfitted_tiles",
         type=Literal["leave_out", "error"],
         default="leave_out",
-        help="What is done about locations on which the model cannot be fitted, such as a blank margin.",
+        help="What to do about locations on which the model cannot be fitted, such as a blank margin.",
     )
     return parser
 
@@ -165,30 +173,36 @@ def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
     parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - (a list)."
+        "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - for a list."
     )
-    parser.add_argument("--output", type=str | None, help="Folder for the results; `predictions` in the run folder.")
-    parser.add_argument("--skip_existing", action="store_true", help="Go on with what is in the folder already.")
-    parser.add_argument("--threshold", type=str, metavar="T", help="Scores above it are anomalous; see above.")
-    parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same of pixels, for masks and regions.")
-    parser.add_argument("--min_area", type=int, default=1, help="Leave smaller regions out; in pixels of the image.")
-    parser.add_argument("--overlays", action="store_true", help="Draw heat maps over the images, into images/.")
-    parser.add_argument("--masks", action="store_true", help="Keep masks in the size of the images, in masks/.")
+    parser.add_argument("--output", type=str | None, help="Folder for the results; RUN/predictions if left out.")
+    parser.add_argument(
+        "--skip_existing", action="store_true", help="Resume: leave out images that have a result already."
+    )
+    parser.add_argument(
+        "--threshold", type=str, metavar="T", help="Images with a higher score are anomalous; see above."
+    )
+    parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same for pixels, in masks and regions.")
+    parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
+    parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
+    parser.add_argument("--masks", action="store_true", help="Write masks in the size of the images to masks/.")
     parser.add_argument(
         "--maps",
         type=Literal["npy", "tiff"] | None,
         metavar="{npy,tiff}",
-        help="Keep raw anomaly maps in maps/, so that --pixel_threshold can be changed later.",
+        help="Write raw anomaly maps to maps/, so that --pixel_threshold can be changed later.",
     )
-    parser.add_argument("--coco", action="store_true", help="Tell regions in COCO's form too, in coco.json.")
+    parser.add_argument("--coco", action="store_true", help="Also write the regions to coco.json, in COCO's format.")
     parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
-    parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as it was trained.")
+    parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as in training.")
     return parser
 
 
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
-    parser = _using_parser(prog, "Write a run as files that predict by themselves, or as checkpoints of anomalib.")
+    parser = _using_parser(
+        prog, "Write a run as files that predict without this package, or as checkpoints of anomalib."
+    )
     parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(
@@ -197,27 +211,29 @@ def export_parser(prog: str) -> Parser:
         default="float32",
         help="Type of the images: float32 for values from 0 to 1, uint8 for 0 to 255.",
     )
-    parser.add_argument("--per_tile", action="store_true", help="Whether each tile model becomes a file.")
-    parser.add_argument("--overwrite", action="store_true", help="Whether an earlier export is replaced.")
+    parser.add_argument("--per_tile", action="store_true", help="Write a file for each tile model.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export.")
     return parser
 
 
 def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
-    """Give the options of commands that only need a run folder."""
+    """Give the options of commands that read a run folder."""
     parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
     parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
     return parser
 
 
 def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
-    """Give the options of commands that use what was trained."""
+    """Give the options of commands that use trained models."""
     parser = run_parser(prog, description, formatter)
-    parser.add_argument("--allow_altered", action="store_true", help="Use what was altered since fit, and say so.")
+    parser.add_argument(
+        "--allow_altered", action="store_true", help="Use files that were changed since fit, with a warning."
+    )
     return parser
 
 
 def plain_parser(prog: str, description: str) -> Parser:
-    """Give the options of commands that need none."""
+    """Give the options of commands that take no arguments."""
     return Parser(prog=prog, description=description)
 
 
@@ -238,7 +254,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
     try:
         settings, note = read_post_processor(Settings.from_mapping(mapping))
     except (TypeError, ValueError, AttributeError) as error:
-        message = f"A setting has a value of the wrong kind: {error}. See `anomalib tiled fit --help`."
+        message = f"A setting has a value of the wrong type: {error}. See `anomalib tiled fit --help`."
         raise ConfigurationError(message) from error
     if note is not None:
         _say(note)
@@ -266,7 +282,7 @@ def _add_stages(parser: Parser) -> None:
 
 
 def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Part ``--ckpt_dir`` from the other arguments: the settings that fit requires are in the run folder then."""
+    """Separate ``--ckpt_dir`` from the other arguments: with it, the required settings come from the run folder."""
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--ckpt_dir":
@@ -277,17 +293,17 @@ def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Measure arguments before they are parsed: each may be a text of YAML.
+    """Check the size of arguments before they are parsed: each may be YAML.
 
     Raises:
-        ConfigurationError: One is larger than it may be, or holds a setting twice.
+        ConfigurationError: One is too large, or holds a setting twice.
     """
     option = "An argument"
     for argument in arguments:
         name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         option = name or option
         if "\0" in argument or name.count(".") > DEEPEST:
-            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots."
+            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots. Change it."
             raise ConfigurationError(message)
         if equals or not name:
             check_yaml(value, option)
@@ -306,7 +322,7 @@ def _files_first(arguments: Iterable[str]) -> list[str]:
 
 
 def _in_our_form(text: str) -> str:
-    """Translate the text of a configuration of anomalib's own tiled ensemble, and say so; leave any other as it is."""
+    """Translate a configuration of anomalib's own tiled ensemble, and say so; give any other unchanged."""
     try:
         configuration = get_loader("yaml")(text)
     except yaml.YAMLError:
@@ -315,13 +331,13 @@ def _in_our_form(text: str) -> str:
         message = f"A configuration must hold settings by name, but holds {text.strip() or 'nothing'}."
         raise ConfigurationError(message)
     if not is_reference(configuration):
-        named = in_full(configuration)
-        return text if named == configuration else str(yaml.safe_dump(named, sort_keys=False))
+        full = expand_short_names(configuration)
+        return text if full == configuration else str(yaml.safe_dump(full, sort_keys=False))
     translation = translate(configuration)
     _say("\n".join([HEADING, *translation.notes]))
-    return str(yaml.safe_dump(in_full(dict(translation.settings)), sort_keys=False))
+    return str(yaml.safe_dump(expand_short_names(dict(translation.settings)), sort_keys=False))
 
 
 def _say(text: str) -> None:
-    """Print beside what commands print, so that their output can be read by programs."""
+    """Print to standard error, so that programs can read the output of commands."""
     Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

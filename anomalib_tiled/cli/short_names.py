@@ -1,4 +1,4 @@
-"""Short names of stages: they stand for what plugins register, and for nothing else that happens to be imported."""
+"""Short names of stages: each stands for a registered class, and never for another imported class of that name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 NOTHING = ("null", "Null", "NULL", "~", "None")
 
 
-def in_full(configuration: Plain) -> Plain:
-    """Give a configuration with the dotted paths of all stages that it names by their short names.
+def expand_short_names(configuration: Plain) -> Plain:
+    """Replace the short names of stages in a configuration by dotted paths.
 
     Args:
-        configuration: What a file holds; anything but a mapping is given back.
+        configuration: Content of a file; anything but a mapping is returned unchanged.
 
     Raises:
         ConfigurationError: No plugin registers such a name, or several do.
@@ -37,28 +37,28 @@ def in_full(configuration: Plain) -> Plain:
         group, _, last = kind.setting.rpartition(".")
         inner = configuration.get(group) if group and isinstance(configuration, Mapping) else configuration
         if isinstance(inner, Mapping) and last in inner:
-            changed = {**inner, last: _full(kind, inner[last])}
+            changed = {**inner, last: _expanded(kind, inner[last])}
             configuration = {**configuration, group: changed} if group else changed
     return configuration
 
 
-def arguments_in_full(arguments: Sequence[str]) -> list[str]:
-    """Give arguments of the command line with the dotted paths of stages, as `in_full` does.
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
+    """Replace the short names of stages in arguments of the command line, as `expand_short_names` does.
 
     Args:
-        arguments: ``--scoring Max``, ``--scoring=Max``, ``--scoring.class_path Max`` among others.
+        arguments: All arguments, such as ``--scoring Max``, ``--scoring=Max`` or ``--scoring.class_path Max``.
     """
-    changed = [_argument_in_full(argument) for argument in arguments]
+    changed = [_expanded_argument(argument) for argument in arguments]
     for number, (option, value) in enumerate(pairwise(arguments), start=1):
         if kind := _kind_of(option):
-            changed[number] = _text_in_full(kind, value)
+            changed[number] = _expanded_text(kind, value)
     return changed
 
 
-def _argument_in_full(argument: str) -> str:
+def _expanded_argument(argument: str) -> str:
     option, equals, value = argument.partition("=")
     kind = _kind_of(option)
-    return f"{option}={_text_in_full(kind, value)}" if kind and equals else argument
+    return f"{option}={_expanded_text(kind, value)}" if kind and equals else argument
 
 
 def _kind_of(option: str) -> StageKind | None:
@@ -66,16 +66,16 @@ def _kind_of(option: str) -> StageKind | None:
     return kinds.kind_at(name) if option.startswith("--") else None
 
 
-def _text_in_full(kind: StageKind, text: str) -> str:
+def _expanded_text(kind: StageKind, text: str) -> str:
     if text.lstrip().startswith("{"):
         value = parse_yaml(text, f"--{kind.setting}")
-        return str(yaml.safe_dump(_full(kind, value), default_flow_style=True, width=10**9)).strip()
-    return str(_full(kind, text))
+        return str(yaml.safe_dump(_expanded(kind, value), default_flow_style=True, width=10**9)).strip()
+    return str(_expanded(kind, text))
 
 
-def _full(kind: StageKind, value: Plain) -> Plain:
+def _expanded(kind: StageKind, value: Plain) -> Plain:
     if isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str):
-        return {**value, "class_path": _full(kind, name)}
+        return {**value, "class_path": _expanded(kind, name)}
     if not isinstance(value, str) or "." in value or value in NOTHING:
         return value
     choices = find_plugins().of(kind.name)

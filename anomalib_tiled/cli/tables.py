@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 SHOWN = 4
-"""Numbers of a list that are shown in the terminal."""
+"""How many numbers of a list to show in the terminal."""
 
 
 def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
-    """Give the metrics as a table for the terminal.
+    """Make the table of metrics.
 
     Args:
         metrics: Values by names such as ``image_AUROC``.
-        images: How many images the metrics of ``image`` and of ``pixel`` come from.
+        images: Number of images behind the metrics of ``image`` and of ``pixel``.
     """
     table = Table("metric", "value", "images")
     for name, value in metrics.items():
@@ -34,7 +34,7 @@ def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
 
 
 def tiles_table(tiles: Sequence[TileResult]) -> Table:
-    """Give tile locations as a table for the terminal."""
+    """Make the table of the weakest tile locations."""
     table = Table("tile", "image AUROC", "pixel AUROC", "missed", "false alarms", title="Weakest tile locations")
     for tile in tiles:
         normal = tile.images - tile.anomalous
@@ -49,7 +49,7 @@ def tiles_table(tiles: Sequence[TileResult]) -> Table:
 
 
 def plugins_table(plugins: Plugins) -> Table:
-    """Give what plugins bring as a table for the terminal."""
+    """Make the table of stages, event hooks and broken plugins."""
     short = (Column(name, no_wrap=True) for name in ("kind", "name"))
     table = Table(*short, "package", "entry point", Column("description", min_width=24))
     for choice in plugins.choices:
@@ -67,7 +67,7 @@ def _add_row(table: Table, kind: str, name: str, plugin: Plugin | BrokenPlugin, 
 
 
 def _shown(value: Value) -> str:
-    """Give a value in four digits; of a long list, its beginning."""
+    """Write a value with four digits; of a long list, only the beginning."""
     if isinstance(value, list):
         more = [f"... {len(value)} in all"] if len(value) > SHOWN else []
         return f"[{', '.join([*map(_shown, value[:SHOWN]), *more])}]"

@@ -1,8 +1,8 @@
-"""Which classes a configuration may name: nothing else of it is ever called.
+"""The classes that a configuration may name; nothing else that it names is ever called.
 
-The classes of settings are checked by their contracts: a model, a data module, a stage. The arguments of these may name
-classes in turn, such as augmentations, callbacks and loggers. jsonargparse would make whatever stands there where an
-argument has no type, and would call a function that is annotated to return what is wanted.
+A setting takes a subclass of its contract: a model, a data module, a stage. Their arguments may name classes in turn,
+such as augmentations, callbacks and loggers. jsonargparse alone would create any class for an argument without a type,
+and would call any function whose return type fits.
 """
 
 from __future__ import annotations
@@ -39,16 +39,14 @@ PARTS = frozenset(
         "torch.optim.optimizer.Optimizer",
     }
 )
-"""Classes of other packages whose subclasses may be named, by their paths: looking at them imports nothing."""
+"""Classes of other packages whose subclasses are allowed. Paths and not classes, to import nothing."""
 
 
 def add_object(parser: ArgumentParser, base: type) -> None:
-    """Add an argument ``object``, which is made of the class path and arguments that are given for it.
-
-    They are what is given, and nothing else: a text in their place is not taken for the name of a file that has them.
+    """Add an argument ``object``, which takes a class path and arguments, but not the name of a file with them.
 
     Args:
-        parser: Gets the argument.
+        parser: The parser to add it to.
         base: A base class of the class.
     """
 
@@ -60,15 +58,14 @@ def add_object(parser: ArgumentParser, base: type) -> None:
 
 
 def check_classes(parsed: object, package: str = "") -> None:
-    """Refuse what must not be made, before anything is.
+    """Check all classes that settings name, before any object is created.
 
     Args:
         parsed: Settings as jsonargparse has read them.
-        package: Package of the class whose arguments they are; it may have classes of its own as arguments. "" if there
-            is none.
+        package: Package of the class that takes these arguments; its own classes are allowed too. "" for no package.
 
     Raises:
-        ConfigurationError: A class path names a function or a class of another kind, or an argument is a function.
+        ConfigurationError: A class path names a function or a class that is not allowed, or an argument is a function.
     """
     for value in _leaves(parsed):
         if isinstance(value, str):
@@ -81,7 +78,7 @@ def check_classes(parsed: object, package: str = "") -> None:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """Give class paths as strings, and of all other values those that are not plain."""
+    """Give all class paths, and all values that are not plain."""
     if isinstance(value, (Mapping, Namespace)):
         inner = vars(value) if isinstance(value, Namespace) else value
         if isinstance(path := inner.get("class_path"), str):
@@ -96,23 +93,23 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def _check_path(path: str, package: str) -> None:
-    found = _found(path)
+    found = _lookup(path)
     if not isinstance(found, type):
         message = f"A class path must name a class, but {path} is {_described(found)}. {_advice()}"
         raise ConfigurationError(message)
     _check_class(found, package)
 
 
-def _found(path: str) -> object:
-    """Give what a path leads to, which may be within a class; ``None`` if it leads nowhere."""
+def _lookup(path: str) -> object:
+    """Give the object of a dotted path, which may be inside a class; ``None`` if there is none."""
     if not is_dotted(path):
         return None
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)
     except ModuleNotFoundError:
-        return getattr(_found(module), name, None) if "." in module else None
-    except ValueError:  # no module is named
+        return getattr(_lookup(module), name, None) if "." in module else None
+    except ValueError:  # the path has no module
         return None
 
 
@@ -137,4 +134,4 @@ def _described(found: object) -> str:
 
 
 def _advice() -> str:
-    return "Nothing of it was called. Name another class."
+    return "It was not called. Name another class."

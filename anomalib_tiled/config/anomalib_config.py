@@ -1,4 +1,4 @@
-"""Configurations of the tiled ensemble of anomalib 1.2 and of anomalib 2, read as settings of this package."""
+"""Translate configurations of the tiled ensemble of anomalib 1.2 and 2 into settings of this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMED_HERE = {
     "SeamSmoothing": "seam_smoothing",
     "TrainModels": "model, metrics and trainer",
 }
-"""Keys that only the reference has, and what they are called here."""
+"""Keys that only the reference has, and their names here."""
 
 KEYS = {
     "": (*NAMED_HERE, "default_root_dir", "tiling", "thresholding", "data"),
@@ -39,7 +39,7 @@ KEYS = {
 
 STAGES = {"normalization_stage": ("tile", "image", "none"), "thresholding_stage": ("tile", "image")}
 THRESHOLD_ARGUMENTS = {"F1AdaptiveThreshold": None, "ManualThreshold": "value"}
-"""Thresholds of the reference, and what their argument `default_value` is called here, where it has a meaning."""
+"""Thresholds of the reference, and the name of their argument `default_value` here, if it has a meaning."""
 
 RENAMED_DATA = {"MVTec": "MVTecAD"}
 RENAMED_TRANSFORMS = {
@@ -51,11 +51,11 @@ RENAMED_TRANSFORMS = {
 
 @dataclass(frozen=True)
 class Translation:
-    """What a configuration of the reference, or a part of it, means here.
+    """The translation of a configuration of the reference, or of a part of it.
 
     Args:
-        settings: The settings, by the names that they have here.
-        notes: What was translated, and what is different here; a line each.
+        settings: The settings, by their names here.
+        notes: A line for each translated key and for each difference in behaviour.
     """
 
     settings: Mapping[str, Plain] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Translation:
 
 
 def is_reference(configuration: Plain) -> bool:
-    """Whether what a file holds is, at least in part, a configuration of anomalib's own tiled ensemble."""
+    """Whether a configuration has keys of anomalib's own tiled ensemble."""
     return isinstance(configuration, Mapping) and not NAMED_HERE.keys().isdisjoint(configuration)
 
 
@@ -71,10 +71,10 @@ def translate(configuration: Mapping[str, Plain]) -> Translation:
     """Translate a configuration of anomalib's own tiled ensemble.
 
     Args:
-        configuration: What its file holds.
+        configuration: The content of its file.
 
     Raises:
-        ConfigurationError: A key is unknown, belongs to this package, or has a value without a meaning here.
+        ConfigurationError: A key is unknown, belongs to this package, or has a value that has no meaning here.
     """
     _check_not_mixed(configuration)
     for group in KEYS:
@@ -93,7 +93,7 @@ def _general(configuration: Mapping[str, Plain]) -> Translation:
 
 
 def _tiling(configuration: Mapping[str, Plain]) -> Translation:
-    """Translate the tiling; anomalib 1.2 has the size of the images among the arguments of the data module."""
+    """Translate the tiling; in anomalib 1.2, the image size is an argument of the data module."""
     tiling = dict(_group(configuration, "tiling"))
     of_data = _group(configuration, "data.init_args").get("image_size")
     if of_data is None:
@@ -105,14 +105,14 @@ def _tiling(configuration: Mapping[str, Plain]) -> Translation:
     if _is_anomalib_data(configuration) and tiling["image_size"] != of_data:
         message = (
             "The size of the images must be given once, but tiling.image_size is "
-            f"{tiling['image_size']} and data.init_args.image_size is {of_data}. Take the latter out."
+            f"{tiling['image_size']} and data.init_args.image_size is {of_data}. Remove the latter."
         )
         raise ConfigurationError(message)
     return Translation({"tiling": tiling})
 
 
 def _data(configuration: Mapping[str, Plain]) -> Translation:
-    """Translate names and arguments of anomalib 1.2's data modules; those of other packages stay as they are."""
+    """Translate names and arguments of anomalib 1.2's data modules; keep those of other packages."""
     data = dict(_group(configuration, "data"))
     if not data or not _is_anomalib_data(configuration):
         return Translation({"data": data} if data else {})
@@ -134,12 +134,12 @@ def _data_class(given: str) -> str:
 
 
 def _data_arguments(given: Mapping[str, Plain]) -> Translation:
-    """Take out what the data modules of anomalib 2 do not have."""
+    """Remove the arguments that the data modules of anomalib 2 do not have."""
     for old, new in RENAMED_TRANSFORMS.items():
-        if given.get(old) is not None:  # no object is made of it in the reference, so it never had a meaning
+        if given.get(old) is not None:  # the reference never builds it, so it has no effect there
             message = (
-                f"data.init_args.{old} is called {new} since anomalib 2, and holds augmentations only: take resizing "
-                "and normalizing out, and rename it."
+                f"data.init_args.{old} is called {new} since anomalib 2, and holds augmentations only. Remove resizing "
+                "and normalizing, and rename it."
             )
             raise ConfigurationError(message)
     kept = {key: value for key, value in given.items() if key not in {"task", "image_size", *RENAMED_TRANSFORMS}}
@@ -167,7 +167,10 @@ def _stages(configuration: Mapping[str, Plain]) -> Translation:
 def _thresholding_stage(configuration: Mapping[str, Plain], grouped: Plain) -> Plain:
     alone = configuration.get("thresholding_stage")
     if alone is not None and grouped is not None and alone != grouped:
-        message = f"thresholding_stage is {alone}, but thresholding.stage is {grouped}. Take one of them out."
+        message = (
+            f"The stage of thresholding must be given once, but thresholding_stage is {alone} and thresholding.stage "
+            f"is {grouped}. Remove one of them."
+        )
         raise ConfigurationError(message)
     return grouped if alone is None else alone
 
@@ -208,13 +211,13 @@ def _training(configuration: Mapping[str, Plain]) -> Translation:
 
 
 def _metrics(configuration: Mapping[str, Plain]) -> dict[str, list[Plain]]:
-    """Give the metrics of each level; what is left out keeps its default, which is the reference's."""
+    """Give the metrics of each level; a missing level keeps its default, which is that of the reference."""
     metrics = _group(configuration, "TrainModels.metrics")
     return {level: _metric_list(given) for level, given in metrics.items() if given is not None}
 
 
 def _metric_list(given: Plain) -> list[Plain]:
-    """Give metrics as a list; anomalib 1.2 knows a mapping of names to classes too."""
+    """Give metrics as a list; anomalib 1.2 also allows a mapping of names to classes."""
     if isinstance(given, Mapping) and "class_path" not in given:
         classes = {
             name: spec if isinstance(spec, Mapping) else {"class_path": spec or name} for name, spec in given.items()
@@ -224,7 +227,7 @@ def _metric_list(given: Plain) -> list[Plain]:
 
 
 def _trainer(configuration: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Give the trainer's arguments; the accelerator is the one at the top, as in the reference."""
+    """Give the trainer's arguments; the accelerator at the top level wins, as in the reference."""
     trainer = dict(_group(configuration, "TrainModels.trainer"))
     if configuration.get("accelerator") is not None:
         trainer["accelerator"] = configuration["accelerator"]
@@ -234,7 +237,7 @@ def _trainer(configuration: Mapping[str, Plain]) -> dict[str, Plain]:
 
 
 def _callback(callback: Plain) -> Plain:
-    """Monitor F1Max where F1Score is monitored: the reference takes it at the best threshold of the validation."""
+    """Monitor F1Max in place of F1Score: the reference computes F1Score at the best threshold of the validation."""
     if not isinstance(callback, Mapping) or not isinstance(arguments := callback.get("init_args"), Mapping):
         return callback
     if not isinstance(monitor := arguments.get("monitor"), str) or not monitor.endswith("_F1Score"):
@@ -243,10 +246,10 @@ def _callback(callback: Plain) -> Plain:
 
 
 def _differences(configuration: Mapping[str, Plain]) -> Translation:
-    """Say what turns out otherwise than with the reference."""
+    """List the differences in behaviour from the reference."""
     stages = _stages(configuration).settings
     notes = [
-        "  mean over tiles → scoring: Max; the mean gets blinder the more tiles there are (--scoring Mean keeps it)"
+        "  mean over tiles → scoring: Max; with more tiles, a defect changes the mean less (--scoring Mean keeps it)"
     ]
     if stages.get("thresholding", {}).get("stage") == "tile" != stages.get("normalization", {}).get("stage"):
         notes.append("Thresholds of tiles are learned on the scale of their scores, not fixed at 0.5.")
@@ -264,10 +267,10 @@ def _is_anomalib_data(configuration: Mapping[str, Plain]) -> bool:
 
 
 def _group(configuration: Mapping[str, Plain], name: str) -> Mapping[str, Plain]:
-    """Give the group of a dotted name; empty if it is left out or null.
+    """Give the group of a dotted name; empty if it is missing or null.
 
     Raises:
-        ConfigurationError: It is no group.
+        ConfigurationError: It is not a mapping.
     """
     group = configuration
     for key in name.split(".") if name else ():
@@ -293,7 +296,7 @@ def _check_not_mixed(configuration: Mapping[str, Plain]) -> None:
     theirs = [key for key in configuration if key in NAMED_HERE]
     if found:
         message = (
-            f"{', '.join(found)} cannot stand beside {', '.join(theirs)} of anomalib's own tiled ensemble. Write all "
-            f"in one form; here, {', '.join(f'{key} is {NAMED_HERE[key]}' for key in theirs)}."
+            f"A configuration must be in one form, but {', '.join(found)} stands beside {', '.join(theirs)} of "
+            f"anomalib's own tiled ensemble. Rename: {', '.join(f'{key} is {NAMED_HERE[key]} here' for key in theirs)}."
         )
         raise ConfigurationError(message)

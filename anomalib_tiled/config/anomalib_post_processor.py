@@ -1,4 +1,4 @@
-"""anomalib's post-processor, given as an argument of a model, read as settings of the stages that do its work here."""
+"""Translate anomalib's post-processor, an argument of models, into settings of the stages that replace it here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 SWITCHES = {
     "enable_normalization": "To leave scores on the scale of the model, set normalization.stage to none.",
-    "enable_thresholding": "Decisions are always made here; take it out, and leave labels and masks unread.",
-    "enable_threshold_matching": "Without masks the threshold of scores always serves for maps; take it out.",
+    "enable_thresholding": "Images are always thresholded here. Remove it, and ignore labels and masks.",
+    "enable_threshold_matching": "Without masks, maps always take the threshold of scores. Remove it.",
 }
 """What the post-processor can switch off, and what to do here instead."""
 
@@ -28,11 +28,11 @@ def read_post_processor(settings: Settings) -> tuple[Settings, str | None]:
         settings: The configuration.
 
     Returns:
-        The configuration with the model's own post-processor, which has nothing to do here, and a line that says what
-        was moved; the configuration as it is, and ``None``, if the model is given no other.
+        The configuration with the model's own post-processor, which is not used here, and a line that names the moved
+        settings. Without a post-processor in the arguments: the same configuration, and ``None``.
 
     Raises:
-        ConfigurationError: It is another post-processor, switches something off, or contradicts ``thresholding``.
+        ConfigurationError: The post-processor is another one, switches a step off, or contradicts ``thresholding``.
     """
     given = settings.model.init_args.get("post_processor")
     if given is None or isinstance(given, bool):  # tile_model leaves post-processing out anyway
@@ -55,15 +55,15 @@ def _arguments(given: Plain) -> Mapping[str, Plain]:
     package, _, name = class_path.rpartition(".")
     if name != "PostProcessor" or f"{package}.".partition(".")[0] not in {"", "anomalib"}:
         message = (
-            f"With tiles, model.init_args.post_processor can be anomalib's PostProcessor, but is {class_path}. Take it "
-            "out: images are normalized and thresholded by stages, see normalization.method and thresholding.method."
+            f"With tiles, model.init_args.post_processor must be anomalib's PostProcessor, but is {class_path}. Remove "
+            "it: stages normalize and threshold images, see normalization.method and thresholding.method."
         )
         raise ConfigurationError(message)
     return {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
 
 
 def _with_sensitivities(thresholding: ThresholdingSettings, arguments: Mapping[str, Plain]) -> ThresholdingSettings:
-    """Take over those sensitivities that say something, if nothing else is said already."""
+    """Take over the sensitivities that are not the default, unless ``thresholding`` sets others."""
     for name in SENSITIVITIES:
         ours, theirs = getattr(thresholding, name), arguments.get(name)
         if theirs in {None, NEUTRAL, ours}:
@@ -71,7 +71,7 @@ def _with_sensitivities(thresholding: ThresholdingSettings, arguments: Mapping[s
         if ours != NEUTRAL:
             message = (
                 f"The sensitivity must be given once, but thresholding.{name} is {ours}, and that of "
-                f"model.init_args.post_processor is {theirs}. Take the post-processor out."
+                f"model.init_args.post_processor is {theirs}. Remove the post-processor."
             )
             raise ConfigurationError(message)
         thresholding = replace(thresholding, **{name: theirs})

@@ -1,4 +1,4 @@
-"""Where two configurations differ."""
+"""Compare two configurations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain, Settings
 
 FOLDERS = ("default_root_dir", "cache.directory")
-"""Settings that say where things are, not what they are."""
+"""Settings that say where files are, not what is in them."""
 
 
 def differences(own: Settings, given: Settings) -> list[str]:
-    """Say where two configurations differ, such as ``tiling.stride is [64, 64], not [32, 32]``.
-
-    Folders do not count: they say where things are, not what they are.
-    """
+    """Name each setting that differs, such as ``tiling.stride is [64, 64], not [32, 32]``; folders do not count."""
     ours, theirs = _comparable(own), _comparable(given)
     return [
         f"{name} is {ours.get(name)}, not {theirs.get(name)}"
@@ -28,7 +25,7 @@ def differences(own: Settings, given: Settings) -> list[str]:
 
 
 def _comparable(settings: Settings) -> dict[str, Plain]:
-    """Give settings by their dotted names; a number and the square that it means are equal."""
+    """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
     flat = _flat(plain(settings.to_mapping()))
     sizes = {name: [*as_size(value)] for name, value in flat.items() if name.startswith("tiling.") and value}
     return flat | sizes

@@ -1,8 +1,8 @@
-"""Python objects as a configuration holds them: class path and arguments.
+"""Turn Python objects into what a configuration holds: class path and arguments.
 
-A run makes its objects anew, again and again: for each tile, in other processes, and when it is loaded. The arguments
-of an object are those that Lightning kept, ``hparams``, as all models of anomalib have them; or else its attributes of
-the same names, and an object that is made with these must keep the same.
+A run builds its objects many times: for each tile, in other processes, and when it is loaded. The arguments of an
+object are those in Lightning's ``hparams``, as all models of anomalib have them; or else its attributes of the same
+names, if an object that is built with these has the same attributes.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ COMPONENTS = {
     "evaluator": 'Leave it out: with tiles, metrics={"image": [...], "pixel": [...]} are set instead.',
     "visualizer": "Leave it out: with tiles, `visualize` is set instead.",
 }
-"""Arguments of anomalib's models that Lightning does not keep, and what to do about one that is not the model's own."""
+"""Arguments of anomalib's models that Lightning does not keep, and what to do with one that is not the model's own."""
 
 KEPT_AS_THREE = "augmentations"
-"""What data modules of anomalib keep as ``train_augmentations``, ``val_augmentations`` and ``test_augmentations``."""
+"""Argument that data modules of anomalib keep in three: ``train_``, ``val_`` and ``test_augmentations``."""
 
 LACKING = object()
 
 
-def written_down(setting: str, value: Plain, package: str = "") -> Plain:
+def to_plain(setting: str, value: Plain, package: str = "") -> Plain:
     """Give the value of a setting as YAML holds it.
 
     Args:
         setting: Dotted name of the setting.
-        value: Plain values, classes, and objects of the classes that a configuration may name; in mappings and lists
-            too.
-        package: Package of the object that this is an argument of; classes of it may be named too.
+        value: Plain values, classes, and objects of the classes that a configuration may name; also in mappings and
+            lists.
+        package: Package of the object that has this argument; its own classes are allowed too.
 
     Raises:
-        ConfigurationError: It cannot be written down so that the same is read again.
+        ConfigurationError: The value cannot be written and read back.
     """
     if value is None or type(value) in {str, int, float, bool}:
         return value
     if isinstance(value, Mapping):
-        return {name: written_down(f"{setting}.{name}", each, package) for name, each in value.items()}
+        return {name: to_plain(f"{setting}.{name}", each, package) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [written_down(setting, each, package) for each in value]
+        return [to_plain(setting, each, package) for each in value]
     if isinstance(value, (Enum, np.generic)):
         return value.value if isinstance(value, Enum) else value.item()
     if isinstance(value, (Path, timedelta)):
@@ -72,14 +72,14 @@ def path_of(class_type: type) -> str:
     """Give the dotted path of a class.
 
     Raises:
-        ConfigurationError: It leads nowhere.
+        ConfigurationError: The class cannot be imported by that path.
     """
     found: object = import_module(class_type.__module__)
     for name in class_type.__qualname__.split("."):
         found = getattr(found, name, None)
     if not isinstance(found, type):
         message = (
-            f"A run must find its classes by their names, but {class_type.__qualname__} is not in the module "
+            f"A run must import its classes by name, but {class_type.__qualname__} is not in the module "
             f"{class_type.__module__}. Define it there, outside of functions."
         )
         raise ConfigurationError(message)
@@ -91,12 +91,12 @@ def _class_and_arguments(setting: str, value: object, package: str) -> dict[str,
     switched_off = _switched_off(value) if isinstance(value, AnomalibModule) else {}
     spec = ClassSpec(path_of(type(value)), switched_off | _arguments(setting, value))
     if not isinstance(value, AnomalibModule) and not getattr(value, "hparams", {}):
-        _check_made_again(setting, value, spec)
+        _check_rebuilt(setting, value, spec)
     return asdict(spec)
 
 
 def _check_kind(setting: str, value: object, package: str) -> None:
-    """Check that an object is of a kind that a configuration may name, and holds nothing but arguments."""
+    """Check that a configuration may name the class of an object, and that the object holds no tensors."""
     try:
         check_classes(value if inspect.isroutine(value) else type(value), package)
     except ConfigurationError as error:
@@ -112,16 +112,16 @@ def _check_kind(setting: str, value: object, package: str) -> None:
 
 
 def _switched_off(model: AnomalibModule) -> dict[str, Plain]:
-    """Give the parts that a model was made without.
+    """Give the components that a model was built without.
 
     Raises:
-        ConfigurationError: The model was trained, or a part is not its own.
+        ConfigurationError: The model was trained, or a component is not its own.
     """
     kind, parts = type(model).__name__, [name for name in COMPONENTS if name in _parameters(model)]
     if model._trainer is not None:  # noqa: SLF001  # the public name raises where there is none
         message = (
-            f"A run trains a new {kind} for each tile, but the one given was trained already: its weights would not be "
-            "used. Give a new one, or its class with model_args={...}."
+            f"A run trains a new {kind} for each tile, but the given one is already trained, and its weights would not "
+            "be used. Give a new one, or its class with model_args={...}."
         )
         raise ConfigurationError(message)
     for name in parts:
@@ -138,7 +138,7 @@ def _parameters(value: object) -> Mapping[str, inspect.Parameter]:
 
 
 def _arguments(setting: str, value: object) -> dict[str, Plain]:
-    """Give the arguments that an object was made with."""
+    """Give the arguments that an object was built with."""
     package, arguments = type(value).__module__.partition(".")[0], {}
     for name, parameter in _parameters(value).items():
         if isinstance(value, AnomalibModule) and name in COMPONENTS:
@@ -148,7 +148,7 @@ def _arguments(setting: str, value: object) -> dict[str, Plain]:
                 continue
             raise _refusal(setting, value, f"it does not keep its argument {name}")
         try:
-            arguments[name] = written_down(f"{setting}.init_args.{name}", _named(parameter, kept), package)
+            arguments[name] = to_plain(f"{setting}.init_args.{name}", _named(parameter, kept), package)
         except ConfigurationError as error:
             reason = f"its {name} is a {type(kept).__name__}, which cannot be written"
             raise _refusal(setting, value, reason) from error
@@ -156,7 +156,7 @@ def _arguments(setting: str, value: object) -> dict[str, Plain]:
 
 
 def _kept(value: object, name: str) -> Plain:
-    """Give what an object keeps of an argument: in ``hparams``, an attribute, a private one, or a property."""
+    """Give the value that an object keeps of an argument: in ``hparams``, an attribute or a property."""
     hparams, held = getattr(value, "hparams", {}), getattr(value, "__dict__", {})
     if name in hparams:
         return hparams[name]
@@ -164,32 +164,32 @@ def _kept(value: object, name: str) -> Plain:
 
 
 def _named(parameter: inspect.Parameter, value: Plain) -> Plain:
-    """Give the name of a member of an ``Enum``, by which jsonargparse knows it, unless the argument may be text."""
+    """Give the name of an ``Enum`` member, which jsonargparse expects, unless the argument may be a string."""
     text = parameter.annotation is parameter.empty or re.search(r"\bstr\b", str(parameter.annotation))
     return value.name if isinstance(value, Enum) and not text else value
 
 
-def _check_made_again(setting: str, value: object, spec: ClassSpec) -> None:
-    """Check that what an object keeps is what it was given: not the double of it, for example."""
+def _check_rebuilt(setting: str, value: object, spec: ClassSpec) -> None:
+    """Check that an object keeps its arguments unchanged, and not doubled for example."""
     try:
         again = _arguments(setting, spec.build(type(value)))
     except (ConfigurationError, ValueError) as error:  # jsonargparse has no subclasses of some kinds of classes
-        reason = f"no other one can be made with the arguments that it keeps, {dict(spec.init_args)}"
+        reason = f"none can be built with the arguments that it keeps, {dict(spec.init_args)}"
         raise _refusal(setting, value, reason) from error
     for name, kept in spec.init_args.items():
         if again[name] != kept and not _are_one_path(again[name], kept):
-            reason = f"its {name} is no argument: another one that is made with {kept!r} has {again[name]!r}"
+            reason = f"its {name} is not the argument: one that is built with {kept!r} has {again[name]!r}"
             raise _refusal(setting, value, reason)
 
 
 def _are_one_path(one: Plain, other: Plain) -> bool:
-    """Whether two texts are names of one file, as ``./images`` and ``images``."""
+    """Whether two strings are paths of one file, such as ``./images`` and ``images``."""
     return isinstance(one, str) and isinstance(other, str) and Path(one) == Path(other)
 
 
 def _refusal(setting: str, value: object, reason: str) -> ConfigurationError:
     kind, path = type(value).__name__, f"{type(value).__module__}.{type(value).__qualname__}"
     return ConfigurationError(
-        f"A run writes down the class and the arguments of an object, but cannot do so for this {kind}: {reason}. "
-        f'Give {setting} as {{"class_path": "{path}", "init_args": {{...}}}} instead.'
+        f"A run must write the class and arguments of an object into config.yaml, but cannot do so for this {kind}: "
+        f'{reason}. Give {setting} as {{"class_path": "{path}", "init_args": {{...}}}} instead.'
     )

@@ -1,4 +1,4 @@
-"""Settings: what the user's configuration says, as values that the rest of the package reads."""
+"""Settings: the user's configuration as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Made = TypeVar("Made")
 
-# Values as YAML holds them: the one place where a setting may be anything, because a third party's class defines it.
+# Values as YAML holds them: arguments of classes of other packages may be of any type.
 Plain = Any
 
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
-"""Settings that decide what a trained tile looks like."""
+"""Settings that change a trained tile."""
 
 UNFITTED_TILES = ("leave_out", "error")
-"""What may be done about locations on which the model cannot be fitted."""
+"""Choices for locations on which the model cannot be fitted."""
 
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
-"""Settings beside the stages that need no training."""
+"""Settings, other than the stages, whose change needs no training."""
 
 NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
 """Fields of the settings that may be changed in a run."""
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
-"""Settings of thresholding that move decisions, but nothing that is learned."""
+"""Settings of thresholding that change decisions, but nothing that the stages learn."""
 
 
 @dataclass(frozen=True)
 class ClassSpec:
-    """A class and its arguments, as written in a configuration.
+    """A class and its arguments, as in a configuration.
 
     Args:
         class_path: Dotted path of the class.
@@ -65,22 +65,22 @@ class ClassSpec:
         return self.class_path.rpartition(".")[2]
 
     def build(self, base: type[T], make: Callable[..., Any] | None = None) -> T:
-        """Make the object, its arguments converted and nested classes built as their types say.
+        """Make the object; converts arguments and builds nested classes by the type hints of the class.
 
         Args:
             base: A base class of the class.
             make: Called as ``make(class, **arguments)`` instead of the class itself.
 
         Raises:
-            ConfigurationError: The class does not take these arguments, or refuses their values.
+            ConfigurationError: The class does not take these arguments or values.
         """
-        refusals: list[Exception] = []
+        errors: list[Exception] = []
 
         def construct(class_type: type[Made], *_: Plain, **arguments: Plain) -> Made:
             try:
                 return cast("Made", (make or _call)(class_type, **arguments))
             except Exception as error:
-                refusals.append(error)  # jsonargparse would hide it behind a list of types that do not fit
+                errors.append(error)  # jsonargparse would hide it behind a list of types that do not fit
                 raise
 
         parser = ArgumentParser(exit_on_error=False)
@@ -90,18 +90,18 @@ class ClassSpec:
             parsed = parser.parse_object({"object": asdict(self)}, defaults=False)
             check_classes(parsed, self.class_path.partition(".")[0])
             return cast("T", parser.instantiate_classes(parsed).object)
-        except Exception as error:  # noqa: BLE001  # raised again at once, in the words of the class itself
-            cause = refusals[0] if refusals else error
+        except Exception as error:  # noqa: BLE001  # raised again at once, with the message of the class itself
+            cause = errors[0] if errors else error
             message = f"{self.class_path} cannot be made with {dict(self.init_args)}: {cause}"
             raise ConfigurationError(message) from cause
 
 
 @dataclass(frozen=True)
 class TilingSettings:
-    """How images are cut.
+    """How images are cut into tiles.
 
     Args:
-        image_size: Height and width in pixels that images are resized to; one number for a square;
+        image_size: Height and width in pixels to which images are resized; one number for a square;
             null for the images' own size.
         tile_size: Height and width of a tile in pixels; one number for a square.
         stride: Distance between the starts of neighbouring tiles in pixels, [height, width] or one number for both;
@@ -126,11 +126,11 @@ class NormalizationSettings:
 
 @dataclass(frozen=True)
 class ThresholdingSettings:
-    """Where the thresholder is applied, and how far decisions are from the threshold that it finds.
+    """Where the thresholder is applied, and how sensitive decisions are.
 
     Args:
         stage: ``tile`` or ``image``.
-        image_sensitivity: Between 0 and 1: what has a normalized score greater than 1 minus this is an anomalous image.
+        image_sensitivity: Between 0 and 1. An image is anomalous if its normalized score is greater than 1 minus this.
         pixel_sensitivity: The same for pixels.
     """
 
@@ -141,11 +141,11 @@ class ThresholdingSettings:
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """What the test images are measured with.
+    """The metrics of a test.
 
     Args:
         image: Metrics of image scores: names, dotted class paths, or {class_path, init_args, name}.
-        pixel: The same for anomaly maps; left out where there are no masks.
+        pixel: Metrics of anomaly maps, in the same form; skipped if there are no masks.
     """
 
     image: tuple[str | dict[str, Plain], ...] = ("AUROC", "F1Score")
@@ -170,19 +170,19 @@ class Settings:
 
     Args:
         seed_everything: Seed of the split and of every tile.
-        default_root_dir: Folder that run folders are made in.
-        tiling: How images are cut.
+        default_root_dir: Folder for the run folders.
+        tiling: How images are cut into tiles.
         model: Class and arguments of the model.
         data: Class and arguments of the data module.
         trainer: Arguments of Lightning's ``Trainer``.
-        stages: Class and arguments of the stage of each kind, by the kind's name; one that is null is left out.
+        stages: Class and arguments of the stage of each kind, by the kind's name; without those that are null.
         normalization: Place of the normalizer.
         thresholding: Place of the thresholder, and sensitivities.
-        metrics: What the test images are measured with.
-        cache: Where decoded images are kept; ``None`` to decode them each time they are needed.
+        metrics: The metrics of a test.
+        cache: Where decoded images are kept; ``None`` to decode them each time.
         visualize: Whether ``test`` draws pictures.
-        memory_budget: What models and images may take up in memory, such as ``4GB``; ``None`` for a share of it.
-        unfitted_tiles: What is done about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
+        memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
+        unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
     """
 
     seed_everything: int
@@ -202,7 +202,7 @@ class Settings:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The memory budget in bytes; ``None`` for a share of what is free."""
+        """The memory budget in bytes; ``None`` for a share of the free memory."""
         return None if self.memory_budget is None else as_bytes(self.memory_budget)
 
     @property
@@ -214,13 +214,13 @@ class Settings:
 
     @cached_property
     def training_hash(self) -> str:
-        """Fingerprint of everything that decides what a trained tile looks like."""
+        """Hash of all settings that change a trained tile."""
         return self._hash(DECIDE_TRAINING)
 
     @property
     def calibration_hash(self) -> str:
-        """Fingerprint of everything that decides what the stages learn."""
-        # A kind that is new in this version, and null if nothing is said, must not make older runs learn again.
+        """Hash of all settings that change what the stages learn."""
+        # A new kind of stage that is null by default must not invalidate the calibration of older runs.
         deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_calibration]
         chosen = [kind.section for kind in deciding if kind.default is not None or kind.name in self.stages]
         return self._hash((*DECIDE_TRAINING, *chosen))
@@ -233,7 +233,7 @@ class Settings:
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_mapping(self) -> dict[str, Plain]:
-        """Give what a configuration file holds, as ``from_mapping`` reads it."""
+        """Give the content of a configuration file, as ``from_mapping`` reads it."""
         written: dict[str, Plain] = {}
         for name, value in asdict(self).items():
             written |= {kind.section: {} for kind in kinds.STAGE_KINDS} if name == "stages" else {name: value}
@@ -249,7 +249,7 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
-        """Read settings from what a configuration file holds, every key present.
+        """Read settings from the content of a configuration file, which must have every key.
 
         Raises:
             ConfigurationError: A key is unknown or missing.
@@ -322,7 +322,7 @@ def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
     holder, name = (mapping[kind.group] if kind.group else mapping), kind.setting.rpartition(".")[2]
     given = holder.get(name)
     if given is None and not kind.optional:
-        message = f"{kind.setting} must be a class and its arguments, but is null. {kind.default} is the default."
+        message = f"{kind.setting} must be a class and its arguments, but is null. Remove it for {kind.default}."
         raise ConfigurationError(message)
     return None if given is None else _spec(given)
 

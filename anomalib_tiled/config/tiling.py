@@ -1,4 +1,4 @@
-"""From the settings of a run to its grid, and from names to its tiles."""
+"""Make the grid from settings, and find tiles by name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SIDES = 2
 
 
 def check_sizes(tiling: TilingSettings) -> None:
-    """Check that sizes are numbers, as they may not be in a configuration that was written by hand.
+    """Check that sizes are whole numbers or pairs of them.
 
     Raises:
-        ConfigurationError: One is something else.
+        ConfigurationError: One is not.
     """
     for name in ("image_size", "tile_size", "stride"):
         value = getattr(tiling, name)
         if not (_is_size(value) or (value is None and name != "tile_size")):
             found = [*value] if isinstance(value, tuple) else value
-            message = f"tiling.{name} must be a whole number of pixels, or [height, width], but is {found!r}"
+            message = f"tiling.{name} must be a whole number of pixels, or [height, width], but is {found!r}."
             raise ConfigurationError(message)
 
 
@@ -38,13 +38,16 @@ def _is_size(value: Plain) -> bool:
 
 
 def grid_of(tiling: TilingSettings) -> TileGrid:
-    """Lay the grid that the settings describe; the image size must be known by now.
+    """Make the grid of the settings.
 
     Raises:
         GridError: The sizes do not fit together.
+        RunFolderError: The settings have no image size.
     """
     if tiling.image_size is None:
-        message = "The configuration of a run must hold tiling.image_size. It was altered; fit a new run."
+        message = (
+            "The configuration of a run must hold tiling.image_size, but it does not. Restore it, or fit a new run."
+        )
         raise RunFolderError(message)
     tile_size = as_size(tiling.tile_size)
     stride = tile_size if tiling.stride is None else as_size(tiling.stride)
@@ -56,10 +59,10 @@ def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
 
     Args:
         grid: The grid.
-        names: Their names, such as ``r00_c03``.
+        names: Names such as ``r00_c03``.
 
     Raises:
-        ConfigurationError: There is no such tile.
+        ConfigurationError: The grid lacks one of them.
     """
     tiles = {tile.name: tile for tile in grid.tiles}
     for name in names:

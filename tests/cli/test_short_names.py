@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from anomalib_tiled.cli.short_names import arguments_in_full, in_full
+from anomalib_tiled.cli.short_names import expand_arguments, expand_short_names
 from anomalib_tiled.errors import ConfigurationError
 
 HANN = "anomalib_tiled.stages.merging.Hann"
@@ -42,7 +42,7 @@ def test_stages_of_a_configuration_get_their_dotted_paths() -> None:
         "model": "Padim",
         "trainer": {"max_epochs": 1},
     }
-    assert in_full(given) == {
+    assert expand_short_names(given) == {
         **given,
         "merging": HANN,
         "scoring": {"class_path": TOP, "init_args": {"k": 2}},
@@ -53,7 +53,7 @@ def test_stages_of_a_configuration_get_their_dotted_paths() -> None:
 
 @pytest.mark.parametrize("given", [None, "text", ["Hann"], {"merging": HANN}, {"normalization": None}, {"merging": 5}])
 def test_what_names_no_stage_by_a_short_name_stays(given: object) -> None:
-    assert in_full(given) == given
+    assert expand_short_names(given) == given
 
 
 @pytest.mark.parametrize(
@@ -72,21 +72,21 @@ def test_what_names_no_stage_by_a_short_name_stays(given: object) -> None:
     ],
 )
 def test_stages_on_the_command_line_get_their_dotted_paths(given: list[str], full: list[str]) -> None:
-    assert arguments_in_full(given) == full
+    assert expand_arguments(given) == full
 
 
 def test_a_name_that_nobody_registers_is_refused() -> None:
     message = "There is no 'Meen' for merging. Did you mean 'Mean'? Allowed: Gaussian, Hann, Max, Mean. Or give a"
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        in_full({"merging": "Meen"})
+        expand_short_names({"merging": "Meen"})
 
 
 def test_a_class_that_is_not_registered_takes_no_part(install: Callable[..., None]) -> None:
     install("shy", SHY)
-    assert in_full({"scoring": "Max"}) == {"scoring": "anomalib_tiled.stages.scoring.Max"}
+    assert expand_short_names({"scoring": "Max"}) == {"scoring": "anomalib_tiled.stages.scoring.Max"}
     with pytest.raises(ConfigurationError, match="There is no 'ShyScore' for scoring"):
-        in_full({"scoring": "ShyScore"})
-    assert in_full({"scoring": "shy.ShyScore"}) == {"scoring": "shy.ShyScore"}
+        expand_short_names({"scoring": "ShyScore"})
+    assert expand_short_names({"scoring": "shy.ShyScore"}) == {"scoring": "shy.ShyScore"}
 
 
 def test_a_name_that_two_packages_register_is_refused(install: Callable[..., None]) -> None:
@@ -94,4 +94,4 @@ def test_a_name_that_two_packages_register_is_refused(install: Callable[..., Non
     install("twin_b", SHY.replace("return []", "return [ShyScore]"), "0.3")
     message = "'ShyScore' for scoring may be any of twin_a.ShyScore of twin_a 1.2, twin_b.ShyScore of twin_b 0.3. Give"
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        in_full({"scoring": "ShyScore"})
+        expand_short_names({"scoring": "ShyScore"})

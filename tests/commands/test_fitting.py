@@ -222,7 +222,7 @@ def test_another_form_of_tiling_is_refused(photographs: Path, tiling: object) ->
 def test_wrong_models_are_refused(photographs: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"model must be a model of anomalib, .* but is a Mean\."):
         fit_ensemble(Mean(), folder(photographs), 64)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"model_args are for a model that is given as a class"):
+    with pytest.raises(ConfigurationError, match=r"model_args are for a model given as a class"):
         fit_ensemble(Padim(**PADIM), folder(photographs), 64, model_args=PADIM)
 
 

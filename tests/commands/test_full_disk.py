@@ -29,7 +29,7 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     run, said = disk / "results" / "Padim" / "photographs" / "v0", capsys.readouterr().err
     # Two processes that have trained their first tile at the same moment both write what all tiles share.
     assert re.search(rf"No space left on the disk while writing {run / 'tiles'}/(r0|\.shared)", said)
-    assert f"Go on with: anomalib-tiled fit --ckpt_dir {run}" in said
+    assert f"Resume with: anomalib-tiled fit --ckpt_dir {run}" in said
     done = [path.stem for path in (run / "tiles").glob("r*.json")]
     assert len(done) < 9
     stored = {path.stem: torch.load(path, weights_only=True) for path in (run / "tiles").glob("r*.ckpt")}

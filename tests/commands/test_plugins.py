@@ -278,7 +278,7 @@ def test_a_broken_plugin_that_is_not_chosen_is_a_warning(
     install("broken_factory", "1 / 0")
     assert main(["test", "--ckpt_dir", str(finished_run), "--output", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("warning: a plugin cannot be loaded and is left out: broken_factory 1.2 (entry")
+    assert said.startswith("warning: a plugin cannot be loaded and is ignored: broken_factory 1.2 (entry")
 
 
 def test_installing_a_plugin_changes_no_numbers(

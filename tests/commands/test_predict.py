@@ -232,7 +232,7 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
     with monkeypatch.context() as patched:
         patched.setattr(PredictionWriter, "write", interrupted)
         assert predict(*data) == 130
-    assert "--skip_existing" in capsys.readouterr().err.partition("Go on with: ")[2]
+    assert "--skip_existing" in capsys.readouterr().err.partition("Resume with: ")[2]
     assert lines(output) == whole[:4], "what was predicted is there"
     content = (output / "predictions.jsonl").read_bytes()
     (output / "predictions.jsonl").write_bytes(content[:-20])  # as if the power had failed
@@ -498,7 +498,7 @@ def test_a_disk_that_is_full_loses_nothing(
         assert predict("--data", new, "--masks") == 2
     said = capsys.readouterr().err
     assert "No space left on the disk while writing" in said
-    assert "--skip_existing" in said.partition("Go on with: ")[2]
+    assert "--skip_existing" in said.partition("Resume with: ")[2]
     assert predict("--data", new, "--masks", "--skip_existing") == 0
     assert len(lines(output)) == 3
 
@@ -545,8 +545,8 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
     assert left.value.code == 0
     said = capsys.readouterr().out
     for status in (
-        "0    all went well",
-        "2    something",
+        "0    success",
+        "2    an argument",
         "3    some images",
         "4    with --fail_on_anomaly",
         "130  inter",

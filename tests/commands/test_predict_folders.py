@@ -171,7 +171,7 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
             patched.setattr(PredictionFolder, "begin", killed)
         patched.setattr(Rethresholding, "_decided", interrupted)
         assert predict(*again) == (2 if moment == "disk full" else 130)
-    hint = capsys.readouterr().err.partition("Go on with: ")[2]
+    hint = capsys.readouterr().err.partition("Resume with: ")[2]
     assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"
     for arguments in ([*keep, "--skip_existing"], ["--threshold", "0.5"]):
         assert predict(*arguments) == 2

@@ -81,7 +81,7 @@ def test_two_such_images_after_each_other_are_a_reason_to_stop(
     assert predicted(output) == ["left/000.png"]
     said = capsys.readouterr().err
     assert "error: The memory of the machine ran out (" in said
-    assert "--skip_existing" in said.partition("Go on with: ")[2]
+    assert "--skip_existing" in said.partition("Resume with: ")[2]
     assert predict("--data", new, "--skip_existing") == 0
     assert len(predicted(output)) == 3
 

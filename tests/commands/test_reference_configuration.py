@@ -90,4 +90,6 @@ def test_a_mixture_of_forms_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["fit", "--config", str(configuration)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("error: workers cannot stand beside seed, accelerator, normalization_stage,")
+    assert printed.err.startswith(
+        "error: A configuration must be in one form, but workers stands beside seed, accelerator, "
+    )

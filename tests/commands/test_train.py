@@ -276,7 +276,7 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
     assert not any(path.exists() for path in results), "they are those of models that are no more"
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert main(["fit", "--config", str(run / "config.yaml"), "--tiles", "r00_c00"]) == 2
-    assert "--tiles trains tiles of a run again. Say of which run: --ckpt_dir RUN." in capsys.readouterr().err
+    assert "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN." in capsys.readouterr().err
 
 
 def test_two_processes_give_what_one_gives(
@@ -339,15 +339,15 @@ def test_images_that_come_after_the_split_are_pointed_out_with_the_command_that_
     assert main(["fit", "--config", str(configuration)]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "latest"
     assert main(["fit", "--ckpt_dir", str(run)]) == 0
-    assert "have appeared" not in capsys.readouterr().out
+    assert "images are new" not in capsys.readouterr().out
     for name in ("000.png", "001.png"):
         shutil.copy(root / "good" / name, root / "good" / f"new_{name}")
     assert main(["fit", "--ckpt_dir", str(run)]) == 0
-    (note,) = [line for line in capsys.readouterr().out.splitlines() if "have appeared" in line]
-    assert note.startswith("Note: 2 images have appeared since the images of this run were split, for example ")
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "images are new" in line]
+    assert note.startswith("Note: 2 images are new since the images of this run were split, for example ")
     assert f"{root}/good/new_00" in note
-    assert "The split is frozen, and they stay unused. Make a new run with them: anomalib tiled fit --config " in note
-    command = shlex.split(note.partition("with them: ")[2])
+    assert "The split is fixed, so this run does not use them. To use them, fit a new run: anomalib tiled fit" in note
+    command = shlex.split(note.partition("a new run: ")[2])
     assert main(command[2:]) == 0
     assert (run.resolve().name, (run / "split.csv").read_text().count("new_00")) == ("v1", 2)
 
@@ -477,5 +477,5 @@ def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
     for name in ("config.yaml", "origins.json", "split.csv"):
         shutil.copy(finished_run / name, run)
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 130
-    said = f"Go on with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"
+    said = f"Resume with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"
     assert said in capsys.readouterr().err

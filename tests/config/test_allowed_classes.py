@@ -80,7 +80,7 @@ def test_a_setting_takes_no_class_of_another_kind(base: type, path: str, tmp_pat
 
 
 def test_a_function_that_returns_what_is_wanted_is_not_called() -> None:
-    message = "must name a class, but anomalib.models.get_model is a function. Nothing of it was called."
+    message = "must name a class, but anomalib.models.get_model is a function. It was not called."
     with pytest.raises(ConfigurationError, match=message):
         ClassSpec("anomalib.models.get_model").build(AnomalibModule)
     with pytest.raises(ConfigurationError, match=r"must name a class, but .*\.makes is a function"):

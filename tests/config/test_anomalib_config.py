@@ -300,7 +300,7 @@ REFUSED = {
     ),
     "two places for thresholds": (
         {"thresholding": {"stage": "tile"}, "thresholding_stage": "image"},
-        "thresholding_stage is image, but thresholding.stage is tile. Take one of them out.",
+        "must be given once, but thresholding_stage is image and thresholding.stage is tile. Remove one of them.",
     ),
     "a threshold": (
         {"thresholding": {"method": "anomalib.metrics.ManuelThreshold"}},
@@ -308,7 +308,7 @@ REFUSED = {
     ),
     "two sizes": (
         {"tiling": {"image_size": 256}, "data": {"class_path": "Folder", "init_args": {"image_size": 512}}},
-        "must be given once, but tiling.image_size is 256 and data.init_args.image_size is 512. Take the latter out.",
+        "must be given once, but tiling.image_size is 256 and data.init_args.image_size is 512. Remove the latter.",
     ),
     "a transform": (
         {"data": {"class_path": "Folder", "init_args": {"eval_transform": {"class_path": "x.Resize"}}}},
@@ -327,8 +327,8 @@ def test_what_is_refused(given: dict[str, Any], message: str) -> None:
 
 def test_a_mixture_of_both_forms(configuration: dict[str, object], write: Write) -> None:
     message = (
-        "^model, scoring cannot stand beside seed, TrainModels of anomalib's own tiled ensemble. Write all in one "
-        "form; here, seed is seed_everything, TrainModels is model, metrics and trainer.$"
+        "^A configuration must be in one form, but model, scoring stands beside seed, TrainModels of anomalib's own "
+        "tiled ensemble. Rename: seed is seed_everything here, TrainModels is model, metrics and trainer here.$"
     )
     mixture = {"seed": 1, "model": "Padim", "TrainModels": {}, "scoring": "Mean"}
     with pytest.raises(ConfigurationError, match=message):
@@ -404,7 +404,7 @@ def test_the_notes_are_printed_once_and_only_for_the_reference(
         "  normalization_stage → normalization.stage",
         "  SeamSmoothing → seam_smoothing: GaussianSeams",
         "  TrainModels.model, TrainModels.metrics, TrainModels.trainer → model, metrics, trainer",
-        "  mean over tiles → scoring: Max; the mean gets blinder the more tiles there are (--scoring Mean keeps it)",
+        "  mean over tiles → scoring: Max; with more tiles, a defect changes the mean less (--scoring Mean keeps it)",
         "Images are split once for all tiles, none is padded with black, and an error ends the command.",
     ]
     parsed("--config", write(configuration | {"data": {"class_path": "DemoBoards"}}))

@@ -52,7 +52,7 @@ def test_the_same_sensitivity_may_be_given_twice_but_not_another_one(configurati
     assert read.thresholding.image_sensitivity == 0.3
     message = (
         "The sensitivity must be given once, but thresholding.image_sensitivity is 0.4, and that of "
-        "model.init_args.post_processor is 0.3. Take the post-processor out."
+        "model.init_args.post_processor is 0.3. Remove the post-processor."
     )
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         read_post_processor(settings(configuration, given, image_sensitivity=0.4))
@@ -62,8 +62,8 @@ def test_the_same_sensitivity_may_be_given_twice_but_not_another_one(configurati
     ("switch", "advice"),
     [
         ("enable_normalization", "To leave scores on the scale of the model, set normalization.stage to none."),
-        ("enable_thresholding", "Decisions are always made here; take it out, and leave labels and masks unread."),
-        ("enable_threshold_matching", "Without masks the threshold of scores always serves for maps; take it out."),
+        ("enable_thresholding", "Images are always thresholded here. Remove it, and ignore labels and masks."),
+        ("enable_threshold_matching", "Without masks, maps always take the threshold of scores. Remove it."),
     ],
 )
 def test_nothing_can_be_switched_off(configuration: dict[str, object], switch: str, advice: str) -> None:
@@ -77,8 +77,8 @@ def test_nothing_can_be_switched_off(configuration: dict[str, object], switch: s
 )
 def test_another_post_processor_is_refused(configuration: dict[str, object], class_path: str) -> None:
     message = (
-        f"With tiles, model.init_args.post_processor can be anomalib's PostProcessor, but is {class_path}. Take it "
-        "out: images are normalized and thresholded by stages, see normalization.method and thresholding.method."
+        f"With tiles, model.init_args.post_processor must be anomalib's PostProcessor, but is {class_path}. Remove "
+        "it: stages normalize and threshold images, see normalization.method and thresholding.method."
     )
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         read_post_processor(settings(configuration, processor(class_path)))

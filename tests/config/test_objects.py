@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torchvision.transforms.v2 import Compose, Lambda, Normalize, RandomHorizontalFlip
 
-from anomalib_tiled.config.objects import written_down
+from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
@@ -133,46 +133,46 @@ OBJECTS = {
 def test_objects_are_written_down_and_read_again(name: str) -> None:
     make, arguments = OBJECTS[name]
     given = make()
-    written = written_down("setting", given)
+    written = to_plain("setting", given)
     assert written["class_path"] == f"{type(given).__module__}.{type(given).__qualname__}"
     assert arguments.items() <= written["init_args"].items()
     again = ClassSpec(**written).build(type(given))
-    assert written_down("setting", again) == written
+    assert to_plain("setting", again) == written
 
 
 def test_a_path_may_be_written_in_several_ways() -> None:
     given = Folder(name="photographs", normal_dir="good", root="./data")  # which is read as the path "data"
-    assert written_down("data", given)["init_args"]["root"] == "./data"
+    assert to_plain("data", given)["init_args"]["root"] == "./data"
 
 
 @pytest.mark.parametrize("datamodule", [MVTecAD, DemoBoards])
 def test_augmentations_of_all_images_are_kept(datamodule: type[AnomalibDataModule]) -> None:
     given = datamodule(augmentations=RandomHorizontalFlip(0.3))
-    again = ClassSpec(**written_down("data", given)).build(datamodule)
+    again = ClassSpec(**to_plain("data", given)).build(datamodule)
     for name in ("train_augmentations", "val_augmentations", "test_augmentations"):
         assert getattr(again, name).p == 0.3
 
 
 def test_objects_are_found_wherever_they_stand() -> None:
     trainer = {"max_epochs": 3, "callbacks": [EarlyStopping("loss")], "max_time": timedelta(hours=1)}
-    written = written_down("trainer", trainer)
+    written = to_plain("trainer", trainer)
     assert written["callbacks"][0]["init_args"]["monitor"] == "loss"
     assert (written["max_epochs"], written["max_time"]) == (3, "1:00:00")
-    assert written_down("merging", Gaussian) == "anomalib_tiled.stages.merging.Gaussian"
-    assert written_down("size", (np.int64(3), Path("a"), None, Kind.ROUND)) == [3, "a", None, "round"]
+    assert to_plain("merging", Gaussian) == "anomalib_tiled.stages.merging.Gaussian"
+    assert to_plain("size", (np.int64(3), Path("a"), None, Kind.ROUND)) == [3, "a", None, "round"]
 
 
 CANNOT_BE_WRITTEN = {
     "forgotten": (lambda: Forgetful(30), "cannot do so for this Forgetful: it does not keep its argument percent"),
     "another meaning": (
         lambda: Doubling(2),
-        "cannot do so for this Doubling: its factor is no argument: another one that is made with 4 has 8",
+        "cannot do so for this Doubling: its factor is not the argument: one that is built with 4 has 8",
     ),
     "sign": (
         lambda: EarlyStopping("loss", min_delta=0.1),
-        "its min_delta is no argument: another one that",
+        "its min_delta is not the argument: one that is",
     ),
-    "not made again": (lambda: Refusing(1), "no other one can be made with the arguments that it keeps, {'number': 3}"),
+    "not made again": (lambda: Refusing(1), "none can be built with the arguments that it keeps, {'number': 3}"),
     "function": (lambda: StochasticWeightAveraging(0.01), "its avg_fn is a function, which cannot be written"),
     "required": (lambda: Lambda(print), "its lambd is a builtin_function_or_method, which cannot be written"),
     "arguments by name": (lambda: Named(colour="red"), "it does not keep its argument options"),
@@ -187,13 +187,13 @@ CANNOT_BE_WRITTEN = {
 def test_what_an_object_does_not_keep_is_refused(name: str) -> None:
     make, message = CANNOT_BE_WRITTEN[name]
     with pytest.raises(ConfigurationError, match=message):
-        written_down("scoring", make())
+        to_plain("scoring", make())
 
 
 def test_a_refusal_shows_the_other_form() -> None:
     form = r'Give scoring as \{"class_path": "[\w.]*test_objects\.Forgetful", "init_args": \{\.\.\.\}\} instead'
     with pytest.raises(ConfigurationError, match=rf"does not keep its argument percent\. {form}"):
-        written_down("scoring", Forgetful(30))
+        to_plain("scoring", Forgetful(30))
 
 
 def test_a_class_that_cannot_be_found_again_is_refused() -> None:
@@ -201,19 +201,21 @@ def test_a_class_that_cannot_be_found_again_is_refused() -> None:
         pass
 
     with pytest.raises(ConfigurationError, match=r"<locals>\.Hidden is not in the module .* outside of functions"):
-        written_down("scoring", Hidden())
+        to_plain("scoring", Hidden())
 
 
 def test_a_trainer_is_given_by_its_arguments() -> None:
     with pytest.raises(ConfigurationError, match=r'of the type Trainer\. Give .* such as trainer=\{"max_epochs": 10\}'):
-        written_down("trainer", Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
+        to_plain("trainer", Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
 
 
 def test_a_model_that_was_trained_is_refused() -> None:
     model = Tiny()
     model._trainer = object()  # type: ignore[assignment]  # what a training leaves
-    with pytest.raises(ConfigurationError, match=r"trains a new Tiny for each tile, but the one given was trained"):
-        written_down("model", model)
+    with pytest.raises(
+        ConfigurationError, match=r"trains a new Tiny for each tile, but the given one is already trained"
+    ):
+        to_plain("model", model)
 
 
 PARTS = {
@@ -227,9 +229,9 @@ PARTS = {
 def test_parts_that_are_not_the_model_s_own_are_refused(name: str) -> None:
     part, advice = PARTS[name]
     with pytest.raises(ConfigurationError, match=f"The {name} of the Tiny is not the model's own. .*{advice}"):
-        written_down("model", Tiny(**{name: part}))
+        to_plain("model", Tiny(**{name: part}))
 
 
 def test_a_model_that_was_given_weights_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="for this Tiny: its head is a Linear, which cannot be written"):
-        written_down("model", Tiny(head=nn.Linear(3, 3)))
+        to_plain("model", Tiny(head=nn.Linear(3, 3)))

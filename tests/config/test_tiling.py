@@ -15,7 +15,7 @@ def test_a_number_is_a_square_and_the_stride_is_the_tile() -> None:
 
 
 def test_the_size_of_the_images_must_be_known() -> None:
-    with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size\. It was altered"):
+    with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size, but it does not\. Restore it"):
         grid_of(TilingSettings(tile_size=4, image_size=None))
 
 

@@ -365,5 +365,5 @@ def test_a_grid_that_does_not_fit() -> None:
 
 
 def test_the_configuration_of_a_run_holds_the_size_of_its_images() -> None:
-    with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size\. It was altered; fit a new run"):
+    with pytest.raises(RunFolderError, match=r"must hold tiling\.image_size, but it does not\. Restore it, or fit"):
         grid_of(TilingSettings(tile_size=4))

@@ -152,7 +152,7 @@ def test_a_kind_in_a_group_has_settings_beside_it(
 
 def test_a_stage_that_must_be_there_is_not_null(configuration: dict[str, object]) -> None:
     message = (
-        "merging must be a class and its arguments, but is null. anomalib_tiled.stages.merging.Mean is the default."
+        "merging must be a class and its arguments, but is null. Remove it for anomalib_tiled.stages.merging.Mean."
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
         Settings.from_mapping(configuration | {"merging": None})
