@@ -33,8 +33,8 @@ class PredictedImage:
         raw_score: The score before the normalization of images.
         pred_label: 1 for anomalous, 0 for normal.
         regions: Its anomalous regions; the one with the highest score first.
-        any_pixel: Whether any pixel is anomalous, also in regions that are too small to list; ``None`` if the model gives
-            no anomaly maps.
+        any_pixel: Whether any pixel is anomalous, also in regions that are too small to list; ``None`` if the model
+            gives no anomaly maps.
     """
 
     image_path: str

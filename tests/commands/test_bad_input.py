@@ -210,7 +210,7 @@ def test_a_closed_input_is_an_empty_list(
     monkeypatch.setattr("sys.stdin", None)
     options = ["--data", "-", "--output", str(tmp_path / "output")]
     assert main(["predict", "--ckpt_dir", str(finished_run), *options]) == 2
-    assert "one in each line, from standard input, but that is empty or closed." in capsys.readouterr().err
+    assert "one image in each line from standard input, which is empty or closed." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "train", "test", "status"])
