@@ -1,4 +1,4 @@
-"""Data: the split, the image cache, tiles of images, and demonstration images."""
+"""Data: the split, the image cache, tiles, images from files and from memory, demonstration boards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DemoBoards"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the demonstration images only when they are asked for."""
+    """Import the demonstration images only when they are used."""
     if name == "DemoBoards":
         from anomalib_tiled.data.boards import DemoBoards  # importing anomalib takes seconds
 

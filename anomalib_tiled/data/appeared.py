@@ -1,4 +1,4 @@
-"""Images that have come into the folders of a run after its split."""
+"""Images that were added to the folders of a run after its split."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def appeared(split: Split, datamodule: AnomalibDataModule) -> tuple[int, Path] |
 
     Args:
         split: The split of the run.
-        datamodule: Data module of the run. Nothing is said of one that searches no folders that are known here.
+        datamodule: Data module of the run. Only those that are known to search folders are checked.
 
     Returns:
-        How many there are, and that which came last; ``None`` if there are none.
+        Number of such images, and the newest; ``None`` if there are none.
     """
     folder = as_folder(datamodule)
     if folder is None:
@@ -40,13 +40,13 @@ def appeared(split: Split, datamodule: AnomalibDataModule) -> tuple[int, Path] |
 
 
 def _painted(split: Split, folders: list[Path]) -> int:
-    """Give the number of synthetic defects, each of which was painted on an image that is in no subset."""
+    """Count synthetic defects, each of which was painted on an image that is in no subset."""
     anomalous = {sample.image_path for sample in split.samples if sample.label == 1}
     return sum(not any(path.is_relative_to(folder) for folder in folders) for path in anomalous)
 
 
 def _images_of_kind(kind: list[Path], folder: Folder, named: set[Path]) -> list[Path]:
-    """Give all images of a kind; none if the split has left that kind out altogether."""
+    """Give all images of a kind; none if the split does not use that kind."""
     if not any(path.is_relative_to(each) for path in named for each in kind):
         return []
     endings = tuple(ending.lower() for ending in folder.extensions or image_endings())
@@ -54,7 +54,7 @@ def _images_of_kind(kind: list[Path], folder: Folder, named: set[Path]) -> list[
 
 
 def _changed(path: Path) -> float:
-    """Give the time at which a file came to where it is, or was renamed; 0 if it has gone meanwhile."""
+    """Give the time at which a file was put here or renamed; 0 if it was deleted meanwhile."""
     with suppress(OSError):
         return path.stat().st_ctime
     return 0

@@ -2,8 +2,8 @@
 
     128 bytes of header | image 0 | image 1 | ...        each of them rows × columns × channels bytes
 
-They are plain ``.npy`` files of shape (images, rows, columns, channels). They are read with ordinary reads, not
-mapped, so what was read does not count as memory of the process.
+They are plain ``.npy`` files of shape (images, rows, columns, channels). They are read, not mapped, so their pages do
+not count as memory of the process.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ HEADER = 128
 
 @dataclass(frozen=True)
 class BlockFiles:
-    """Pixels of images, or of masks, part by part: a part is what one image has in one block.
+    """Pixels of images, or of masks, part by part: a part is one block of one image.
 
     Args:
-        folder: Where the files are.
-        kind: What their names begin with.
-        blocks: The blocks; there is a file for each.
+        folder: Folder of the files.
+        kind: Beginning of their names.
+        blocks: The blocks, one file each.
         images: Number of images.
         channels: Values per pixel; ``None`` if pixels are single values.
     """
@@ -66,7 +66,7 @@ class BlockFiles:
 
     @cached_property
     def _modified(self) -> dict[int, int]:
-        """When the file of each block was changed last, as far as this process has seen."""
+        """Modification times of the files that this process has seen."""
         return {}
 
     def create(self) -> None:
@@ -78,7 +78,7 @@ class BlockFiles:
         """Write the next image, and note its checksums.
 
         Args:
-            position: How many images are before it.
+            position: Number of images before it.
             pixels: The image, shape (height, width) or (height, width, channels).
         """
         for number, block in enumerate(self.blocks):
@@ -88,7 +88,7 @@ class BlockFiles:
             self.checksums[position, number] = crc32(part.data)
 
     def have_their_sizes(self) -> bool:
-        """Whether no file is missing, cannot be looked at, or was cut short."""
+        """Whether all files are accessible and complete."""
         with suppress(OSError):
             return all(
                 self._path(block).stat().st_size == HEADER + self.images * prod(self._shape(block))
@@ -97,15 +97,15 @@ class BlockFiles:
         return False
 
     def read(self, position: int, area: tuple[slice, slice], decode: Callable[[], Pixels]) -> Pixels:
-        """Read whole blocks of an image. A part is compared with its checksum when a process reads it first.
+        """Read whole blocks of an image. A process compares each part with its checksum on the first read.
 
         Args:
             position: Position of the image in the files.
-            area: Rows and columns that the blocks make up.
-            decode: Gives the whole image anew, for parts that are not any more what they were.
+            area: Rows and columns that the blocks cover.
+            decode: Decodes the whole image again, to repair damaged parts.
 
         Raises:
-            DataError: A part is not what it was, and its image has changed as well.
+            DataError: A part is damaged, and its image has changed as well.
         """
         rows, columns = area
         pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self._channels), np.uint8)
@@ -127,7 +127,7 @@ class BlockFiles:
         return part
 
     def _look_for_changes(self, number: int) -> None:
-        """Compare parts anew if their file was changed: another process may have mended it, one part of several."""
+        """Compare parts again if their file has changed: another process may have repaired some of them."""
         with suppress(OSError):
             modified = self._path(self.blocks[number]).stat().st_mtime_ns
             if self._modified.setdefault(number, modified) != modified:
@@ -135,7 +135,7 @@ class BlockFiles:
                 self._compared[:, number] = False
 
     def _read(self, position: int, block: Block) -> Pixels | None:
-        """Read a part; ``None`` if there is none that can be read."""
+        """Read a part; ``None`` if it is unreadable or incomplete."""
         shape = self._shape(block)
         size = prod(shape)
         try:
@@ -145,18 +145,18 @@ class BlockFiles:
         return values.reshape(shape) if values.size == size else None
 
     def _repaired(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
-        """Decode a part anew, and put it back to where it belongs if that is allowed."""
+        """Decode a part again, and write it back if permissions allow that."""
         block = self.blocks[number]
         path = self._path(block)
-        logger.warning("%s is missing, cut short or altered: image %d is decoded anew.", path, position)
+        logger.warning("%s is missing, cut short or changed. Decoding image %d again.", path, position)
         part = np.ascontiguousarray(decode()[block.rows, block.columns])
         if crc32(part.data) != self.checksums[position, number]:
             message = (
-                f"{path} must hold what was written to it, but was cut short or altered, and image {position} cannot "
-                f"be put back: its own file has other pixels by now. Delete {self.folder}; the next fit makes it anew."
+                f"{path} was cut short or changed, and image {position} cannot be restored, because its own file has "
+                f"other pixels by now. Delete {self.folder}; the next fit makes it again."
             )
             raise DataError(message)
-        self._compared[:, number] = False  # what is written past the end of a file leaves zeros before it
+        self._compared[:, number] = False  # writing past the end of a file leaves zeros before
         with suppress(OSError), path.open("r+b") as file:
             file.seek(HEADER + position * part.nbytes)
             file.write(part.data)

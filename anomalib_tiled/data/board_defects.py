@@ -1,4 +1,4 @@
-"""What goes wrong on a circuit board, and the mask of the pixels that it changes."""
+"""Defects of circuit boards, and masks of the pixels that they change."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MOST_PER_IMAGE = 3
 
 @dataclass(frozen=True)
 class Damage:
-    """Where a defect is done.
+    """A board on which a defect is drawn.
 
     Args:
         board: The board that the canvas shows.
         pen: Draws on the canvas.
-        random: Where places and shapes come from.
+        random: Decides places and shapes.
     """
 
     board: Board
@@ -62,17 +62,17 @@ class Damage:
 def spoil(
     board: Board, canvas: Image.Image, *, kind: str, random: Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Do one to three defects of a kind to a populated board.
+    """Draw one to three defects of a kind on a populated board.
 
     Args:
         board: The board that the canvas shows.
-        canvas: The board with all its parts; stays as it is.
+        canvas: The board with all its parts; it is not changed.
         kind: One of ``DEFECTS``.
-        random: Where number, places and shapes come from.
+        random: Decides number, places and shapes.
 
     Returns:
         The picture, shape (height, width, 3), and the mask of the pixels in which it differs from the picture without
-        defects, shape (height, width). What would be too faint to see is left out of both.
+        defects, shape (height, width). Changes too faint to see are left out of both.
     """
     spoilt = canvas.copy()
     for _ in range(random.integers(1, MOST_PER_IMAGE, endpoint=True)):

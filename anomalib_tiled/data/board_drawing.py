@@ -36,8 +36,8 @@ class Board:
     """One board, ready to be populated over and over.
 
     Args:
-        layout: Where everything is.
-        traces: Where copper runs.
+        layout: Places of all parts.
+        traces: The copper traces.
         scale: Canvas pixels per unit.
         bare: Canvas of the board without parts.
         bodies: A transparent picture of each of the layout's parts.
@@ -51,11 +51,11 @@ class Board:
 
 
 def manufacture(image_size: Size, random: Generator) -> Board:
-    """Lay out a board and draw what is the same in all of its images.
+    """Lay out a board and draw everything that is the same in all of its images.
 
     Args:
         image_size: Height and width of the images in pixels.
-        random: Where the layout comes from.
+        random: Decides the layout.
     """
     scale = SUPERSAMPLING * min(image_size) / SHORTER_SIDE
     layout = lay_out(image_size, random)
@@ -71,7 +71,7 @@ def populate(board: Board, random: Generator) -> Image.Image:
 
     Args:
         board: The board.
-        random: Where the displacements come from; up to 1 image pixel.
+        random: Decides the displacements, up to 1 image pixel.
 
     Returns:
         A canvas.
@@ -97,11 +97,11 @@ def develop(canvas: Image.Image) -> NDArray[np.uint8]:
 
 
 def photograph(picture: NDArray[np.uint8], random: Generator) -> NDArray[np.uint8]:
-    """See a picture with a camera: brightness, uneven light, tint and sensor noise differ from shot to shot.
+    """Photograph a board: brightness, uneven light, tint and sensor noise differ from shot to shot.
 
     Args:
         picture: The board without light, shape (height, width, 3).
-        random: Where the differences come from. Those that do not depend on the picture are the same for every
+        random: Decides the differences. Those that do not depend on the picture are the same for every
             picture of this size, so that two boards photographed alike differ where the boards differ.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A folder of demonstration images, laid out like MVTec AD; complete or not there at all."""
+"""A folder of demonstration images, laid out like MVTec AD; it is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 RECORD = "boards.json"
 NORMAL = "good"
 
-# A series of images has random numbers of its own, those of the layout come first: more images change no other image.
-# New kinds of defects go to the end.
+# Each series of images has its own random numbers, so more images in one change no image in another. The layout comes
+# first; new kinds of defects go to the end.
 _SERIES = ("layout", "train/good", "test/good", *(f"test/{kind}" for kind in DEFECTS))
 _LEAST = {"train_images": 1, "normal_test_images": 0, "anomalous_test_images": 1, "drawing_seed": 0}
 _MOST_IMAGES = 100_000
@@ -38,7 +38,7 @@ _FAST = 1
 
 @dataclass(frozen=True)
 class BoardSettings:
-    """What determines the drawing, and is recorded beside it.
+    """Settings that determine the drawing, and are recorded beside it.
 
     Args:
         image_size: Height and width of the images in pixels.
@@ -60,27 +60,27 @@ class BoardSettings:
     version: int = 1
 
     def __post_init__(self) -> None:
-        """Check that this can be drawn."""
+        """Check that such boards can be drawn."""
         if min(self.image_size) < _SHORTEST_SIDE:
             message = (
-                f"Boards must be at least {_SHORTEST_SIDE} pixels high and wide: image_size is {self.image_size}. "
+                f"Boards must be at least {_SHORTEST_SIDE} pixels high and wide, but image_size is {self.image_size}. "
                 "Raise image_size."
             )
             raise DataError(message)
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
-                message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise {name}."
+                message = f"{name} must be at least {least}, but is {getattr(self, name)}. Raise {name}."
                 raise DataError(message)
         images = self.train_images + self.normal_test_images + self.anomalous_test_images
         if max(self.image_size) > _LONGEST_SIDE or images > _MOST_IMAGES:
             message = (
-                f"There may be {_MOST_IMAGES} boards of at most {_LONGEST_SIDE} pixels a side, but {images} of "
-                f"{self.image_size} are asked for. Lower image_size or the numbers of images."
+                f"There may be {_MOST_IMAGES} boards of at most {_LONGEST_SIDE} pixels a side, but the settings give "
+                f"{images} of {self.image_size}. Lower image_size or the numbers of images."
             )
             raise DataError(message)
 
     def record(self) -> dict[str, object]:
-        """Give the settings as they stand in the record."""
+        """Give the settings for the record."""
         return {**asdict(self), "image_size": list(self.image_size)}
 
 
@@ -99,30 +99,30 @@ class Shot(NamedTuple):
 
 
 def is_drawn(root: Path, settings: BoardSettings) -> bool:
-    """Say whether these very boards are there already.
+    """Say whether boards with these settings exist already.
 
     Args:
         root: Folder of the images.
-        settings: What is asked for.
+        settings: The requested settings.
 
     Returns:
-        True if they are; False if the folder is missing or empty.
+        True if they do; False if the folder is missing or empty.
 
     Raises:
         DataError: The folder holds boards drawn with other settings, or something else.
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    found, asked = _recorded(root), settings.record()
+    found, requested = _recorded(root), settings.record()
     differences = [
-        f"{name} is {found.get(name)}, asked for was {asked.get(name)}"
-        for name in {**asked, **found}
-        if found.get(name) != asked.get(name)
+        f"{name} is {found.get(name)} there, not {requested.get(name)}"
+        for name in {**requested, **found}
+        if found.get(name) != requested.get(name)
     ]
     if differences:
         message = (
-            f"{root} must hold boards drawn with the settings asked for, found others: {'; '.join(differences)}. "
-            "Give another root, or delete the folder to have it drawn anew."
+            f"{root} must hold boards with the requested settings, but has others: {'; '.join(differences)}. "
+            "Give another root, or delete the folder to draw it again."
         )
         raise DataError(message)
     return True
@@ -153,10 +153,10 @@ def draw_shot(
     """Draw one image.
 
     Args:
-        board: The board that is photographed.
-        shot: Which image; with the seed it decides about the parts' places, light, noise and defects.
+        board: The board to photograph.
+        shot: The image; with the seed, it decides the places of parts, light, noise and defects.
         seed: Seed of all images.
-        spoilt: Whether the defects are done; all else is the same without them.
+        spoilt: Whether to draw the defects; without them, all else is the same.
 
     Returns:
         The image, shape (height, width, 3), and the mask of the pixels that defects change, shape (height, width).
@@ -172,7 +172,7 @@ def draw_shot(
 
 
 def draw_board(settings: BoardSettings) -> Board:
-    """Draw what all images of these settings have in common."""
+    """Draw everything that all images of these settings have in common."""
     return manufacture(settings.image_size, _random(settings.drawing_seed, "layout", 0))
 
 
@@ -197,7 +197,7 @@ def _recorded(root: Path) -> dict[str, object]:
     with suppress(RunFolderError):
         return read_json(root / RECORD)
     message = (
-        f"Boards are drawn into a new or empty folder: {root} holds something else, without a readable {RECORD}. "
+        f"Boards need a new or empty folder, but {root} holds something else, without a readable {RECORD}. "
         "Give another root."
     )
     raise DataError(message)

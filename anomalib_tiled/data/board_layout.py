@@ -1,4 +1,4 @@
-"""Where things are on a circuit board: blocks, parts, pads and screw holes, in units, no pixels.
+"""Places on a circuit board: blocks, parts, pads and screw holes, in units instead of pixels.
 
 A board measures 1024 units along its shorter side, whatever its resolution. It is divided into blocks of 128 units,
 so that every tile of a 4 x 4 grid has at least four of them, and each block holds something:
@@ -97,10 +97,10 @@ class Part:
     """A component.
 
     Args:
-        kind: What it is.
-        body: What covers the board when the part is in place, without its pins.
-        pads: What it is soldered to; neighbours on a chip's side follow each other.
-        label: What is printed on or beside it.
+        kind: Kind of component.
+        body: Area that the part covers, without its pins.
+        pads: Pads that it is soldered to; neighbours on a chip's side follow each other.
+        label: Text printed on or beside it.
     """
 
     kind: PartKind
@@ -136,7 +136,7 @@ def lay_out(image_size: Size, random: Generator) -> Layout:
 
     Args:
         image_size: Height and width of the images in pixels; only their ratio matters.
-        random: Where the choices come from.
+        random: Makes the choices.
     """
     unit = min(image_size) / SHORTER_SIDE
     width, height = image_size.width / unit, image_size.height / unit

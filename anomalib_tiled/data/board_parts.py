@@ -1,4 +1,4 @@
-"""What each kind of part looks like, apart from the board below it."""
+"""Pictures of the parts, without the board below them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_part(part: Part, scale: float) -> Image.Image:
     """Draw a part on a transparent picture that reaches ``MARGIN`` units beyond its body.
 
     Args:
-        part: What to draw.
+        part: The part.
         scale: Canvas pixels per unit.
     """
     frame = part.body.grown(MARGIN)

@@ -28,8 +28,8 @@ def route(layout: Layout, random: Generator) -> tuple[Trace, ...]:
     """Lead a trace out of every pad that has room for one, then fill the free area with more.
 
     Args:
-        layout: Where the parts are.
-        random: Where the turns come from.
+        layout: Places of the parts.
+        random: Decides the turns.
 
     Returns:
         One sequence of points per trace, neighbouring points one lattice step apart.
@@ -73,7 +73,7 @@ def _from_pad(free: NDArray[np.bool_], pad: Box, outwards: Node, random: Generat
 
 
 def _walk(free: NDArray[np.bool_], start: Node, heading: int, random: Generator) -> list[Node]:
-    """Go on until there is no way or the length is reached, turning by 45 degrees now and then; takes its nodes."""
+    """Extend a trace to a random length or a dead end, with turns by 45 degrees now and then; occupy its nodes."""
     free[start] = False
     nodes = [start]
     for turns in random.random(size=int(random.integers(8, 45))):

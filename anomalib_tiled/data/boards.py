@@ -1,4 +1,4 @@
-"""Demonstration images: aligned, high-resolution circuit boards with small defects, drawn where they are needed."""
+"""Demonstration images: aligned, high-resolution circuit boards with small defects, drawn on first use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DemoBoards(AnomalibDataModule):
     image. Masks hold exactly the pixels that a defect changes.
 
     Args:
-        root: Folder of the images; drawn into when it is missing or empty.
+        root: Folder of the images; they are drawn if it is missing or empty.
         image_size: Height and width of the images in pixels; one number for square images.
         train_images: Number of training images; they have no defects.
         normal_test_images: Number of test images without defects.
@@ -32,7 +32,7 @@ class DemoBoards(AnomalibDataModule):
         train_augmentations: Augmentations of the training images.
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations where no more particular ones are given.
+        augmentations: Augmentations of subsets without their own.
         test_split_mode: How the test set is made.
         test_split_ratio: Fraction of the training images used for testing if there are no normal test images.
         val_split_mode: How the validation set is made. By default a part of the test images is set aside, so that
@@ -97,7 +97,7 @@ class DemoBoards(AnomalibDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Draw the images unless the root holds them already.
+        """Draw the images unless the folder holds them already.
 
         Raises:
             DataError: The root holds boards drawn with other settings, or something else.

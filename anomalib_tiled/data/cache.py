@@ -5,7 +5,7 @@ other on the disk.
 
     image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   checksums.npy   index.json
 
-What was cut short or altered is never used: it is decoded from the image anew.
+Blocks that were cut short or changed are never used; their images are decoded again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class DecodedFiles:
-    """Pixels decoded from the files each time they are asked for.
+    """Pixels decoded from the files on every request.
 
     Args:
         image_size: Height and width that images are resized to.
@@ -82,7 +82,7 @@ class DecodedFiles:
         return _mask_without_file(sample, rows, columns) if self.has_masks else None
 
     def check(self, split: Split) -> None:
-        """Decode every file once, so that a damaged one is known before training begins.
+        """Decode every file once, to find damaged ones before training begins.
 
         Raises:
             DataError: An image or mask cannot be decoded.
@@ -99,10 +99,10 @@ class ImageCache:
 
     Args:
         folder: The folder of this cache.
-        grid: The grid whose cuts part the images.
+        grid: The grid whose cuts divide the images into blocks.
         images: Position of each image in the files.
-        masks: Position of the mask of each image in the files, by the paths that it is joined from.
-        versions: Path, size in bytes and time of the last change of each file that is decoded.
+        masks: Position of each joined mask in the files, by the paths of its mask files.
+        versions: Path, size in bytes and modification time of each decoded file.
     """
 
     folder: Path
@@ -113,7 +113,7 @@ class ImageCache:
 
     @property
     def bytes(self) -> int:
-        """Room that it takes on the disk."""
+        """Size on the disk, in bytes."""
         height, width = self.grid.image_size
         return height * width * (3 * len(self.images) + len(self.masks))
 
@@ -141,15 +141,15 @@ class ImageCache:
         """Read the checksums.
 
         Returns:
-            Whether the cache is there and complete. That files hold what was written to them is found out part by part,
-            when they are read.
+            Whether the cache exists and is complete. Its contents are compared with the checksums part by part, on the
+            first read.
         """
         if not is_file(self.folder / INDEX):
             return False
         checksums = self._read_checksums()
         if checksums is None or not (self._images.have_their_sizes() and self._masks.have_their_sizes()):
             logger.warning(
-                "The image cache %s is not used: files of it are missing, cut short or altered.", self.folder
+                "The image cache %s is not used, because files in it are missing, cut short or changed.", self.folder
             )
             return False
         self._images.checksums[:], self._masks.checksums[:] = np.split(checksums, [len(self.images)])
@@ -164,7 +164,7 @@ class ImageCache:
         return np.load(BytesIO(content)) if crc32(content) == noted else None
 
     def fill(self) -> None:
-        """Decode everything into the folder, which must be there, and empty."""
+        """Decode all images and masks into the folder, which must exist and be empty."""
         size = self.grid.image_size
         _write(self._images, [partial(read_image, path, size) for path in self.images])
         _write(self._masks, [partial(read_masks, paths, size) for paths in self.masks])
@@ -183,9 +183,9 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
 
     Args:
         split: All images and masks.
-        grid: How they are cut.
-        directory: Folder that holds caches; ``None`` to decode images each time they are needed.
-        build: Whether to fill the cache if it is not there; otherwise images are decoded when they are needed.
+        grid: The grid that cuts them.
+        directory: Folder of all caches; ``None`` to decode images on every request.
+        build: Whether to fill a missing cache; otherwise images are decoded on every request.
 
     Raises:
         DataError: An image or mask cannot be decoded.
@@ -198,7 +198,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     masks = _positions(sample.masks for sample in split.samples if sample.masks)
     files = [*images, *chain.from_iterable(masks)]
     if not build and not all(map(is_file, files)):
-        return decoded  # images that are not needed now may be elsewhere, or another user's
+        return decoded  # images that are not needed now may be missing or inaccessible
     versions = [_version(path) for path in files]
     folder = directory / _key(grid, versions, [len(paths) for paths in masks])
     cache = ImageCache(folder, grid, images, masks, versions)
@@ -217,7 +217,7 @@ def _write(files: BlockFiles, readers: Sequence[Callable[[], Pixels]]) -> None:
 
 
 def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
-    """Name a cache after everything that decides what is in it."""
+    """Name a cache after everything that decides its contents."""
     content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
     return blake2b(content.encode(), digest_size=12).hexdigest()
 
@@ -233,7 +233,7 @@ def _positions(files: Iterable[File]) -> dict[File, int]:
 
 
 def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | None:
-    """Give an empty mask for a normal image; for others nothing is known."""
+    """Give an empty mask for a normal image; masks of others are unknown."""
     if sample.label != 0:
         return None
     return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Making a folder of the cache: by one process at a time, in one piece, where there is room for it."""
+"""Makes a folder of the cache: one process at a time, completely or not at all, after a check for free space."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
-"""What is in a cache; written last, so its presence means that the cache is complete."""
+"""Contents of a cache; written last, so its presence means that the cache is complete."""
 
 HALF_DONE = re.compile(r"\.(?P<key>[0-9a-f]{24})\.(?P<host>.*)\.\d+\.tmp")
-"""How a folder is called while it is filled."""
+"""Name of a folder while it is filled."""
 
 
 def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
     """Fill a folder with a temporary name and rename it when it is complete.
 
-    Another process that makes the same folder is waited for. If it is killed, this one goes on in its place.
+    If another process makes the same folder, this one waits, and takes over if the other is killed.
 
     Args:
-        folder: The folder; one that is there already and cannot be used is removed.
-        fill: Fills a folder that it is given.
+        folder: The folder; an existing one that cannot be used is removed.
+        fill: Fills the given folder.
         is_made: Whether the folder can be used.
-        needed: Bytes that it takes.
+        needed: Size of the folder in bytes.
 
     Raises:
-        StorageError: There is too little room, which is known before anything is written, or the disk cannot be
-            written. Nothing is left behind.
+        StorageError: There is too little free space, which is checked first, or the disk cannot be written. No files
+            are left behind.
     """
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            if is_made():  # by another process in the meantime, which is reading it
+            if is_made():  # another process has made it meanwhile, and reads it
                 return
             shutil.rmtree(folder, ignore_errors=True)
             _clean_up(folder)
@@ -68,7 +68,7 @@ def _rename(temporary: Path, folder: Path, is_made: Callable[[], bool]) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        if not is_made():  # another machine was faster where locks do not reach it
+        if not is_made():  # another machine, which the lock does not reach, was faster
             raise
 
 
@@ -80,7 +80,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("Another process decodes the same images into %s. Waiting for it.", folder)
+        logger.info("Waiting for another process, which decodes the same images into %s.", folder)
         with progress_bar() as bar:
             bar.add_task("Waiting for another run that decodes the same images", total=None)
             lock.acquire()
@@ -88,17 +88,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # whoever has opened it already finds out, and makes another
+            path.unlink()  # a process that has opened it notices that, and makes a new one
         lock.release()
 
 
 def _clean_up(folder: Path) -> None:
-    """Remove what processes that were killed while making this folder, or another, have left.
+    """Remove half-filled folders of killed processes.
 
-    Whoever makes a folder holds its lock. Those of another machine, which it may not reach, have written to it lately.
+    A running process holds the lock of its folder. Locks of other machines may be invisible here, so their folders stay
+    until nothing in them has changed for a day.
 
     Args:
-        folder: The folder, whose lock is held.
+        folder: The folder to make; this process holds its lock.
     """
     for temporary in folder.parent.glob(".*.tmp"):
         made = HALF_DONE.fullmatch(temporary.name)
@@ -108,13 +109,13 @@ def _clean_up(folder: Path) -> None:
             _remove_abandoned(temporary)
             continue
         lock_file = _lock_file(folder.with_name(made["key"]))
-        with suppress(Timeout, OSError), FileLock(lock_file, timeout=0):  # or it is another user's
+        with suppress(Timeout, OSError), FileLock(lock_file, timeout=0):  # the file may belong to another user
             _remove_abandoned(temporary)
-            lock_file.unlink(missing_ok=True)  # whoever has opened it already finds out, and makes another
+            lock_file.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
 
 
 def _remove_abandoned(temporary: Path) -> None:
-    logger.info("%s was left half done by a process that has ended, and is removed.", temporary)
+    logger.info("Removing %s, which a process that has ended left half done.", temporary)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -123,7 +124,7 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _temporary(folder: Path, process: str) -> Path:
-    """Name a folder to fill; with the machine, because others may fill one on a shared disk."""
+    """Name a folder to fill, with this machine, because others may fill one on a shared disk."""
     return folder.with_name(f".{folder.name}.{platform.node()}.{process}.tmp")
 
 
@@ -131,28 +132,28 @@ def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed > free:
         message = (
-            f"The image cache needs {_readable(needed)} in {directory}, but {_readable(free)} are free. "
+            f"The image cache needs {_readable(needed)} in {directory}, but only {_readable(free)} are free. "
             "Make room, point cache.directory to another disk, or set cache to null (slower)."
         )
         raise StorageError(message)
 
 
 def _note_others(folder: Path) -> None:
-    """Log which caches are of images that have changed since: they are never used again."""
+    """Log which caches hold images that have changed since; these caches are never used again."""
     for index in sorted(folder.parent.glob(f"*/{INDEX}")):
         if index.parent != folder and _is_outdated(index):
-            with suppress(OSError):  # somebody deletes it at this moment
+            with suppress(OSError):  # it may be deleted at this moment
                 size = sum(path.stat().st_size for path in index.parent.iterdir())
                 logger.info(
-                    "The image cache %s, %s, is of images that have changed or gone since. Delete it unless a fit that "
-                    "was begun before is still running.",
+                    "The image cache %s, %s, holds images that have changed or are missing now. Delete it unless a fit "
+                    "that began before is still running.",
                     index.parent,
                     _readable(size),
                 )
 
 
 def _is_outdated(index: Path) -> bool:
-    with suppress(OSError, RunFolderError, ValueError, TypeError, KeyError):  # not whole, so not for us to judge
+    with suppress(OSError, RunFolderError, ValueError, TypeError, KeyError):  # incomplete, so it cannot be judged
         return any(_changed(*version) for version in cast("list[tuple[str, int, int]]", read_json(index)["files"]))
     return False
 

@@ -1,4 +1,4 @@
-"""Which images a data module gives, and what for."""
+"""Takes images and subsets from a data module."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> Split:
-    """Set a data module up, and note which image is in which subset.
+    """Set a data module up, and list which image is in which subset.
 
     Args:
-        datamodule: Data module that is not set up yet. What it draws at random comes from the global generators.
-        for_training: Whether there must be something to train on.
+        datamodule: Data module that is not set up yet. Its random choices come from the global generators.
+        for_training: Whether there must be a normal training image.
 
     Raises:
-        DataError: The data module cannot be set up or gives other images than those of its files, there is no normal
+        DataError: The data module cannot be set up or gives images that differ from their files, there is no normal
             training image, or an image is in two subsets.
     """
     with _errors_naming_datamodule(datamodule), _free_columns():
@@ -58,26 +58,26 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
 
 @contextmanager
 def _errors_naming_datamodule(datamodule: AnomalibDataModule) -> Iterator[None]:
-    """Name the data module in whatever it raises."""
+    """Name the data module in all errors that it raises."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:
         modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
-        advice = f"Check its folders, that no mask is missing, and whether there are images enough for {modes}."
+        advice = f"Check its folders, that no mask is missing, and that there are enough images for {modes}."
         if isinstance(error, MisMatchError):
-            advice = "It joins images and masks by position. Give numbers zeros before them, or use Folder instead."
+            advice = "It joins images and masks by position. Pad numbers in names with zeros, or use Folder instead."
         if isinstance(error, URLError):
             advice = f"Its images are not in {getattr(datamodule, 'root', 'its folder')}, so it tried to download them."
-        name, said = type(datamodule).__name__, " ".join(str(error).split())
-        message = f"The data module {name} could not be set up: {said} ({type(error).__name__}). {advice}"
+        name, reason = type(datamodule).__name__, " ".join(str(error).split())
+        message = f"The data module {name} could not be set up: {reason} ({type(error).__name__}). {advice}"
         raise DataError(message) from error
 
 
 @contextmanager
 def _free_columns() -> Iterator[None]:
-    """Let columns of text hold lists and paths too: anomalib's LOCO and Tabular put them there, pandas 3 refuses."""
+    """Let text columns hold lists and paths, which anomalib's LOCO and Tabular put there and pandas 3 refuses."""
     if not pd.__version__.startswith("3."):
         yield
         return
@@ -88,25 +88,25 @@ def _free_columns() -> Iterator[None]:
 
 
 def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | None:
-    """Give the images of a subset; where a data module has a loader of its own, those that it loads."""
+    """Give the data set of a subset; if the data module overrides its loader, the data set of that loader."""
     dataset: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
     loader = f"{name}_dataloader"
     if dataset is not None and getattr(type(datamodule), loader) is not getattr(AnomalibDataModule, loader):
         dataset = getattr(getattr(datamodule, loader)(), "dataset", None)
     if dataset is None or isinstance(dataset, AnomalibDataset):
         return dataset
-    message = f"{loader} must load an AnomalibDataset, but loads {type(dataset).__name__}. Mend the data module."
+    message = f"{loader} must load an AnomalibDataset, but loads {type(dataset).__name__}. Fix the data module."
     raise DataError(message)
 
 
 def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, final: Path | None = None) -> Split:
-    """Copy images that anomalib draws into a temporary folder to where later commands find them.
+    """Copy images that anomalib draws into a temporary folder, so that later commands find them.
 
     Args:
         split: The split of the data module.
-        datamodule: Data module with synthetic subsets, or without.
-        folder: Where to copy to.
-        final: What the folder will be called when the images are read; ``None`` if it keeps its name.
+        datamodule: Data module with or without synthetic subsets.
+        folder: Folder for the copies.
+        final: Later path of the folder; ``None`` if it keeps its path.
 
     Returns:
         The split with the new paths.
@@ -132,7 +132,7 @@ def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:
     if missing := [column for column in ("image_path", "label_index") if column not in table.columns]:
         message = (
             f"The samples of {type(dataset).__name__} must have the columns image_path and label_index, "
-            f"but lack {' and '.join(missing)}. Only data sets of single images can be used."
+            f"but lack {' and '.join(missing)}. Use a data set of single images."
         )
         raise DataError(message)
     return [_sample_of(row, subset, task=table.attrs.get("task")) for row in table.to_dict("records")]
@@ -140,7 +140,7 @@ def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:
 
 def _sample_of(row: dict[Hashable, Plain], subset: Subset, *, task: str | None) -> Sample:
     sample = Sample(subset, Path(row["image_path"]).absolute(), None, _label(row["label_index"], row["image_path"]))
-    # As in anomalib: some data modules name masks of normal images that are not there.
+    # As in anomalib: some data modules name masks of normal images that do not exist.
     has_mask = sample.label == 1 and task != TaskType.CLASSIFICATION
     return _with_masks(sample, _masks(row.get("mask_path")) if has_mask else [])
 
@@ -148,13 +148,13 @@ def _sample_of(row: dict[Hashable, Plain], subset: Subset, *, task: str | None) 
 def _label(given: Plain, image_path: Plain) -> int | None:
     label = LabelName.UNKNOWN if pd.isna(given) else given
     if label not in set(LabelName):
-        message = f"label_index must be 0, 1, or -1 for unknown, but is {given!r} for {image_path}. Mend its table."
+        message = f"label_index must be 0, 1, or -1 for unknown, but is {given!r} for {image_path}. Fix its table."
         raise DataError(message)
     return None if label == LabelName.UNKNOWN else int(label)
 
 
 def _masks(given: Plain) -> list[Path]:
-    """Give the masks of an image; data modules write none, one or several in different ways."""
+    """Give the masks of an image; data modules have different forms for none, one or several."""
     several = given if isinstance(given, (list, tuple)) else [given]
     return [Path(path).absolute() for path in several if isinstance(path, (str, Path)) and str(path)]
 

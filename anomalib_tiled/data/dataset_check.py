@@ -1,4 +1,4 @@
-"""Data sets that read images in a way of their own; refused unless it comes to the same as reading the files."""
+"""Refuses data sets with their own way of reading images, unless the result equals the files."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
 
 KNOWN = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__)
-"""Ways of reading images that come to what ``read_image`` and ``read_masks`` give."""
+"""Reading methods with the same results as ``read_image`` and ``read_masks``."""
 
 TOLERANCE = 2.5 / 255
 """Largest difference of a colour between two decoders of one JPEG file, of a range from 0 to 1."""
 
-ADVICE = "Write the images that it gives to files, and name these in its samples."
+ADVICE = "Save the images that it gives as files, and name these in its samples."
 
 
 def check_reading(dataset: AnomalibDataset, samples: Sequence[Sample], augmentations: Transform | None) -> None:
-    """Compare every image of a data set with its file, if the data set reads images in a way of its own.
+    """Compare every image of a data set with its file, if the data set has its own way of reading images.
 
     Args:
         dataset: The data set.
-        samples: What was taken from its table, row by row.
-        augmentations: Those that the data module names for it; they are applied here, not by the data set.
+        samples: The rows of its table.
+        augmentations: Augmentations of the data module for it; this package applies them, not the data set.
 
     Raises:
-        DataError: Tiles cut from the files would show something else than the data set does.
+        DataError: The data set and its files differ.
     """
     name = type(dataset).__name__
     if len(dataset) and dataset.augmentations is not augmentations:
@@ -63,12 +63,12 @@ def _item(dataset: AnomalibDataset, index: int) -> object:
         return dataset[index]
     except Exception as error:
         name = type(dataset).__name__
-        message = f"{name} cannot give image {index}: {type(error).__name__}: {error}. Mend the data set."
+        message = f"{name} cannot give image {index}: {type(error).__name__}: {error}. Fix the data set."
         raise DataError(message) from error
 
 
 def _difference(item: object, sample: Sample) -> str | None:
-    """Say in what an item differs from its files; ``None`` if it does not."""
+    """Say how an item differs from its files; ``None`` if it does not."""
     if not isinstance(item, ImageItem):
         return f"a {type(item).__name__} instead of an ImageItem"
     if not _is_label(item.gt_label, sample.label):

@@ -1,4 +1,4 @@
-"""Which files are images, by their endings."""
+"""File name endings of images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import cache
 from PIL import Image, ImageFile, features
 
 NEVER_DECODED = ("EPS", "MPEG")
-"""Formats that Pillow opens, but gives no pixels of: Ghostscript would have to draw one, and the other is a film."""
+"""Formats that Pillow opens but does not decode: EPS needs Ghostscript, and MPEG is a film."""
 
 
 @cache
 def image_endings() -> tuple[str, ...]:
-    """Give the endings, in small letters, of all formats that Pillow as it is installed can read."""
+    """Give the endings, in small letters, of all formats that the installed Pillow can read."""
     Image.init()
     formats = {name for name, (reader, _) in Image.OPEN.items() if _decodes(name, reader)}
     return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in formats))
@@ -23,6 +23,6 @@ def _decodes(name: str, reader: object) -> bool:
         reader, ImageFile.StubImageFile
     ):  # another program would have to read it
         return False
-    if name == "JPEG2000":  # it is opened without its codec, too
+    if name == "JPEG2000":  # Pillow opens it without its codec, too
         return features.check_codec("jpg_2000")
     return name not in NEVER_DECODED

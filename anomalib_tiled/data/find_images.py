@@ -1,4 +1,4 @@
-"""Finding the images to predict: by file, folder, pattern, or a list of them."""
+"""Finds the images to predict: by file, folder, pattern, or list."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 LISTED = "-"
-"""What stands for a list of images on standard input."""
+"""Name for a list of images on standard input."""
 
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors and programs put before the first line of a file."""
+"""Character that some programs put before the first line of a file."""
 
 
 LONGEST_LINE = 2**16
-"""Characters of a line of the list, which no path has."""
+"""Characters of a line of the list; no path is as long."""
 
 
 def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequence[Path]) -> list[Path]:
-    """Find images, each once, in the order in which they are named; those of a folder by name.
+    """Find images, each once, in the given order; those of a folder in order of their names.
 
     Args:
-        given: Files, folders (searched with all folders in them), patterns such as ``parts/**/*.png``, or ``-`` for
-            the list.
+        given: Files, folders (searched with all subfolders), patterns such as ``parts/**/*.png``, or ``-`` for the
+            list.
         listed: Lines of the list: one file, folder or pattern each.
-        apart_from: Folders of pictures that are drawn of the predictions, which are no images to predict.
+        apart_from: Folders of pictures of predictions, which are no images to predict.
 
     Returns:
-        Absolute paths. A line of the list that names no image is one of them, and so is a folder that cannot be
-        searched: reading it reports that, and it does not stop all others.
+        Absolute paths. They include lines of the list that name no image, and unreadable folders: reading them reports
+        the fault, without stopping the others.
 
     Raises:
-        DataError: Nothing has the name, it must not be read, a folder holds no image, nothing matches a pattern, or the
+        DataError: A name does not exist or is unreadable, a folder holds no image, nothing matches a pattern, or the
             list is empty.
     """
     results = [Path(os.path.realpath(folder)) for folder in apart_from]
@@ -57,7 +57,7 @@ def find_images(given: Iterable[str], listed: Iterable[str], *, apart_from: Sequ
         found.update(dict.fromkeys(path for path in paths if not holds_results(path.parent)))
     if not found:
         folders = ", ".join(map(str, apart_from))
-        message = f"There must be images apart from the pictures that predict draws itself in {folders}."
+        message = f"--data must name images apart from the pictures of predictions in {folders}. Name other images."
         raise DataError(message)
     return list(found)
 
@@ -70,11 +70,11 @@ def _of_list(listed: Iterable[str]) -> list[Path]:
         raise DataError(message) from error
     names = [line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines]  # blanks may belong to a name
     if any("\0" in name for name in names):
-        message = "--data - reads a list with one image in each line, but there are zeros in it. Leave -print0 out."
+        message = "--data - reads a list with one image in each line, but it holds zero bytes. Leave -print0 out."
         raise DataError(message)
     found = [path for name in names if name.strip() for path in _of_line(name)]
     if not found:
-        message = "--data - reads a list of images, one in each line, from standard input, but that is empty or closed."
+        message = "--data - reads a list with one image in each line from standard input, which is empty or closed."
         raise DataError(message)
     return found
 
@@ -97,7 +97,7 @@ def _of_line(name: str) -> list[Path]:
 
 def _of_argument(name: str) -> list[Path]:
     if not name:
-        message = "--data must name files or folders, but one name is empty. Is a variable of the shell not set?"
+        message = "--data must name files or folders, but one name is empty. Check for an unset shell variable."
         raise DataError(message)
     try:
         return _of_name(name)
@@ -120,10 +120,10 @@ def _of_name(name: str) -> list[Path]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is something.
+    """Whether a file or folder exists.
 
     Raises:
-        OSError: It cannot be told, because a folder must not be read, or because of the path itself.
+        OSError: The system cannot say, because a folder is unreadable or the path is invalid.
     """
     try:
         path.stat()
@@ -139,29 +139,29 @@ def _of_folder(folder: Path) -> list[Path]:
     found = _images_below(folder, search)
     if not found:
         endings = ", ".join(image_endings())
-        message = f"There must be images in {folder} or in folders in it, but there are none. Looked for {endings}."
+        message = f"There must be images in {folder} or its subfolders, but there are none. Use one of {endings}."
         raise DataError(_reason(search) or message)
     return found + list(search.unreadable)
 
 
 def _of_pattern(pattern: str) -> list[Path]:
     typed, search = Path(os.path.expanduser(pattern)), Search()  # noqa: PTH111  # it never fails
-    # The folder that this is called in may have a name like a pattern.
+    # The name of the working directory may look like a pattern.
     start, parts = (Path(typed.anchor), typed.parts[1:]) if typed.is_absolute() else (Path.cwd(), typed.parts)
     matching = sorted({absolute(match) for match in search.matching(start, parts)})
     folders = dict.fromkeys(match for match in matching if os.path.isdir(match))  # noqa: PTH112  # it never fails
     found = [match for match in matching if match.suffix.lower() in image_endings() and match not in folders]
-    # With **, the images of a folder match by themselves; a pattern that matches folders alone means what is in them.
+    # With **, the images of a folder match themselves; a pattern that matches only folders means their images.
     if not found or pattern.endswith(os.sep):
         found = [image for folder in folders for image in _images_below(folder, search)]
     if not found:
-        message = f"No image matches {pattern}. Put it in quotes if the shell should not read it, or name a folder."
+        message = f"No image matches {pattern}. Quote it to keep the shell from expanding it, or name a folder."
         raise DataError(_reason(search) or message)
     return found + list(search.unreadable)
 
 
 def _images_below(folder: Path, search: Search) -> list[Path]:
-    """Give images in order of their names, folder by folder, the files of a folder before the folders in it."""
+    """Give images in order of their names, folder by folder, the files of a folder before its subfolders."""
     found = [
         root / name for root, names in search.walk(folder) for name in names if name.lower().endswith(image_endings())
     ]
@@ -169,7 +169,7 @@ def _images_below(folder: Path, search: Search) -> list[Path]:
 
 
 def _reason(search: Search) -> str | None:
-    """Say why there may be images that were not found; ``None`` if all was searched."""
+    """Say which folder could not be searched; ``None`` if all could."""
     for folder, reason in search.unreadable.items():
         return f"There must be images to predict, but {folder} cannot be searched: {reason}. Change its permissions."
     return None

@@ -1,4 +1,4 @@
-"""Searching folders: each once, whatever links lead to it, and none that cannot be read passed over in silence."""
+"""Searches folders: each once, even if several links lead to it; unreadable ones are reported."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""What the system says of a path that leads nowhere, or round in a circle."""
+"""Error numbers of paths that lead nowhere, or in a circle."""
 
 BELOW = "**"
-"""What stands in a pattern for a folder and all folders in it."""
+"""Part of a pattern for a folder and all its subfolders."""
 
 
 class Search:
-    """A search, which remembers what it could not look into.
+    """A search, which remembers unreadable folders.
 
     Attributes:
-        unreadable: Folders that cannot be read, and why.
+        unreadable: Folders that cannot be read, each with the reason.
     """
 
     def __init__(self) -> None:
         self.unreadable: dict[Path, str] = {}
 
     def walk(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
-        """Yield a folder and all folders in it, with the names of the files in each; nothing that is hidden.
+        """Yield a folder and all its subfolders, each with the names of its files; without hidden ones.
 
-        A folder that several links lead to comes once, so links that lead in a circle have an end. It comes by its own
-        name if it has one below ``top``: links are followed when all else is done.
+        A folder that several links lead to comes once, so circles of links end. It comes under its own name if it is
+        below ``top``, because links are followed last.
         """
         visited: set[tuple[int, int]] = set()
         waiting = deque([str(top)])
@@ -50,7 +50,7 @@ class Search:
                 yield Path(root), _visible(names)
 
     def matching(self, start: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
-        """Yield what matches a pattern, as `glob.glob` does it; something may come more than once.
+        """Yield all paths that match a pattern, as `glob.glob` does; a path may come more than once.
 
         Args:
             start: Folder that the pattern begins in.
@@ -74,10 +74,10 @@ class Search:
                 yield from (folder, *(folder / name for name in names))
 
     def _names_like(self, part: str, folder: Path) -> list[str]:
-        """Give the names that a part of a pattern matches; what has that very name is what is meant."""
+        """Give the names that a part of a pattern matches; if a file has exactly that name, only this one."""
         with self._noting_unreadable(folder):
             if has_magic(part) and not os.path.lexists(folder / part):
-                names = names_like(os.listdir(folder), part)  # noqa: PTH208  # names are what is wanted
+                names = names_like(os.listdir(folder), part)  # noqa: PTH208  # only names are needed
                 return names if part.startswith(".") else _visible(names)
             (folder / part).lstat()
             return [part]

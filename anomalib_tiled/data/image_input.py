@@ -1,4 +1,4 @@
-"""Images as people hold them in Python: paths, Pillow images, arrays, tensors."""
+"""Images in Python: paths, Pillow images, arrays, tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GivenImage = str | Path | Image.Image | Array | torch.Tensor
 CHANNELS = 3
 
 TOLERANCE = 1e-5
-"""How far beyond 0 and 1 rounding may take fractions, such as the white of an image that was resized."""
+"""How far fractions may exceed 0 and 1 by rounding, such as white in a resized image."""
 
 
 def pixels_of(image: GivenImage) -> torch.Tensor:
@@ -28,13 +28,13 @@ def pixels_of(image: GivenImage) -> torch.Tensor:
     Args:
         image: A path; a Pillow image; an array of shape (height, width, 3) or (height, width); a tensor of shape
             (3, height, width), (1, height, width) or (height, width). Numbers are bytes, or fractions from 0 to 1. The
-            fourth channel of an array, which says how transparent a pixel is, is left out, as it is with files.
+            fourth channel of an array (transparency) is left out, as it is with files.
 
     Returns:
         Shape (3, height, width), bytes or single precision.
 
     Raises:
-        DataError: It is nothing of this kind.
+        DataError: The image is none of these.
     """
     if isinstance(image, (str, Path)):
         path = Path(image)
@@ -64,26 +64,26 @@ def _warn_of(name: object, loss: str | None) -> None:
 
 
 def _tensor_of(image: Array) -> torch.Tensor:
-    """Give an array as tensors are: channels before rows and columns."""
+    """Turn an array into a tensor, with channels before rows and columns."""
     if image.dtype.kind not in "biuf":
         message = f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {image.dtype}."
         raise DataError(message)
     channels_first = image.transpose(2, 0, 1)[: _colours(image)] if image.ndim == CHANNELS else image
-    own = np.dtype(np.float64) if image.dtype == np.longdouble else image.dtype.newbyteorder("=")  # PyTorch's kinds
-    return torch.from_numpy(np.array(channels_first, own, order="C"))  # a copy: it warns of arrays for reading only
+    own = np.dtype(np.float64) if image.dtype == np.longdouble else image.dtype.newbyteorder("=")  # types of PyTorch
+    return torch.from_numpy(np.array(channels_first, own, order="C"))  # a copy: PyTorch warns of read-only arrays
 
 
 def _colours(image: Array) -> int:
-    """Give the number of channels without the one that says how transparent a pixel is."""
+    """Give the number of channels without transparency."""
     channels = image.shape[-1]
     return CHANNELS if channels == CHANNELS + 1 else channels
 
 
 def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Spread a grey image over three channels, and refuse what is no image."""
+    """Repeat a grey image in three channels, and refuse other shapes and values."""
     pixels = image[None] if image.ndim == CHANNELS - 1 else image
     if pixels.ndim != CHANNELS or pixels.shape[0] not in {1, CHANNELS} or 0 in pixels.shape:
-        message = f"An image must have the shape {wanted}, but has {shape}. Several are given as a list of images."
+        message = f"An image must have the shape {wanted}, but has {shape}. Give several images as a list."
         raise DataError(message)
     if pixels.dtype == torch.uint8:
         return pixels.expand(CHANNELS, *pixels.shape[1:])
@@ -95,10 +95,10 @@ def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.
         raise DataError(message)
     lowest, highest = (float(each) for each in pixels.aminmax())
     beyond = max(TOLERANCE, torch.finfo(pixels.dtype).eps)
-    if not (lowest >= -beyond and highest <= 1 + beyond):  # written so that NaN is refused too
+    if not (lowest >= -beyond and highest <= 1 + beyond):  # in this form, NaN fails too
         message = (
             f"An image of fractions must lie between 0 and 1, but goes from {lowest:.9g} to {highest:.9g}. Divide it "
-            "by the highest value that a pixel can have, for example 255; clip what resizing has taken beyond."
+            "by the highest value that a pixel can have, for example 255; clip values that resizing has taken beyond."
         )
         raise DataError(message)
     return pixels.float().clamp(0, 1).expand(CHANNELS, *pixels.shape[1:])

@@ -1,4 +1,4 @@
-"""Whether an image looks like those that were trained on, as far as its size tells."""
+"""Sizes of images: one common size, and a warning for images unlike the training images."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 SAME_SHAPE = 0.01
-"""Difference of aspect ratios that is not worth a word, as a fraction."""
+"""Largest relative difference of aspect ratios without a warning."""
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The sizes that a run knows.
+    """Sizes of the training images of a run.
 
     Args:
-        resized: What images are resized to.
-        usual: Size of the images that were trained on.
+        resized: Size that images are resized to.
+        usual: Size of the files.
     """
 
     resized: Size
@@ -45,27 +45,27 @@ class TrainedOn:
 
     @classmethod
     def of(cls, split: Split, resized: Size) -> TrainedOn:
-        """Look at an image that was trained on; where it is not to be seen, what it was resized to must do."""
+        """Read the size of a training image; if it is missing, assume the size after resizing."""
         first = next((sample.image_path for sample in split.subset("train")), None)
         usual = resized
         if first is not None and is_file(first):
-            with suppress(DataError):  # it is not needed any more, so what has become of it does not matter
+            with suppress(DataError):  # it may be damaged by now, but is not needed any more
                 usual = size_of(first)
         return cls(resized, usual)
 
     def remark(self, image: object, size: Size) -> str | None:
-        """Say of an image that it is smaller or of another shape; ``None`` if it is not.
+        """Warn that an image is smaller or has another shape; ``None`` if it does not.
 
         Args:
-            image: Its name.
-            size: Its size.
+            image: Name of the image.
+            size: Size of the image.
         """
         if size in {self.usual, self.resized} or not self._is_odd(size):
             return None
         trained = f"{self.resized}" if self.usual == self.resized else f"{self.resized} (made of {self.usual})"
         return (
             f"{image} has {size} pixels (height x width), but the tiles were trained on images of {trained}. "
-            "It is resized, and so are all others like it; scores of what looks different are less reliable."
+            "It is resized, like all others of its kind; scores of images that look different are less reliable."
         )
 
     def _is_odd(self, size: Size) -> bool:
@@ -75,7 +75,7 @@ class TrainedOn:
 
 
 def common_size(split: Split, image_size: Size | None) -> Size:
-    """Give the size that all images have on their way through the ensemble.
+    """Give the size that all images have in the ensemble.
 
     Args:
         split: All images and masks; every header is read.
@@ -96,7 +96,7 @@ def common_size(split: Split, image_size: Size | None) -> Size:
         listed = "; ".join(f"{size} ({path.name})" for size, path in sorted(examples.items())[:5])
         message = (
             f"All images must have one size where tiling.image_size is null, but there are {len(examples)}: {listed}. "
-            "Set tiling.image_size to [height, width], and images are resized to it."
+            "Set tiling.image_size to [height, width] to resize them."
         )
         raise DataError(message)
     return next(iter(examples))

@@ -1,4 +1,4 @@
-"""Reading images and masks, and checking them before any work is done."""
+"""Reads images and masks, and checks them before any work begins."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
     *(RuntimeError, AssertionError),
 )
-"""What Pillow raises over damaged files, depending on the format and on where the damage is."""
+"""Errors that Pillow raises for damaged files, depending on format and damage."""
 
 LIMIT = "ANOMALIB_TILED_MAX_IMAGE_PIXELS"
-"""Environment variable with what `PIL.Image.MAX_IMAGE_PIXELS` is to be: of more than twice as many, none is read."""
+"""Environment variable for `PIL.Image.MAX_IMAGE_PIXELS`: Pillow reads no image of more than twice as many pixels."""
 
 
 def set_limit(given: str | None) -> None:
-    """Set how many pixels Pillow reads, for a command, which has no line of Python to set it in.
+    """Set how many pixels Pillow reads, for users of the command line.
 
     Args:
         given: The value of the environment variable; ``None`` for Pillow's own limit.
 
     Raises:
-        ConfigurationError: It is no number.
+        ConfigurationError: The value is no number.
     """
     if not given:
         return
@@ -64,7 +64,7 @@ set_limit(os.environ.get(LIMIT))  # here, because every process that reads image
 
 @contextmanager
 def errors_naming_file(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with a file into a message that names it.
+    """Turn errors with a file into a message that names it.
 
     Raises:
         DataError: The file is missing, no image, or damaged.
@@ -72,7 +72,7 @@ def errors_naming_file(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        message = f"{path} is missing. Put it back, or leave it out."
+        message = f"{path} is missing. Restore it, or leave it out."
         raise DataError(message) from error
     except Image.DecompressionBombError as error:
         message = (
@@ -94,7 +94,7 @@ def _fault(path: Path, error: Exception) -> str:
     if os.path.isdir(path):  # noqa: PTH112  # it never fails
         return "is a folder, not an image"
     if isinstance(error, UnidentifiedImageError):
-        with suppress(OSError):  # it may have gone meanwhile
+        with suppress(OSError):  # it may be missing by now
             return "is no image that can be read" if path.stat().st_size else "is empty"
         return "is no image that can be read"
     return f"is damaged ({str(error) or type(error).__name__})"
@@ -102,10 +102,10 @@ def _fault(path: Path, error: Exception) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, and name it if anything goes wrong.
+    """Open an image, and name it in errors.
 
     Raises:
-        DataError: There is none. What has no end, and would be waited for, is never opened.
+        DataError: The file is missing, no image, damaged, or a pipe, which would block.
     """
     with errors_naming_file(path):
         mode = path.stat().st_mode
@@ -130,7 +130,7 @@ def read_image(path: Path, size: Size) -> Pixels:
         DataError: The file cannot be decoded.
     """
     with _opened(path) as image:
-        pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of arrays that cannot be written
+        pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of read-only arrays
     if pixels.shape[:2] == tuple(size):
         return pixels
     channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -159,7 +159,7 @@ def read_mask(path: Path, size: Size) -> Pixels:
 
 
 def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
-    """Join masks that each have some of the defects of an image: 1 where one of them has 1.
+    """Join masks that each show some of the defects of an image: 1 where any of them has 1.
 
     Args:
         paths: The masks; at least one.
@@ -188,7 +188,7 @@ def size_of(path: Path) -> Size:
 
 
 def lost_bits(path: Path) -> str | None:
-    """Say what anomalib's reader loses of an image with more than 8 bits per channel; ``None`` if it has no more.
+    """Say what anomalib's reader loses of an image with more than 8 bits per channel; ``None`` if it loses nothing.
 
     Raises:
         DataError: The file is no image.
@@ -200,7 +200,7 @@ def lost_bits(path: Path) -> str | None:
 
 
 def lost_by_conversion(image: Image.Image) -> str | None:
-    """Say what becomes of an image with more than 8 bits when it is converted to RGB; ``None`` if it has no more."""
+    """Say what conversion to RGB loses of an image with more than 8 bits per channel; ``None`` if nothing."""
     if image.mode.startswith("I"):
         return "anomalib reads values above 255 as white"
     if image.mode.startswith("F"):
@@ -209,20 +209,20 @@ def lost_by_conversion(image: Image.Image) -> str | None:
 
 
 def depth_notes(paths: Iterable[Path]) -> list[str]:
-    """Say of how many images the reader loses something.
+    """Say how many images lose something when they are read.
 
     Args:
-        paths: The images; one that comes twice counts once.
+        paths: The images; duplicates count once.
     """
     losses = Counter(lost_bits(path) for path in dict.fromkeys(paths))
     return [f"{n} images have more than 8 bits per channel: {loss}." for loss, n in losses.items() if loss]
 
 
 def grey_mask_notes(samples: Iterable[Sample]) -> list[str]:
-    """Say how many masks have greys between black and white, which JPEG and smoothed edges bring, and which count.
+    """Say how many masks have greys between black and white, which come from JPEG and smoothed edges.
 
     Args:
-        samples: The images; a mask that comes twice counts once.
+        samples: The images; duplicate masks count once.
 
     Raises:
         DataError: A mask cannot be decoded.
@@ -233,7 +233,7 @@ def grey_mask_notes(samples: Iterable[Sample]) -> list[str]:
         return []
     note = (
         f"{len(grey)} of {len(masks)} masks have more than two grey values, for example {grey[0]}: every value above 0 "
-        "counts as anomalous, so JPEG and smoothed edges make defects larger. Save masks as PNG, with 0 and 255 alone."
+        "counts as anomalous, so JPEG and smoothed edges make defects larger. Save masks as PNG with only 0 and 255."
     )
     return [note]
 
@@ -245,6 +245,6 @@ def _has_more_than_two_values(path: Path) -> bool:
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Whether colours have 16 bits in the file; Pillow has no such mode, it drops half of them when it decodes."""
+    """Whether colours have 16 bits in the file; Pillow has no such mode, and drops half of them when decoding."""
     bits = image.tag_v2.get(BITSPERSAMPLE, ()) if isinstance(image, TiffImageFile) else ()
     return max(bits, default=8) > 8 or any(";16" in str(tile.args) for tile in image.tile)  # noqa: PLR2004  # a byte

@@ -1,7 +1,7 @@
-"""Which mask belongs to which image: told from their names and folders, never from their order.
+"""Pairs images and masks by their names and folders, never by their order.
 
-A mask has the name of its image, with the same text before and after it for all images, in a folder below the root of
-the masks that is called as that of the image below its own root:
+A mask has the name of its image, with the same text before and after it for all images. Its folder below the root of
+the masks has the name of the folder of the image below the root of the images:
 
     bad/crack/000.png      bad/crack/001.png      bad/crack_big/000.png
     gt/crack/000_mask.png  gt/crack/001_mask.png  gt/crack_big/000_mask.png
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 HERE = "."
-"""The folder of what lies in the root itself."""
+"""Folder of files in the root itself."""
 
-RULE = "Each anomalous image must have one mask, and its name and folder must tell the image"
+RULE = "Each anomalous image must have one mask, whose name and folder show which image it belongs to"
 
-ADVICE = "Name masks as their images, in folders that are called as those of the images; add what is missing."
+ADVICE = "Give masks the names of their images, in folders with the names of the images' folders; add missing masks."
 
 LOOKED_AT = 20
-"""Number of images, about, that are looked at to say what is missing."""
+"""Rough number of images to check for an error message."""
 
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """What a file is called below its root.
+    """Name of a file below its root.
 
     Args:
-        folder: The folder that it is in, ``.`` for the root.
-        stem: Its name, without the ending unless that is needed to tell images apart.
+        folder: Its folder, ``.`` for the root.
+        stem: Its name, with the ending only if that distinguishes images.
     """
 
     folder: str
@@ -64,11 +64,11 @@ class Affix:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How masks are named after their images.
+    """Rule by which masks are named after their images.
 
     Args:
-        folder: What is added to the name of the folder; or one folder for all masks.
-        stem: What is added to the name of the image.
+        folder: Text added to the name of the folder; or one folder for all masks.
+        stem: Text added to the name of the image.
     """
 
     folder: Affix | str
@@ -81,16 +81,16 @@ class Scheme:
 
 
 Masks = dict[Name, list[Path]]
-"""Masks by their names; two files that differ in the ending only have one name."""
+"""Masks by their names; files that differ only in the ending share a name."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images, and the masks that may be theirs.
+    """Images and possible masks.
 
     Args:
         images: The images.
-        masks: The masks; there may be some that no image has.
+        masks: The masks; some may belong to no image.
         image_root: Folder that all images are below.
         mask_root: Folder that all masks are below.
     """
@@ -102,7 +102,7 @@ class Candidates:
 
     @classmethod
     def below_common_folders(cls, images: Sequence[Path], masks: Sequence[Path]) -> Candidates:
-        """Take for roots the folders that all images, and all masks, have in common."""
+        """Use the common folders of all images and of all masks as roots."""
         roots = [Path(commonpath([path.parent for path in paths])) for paths in (images, masks)]
         return cls(images, masks, *roots)
 
@@ -110,7 +110,7 @@ class Candidates:
         """Give each image its mask.
 
         Raises:
-            DataError: It is not plain which one that is, or there is none.
+            DataError: The mask of an image is ambiguous or missing.
         """
         found = self.plain_pairs()
         if found is None:
@@ -118,13 +118,15 @@ class Candidates:
         return found
 
     def plain_pairs(self) -> dict[Path, Path] | None:
-        """Give each image its mask; ``None`` if it is not plain for all of them."""
-        for fold, told in product((_as_written, str.casefold), (_stem, _whole_name)):  # not all systems tell case apart
+        """Give each image its mask; ``None`` if any is ambiguous or missing."""
+        for fold, name_of in product(
+            (_as_written, str.casefold), (_stem, _whole_name)
+        ):  # not all systems tell case apart
             masks = self._named_masks(fold)
-            images = {image: _name(image, self.image_root, told, fold) for image in self.images}
+            images = {image: _name(image, self.image_root, name_of, fold) for image in self.images}
             mappings = _mappings(list(images.values()), masks)
             if not mappings and len(self.masks) == len(self.images):
-                mappings = _owned(list(images.values()), masks)
+                mappings = _mapping_by_overlap(list(images.values()), masks)
             if len(mappings) == 1 and all(len(masks[name]) == 1 for name in mappings[0]):
                 return {image: masks[name][0] for image, name in zip(images, mappings[0], strict=True)}
             if mappings:
@@ -138,7 +140,7 @@ class Candidates:
         return dict(masks)
 
     def _why_not(self) -> str:
-        """Say for one image why it is not plain which mask it has."""
+        """Say for one image why its mask is ambiguous or missing."""
         masks = self._named_masks(_as_written)
         images = {image: _name(image, self.image_root, _stem, _as_written) for image in self.images}
         if mappings := _mappings(list(images.values()), masks):
@@ -149,7 +151,7 @@ class Candidates:
         return self._first_without(images, masks)
 
     def _first_without(self, images: Mapping[Path, Name], masks: Masks) -> str:
-        """Say which image is the first without a mask of its own, and which mask that would have to be."""
+        """Name the first image without its own mask, and the mask that it would need."""
         first = next(iter(images))
         scheme = _closest(list(images.values()), masks)
         if scheme is None:
@@ -162,7 +164,7 @@ class Candidates:
             if mask in taken:
                 return f"{RULE}, but {masks[mask][0]} may be that of {taken[mask]} or of {image}. {ADVICE}"
             taken[mask] = image
-        return f"{RULE}, but of {first} and {masks[scheme.mask_of(images[first])][0]} they do not. {ADVICE}"
+        return f"{RULE}, but {first} and {masks[scheme.mask_of(images[first])][0]} do not match. {ADVICE}"
 
 
 def _stem(path: Path) -> str:
@@ -177,12 +179,12 @@ def _as_written(text: str) -> str:
     return text
 
 
-def _name(path: Path, root: Path, told: Callable[[Path], str], fold: Callable[[str], str]) -> Name:
-    return Name(fold(path.parent.relative_to(root).as_posix()), fold(told(path)))
+def _name(path: Path, root: Path, name_of: Callable[[Path], str], fold: Callable[[str], str]) -> Name:
+    return Name(fold(path.parent.relative_to(root).as_posix()), fold(name_of(path)))
 
 
 def _mappings(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:
-    """Give the masks of all images by each of the plainest schemes that have one of its own for every image."""
+    """Give the masks of all images by each of the simplest schemes that give every image its own mask."""
     longest = max(images, key=lambda name: len(name.folder) + len(name.stem))
     for schemes in _schemes(longest, masks, alone=len(images) == 1):
         found = {mapping for scheme in schemes if (mapping := _mapping(scheme, images, masks)) is not None}
@@ -201,39 +203,39 @@ def _mapping(scheme: Scheme, images: Sequence[Name], masks: Mapping[Name, Sequen
 
 
 def _schemes(image: Name, masks: Iterable[Name], *, alone: bool) -> Iterator[list[Scheme]]:
-    """Yield schemes by which one of the masks is that of an image, those together that are equally plain.
+    """Yield schemes by which a mask belongs to an image, in groups of equal simplicity.
 
     Args:
         image: The image.
         masks: The masks.
-        alone: Whether there are no other images, which would show that ``imgA`` goes with ``imgAmask`` by intent.
+        alone: Whether there are no other images, which could confirm that ``imgA`` goes with ``imgAmask``.
     """
-    for told_apart in (_ends_word,) if alone else (_ends_word, _ends_number):
+    for is_edge in (_ends_word,) if alone else (_ends_word, _ends_number):
         same: list[Scheme] = []
         called_after: list[Scheme] = []
         anywhere: list[Scheme] = []
         for mask in masks:
-            for stem in _affixes(image.stem, mask.stem, told_apart):
+            for stem in _affixes(image.stem, mask.stem, is_edge):
                 if mask.folder == image.folder:
                     same.append(Scheme(Affix(), stem))
                 elif image.folder != HERE:
-                    called_after += [Scheme(folder, stem) for folder in _affixes(image.folder, mask.folder, told_apart)]
+                    called_after += [Scheme(folder, stem) for folder in _affixes(image.folder, mask.folder, is_edge)]
                 anywhere.append(Scheme(mask.folder, stem))
         yield from (same, called_after, anywhere)
 
 
-def _affixes(name: str, longer: str, told_apart: Callable[[str, str], bool]) -> Iterator[Affix]:
-    """Yield what stands around a name in a longer one, wherever the name is told apart from what stands around it."""
+def _affixes(name: str, longer: str, is_edge: Callable[[str, str], bool]) -> Iterator[Affix]:
+    """Yield the text around each occurrence of a name in a longer one where both ends of the name are edges."""
     start = longer.find(name)
     while start >= 0:
         before, after = longer[:start], longer[start + len(name) :]
-        if told_apart(before[-1:], name[:1]) and told_apart(name[-1:], after[:1]):
+        if is_edge(before[-1:], name[:1]) and is_edge(name[-1:], after[:1]):
             yield Affix(before, after)
         start = longer.find(name, start + 1)
 
 
 def _ends_word(left: str, right: str) -> bool:
-    """Whether a word or number ends between two characters: ``1`` is told from ``_mask``, but not from ``10_mask``."""
+    """Whether a word or number ends between two characters: ``1`` ends in ``1_mask``, but not in ``10_mask``."""
     return _ends_number(left, right) and not (left.isalpha() and right.isalpha())
 
 
@@ -256,15 +258,15 @@ def _common_start(names: Sequence[str]) -> int:
     return next(ends, 0)
 
 
-def _owned(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:
-    """Give the masks of all images where each mask tells more of one image than of any other, each of another one."""
+def _mapping_by_overlap(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:
+    """Give the masks of all images if the name of each mask overlaps most with a different image."""
     by_stem: dict[str, list[Name]] = defaultdict(list)
     for image in images:
         by_stem[image.stem].append(image)
     owned: dict[Name, Name] = {}
     for mask in masks:
-        claims = {image: _told(image, mask) for part in _parts(mask.stem) for image in by_stem.get(part, ())}
-        best = [image for image, told in claims.items() if told == max(claims.values())]
+        overlaps = {image: _overlap(image, mask) for part in _parts(mask.stem) for image in by_stem.get(part, ())}
+        best = [image for image, overlap in overlaps.items() if overlap == max(overlaps.values())]
         if len(best) != 1 or best[0] in owned:
             return []
         owned[best[0]] = mask
@@ -277,15 +279,15 @@ def _parts(stem: str) -> set[str]:
     return {stem[start:end] for start in edges for end in edges if start < end}
 
 
-def _told(image: Name, mask: Name) -> tuple[bool, int]:
-    """Say how much of an image a mask tells: whether its folder, and how many letters of its name and folders."""
+def _overlap(image: Name, mask: Name) -> tuple[bool, int]:
+    """Compare the names of image and mask: whether their folders are equal, and how many letters occur in both."""
     whole = f"{mask.folder}/{mask.stem}"
     folders = [part for part in image.folder.split("/") if any(_affixes(part, whole, _ends_word))]
     return image.folder == mask.folder, len(image.stem) + sum(map(len, folders))
 
 
 def _closest(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> Scheme | None:
-    """Give the scheme by which most images have a mask; ``None`` if those that are looked at have none by any."""
+    """Give the scheme by which most of some images have a mask; ``None`` if none has by any scheme."""
     looked_at = images[:: len(images) // LOOKED_AT + 1]
     schemes = dict.fromkeys(
         each for image in looked_at for equal in _schemes(image, masks, alone=len(images) == 1) for each in equal

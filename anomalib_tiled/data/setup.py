@@ -1,8 +1,8 @@
-"""Setting a data module up, with each mask given to its own image.
+"""Sets a data module up, and gives each image its own mask.
 
-Most data modules of anomalib sort images and masks apart and join them by position. ``1_mask.png`` sorts after
+Most data modules of anomalib sort images and masks separately and join them by position. ``1_mask.png`` sorts after
 ``10_mask.png``, but ``1.png`` before ``10.png``; ``crack_mask`` sorts after ``crack_big_mask``, but ``crack`` before
-``crack_big``. So some right sets are refused, and some masks go to other images.
+``crack_big``. So they refuse some correct sets, and give some masks to other images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
 
 LIKE_MVTEC = (MVTecAD, MPDD, VAD)
-"""Data modules of the folders ``train/good``, ``test/good``, and of ``test`` and ``ground_truth`` for each defect."""
+"""Data modules with the folders ``train/good``, ``test/good``, and ``test`` and ``ground_truth`` for each defect."""
 
 DATASETS = ("train_data", "val_data", "test_data")
 
@@ -44,38 +44,38 @@ def set_up(datamodule: AnomalibDataModule) -> None:
         datamodule: Data module that is not set up yet.
 
     Raises:
-        DataError: It is not plain which mask an image has.
+        DataError: The mask of an image is ambiguous or missing.
     """
     if isinstance(datamodule, Folder) and datamodule.extensions is None:
-        datamodule.extensions = image_endings()  # type: ignore[assignment]  # any number, but annotated as one
+        datamodule.extensions = image_endings()  # type: ignore[assignment]  # several are allowed, but the annotation says one
     if _has_mask_folders(datamodule):
         _set_up_by_names(datamodule, datamodule)
         return
     try:
         datamodule.setup(TrainerFn.FITTING)
-    except (MisMatchError, ValueError):  # names do not match, or there are not as many masks as images
+    except (MisMatchError, ValueError):  # names do not match, or the numbers of masks and images differ
         if (folder := as_folder(datamodule)) is None:
             raise
         _set_up_by_names(datamodule, folder)
         return
-    if not isinstance(datamodule, Tabular):  # whose pairs the user has written down
+    if not isinstance(datamodule, Tabular):  # whose pairs come from the user
         _pair_again(_datasets(datamodule))
 
 
 def _has_mask_folders(datamodule: AnomalibDataModule) -> TypeGuard[Folder]:
-    """Whether it finds images and masks as `Folder` does; a class made from that may do it in another way."""
+    """Whether a data module finds images and masks as `Folder` does; subclasses may do it differently."""
     return (
         isinstance(datamodule, Folder)
-        and type(datamodule)._setup is Folder._setup  # noqa: SLF001  # nothing else tells
+        and type(datamodule)._setup is Folder._setup  # noqa: SLF001  # there is no public way
         and bool(datamodule.abnormal_dir and datamodule.mask_dir)
     )
 
 
 def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
-    """Set a data module up without masks, then add these.
+    """Set a data module up without masks, then add the masks.
 
     Args:
-        datamodule: It gets the data sets.
+        datamodule: The data module, which gets the data sets.
         folder: The same images as folders.
     """
     bare = copy(folder)
@@ -93,7 +93,7 @@ def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
 
 
 def as_folder(datamodule: AnomalibDataModule) -> Folder | None:
-    """Describe a data module as folders of images and of masks; ``None`` if it searches none that are known here."""
+    """Describe a data module as folders of images and of masks; ``None`` if its folders are unknown."""
     if isinstance(datamodule, Folder):
         return datamodule
     if not isinstance(datamodule, LIKE_MVTEC):
@@ -121,7 +121,7 @@ class MaskFolders:
 
     Args:
         images: Folders of images.
-        masks: Folders of masks; if there are as many, each has the masks of the images in its place.
+        masks: Folders of masks; if there are as many, each belongs to the folder of images at the same position.
         endings: Endings of masks.
     """
 
@@ -131,7 +131,7 @@ class MaskFolders:
 
     @classmethod
     def of(cls, folder: Folder) -> MaskFolders:
-        """Take the folders of a data module."""
+        """Read the folders of a data module."""
         images, masks = (
             tuple(validate_and_resolve_path(path, folder.root) for path in several(each))
             for each in (folder.abnormal_dir, folder.mask_dir)
@@ -142,7 +142,7 @@ class MaskFolders:
         """Give each image its mask.
 
         Raises:
-            DataError: It is not plain which one that is, or there is none.
+            DataError: The mask of an image is ambiguous or missing.
         """
         self._check_order()
         found: dict[Path, Path] = {}
@@ -160,12 +160,12 @@ class MaskFolders:
                 yield Candidates(own, self._below(mask_folder, images), folder, mask_folder)
 
     def _below(self, folder: Path, images: Sequence[Path]) -> list[Path]:
-        """Find masks, which images never are, even where one folder is named for both."""
+        """Find masks; images are never masks, even where both are in the same folder."""
         found = {path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file()}
         return sorted(found - set(images))
 
     def _check_order(self) -> None:
-        """Refuse folders of masks in another order than the folders of images that they are called after."""
+        """Refuse folders of masks in another order than the folders of images with the same names."""
         if not self._are_paired:
             return
         images, masks = (differing_parts(list(map(str, folders))) for folders in (self.images, self.masks))
@@ -173,8 +173,8 @@ class MaskFolders:
             if other != place:
                 message = (
                     f"The first of mask_dir must have the masks of the first of abnormal_dir, and so on, but "
-                    f"{self.images[place]} stands where {self.masks[place]} does, and is called as {self.masks[other]}"
-                    ". Change the order, or name the folders alike."
+                    f"{self.images[place]} has the position of {self.masks[place]} and the name of {self.masks[other]}. "
+                    "Change the order, or name the folders alike."
                 )
                 raise DataError(message)
 
@@ -199,7 +199,7 @@ def several(folders: Plain) -> list[str | Path]:
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:
-    """Give the data sets of images that are not generated, and whose tables can be used."""
+    """Give the data sets with usable tables, without those of generated images."""
     datasets = [getattr(datamodule, name, None) for name in DATASETS]
     found = [each for each in datasets if each is not None and not isinstance(each, SyntheticAnomalyDataset)]
     return [each for each in found if {"image_path", "label_index"} <= set(each.samples.columns)]
@@ -219,10 +219,10 @@ def _write(dataset: AnomalibDataset, masks: Mapping[Path, Plain]) -> None:
 
 
 def _pair_again(datasets: Sequence[AnomalibDataset]) -> None:
-    """Give images their own masks where a data module has exchanged these.
+    """Give images their own masks where a data module has exchanged them.
 
     Raises:
-        DataError: Masks of normal and anomalous images are exchanged, which labels come from.
+        DataError: Masks of normal and anomalous images are exchanged, and labels come from masks.
     """
     given = {Path(row["image_path"]): row for row in _rows(datasets) if _mask_of(row) is not None}
     masks = {image: mask for image, row in given.items() if (mask := _mask_of(row)) is not None}
@@ -232,7 +232,7 @@ def _pair_again(datasets: Sequence[AnomalibDataset]) -> None:
     exchanged = [image for image, mask in masks.items() if own[image] != mask]
     for image in exchanged:
         if given[image]["label_index"] != LabelName.ABNORMAL:
-            message = f"{RULE}, but {image} is given {masks[image]}, and not {own[image]}. Name the masks anew."
+            message = f"{RULE}, but {image} gets {masks[image]} instead of {own[image]}. Rename the masks."
             raise DataError(message)
     written = {mask: given[image]["mask_path"] for image, mask in masks.items()}
     if exchanged:

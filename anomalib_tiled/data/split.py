@@ -1,4 +1,4 @@
-"""Which image is used for what: decided once, used by every tile, stage and command."""
+"""The subset of each image: decided once, used by every tile, stage and command."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS = ("subset", "image_path", "mask_path", "label")
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and what is known of it.
+    """An image with subset, label and masks.
 
     Args:
-        subset: What the image is used for.
+        subset: Use of the image.
         image_path: The image.
         mask_path: The mask of its defects; ``None`` if there is none.
         label: 0 for normal, 1 for anomalous, ``None`` for unknown.
-        further_masks: More masks, if each has only some of the defects.
+        further_masks: More masks, if each shows only some of the defects.
     """
 
     subset: Subset
@@ -39,13 +39,13 @@ class Sample:
 
     @property
     def masks(self) -> tuple[Path, ...]:
-        """All masks; a pixel is anomalous if it is so in one of them."""
+        """All masks; a pixel is anomalous if any of them says so."""
         return () if self.mask_path is None else (self.mask_path, *self.further_masks)
 
 
 @dataclass(frozen=True)
 class Split:
-    """All images of a run, each with the subset that it is in.
+    """All images of a run, each with its subset.
 
     Args:
         samples: The images, subset by subset, in the order of the data module.
@@ -90,7 +90,7 @@ class Split:
 
     @classmethod
     def read(cls, path: Path) -> Split:
-        """Read a split that was written before.
+        """Read a split from its file.
 
         Raises:
             RunFolderError: The file is missing or is not a split.
@@ -99,11 +99,11 @@ class Split:
             try:
                 return cls(tuple(map(_sample_of_row, csv.DictReader(read_table(path)))))
             except FileNotFoundError as error:
-                message = f"{path} is missing: without it nobody knows which images were trained on. Fit a new run."
+                message = f"{path}, which lists the training images, is missing. Restore it, or fit a new run."
                 raise RunFolderError(message) from error
             except (KeyError, ValueError, TypeError, csv.Error) as error:
                 columns = ", ".join(COLUMNS)
-                message = f"{path} must have the columns {columns} ({error!r}). It was altered; fit a new run."
+                message = f"{path} must have the columns {columns}, but was changed ({error!r}). Fit a new run."
                 raise RunFolderError(message) from error
 
 

@@ -1,4 +1,4 @@
-"""Images and tiles of images as anomalib's models take them."""
+"""Images and tiles in the form that anomalib's models take."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 CHANNELS = 3
-"""Of images, whatever their files have."""
+"""Channels of images; files with other numbers are converted."""
 
 
 class AreaDataset(Dataset[ImageItem]):
     """One rectangle of every image: a tile, or the whole.
 
     Args:
-        source: Where pixels come from.
+        source: Gives the pixels.
         samples: The images.
         area: Rows and columns of the rectangle in pixels.
         grid: The grid that the rectangle belongs to.
@@ -62,7 +62,7 @@ class AreaDataset(Dataset[ImageItem]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> ImageItem:
-        """Give one image with the label of the rectangle, not of the whole image, where there is a mask."""
+        """Give one image with the label of the rectangle; without a mask, with that of the whole image."""
         sample = self.samples[index]
         image, mask = self._tensors(sample)
         label = self._label(sample, mask)
@@ -78,7 +78,7 @@ class AreaDataset(Dataset[ImageItem]):
         """Labels of all rectangles, without reading the images: 0 normal, 1 anomalous, ``None`` unknown.
 
         Args:
-            pixels: Whether those are left out whose pixels are unknown, for want of a mask.
+            pixels: Whether to leave out rectangles without a mask.
         """
         masks = [self.source.mask(sample, *self.area) for sample in self.samples]
         both = zip(self.samples, masks, strict=True)
@@ -95,20 +95,20 @@ class AreaDataset(Dataset[ImageItem]):
         rows, columns = self.area
         if len(image) != CHANNELS:
             message = (
-                f"Augmentations must keep the {CHANNELS} channels of images, but give {len(image)}. Take what "
-                "changes them out: Grayscale, for example, needs num_output_channels: 3."
+                f"Augmentations must keep the {CHANNELS} channels of images, but give {len(image)}. Fix or remove the "
+                "one that changes them: Grayscale, for example, needs num_output_channels: 3."
             )
             raise DataError(message)
         if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
             message = (
                 f"Augmentations must keep the size of images, {self.whole[0].stop} x {self.whole[1].stop}, but give "
-                f"{image.shape[-2]} x {image.shape[-1]}. Take the resizing out, and set tiling.image_size instead."
+                f"{image.shape[-2]} x {image.shape[-1]}. Remove the resizing, and set tiling.image_size instead."
             )
             raise DataError(message)
         return Image(image[:, rows, columns]), None if mask is None else Mask(mask[rows, columns])
 
     def _augmented(self, image: Image, mask: Mask | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Augment image and mask together; without a mask as anomalib does, for augmentations that take images only."""
+        """Augment image and mask together; without a mask the image alone, as anomalib does."""
         if self.augmentations is None:
             return image, mask
         return (self.augmentations(image), None) if mask is None else self.augmentations(image, mask)
@@ -119,12 +119,12 @@ class Images:
     """Whole images, in order.
 
     Args:
-        source: Where pixels come from.
+        source: Gives the pixels.
         samples: The images.
-        grid: The grid that gives their size.
-        batch_size: Images that are loaded together.
+        grid: The grid, which gives their size.
+        batch_size: Number of images to load together.
         augmentations: Applied to the images.
-        whole: What these are a part of; ``None`` if they are all.
+        whole: All images, if these are a part of them; ``None`` if these are all.
     """
 
     source: PixelSource
@@ -135,10 +135,10 @@ class Images:
     whole: Images | None = None
 
     def parts(self, number: int) -> Iterator[Images]:
-        """Give them in parts.
+        """Divide the images into parts.
 
         Args:
-            number: Images in a part.
+            number: Number of images in a part.
         """
         for first in range(0, len(self.samples), number):
             yield replace(self, samples=self.samples[first : first + number], whole=self)
@@ -148,7 +148,7 @@ class Images:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        """Load them a batch at a time; of the images in a batch the same things are known."""
+        """Load the images batch by batch; either all images of a batch have label and mask, or none."""
         return iter(self._loader)
 
     @property
@@ -164,7 +164,7 @@ class Images:
 
         Args:
             tile: The tile.
-            batch_size: Images whose tiles are given together.
+            batch_size: Number of images whose tiles come together.
 
         Yields:
             Values in [0, 1], shape (batch, 3, tile height, tile width).
@@ -176,14 +176,14 @@ class Images:
 
 
 class TileDataModule(LightningDataModule):
-    """One tile location of all images, as a data module that models may ask for its loaders.
+    """One tile location of all images, as a data module for models that use its loaders.
 
     Args:
-        source: Where pixels come from.
+        source: Gives the pixels.
         split: All images.
         grid: The grid.
         tile: The tile location.
-        datamodule: The user's data module: name, category, batch sizes and augmentations are taken from it.
+        datamodule: The user's data module, for name, category, batch sizes and augmentations.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class TileDataModule(LightningDataModule):
         return len(self._datasets["train"])
 
     def example(self, batch: int) -> torch.Tensor:
-        """Give one training tile so many times, shape (batch, 3, height, width)."""
+        """Repeat one training tile, shape (batch, 3, height, width)."""
         return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
@@ -236,18 +236,18 @@ class TileDataModule(LightningDataModule):
         """Labels of the validation tiles: 0 normal, 1 anomalous, ``None`` unknown.
 
         Args:
-            pixels: Whether tiles without a mask are left out.
+            pixels: Whether to leave out tiles without a mask.
         """
         return self._datasets["val"].labels(pixels=pixels)
 
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
-        # No loader processes: a tile is read in a fraction of the time that handing it between processes takes.
+        # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
         dataset = self._datasets[subset]
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
 class _AlikeBatches(Sampler[list[int]]):
-    """Places of images in order, batch by batch; what is known of one image of a batch is known of all."""
+    """Positions of images in order, batch by batch; the images of a batch have the same known parts."""
 
     def __init__(self, samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> None:
         self.samples = samples
@@ -267,7 +267,7 @@ class _AlikeBatches(Sampler[list[int]]):
 
 
 def collate(items: Sequence[ImageItem]) -> ImageBatch:
-    """Join images to a batch; what is unknown for one of them is left out for all."""
+    """Join images to a batch; a field that one of them lacks is left out for all."""
     return ImageBatch(
         image=_stacked([item.image for item in items]),
         gt_mask=_stacked([item.gt_mask for item in items]),
@@ -285,5 +285,5 @@ def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _as_tensors(source: PixelSource, sample: Sample, area: tuple[slice, slice]) -> tuple[Image, Mask | None]:
     pixels = torch.from_numpy(source.image(sample, *area)).permute(2, 0, 1)
     mask = source.mask(sample, *area)
-    image = to_dtype(Image(pixels), torch.float32, scale=True)  # as anomalib's reader does, to the last bit
+    image = to_dtype(Image(pixels), torch.float32, scale=True)  # equal to anomalib's reader to the last bit
     return image, None if mask is None else Mask(torch.from_numpy(mask))

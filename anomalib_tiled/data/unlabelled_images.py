@@ -1,4 +1,4 @@
-"""Reading images that belong to no data set; one that cannot be read is reported and passed over."""
+"""Reads images that belong to no data set; unreadable ones are reported and skipped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SourceBatch:
 
     Args:
         images: The images.
-        sizes: The sizes of their files in pixels.
+        sizes: Sizes of the image files in pixels.
     """
 
     images: ImageBatch
@@ -51,10 +51,10 @@ class NewImages:
 
     Args:
         grid: The grid; images are resized to its image size.
-        batch_size: Images that are predicted together.
-        augmentations: Applied to the images, as to those that were tested.
-        trained_on: Sizes of the images that were trained on.
-        report: Told in a line of an image of another shape, once.
+        batch_size: Number of images to predict together.
+        augmentations: Those of the test images.
+        trained_on: Sizes of the training images.
+        report: Called with a warning at the first image of another shape.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class NewImages:
         self._warned = self._noted = False
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
-        """Yield batches; what is held in memory is one of them.
+        """Yield batches; only one of them is held in memory.
 
         Args:
             paths: The images.
-            on_failure: Told of each image that cannot be read, and why: it is none, or there is too little memory for
-                it even after all that was read before it has been given away.
+            on_failure: Called with each image that cannot be read, and the reason: it is damaged, or there is too
+                little memory for it even after all images before have been passed on.
         """
         read: list[ReadImage] = []
         for path in paths:
@@ -94,14 +94,14 @@ class NewImages:
             yield _batch_of(read)
 
     def _try(self, path: Path) -> ReadImage | TiledError:
-        """Read an image, or say why it cannot be read."""
+        """Read an image, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
                 size, item = size_of(path), self._read(path)
                 self._look_at(path, size)
                 return ReadImage(item, size)
         except (DataError, OutOfMemoryError) as error:
-            return type(error)(str(error))  # the error itself would keep in memory what was read
+            return type(error)(str(error))  # the error itself would keep the image in memory
 
     def _read(self, path: Path) -> ImageItem:
         size = self._grid.image_size
@@ -115,17 +115,17 @@ class NewImages:
         return dataset[0]
 
     def _look_at(self, path: Path, size: Size) -> None:
-        """Say once that an image does not look like those that were trained on, or loses some of what it holds."""
+        """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
         if not self._noted and (loss := lost_bits(path)):
             self._noted = True
-            self._report(f"warning: {path} has more than 8 bits per channel: {loss}. So may others.")
+            self._report(f"warning: {path} has more than 8 bits per channel: {loss}. Other images may have, too.")
         if not self._warned and (remark := self._trained_on.remark(path, size)):
             self._warned = True
             self._report(f"warning: {remark}")
 
 
 def _batch_of(read: list[ReadImage]) -> SourceBatch:
-    """Join images to a batch, and hold them no longer."""
+    """Join images to a batch, and empty the list."""
     batch = SourceBatch(collate([image.item for image in read]), tuple(image.size for image in read))
     read.clear()
     return batch

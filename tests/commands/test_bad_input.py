@@ -65,7 +65,7 @@ MISFITS = {
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
     "tiles without number": (
         {"tiling": {"image_size": 10**7, "tile_size": 256}},
-        "A grid may have at most 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride, or",
+        "A grid may have at most 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride",
     ),
     "a blur without end": (
         {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 1e9}}},
@@ -210,7 +210,7 @@ def test_a_closed_input_is_an_empty_list(
     monkeypatch.setattr("sys.stdin", None)
     options = ["--data", "-", "--output", str(tmp_path / "output")]
     assert main(["predict", "--ckpt_dir", str(finished_run), *options]) == 2
-    assert "one in each line, from standard input, but that is empty or closed." in capsys.readouterr().err
+    assert "one image in each line from standard input, which is empty or closed." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "train", "test", "status"])

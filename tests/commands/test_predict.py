@@ -408,7 +408,7 @@ def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, n
 
 REFUSED = {
     "an empty folder": (["--data", "{new}/empty"], "There must be images in {new}/empty or in folders in it"),
-    "a pattern": (["--data", "{new}/*.gif"], "No image matches {new}/*.gif. Put it in quotes"),
+    "a pattern": (["--data", "{new}/*.gif"], "No image matches {new}/*.gif. Quote it to keep"),
     "no such file": (["--data", "{new}/gone.png"], "but there is no {new}/gone.png."),
     "no data": ([], "--data must name the images to predict"),
     "no data, other options": (["--threshold", "0.5", "--masks"], "Without --data, only thresholds can be changed."),

@@ -195,7 +195,7 @@ def test_pixels_of_a_model_without_maps_are_not_decided_about(
     assert predict("--data", new, "--maps", "npy") == 0
     assert "Note: The model gives no anomaly maps" in capsys.readouterr().err
     assert predict("--pixel_threshold", "0.5") == 2
-    assert "decides about pixels, but the model gives no anomaly maps" in capsys.readouterr().err
+    assert "needs anomaly maps, but the model gives none" in capsys.readouterr().err
     assert predict("--threshold", "0.5") == 0
     assert not (output / "maps").exists()
 

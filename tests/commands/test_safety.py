@@ -141,9 +141,9 @@ def test_an_altered_run_from_python(run: Path) -> None:
         warnings.simplefilter("error")
         before = TiledEnsemble.load(run, allow_altered=True)(images).anomaly_map
     alter_checkpoint(run)
-    with pytest.raises(RunFolderError, match=r"r01_c01\.ckpt (had|was altered) .*allow_altered=True in Python"):
+    with pytest.raises(RunFolderError, match=r"r01_c01\.ckpt (had|was changed) .*allow_altered=True in Python"):
         TiledEnsemble.load(run)(images)
-    with pytest.warns(UserWarning, match=r"r01_c01\.ckpt (had|was altered)"):
+    with pytest.warns(UserWarning, match=r"r01_c01\.ckpt (had|was changed)"):
         ensemble = TiledEnsemble.load(run, allow_altered=True)
     assert not torch.equal(ensemble(images).anomaly_map, before)
 

@@ -1,4 +1,4 @@
-"""Parts of images in files; what was cut short or altered is noticed, mended and never used."""
+"""Parts of images in files; damaged ones are noticed, repaired and never used."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-def test_one_other_bit_is_noticed_and_mended(
+def test_one_other_bit_is_noticed_and_repaired(
     files: BlockFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "image_r01_c01.npy"
@@ -81,13 +81,13 @@ def test_one_other_bit_is_noticed_and_mended(
     assert np.array_equal(files.read(0, WHOLE, never), IMAGES[0]), "its neighbours are as they were"
     assert not caplog.messages
     assert np.array_equal(files.read(1, WHOLE, again(1)), IMAGES[1])
-    assert caplog.messages == [f"{path} is missing, cut short or altered: image 1 is decoded anew."]
+    assert caplog.messages == [f"{path} is missing, cut short or changed. Decoding image 1 again."]
     assert path.read_bytes() == before
     assert np.array_equal(files.read(1, WHOLE, never), IMAGES[1])
 
 
 @pytest.mark.parametrize("left", [0, HEADER - 1, HEADER, HEADER + 1])
-def test_a_file_that_was_cut_short_is_mended(
+def test_a_file_that_was_cut_short_is_repaired(
     files: BlockFiles, tmp_path: Path, left: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert np.array_equal(files.read(2, WHOLE, never), IMAGES[2])
@@ -116,7 +116,7 @@ def test_pixels_of_an_image_that_has_changed_as_well_are_not_put_back(files: Blo
     path = tmp_path / "image_r00_c00.npy"
     flip(path, HEADER)
     before = path.read_bytes()
-    message = f"{path} must hold what was written .* image 0 cannot be put back: .* Delete {tmp_path}; the next fit"
+    message = f"{path} was cut short or changed, and image 0 cannot be restored, .* Delete {tmp_path}; the next fit"
     with pytest.raises(DataError, match=message):
         files.read(0, WHOLE, again(1))
     assert path.read_bytes() == before

@@ -210,9 +210,9 @@ def test_boards_of_other_settings_are_an_error(drawn: Path) -> None:
     with pytest.raises(DataError) as raised:
         module(drawn, image_size=(256, 512), drawing_seed=1).prepare_data()
     assert str(raised.value) == (
-        f"{drawn} must hold boards drawn with the settings asked for, found others: "
-        "image_size is [256, 256], asked for was [256, 512]; drawing_seed is 7, asked for was 1. "
-        "Give another root, or delete the folder to have it drawn anew."
+        f"{drawn} must hold boards with the requested settings, but has others: "
+        "image_size is [256, 256] there, not [256, 512]; drawing_seed is 7 there, not 1. "
+        "Give another root, or delete the folder to draw it again."
     )
     assert files(drawn) == before
 
@@ -223,7 +223,7 @@ def test_folder_of_somebody_else_is_left_alone(tmp_path: Path, name: str) -> Non
     with pytest.raises(DataError) as raised:
         module(tmp_path).prepare_data()
     assert str(raised.value) == (
-        f"Boards are drawn into a new or empty folder: {tmp_path} holds something else, "
+        f"Boards need a new or empty folder, but {tmp_path} holds something else, "
         "without a readable boards.json. Give another root."
     )
     assert files(tmp_path) == {name: b"not ours"}
@@ -272,17 +272,17 @@ def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (
             {"image_size": (64, 512)},
-            "Boards must be at least 128 pixels high and wide: image_size is 64 x 512. Raise image_size.",
+            "Boards must be at least 128 pixels high and wide, but image_size is 64 x 512. Raise image_size.",
         ),
         (
             {"train_images": 10**6, "image_size": (8193, 512)},
             (
-                "There may be 100000 boards of at most 8192 pixels a side, but 1000009 of 8193 x 512 are asked for. "
+                "There may be 100000 boards of at most 8192 pixels a side, but the settings give 1000009 of 8193 x 512. "
                 "Lower image_size or the numbers of images."
             ),
         ),
-        ({"train_images": 0}, "train_images must be at least 1, found 0. Raise train_images."),
-        ({"drawing_seed": -1}, "drawing_seed must be at least 0, found -1. Raise drawing_seed."),
+        ({"train_images": 0}, "train_images must be at least 1, but is 0. Raise train_images."),
+        ({"drawing_seed": -1}, "drawing_seed must be at least 0, but is -1. Raise drawing_seed."),
     ],
 )
 def test_settings_that_cannot_be_drawn_are_an_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:

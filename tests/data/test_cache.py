@@ -142,7 +142,9 @@ def test_too_little_disk_is_an_error_before_anything_is_decoded(
 ) -> None:
     needed = 8 * 12 * (3 * 8 + 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
-    message = f"The image cache needs 0.0 MB in {tmp_path / 'cache'}, but 0.0 MB are free. Make room, point cache.dir"
+    message = (
+        f"The image cache needs 0.0 MB in {tmp_path / 'cache'}, but only 0.0 MB are free. Make room, point cache.dir"
+    )
     with pytest.raises(StorageError, match=message):
         open_source(split, GRID, tmp_path / "cache")
     assert not decoded
@@ -245,7 +247,9 @@ def test_a_cache_that_is_not_whole_is_made_anew(
     damaged(folder / name, how)
     caplog.clear()
     assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), DecodedFiles)
-    assert caplog.messages == [f"The image cache {folder} is not used: files of it are missing, cut short or altered."]
+    assert caplog.messages == [
+        f"The image cache {folder} is not used, because files in it are missing, cut short or changed."
+    ]
     source = open_source(split, GRID, tmp_path / "cache")
     assert isinstance(source, ImageCache)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -296,13 +300,13 @@ def test_the_log_says_how_much_room_it_takes_and_what_is_outdated(
     assert "have changed" not in caplog.text
     os.utime(split.samples[0].image_path, ns=(0, 1))
     open_source(split, replace(grid, stride=Size(25, 25)), tmp_path / "cache")
-    told = [message for message in caplog.messages if "have changed or gone" in message]
+    told = [message for message in caplog.messages if "have changed or are missing" in message]
     assert len(told) == 2
-    assert any(message.startswith(f"The image cache {first}, 0.3 MB, is of images that have") for message in told)
+    assert any(message.startswith(f"The image cache {first}, 0.3 MB, holds images that have") for message in told)
     split.samples[0].image_path.unlink()
     caplog.clear()
     open_source(Split(split.samples[1:]), GRID, tmp_path / "cache")
-    assert caplog.text.count("have changed or gone") == 3
+    assert caplog.text.count("have changed or are missing") == 3
 
 
 def anonymous_memory() -> int:

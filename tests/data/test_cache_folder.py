@@ -175,7 +175,7 @@ def test_whoever_comes_second_waits(tmp_path: Path, caplog: pytest.LogCaptureFix
     threads[0].start()
     assert filling.wait(60)
     threads[1].start()
-    wait_until(lambda: f"Another process decodes the same images into {folder}. Waiting for it." in caplog.messages)
+    wait_until(lambda: f"Waiting for another process, which decodes the same images into {folder}." in caplog.messages)
     go_on.set()
     for thread in threads:
         thread.join(60)
@@ -252,7 +252,7 @@ def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.
     dead.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if dead.exists() else 10))
     make(folder, lambda temporary: None, is_made=lambda: False, needed=10)
-    with pytest.raises(StorageError, match=r"needs 0.0 MB in .* but 0.0 MB are free\. Make room"):
+    with pytest.raises(StorageError, match=r"needs 0.0 MB in .* but only 0.0 MB are free\. Make room"):
         make(folder, pytest.fail, is_made=lambda: False, needed=11)
 
 
@@ -265,6 +265,6 @@ def test_a_cache_that_is_deleted_at_this_moment_is_not_told_of(
         (tmp_path / name / "index.json").write_text('{"files": [["/nowhere/a.png", 1, 1]]}')
     (tmp_path / "going" / "gone.npy").symlink_to("nothing")  # listed, but not there any more
     make(tmp_path / "new", lambda temporary: None, is_made=lambda: False, needed=0)
-    told = [message for message in caplog.messages if "have changed or gone since" in message]
+    told = [message for message in caplog.messages if "have changed or are missing" in message]
     assert len(told) == 1
     assert f"{tmp_path / 'outdated'}, " in told[0]

@@ -326,7 +326,7 @@ def test_every_way_to_split_works(given: str, test_split_mode: str, tmp_path: Pa
         modes = {"test_split_mode": test_split_mode, "val_split_mode": val_split_mode}
         datamodule = Folder(root=tmp_path, num_workers=0, **kept, **modes, test_split_ratio=0.5)
         if val_split_mode == "from_test" and (given, test_split_mode) in NOTHING_TO_TEST:
-            message = "enough for val_split_mode from_test, test_split_mode none"
+            message = "enough images for val_split_mode from_test, test_split_mode none"
             with pytest.raises(DataError, match=message):
                 split_once(datamodule)
             continue

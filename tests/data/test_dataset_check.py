@@ -104,7 +104,7 @@ def test_reading_in_its_own_way_is_fine_if_it_comes_to_the_same(third_party: Cal
 def test_images_that_are_not_those_of_the_files_are_refused(
     third_party: Callable[..., AnomalibDataModule], change: Change, difference: str
 ) -> None:
-    message = f"Tiles are cut from files, but Own gives {difference}.* for .*png. Write the images that it gives to"
+    message = f"Tiles are cut from files, but Own gives {difference}.* for .*png. Save the images that it gives as"
     with pytest.raises(DataError, match=message):
         split_once(third_party(change))
 
@@ -118,7 +118,7 @@ def test_every_image_is_compared(third_party: Callable[..., AnomalibDataModule])
 
 
 def test_an_image_that_cannot_be_given(third_party: Callable[..., AnomalibDataModule]) -> None:
-    message = "Own cannot give image 0: AttributeError: .*heat.*. Mend the data set."
+    message = "Own cannot give image 0: AttributeError: .*heat.*. Fix the data set."
     with pytest.raises(DataError, match=message):
         split_once(third_party(lambda item: item.heat))
 

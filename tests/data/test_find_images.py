@@ -110,12 +110,12 @@ def test_the_folder_that_it_is_called_in_is_no_pattern(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("empty", "There must be images in .*empty or in folders in it, but there are none. Looked for .apng, .avif"),
+        ("empty", "There must be images in .*empty or its subfolders, but there are none. Use one of .apng, .avif"),
         ("gone.png", "--data must name files or folders that exist, but there is no .*gone.png"),
-        ("*.gif", r"No image matches \*.gif. Put it in quotes"),
-        ("-", "--data - reads a list of images, one in each line, from standard input, but that is empty or closed"),
-        ("out", "There must be images apart from the pictures that predict draws itself in .*out/images, .*out/masks"),
-        ("", "--data must name files or folders, but one name is empty. Is a variable of the shell not set"),
+        ("*.gif", r"No image matches \*.gif. Quote it to keep"),
+        ("-", "--data - reads a list with one image in each line from standard input, which is empty or closed"),
+        ("out", "--data must name images apart from the pictures of predictions in .*out/images, .*out/masks"),
+        ("", "--data must name files or folders, but one name is empty. Check for an unset shell"),
         ("~nobody_has_this_name/1.png", "that exist, but there is no .*/data/~nobody_has_this_name/1.png"),
         (f"{'long' * 100}.png", "--data must name files or folders that can be read, but .*long.png cannot: File name"),
         ("round", "--data must name files or folders that exist, but there is no .*/data/round"),
@@ -141,7 +141,7 @@ def test_a_list_that_cannot_be_read(folder: Path) -> None:
 
 
 def test_what_of_the_list_has_no_end_of_line_is_told(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"there are zeros in it\. Leave -print0 out"):
+    with pytest.raises(DataError, match=r"it holds zero bytes\. Leave -print0 out"):
         found(folder, "-", listed=("a.tif\0b/2.png",))
 
 
@@ -197,7 +197,7 @@ def test_own_pictures_are_no_images_whatever_way_leads_to_them(folder: Path) -> 
     names = ["a.tif", "out", "out/masks/a.png", "b/../out/images/a.png", "seen", "seen/*", "b/deep/../../seen/a.png"]
     assert found(folder, *names[:1], "-", listed=tuple(names)) == ["a.tif"]
     for name in names[1:]:
-        with pytest.raises(DataError, match="apart from the pictures that predict draws itself"):
+        with pytest.raises(DataError, match="apart from the pictures of predictions"):
             found(folder, name)
 
 

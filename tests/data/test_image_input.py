@@ -68,7 +68,7 @@ def test_pictures_get_the_bytes_back() -> None:
     [
         (5, "An image must be a path, a Pillow image, an array or a tensor, but is a int."),
         (np.zeros((4, 6, 5), np.uint8), "the shape (height, width, 3) or (height, width), but has (4, 6, 5)."),
-        (np.zeros((2, 4, 6, 3), np.uint8), "but has (2, 4, 6, 3). Several are given as a list of images."),
+        (np.zeros((2, 4, 6, 3), np.uint8), "but has (2, 4, 6, 3). Give several images as a list."),
         (np.zeros((0, 6), np.uint8), "but has (0, 6)."),
         (torch.zeros(2, 3, 4, 6), "the shape (3, height, width) or (height, width), but has (2, 3, 4, 6)."),
         (torch.zeros(4, 6, 3), "but has (4, 6, 3)."),

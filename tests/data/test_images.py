@@ -258,7 +258,7 @@ def test_files_that_are_no_files_or_have_nothing_in_them(tmp_path: Path) -> None
         size_of(tmp_path / "empty.png")
     with pytest.raises(DataError, match=r"folder.png is a folder, not an image. Replace it, or leave it out"):
         size_of(tmp_path / "folder.png")
-    with pytest.raises(DataError, match=r"dangling.png is missing. Put it back"):
+    with pytest.raises(DataError, match=r"dangling.png is missing. Restore it"):
         size_of(tmp_path / "dangling.png")
 
 

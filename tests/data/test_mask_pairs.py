@@ -78,7 +78,7 @@ def test_masks_of_other_images_do_no_harm(name: str) -> None:
 def test_what_is_not_plain_is_refused_with_both_paths(images: list[str], masks: list[str], reason: str) -> None:
     with pytest.raises(DataError) as error:
         candidates(images, masks).pairs()
-    assert str(error.value).startswith("Each anomalous image must have one mask, and its name and folder must tell the")
+    assert str(error.value).startswith("Each anomalous image must have one mask, whose name and folder show which")
     assert f"but {reason}. " in str(error.value)
     assert candidates(images, masks).plain_pairs() is None
 

@@ -79,7 +79,7 @@ def test_the_order_of_lists_tells_where_names_do_not(folder: Path) -> None:
 )
 def test_lists_whose_order_contradicts_their_names(folder: Path, abnormal: list[str], mask: list[str]) -> None:
     draw(folder, *(f"{each}/0.png" for each in (*abnormal, *mask)))
-    message = rf"so on, but .*{abnormal[0]} stands where .*{mask[0]} does, and is called as .*{mask[1]}\. Change the"
+    message = rf"so on, but .*{abnormal[0]} has the position of .*{mask[0]} and the name of .*{mask[1]}\. Change the"
     with pytest.raises(DataError, match=message):
         fit_folder(folder, abnormal, mask)
     assert masks_of(fit_folder(folder, abnormal, mask[::-1]), folder) == {
@@ -209,7 +209,7 @@ def test_labels_that_come_from_the_masks_of_other_images(tmp_path: Path) -> None
     for number in range(12):
         draw(tmp_path, f"kos01/Part{number}.jpg")
         draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 10 else 0)
-    with pytest.raises(DataError, match=r"but .*Part10\.jpg is given .*label\.bmp, and not .*Part10_label\.bmp"):
+    with pytest.raises(DataError, match=r"but .*Part10\.jpg gets .*label\.bmp instead of .*Part10_label\.bmp"):
         split_once(Kolektor(root=tmp_path, num_workers=0))
 
 
@@ -218,7 +218,7 @@ def test_names_that_only_folders_could_pair(tmp_path: Path) -> None:
         draw(tmp_path, f"kos01/Part{number}.jpg")
         draw(tmp_path, f"kos01/Part{number}_label.bmp", value=255 if number == 1 else 0)
     with pytest.raises(
-        DataError, match=r"Kolektor could not be set up: .* It joins images and masks by position\. Give"
+        DataError, match=r"Kolektor could not be set up: .* It joins images and masks by position\. Pad"
     ):
         split_once(Kolektor(root=tmp_path, num_workers=0))
 

@@ -80,9 +80,7 @@ def test_a_split_survives_being_written_and_read(tmp_path: Path) -> None:
 
 
 def test_a_split_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunFolderError, match=r"split.csv is missing: without it nobody knows which images were trained"
-    ):
+    with pytest.raises(RunFolderError, match=r"split.csv, which lists the training images, is missing. Restore it"):
         Split.read(tmp_path / "split.csv")
 
 
@@ -97,7 +95,7 @@ def test_a_split_that_is_missing(tmp_path: Path) -> None:
 )
 def test_a_split_that_was_altered(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "split.csv").write_text(content)
-    message = rf"must have the columns subset, image_path, mask_path, label \(.*{reason}.*\). It was altered"
+    message = rf"must have the columns subset, image_path, mask_path, label, but was changed \(.*{reason}.*\)\. Fit"
     with pytest.raises(RunFolderError, match=message):
         Split.read(tmp_path / "split.csv")
 

@@ -82,7 +82,7 @@ def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
     failures: list[tuple[Path, str]] = []
     (batch,) = images(said).batches(paths, lambda path, error: failures.append((path, str(error))))
     assert batch.images.image_path == [str(paths[0]), str(paths[2])]
-    assert failures == [(paths[1], f"{paths[1]} is missing. Put it back, or leave it out.")]
+    assert failures == [(paths[1], f"{paths[1]} is missing. Restore it, or leave it out.")]
 
 
 @pytest.mark.parametrize("again", [True, False])

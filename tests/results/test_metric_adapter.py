@@ -222,7 +222,7 @@ REFUSED = {
     "BinaryFairness": ({"num_groups": 2}, "cannot compare decisions .*missing 1 required positional argument"),
     "AUPIMO": ({}, "cannot compare scores .* 3 dimensions"),
     "MulticlassAUROC": ({"num_classes": 2}, "cannot compare scores"),
-    "BinaryAccuracy": ({"multidim_average": "samplewise"}, "gives one number for each image"),
+    "BinaryAccuracy": ({"multidim_average": "samplewise"}, "must give one number for all images"),
 }
 
 

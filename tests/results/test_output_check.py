@@ -78,7 +78,9 @@ def test_a_folder_that_must_not_be_looked_into(
 @pytest.mark.parametrize("resume", [True, False])
 def test_predictions_that_do_not_say_how_they_were_made(folder: PredictionFolder, *, resume: bool) -> None:
     folder.lines_file.write_text("{}")
-    message = r"predictions\.jsonl holds predictions, but prediction\.json beside it, .* is missing\. Put it back, or"
+    message = (
+        r"predictions\.jsonl holds predictions, but prediction\.json with their settings is missing .*\. Restore it, or"
+    )
     with pytest.raises(RunFolderError, match=message):
         check_free(folder, PredictionSettings(), resume=resume)
 
@@ -114,5 +116,5 @@ def test_all_that_is_in_the_way_is_named(folder: PredictionFolder) -> None:
     for name in ("masks", "images"):
         (folder.path / name).mkdir()
         (folder.path / name / "000.png").touch()
-    with pytest.raises(ConfigurationError, match="there already: images, masks"):
+    with pytest.raises(ConfigurationError, match="would overwrite images, masks"):
         check_free(folder, PredictionSettings(**ALL_KEPT), resume=True)

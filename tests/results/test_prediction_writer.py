@@ -118,7 +118,7 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-8] if damage == "cut" else b"text")
-    with pytest.raises(RunFolderError, match=r"1\.npy cannot be read \(.*\)\. Predict its image again"):
+    with pytest.raises(RunFolderError, match=r"1\.npy cannot be read \(.*\)\. Predict its image into"):
         kept.read_map(Path("/data/a/1.png"))
 
 
@@ -164,9 +164,7 @@ def test_an_image_that_has_gone_before_it_was_drawn_costs_itself_only(tmp_path: 
     kept = PredictionWriter(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
     labels, failed = written(kept, given)
     assert labels == [0]
-    assert failed == [
-        (str(tmp_path / "gone.png"), f"{tmp_path / 'gone.png'} is missing. Put it back, or leave it out.")
-    ]
+    assert failed == [(str(tmp_path / "gone.png"), f"{tmp_path / 'gone.png'} is missing. Restore it, or leave it out.")]
     assert sorted(path.name for path in output.rglob("*.*")) == [
         "predictions.csv",
         "predictions.jsonl",

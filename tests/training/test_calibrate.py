@@ -221,7 +221,7 @@ def test_a_note_says_how_many_masks_are_grey_where_they_should_be_black_or_white
     note, _ = calibrate(apart).notes  # the second names the gap
     assert note == (
         f"1 of 2 masks have more than two grey values, for example {mask}: every value above 0 counts as anomalous, so "
-        "JPEG and smoothed edges make defects larger. Save masks as PNG, with 0 and 255 alone."
+        "JPEG and smoothed edges make defects larger. Save masks as PNG with only 0 and 255."
     )
 
 
