@@ -39,7 +39,7 @@ from anomalib_tiled.results.tables import scores_file, write_metrics, write_tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.stages.contracts import checked_outcomes, images_noted, noting, untrained
+from anomalib_tiled.stages.contracts import checked_outcomes, image_context, untrained, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -49,9 +49,9 @@ from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.failures import Failures, advice
-from anomalib_tiled.training.stored_predictions import LESS_MEMORY, predictable
+from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
 from anomalib_tiled.training.train_tile import check_monitored, train_tile
-from anomalib_tiled.training.training_images import note_images
+from anomalib_tiled.training.training_images import record_images
 from anomalib_tiled.training.unfit import why_not_left_out
 from anomalib_tiled.training.workers import workers_of
 
@@ -118,7 +118,7 @@ def _train_missing(
     """Train what is to be trained; give what a reader of the results should know."""
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
-    note = note_images(run, missing)
+    note = record_images(run, missing)
     run.folder.train_again(again)
     if missing:
         download(run)
@@ -206,8 +206,8 @@ def _test(run: Run, observers: Observers, output: Path) -> Measured:
     contradictions: list[str] = []
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
-        for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
-            with noting(images_noted(batch.image_path)):
+        for batch, predicted in lazy_predictions(run, ensemble, run.images("test"), output / "raw", "Measuring"):
+            with with_context(image_context(batch.image_path)):
                 raw = predicted(tiles.watch(batch))
                 decided = ensemble.decide(raw)._asdict()
             fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
