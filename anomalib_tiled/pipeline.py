@@ -29,7 +29,7 @@ from anomalib_tiled.results.tables import scores_file, write_metrics, write_tile
 from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.tile_status import TileStatus, tile_statuses
-from anomalib_tiled.stages.contracts import checked_outcomes, images_noted, noting
+from anomalib_tiled.stages.contracts import checked_outcomes, image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
@@ -38,9 +38,9 @@ from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.downloads import download
-from anomalib_tiled.training.stored_predictions import LESS_MEMORY, predictable
+from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
 from anomalib_tiled.training.train_tile import check_monitored, train_tile
-from anomalib_tiled.training.training_images import note_images
+from anomalib_tiled.training.training_images import record_images
 from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _train_missing(
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, again)
     check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
-    note = note_images(run, missing)
+    note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
         download(run)
@@ -156,8 +156,8 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
-        for batch, predicted in predictable(run, ensemble, run.images("test"), output / "raw", "Measuring"):
-            with noting(images_noted(batch.image_path)):
+        for batch, predicted in lazy_predictions(run, ensemble, run.images("test"), output / "raw", "Measuring"):
+            with with_context(image_context(batch.image_path)):
                 raw = predicted(measurements.watch(batch))
                 decided = ensemble.decide(raw)._asdict()
             fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}

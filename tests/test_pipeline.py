@@ -36,7 +36,7 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.training import preparation
-from anomalib_tiled.training.training_images import noted_fingerprint
+from anomalib_tiled.training.training_images import recorded_fingerprint
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
@@ -112,13 +112,13 @@ def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypat
         pipeline.fit(folder, Observers())
     command = f"anomalib tiled fit --ckpt_dir {folder.path}"
     assert str(raised.value) == (
-        "2 tiles could not be trained, and no other is tried, because 2 failed for the same reason: 1 of 6 tiles are "
+        "2 tiles could not be trained. Training stopped, because 2 failed for the same reason: 1 of 6 tiles are "
         "done, 5 are left.\n"
         f"r00_c00, r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
-        f"Fix the cause, then go on with `{command}`.\n"
+        f"Fix the cause, then resume with `{command}`.\n"
         "If a setting of the model, the data or the trainer is the cause, change it in "
         f"{folder.path / 'config.yaml'}, and train the tiles that are done again: `{command} --tiles r01_c00`.\n"
-        f"To try all other tiles all the same: `{command} --keep_going`."
+        f"To try all other tiles anyway: `{command} --keep_going`."
     )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "missing", "done", "missing", "missing"]
 
@@ -135,7 +135,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
         "4 tiles could not be trained; all others are done.\n"
         f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
         f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})\n"
-        f"Fix the cause, then go on with `{command}`.\n"
+        f"Fix the cause, then resume with `{command}`.\n"
         "If a setting of the model, the data or the trainer is the cause, change it in "
         f"{folder.path / 'config.yaml'}, and train the tiles that are done again: "
         f"`{command} --tiles r01_c00,r01_c02`."
@@ -153,7 +153,7 @@ def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, m
         raise RuntimeError(message)
 
     monkeypatch.setattr(pipeline, "train_tile", fail)
-    with pytest.raises(TrainingError, match="no other is tried"):
+    with pytest.raises(TrainingError, match="Training stopped"):
         pipeline.fit(folder, Observers())
     assert {path.name for path in (folder.path / "tiles").iterdir()} == {"r00_c00.failed.json", "r00_c01.failed.json"}
 
@@ -189,7 +189,7 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
         pipeline.fit(folder, Observers())
     assert str(raised.value) == (
         "The model cannot be used.\n"
-        f"Fix the cause, then go on with `anomalib tiled fit --ckpt_dir {folder.path}`.\n"
+        f"Fix the cause, then resume with `anomalib tiled fit --ckpt_dir {folder.path}`.\n"
         "If a setting of the model, the data or the trainer is the cause, change it in "
         f"{folder.path / 'config.yaml'}."
     )
@@ -311,7 +311,7 @@ def test_tiles_that_saw_other_images_are_named(settings: Settings, monkeypatch: 
         pipeline.fit(folder, Observers())
     assert str(raised.value) == (
         "All tiles of a run must be trained on the same images, but 1 training images have changed "
-        f"({image}) since tiles were trained. Put them back as they were, or train those tiles again: "
+        f"({image}) since tiles were trained. Restore the images, or train those tiles again: "
         f"`anomalib tiled fit --ckpt_dir {folder.path} --tiles r00_c00,r00_c01`."
     )
     with pytest.raises(StorageError):
@@ -323,7 +323,7 @@ def trained_or_full(run: Run, tile: Tile) -> None:
     if tile.name == "r00_c02":
         raise StorageError
     record(run.folder, tile.name)
-    noted = replace(run.folder.record(tile), images=noted_fingerprint(run.folder))
+    noted = replace(run.folder.record(tile), images=recorded_fingerprint(run.folder))
     run.folder.write_record(tile, noted)
 
 
@@ -483,7 +483,7 @@ def test_locations_are_not_left_out_where_they_are_not_to_blame(
     all_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES))
     assert all_fail[1].startswith("No tile could be fitted, so the cause is the model")
     most_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES[2:], blank=False))
-    assert most_fail[1].startswith("4 tiles that show something could not be fitted, and only 2 could, so the cause is")
+    assert most_fail[1].startswith("4 tiles that are not blank could not be fitted, and only 2 could, so the cause is")
 
 
 def test_a_tile_that_has_a_model_keeps_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ def test_a_tile_that_has_a_model_keeps_it(settings: Settings, monkeypatch: pytes
 def test_leaving_out_may_be_forbidden(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = preparation.prepare(replace(settings, unfitted_tiles="error"))
     lines = failure(monkeypatch, folder, fails_at("r00_c00"))
-    assert lines[1] == "To leave out the locations on which the model cannot be fitted: unfitted_tiles: leave_out."
+    assert lines[1] == "To leave out the locations where the model cannot be fitted, set unfitted_tiles: leave_out."
     folder.config_file.write_text(replace(folder.settings(), unfitted_tiles="leave_out").to_yaml())
     assert fitted(monkeypatch, folder, fails_at("r00_c00"))[:-2] == TILES[1:]
     folder.config_file.write_text(replace(folder.settings(), unfitted_tiles="error").to_yaml())

@@ -39,7 +39,7 @@ from anomalib_tiled.ensemble.run import AUTO
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
 from anomalib_tiled.export.checkpoints import FORMAT as CHECKPOINTS
 from anomalib_tiled.export.checkpoints import export_checkpoints
-from anomalib_tiled.export.export import Exporting
+from anomalib_tiled.export.export import ExportRequest
 from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import format_named
 from anomalib_tiled.plugins.discovery import find_plugins
@@ -193,7 +193,7 @@ def export(arguments: Sequence[str], prog: str) -> None:
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
     output = _output(parsed.output) or folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
-    request = Exporting(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
+    request = ExportRequest(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, request)
     for line in exported.lines(folder.settings().model.name):
         _say(line)

@@ -54,7 +54,7 @@ class Command:
             function: Callable[[Sequence[str], str], int | None] = getattr(
                 import_module("anomalib_tiled.cli.commands"), self.function
             )
-            import_module("anomalib_tiled.ensemble.missing_weights").ask_the_hub_once()
+            import_module("anomalib_tiled.ensemble.missing_weights").turn_off_hub_retries()
         return function
 
 

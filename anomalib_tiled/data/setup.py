@@ -173,8 +173,8 @@ class MaskFolders:
             if other != place:
                 message = (
                     f"The first of mask_dir must have the masks of the first of abnormal_dir, and so on, but "
-                    f"{self.images[place]} has the position of {self.masks[place]} and the name of {self.masks[other]}. "
-                    "Change the order, or name the folders alike."
+                    f"{self.images[place]} has the position of {self.masks[place]} and the name of "
+                    f"{self.masks[other]}. Change the order, or name the folders alike."
                 )
                 raise DataError(message)
 

@@ -1,4 +1,4 @@
-"""A lock that lets one thread predict at a time, and that a process which is forked meanwhile does not wait for."""
+"""A lock that lets one thread predict at a time, and that is free in a process that is forked meanwhile."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _held_by_forks: dict[int, list[BatchLock]] = {}
 
 
 class BatchLock:
-    """Lets one thread in at a time, which may come in again. Copies and pickles of it are unlocked.
+    """A reentrant lock for one thread at a time. Copies and pickles of it are unlocked.
 
-    A fork waits until nobody is in, so that the child gets objects that are at work on nothing. If anybody has been in,
-    the child computes with one thread: those that PyTorch had in the parent are gone, and would be waited for.
+    A fork waits until all these locks are free, so that the child gets models without a batch in progress. If a thread
+    has ever held a lock, the child computes with one thread: it would wait for PyTorch's threads, which a fork loses.
     """
 
     _computed: ClassVar[bool] = False
-    """Whether this process has computed."""
+    """Whether a thread of this process has ever held a lock."""
 
     _lost_threads: ClassVar[bool] = False
-    """Whether the process that this one is a copy of had."""
+    """Whether this process is a fork of such a process, and has not reset its number of threads yet."""
 
     def __init__(self) -> None:
         self._lock = RLock()
         _locks[id(self)] = self
 
     def __enter__(self) -> None:
-        """Wait until nobody else is in."""
+        """Wait until no other thread holds the lock."""
         self.acquire()
         BatchLock._computed = True
         if BatchLock._lost_threads:
@@ -39,24 +39,24 @@ class BatchLock:
             BatchLock._lost_threads = False
 
     def __exit__(self, *_: object) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         self.release()
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Keep others out; say whether that was possible at once, if it must be."""
+        """Acquire the lock; return whether that succeeded, which may fail if not ``blocking``."""
         return self._lock.acquire(blocking)
 
     def release(self) -> None:
-        """Let others in again."""
+        """Release the lock."""
         self._lock.release()
 
     def __reduce__(self) -> tuple[type[BatchLock], tuple[()]]:
-        """Travel unlocked."""
+        """Pickle and copy as an unlocked lock."""
         return BatchLock, ()
 
     @classmethod
     def hold_all(cls) -> None:
-        """Wait until nobody is in, and keep all others out."""
+        """Acquire all locks, before a fork."""
         locks = [lock for reference in _locks.valuerefs() if (lock := reference()) is not None]
         for lock in locks:
             lock.acquire()
@@ -64,13 +64,13 @@ class BatchLock:
 
     @classmethod
     def release_all(cls) -> None:
-        """Let others in again."""
+        """Release all locks, after a fork."""
         for lock in _held_by_forks.pop(get_ident()):
             lock.release()
 
     @classmethod
     def release_all_in_child(cls) -> None:
-        """Let others in that are copies of what was held."""
+        """Release the copies of all locks in a forked process."""
         cls.release_all()
         cls._lost_threads |= cls._computed
 

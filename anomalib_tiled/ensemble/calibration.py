@@ -11,7 +11,7 @@ import torch
 from anomalib_tiled.config.settings import SENSITIVITIES
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.stages.contracts import call_stage, learned_number, learned_numbers, naming_stage
+from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -41,10 +41,10 @@ class Stages:
         scorer: From tile scores to image scores.
         smoother: Smooths maps near seams; ``None`` for no smoothing.
         normalizer: From raw scores to scores in [0, 1].
-        thresholder: Finds the score above which is anomalous.
+        thresholder: Finds the threshold: scores above it are anomalous.
         normalize_at: ``tile``, ``image`` or ``none``.
         threshold_at: ``tile`` or ``image``.
-        image_sensitivity: What has a normalized score greater than 1 minus this is an anomalous image (or tile).
+        image_sensitivity: An image (or tile) with a normalized score greater than 1 minus this is anomalous.
         pixel_sensitivity: The same for pixels.
 
     Raises:
@@ -71,7 +71,7 @@ class Stages:
         """Make the stages that a configuration names.
 
         Raises:
-            ConfigurationError: A stage refuses its arguments, or a place is none of the allowed ones.
+            ConfigurationError: A stage refuses its arguments, or a place is not allowed.
         """
         chosen = settings.stages
         smoothing = chosen.get("seam_smoothing")
@@ -89,7 +89,7 @@ class Stages:
 
     @property
     def tile_rule(self) -> Thresholder:
-        """What finds the thresholds of tiles; those that only centre a normalization do not decide anything."""
+        """The thresholder of tiles; F1AdaptiveThreshold if tile thresholds only centre the normalization."""
         own = self.threshold_at == "tile" or isinstance(self.thresholder, F1AdaptiveThreshold)
         return self.thresholder if own else F1AdaptiveThreshold()
 
@@ -106,10 +106,10 @@ class Stages:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned of one scale of scores.
+    """Threshold and normalization of one scale of scores.
 
     Args:
-        threshold: Score above which is anomalous, on the scale before normalization.
+        threshold: Scores above it are anomalous; on the scale before normalization.
         normalization: What the normalizer learned; ``None`` if scores are not normalized here.
     """
 
@@ -119,7 +119,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Level:
-    """What was learned of one tile, or of whole images.
+    """Calibration of one tile, or of whole images.
 
     Args:
         scores: Scale of the scores.
@@ -135,11 +135,11 @@ class Calibration:
     """Everything that the stages learned, as plain numbers.
 
     Args:
-        image: What was learned of whole images; ``None`` if nothing was.
-        tiles: What was learned of each tile, by its name; empty if nothing was.
-        notes: What a reader of the results should know about how it was learned.
-        borrowed: Names of tiles whose normal scores do not vary, each with that of the tile whose scores it learned
-            from instead.
+        image: Calibration of whole images; ``None`` if there is none.
+        tiles: Calibration of each tile, by its name; empty if there is none.
+        notes: Notes about the calibration for readers of the results.
+        borrowed: Names of tiles whose normal scores do not vary, each with the name of the tile whose scores it was
+            calibrated on instead.
     """
 
     image: Level | None = None
@@ -148,15 +148,15 @@ class Calibration:
     borrowed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Give what ``calibration.json`` holds."""
+        """Give the content of ``calibration.json``."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
-        """Rebuild a calibration from what ``calibration.json`` holds.
+        """Rebuild a calibration from the content of ``calibration.json``.
 
         Raises:
-            RunFolderError: The content was altered.
+            RunFolderError: The content has changed.
         """
         try:
             image, tiles, notes = content["image"], content["tiles"], content["notes"]
@@ -167,7 +167,7 @@ class Calibration:
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            message = f"calibration.json was altered ({error!r}). Delete it and run fit --ckpt_dir again."
+            message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
             raise RunFolderError(message) from error
 
 
@@ -175,7 +175,7 @@ class Observed:
     """Distributions of the validation scores of one tile, or of whole images.
 
     Args:
-        bits: How finely pixels are counted, see ``ScoreDistribution``.
+        bits: Number of bins for pixels, as a power of two; see ``ScoreDistribution``.
         uninspected: Pixels that no model sees, shape (height, width), from which nothing is learned; ``None`` if there
             are none.
     """
@@ -203,11 +203,11 @@ class Observed:
             self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
 
     def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
-        """Note how far rounding may move scores of images that are made of normalized ones of tiles.
+        """Set how far rounding may move scores of images that are joined from normalized scores of tiles.
 
         Args:
-            normalizer: Normalizes tiles. The narrower the scale of a tile, the more of it is rounding.
-            tiles: What was observed of each tile, and what was learned of it.
+            normalizer: Normalizes tiles. The narrower the scale of a tile, the larger the share of rounding in it.
+            tiles: Distributions and calibration of each tile.
         """
         pairs = [
             (_rounding(normalizer, observed.scores, level.scores), _rounding(normalizer, observed.maps, level.maps))
@@ -218,7 +218,7 @@ class Observed:
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule and the normalizer learn.
 
-        Without masks the threshold of the scores serves for the maps too, as in anomalib.
+        Without masks the threshold of the scores is used for the maps too, as in anomalib.
 
         Args:
             stages: The stages.
@@ -226,7 +226,7 @@ class Observed:
             rule: Finds the threshold; ``None`` for the thresholder of the stages.
 
         Raises:
-            StageError: A stage fails, or learns something else than finite numbers.
+            StageError: A stage fails, or does not learn finite numbers.
         """
         rule = rule or stages.thresholder
         scores = _learned(stages, rule, self.scores, normalize=normalize)
@@ -238,11 +238,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a batch.
+    """Ground truth of a batch.
 
     Args:
         labels: Whether each image (or tile) is anomalous, shape (batch,).
-        masks: Which pixels are, shape (batch, height, width); ``None`` if unknown.
+        masks: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
     """
 
     labels: NDArray[np.bool_]
@@ -250,16 +250,16 @@ class Truth:
 
     @classmethod
     def of(cls, labels: torch.Tensor | None, masks: torch.Tensor | None, batch: int) -> Truth:
-        """Read the truth of a batch; what has no label counts as normal."""
+        """Read the ground truth of a batch; images without labels count as normal."""
         known = torch.zeros(batch, dtype=torch.bool) if labels is None else labels.bool().cpu()
         return cls(known.numpy(), None if masks is None else masks.bool().cpu().numpy())
 
     def pixels(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Give which pixels are anomalous; without masks, none of a normal image and all of an anomalous one."""
+        """Give the anomalous pixels; without masks, none of a normal image and all of an anomalous image."""
         return np.broadcast_to(self.labels[:, None, None], shape) if self.masks is None else self.masks
 
     def cut(self, rows: slice, columns: slice) -> Truth:
-        """Give the truth of a rectangle: anomalous if a pixel in it is, or the whole image if there are no masks."""
+        """Give the truth of a rectangle: anomalous if one of its pixels is, or, without masks, if the image is."""
         if self.masks is None:
             return self
         masks = self.masks[:, rows, columns]
@@ -269,20 +269,20 @@ class Truth:
 def _learned(
     stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
 ) -> Learned:
-    """Let thresholder and normalizer learn one scale; a threshold that is given is not learned."""
+    """Let thresholder and normalizer learn one scale; a given threshold is not learned."""
     if threshold is None:
-        with naming_stage(rule):
+        with errors_naming_stage(rule):
             learned = rule.learn(scores)
         threshold = learned_number(rule, learned)
     if not normalize:
         return Learned(threshold, None)
-    with naming_stage(stages.normalizer):
+    with errors_naming_stage(stages.normalizer):
         normalization = stages.normalizer.learn(scores, threshold)
     return Learned(threshold, learned_numbers(stages.normalizer, normalization))
 
 
 def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learned) -> float:
-    """Say how far rounding moves the highest normal score after normalization."""
+    """Compute how far rounding moves the highest normal score after normalization."""
     if learned.normalization is None or not scores.has_normal:
         return 0.0
     highest = torch.tensor([scores.maximum_normal, scores.maximum_normal + scores.rounding])

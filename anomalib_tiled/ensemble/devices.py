@@ -1,4 +1,4 @@
-"""Where models predict."""
+"""The device that models predict on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
         trainer: Its arguments.
 
     Raises:
-        ConfigurationError: There is no such device here.
+        ConfigurationError: This machine has no such device.
     """
     devices, accelerator = trainer.get("devices", "auto"), trainer.get("accelerator", "auto")
     try:
@@ -38,24 +38,24 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
         )
     except (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError) as error:
         message = (
-            f"The run asks for trainer.accelerator {accelerator}, devices {devices}, which is not to be had here: "
-            f"{error}. `predict` and TiledEnsemble.load take another one, such as the device cpu."
+            f"The run needs trainer.accelerator {accelerator}, devices {devices}, which this machine does not have: "
+            f"{error}. `predict` and TiledEnsemble.load accept another device, such as cpu."
         )
         raise ConfigurationError(message) from error
     return made.strategy.root_device
 
 
-def instead_of(accelerator: Plain) -> str:
-    """Say how to train without an accelerator that is not there; "" for one that always is."""
-    return "" if accelerator in ("auto", "cpu") else " To train on the processor: --trainer.accelerator cpu."
+def cpu_advice(accelerator: Plain) -> str:
+    """Say how to train without a missing accelerator; "" if the accelerator is never missing."""
+    return "" if accelerator in ("auto", "cpu") else " To train on the CPU, set --trainer.accelerator cpu."
 
 
 def device_named(name: str) -> torch.device:
     """Give the device of a name such as ``cpu`` or ``cuda:1``.
 
     Raises:
-        ConfigurationError: There is none of that name.
-        OutOfMemoryError: There is one, but others have taken up its memory.
+        ConfigurationError: There is no such device.
+        OutOfMemoryError: Other programs use all memory of the device.
     """
     try:
         device = torch.device(name)
@@ -63,19 +63,21 @@ def device_named(name: str) -> torch.device:
         _check_kind(device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         if known := out_of_memory(
-            error, "Others take it up: wait for them, or predict on another device, such as cpu."
+            error, "Other programs use it: wait for them, or predict on another device, such as cpu."
         ):
             raise known from None
-        message = f"The device must be auto, cpu, or an accelerator that is there, such as cuda:0; {name!r}: {error}"
+        message = (
+            f"The device must be auto, cpu, or an accelerator of this machine, such as cuda:0, but is {name!r}: {error}"
+        )
         raise ConfigurationError(message) from error
     return device
 
 
 def _check_kind(device: torch.device) -> None:
-    """Refuse devices that PyTorch has a name for, but that are not there.
+    """Refuse device names that PyTorch accepts, but that name no device.
 
     Raises:
-        RuntimeError: It computes nothing, or it is another processor than the one that there is.
+        RuntimeError: The device computes nothing, or is a second CPU.
     """
     if device.type == "meta":
         message = "it computes nothing"

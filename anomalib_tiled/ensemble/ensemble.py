@@ -21,7 +21,7 @@ from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.ensemble.torch_defaults import usual_defaults
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
-from anomalib_tiled.stages.contracts import call_stage, naming_stage, noting
+from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
 from anomalib_tiled.stages.sensitivity import decided
 
 if TYPE_CHECKING:
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.normalization import Normalizer
 
 SMALLEST = 1e-12
-"""Keeps a division by zero away where a threshold is 0 or 1."""
+"""Avoids a division by zero if a threshold is 0 or 1."""
 
 
 @dataclass(frozen=True)
 class RawPrediction:
-    """What is known of a batch of images before normalization and thresholding of whole images.
+    """Predictions for a batch of images before normalization and thresholding of whole images.
 
     Args:
         scores: Shape (batch,).
         maps: Shape (batch, 1, height, width); each tile filled with its score if the model gives no maps.
-        has_maps: Whether the maps are the model's.
-        labels: Whether a tile was called anomalous, shape (batch,); ``None`` unless tiles are thresholded.
-        masks: Which pixels a tile called anomalous, shape of the maps; ``None`` unless tiles are thresholded.
-        uninspected: Pixels that no model sees, shape (height, width), which are never called anomalous; ``None`` if
-            there are none. In the maps they have the lowest score of their image.
+        has_maps: Whether the model gives maps.
+        labels: Whether a tile is anomalous, shape (batch,); ``None`` unless tiles are thresholded.
+        masks: Which pixels are anomalous in a tile, shape of the maps; ``None`` unless tiles are thresholded.
+        uninspected: Pixels that no model sees, shape (height, width), which are never anomalous; ``None`` if there are
+            none. In the maps they have the lowest score of their image.
     """
 
     scores: torch.Tensor
@@ -60,22 +60,22 @@ class RawPrediction:
     masks: torch.Tensor | None
     uninspected: torch.Tensor | None = None
 
-    def called(self, masks: torch.Tensor) -> torch.Tensor:
-        """Take pixels out of masks that no model sees."""
+    def without_uninspected(self, masks: torch.Tensor) -> torch.Tensor:
+        """Remove pixels that no model sees from masks."""
         return masks if self.uninspected is None else masks & ~self.uninspected
 
 
 class TiledEnsemble(AnomalibModule):
     """All tile models and the stages as one model that takes whole images.
 
-    Memory is that of a batch of images and of the models kept; it does not depend on the number of images. Threads may
-    share it: they predict one after the other, because stages and models are at work on one batch at a time.
+    It needs memory for one batch of images and for the models in memory, however many images there are. Threads may
+    share it: they predict one after the other, because stages and models work on one batch at a time.
 
     Args:
         grid: Where the tiles lie.
         tile_models: The trained models.
         stages: Merging, scoring, smoothing, normalization, thresholding.
-        calibration: What the stages learned; without it, predictions are raw and decide nothing.
+        calibration: What the stages learned; without it, predictions are raw, without labels and masks.
         evaluator: Measures when anomalib's ``Engine`` tests the ensemble.
     """
 
@@ -150,7 +150,7 @@ class TiledEnsemble(AnomalibModule):
 
         Args:
             images: Images with values in [0, 1], shape (batch, 3, height, width).
-            on_tile: Told the raw prediction of each tile.
+            on_tile: Receives the raw prediction of each tile.
         """
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
@@ -163,12 +163,12 @@ class TiledEnsemble(AnomalibModule):
         predict: Callable[[Tile], TilePrediction],
         on_tile: Callable[[Tile, TilePrediction], None] | None = None,
     ) -> RawPrediction:
-        """Merge, score and smooth what the tile models say; tile stages are applied, image stages are not.
+        """Merge, score and smooth tile predictions; tile stages are applied, image stages are not.
 
         Args:
             batch: Number of images.
-            predict: Gives the raw prediction of a tile of all of them.
-            on_tile: Told the raw prediction of each tile.
+            predict: Returns the raw prediction of a tile for all images.
+            on_tile: Receives the raw prediction of each tile.
         """
         with self.batch_lock:
             merging = Merging(self, batch)
@@ -178,7 +178,7 @@ class TiledEnsemble(AnomalibModule):
                     on_tile(tile, raw)
                 maps = None if raw.maps is None else raw.maps.to(self.device)
                 here = TilePrediction(raw.scores.to(self.device), maps)
-                with noting(f"Tile: {tile.name}."):
+                with with_context(f"Tile: {tile.name}."):
                     merging.add(tile, here)
             return merging.finish()
 
@@ -200,7 +200,8 @@ class TiledEnsemble(AnomalibModule):
             if self.stages.threshold_at == "image":
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 labels = decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
-                masks = raw.called(decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel))
+                found = decided(raw.maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
+                masks = raw.without_uninspected(found)
         return InferenceBatch(
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
@@ -220,7 +221,7 @@ class TiledEnsemble(AnomalibModule):
 
 
 class Merging:
-    """One batch on its way through the tiles: tell it of each tile by ``add``, then ``finish``.
+    """Joins the tile predictions of one batch: call ``add`` for each tile, then ``finish``.
 
     Args:
         ensemble: Stages, grid and calibration.
@@ -237,7 +238,7 @@ class Merging:
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
         self.has_maps = True
-        with naming_stage(self.stages.merger):
+        with errors_naming_stage(self.stages.merger):
             self.stages.merger.start(self.grid, batch, device=self.device)
 
     @property
@@ -245,7 +246,7 @@ class Merging:
         return self.stages.threshold_at == "tile" and bool(self.levels)
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
-        """Take in what a tile model says: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        """Add the prediction of a tile model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
         self.has_maps = raw.maps is not None
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
         scores = raw.scores
@@ -261,7 +262,7 @@ class Merging:
                 self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
                 self._mark(tile, masks)
         self.scores.append(scores)
-        with naming_stage(self.stages.merger):
+        with errors_naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
 
     def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
@@ -288,7 +289,7 @@ class Merging:
         return self._filled(self.stages.merger.finish())
 
     def _filled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Give pixels that no model sees the lowest score of the others in their image, whatever stands there."""
+        """Give pixels that no model sees the lowest score of the other pixels of their image."""
         if self.uninspected is None:
             return maps
         lowest = maps.masked_fill(self.uninspected, torch.inf).amin(dim=(1, 2, 3), keepdim=True)

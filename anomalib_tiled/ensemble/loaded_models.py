@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 class TileModels:
     """The tile models: as many as the budget allows stay in memory, the others are loaded each time.
 
-    Tiles are asked for in the same order again and again, so keeping the first ones beats keeping the last ones.
-    Weights that are equal in all tiles, a frozen backbone for example, are held once. Making a model takes ten times as
-    long as giving it weights, so where one can become that of another tile, there is one, and the weights of tiles.
+    Every batch needs the tiles in the same order, so keeping the first models beats keeping the last ones. Weights that
+    are equal in all tiles, such as a frozen backbone, are held once. Making a model takes ten times as long as loading
+    weights into it, so if a model can be reloaded, there is one model object, and the weights of each tile.
 
     Args:
         load: Loads the model of a tile.
-        budget: Memory that models may take up, in bytes; ``None`` for a share of what is free on their device when the
-            first one is asked for.
-        reload: Has a loaded model become that of another tile, with other tensors in place of those that it has;
-            ``None`` to load a new one for each tile.
-        share: Which share of the machine's free memory, if there is no budget.
+        budget: Memory that models may use, in bytes; ``None`` for a share of the free memory of their device when the
+            first model is loaded.
+        reload: Loads the weights of another tile into a model; ``None`` to load a new model for each tile.
+        share: Share of the free memory, if there is no budget.
     """
 
     def __init__(
@@ -52,11 +51,11 @@ class TileModels:
 
     @property
     def interchangeable(self) -> bool:
-        """Whether models of tiles differ in nothing but their weights."""
+        """Whether models of tiles differ only in their weights."""
         return self._reload is not None
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
-        """Give the model of a tile on a device, ready to predict. It may become that of another tile when asked again.
+        """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
 
         Args:
             tile: The tile.
@@ -85,7 +84,7 @@ class TileModels:
         return self._only
 
     def _keep(self, tile: Tile, model: AnomalibModule, own: Weights) -> None:
-        """Keep the weights of a tile in memory; those that are equal to those of the first one are held once."""
+        """Keep the weights of a tile in memory; weights that equal those of the first tile are held once."""
         for name, tensor in tensors_of(model):
             exchange(tensor, _in_memory(tensor.data) if name in own else self._shared[name])
             self._shared.setdefault(name, tensor.data)
@@ -95,12 +94,12 @@ class TileModels:
         model, weights = self._kept[tile.name]
         if model is self._only:
             for name, tensor in tensors_of(model):
-                if name in weights:  # what a model made while it predicted is not its tile's
+                if name in weights:  # tensors that a model made while it predicted are not weights of the tile
                     exchange(tensor, weights[name])
         return model
 
     def _move_to(self, device: torch.device) -> None:
-        """Forget the models of another device: moving them would part the weights that they share."""
+        """Forget the models of another device: moving them would copy the weights that they share."""
         self._device = device
         self._kept.clear()
         self._shared.clear()
@@ -113,5 +112,5 @@ class TileModels:
 
 
 def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy a tensor that is read out of a file."""
+    """Copy a tensor that is mapped from a file."""
     return tensor if tensor.untyped_storage().resizable() else tensor.clone()

@@ -1,4 +1,4 @@
-"""What a model is made from besides its arguments: weights of others, from the internet, a cache or a folder."""
+"""Pretrained weights that a model needs, from the internet, a cache or a folder, and advice if they are missing."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import ClassSpec
 
 UNREACHABLE = (LocalEntryNotFoundError, URLError, ConnectionError, TimeoutError)
-"""Errors of those who wanted to download something, and found nobody who answers."""
+"""Errors of a download that no server answers."""
 
 LOCAL_FOLDER = "local-dir:"
-"""Beginning of the name of a backbone whose weights lie in a folder."""
+"""Prefix of the name of a backbone whose weights are in a folder."""
 
 CONFIGURATION = "config.json"
-"""File of such a folder that says which network it is."""
+"""File in such a folder that describes the network."""
 
 
 def remedy(error: BaseException, spec: ClassSpec, *, trained: bool) -> str | None:
-    """Say what to do where a model cannot be made for want of weights, or of the folder that they lie in.
+    """Say what to do if a model cannot be made because its weights, or the folder with them, are missing.
 
     Args:
-        error: What was raised.
-        spec: Class and arguments of the model, those that nobody has given among them.
-        trained: Whether the model is that of a run, whose checkpoints hold weights for it.
+        error: Error of making the model.
+        spec: Class and arguments of the model, defaults included.
+        trained: Whether the model belongs to a run, whose checkpoints hold its weights.
 
     Returns:
-        One or two sentences; ``None`` if the error is about something else.
+        One or two sentences; ``None`` if the error has another cause.
     """
     has_random = "pre_trained" in spec.init_args
     if missing := [folder for folder in _local_folders(spec) if not (folder / CONFIGURATION).is_file()]:
-        alone = trained and has_random  # weights are those of the checkpoint then
-        needed = f"{CONFIGURATION} alone is read" if alone else f"it must hold {CONFIGURATION} and the weights"
-        return f"{missing[0].absolute() / CONFIGURATION} is missing. Put the folder back; {needed}."
+        alone = trained and has_random  # the weights come from the checkpoint
+        needed = f"only {CONFIGURATION} is read" if alone else f"it must hold {CONFIGURATION} and the weights"
+        return f"{missing[0].absolute() / CONFIGURATION} is missing. Restore the folder; {needed}."
     if not any(isinstance(each, UNREACHABLE) for each in _chain(error)):
         return None
     caches = f"{constants.HF_HUB_CACHE} of Hugging Face, {torch.hub.get_dir()} of PyTorch"
-    ways = ["connect it to the internet", f"copy to it the caches of a machine that has made such a model ({caches})"]
+    ways = ["connect it to the internet", f"copy to it the caches of a machine that has loaded such a model ({caches})"]
     if "backbone" in spec.init_args and not trained:
         ways.append(
             f"for a model that takes any backbone of timm, name a folder, --model.backbone {LOCAL_FOLDER}FOLDER"
         )
     if has_random and not trained:
         ways.append("begin with random weights, --model.pre_trained false")
-    return f"Its weights are not on this machine, and cannot be downloaded now. Do one of these: {'; '.join(ways)}."
+    return f"Its weights are not on this machine, and cannot be downloaded. Do one of these: {'; '.join(ways)}."
 
 
 def _local_folders(spec: ClassSpec) -> list[Path]:
@@ -64,23 +64,23 @@ def _local_folders(spec: ClassSpec) -> list[Path]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Give an error and all that led to it."""
+    """Yield an error and its causes."""
     following: BaseException | None = error
     while following is not None:
         yield following
         following = following.__cause__ or following.__context__
 
 
-def ask_the_hub_once() -> None:
-    """Have Hugging Face take the machine for offline where nobody answers a request; for the whole process.
+def turn_off_hub_retries() -> None:
+    """Let Hugging Face Hub treat the machine as offline if a request gets no answer; for the whole process.
 
-    Otherwise each file is asked for seven times, with longer and longer pauses, before its absence is an error.
+    By default it requests each file seven times, with growing pauses, before it raises an error.
     """
     set_client_factory(_client)
 
 
 class _Unanswered(threading.local):
-    """What a thread has asked for, and nobody has answered yet."""
+    """Requests of a thread that have no answer yet."""
 
     def __init__(self) -> None:
         self.urls = set[str]()
@@ -92,17 +92,21 @@ _unanswered = _Unanswered()
 def _client() -> Client:
     client = default_client_factory()
     hooks = client.event_hooks
-    client.event_hooks = {**hooks, "request": [*hooks["request"], _ask], "response": [*hooks["response"], _answer]}
+    client.event_hooks = {
+        **hooks,
+        "request": [*hooks["request"], _before_request],
+        "response": [*hooks["response"], _after_response],
+    }
     return client
 
 
-def _ask(request: Request) -> None:
-    """Refuse to ask for the same again where nobody has answered."""
+def _before_request(request: Request) -> None:
+    """Refuse to repeat a request that got no answer."""
     if (url := str(request.url)) in _unanswered.urls:
-        message = f"nobody has answered the last request for {url}, so it is not tried again"
+        message = f"the last request for {url} got no answer, so it is not repeated"
         raise OfflineModeIsEnabled(message)
     _unanswered.urls.add(url)
 
 
-def _answer(response: Response) -> None:
+def _after_response(response: Response) -> None:
     _unanswered.urls.discard(str(response.request.url))

@@ -1,4 +1,4 @@
-"""What a model may need of tiles and settings, as rules that can be checked before the model is made."""
+"""Requirements of models on tiles and settings, as rules that are checked before the model is made."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a model is asked to work with.
+class TrainingSetup:
+    """Tiles, arguments and images that a model is trained with.
 
     Args:
         tile_size: Height and width of the tiles in pixels.
@@ -35,233 +35,233 @@ class Asked:
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold for a model.
+    """A requirement of a model.
 
     Args:
-        text: What the model needs.
-        broken: Says what is given instead, and what to do; ``None`` if the rule holds.
+        text: The requirement, as the object of "needs".
+        violation: Returns what is given instead, and what to do; ``None`` if the rule holds.
     """
 
     text: str
-    broken: Callable[[Asked], str | None]
+    violation: Callable[[TrainingSetup], str | None]
 
-    def check(self, name: str, asked: Asked) -> None:
+    def check(self, name: str, setup: TrainingSetup) -> None:
         """Check the rule.
 
         Args:
-            name: The model.
-            asked: What it is asked to work with.
+            name: Name of the model.
+            setup: Tiles, arguments and images of the training.
 
         Raises:
             ConfigurationError: The rule does not hold.
         """
-        if given := self.broken(asked):
+        if given := self.violation(setup):
             message = f"{name} needs {self.text}, but {given}"
             raise ConfigurationError(message)
 
 
 def at_least(side: int) -> Rule:
-    """Tiles that are not smaller than a square of so many pixels a side."""
+    """Tiles that are at least this number of pixels high and wide."""
 
-    def broken(asked: Asked) -> str | None:
-        return _other_tiles(asked, *(max(side, each) for each in asked.tile_size))
+    def violation(setup: TrainingSetup) -> str | None:
+        return _other_tiles(setup, *(max(side, each) for each in setup.tile_size))
 
-    return Rule(f"tiles of at least {side} x {side} pixels", broken)
+    return Rule(f"tiles of at least {side} x {side} pixels", violation)
 
 
 def not_below(argument: str) -> Rule:
-    """Tiles that are not smaller than an argument of the model says."""
+    """Tiles that are at least as high and wide as an argument of the model."""
 
-    def broken(asked: Asked) -> str | None:
-        side = int(asked.arguments[argument])
-        other = _other_tiles(asked, *(max(side, each) for each in asked.tile_size))
+    def violation(setup: TrainingSetup) -> str | None:
+        side = int(setup.arguments[argument])
+        other = _other_tiles(setup, *(max(side, each) for each in setup.tile_size))
         return other and f"that is {side} and {other} Or set model.init_args.{argument}."
 
-    return Rule(f"tiles of at least `{argument}` pixels a side", broken)
+    return Rule(f"tiles of at least `{argument}` pixels a side", violation)
 
 
 def multiple_of(step: int) -> Rule:
     """Tiles whose sides are multiples of a number of pixels."""
-    return Rule(f"tiles whose sides are multiples of {step} pixels", lambda asked: _not_multiple(asked, step))
+    return Rule(f"tiles whose sides are multiples of {step} pixels", lambda setup: _not_multiple(setup, step))
 
 
 def power_of_two() -> Rule:
     """Tiles whose sides are powers of two."""
 
-    def broken(asked: Asked) -> str | None:
-        return _other_tiles(asked, *(2 ** round(log2(each)) for each in asked.tile_size))
+    def violation(setup: TrainingSetup) -> str | None:
+        return _other_tiles(setup, *(2 ** round(log2(each)) for each in setup.tile_size))
 
-    return Rule("tiles whose sides are powers of two", broken)
+    return Rule("tiles whose sides are powers of two", violation)
 
 
 def whole_patches(argument: str) -> Rule:
-    """Tiles that an encoder can cut into its patches.
+    """Tiles that an encoder can cut into whole patches.
 
     Args:
-        argument: The argument that names the encoder; the name tells the side of a patch, as ``patch14`` or ``_14``.
+        argument: The argument that names the encoder; the name contains the patch side, as ``patch14`` or ``_14``.
     """
 
-    def broken(asked: Asked) -> str | None:
-        side = patch_side(str(asked.arguments[argument]))
-        other = None if side is None else _not_multiple(asked, side)
+    def violation(setup: TrainingSetup) -> str | None:
+        side = patch_side(str(setup.arguments[argument]))
+        other = None if side is None else _not_multiple(setup, side)
         return other and f"that is {side} and {other}"
 
-    return Rule(f"tiles whose sides are multiples of the patch side of `{argument}`", broken)
+    return Rule(f"tiles whose sides are multiples of the patch side of `{argument}`", violation)
 
 
 def exactly(side: int, **arguments: Plain) -> Rule:
-    """Square tiles of one size, while arguments of the model have these values.
+    """Square tiles of one size, if arguments of the model have these values.
 
     Args:
         side: Height and width of the tiles in pixels.
         arguments: The values.
     """
 
-    def broken(asked: Asked) -> str | None:
-        if any(asked.arguments.get(name) != value for name, value in arguments.items()):
+    def violation(setup: TrainingSetup) -> str | None:
+        if any(setup.arguments.get(name) != value for name, value in arguments.items()):
             return None
-        other = _other_tiles(asked, side, side)
+        other = _other_tiles(setup, side, side)
         return other and f"{other} Or set another model.init_args.{next(iter(arguments))}."
 
     values = ", ".join(f"`{name}: {value}`" for name, value in arguments.items())
-    return Rule(f"tiles of {side} x {side} pixels with {values}", broken)
+    return Rule(f"tiles of {side} x {side} pixels with {values}", violation)
 
 
 def square() -> Rule:
     """Tiles as high as wide."""
-    return Rule("square tiles", lambda asked: _other_tiles(asked, *[max(asked.tile_size)] * 2))
+    return Rule("square tiles", lambda setup: _other_tiles(setup, *[max(setup.tile_size)] * 2))
 
 
 def batches_of(size: int) -> Rule:
     """Training batches of one size."""
 
-    def broken(asked: Asked) -> str | None:
-        given = asked.train_batch_size
+    def violation(setup: TrainingSetup) -> str | None:
+        given = setup.train_batch_size
         return None if given == size else f"it is {given}. Set data.init_args.train_batch_size."
 
-    return Rule(f"`train_batch_size: {size}` of the data module", broken)
+    return Rule(f"`train_batch_size: {size}` of the data module", violation)
 
 
 def more_images(argument: str) -> Rule:
     """More training images than an argument says."""
 
-    def broken(asked: Asked) -> str | None:
-        few = int(asked.arguments[argument])
-        if asked.train_images is None or asked.train_images > few:
+    def violation(setup: TrainingSetup) -> str | None:
+        few = int(setup.arguments[argument])
+        if setup.train_images is None or setup.train_images > few:
             return None
-        return f"that is {few}, and there are {asked.train_images}. Set model.init_args.{argument}."
+        return f"that is {few}, and there are {setup.train_images}. Set model.init_args.{argument}."
 
-    return Rule(f"more than `{argument}` training images", broken)
+    return Rule(f"more than `{argument}` training images", violation)
 
 
 def images(least: int) -> Rule:
-    """So many training images, or more."""
+    """At least this number of training images."""
 
-    def broken(asked: Asked) -> str | None:
-        if asked.train_images is None or asked.train_images >= least:
+    def violation(setup: TrainingSetup) -> str | None:
+        if setup.train_images is None or setup.train_images >= least:
             return None
-        return f"it gets {asked.train_images}. Give the data module more normal images."
+        return f"it gets {setup.train_images}. Give the data module more normal images."
 
-    return Rule(f"at least {least} training images", broken)
+    return Rule(f"at least {least} training images", violation)
 
 
 def something_left(ratio: str, cell: Callable[[Mapping[str, Plain]], int | None]) -> Rule:
-    """A share of the patches of all training tiles that is at least one patch, and not more than all.
+    """A kept share of the patches of all training tiles that is at least one patch, and at most all.
 
     Args:
-        ratio: The argument that says which share is kept.
-        cell: Gives the side of a patch in pixels, by the arguments of the model; ``None`` if it is not known, or if all
-            patches are kept.
+        ratio: The argument with the share.
+        cell: Computes the side of a patch in pixels from the arguments of the model; ``None`` if it is unknown, or if
+            all patches are kept.
     """
 
-    def broken(asked: Asked) -> str | None:
-        share = float(asked.arguments[ratio])
+    def violation(setup: TrainingSetup) -> str | None:
+        share = float(setup.arguments[ratio])
         if not 0 < share <= 1:
             return f"it is {share:g}. Change it."
-        side = cell(asked.arguments)
-        if side is None or asked.train_images is None:
+        side = cell(setup.arguments)
+        if side is None or setup.train_images is None:
             return None
-        patches = asked.train_images * -(-asked.tile_size.height // side) * -(-asked.tile_size.width // side)
+        patches = setup.train_images * -(-setup.tile_size.height // side) * -(-setup.tile_size.width // side)
         if int(patches * share) > 0:
             return None
         least = min(1, 2 / patches)
-        return f"{asked.train_images} tiles have {patches} patches, and it is {share:g}. Set at least {least:.1g}."
+        return f"{setup.train_images} tiles have {patches} patches, and it is {share:g}. Set at least {least:.1g}."
 
-    return Rule(f"a `{ratio}` between 0 and 1 that leaves a patch", broken)
+    return Rule(f"a `{ratio}` between 0 and 1 that leaves a patch", violation)
 
 
 def first_layer(arguments: Mapping[str, Plain]) -> int | None:
-    """Say how many pixels of a tile, in one direction, the first of `layers` makes one value of."""
+    """Compute how many pixels, in one direction, become one value in the first of `layers`; ``None`` if unknown."""
     layer = str(next(iter(arguments["layers"]), ""))
     depth = re.fullmatch(r"layer(\d)", layer)
     return patch_side(str(arguments["backbone"])) if depth is None else 2 ** (int(depth[1]) + 1)
 
 
 def encoder_if_subsampled(arguments: Mapping[str, Plain]) -> int | None:
-    """Give the side of a patch of `encoder_name` in pixels; ``None`` where all patches are kept."""
+    """Give the side of a patch of `encoder_name` in pixels; ``None`` if all patches are kept."""
     return patch_side(str(arguments["encoder_name"])) if arguments["coreset_subsampling"] else None
 
 
 def enough_patches(encoder: str, argument: str) -> Rule:
-    """At least as many patches in a tile as an argument says.
+    """At least as many patches in a tile as an argument requires.
 
     Args:
-        encoder: The argument that names the encoder, whose name tells the side of a patch.
-        argument: The argument that says how many.
+        encoder: The argument that names the encoder, whose name contains the patch side.
+        argument: The argument with the number of patches.
     """
 
-    def broken(asked: Asked) -> str | None:
-        side = patch_side(str(asked.arguments[encoder])) or 1
-        patches = (asked.tile_size.height // side) * (asked.tile_size.width // side)
-        if patches >= int(asked.arguments[argument]):
+    def violation(setup: TrainingSetup) -> str | None:
+        side = patch_side(str(setup.arguments[encoder])) or 1
+        patches = (setup.tile_size.height // side) * (setup.tile_size.width // side)
+        if patches >= int(setup.arguments[argument]):
             return None
-        return f"{_tiles(asked)}, which has {patches} of {side} x {side} pixels. Set larger ones."
+        return f"{_tiles(setup)}, which has {patches} of {side} x {side} pixels. Set larger ones."
 
-    return Rule(f"tiles of at least `{argument}` patches", broken)
+    return Rule(f"tiles of at least `{argument}` patches", violation)
 
 
 def enough_positions(layers: str, argument: str) -> Rule:
-    """At least as many places in the feature maps of each training batch as an argument says.
+    """At least as many positions in the feature maps of each training batch as an argument requires.
 
     Args:
-        layers: The argument that names the layers: ``layer1`` is a quarter of the tile's side, each further one a half
-            of the one before it. Layers with other names are not checked.
-        argument: The argument that says how many.
+        layers: The argument that names the layers: ``layer1`` has a quarter of the tile's side, each further layer half
+            the side of the one before. Layers with other names are not checked.
+        argument: The argument with the number of positions.
     """
 
-    def broken(asked: Asked) -> str | None:
-        depths = [int(name[-1]) for name in asked.arguments[layers] if re.fullmatch(r"layer\d", name)]
+    def violation(setup: TrainingSetup) -> str | None:
+        depths = [int(name[-1]) for name in setup.arguments[layers] if re.fullmatch(r"layer\d", name)]
         step = 2 ** (max(depths, default=0) + 1)
-        last = asked.train_batch_size
-        if asked.train_images is not None:
-            last = asked.train_images % last or min(last, asked.train_images)
-        positions = last * -(-asked.tile_size.height // step) * -(-asked.tile_size.width // step)
-        if not depths or positions >= int(asked.arguments[argument]):
+        last = setup.train_batch_size
+        if setup.train_images is not None:
+            last = setup.train_images % last or min(last, setup.train_images)
+        positions = last * -(-setup.tile_size.height // step) * -(-setup.tile_size.width // step)
+        if not depths or positions >= int(setup.arguments[argument]):
             return None
         return (
-            f"{_tiles(asked)}, and the smallest batch of {last} has {positions}. "
+            f"{_tiles(setup)}, and the smallest batch of {last} has {positions}. "
             f"Set larger tiles or a smaller model.init_args.{argument}."
         )
 
-    return Rule(f"at least `{argument}` places in the deepest feature maps of every training batch", broken)
+    return Rule(f"at least `{argument}` positions in the deepest feature maps of every training batch", violation)
 
 
 def patch_side(encoder: str) -> int | None:
-    """Read the side of a patch in pixels from the name of an encoder; ``None`` if it does not tell."""
+    """Read the side of a patch in pixels from the name of an encoder; ``None`` if the name does not contain it."""
     found = re.search(r"patch(\d+)|_(\d+)$", encoder)
     return int(found[1] or found[2]) if found else None
 
 
-def _not_multiple(asked: Asked, step: int) -> str | None:
-    return _other_tiles(asked, *(max(step, round(each / step) * step) for each in asked.tile_size))
+def _not_multiple(setup: TrainingSetup, step: int) -> str | None:
+    return _other_tiles(setup, *(max(step, round(each / step) * step) for each in setup.tile_size))
 
 
-def _other_tiles(asked: Asked, height: int, width: int) -> str | None:
-    """Say which tiles are given, and which ones would do; ``None`` if these are the ones given."""
-    if (height, width) == tuple(asked.tile_size):
+def _other_tiles(setup: TrainingSetup, height: int, width: int) -> str | None:
+    """Say which tiles are given, and which would be allowed; ``None`` if the given tiles are allowed."""
+    if (height, width) == tuple(setup.tile_size):
         return None
-    return f"{_tiles(asked)}. Set it to {height} x {width}, for example."
+    return f"{_tiles(setup)}. Set it to {height} x {width}, for example."
 
 
-def _tiles(asked: Asked) -> str:
-    return f"tiling.tile_size is {asked.tile_size.height} x {asked.tile_size.width}"
+def _tiles(setup: TrainingSetup) -> str:
+    return f"tiling.tile_size is {setup.tile_size.height} x {setup.tile_size.width}"

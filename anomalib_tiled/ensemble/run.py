@@ -1,4 +1,4 @@
-"""A run: its folder and everything that is read from it."""
+"""A run: its folder, and all that commands read from it."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-"""The device that the configuration of the run asks for."""
+"""The device of the run's configuration."""
 
 PIXELS_AT_ONCE = 2**22
-"""Pixels of the images that are predicted together: memory is bounded whatever batch size the data module has."""
+"""Most pixels in a batch of images: it bounds the memory even if the batch size of the data module is large."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the commands work with.
+    """An open run: all that the commands work with.
 
     Args:
         folder: The run folder.
         settings: Its configuration.
         grid: Where the tiles lie.
         split: Which image is used for what.
-        source: Where pixels come from.
-        datamodule: Data module of the images, for its name, batch sizes and augmentations; it is never split again.
+        source: Source of the pixels.
+        datamodule: Data module of the images, for its name, batch sizes and augmentations; ``split`` replaces its own.
     """
 
     folder: RunFolder
@@ -82,28 +82,28 @@ class Run:
 
         Args:
             folder: The run folder.
-            build_cache: Whether to decode all images beforehand, which pays if they are needed more than once.
+            build_cache: Whether to decode all images first, which is faster if they are read more than once.
 
         Raises:
-            RunFolderError: A file of it is missing or altered, or a package that it was made with is not installed.
+            RunFolderError: A file of it is missing or has changed, or a package that it was made with is not installed.
             DataError: An image cannot be decoded.
             StorageError: The cache does not fit on the disk.
         """
         for note in changed_origins(folder.origins()):
             logger.warning("%s", note)
         settings = folder.settings()
-        folder.check(folder.split_file, "It says which images were trained on; restore it, or fit a new run.")
+        folder.check(folder.split_file, "It lists the training images: restore it, or fit a new run.")
         split, grid = Split.read(folder.split_file), grid_of(settings.tiling)
         grid = grid.without(folder.left_out(grid))
         source = open_source(split, grid, settings.cache_directory, build=build_cache)
         return cls(folder, settings, grid, split, source, settings.data.build(AnomalibDataModule))
 
     def __reduce__(self) -> tuple[Callable[[RunFolder], Run], tuple[RunFolder]]:
-        """Travel to another process as the name of the folder, which holds everything."""
+        """Pickle the name of the folder only, which holds everything."""
         return Run.open, (self.folder,)
 
     def without_left_out(self) -> Run:
-        """Give the same run with the tiles that it has now, after its training."""
+        """Give the same run without the tiles that its training has left out."""
         return replace(self, grid=self.grid.without(self.folder.left_out(self.grid)))
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def batch_size(self) -> int:
-        """Images that are predicted together: as many as memory allows, whatever their size."""
+        """Number of images that are predicted together: as many as memory allows for their size."""
         pixels = PIXELS_AT_ONCE
         if self.settings.memory_bytes is None:
             pixels = min(pixels, pixels_within(int(self._free_memory * SHARE_ALONE)))
@@ -124,11 +124,11 @@ class Run:
 
     @cached_property
     def _free_memory(self) -> int:
-        """Bytes that were free when it was asked for first, so that batches stay as large as they were."""
+        """Free memory in bytes, measured once, so that the batch size does not change."""
         return available_memory()
 
     def memory_remark(self) -> str | None:
-        """Say if a single image probably needs more memory than is free; ``None`` if it does not."""
+        """Give a warning if a single image probably needs more memory than is free; ``None`` if it does not."""
         return too_large(self.grid.image_size, self._free_memory)
 
     def at_once(self, size: Size, pixels: int) -> int:
@@ -136,7 +136,7 @@ class Run:
 
         Args:
             size: Their size.
-            pixels: How many pixels they may have together, if the budget of memory allows it.
+            pixels: Most pixels that they may have together; a memory budget may allow fewer.
         """
         if (budget := self.settings.memory_bytes) is not None:
             pixels = min(pixels, pixels_within(budget))
@@ -155,10 +155,10 @@ class Run:
         return Images(self.source, samples, self.grid, self.batch_size, augmentations)
 
     def new_images(self, report: Callable[[str], None]) -> NewImages:
-        """Read images that belong to no data set, as the test images are read.
+        """Read images that belong to no data set in the same way as test images.
 
         Args:
-            report: Told in a line of an image of another shape than those that were trained on, once.
+            report: Receives one line about the first image whose shape differs from the training images.
         """
         return NewImages(
             self.grid,
@@ -175,8 +175,8 @@ class Run:
 
         Args:
             calibration: What the stages learned; left out while they are learning.
-            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for what the configuration says.
-            share: Share of the machine's free memory that models may take up where no budget is set.
+            device: Where to predict, such as ``cpu`` or ``cuda:1``; ``auto`` for the device of the configuration.
+            share: Share of the machine's free memory that models may use if no budget is set.
 
         Raises:
             RunFolderError: Tiles are missing.
@@ -208,8 +208,8 @@ class Run:
         learned = read_json(self.folder.calibration_file)
         if learned.get("configuration") != self.settings.calibration_hash and not self.folder.allow_altered:
             message = (
-                f"{self.folder.path} was calibrated with another configuration than its config.yaml. "
-                f"Restore it, or calibrate anew: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
+                f"{path} was calibrated with another configuration than its config.yaml. "
+                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`. {USE_ANYWAY}"
             )
             raise RunFolderError(message)
         return self.ensemble(Calibration.from_json(learned), device, share=share)
@@ -227,7 +227,7 @@ class Run:
             and not self.folder.allow_altered
         ):
             advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
-            message = f"{path} is that of another configuration. {advice}"
+            message = f"{path} belongs to another configuration. {advice}"
             raise RunFolderError(message)
         return scores
 
@@ -243,14 +243,14 @@ class Run:
             raise RunFolderError(message)
 
     def left_out_note(self) -> str | None:
-        """Say which locations have no model; ``None`` if all have one."""
+        """Say which locations have no model; ``None`` if every location has one."""
         return left_out_note(self.grid, self.folder.left_out(self.grid))
 
     def check_changed(self) -> None:
-        """Compare the checkpoints to what they were that seem to have been changed, so that it is known at once.
+        """Compare the checkpoints that may have changed to their checksums, so that an error comes at once.
 
         Raises:
-            RunFolderError: One was altered, and that is not allowed.
+            RunFolderError: A checkpoint has changed, and that is not allowed.
         """
         self._trusted.check_changed(self.grid.tiles)
 
@@ -258,35 +258,35 @@ class Run:
         """Give the models of the tiles.
 
         Args:
-            one_at_a_time: Whether each is used only once, so that none need stay in memory.
+            one_at_a_time: Whether each model is used only once, so that none is kept in memory.
             share: As for `ensemble`.
         """
         given = self.settings.memory_bytes
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        reload = self._reload_tile if self.keeps_to_its_state else None
+        reload = self._reload_tile if self.checkpoint_is_complete else None
         return TileModels(self._load_tile, budget, reload, share=share)
 
     @cached_property
     def fresh_models(self) -> FreshModels:
         """Untrained models for the tiles."""
         spec, seed = self.settings.model, self.settings.seed_everything
-        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.keeps_to_its_state)
+        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
 
     @property
-    def keeps_to_its_state(self) -> bool:
-        """Whether all that a model has learned is in its checkpoint, so that one object can be each tile's in turn.
+    def checkpoint_is_complete(self) -> bool:
+        """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
 
-        It is so with anomalib's own models, which are tested for it. Others may keep something beside.
+        Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
         """
         return self.settings.model.class_path.startswith("anomalib.")
 
     def _load_tile(self, tile: Tile) -> AnomalibModule:
         with self._trusted.of(tile) as checkpoint:
-            if not self.keeps_to_its_state:
+            if not self.checkpoint_is_complete:
                 return load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
-            with torch.inference_mode(mode=False):  # so that it can become that of another tile in any mode
+            with torch.inference_mode(mode=False):  # so that it can be reloaded in any mode
                 model = load_tile_model(self.settings.model, self.grid.tile_size, checkpoint)
-            reload_tile_model(model, self.grid.tile_size, checkpoint, self._restorer)  # shares what later ones share
+            reload_tile_model(model, self.grid.tile_size, checkpoint, self._restorer)  # shares equal weights
             return model
 
     def _reload_tile(self, model: AnomalibModule, tile: Tile) -> None:
@@ -294,10 +294,10 @@ class Run:
             reload_tile_model(model, self.grid.tile_size, checkpoint, self._restorer)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
-        """Read the checkpoint of a tile, with the weights that it shares with others.
+        """Read the checkpoint of a tile, with the weights that it shares with other tiles.
 
         Raises:
-            RunFolderError: It is missing, or was altered.
+            RunFolderError: The checkpoint is missing, or has changed.
         """
         model_class = class_of(self.settings.model)
         with self._trusted.of(tile) as checkpoint:
@@ -315,6 +315,6 @@ class Run:
         """Give the device that Lightning picks for the accelerator of the configuration.
 
         Args:
-            index: Which of several; ``None`` for what the configuration says.
+            index: Index of the device; ``None`` for the devices of the configuration.
         """
         return device_of({**self.settings.trainer, **({} if index is None else {"devices": [index]})})

@@ -1,9 +1,9 @@
-"""Tile locations without spread: where the normal scores do not vary, and what the stages learn there instead.
+"""Tile locations without spread: their normal scores do not vary, so the stages calibrate them on other scores.
 
-Where an image is blank in every picture, such as the white edge of a paper, a model gives one score, up to rounding. A
-threshold just above it would make a defect of the next grey level, of every JPEG file, and of the rounding of another
-batch size. What is normal there cannot be learned there. So such a location borrows the normal scores of a usual one:
-what is an everyday score elsewhere is none of a defect here.
+At a location that is blank in every image, such as the white edge of a paper, a model gives one score, up to rounding.
+With a threshold just above that score, the next grey level, a JPEG file, or the rounding of another batch size would
+count as a defect. So such a location borrows the normal scores of a typical location: a score that is normal there is
+normal here too.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.distribution import ScoreDistribution
 
 LEAST_SPREAD = 0.05
-"""A smaller range of normal scores, as a fraction of the median range, is none; rounding alone has given 0.015."""
+"""Least spread of normal scores, as a fraction of the median spread of all tiles; rounding alone has caused 0.015."""
 
 SHOWN = 8
-"""Tiles that a note names; ``status`` names all."""
+"""Tiles that a note names at most; ``status`` names all."""
 
 
 def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
-    """Say which tiles have no spread, and from which tile each borrows normal scores.
+    """Find the tiles without spread, and the tile from which each borrows normal scores.
 
     Args:
-        tiles: What was observed of each tile, by its name.
+        tiles: Distributions of the scores of each tile, by its name.
 
     Returns:
         Names of tiles by names of tiles; empty if all scores vary, or none do.
@@ -47,7 +47,7 @@ def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
 
 
 def lend(borrower: Observed, lender: Observed) -> Observed:
-    """Give the anomalous scores and pixels of a tile without spread together with the normal ones of another tile."""
+    """Join the anomalous scores and pixels of a tile without spread with the normal ones of another tile."""
     result = Observed(borrower.maps.bits)
     result.every_mask_known = borrower.every_mask_known
     result.scores = borrower.scores.with_normal_scores_of(lender.scores, _shift(borrower.scores, lender.scores))
@@ -57,21 +57,21 @@ def lend(borrower: Observed, lender: Observed) -> Observed:
 
 
 def notes_on_spread(lenders: Mapping[str, str]) -> Sequence[str]:
-    """Name tiles without spread.
+    """Write a note that names the tiles without spread.
 
     Args:
-        lenders: What `borrowed` returned.
+        lenders: Result of `borrowed`.
     """
     if not lenders:
         return ()
     more = f" and {len(lenders) - SHOWN} more (`anomalib tiled status` names them)" if len(lenders) > SHOWN else ""
     note = (
-        f"Normal scores hardly vary at {', '.join(list(lenders)[:SHOWN])}{more}, as where images are blank: thresholds "
-        f"and scales of tiles are learned there from the normal scores of {next(iter(lenders.values()))}."
+        f"Normal scores hardly vary at {', '.join(list(lenders)[:SHOWN])}{more}, as where images are blank: "
+        f"thresholds and scales of these tiles are learned from the normal scores of {next(iter(lenders.values()))}."
     )
     return (note,)
 
 
 def _shift(borrower: ScoreDistribution, lender: ScoreDistribution) -> float:
-    """Say by how much borrowed scores must rise to lie above those of the tile itself, where these are the higher."""
+    """Compute by how much to raise borrowed scores so that they are not below the scores of the tile itself."""
     return max(0.0, borrower.maximum_normal - lender.minimum)

@@ -1,6 +1,6 @@
-"""Which models work with tiles: what can be seen from a class, and for the rest one table.
+"""Which models work with tiles: derived from their class where possible, else from one table.
 
-Nothing else in the package knows a model by its name. docs/models.md is written from this module, and
+No other module of the package names a model. docs/models.md is written from this module, and
 tests/commands/test_models.py runs the trials.
 """
 
@@ -15,8 +15,8 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule
 
 from anomalib_tiled.ensemble.model_rules import (
-    Asked,
     Rule,
+    TrainingSetup,
     at_least,
     batches_of,
     encoder_if_subsampled,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size
 
 IMAGE_MODELS, VIDEO_MODELS = "anomalib.models.image.", "anomalib.models.video."
-"""Where anomalib's classes are; a class of the same name elsewhere is another one."""
+"""Modules of anomalib's classes; a class of the same name in another module is another class."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trial:
     Args:
         tile_size: Height and width of the tiles in pixels.
         init_args: Arguments of the model, chosen to be small.
-        substituted: What was random instead of downloaded; "" if nothing is downloaded with these arguments.
+        substituted: Files that random ones replace in the trial; "" if nothing is downloaded with these arguments.
         train_batch_size: Tiles in a training batch.
     """
 
@@ -62,15 +62,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Support:
-    """What is known of a class that cannot be seen from it.
+    """Facts about a model that its class does not show.
 
     Args:
-        trial: How it was tried with tiles; ``None`` if it was not.
+        trial: How tests try it with tiles; ``None`` if they do not.
         reason: Why it cannot be used with tiles; "" if it can.
-        rules: What must hold.
-        needs: What it downloads or reads besides the images.
-        not_exported: Why it cannot be exported; "" if nothing speaks against it.
-        not_onnx: Why not by way of ONNX.
+        rules: Requirements on tiles and settings.
+        needs: Files that it downloads or reads besides the images.
+        not_exported: Why it cannot be exported; "" if it can.
+        not_onnx: Why it cannot be exported by way of ONNX; "" if it can.
     """
 
     trial: Trial | None = None
@@ -82,10 +82,10 @@ class Support:
 
 
 LEARNING_RATES = ("lr", "learning_rate")
-"""What models call their learning rate, if they have one."""
+"""Arguments of models for their learning rate."""
 
 BACKBONE = "weights of the backbone"
-BACKBONE_IF_ASKED = "weights of the backbone, unless `pre_trained: false`"
+BACKBONE_IF_PRE_TRAINED = "weights of the backbone, unless `pre_trained: false`"
 ENCODER = "weights of the encoder"
 SMALL = {"pre_trained": False, "backbone": "resnet18"}
 SMALL_PATCHES_OF_14 = "vit_small_patch14_dinov2"
@@ -102,7 +102,7 @@ SUPPORT: Mapping[str, Support] = {
     "Cflow": Support(
         Trial((72, 100), SMALL | {"coupling_blocks": 1, "fiber_batch_size": 4}),
         rules=(enough_positions("layers", "fiber_batch_size"),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
         not_exported="it moves its decoders to a device each time it predicts",
     ),
     "Csflow": Support(
@@ -113,9 +113,9 @@ SUPPORT: Mapping[str, Support] = {
     "Dfkde": Support(
         Trial((64, 80), SMALL | {"n_pca_components": 2}),
         rules=(more_images("n_pca_components"),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
-    "Dfm": Support(Trial((72, 100), SMALL), rules=(images(2),), needs=BACKBONE_IF_ASKED),
+    "Dfm": Support(Trial((72, 100), SMALL), rules=(images(2),), needs=BACKBONE_IF_PRE_TRAINED),
     "Dinomaly": Support(
         Trial((56, 70), {"encoder_name": SMALL_PATCHES_OF_14}, ENCODER),
         rules=(whole_patches("encoder_name"),),
@@ -144,7 +144,7 @@ SUPPORT: Mapping[str, Support] = {
             exactly(448, backbone="cait_m48_448"),
             exactly(384, backbone="deit_base_distilled_patch16_384"),
         ),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
     "FoundAD": Support(
         Trial((56, 56), {"encoder_name": "dinov2_vit_small_14", "pred_depth": 1}, ENCODER),
@@ -154,13 +154,13 @@ SUPPORT: Mapping[str, Support] = {
     "Fre": Support(
         Trial((64, 64), SMALL | {"input_dim": 1024, "latent_dim": 16}),
         rules=(exactly(256, input_dim=65536, backbone="resnet50", layer="layer3", pooling_kernel_size=2),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
     "Ganomaly": Support(Trial((64, 64), {"n_features": 8}), rules=(square(), power_of_two())),
     "GeneralAD": Support(
         Trial((56, 56), {"pre_trained": False, "backbone": SMALL_PATCHES_OF_14, "layers": [12], "hidden_dim": 64}),
         rules=(square(), enough_patches("backbone", "top_k")),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
     "Glass": Support(
         Trial((64, 80), {"backbone": "resnet18"}, f"{BACKBONE}, and textures", train_batch_size=2),
@@ -172,24 +172,24 @@ SUPPORT: Mapping[str, Support] = {
         needs=ENCODER,
     ),
     "L2BT": Support(Trial((42, 56), substituted=f"{ENCODER}, a narrower one"), rules=(multiple_of(14),), needs=ENCODER),
-    "MHPatchcore": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
+    "MHPatchcore": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_PRE_TRAINED),
     "Padim": Support(
         Trial((72, 100), SMALL | {"layers": ["layer1"], "n_features": 10}),
         rules=(images(2),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
     "Patchcore": Support(
         Trial((72, 100), SMALL | {"layers": ["layer2"]}),
         rules=(something_left("coreset_sampling_ratio", first_layer),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
-    "Patchflow": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_ASKED),
+    "Patchflow": Support(Trial((72, 100), SMALL), needs=BACKBONE_IF_PRE_TRAINED),
     "Rad": Support(
         Trial((64, 80), {"pre_trained": False, "backbone": SMALL_PATCHES_OF_16}),
         rules=(whole_patches("backbone"),),
-        needs=BACKBONE_IF_ASKED,
+        needs=BACKBONE_IF_PRE_TRAINED,
     ),
-    "ReverseDistillation": Support(Trial((64, 96), SMALL), rules=(multiple_of(32),), needs=BACKBONE_IF_ASKED),
+    "ReverseDistillation": Support(Trial((64, 96), SMALL), rules=(multiple_of(32),), needs=BACKBONE_IF_PRE_TRAINED),
     "Stfpm": Support(Trial((72, 100), substituted=BACKBONE), needs=BACKBONE),
     "SuperADD": Support(
         Trial((64, 80), {"backbone": SMALL_PATCHES_OF_16, "patch_size": 64}, BACKBONE),
@@ -212,11 +212,11 @@ SUPPORT: Mapping[str, Support] = {
         needs=BACKBONE,
     ),
 }
-"""What is known of anomalib's models, by the name of the class; one that is not listed has nothing to be said of."""
+"""Facts about anomalib's models, by the name of the class; a class that is not listed has no special needs."""
 
 
 def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, train_images: int | None = None) -> None:
-    """Refuse a model that cannot work with tiles, or not with these, without making it.
+    """Refuse a model that cannot work with tiles, or not with these tiles, without making it.
 
     Args:
         spec: Class and arguments.
@@ -225,7 +225,7 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
         train_images: Number of training images; ``None`` while it is not known.
 
     Raises:
-        ConfigurationError: It cannot, for this reason.
+        ConfigurationError: The model cannot work with them.
     """
     model_class, arguments = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
     if reason := reason_against(model_class):
@@ -235,27 +235,26 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
         if isinstance(given := arguments.get(name), (int, float)) and not given > 0:
             message = f"model.init_args.{name} must be greater than 0, but is {given}."
             raise ConfigurationError(message)
+    setup = TrainingSetup(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)
     for rule in support_of(model_class).rules:
-        rule.check(
-            model_class.__name__, Asked(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)
-        )
+        rule.check(model_class.__name__, setup)
 
 
 def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
-    """Refuse to export a model that is known not to become a graph, without making it.
+    """Refuse to export a model that cannot become a graph, without making it.
 
     Args:
         spec: Class and arguments.
         by_onnx: Whether the format is ONNX or converted from it.
 
     Raises:
-        ConfigurationError: It cannot, for this reason.
+        ConfigurationError: The model cannot be exported.
     """
     model_class, _ = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
     known, name = support_of(model_class), model_class.__name__
     if known.not_exported:
         message = (
-            f"{name} cannot be exported, whatever the format: {known.not_exported}. "
+            f"{name} cannot be exported in any format: {known.not_exported}. "
             "Choose another model, or predict with `anomalib tiled predict`."
         )
         raise ConfigurationError(message)
@@ -265,7 +264,7 @@ def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
 
 
 def reason_against(model_class: type[AnomalibModule]) -> str | None:
-    """Say why a model cannot be used with tiles; ``None`` if nothing speaks against it."""
+    """Say why a model cannot be used with tiles; ``None`` if it can."""
     if any(each.__module__.startswith(VIDEO_MODELS) for each in model_class.__mro__):
         return "it looks at the frames of a video, not at images"
     if listed := support_of(model_class).reason:
@@ -276,13 +275,13 @@ def reason_against(model_class: type[AnomalibModule]) -> str | None:
 
 
 def support_of(model_class: type[AnomalibModule]) -> Support:
-    """Give the entry of a class; a class made from a listed one inherits its entry along with its code."""
+    """Give the entry of a class; a subclass of a listed class inherits its entry."""
     of_anomalib = (each for each in model_class.__mro__ if each.__module__.startswith(IMAGE_MODELS))
     return next((SUPPORT[each.__name__] for each in of_anomalib if each.__name__ in SUPPORT), Support())
 
 
 def _defaults(model_class: type[AnomalibModule]) -> dict[str, Plain]:
-    """Give the defaults of all arguments, those of the classes that it is made from as well."""
+    """Give the defaults of all arguments, also of its base classes."""
     parameters = {
         name: parameter
         for each in reversed(model_class.__mro__)

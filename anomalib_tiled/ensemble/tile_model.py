@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.checkpoints import Restorer
 
 FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
-"""Pre-processing that must not touch a tile: its pixels are the image's pixels, all of them."""
+"""Pre-processing that is removed, because the model of a tile must see all pixels of the tile unchanged."""
 
 DONE_BY_THE_ENSEMBLE = ("post_processor", "evaluator", "visualizer")
-"""Parts of a model that work on whole images, and so are no business of a tile model."""
+"""Parts of a model that work on whole images: the ensemble replaces them."""
 
 SIZE_OF_THE_INPUT = ("image_size", "input_size", "input_shape")
-"""Arguments by which models ask for the size of what they will see: here that of a tile."""
+"""Arguments of models for the size of their input, which is the tile size."""
 
 ONLY_FOR_A_FRESH_MODEL = {"pre_trained": False}
-"""Arguments that only say where first weights come from; a checkpoint replaces those, so nothing is downloaded."""
+"""Arguments about initial weights; a checkpoint replaces these weights, so nothing is downloaded."""
 
 
 class TilePrediction(NamedTuple):
-    """What a tile model says about a batch of tiles.
+    """The prediction of a tile model for a batch of tiles.
 
     Args:
         scores: Raw scores, higher is more anomalous, shape (batch,).
@@ -76,7 +76,7 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
         message = f"{spec.class_path} cannot be made. {advice}"
         raise ConfigurationError(message) from error
     model = _fitted_to_tiles(made, tile_size)
-    # Some versions of Python 3.11 write members of an Enum in a form that PyTorch does not read back without pickle.
+    # Some versions of Python 3.11 pickle members of an Enum in a form that PyTorch does not load with weights_only.
     model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
     return model
 
@@ -88,7 +88,7 @@ def class_of(spec: ClassSpec) -> type[AnomalibModule]:
         spec: Class and arguments.
 
     Raises:
-        ConfigurationError: There is no such class, or it is not that of a model.
+        ConfigurationError: There is no such class, or it is no model.
     """
 
     def found(model_class: type[AnomalibModule], **_: Any) -> Any:  # noqa: ANN401  # the model's own
@@ -106,8 +106,8 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
         checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
 
     Raises:
-        ConfigurationError: The checkpoint is not of such a model.
-        RunFolderError: The model cannot be made any more, whatever the checkpoint.
+        ConfigurationError: The checkpoint belongs to another model.
+        RunFolderError: The model cannot be made any more; the checkpoint is not the cause.
     """
     model = _model_of_a_run(spec, tile_size)
     with _errors_naming(checkpoint, model):
@@ -116,7 +116,7 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
 
 
 def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
-    """Make the model that a run was made with; its weights are those of a checkpoint afterwards."""
+    """Make the model of a run, before a checkpoint replaces its weights."""
 
     def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
         arguments = _arguments_for_tiles(model_class, arguments, tile_size)
@@ -127,15 +127,15 @@ def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     except ConfigurationError as error:
         if lack_of_memory(error) is not None:
             raise
-        unknown = f"{error.__cause__ or error}. It could when the run was fitted: put back what has changed since."
+        unknown = f"{error.__cause__ or error}. It could be made when the run was fitted: undo what has changed since."
         advice = remedy(error, spec, trained=True) or unknown
-        message = f"No checkpoint is to blame, but {spec.name}, the model of the run, cannot be made here. {advice}"
+        message = f"{spec.name}, the model of the run, cannot be made here; the checkpoints are not the cause. {advice}"
         raise RunFolderError(message) from error
 
 
 @contextmanager
 def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
-    """Say which checkpoint is not one of a model."""
+    """Name the checkpoint in errors of loading it into a model."""
     try:
         yield
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, UnpicklingError) as error:
@@ -144,7 +144,7 @@ def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
 
 
 def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
-    """Have a loaded model become that of another tile, which is faster than making one.
+    """Load another tile into a loaded model, which is faster than making a new model.
 
     Args:
         model: The model of another tile of the same run.
@@ -153,16 +153,16 @@ def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, 
         restorer: Reads checkpoints of the run.
 
     Raises:
-        ConfigurationError: The checkpoint is not of such a model.
+        ConfigurationError: The checkpoint belongs to another model.
     """
-    with _errors_naming(checkpoint, model), torch.inference_mode():  # in which it may have replaced some of its state
+    with _errors_naming(checkpoint, model), torch.inference_mode():  # its state may hold inference tensors
         restorer.restore_from(model, checkpoint)
     _fitted_to_tiles(model, tile_size)
 
 
 @torch.inference_mode()
 def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict a batch of tiles, and nothing else: no gradients.
+    """Predict a batch of tiles without gradients.
 
     Args:
         model: A trained tile model.
@@ -175,7 +175,7 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
 
 
 def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict a batch of tiles in a way that can be exported as a graph, where inference mode has no meaning.
+    """Predict a batch of tiles without inference mode, so that the prediction can be exported as a graph.
 
     Args:
         model: As for ``predict_tile``.
@@ -201,7 +201,7 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
 
 
 def in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Bring maps to shape (batch, 1, height, width) with the height and width of the tiles.
+    """Resize maps to shape (batch, 1, height, width) with the height and width of the tiles.
 
     Args:
         maps: Anomaly maps of any height and width, one for each tile.
@@ -218,7 +218,7 @@ def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> No
     if values.numel() != batch:
         message = (
             f"{name} must give one {field} for each tile, but gives {values.numel()} for {batch} tiles. "
-            "Mend its forward, or choose another model."
+            "Fix its forward, or choose another model."
         )
         raise ConfigurationError(message)
 
@@ -238,7 +238,7 @@ def _plain(value: object) -> object:
 def _arguments_for_tiles(
     model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size
 ) -> dict[str, Any]:
-    """Ask the model's own pre-processor for the tile's size, and leave out what the ensemble does itself."""
+    """Set the model's pre-processor to the tile size, and switch off the parts that the ensemble replaces."""
     for name in DONE_BY_THE_ENSEMBLE:
         if not isinstance(arguments.get(name, True), bool):
             message = (
@@ -251,7 +251,7 @@ def _arguments_for_tiles(
     if pre_processor is True:
         pre_processor = _pre_processor(model_class, tile_size)
     if isinstance(pre_processor, PreProcessor):
-        # Models ask their pre-processor for the size that comes out of it, while they are made.
+        # Models read the size of their input from their pre-processor, while they are made.
         _transform_with(pre_processor, [Resize(list(tile_size), antialias=True), *_kept(pre_processor, tile_size)])
         arguments = {**arguments, **_accepted(model_class, {"pre_processor": pre_processor})}
     arguments = {**arguments, **_size_arguments(model_class, arguments, tile_size)}
@@ -269,7 +269,7 @@ def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.
     try:
         return configure((tile_size.height, tile_size.width))
     except ValueError as error:
-        if "crop" in str(error).lower():  # larger than the tile; crops are taken out, so it may be of any size
+        if "crop" in str(error).lower():  # the crop is larger than the tile, but crops are removed anyway
             return configure()
         reason = str(error).rstrip(".")
         message = f"{model_class.__name__} cannot pre-process tiles of {tile_size}: {reason}. Set another tile_size."
@@ -280,14 +280,14 @@ def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any]
     """Give the tile size to a class that has an argument for the size of its input.
 
     Raises:
-        ConfigurationError: Another size is asked for, or the class knows squares only.
+        ConfigurationError: The arguments set another size, or the class takes square inputs only.
     """
     parameters = inspect.signature(model_class.__init__).parameters
     sizes: dict[str, Plain] = {}
     for name in (name for name in SIZE_OF_THE_INPUT if name in parameters):
         default, given = parameters[name].default, arguments.get(name)
         size = (*tile_size,) if _takes_pair(parameters[name]) else _side(model_class, name, tile_size)
-        if given not in (None, default, size, [*tile_size]):  # lists cannot be looked for in a set
+        if given not in (None, default, size, [*tile_size]):  # not a set: lists have no hash
             message = f"model.init_args.{name} must be the tile size, {tile_size}, but is {given}. Leave it out."
             raise ConfigurationError(message)
         sizes[name] = size
@@ -309,14 +309,14 @@ def _side(model_class: type[AnomalibModule], name: str, tile_size: Size) -> int:
 
 
 def _accepted(model_class: type[AnomalibModule], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Keep those arguments that the class has parameters for."""
+    """Keep the arguments that the class has parameters for."""
     parameters = inspect.signature(model_class.__init__).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return {name: value for name, value in arguments.items() if takes_any or name in parameters}
 
 
 def _fitted_to_tiles(model: AnomalibModule, tile_size: Size) -> AnomalibModule:
-    """Take resizing and cropping out, and post-processing, which works on whole images here."""
+    """Remove resizing, cropping and post-processing, which the ensemble does on whole images."""
     if isinstance(model.pre_processor, PreProcessor):
         _transform_with(model.pre_processor, _kept(model.pre_processor, tile_size))
     model.post_processor = None
@@ -324,7 +324,7 @@ def _fitted_to_tiles(model: AnomalibModule, tile_size: Size) -> AnomalibModule:
 
 
 def _kept(pre_processor: PreProcessor, tile_size: Size) -> list[Transform]:
-    """Give the transforms of a pre-processor that leave the geometry of a tile alone."""
+    """Give the transforms of a pre-processor that keep the size of a tile."""
     transform = pre_processor.transform
     transforms = transform.transforms if isinstance(transform, Compose) else [transform]
     tile = torch.zeros(1, 3, *tile_size)

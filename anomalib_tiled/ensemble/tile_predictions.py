@@ -1,4 +1,4 @@
-"""What tile models say about images of a run, on the disk: predicted once, whatever the stages make of it."""
+"""Raw tile predictions for images of a run, on the disk: images are predicted once for all calibrations."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SCORE = np.dtype(np.float32)
 
 
 class _Record(NamedTuple):
-    """What is known of the predictions of a tile.
+    """The record of the predictions of a tile.
 
     Args:
-        checkpoint: Checksum of the checkpoint that they were made with.
+        checkpoint: Checksum of the checkpoint that predicted them.
         images: Fingerprint of the images, and of the code that predicted them.
         scores: Score of each image.
-        scores_sha256: Their checksum.
-        maps: What the file of maps is like; ``None`` if the model gives no maps.
+        scores_sha256: Checksum of the scores.
+        maps: Checksum of the file of maps; ``None`` if the model gives no maps.
     """
 
     checkpoint: str
@@ -50,7 +50,7 @@ class TilePredictions:
     """Raw scores and maps of all tiles of a list of images, in a folder.
 
     The maps of a tile are in ``r00_c00.<checkpoint>.maps``: 32-bit floats in the order of the machine, image by image,
-    row by row. ``r00_c00.json``, written last, holds the scores, and what they were predicted with.
+    row by row. ``r00_c00.json``, written last, holds the scores, and the checksum of the checkpoint.
 
     Args:
         folder: The folder.
@@ -66,19 +66,19 @@ class TilePredictions:
 
     @staticmethod
     def bytes_for(grid: TileGrid, images: int) -> int:
-        """Give the room that the predictions of so many images take up on the disk."""
+        """Give the bytes that the predictions of this number of images take up on the disk."""
         return SCORE.itemsize * images * len(grid.tiles) * grid.tile_size.height * grid.tile_size.width
 
     def find(self, tile: Tile, checkpoint: Checksum, *, compare: bool = True) -> bool:
-        """Look for what a tile was predicted to be, so that it can be read.
+        """Find the predictions of a tile, so that they can be read.
 
         Args:
             tile: The tile.
-            checkpoint: The checkpoint that it must have been predicted with.
+            checkpoint: The checkpoint that must have predicted them.
             compare: Whether to compare the maps to their checksum.
 
         Returns:
-            Whether it is there, and as it was written.
+            Whether they exist and have not changed.
         """
         try:
             record = _Record.from_json(read_json(self._record_file(tile)))
@@ -89,16 +89,16 @@ class TilePredictions:
             if record.maps is not None:
                 (record.maps.check if compare else record.maps.check_size)(self._maps_file(tile, record.checkpoint), "")
         except (RunFolderError, KeyError, TypeError, ValueError, OSError):
-            return False  # it is predicted again
+            return False  # the tile is predicted again
         self._records[tile.name] = record
         return True
 
     def write(self, tile: Tile, checkpoint: Checksum, batches: Iterable[TilePrediction]) -> None:
-        """Write what the model of a tile says, batch by batch.
+        """Write the predictions of a tile, batch by batch.
 
         Args:
             tile: The tile.
-            checkpoint: The checkpoint that the model is of.
+            checkpoint: The checkpoint of the model.
             batches: Predictions in the order of the images.
 
         Raises:
@@ -121,7 +121,7 @@ class TilePredictions:
                 other.unlink(missing_ok=True)
 
     def read(self, tile: Tile, first: int, number: int) -> TilePrediction:
-        """Read what was predicted of a tile of some images, after it was found.
+        """Read the predictions of a tile for some images, after ``find``.
 
         Args:
             tile: The tile.
@@ -152,10 +152,10 @@ class TilePredictions:
 
 
 def check_finite(tile: Tile, prediction: TilePrediction) -> None:
-    """Check that a tile model predicts numbers.
+    """Check that predictions are finite.
 
     Raises:
-        NotFiniteError: It predicts infinities or NaN.
+        NotFiniteError: The model predicts infinities or NaN.
     """
     for values in prediction:
         if values is not None and not values.isfinite().all():

@@ -1,4 +1,4 @@
-"""What new tensors of PyTorch are like, whatever the program around us has asked for."""
+"""Default precision and device of new PyTorch tensors, independent of the program that imports this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USUAL = torch.float32
 
 
 class _DefaultPrecision:
-    """The default precision is one for all threads: the first that comes changes it, the last puts it back."""
+    """Sets PyTorch's default precision, which all threads share: the first thread sets it, the last one resets it."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = Lock(), 0, USUAL
@@ -40,7 +40,7 @@ _PRECISION = _DefaultPrecision()
 
 @contextmanager
 def usual_defaults() -> Iterator[None]:
-    """Have new tensors be on the CPU and in single precision, as models expect; may be put above a function."""
+    """Make new tensors on the CPU and in single precision, as models expect; also a decorator."""
     elsewhere = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     with _PRECISION, elsewhere:
         yield

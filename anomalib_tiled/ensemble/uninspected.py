@@ -1,4 +1,4 @@
-"""Pixels that no model sees, because none could be fitted on the tiles that cover them."""
+"""Pixels that no model sees, because no model could be fitted on the tiles that cover them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import TileGrid
 
 NAMED = 8
-"""Tiles that a note names for one reason; there may be more."""
+"""Tiles that a note names at most for one reason."""
 
 
 @lru_cache(maxsize=8)
@@ -38,7 +38,7 @@ def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
 
 
 def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Say of which images all defect pixels lie where no model sees them.
+    """Find the images whose defects all lie where no model sees them.
 
     Args:
         masks: Defects, shape (batch, height, width).
@@ -54,11 +54,11 @@ def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | No
 
 
 def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
-    """Say which locations have no model, and how much of an image is not inspected; ``None`` if all have one.
+    """Say which locations have no model, and how much of an image is not inspected; ``None`` if all have a model.
 
     Args:
         grid: The grid.
-        reasons: Why they have none, by their names.
+        reasons: Why locations have no model, by their names.
     """
     if not reasons:
         return None
@@ -93,7 +93,7 @@ class HiddenDefects:
         self._touching = self._hidden = 0
 
     def update(self, batch: ImageBatch) -> None:
-        """Count the images of a batch; without masks it is passed over."""
+        """Count the images of a batch; a batch without masks is skipped."""
         if self._pixels is None or batch.gt_mask is None:
             return
         masks = batch.gt_mask.bool().cpu().numpy()
@@ -106,5 +106,5 @@ class HiddenDefects:
             return None
         return (
             f"{self._touching} test images have defects where no model sees them, {self._hidden} of them nowhere else. "
-            "Image metrics count them; pixel metrics leave pixels out that are not inspected."
+            "Image metrics count them; pixel metrics leave out pixels that are not inspected."
         )

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-"""Attributes of modules with the functions that are hooked into them; PyTorch has no other way to ask."""
+"""Attributes of modules that hold their hooks; PyTorch has no public function to list them."""
 
 
 class FreshModels:
-    """Untrained models, each the same as if it alone were made, and the random numbers after it too.
+    """Untrained models, each made with the same seed, which also leave the same random state behind.
 
-    Making one takes a large part of a second, for weights that are drawn, or read from the disk. So one is made and the
-    others are copies of it.
+    Making a model takes a large part of a second, because its weights are drawn or read from the disk. So one model is
+    made, and the others are copies of it.
 
     Args:
         spec: Class and arguments.
         tile_size: Height and width of the tiles in pixels.
-        seed: Seed of each model and of what is drawn afterwards.
-        copied: Whether copies are as good as new ones: not if a model may hold something that cannot be copied.
+        seed: Seed of each model and of the random numbers after it.
+        copied: Whether models may be copied: not if they may hold state that cannot be copied.
     """
 
     def __init__(self, spec: ClassSpec, tile_size: Size, *, seed: int, copied: bool) -> None:
@@ -61,12 +61,12 @@ class FreshModels:
 
 @dataclass(frozen=True)
 class Randomness:
-    """Where the random numbers of Python, NumPy and PyTorch stand, on processors.
+    """States of the random number generators of the CPU.
 
     Args:
-        python: State of Python's.
-        numpy: State of NumPy's.
-        torch: State of PyTorch's.
+        python: State of Python's generator.
+        numpy: State of NumPy's generator.
+        torch: State of PyTorch's generator.
     """
 
     python: tuple[Any, ...]
@@ -75,22 +75,22 @@ class Randomness:
 
     @classmethod
     def now(cls) -> Randomness:
-        """Look where they stand."""
+        """Read the present states."""
         numpy = np.random.get_state(legacy=False)  # noqa: NPY002  # what models and augmentations draw from
         return cls(random.getstate(), numpy, torch.random.get_rng_state())
 
     def restore(self) -> None:
-        """Put them there again."""
+        """Set these states again."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002  # as above
         torch.random.set_rng_state(self.torch)
 
 
 def _copy(model: AnomalibModule) -> AnomalibModule | None:
-    """Copy a model; ``None`` if a copy would not be the same.
+    """Copy a model; ``None`` if the copy would differ.
 
-    Functions that are hooked into a model would, in a copy, still work on the model itself. Recorded graphs are made
-    anew when they are copied, in another mode. Some tensors that are computed cannot be copied.
+    Hooks of a copy would still work on the original model. Traced graphs are rebuilt in a copy, in another mode. Some
+    computed tensors cannot be copied.
     """
     if any(isinstance(each, GraphModule) or any(getattr(each, name) for name in HOOKS) for each in model.modules()):
         return None

@@ -1,4 +1,4 @@
-"""Scores of normal validation images: what a threshold can be read from after the run is calibrated."""
+"""Scores of normal validation images, from which a threshold can be read after the run is calibrated."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class NormalScores:
-    """How often each score occurs where nothing is anomalous.
+    """How often each normal score occurs.
 
     Args:
         scores: Ascending, shape (scores,).
-        counts: How often, shape (scores,).
+        counts: Number of times that each score occurs, shape (scores,).
         margin: How far rounding may move a score.
     """
 
@@ -52,7 +52,7 @@ class NormalScores:
         return int(self.counts.sum())
 
     def quantile(self, fraction: float) -> float:
-        """Give the lowest score that at most 1 - fraction of all are higher than, up to what rounding may move.
+        """Give the lowest score that at most 1 - fraction of all scores exceed, moved away from rounding.
 
         Args:
             fraction: Between 0 and 1.
@@ -69,8 +69,8 @@ class ValidationScores:
     Args:
         images: Scores of normal images, exactly.
         pixels: Scores of normal pixels, each the upper end of its bin, which is at most a 260 000th of the range of
-            all scores wide; empty if no map or not every mask is known.
-        configuration: Fingerprint of the settings that decide what the scores are.
+            all scores wide; empty if there are no maps, or some masks are missing.
+        configuration: Fingerprint of the settings that decide the scores.
     """
 
     images: NormalScores
@@ -79,11 +79,11 @@ class ValidationScores:
 
     @classmethod
     def of(cls, observed: Observed, configuration: str) -> ValidationScores:
-        """Take what calibration has seen of whole images.
+        """Take the normal scores of a calibration.
 
         Args:
-            observed: What it has seen.
-            configuration: Fingerprint of its settings.
+            observed: Distributions of whole images.
+            configuration: Fingerprint of the settings of the calibration.
         """
         nothing = NormalScores(np.zeros(0), np.zeros(0))
         pixels = NormalScores.of(observed.maps) if observed.every_mask_known else nothing
@@ -104,10 +104,10 @@ class ValidationScores:
 
     @classmethod
     def read(cls, path: Path) -> ValidationScores | None:
-        """Read what was written before; ``None`` if there is no such file.
+        """Read a file that ``write`` has written; ``None`` if there is none.
 
         Raises:
-            RunFolderError: The file was altered.
+            RunFolderError: The file has changed.
         """
         try:
             with np.load(path) as content:
@@ -118,6 +118,6 @@ class ValidationScores:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
-            message = f"{path} was altered ({error!r}). Delete it and run `anomalib tiled fit --ckpt_dir` again."
+            message = f"{path} has changed ({error!r}). Delete it, and run `anomalib tiled fit --ckpt_dir` again."
             raise RunFolderError(message) from error
         return cls(images, pixels, written)

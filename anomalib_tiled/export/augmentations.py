@@ -1,4 +1,4 @@
-"""What the data module does to images that are tested, as a part of an export."""
+"""The augmentations of test images as a part of an export."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size
 
 ADVICE = (
-    "Predict with `anomalib tiled predict`; or fit a run whose data have train_augmentations instead of augmentations, "
-    "and no test_augmentations, so that images which are predicted stay as they are."
+    "Predict with `anomalib tiled predict`; or fit a run whose data module has train_augmentations instead of "
+    "augmentations, and no test_augmentations, so that predicted images are not augmented."
 )
 
 
@@ -45,7 +45,7 @@ class Augmenting(nn.Module):
         self.names = [type(each).__name__ for each in parts]
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Change one image, for a graph.
+        """Augment one image, for a graph.
 
         Args:
             images: The image, shape (1, 3, height, width).
@@ -54,7 +54,7 @@ class Augmenting(nn.Module):
             return {"images": self.change(scaled(images)[0])[None]}
 
     def of_each(self, images: torch.Tensor) -> torch.Tensor:
-        """Change images as ``predict`` does.
+        """Augment images one by one, as ``predict`` does.
 
         Args:
             images: Images, shape (batch, 3, height, width).
@@ -63,7 +63,7 @@ class Augmenting(nn.Module):
         return torch.stack(changed)
 
     def check(self, size: Size, form: Format, folder: Path) -> None:
-        """Check that they can be exported, before any tile model is loaded.
+        """Check that the augmentations can be exported, before any tile model is loaded.
 
         Args:
             size: Size of the images.
@@ -71,14 +71,14 @@ class Augmenting(nn.Module):
             folder: Where files may be written.
 
         Raises:
-            ConfigurationError: They cannot: they draw random numbers, do more than PyTorch records, or change sizes.
+            ConfigurationError: They draw random numbers, change image sizes, or cannot be traced by PyTorch.
         """
         images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
         before = _randomness()
         with self._naming():
             expected = self.of_each(images)
         if _randomness() != before:
-            message = self.refused("they draw random numbers, so that each prediction is another one")
+            message = self.refused("they draw random numbers, so every prediction differs")
             raise ConfigurationError(message)
         if expected.shape != images.shape:
             height, width = expected.shape[-2:]
@@ -89,14 +89,14 @@ class Augmenting(nn.Module):
         form.write(graph, path)
         found = form.load(graph, path)({"images": images.numpy()})["images"]
         if not distance(expected.numpy(), found) <= TOLERANCE:
-            message = self.refused("what they compute is not what PyTorch records of it")
+            message = self.refused("the graph that PyTorch traces computes something else")
             raise ConfigurationError(message)
 
     def _naming(self) -> AbstractContextManager[None]:
         return explaining(lambda reason: self.refused(reason.removesuffix(".")))
 
     def refused(self, reason: str) -> str:
-        """Say that they cannot be exported, and what to do.
+        """Make the message that the augmentations cannot be exported, with advice.
 
         Args:
             reason: Why not, without a full stop.
@@ -105,6 +105,6 @@ class Augmenting(nn.Module):
 
 
 def _randomness() -> tuple[object, ...]:
-    """Say where the random numbers of Python, NumPy and PyTorch stand."""
+    """Give the states of the random number generators of Python, NumPy and PyTorch."""
     name, keys, *place = np.random.get_state()  # noqa: NPY002  # what augmentations draw from
     return random.getstate(), name, np.asarray(keys).tobytes(), *place, torch.get_rng_state().numpy().tobytes()

@@ -1,11 +1,11 @@
-"""The checkpoints of a run as its model opens them by itself: each with all of its weights."""
+"""Export of checkpoints that the model class opens by itself: each with all of its weights."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.export.manifest import MANIFEST, sealed
+from anomalib_tiled.export.manifest import MANIFEST, checksums_of
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
@@ -32,7 +32,7 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
         overwrite: Whether an earlier export there is replaced.
 
     Raises:
-        TiledError: Something that the user has to change; nothing is left behind.
+        TiledError: The user has to change something; no files are left.
     """
     with advising_on_memory(LESS_MEMORY), replacing_folder(output, overwrite=overwrite) as work, log_to(work / LOG):
         run = Run.open(folder)
@@ -43,4 +43,4 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
                 done(f"tile {tile.name}")
         model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
         facts = {"format": FORMAT, "class": model, "run": {"folder": str(folder.path)}}
-        write_json(work / MANIFEST, {**facts, "files": sealed(work, sorted(work.glob("*.ckpt")))})
+        write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})

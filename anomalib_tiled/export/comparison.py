@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[np.generic]]
 
 TOLERANCE = 1e-4
-"""Largest difference, where scores are not above 1; above, as a fraction of the highest one."""
+"""Largest allowed difference; if the highest score is above 1, as a fraction of it."""
 
 DECISIONS = ("pred_label", "pred_mask")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs.
+    """An output that differs.
 
     Args:
         name: Name of the output.
-        size: By how much, of the highest score; for decisions, the number that cannot be rounding.
+        size: Largest difference, as a fraction of the highest score; for labels and masks, the number of differences
+            that rounding cannot explain.
     """
 
     name: str
@@ -43,18 +44,18 @@ class Difference:
 def differences(ensemble: TiledEnsemble, images: torch.Tensor, found: Arrays) -> tuple[float, list[Difference]]:
     """Compare predictions to those of the ensemble.
 
-    Scores are computed in another order of additions, so that one which lies on a threshold may fall on either side.
-    Decisions are the same if they lie between those with thresholds a tolerance lower, and a tolerance higher.
+    Graphs add numbers in another order, so a score at a threshold may fall on either side. Labels and masks count as
+    equal if they lie between those with thresholds a tolerance lower, and a tolerance higher.
 
     Args:
         ensemble: The ensemble.
         images: Images, shape (batch, 3, height, width).
-        found: What the exported files predict of them, by name.
+        found: Predictions of the exported files, by name.
 
     Returns:
-        The largest difference of scores, and what differs by more than the tolerance.
+        The largest difference of scores, and the outputs that differ by more than the tolerance.
     """
-    expected, of_tiles = _watched(ensemble, scaled(images))
+    expected, of_tiles = _predict_tiles_too(ensemble, scaled(images))
     arrays = _arrays(expected)
     if set(arrays) != set(found):
         return np.inf, [Difference(name, np.inf) for name in sorted(set(arrays) ^ set(found))]
@@ -64,7 +65,7 @@ def differences(ensemble: TiledEnsemble, images: torch.Tensor, found: Arrays) ->
     wrong += [Difference(name, np.inf) for name in shaped]
     decided = [name for name in DECISIONS if name in arrays and not np.array_equal(arrays[name], found[name])]
     if decided and not shaped:
-        fewest, most = (_arrays(_decided(ensemble, of_tiles, by)) for by in (TOLERANCE, -TOLERANCE))
+        fewest, most = (_arrays(_with_moved_thresholds(ensemble, of_tiles, by)) for by in (TOLERANCE, -TOLERANCE))
         for name in decided:
             number = np.sum(np.greater(fewest[name], found[name])) + np.sum(np.greater(found[name], most[name]))
             wrong += [Difference(name, float(number))] if number else []
@@ -72,22 +73,22 @@ def differences(ensemble: TiledEnsemble, images: torch.Tensor, found: Arrays) ->
 
 
 def distance(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float:
-    """Give the largest difference, of the highest value if that is above 1; infinite for other shapes and NaN."""
+    """Give the largest difference, as a fraction of the highest value if that is above 1; infinite for other shapes."""
     if expected.shape != found.shape:
         return float("inf")
     highest = max(1.0, float(np.abs(expected).max(initial=0)))
     return float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)) / highest
 
 
-def _watched(ensemble: TiledEnsemble, images: torch.Tensor) -> tuple[InferenceBatch, list[TilePrediction]]:
-    """Predict, and keep what the tile models said."""
+def _predict_tiles_too(ensemble: TiledEnsemble, images: torch.Tensor) -> tuple[InferenceBatch, list[TilePrediction]]:
+    """Predict, and keep the tile predictions."""
     of_tiles: list[TilePrediction] = []
     raw = ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))
     return ensemble.decide(raw), of_tiles
 
 
-def _decided(ensemble: TiledEnsemble, of_tiles: list[TilePrediction], by: float) -> InferenceBatch:
-    """Decide again, with thresholds higher by a fraction of the highest score."""
+def _with_moved_thresholds(ensemble: TiledEnsemble, of_tiles: list[TilePrediction], by: float) -> InferenceBatch:
+    """Predict from tile predictions again, with thresholds raised by a fraction of the highest score."""
     calibration, stages = ensemble.calibration, ensemble.stages
     highest = max(1.0, *(float(each.scores.abs().max()) for each in of_tiles))
     other = TiledEnsemble(

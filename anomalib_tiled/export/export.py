@@ -1,4 +1,4 @@
-"""The whole story of an export: rehearse, write, compare, describe."""
+"""The whole story of an export: try out, write, compare, describe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.export.augmentations import Augmenting
 from anomalib_tiled.export.comparison import TOLERANCE, differences
 from anomalib_tiled.export.fault_finder import culprit
-from anomalib_tiled.export.manifest import MANIFEST, Checked, described, sealed
+from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.modules import scaled
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
 from anomalib_tiled.export.writers import STEPS, Target, write_tiles, write_whole
@@ -39,30 +39,30 @@ logger = logging.getLogger(__name__)
 
 SEED = 0
 RANDOM_BATCHES = (1, 2)
-"""Images of random pixels that are compared, in batches of so many."""
+"""Sizes of the batches of random images that are compared."""
 
 REAL_IMAGES = 2
-"""Images of the run that are compared."""
+"""Number of images of the run that are compared."""
 
 LESS_MEMORY = {
     False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
     True: "One tile model at a time is in memory with --per_tile: export on a machine with more.",
 }
-"""What to do if memory runs out, without and with ``--per_tile``."""
+"""Advice if memory runs out, without and with ``--per_tile``."""
 
-REHEARSED = 2
-"""Rows and columns of tiles that are exported first, as a trial: what hinders an export shows at once."""
+TRIAL_TILES = 2
+"""Rows and columns of tiles that are exported first, as a trial: it shows at once whether the export fails."""
 
-WORTH_A_REHEARSAL = 16
-"""Tiles above which a trial is shorter than what it may save."""
+TILES_WORTH_A_TRIAL = 16
+"""Number of tiles above which a trial is worth its time."""
 
 PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
 
 
 @dataclass(frozen=True)
-class Exporting:
-    """What is asked for.
+class ExportRequest:
+    """Format, folder and kind of an export.
 
     Args:
         form: The format.
@@ -81,11 +81,11 @@ class Exporting:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Args:
         checked: How the files were compared to the ensemble.
-        batch: Images that the files take at once; ``None`` for any number.
+        batch: Batch size of the files; ``None`` for any.
         augmented: Whether augmentations are a part of the files.
     """
 
@@ -94,7 +94,7 @@ class Exported:
     augmented: bool = False
 
     def lines(self, model: str) -> Iterator[str]:
-        """Say how it went.
+        """Give the lines to print about the export.
 
         Args:
             model: Name of the model.
@@ -103,87 +103,85 @@ class Exported:
         difference = self.checked.largest_difference
         yield f"Compared with the run on {images} images: largest difference {difference:.1g}."
         if not self.checked.real_images:
-            yield "Note: No image of the run was compared, only random ones, because they are not where they were."
+            yield "Note: Only random images were compared, because the images of the run are missing."
         if self.batch is not None:
-            who = (
-                "augmentations are applied to each"
-                if self.augmented
-                else f"{model} or a stage fixes the size of a batch"
+            reason = (
+                "augmentations are applied to each" if self.augmented else f"{model} or a stage fixes the batch size"
             )
-            yield f"Note: The files take {self.batch} image at a time: {who}."
+            yield f"Note: The files take {self.batch} image at a time: {reason}."
 
 
-def export(folder: RunFolder, asked: Exporting) -> Exported:
-    """Write a run as files that predict whole images without anomalib and without this package.
+def export(folder: RunFolder, request: ExportRequest) -> Exported:
+    """Export a run as files that predict whole images without anomalib and without this package.
 
     Args:
         folder: A complete run.
-        asked: Format, folder and kind.
+        request: Format, folder and kind of the export.
 
     Raises:
-        TiledError: Something that the user has to change; nothing is left behind.
+        TiledError: The user has to change something; no files are left.
     """
-    if asked.per_tile and asked.form.name != PER_TILE:
-        message = f"--per_tile writes {PER_TILE}, but --format is {asked.form.name}. Set --format {PER_TILE}."
+    if request.per_tile and request.form.name != PER_TILE:
+        message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
-    asked.form.check_installed()
-    check_export(folder.settings().model, by_onnx="onnx" in asked.form.packages)
+    request.form.check_installed()
+    check_export(folder.settings().model, by_onnx="onnx" in request.form.packages)
     with (
-        advising_on_memory(LESS_MEMORY[asked.per_tile]),
-        replacing_folder(asked.output, overwrite=asked.overwrite) as work,
+        advising_on_memory(LESS_MEMORY[request.per_tile]),
+        replacing_folder(request.output, overwrite=request.overwrite) as work,
         log_to(work / LOG),
     ):
         run = Run.open(folder)
-        augmenting = _augmenting(run, asked, _folder(work / "augmentations"))
+        augmenting = _augmenting(run, request, _folder(work / "augmentations"))
         ensemble = run.calibrated_ensemble("cpu")
-        ensemble.tile_models.budget = 0 if asked.per_tile else sys.maxsize  # the graph of a whole one holds all models
-        real = _real_images(run, asked.dtype)
-        batches = [*_random_images(ensemble, asked.dtype), *real]
+        ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
+        real = _real_images(run, request.dtype)
+        batches = [*_random_images(ensemble, request.dtype), *real]
         first = _first_tiles(ensemble)
-        trial = len(ensemble.grid.tiles) > WORTH_A_REHEARSAL and bool(first.grid.tiles)
-        with steps("Exporting", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
+        trial = len(ensemble.grid.tiles) > TILES_WORTH_A_TRIAL and bool(first.grid.tiles)
+        with steps("ExportRequest", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
             if trial:
-                _rehearse(first, asked, _folder(work / "rehearsal"))
+                _try_out(first, request, _folder(work / "trial"))
                 done("trial with the first tiles")
-            target = Target(asked.form, work, asked.dtype, done)
-            written, largest = _check(ensemble, target, batches, augmenting, per_tile=asked.per_tile)
+            target = Target(request.form, work, request.dtype, done)
+            written, largest = _check(ensemble, target, batches, augmenting, per_tile=request.per_tile)
         checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
-        described_run = described(run, ensemble, written.graph, asked.dtype)
+        described_run = described(run, ensemble, written.graph, request.dtype)
         changes = {"augmentations": [] if augmenting is None else augmenting.names}
-        form = {"format": asked.form.name, "needs": asked.form.needs}
+        form = {"format": request.form.name, "needs": request.form.needs}
         content = {**form, **written.facts, **changes, **described_run}
-        write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": sealed(work, files)})
+        write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": checksums_of(work, files)})
     return Exported(checked, written.graph.batch, augmented=augmenting is not None)
 
 
-def _augmenting(run: Run, asked: Exporting, folder: Path) -> Augmenting | None:
-    """Give what ``predict`` does to images before the ensemble sees them, if it can be exported.
+def _augmenting(run: Run, request: ExportRequest, folder: Path) -> Augmenting | None:
+    """Give the augmentations of ``predict``; ``None`` if there are none.
 
     Raises:
-        ConfigurationError: It cannot.
+        ConfigurationError: The augmentations cannot be exported.
     """
     try:
         if (change := run.datamodule.test_augmentations) is None:
             return None
         augmenting = Augmenting(change)
-        if asked.per_tile:
-            message = augmenting.refused("--per_tile has no place for them; an export without it has")
+        if request.per_tile:
+            message = augmenting.refused("--per_tile cannot export them; leave it out")
             raise ConfigurationError(message)
-        augmenting.check(run.grid.image_size, asked.form, folder)
+        augmenting.check(run.grid.image_size, request.form, folder)
         return augmenting
     finally:
         shutil.rmtree(folder)
 
 
-def _rehearse(ensemble: TiledEnsemble, asked: Exporting, folder: Path) -> None:
+def _try_out(ensemble: TiledEnsemble, request: ExportRequest, folder: Path) -> None:
     """Export as a trial.
 
     Raises:
-        ConfigurationError: What is exported does not predict the same.
+        ConfigurationError: The exported files predict something else.
     """
-    target = Target(asked.form, folder, asked.dtype)
-    _check(ensemble, target, _random_images(ensemble, asked.dtype), per_tile=asked.per_tile)
+    target = Target(request.form, folder, request.dtype)
+    _check(ensemble, target, _random_images(ensemble, request.dtype), per_tile=request.per_tile)
     shutil.rmtree(folder)
 
 
@@ -195,10 +193,10 @@ def _check(
     *,
     per_tile: bool,
 ) -> tuple[Written, float]:
-    """Write an ensemble, and compare what the files predict to what it predicts itself of augmented images.
+    """Write an ensemble, and compare the predictions of the files to those of the ensemble for augmented images.
 
     Raises:
-        ConfigurationError: They differ.
+        ConfigurationError: The predictions differ.
     """
     written = write_tiles(ensemble, target) if per_tile else write_whole(ensemble, target, augmenting)
     sizes = [0.0]
@@ -212,9 +210,9 @@ def _check(
                 source = culprit(ensemble, target.form, _folder(target.folder / "culprit"), changed)
                 message = (
                     f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
-                    f"{found}. The cause is {source}: what it computes is not what PyTorch records of it, as with "
-                    "random numbers or numbers kept from call to call. Choose another one, or predict with "
-                    "`anomalib tiled predict`. Nothing was kept."
+                    f"{found}. The cause is {source}: the graph that PyTorch traces of it computes something else, for "
+                    "example because of random numbers, or of numbers kept between calls. Choose another one, or "
+                    "predict with `anomalib tiled predict`. No files were kept."
                 )
                 raise ConfigurationError(message)
         target.done(f"comparison of {len(batch)} images")
@@ -228,7 +226,7 @@ def _random_images(ensemble: TiledEnsemble, dtype: torch.dtype) -> list[torch.Te
 
 
 def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Give the first images that the stages learned from, as they are decoded; nothing if they are elsewhere now."""
+    """Read the first images of the calibration without augmentations; empty if they are missing."""
     try:
         batch = next(iter(replace(run.calibration_images(), augmentations=None)))
     except DataError as error:
@@ -251,7 +249,7 @@ def _first_tiles(ensemble: TiledEnsemble) -> TiledEnsemble:
     """Give the ensemble of the first rows and columns of tiles."""
     grid = ensemble.grid
     sides = [
-        min(image, tile + (REHEARSED - 1) * stride)
+        min(image, tile + (TRIAL_TILES - 1) * stride)
         for image, tile, stride in zip(grid.image_size, grid.tile_size, grid.stride, strict=True)
     ]
     return TiledEnsemble(

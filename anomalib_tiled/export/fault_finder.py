@@ -1,4 +1,4 @@
-"""Finding the part of an ensemble that an export changes."""
+"""Finding the part of an ensemble that predicts something else after an export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.export.comparison import TOLERANCE, differences, distance
-from anomalib_tiled.export.modules import Joining, scaled
+from anomalib_tiled.export.modules import JoinStages, scaled
 from anomalib_tiled.export.tracing import graph_of, tile_graph
 from anomalib_tiled.stages.contracts import name_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def culprit(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> str:
-    """Name the first part, in the order in which they work, that computes something else when it is exported.
+    """Name the first part of the ensemble, in the order of prediction, that predicts something else after an export.
 
     Args:
         ensemble: The ensemble.
@@ -67,14 +67,14 @@ def _ensemble(ensemble: TiledEnsemble, *, smoothed: bool) -> TiledEnsemble:
 
 
 def _wrong(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> set[str]:
-    """Name the outputs of the stages that differ; the tile models need not be in memory together for that."""
+    """Name the outputs of the stages that differ; tile models are in memory one at a time."""
     of_tiles: list[TilePrediction] = []
     ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))
     maps = [each.maps for each in of_tiles if each.maps is not None]
     inputs = {"tile_scores": torch.stack([each.scores for each in of_tiles], dim=1)}
     inputs |= {"tile_maps": torch.cat(maps, dim=1)} if maps else {}
     example = {name: torch.zeros(1, *values.shape[1:]) for name, values in inputs.items()}
-    graph = graph_of(Joining(ensemble), example, any_batch=False)
+    graph = graph_of(JoinStages(ensemble), example, any_batch=False)
     path = folder / f"stages{form.suffix}"
     form.write(graph, path)
     predict = form.load(graph, path)

@@ -1,4 +1,4 @@
-"""Formats that graphs are written in, and how each is run to see that it computes the same."""
+"""File formats of graphs: how each is written, and run again to compare its predictions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class Format(ABC):
-    """How a graph is written.
+    """A file format of graphs.
 
     Args:
         name: Name on the command line.
-        packages: Packages that it needs besides those that the ensemble needs.
-        suffix: End of the name of the main file.
-        needs: What runs the files, and from which version on, as pip takes it.
-        loader: Program that is copied beside the files, if they need one to be loaded safely; the name that it gets.
+        packages: Packages that it needs besides those of the ensemble.
+        suffix: Suffix of the main file.
+        needs: Package that runs the files, with its oldest version, as a requirement of pip.
+        loader: Name of the program that is copied beside the files to load them safely; ``None`` for no program.
     """
 
     name: ClassVar[str]
@@ -49,10 +49,10 @@ class Format(ABC):
     loader: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
-        """Check that the packages are there.
+        """Check that the packages are installed.
 
         Raises:
-            ConfigurationError: One is missing.
+            ConfigurationError: A package is missing.
         """
         if missing := [package for package in self.packages if find_spec(package) is None]:
             message = (
@@ -62,13 +62,13 @@ class Format(ABC):
             raise ConfigurationError(message)
 
     def graph(self, whole: Whole) -> Graph | Parts:
-        """Make what is written of a whole ensemble.
+        """Make the graph of a whole ensemble, or its parts.
 
         Args:
             whole: The ensemble.
 
         Raises:
-            TiledError: There can be no graph.
+            TiledError: The ensemble cannot become a graph.
         """
         return ensemble_parts(whole)
 
@@ -86,23 +86,23 @@ class Format(ABC):
             self._write(graph, path)
 
     def load(self, graph: Interface, path: Path) -> Predict:
-        """Give what runs a written graph, as a user of the files does.
+        """Return a function that runs a written graph, as a user of the files does.
 
         Args:
             graph: The graph, for its names.
             path: Name of the main file.
 
         Raises:
-            ConfigurationError: What runs it refuses it, now or when it is run.
+            ConfigurationError: The graph cannot be loaded, or, later, cannot be run.
         """
         with self.step("loaded"):
             predict = self._load(graph, path)
 
-        def step_by_step(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def errors_explained(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
             with self.step("run"):
                 return predict(inputs)
 
-        return step_by_step
+        return errors_explained
 
     @abstractmethod
     def _write(self, graph: Graph | Parts, path: Path) -> None: ...
@@ -111,13 +111,13 @@ class Format(ABC):
     def _load(self, graph: Interface, path: Path) -> Predict: ...
 
     def step(self, name: str) -> AbstractContextManager[None]:
-        """Name the format and what was done in whatever another package says.
+        """Name the format and the step in errors of other packages.
 
         Args:
-            name: What was done, as a participle.
+            name: The step, as a participle.
 
         Raises:
-            ConfigurationError: It could not be done.
+            ConfigurationError: The step failed.
         """
         others = " or ".join(each for each in FORMATS if each != self.name)
         packages = " and ".join(self.packages or ("torch",))
@@ -140,17 +140,17 @@ class TorchFormat(Format):
     loader = "load.py"
 
     def graph(self, whole: Whole) -> Graph:
-        """Make one graph, as there is no way to join several."""
+        """Make one graph, because this format cannot join several."""
         return ensemble_graph(whole)
 
     def _write(self, graph: Graph | Parts, path: Path) -> None:
         """Write graph and weights into one file; weights that tiles share are written once.
 
         Raises:
-            ConfigurationError: The program that loads it would refuse it.
+            ConfigurationError: load.py would refuse the file.
         """
         if isinstance(graph, Parts):
-            message = "This format takes a graph of one piece."
+            message = "This format takes a single graph."
             raise TypeError(message)
         torch.export.save(graph.program, path)
         try:
@@ -174,7 +174,7 @@ class TorchFormat(Format):
 
 
 class OnnxFormat(Format):
-    """ONNX, for onnxruntime and whatever else reads it; weights lie beside the graph, so any size is possible."""
+    """ONNX, for onnxruntime and other programs; weights are in a file beside the graph, so any size is possible."""
 
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
@@ -213,10 +213,10 @@ class OpenVinoFormat(Format):
             save_onnx(graph, Path(folder) / "model.onnx")
             model = openvino.convert_model(Path(folder) / "model.onnx")
             openvino.save_model(model, path, compress_to_fp16=False)
-            del model  # it reads the weights where they are
+            del model  # it maps the weights of the temporary file
 
     def _load(self, graph: Interface, path: Path) -> Predict:
-        """Load it with OpenVINO, computing with 32 bits whatever the processor would rather do."""
+        """Load it with OpenVINO, and compute in single precision on every processor."""
         import openvino
 
         compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -232,10 +232,10 @@ FORMATS: Mapping[str, Format] = {each.name: each for each in (TorchFormat(), Onn
 
 
 def format_named(name: str) -> Format:
-    """Find a format of graphs; checkpoints, which hold none, are written without one.
+    """Find a format of graphs by its name; checkpoints hold no graph, so they are no such format.
 
     Raises:
-        ConfigurationError: There is none of that name.
+        ConfigurationError: There is no such format.
     """
     if name not in FORMATS:
         message = f"--format cannot be {name!r}. {allowed_names(name, [*FORMATS, CHECKPOINTS])}"

@@ -1,7 +1,7 @@
 """Joining tiles by cutting and laying side by side, for graphs: nothing is written into a tensor that exists.
 
-Writing into a part of an image is, in a graph, a copy of the image with that part replaced. With a copy for each tile
-the work would grow with the square of the image's area. Here each pixel is copied twice, whatever the number of tiles:
+In a graph, writing into a part of an image copies the whole image. With a copy for each tile the work would grow with
+the square of the image's area. Here each pixel is copied twice, for any number of tiles:
 
     tiles of a row of the grid      ├──────┤            between two cuts, the tiles that cover the place are joined;
                                         ├──────┤        what lies between cuts is laid side by side to a strip
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Piece = tuple[slice, torch.Tensor]
 
 IN_PLACE = ("start", "add", "finish")
-"""Methods of the mergers that come with the package, whose results are known here."""
+"""Methods of built-in mergers that this module replaces, if a subclass has not overridden them."""
 
 
 def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join, nothing: float = 0) -> torch.Tensor:
@@ -35,9 +35,9 @@ def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join, not
 
     Args:
         grid: Where the tiles lie.
-        tiles: What each tile has, by its name, shape (..., tile height, tile width).
-        join: Joins what two tiles have where both lie; the order must not matter.
-        nothing: What locations without a tile have: joined with anything else, it changes nothing.
+        tiles: Values of each tile, by its name, shape (..., tile height, tile width).
+        join: Joins the values of two tiles where they overlap; the order must not matter.
+        nothing: Value of locations without a tile: joined with another value, it gives that value.
 
     Returns:
         Shape (..., image height, image width).
@@ -66,7 +66,7 @@ def _joined(pieces: list[Piece], dim: int, join: Join) -> torch.Tensor:
 
 
 class AssembledMean(Merger):
-    """Gives what a merger with a window gives.
+    """Gives the same result as a merger with a window.
 
     Args:
         merger: The merger.
@@ -91,13 +91,13 @@ class AssembledMean(Merger):
         self._tiles[tile.name] = maps * self.window if self.overlapping else maps
 
     def finish(self) -> torch.Tensor:
-        """Join, and divide by the weights."""
+        """Join the maps, and divide by the weights."""
         merged = assembled(self._grid, self._tiles, torch.add)
         return merged / self.weights if self.overlapping else merged
 
 
 class AssembledMax(Merger):
-    """Gives what ``Max`` gives."""
+    """Gives the same result as ``Max``."""
 
     def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
         """Begin without tiles."""
@@ -110,12 +110,12 @@ class AssembledMax(Merger):
         self._tiles[tile.name] = maps
 
     def finish(self) -> torch.Tensor:
-        """Join by taking the higher one."""
+        """Join the maps by the higher score."""
         return assembled(self._grid, self._tiles, torch.maximum, -torch.inf)
 
 
 def for_graphs(merger: Merger, grid: TileGrid) -> Merger:
-    """Give a merger with the same results that makes a small graph; one that is not known here stays as it is."""
+    """Give a merger with the same results but a small graph; a merger of another package is not replaced."""
     if isinstance(merger, WindowMerger) and _unchanged(merger, WindowMerger):
         return AssembledMean(merger, grid)
     if isinstance(merger, Max) and _unchanged(merger, Max):

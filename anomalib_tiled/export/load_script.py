@@ -1,10 +1,10 @@
-"""Load model.pt2 of this folder, after a look at what is in it: PyTorch by itself would run code that it holds.
+"""Load model.pt2 of this folder, after checking its content: PyTorch alone would run code in the file.
 
     from load import load
     found = load()(images)
 
 Needs PyTorch 2.9 or newer, and the files beside it. Images: RGB, channels first, shape (batch, 3, height, width), of
-the type that manifest.json says. Out come the outputs that manifest.json lists, by name.
+the type in manifest.json. Returns the outputs that manifest.json lists, by name.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ try:
         raise ImportError  # noqa: TRY301  # one message for both
     from torch.export.pt2_archive._package import load_pt2
 except ImportError as error:
-    found = f"but this is {torch.__version__}, which cannot read the files. Install another one."
-    needed = f"load.py needs PyTorch 2.9 or newer, at best the version that manifest.json names, {found}"
+    found = f"but this is {torch.__version__}, which cannot read the files. Install another version."
+    needed = f"load.py needs PyTorch 2.9 or newer, preferably the version that manifest.json names, {found}"
     raise ImportError(needed) from error
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,7 +49,7 @@ SIZE = re.compile(
     r"|(s|u)\d+|\d+\.\d+|[-+*/(),\d ])+"
 )
 TREE = {"builtins.dict", "builtins.list", "builtins.tuple", None}
-"""All that an export consists of: files, operators, names, sizes (which Python evaluates) and containers."""
+"""All that an export may contain: files, operators, names, sizes (which Python evaluates) and containers."""
 
 
 def load(
@@ -59,15 +59,15 @@ def load(
 
     Args:
         folder: Folder of manifest.json.
-        allow_altered: Whether a file that is not what it was is loaded; code in it is refused nevertheless.
+        allow_altered: Whether to load a file that has changed; code in it is still refused.
     """
     path = Path(folder) / "model.pt2"
     manifest = json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))
     if not allow_altered and checksum(path) != manifest["files"]["model.pt2"]["sha256"]:
-        message = f"{path} was altered after it was exported. Export it again, or load it with allow_altered=True."
+        message = f"{path} has changed since its export. Export it again, or load it with allow_altered=True."
         raise ValueError(message)
     check(path)
-    model = load_pt2(str(path)).exported_programs["model"].module()  # torch.export.load may read what check did not
+    model = load_pt2(str(path)).exported_programs["model"].module()  # torch.export.load may read unchecked files
     shape, dtype = manifest["inputs"][0]["shape"], manifest["inputs"][0]["dtype"]
 
     def predict(images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,8 +77,8 @@ def load(
             raise ValueError(message)
         lowest, highest = manifest["inputs"][0]["range"]
         if not (len(images) and images.min() >= lowest - ROUNDING and images.max() <= highest + ROUNDING):
-            given = f"from {images.min()} to {images.max()}" if len(images) else "none"
-            message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
+            given = f"values from {images.min()} to {images.max()}" if len(images) else "none: the batch is empty"
+            message = f"Images must have values from {lowest} to {highest}, but have {given}."
             raise ValueError(message)
         with torch.no_grad():
             found: dict[str, torch.Tensor] = model(images.clamp(lowest, highest))
@@ -88,7 +88,7 @@ def load(
 
 
 def checksum(path: Path) -> str:
-    """Give the SHA-256 checksum, as manifest.json has them."""
+    """Compute the SHA-256 checksum of a file, as in manifest.json."""
     digest = sha256()
     with path.open("rb") as file:
         while piece := file.read(2**22):
@@ -100,7 +100,7 @@ def check(path: Path) -> None:
     """Refuse an archive that holds more than tensors and operators of PyTorch.
 
     Raises:
-        ValueError: It does.
+        ValueError: The archive holds something else.
     """
     archive = torch._C.PyTorchFileReader(str(path))  # noqa: SLF001  # loads the file too, so both see the same in it
     names = archive.get_all_records()
@@ -123,7 +123,7 @@ def _check_setting(path: Path, key: str, value: object) -> None:
         for inner, kind in _settings(json.loads(str(value))):
             if (inner == "type" and kind not in TREE) or (inner == "context" and "module" in str(kind)):
                 _refuse(path, f"the container {kind}")
-    elif isinstance(value, str) and key != "as_string":  # which operators take as data
+    elif isinstance(value, str) and key != "as_string":  # operators take that string as data
         form = TARGET if key == "target" else SIZE if key == "expr_str" else PLAIN
         if not form.fullmatch(value):
             _refuse(path, f"the {key} {value!r}")
@@ -143,5 +143,5 @@ def _settings(content: object) -> Iterator[tuple[str, object]]:
 
 
 def _refuse(path: Path, what: str) -> None:
-    message = f"{path} must hold tensors and operators of PyTorch alone, but holds {what}. Export it again."
+    message = f"{path} must hold only tensors and operators of PyTorch, but holds {what}. Export it again."
     raise ValueError(message)

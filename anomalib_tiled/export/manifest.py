@@ -1,4 +1,4 @@
-"""The manifest: what a program needs to know of exported files, and where they come from."""
+"""The manifest: how programs use the exported files, and which run they come from."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ DESCRIBED = {
     "anomaly_map": "score of each pixel, higher is more anomalous",
     "pred_mask": "whether each pixel is anomalous",
 }
-"""What inputs and outputs mean."""
+"""Meaning of inputs and outputs."""
 
 RESIZING = (
     "bilinear with antialiasing, of bytes, before anything is divided by 255: torchvision's "
     "resize(image, [height, width], antialias=True); nearly the same: Pillow's resize((width, height), BILINEAR)"
 )
-"""How the run resizes images of another size, which the files do not."""
+"""How the run resizes images of another size; exported files do not resize."""
 
 RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
 
 PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
-"""Packages whose versions are noted, where they are installed."""
+"""Packages whose versions are recorded, if they are installed."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How it was seen that the files predict what the ensemble predicts.
+    """How the predictions of the files were compared to those of the ensemble.
 
     Args:
         random_images: Number of images of random pixels.
         real_images: Number of images of the run.
-        largest_difference: Of scores and maps, as a fraction of the highest score if that is above 1.
+        largest_difference: Largest difference of scores and maps; a fraction of the highest score if that is above 1.
     """
 
     random_images: int
@@ -99,8 +99,8 @@ def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.
     }
 
 
-def sealed(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:
-    """Give size and checksum of files, by their names in the folder."""
+def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:
+    """Give sizes and checksums of files, by their names in the folder."""
     return {path.relative_to(folder).as_posix(): asdict(Checksum.of(path)) for path in files}
 
 

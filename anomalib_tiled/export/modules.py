@@ -1,4 +1,4 @@
-"""What is exported: a tile model, the stages, and both together, as modules that a graph can be made of."""
+"""The exported modules: a tile model, the stages, and both together, in a form that PyTorch can trace."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 Outputs = dict[str, torch.Tensor]
 
 LONGEST = 300
-"""Characters of another package's message that are passed on."""
+"""Characters of another package's message that are shown at most."""
 
 WITHOUT_REASON = re.compile(
     r"Exception from \S+:|Check '.*' failed at \S+:"
     r"|FrontEnd API failed with \w+:|Model wasn't fully converted\.|Summary:"
 )
-"""Lines that OpenVINO says before the one that tells what is wrong."""
+"""Lines of OpenVINO's messages before the line with the reason."""
 
 
 @contextmanager
 def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Say in a few lines what another package refuses; a lack of memory, and errors of ours, are passed on.
+    """Explain errors of other packages in a few lines; errors about memory and TiledErrors are raised unchanged.
 
     Args:
-        explain: Makes the message of the reason, which is a sentence.
-        passing: What else is passed on.
+        explain: Makes the message from the reason, which is a sentence.
+        passing: Further errors that are raised unchanged.
 
     Raises:
-        ConfigurationError: Something was refused.
+        ConfigurationError: Another package raised an error.
     """
     passed: tuple[type[Exception], ...] = (MemoryError, torch.OutOfMemoryError, TiledError, *passing)
     try:
@@ -56,8 +56,8 @@ def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception],
         raise ConfigurationError(message) from error
 
 
-def naming_model(model: object) -> AbstractContextManager[None]:
-    """Name the model in whatever hinders its export, as `explaining` does."""
+def errors_naming_model(model: object) -> AbstractContextManager[None]:
+    """Name the model in errors of its export, as `explaining` does."""
     return explaining(
         lambda reason: (
             f"{type(model).__name__} cannot be exported: {reason} Its forward must consist of PyTorch operations that "
@@ -67,14 +67,14 @@ def naming_model(model: object) -> AbstractContextManager[None]:
 
 
 def briefly(error: BaseException) -> str:
-    """Give type and first line of an error as a sentence."""
+    """Give the type and the first informative line of an error as a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not WITHOUT_REASON.fullmatch(line)] or lines
     said = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:LONGEST]
     return said if said.endswith(".") else f"{said}."
 
 
-class TileAlone(nn.Module):
+class TileModule(nn.Module):
     """The model of one tile location.
 
     Args:
@@ -89,17 +89,17 @@ class TileAlone(nn.Module):
         """Predict tiles.
 
         Args:
-            images: Tiles with values in [0, 1], or 0 to 255 as whole numbers, shape (batch, 3, height, width).
+            images: Tiles with values in [0, 1], or 0 to 255 as integers, shape (batch, 3, height, width).
 
         Returns:
             ``tile_scores``, shape (batch,), and ``tile_maps``, shape (batch, height, width), if the model gives maps.
         """
-        with naming_model(self.model):
+        with errors_naming_model(self.model):
             scores, maps = traceable_prediction(self.model, scaled(images))
         return {"tile_scores": scores} | ({} if maps is None else {"tile_maps": maps.squeeze(1)})
 
 
-class Joining(nn.Module):
+class JoinStages(nn.Module):
     """The stages alone, from tile predictions to those of images.
 
     Args:
@@ -132,7 +132,7 @@ class Joining(nn.Module):
         )
 
     def joined(self, predictions: Sequence[TilePrediction]) -> Outputs:
-        """Do the same with one prediction for each tile, in the order of the grid."""
+        """Do the same for a list with one prediction for each tile, in the order of the grid."""
         merging = _GraphMerging(self.ensemble, predictions[0].scores.shape[0])
         for tile, prediction in zip(self.ensemble.grid.tiles, predictions, strict=True):
             merging.add(tile, prediction)
@@ -145,25 +145,25 @@ class WholeImages(nn.Module):
 
     Args:
         ensemble: The ensemble.
-        tiles: For each tile of the grid a module that gives what ``TileAlone`` gives.
-        before: Changes images before anything else; gives them as ``images``.
+        tiles: For each tile of the grid a module with the outputs of ``TileModule``.
+        before: Augments images first; its output is named ``images``.
     """
 
     def __init__(self, ensemble: TiledEnsemble, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
         super().__init__()
         self.before = before
         self.tiles = nn.ModuleList(tiles)
-        self.joining = Joining(ensemble)
+        self.joining = JoinStages(ensemble)
 
     def forward(self, images: torch.Tensor) -> Outputs:
         """Predict whole images.
 
         Args:
-            images: Images with values in [0, 1], or 0 to 255 as whole numbers, shape (batch, 3, height, width).
+            images: Images with values in [0, 1], or 0 to 255 as integers, shape (batch, 3, height, width).
 
         Returns:
             ``pred_score`` and ``pred_label``, shape (batch,), ``anomaly_map`` and ``pred_mask``, shape (batch, 1,
-            height, width); labels and masks only if something decides them.
+            height, width); labels and masks only if the stages have thresholds.
         """
         images = scaled(images if self.before is None else self.before(images)["images"])
         places = self.joining.ensemble.grid.tiles
@@ -188,7 +188,7 @@ class _GraphMerging(Merging):
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
-    """Bring whole numbers of 8 bits to [0, 1]; leave others as they are."""
+    """Scale 8-bit integers to [0, 1]; return other images unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 

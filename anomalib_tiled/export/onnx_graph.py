@@ -1,4 +1,4 @@
-"""Files of ONNX."""
+"""Writing ONNX files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.export.tracing import Graph
 
 SMALLEST_WEIGHT = 256
-"""Bytes from which on a tensor lies beside the graph."""
+"""Smallest tensor in bytes that is stored beside the graph."""
 
 ALIGNMENT = 4096
 """Bytes that weights begin at a multiple of, so that they can be mapped into memory."""
@@ -39,7 +39,7 @@ def save_onnx(graph: Graph | Parts, path: Path) -> None:
 
 
 class SharedWeights:
-    """One file for the weights of several graphs; what is equal in them is in it once.
+    """One file for the weights of several graphs; equal weights are stored once.
 
     Args:
         path: The file; the graphs lie beside it.
@@ -51,7 +51,7 @@ class SharedWeights:
         self._templates = Templates()
 
     def save(self, tile: TileGraph, path: Path) -> None:
-        """Write the graph of a tile, and those of its weights that are not there yet.
+        """Write the graph of a tile, and those of its weights that the file does not hold yet.
 
         Args:
             tile: The graph.

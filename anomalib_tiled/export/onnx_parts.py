@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Templates:
-    """Graphs of tile models whose weights are inputs: one serves all tiles whose models differ in weights only."""
+    """Graphs of tile models whose weights are inputs: tiles whose models differ only in weights share one graph."""
 
     def __init__(self) -> None:
         self._translated: dict[int, tuple[Graph, Model]] = {}
@@ -35,7 +35,7 @@ class Templates:
             tile: The graph of the tile.
         """
         key = id(tile.graph)
-        if key not in self._translated:  # beside the graph, so that no other one gets its number
+        if key not in self._translated:  # stored with its graph, so that no other graph gets the same id
             self._translated[key] = tile.graph, translated(tile.graph, tile.weights)
         return self._translated[key][1]
 
@@ -70,13 +70,13 @@ def joined(parts: Parts) -> Model:
         [images] = placing.place(translated(parts.before), "before", [images])
     elif whole.dtype == torch.uint8:
         images = placing.fractions(images)
-    said = []
+    predictions = []
     for tile, graph in zip(whole.ensemble.grid.tiles, whole.tiles, strict=True):
         template = templates.of(graph)
         names = [str(each.name) for each in template.graph.inputs[1:]]
         weights = [placing.weight(f"{tile.name}.{name}", graph.weights[name]) for name in names]
-        said.append(placing.place(template, tile.name, [placing.cut(images, tile), *weights]))
-    stacked = [placing.stack(each) for each in zip(*said, strict=True)]
+        predictions.append(placing.place(template, tile.name, [placing.cut(images, tile), *weights]))
+    stacked = [placing.stack(each) for each in zip(*predictions, strict=True)]
     return placing.finish(placing.place(joining, "joining", stacked))
 
 
@@ -84,7 +84,7 @@ class _Placing:
     """A graph that grows by copies of others.
 
     Args:
-        last: The graph that is placed last; gives versions of operators, and the names of the outputs.
+        last: The graph that is placed last; its operator versions and output names are used.
     """
 
     def __init__(self, last: Model) -> None:
@@ -96,10 +96,10 @@ class _Placing:
         self._known: dict[object, Value] = {}
 
     def input(self, parts: Parts) -> Value:
-        """Add the images that the graph takes.
+        """Add the input for images.
 
         Args:
-            parts: What takes them.
+            parts: The parts, with the type and size of the images.
         """
         import onnx_ir
 
@@ -111,7 +111,7 @@ class _Placing:
         return images
 
     def fractions(self, images: Value) -> Value:
-        """Bring bytes to [0, 1].
+        """Scale bytes to [0, 1].
 
         Args:
             images: The images.
@@ -122,11 +122,11 @@ class _Placing:
         return self._node("Div", [as_float, self._number("white", np.float32(255))], "images.fractions")
 
     def cut(self, images: Value, tile: Tile) -> Value:
-        """Give a tile of the images.
+        """Cut a tile out of the images.
 
         Args:
             images: The images.
-            tile: Where it lies.
+            tile: The tile.
         """
         edges = {
             "top_left": [tile.rows.start, tile.columns.start],
@@ -136,11 +136,11 @@ class _Placing:
         return self._node("Slice", [images, *corners, self._number("rows and columns", np.array([2, 3]))], tile.name)
 
     def weight(self, name: str, tensor: torch.Tensor) -> Value:
-        """Give a weight; one that tiles share is there once.
+        """Add a weight; a weight that tiles share is added once.
 
         Args:
-            name: Its name, if it is the first.
-            tensor: Its numbers.
+            name: Its name; tiles that share it use the name of the first.
+            tensor: Its values.
         """
         place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
         if place not in self._known:
@@ -152,11 +152,11 @@ class _Placing:
 
         Args:
             model: The graph.
-            name: Goes before all names in it.
-            inputs: What it gets.
+            name: Prefix of all names in the copy.
+            inputs: Inputs of the copy.
 
         Returns:
-            What it gives.
+            Outputs of the copy.
         """
         copy = model.graph.clone()
         known = dict(zip(copy.inputs, inputs, strict=True))
@@ -176,7 +176,7 @@ class _Placing:
         return outputs
 
     def _constant(self, model: Model, value: Value, name: str) -> Value:
-        """Give a constant of a graph, which is there once whatever the number of its copies."""
+        """Add a constant of a graph, once for all its copies."""
         import onnx_ir
 
         place = id(model), value.name
@@ -197,20 +197,20 @@ class _Placing:
         return value
 
     def stack(self, values: Sequence[Value]) -> Value:
-        """Stack what the tiles give behind the number of the image.
+        """Stack the outputs of the tiles along the second axis.
 
         Args:
-            values: What they give, each of shape (batch, ...).
+            values: Outputs of the tiles, each of shape (batch, ...).
         """
         axis = self._number("tiles", np.array([1]))
         each = [self._node("Unsqueeze", [value, axis], f"{value.name}.one") for value in values]
         return self._node("Concat", each, f"stacked.{values[0].name}", {"axis": 1})
 
     def finish(self, outputs: Sequence[Value]) -> Model:
-        """Give the graph.
+        """Return the whole graph.
 
         Args:
-            outputs: What it gives, as the graph that was placed last does.
+            outputs: Its outputs, in the order of the graph that was placed last.
         """
         import onnx_ir
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from anomalib_tiled.export.tracing import Graph
 
 OPSET = 18
-"""Version of the operators: the one that PyTorch translates to. With the version of the files that goes with it,
-onnxruntime reads them from 1.18 on; that was tried."""
+"""Version of the operators that PyTorch translates to. Files of the matching version were tested with onnxruntime 1.18,
+the oldest version that reads them."""
 
 END = 2**63 - 1
-"""What ONNX takes for the end of any dimension."""
+"""Index that ONNX reads as the end of any dimension."""
 
 
 def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
@@ -32,7 +32,7 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
 
     Args:
         graph: The graph.
-        weights: Names of weights that become inputs, after the others, so that nothing is computed with them now.
+        weights: Names of weights that become inputs, after the others, so that no constant is computed from them.
 
     Raises:
         ConfigurationError: ONNX has no operators for something in it.
@@ -51,12 +51,12 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
     except torch.onnx.errors.OnnxExporterError as error:
         cause = error.__cause__ or error
         message = (
-            f"The ensemble cannot be exported to ONNX: {briefly(cause)} Its model or a stage uses something that ONNX "
-            "has no operator for. Export it with --format torch, or choose another model."
+            f"The ensemble cannot be exported to ONNX: {briefly(cause)} Its model or a stage uses an operation that "
+            "ONNX does not have. Export it with --format torch, or choose another model."
         )
         raise ConfigurationError(message) from error
     if onnx is None:
-        message = "The ensemble cannot be exported to ONNX: PyTorch gave none. Export it with --format torch."
+        message = "The ensemble cannot be exported to ONNX: PyTorch returned no model. Export it with --format torch."
         raise ConfigurationError(message)
     for name in weights:
         if (value := onnx.model.graph.initializers.pop(name, None)) is not None:
@@ -68,7 +68,7 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
 
 
 def tidy(model: Model) -> None:
-    """Join weights that are equal, forget where the graph was made, and name the open dimension."""
+    """Join equal weights, remove paths of this machine, and name the open dimension."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
 
     for value in model.graph.initializers.values():
@@ -83,7 +83,7 @@ def tidy(model: Model) -> None:
 
 
 def _lay_in_order(value: Value) -> None:
-    """Copy a weight whose numbers do not lie one after the other: it is a part or a transpose of another tensor."""
+    """Copy a weight that is not contiguous, because it is a part or a transpose of another tensor."""
     import onnx_ir
 
     if value.const_value is not None and not (numbers := value.const_value.numpy()).flags.c_contiguous:
@@ -114,7 +114,7 @@ def _laid_side_by_side(  # noqa: PLR0913, PLR0917  # the arguments of PyTorch's 
     end: int | None = None,
     step: int = 1,
 ) -> Value:
-    """Replace a part of a tensor without an index for each of its elements, as the translation of PyTorch has it."""
+    """Replace a part of a tensor; PyTorch's own translation needs an index for each element of the part."""
     from onnxscript import opset18
 
     if step != 1:

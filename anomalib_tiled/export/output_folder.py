@@ -1,4 +1,4 @@
-"""The folder of an export: empty, new, or an earlier export that is replaced once the new one is there."""
+"""The folder of an export: empty, new, or an earlier export that is replaced once the new one is complete."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 LOG = "export.log"
 
 WORK = ".exporting-"
-"""Beginning of the names of folders that are being filled, inside the output."""
+"""Prefix of temporary folders inside the output, to which an export is written first."""
 
 EARLIER = ".earlier-"
-"""Beginning of the name of a folder inside the output that an earlier export is in while it is replaced."""
+"""Prefix of temporary folders inside the output, which hold an earlier export while it is replaced."""
 
 MADE_BY_USE = "__pycache__"
-"""What Python leaves beside a program that is imported."""
+"""Folder that Python makes beside a program that is imported."""
 
 
 @contextmanager
 def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write to, whose files become those of the output once all are there.
+    """Give a folder to write to, whose files are moved to the output once all are written.
 
-    It lies in the output, which may be a link or a disk of its own, in a place where nothing else can be written.
+    The folder is inside the output, which may be a link or another disk; its parent may not be writable.
 
     Args:
         output: The folder.
         overwrite: Whether an earlier export there is replaced.
 
     Raises:
-        ConfigurationError: There is something else, or an earlier export that is not to be replaced.
+        ConfigurationError: The output holds other files, or an earlier export, and ``overwrite`` is false.
     """
     output = output.resolve()
     with storage_errors(output):
@@ -59,12 +59,12 @@ def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
-    """Move earlier files away and new ones to their place; back again if that fails.
+    """Move earlier files away and new files to their place; undo both if that fails.
 
     Raises:
-        StorageError: It failed, and so did moving the earlier files back, which are kept.
+        StorageError: It failed, and the earlier files, which are kept, could not be moved back.
     """
-    old = Path(mkdtemp(prefix=EARLIER, dir=output))  # outside of what is removed whatever happens
+    old = Path(mkdtemp(prefix=EARLIER, dir=output))  # outside the working folder, which is always removed
     added = [output / path.name for path in new.iterdir()]
     try:
         _move(earlier, old)
@@ -79,12 +79,12 @@ def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
         if any(old.iterdir()):
             message = (
                 f"{output} could not be replaced ({type(error).__name__}: {error}), and the export that was there "
-                f"could not be moved back: {old} holds what is missing of it. Move that to where it was."
+                f"could not be moved back: {old} holds its files. Move them to {output}."
             )
             raise StorageError(message) from error
         old.rmdir()
         raise
-    for path in output.glob(f"{EARLIER}*"):  # and what earlier ones could not remove
+    for path in output.glob(f"{EARLIER}*"):  # also those that earlier exports could not remove
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -105,7 +105,7 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(_others(output))):
         return
     if not (output / MANIFEST).is_file():
-        message = f"--output must be a new or empty folder, or an earlier export, but {output} is none. Choose another."
+        message = f"--output must be a new or empty folder, or an earlier export, but {output} is not. Choose another."
         raise ConfigurationError(message)
     strangers = _strangers(output)
     if strangers:
@@ -120,7 +120,7 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
 
 
 def _strangers(output: Path) -> list[str]:
-    """Name the files that are not those of an export."""
+    """List the files that do not belong to an export."""
     try:
         content = read_json(output / MANIFEST)
     except RunFolderError:
@@ -137,5 +137,5 @@ def _strangers(output: Path) -> list[str]:
 
 
 def _others(output: Path) -> list[Path]:
-    """Give what is in the folder but for what exports that were killed have left."""
+    """List the files in the folder, except those that killed exports have left."""
     return sorted(path for path in output.iterdir() if not path.name.startswith((WORK, EARLIER)))

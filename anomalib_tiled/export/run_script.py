@@ -1,9 +1,9 @@
-"""Predict whole images with the tile models of an export, one in memory at a time.
+"""Predict whole images with the tile models of an export; one model is in memory at a time.
 
     python run.py images.npy found.npz
 
 Needs numpy and onnxruntime, and the files beside it. Images: RGB, channels first, shape (batch, 3, height, width), of
-the type that manifest.json says. Out come the outputs that manifest.json lists, by name.
+the type in manifest.json. Returns the outputs that manifest.json lists, by name.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class TiledModel:
 
     Args:
         folder: Folder of manifest.json.
-        allow_altered: Whether files are used that are not what they were when they were exported.
+        allow_altered: Whether to use files that have changed since their export.
     """
 
     def __init__(self, folder: str | Path = FOLDER, *, allow_altered: bool = False) -> None:
         self.folder = folder = Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, checksum in {}.items() if allow_altered else self.manifest["files"].items():
-            if not name.endswith(".py") and _checksum(folder / name) != checksum["sha256"]:
-                message = f"{folder / name} was altered after it was exported. Export again, or set allow_altered=True."
+        for name, known in {}.items() if allow_altered else self.manifest["files"].items():
+            if not name.endswith(".py") and _checksum(folder / name) != known["sha256"]:
+                message = f"{folder / name} has changed since its export. Export again, or set allow_altered=True."
                 raise ValueError(message)
         self.joining = self._session(self.manifest["joining"])
 
@@ -46,8 +46,8 @@ class TiledModel:
             raise ValueError(message)
         lowest, highest = expected["range"]
         if not (len(images) and images.min() >= lowest - ROUNDING and images.max() <= highest + ROUNDING):
-            given = f"from {images.min()} to {images.max()}" if len(images) else "none"
-            message = f"There must be images, with values from {lowest} to {highest}, but are {given}."
+            given = f"values from {images.min()} to {images.max()}" if len(images) else "none: the batch is empty"
+            message = f"Images must have values from {lowest} to {highest}, but have {given}."
             raise ValueError(message)
         images = np.clip(images, lowest, highest)
         step = len(images) if expected["shape"][0] == "any" else expected["shape"][0]
@@ -56,14 +56,14 @@ class TiledModel:
 
     def _predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         height, width = self.manifest["grid"]["tile_size"]
-        said: dict[str, list[np.ndarray]] = {}
+        predictions: dict[str, list[np.ndarray]] = {}
         for tile in self.manifest["grid"]["tiles"]:
             top, left = tile["top"], tile["left"]
             part = np.ascontiguousarray(images[:, :, top : top + height, left : left + width])
-            model = self._session(f"tiles/{tile['name']}.onnx")  # gone again when the next one is loaded
+            model = self._session(f"tiles/{tile['name']}.onnx")  # freed when the next one is loaded
             for name, values in _run(model, {"images": part}).items():
-                said.setdefault(name, []).append(values)
-        return _run(self.joining, {name: np.stack(values, axis=1) for name, values in said.items()})
+                predictions.setdefault(name, []).append(values)
+        return _run(self.joining, {name: np.stack(values, axis=1) for name, values in predictions.items()})
 
     def _session(self, name: str) -> InferenceSession:
         return InferenceSession(str(self.folder / name), providers=["CPUExecutionProvider"])

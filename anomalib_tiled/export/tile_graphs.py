@@ -1,4 +1,4 @@
-"""Graphs of tile models: those that differ in their weights only are traced once."""
+"""Graphs of tile models: models that differ only in their weights are traced once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from anomalib_tiled.export.comparison import TOLERANCE, distance
-from anomalib_tiled.export.modules import TileAlone
+from anomalib_tiled.export.modules import TileModule
 from anomalib_tiled.export.tracing import graph_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class TileGraph:
     """A tile model as a graph.
 
     Args:
-        graph: The graph, which other tiles may have too; the weights in it are of no account.
-        weights: The weights of the tile, by the names that they have in the graph.
+        graph: The graph, which other tiles may share; the weights in it are not used.
+        weights: The weights of the tile, by their names in the graph.
     """
 
     graph: Graph
@@ -44,7 +44,7 @@ class TileGraph:
 
 @dataclass(frozen=True)
 class _Traced:
-    """A graph that other tiles may have too.
+    """A graph that other tiles may share.
 
     Args:
         graph: The graph.
@@ -60,11 +60,11 @@ class _Traced:
 
 
 class TileGraphs:
-    """The graphs of tile models, made as they are asked for.
+    """The graphs of tile models, made on demand.
 
-    A model becomes a graph by being run with tensors that record what is done to them, which takes seconds. So a tile
-    gets the graph of an earlier one if its weights are laid out alike and the graph predicts with them what its model
-    predicts; a number that is not a tensor, and another one in each tile, would be that of the earlier one.
+    Tracing a model takes seconds. So a tile shares the graph of an earlier tile if its weights have the same layout
+    and the graph with these weights predicts the same as the model of the tile. Predictions differ if a model has
+    learned numbers that are not tensors: the graph would hold the numbers of the earlier tile.
 
     Args:
         ensemble: The ensemble.
@@ -84,9 +84,9 @@ class TileGraphs:
             tile: The tile.
 
         Raises:
-            TiledError: There can be no graph, or the checkpoint cannot be loaded.
+            TiledError: The model cannot become a graph, or the checkpoint cannot be loaded.
         """
-        alone = TileAlone(self._models.model(tile, torch.device("cpu")))
+        alone = TileModule(self._models.model(tile, torch.device("cpu")))
         weights = alone.state_dict()
         layout = {name: (each.shape, each.stride(), each.dtype) for name, each in weights.items()}
         for traced in self.traced:
@@ -98,7 +98,7 @@ class TileGraphs:
         return TileGraph(graph, weights)
 
     @torch.no_grad()
-    def _predicts_the_same(self, traced: _Traced, weights: Weights, alone: TileAlone) -> bool:
+    def _predicts_the_same(self, traced: _Traced, weights: Weights, alone: TileModule) -> bool:
         expected = alone(self._tiles)
         found = cast("dict[str, torch.Tensor]", torch.func.functional_call(traced.module, weights, (self._tiles,)))
         return expected.keys() == found.keys() and all(

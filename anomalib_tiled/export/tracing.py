@@ -1,4 +1,4 @@
-"""Making a graph of a module: what it computes, without the Python that says so."""
+"""Tracing a module: a graph of its operations, without its Python code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.export.modules import TileAlone, explaining
+from anomalib_tiled.export.modules import TileModule, explaining
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = "batch"
-"""Name of the dimension whose size is open."""
+"""Name of the batch dimension, if its size is open."""
 
 SMALLEST_OPEN = 2
-"""Images in the example where the batch is open: sizes of 0 and 1 are taken for fixed ones."""
+"""Images in the example for an open batch: PyTorch takes sizes of 0 and 1 as fixed."""
 
 OF_PYTORCH = frozenset({"aten", "prims", "prim", "higher_order"})
-"""Namespaces of operators that PyTorch has without other packages."""
+"""Namespaces of PyTorch's own operators."""
 
 WHERE_FROM = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
-"""What a graph remembers of the Python it was made of: paths of this machine, and most of the time of loading."""
+"""Metadata about the Python code of a graph: it holds paths of this machine, and takes most of the loading time."""
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What goes into a graph, and what comes out.
+    """Inputs and outputs of a graph.
 
     Args:
         inputs: Names of its inputs.
         outputs: Names of its outputs, in order.
-        batch: Images that it takes at once; ``None`` for any number.
+        batch: Its batch size; ``None`` for any.
     """
 
     inputs: tuple[str, ...]
@@ -64,12 +64,12 @@ def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor], *, any_batch: b
     """Make a graph of a module.
 
     Args:
-        module: Gives tensors by name.
+        module: A module that returns tensors by name.
         inputs: Examples of its inputs, one image each, by the names of its arguments.
-        any_batch: Whether to try for any number of images; if that cannot be, and otherwise, it is for one.
+        any_batch: Whether to try an open batch size first; if that fails, or is not tried, the batch size is 1.
 
     Raises:
-        TiledError: There can be no graph; names model or stage if it is one of these.
+        TiledError: The module cannot become a graph; the message names the model or stage that is the cause.
     """
     program = _program_for_any_batch(module, inputs) if any_batch else None
     batch = 1 if program is None else None
@@ -88,21 +88,21 @@ def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph
         dtype: Type of the images.
 
     Raises:
-        TiledError: There can be no graph, or the checkpoint cannot be loaded.
+        TiledError: The model cannot become a graph, or the checkpoint cannot be loaded.
     """
     model = ensemble.tile_models.model(tile, torch.device("cpu"))
-    return graph_of(TileAlone(model), {"images": torch.zeros(1, 3, *ensemble.grid.tile_size).to(dtype)})
+    return graph_of(TileModule(model), {"images": torch.zeros(1, 3, *ensemble.grid.tile_size).to(dtype)})
 
 
 def _program_for_any_batch(module: nn.Module, inputs: dict[str, torch.Tensor]) -> ExportedProgram | None:
-    """Leave the number of images open; nothing if the module does not let it."""
+    """Trace with an open batch size; ``None`` if the module does not allow it."""
     several = {name: torch.cat([each] * SMALLEST_OPEN) for name, each in inputs.items()}
     try:
         return _program(module, several, tuple({0: Dim(BATCH)} for _ in inputs))
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception:  # one image is tried next, and what hinders that too is raised
-        logger.warning("Not for any number of images:", exc_info=True)
+    except Exception:  # a batch of one image is tried next, and raises its error
+        logger.warning("The module cannot be traced for any number of images:", exc_info=True)
         return None
 
 
@@ -129,6 +129,6 @@ def _check_operators(program: ExportedProgram) -> None:
     if others := sorted(used - OF_PYTORCH):
         message = (
             f"The ensemble cannot be exported: its model or stages use operators of {', '.join(others)}, which PyTorch "
-            "has not by itself. Choose another model, or predict with `anomalib tiled predict`."
+            "alone does not have. Choose another model, or predict with `anomalib tiled predict`."
         )
         raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""The graph of a whole ensemble: of one piece, or in parts that are translated once and joined afterwards."""
+"""The graph of a whole ensemble: a single graph, or parts that are translated once and then joined."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.export.modules import Joining, WholeImages
+from anomalib_tiled.export.modules import JoinStages, WholeImages
 from anomalib_tiled.export.tracing import Graph, Interface, graph_of
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Whole:
-    """An ensemble on its way to a file.
+    """An ensemble to export, with the graphs of its tiles.
 
     Args:
         ensemble: The ensemble, calibrated.
         tiles: The graph of each tile.
         dtype: Type of the images.
-        before: Changes an image before anything else; the file is for one image then.
+        before: Augments images first; the batch size is then 1.
     """
 
     ensemble: TiledEnsemble
@@ -35,7 +35,7 @@ class Whole:
 
     @property
     def any_batch(self) -> bool:
-        """Whether the tile models, and what comes before them, take any number of images."""
+        """Whether augmentations and tile models take any number of images."""
         return self.before is None and all(tile.graph.batch is None for tile in self.tiles)
 
     @property
@@ -46,12 +46,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class Parts(Interface):
-    """An ensemble as graphs of which one takes what another gives.
+    """An ensemble as graphs in a row: the outputs of one are the inputs of the next.
 
     Args:
         whole: The ensemble, with the graphs of its tiles.
-        before: What changes an image before anything else; ``None`` if nothing does.
-        joining: From what all tiles say to the prediction of the image.
+        before: Graph of the augmentations; ``None`` if there are none.
+        joining: Graph of the stages, from tile predictions to the prediction of the image.
     """
 
     whole: Whole
@@ -62,27 +62,27 @@ class Parts(Interface):
 def ensemble_graph(whole: Whole) -> Graph:
     """Make one graph of a whole ensemble.
 
-    Each tile model is a graph of its own already: PyTorch takes a time that grows with the square of the number of
-    tiles where gradients are switched off within a model, unless it has become a graph.
+    Each tile model is already a graph: otherwise, if models switch off gradients, the time of tracing grows with the
+    square of the number of tiles.
 
     Args:
         whole: The ensemble.
 
     Raises:
-        TiledError: There can be no graph.
+        TiledError: The ensemble cannot become a graph.
     """
     module = WholeImages(whole.ensemble, [tile.module() for tile in whole.tiles], whole.before)
     return graph_of(module, whole.example, any_batch=whole.any_batch)
 
 
 def ensemble_parts(whole: Whole) -> Parts:
-    """Make a graph of what comes before the tile models, and one of what comes after them.
+    """Make a graph of the augmentations before the tile models, and a graph of the stages after them.
 
     Args:
         whole: The ensemble.
 
     Raises:
-        TiledError: There can be no graph.
+        TiledError: The ensemble cannot become a graph.
     """
     outputs = whole.tiles[0].graph.outputs
     joining = joining_graph(whole.ensemble, outputs, any_batch=whole.any_batch)
@@ -95,12 +95,12 @@ def joining_graph(ensemble: TiledEnsemble, outputs: tuple[str, ...], *, any_batc
 
     Args:
         ensemble: The ensemble.
-        outputs: Names of what tile models give.
-        any_batch: Whether to try for any number of images.
+        outputs: Names of the outputs of tile models.
+        any_batch: Whether to try an open batch size.
 
     Raises:
-        TiledError: There can be no graph.
+        TiledError: The ensemble cannot become a graph.
     """
     tiles, size = len(ensemble.grid.tiles), ensemble.grid.tile_size
     shapes: dict[str, tuple[int, ...]] = {"tile_scores": (1, tiles), "tile_maps": (1, tiles, *size)}
-    return graph_of(Joining(ensemble), {name: torch.zeros(shapes[name]) for name in outputs}, any_batch=any_batch)
+    return graph_of(JoinStages(ensemble), {name: torch.zeros(shapes[name]) for name in outputs}, any_batch=any_batch)

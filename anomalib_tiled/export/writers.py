@@ -1,4 +1,4 @@
-"""What an export writes: one model for whole images, or one for each tile."""
+"""Writing an export: one model for whole images, or one model for each tile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.export.tracing import Graph, Interface
 
 STEPS = 3
-"""Steps of writing beside those for each tile."""
+"""Steps of writing besides one for each tile."""
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
@@ -35,17 +35,17 @@ RUNNER = Path(__file__).with_name("run_script.py")
 """The program that is copied beside the files."""
 
 LOADER = Path(__file__).with_name("load_script.py")
-"""The program that loads a file of PyTorch after a look at what is in it."""
+"""The program that loads a file of PyTorch after checking its content."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """Files, and how they are used.
+    """Written files, and how to run them.
 
     Args:
-        graph: The graph; tells how many images it takes and what it gives.
+        graph: Batch size, inputs and outputs of the files.
         predict: Runs the files on ``images`` as an array.
-        facts: What the manifest says of the files.
+        facts: Entries of the manifest about the files.
     """
 
     graph: Interface
@@ -55,13 +55,13 @@ class Written:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be written, and where to.
+    """Format and folder of an export.
 
     Args:
         form: The format.
         folder: The folder.
         dtype: Type of the images.
-        done: Told of each step: a tile, and ``STEPS`` more.
+        done: Called after each step: one for each tile, and ``STEPS`` more.
     """
 
     form: Format
@@ -76,10 +76,10 @@ def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | Non
     Args:
         ensemble: The ensemble, calibrated.
         target: Where to write to.
-        before: Changes an image before anything else.
+        before: Augments images first.
 
     Raises:
-        TiledError: There can be no graph, or the format cannot express it.
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
     form, graphs, tiles = target.form, TileGraphs(ensemble), []
@@ -101,14 +101,14 @@ def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | Non
 
 
 def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
-    """Write each tile model by itself, the stages beside them, and a program that runs one after the other.
+    """Write a file for each tile model, one for the stages, and a program that runs them one by one.
 
     Args:
         ensemble: The ensemble, calibrated.
         target: Where to write to; its format is ONNX.
 
     Raises:
-        TiledError: There can be no graph, or the format cannot express it.
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
     form, folder = target.form, target.folder
@@ -123,7 +123,7 @@ def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
         batches.add(graph.graph.batch)
         outputs = graph.graph.outputs
         del graph
-        gc.collect()  # graph and model refer to one another, and would wait for the next ones
+        gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
         target.done(f"tile {tile.name}")
     joining = joining_graph(ensemble, outputs, any_batch=batches == {None})
     target.done("graph of the stages")
@@ -136,15 +136,15 @@ def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
 
 
 def _one_after_the_other(ensemble: TiledEnsemble, form: Format, folder: Path, joining: Graph) -> Predict:
-    """Do what the program does; it reads a manifest, which is not written yet."""
+    """Predict as the program beside the files does; the program itself needs the manifest, which is written later."""
 
     def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        said = []
+        predictions = []
         for tile in ensemble.grid.tiles:
             graph = replace(joining, inputs=("images",), outputs=joining.inputs)
             part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
-            said.append(form.load(graph, folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
-        stacked = {name: np.stack([each[name] for each in said], axis=1) for name in joining.inputs}
+            predictions.append(form.load(graph, folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+        stacked = {name: np.stack([each[name] for each in predictions], axis=1) for name in joining.inputs}
         return form.load(joining, folder / JOINING)(stacked)
 
     return predict

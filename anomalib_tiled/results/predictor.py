@@ -15,7 +15,7 @@ from anomalib_tiled.results.prediction_folder import Predicted
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.request import PredictionRequest
 from anomalib_tiled.results.thresholds import thresholds_of
-from anomalib_tiled.stages.contracts import images_noted, noting
+from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.memory import SHARE_ALONE
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 
@@ -152,7 +152,7 @@ class Prediction:
 
     def _predict(self, batch: SourceBatch, on_tile: OnTile | None) -> list[ImageItem]:
         images = batch.images
-        with noting(images_noted(images.image_path)):
+        with with_context(image_context(images.image_path)):
             raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile)
             decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
         fields: dict[str, Any] = {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Singles = NDArray[np.float32]
 
 MOST_IGNORED_BITS = 12
-"""Of the mantissa's 23 bits, those that a bin ignores at most: its width is then a 2^11th of its scores."""
+"""Bits of the mantissa's 23 that a bin ignores at most: its width is then a 2^11th of its scores."""
 
 MANTISSA_BITS = np.uint32(23)
 MANTISSA = np.uint32(0x007F_FFFF)
@@ -37,7 +37,7 @@ OCTAVES = 512
 """Exponents of negative floats, highest first, then those of positive ones."""
 
 LOWEST_EXPONENT = -126
-"""Exponent of the lowest normal floats, which those below share."""
+"""Exponent of the smallest normal floats; subnormal floats share it."""
 
 
 @dataclass(frozen=True)

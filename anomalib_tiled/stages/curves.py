@@ -1,7 +1,7 @@
 """Areas and optima of curves, from counts of scores.
 
 Every function takes the counts in ascending order of score and gives a number between 0 and 1, or ``None`` where it
-is not defined because one of the two classes is empty. Scores in one bin are tied: they are crossed in one step.
+is not defined because one of the two classes is empty. Scores in one bin are tied: a curve crosses them in one step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def f1_max(counts: ScoreCounts) -> float | None:
 
 
 def f1_scores(counts: ScoreCounts) -> Floats:
-    """F1 score if all scores from a bin upwards are called anomalous, shape (bins,)."""
+    """F1 score if all scores from a bin upwards count as anomalous, shape (bins,)."""
     found = np.cumsum(counts.anomalous[::-1])[::-1]
     called = found + np.cumsum(counts.normal[::-1])[::-1]
     scores: Floats = 2 * found / (called + counts.anomalous.sum())

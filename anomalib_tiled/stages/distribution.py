@@ -1,7 +1,7 @@
-"""Distributions of scores: what calibration and metrics need to know of millions of pixels.
+"""Distributions of scores, from which calibration and metrics are computed without keeping millions of pixels.
 
-Scores are counted in bins, normal and anomalous ones apart. The bins follow the range of the scores seen so far, so
-no range has to be known beforehand, and one pass is enough.
+Normal and anomalous scores are counted separately, in bins. The bins adapt to the range of the scores so far, so the
+range need not be known in advance, and one pass is enough.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TILE_BITS = 17
 """The range of the scores of a tile is cut into at most 2^17 bins: all tiles have their counts in memory at once."""
 
 FINE_TILES = 64
-"""With more tiles, each has fewer bins, so that all together take no more memory than those of so many tiles."""
+"""With more tiles, each has fewer bins, so that all counts together take no more memory than those of 64 tiles."""
 
 LEAST_TILE_BITS = 12
-"""But not fewer than 2^12 bins."""
+"""Every tile has at least 2^12 bins."""
 
 ROUNDING = 2.0**-11.5
 """How far rounding may move a score, as a fraction of it: the square root of the resolution of single precision.
@@ -38,14 +38,14 @@ A distance that is computed as the root of x² - 2xy + y² is as inexact as that
 """
 
 UNKNOWN = 0.1
-"""How far scores that did not vary may move, as a fraction of them: nobody has seen how far they do."""
+"""How far scores may move that do not vary on the validation images, as a fraction of them: their spread is unknown."""
 
 AT_ONCE = 2**16
-"""Scores counted together: few enough that what is computed of them stays near the processor."""
+"""Scores that are counted together: few enough for the cache of the processor."""
 
 
 def tile_bits(tiles: int) -> int:
-    """Say into how many bins the range of the scores of a tile is cut, as a power of two.
+    """Give the number of bins for the scores of a tile, as a power of two.
 
     Args:
         tiles: Number of tiles that have their counts in memory at once.
@@ -55,7 +55,7 @@ def tile_bits(tiles: int) -> int:
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """Counts of scores in ascending order of score, the form that curves and thresholds are computed from.
+    """Counts of scores in ascending order of score, from which curves and thresholds are computed.
 
     Args:
         lower: Lowest score of each bin, ascending, shape (bins,).
@@ -73,12 +73,12 @@ class ScoreCounts:
 
 
 class ScoreDistribution:
-    """Counts of scores per bin, normal and anomalous apart, with the exact lowest and highest score.
+    """Counts of normal and anomalous scores per bin, with the exact lowest and highest score.
 
     Memory does not grow with the number of scores: 16 bytes for each of at most 2^19 bins in the range of the scores,
     and of 2^11 bins for each power of two near zero; 8 bytes more if there are regions.
-    Of each normal image the highest score is kept as well: pixels of one image depend on one another, so how many
-    images would be called anomalous cannot be told from how many pixels would.
+    The highest score of each normal image is kept too: pixels of one image depend on one another, so the share of
+    anomalous images does not follow from the share of anomalous pixels.
 
     Args:
         bits: The range of the scores is cut into at most 2 to the power of ``bits`` bins.
@@ -93,27 +93,29 @@ class ScoreDistribution:
         self._peaks: list[NDArray[np.float32]] = []
         self._bins = Bins.for_range(0, 0, bits)
         self._first = 0
-        self._counts: Floats = np.zeros((2, 0))  # all, anomalous ones, and the weights of regions if there are any
+        self._counts: Floats = np.zeros(
+            (2, 0)
+        )  # rows: all scores, anomalous scores, weights of regions if there are any
 
     @property
     def peaks(self) -> Floats:
-        """Highest score of each image without any anomalous score, in the order in which they came, shape (images,)."""
+        """Highest score of each image without anomalous scores, in the order of ``add``, shape (images,)."""
         return np.concatenate([np.zeros(0), *self._peaks])
 
     @property
     def rounding(self) -> float:
-        """How far rounding alone may move a normal score, as when images are predicted in batches of another size.
+        """How far rounding alone may move a normal score, for example if images are predicted in other batch sizes.
 
-        A fraction of the highest scores of images, unless ``given_rounding`` says more of it, as it does of scores that
-        were normalized before.
+        A fraction of the highest scores of images, unless ``given_rounding`` is set, as for scores that are normalized
+        already.
         """
         return ROUNDING * self._level if self.given_rounding is None else self.given_rounding
 
     @property
     def margin(self) -> float:
-        """How far above the highest normal score nothing is anomalous yet.
+        """Distance above the highest normal score within which scores still count as normal.
 
-        That is the rounding; a tenth of the scores where normal images differ by no more than that.
+        The rounding; or a tenth of the scores if normal images do not differ by more than the rounding.
         """
         differ = self.peaks.size and np.ptp(self.peaks) > self.rounding
         return self.rounding if differ else max(UNKNOWN * self._level, self.rounding)
@@ -140,7 +142,7 @@ class ScoreDistribution:
 
         Args:
             scores: Finite scores, higher is more anomalous, shape (images, ...).
-            anomalous: Which of them are anomalous, same shape.
+            anomalous: Which scores are anomalous, same shape.
             regions: For anomalous pixels 1 / size of their region, else 0, same shape; for AUPRO only.
         """
         if scores.size == 0:
@@ -171,10 +173,10 @@ class ScoreDistribution:
         )
 
     def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ScoreDistribution:
-        """Give a distribution of the anomalous scores of this one, and of the normal scores of another one.
+        """Join the anomalous scores of this distribution with the normal scores of another distribution.
 
         Args:
-            other: Has normal scores, counted as finely.
+            other: A distribution with normal scores and the same number of bits.
             shift: Added to the normal scores.
         """
         own, others = self.counts(), other.counts()
@@ -200,14 +202,14 @@ class ScoreDistribution:
     def _count(self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: Floats | None) -> None:
         bins = self._bins.of(scores)
         bins -= self._first
-        np.add.at(self._counts[0], bins, 1.0)  # unlike bincount, it takes no longer the more bins there are
+        np.add.at(self._counts[0], bins, 1.0)  # unlike that of bincount, its time does not grow with the bins
         bins = bins[anomalous]
         np.add.at(self._counts[1], bins, 1.0)
         if regions is not None:
             np.add.at(self._counts[2], bins, regions[anomalous])
 
     def _make_room(self, rows: int) -> None:
-        """Let the counts reach from the lowest to the highest score, in bins for that range."""
+        """Extend the counts from the lowest to the highest score, with bins for that range."""
         bins = Bins.for_range(self.minimum, self.maximum, self.bits)
         first, last = bins.of(np.array([self.minimum, self.maximum], np.float32)).tolist()
         rows, length = max(rows, len(self._counts)), last - first + 1
@@ -222,7 +224,7 @@ class ScoreDistribution:
 
 
 class ExactScores(ScoreDistribution):
-    """A distribution that keeps every score: for image scores, of which there are few."""
+    """A distribution that keeps every score, for image scores, which are few."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,7 +253,7 @@ class ExactScores(ScoreDistribution):
 
         Args:
             scores: Finite scores, higher is more anomalous, one for each image, any shape.
-            anomalous: Which of them are anomalous, same shape.
+            anomalous: Which scores are anomalous, same shape.
             regions: Not used: an image score belongs to no region.
         """
         del regions
@@ -277,7 +279,7 @@ class ExactScores(ScoreDistribution):
         return ScoreCounts(values, values, total - positive, positive, np.zeros(len(values)))
 
     def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ExactScores:
-        """Give a distribution of the anomalous scores of this one, and of the normal scores of another one."""
+        """Join the anomalous scores of this distribution with the normal scores of another distribution."""
         scores, mask = self._all()
         result, normal = ExactScores(), (other.peaks + shift).astype(np.float32)
         result.add(scores[mask], np.ones(int(mask.sum()), bool))
@@ -285,11 +287,11 @@ class ExactScores(ScoreDistribution):
         return result
 
     def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Give every score, and which of them are anomalous."""
+        """Give every score, and whether it is anomalous."""
         return np.concatenate(self._scores), np.concatenate(self._anomalous)
 
 
 def _peaks(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Give the highest score of each image without an anomalous one; both arguments of shape (images, scores)."""
+    """Give the highest score of each image without anomalous scores; both arguments of shape (images, scores)."""
     highest: NDArray[np.float32] = scores[~anomalous.any(axis=1)].max(axis=1)
     return highest

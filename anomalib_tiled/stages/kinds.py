@@ -1,4 +1,4 @@
-"""The kinds of stages: one row each, which settings, options, plugins and messages are read from.
+"""The kinds of stages: settings, options, plugins and messages all read one row per kind.
 
 A new kind is a row here, the contract that the row names, and the call in `pipeline` or `calibration.Stages`.
 """
@@ -25,9 +25,9 @@ class StageKind:
         hook: Function of a plugin that registers classes.
         setting: Where a configuration names the class: a setting, or one in a group, as ``normalization.method``.
         purpose: What a stage of the kind does, as a sentence; for ``--help``.
-        default: Dotted path of the class that is taken if nothing is said; ``None`` for no stage.
+        default: Dotted path of the default class; ``None`` for no stage.
         optional: Whether the setting may be null, for no stage.
-        decides_calibration: Whether the stages learn something else if this one is another.
+        decides_calibration: Whether another stage of the kind requires a new calibration.
     """
 
     name: str
@@ -64,7 +64,7 @@ STAGE_KINDS = (
         contract=Scorer,
         hook="register_scorers",
         setting="scoring",
-        purpose="Makes an image score of tile scores.",
+        purpose="Computes the image score from tile scores.",
         default="anomalib_tiled.stages.scoring.Max",
     ),
     StageKind(
@@ -72,7 +72,7 @@ STAGE_KINDS = (
         contract=SeamSmoother,
         hook="register_seam_smoothers",
         setting="seam_smoothing",
-        purpose="Smooths maps where tiles meet; or null.",
+        purpose="Smooths maps where tiles meet; null for no smoothing.",
         default="anomalib_tiled.stages.seams.GaussianSeams",
         optional=True,
     ),
@@ -89,7 +89,7 @@ STAGE_KINDS = (
         contract=Thresholder,
         hook="register_thresholders",
         setting="thresholding.method",
-        purpose="Finds the score above which is anomalous.",
+        purpose="Finds the threshold: higher scores are anomalous.",
         default="anomalib_tiled.stages.thresholding.F1AdaptiveThreshold",
     ),
     StageKind(
@@ -106,10 +106,10 @@ STAGE_KINDS = (
 
 
 def kind_at(setting: str) -> StageKind | None:
-    """Give the kind that a setting takes; ``None`` if it takes no stage."""
+    """Give the kind of stage that a setting names; ``None`` if the setting names no stage."""
     return next((kind for kind in STAGE_KINDS if kind.setting == setting), None)
 
 
 def kind_of(stage: object) -> StageKind | None:
-    """Give the kind of a stage; ``None`` if it fulfils no contract."""
+    """Give the kind of a stage; ``None`` for any other object."""
     return next((kind for kind in STAGE_KINDS if isinstance(stage, kind.contract)), None)

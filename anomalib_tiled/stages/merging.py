@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Merger(ABC):
     """How the anomaly maps of tiles become the map of an image.
 
-    Called as ``start``, then ``add`` once for each tile of ``grid.tiles``, then ``finish``. Locations on which no model
-    could be fitted are not among them; what is given of pixels that no tile covers is not used, and may be NaN.
-    Only one merge is under way at a time. Memory must not depend on the number of tiles.
+    Called as ``start``, then ``add`` once for each tile of ``grid.tiles``, then ``finish``. Locations without a model
+    are not among these tiles; the result at pixels that no tile covers is not used, and may be NaN.
+    Only one batch is merged at a time. Memory must not depend on the number of tiles.
     """
 
     @abstractmethod
@@ -26,13 +26,13 @@ class Merger(ABC):
 
         Args:
             grid: Where the tiles lie.
-            batch: Number of images that are merged at once.
-            device: Where the maps are and the result is wanted.
+            batch: Number of images in the batch.
+            device: Device of the maps and of the result.
         """
 
     @abstractmethod
     def add(self, tile: Tile, maps: torch.Tensor) -> None:
-        """Take in the maps of one tile location.
+        """Add the maps of one tile location.
 
         Args:
             tile: The location.
@@ -70,7 +70,7 @@ class WindowMerger(Merger):
         self._weights[tile.rows, tile.columns] += self._window
 
     def finish(self) -> torch.Tensor:
-        """Divide by the weights and let go of the sums."""
+        """Divide by the weights, and free the sums."""
         merged = self._weighted.div_(self._weights)
         del self._weighted, self._weights
         return merged
@@ -80,7 +80,7 @@ class Mean(WindowMerger):
     """Mean of all tiles that cover a pixel, as in anomalib's own tiled ensemble."""
 
     def window(self, size: Size) -> torch.Tensor:
-        """Weigh every pixel alike."""
+        """Give every pixel the same weight."""
         return torch.ones(tuple(size))
 
 
@@ -127,12 +127,12 @@ class Max(Merger):
         self._merged = torch.full((batch, 1, *grid.image_size), float("-inf"), device=device)
 
     def add(self, tile: Tile, maps: torch.Tensor) -> None:
-        """Keep the higher score of what is there and what comes."""
+        """Keep the higher score at each pixel."""
         area = self._merged[..., tile.rows, tile.columns]
         torch.maximum(area, maps, out=area)
 
     def finish(self) -> torch.Tensor:
-        """Give the maps and let go of them."""
+        """Return the maps, and free them."""
         merged = self._merged
         del self._merged
         return merged

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Normalizer(ABC):
-    """How scores are brought to the range 0 to 1, the threshold at 0.5.
+    """How scores are scaled to the range 0 to 1, with the threshold at 0.5.
 
-    What is learned is plain numbers, and applying them needs nothing else.
-    One object serves image scores and anomaly maps, of all tiles, so it must not keep what it learned.
+    A normalizer learns plain numbers, and needs only these to normalize.
+    One object is used for the image scores and anomaly maps of all tiles, so it must not keep what it learned.
     """
 
     @abstractmethod
@@ -29,10 +29,10 @@ class Normalizer(ABC):
 
         Args:
             scores: Distribution of scores, higher is more anomalous.
-            threshold: Score above which is anomalous.
+            threshold: Scores above it are anomalous.
 
         Returns:
-            What ``apply`` needs, by name; saved with the run.
+            Numbers for ``apply``, by name; saved with the run.
         """
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Normalizer(ABC):
 
         Args:
             scores: Scores or maps of any shape.
-            learned: What ``learn`` returned.
+            learned: Numbers that ``learn`` returned.
 
         Returns:
             Scores in [0, 1] of the same shape; the threshold lands at 0.5 and the order is kept.
@@ -49,7 +49,7 @@ class Normalizer(ABC):
 
 
 class MinMax(Normalizer):
-    """Lowest to highest validation score is one unit, the threshold is moved to 0.5, the rest is cut off.
+    """The range of the validation scores becomes one unit, the threshold moves to 0.5, and the rest is cut off.
 
     The formula of anomalib's ``PostProcessor``: clip((score - threshold) / (maximum - minimum) + 0.5, 0, 1).
     """
@@ -68,13 +68,14 @@ class MinMax(Normalizer):
 
 
 class Quantile(Normalizer):
-    """Linear from a low quantile of the normal scores up to the threshold at 0.5, beyond it ever flatter towards 1.
+    """Linear from a low quantile of the normal scores up to the threshold at 0.5, then ever flatter towards 1.
 
-    A few odd validation images do not matter, and neither do anomalous ones: only the bulk of the normal scores does,
-    with the threshold. With w from the lower quantile to the threshold, or to the upper quantile if that is higher, and
-    d = (score - threshold) / w, it is max(0.5 + d / 2, 0) up to the threshold and 1 - 1 / (2 + 2d) above; the slopes
-    meet. So 0.75 is as far above the threshold as normal scores reach below, and no score is cut off at 1, where
-    MinMax cuts off. As EfficientAD scales its maps by quantiles of normal pixels (Batzner, Heckler, König, WACV 2024).
+    A few outliers among the validation images do not matter, and neither do anomalous images: only quantiles of the
+    normal scores and the threshold do. With w from the lower quantile to the threshold, or to the upper quantile if
+    that is higher, and d = (score - threshold) / w, it is max(0.5 + d / 2, 0) up to the threshold and
+    1 - 1 / (2 + 2d) above; the slopes meet. So 0.75 is as far above the threshold as normal scores reach below, and
+    no score is cut off at 1, unlike with MinMax. EfficientAD scales its maps by quantiles of normal pixels in a similar
+    way (Batzner, Heckler, König, WACV 2024).
 
     Args:
         lower: Quantile of the normal scores that becomes 0, from 0 up to but not including ``upper``.
@@ -95,7 +96,7 @@ class Quantile(Normalizer):
         return {"lower": lower, "upper": upper, "threshold": threshold}
 
     def apply(self, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
-        """Scale, move and bend."""
+        """Scale and move, then flatten above the threshold."""
         width = max(learned["threshold"], learned["upper"]) - learned["lower"]
         distance = scores - learned["threshold"]
         if width == 0:
@@ -121,7 +122,7 @@ class Standardize(Normalizer):
         return {"deviation": deviation(scores.counts()), "threshold": threshold}
 
     def apply(self, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:
-        """Move, scale and squash."""
+        """Move, scale, and apply the distribution function."""
         distance = scores - learned["threshold"]
         if learned["deviation"] == 0:
             return _above_or_below(distance)
@@ -130,5 +131,5 @@ class Standardize(Normalizer):
 
 
 def _above_or_below(distance: torch.Tensor) -> torch.Tensor:
-    """Say of a distance from the threshold what can be said where all validation scores are equal."""
+    """Give 0 below, 0.5 at and 1 above the threshold, for validation scores that are all equal."""
     return torch.sign(distance).mul(0.5).add(0.5)

@@ -1,4 +1,4 @@
-"""Normal scores, summed up: what rules need of them that ask for no anomalous image."""
+"""Statistics of the normal scores, for threshold rules that need no anomalous images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def clear_of_rounding(threshold: float, scores: Floats, margin: float) -> float:
-    """Move a threshold away from scores that rounding would put on its other side.
+    """Move a threshold away from scores that rounding could move across it.
 
     It stays between the same two neighbouring scores, and moves at most to the middle between them.
 
     Args:
-        threshold: The threshold; a score that equals it lies below.
+        threshold: The threshold; a score that equals it counts as below.
         scores: Ascending, at least one, shape (scores,).
         margin: How far rounding may move a score.
     """
@@ -35,7 +35,7 @@ def clear_of_rounding(threshold: float, scores: Floats, margin: float) -> float:
 def peaks_of(scores: ScoreDistribution) -> Floats:
     """Give the highest score of each normal image, ascending, shape (normal images,).
 
-    Where no image is normal as a whole, there is one peak: the highest normal score; without any, the lowest score.
+    If every image has anomalous scores, there is one peak: the highest normal score; without any, the lowest score.
     """
     peaks = np.sort(scores.peaks)
     if peaks.size:
@@ -44,11 +44,12 @@ def peaks_of(scores: ScoreDistribution) -> Floats:
 
 
 def quantile_of_peaks(peaks: Floats, quantile: float) -> float:
-    """Give the score that a new image stays below with a given probability, as far as so few can tell.
+    """Estimate the score that a new image stays below with a given probability.
 
     The k-th lowest of n scores is exceeded by a new one with probability 1 - k / (n + 1), whatever the distribution.
-    So the quantile is looked for at k = quantile × (n + 1), between neighbours on a line: type 6 of Hyndman and Fan,
-    "Sample Quantiles in Statistical Packages", The American Statistician 50 (1996). Beyond n it is the highest score.
+    So the quantile is read at k = quantile × (n + 1), interpolated linearly between neighbours: type 6 of Hyndman and
+    Fan, "Sample Quantiles in Statistical Packages", The American Statistician 50 (1996). For k > n it is the highest
+    score.
 
     Args:
         peaks: One score for each image, shape (images,).
@@ -58,7 +59,7 @@ def quantile_of_peaks(peaks: Floats, quantile: float) -> float:
 
 
 def quantile_of_counts(counts: ScoreCounts, quantile: float) -> float:
-    """Give the highest score of the bin that holds a quantile of the normal scores; of all if none is normal.
+    """Give the highest score of the bin that holds a quantile of the normal scores, or of all scores if none is normal.
 
     Args:
         counts: Counts of at least one score.
@@ -66,13 +67,13 @@ def quantile_of_counts(counts: ScoreCounts, quantile: float) -> float:
     """
     weights = _weights(counts)
     reached = np.cumsum(weights)
-    # The first bin where the share is reached; rounding must not push it past the last one that holds a score.
+    # The first bin where the share is reached; rounding must not move it past the last bin that holds a score.
     index = int(np.searchsorted(reached, min(quantile * reached[-1], reached[-1])))
     return float(counts.upper[max(index, int(np.flatnonzero(weights)[0]))])
 
 
 def deviation(counts: ScoreCounts) -> float:
-    """Give the standard deviation of the normal scores; of all if none is normal."""
+    """Give the standard deviation of the normal scores, or of all scores if none is normal."""
     middle, weights = (counts.lower + counts.upper) / 2, _weights(counts)
     mean = np.average(middle, weights=weights)
     return math.sqrt(np.average((middle - mean) ** 2, weights=weights))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Scorer(ABC):
-    """How the scores of tiles become the score of an image."""
+    """How the scores of the tiles of an image become the score of the image."""
 
     @abstractmethod
     def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
@@ -26,7 +26,7 @@ class Scorer(ABC):
 
 
 class Max(Scorer):
-    """Highest tile score: one defective tile makes a defective image, however many tiles there are."""
+    """Highest tile score: one defective tile makes the image defective, even among many tiles."""
 
     def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
         """Take the highest tile score of each image."""
@@ -35,7 +35,7 @@ class Max(Scorer):
 
 
 class Mean(Scorer):
-    """Mean of the tile scores, as in anomalib's own tiled ensemble; a small defect drowns in many tiles."""
+    """Mean of the tile scores, as in anomalib's own tiled ensemble; many normal tiles hide a small defect."""
 
     def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
         """Take the mean tile score of each image."""
@@ -44,7 +44,7 @@ class Mean(Scorer):
 
 
 class TopK(Scorer):
-    """Mean of the highest tile scores: less nervous than Max about one noisy tile.
+    """Mean of the highest tile scores: less sensitive than Max to one noisy tile.
 
     Args:
         k: Number of tile scores to average; all of them if there are fewer.

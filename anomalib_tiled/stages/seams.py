@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 WIDEST_BLUR = 100
-"""Pixels of the widest sigma: it reaches four times as far, and what is blurred takes up memory that far around."""
+"""Largest sigma in pixels: the blur reaches four times as far, and needs memory for all pixels within its reach."""
 
 
 class SeamSmoother(ABC):
@@ -35,8 +35,8 @@ class SeamSmoother(ABC):
 class GaussianSeams(SeamSmoother):
     """Gaussian blur in strips along every seam.
 
-    A strip reaches ``width`` × tile side to either side of its seam. What is blurred is the map as it was
-    merged, so crossings of strips are blurred once, in both directions:
+    A strip reaches ``width`` × tile side to either side of its seam. Every strip is blurred from the merged
+    map, so crossings of strips are blurred once, in both directions:
 
         ░░░░▒▒░░░░
         ▒▒▒▒▒▒▒▒▒▒  ◀ strip along a row seam
@@ -76,7 +76,7 @@ class GaussianSeams(SeamSmoother):
         return max(1, int(self.width * side))
 
     def _blurred_rows(self, maps: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Blur some rows in both directions, reading as many neighbouring rows as the kernel needs."""
+        """Blur some rows in both directions; reads as many neighbouring rows as the kernel needs."""
         kernel = self._kernel(maps)
         radius = len(kernel) // 2
         height = maps.shape[2]
@@ -97,7 +97,7 @@ class GaussianSeams(SeamSmoother):
 
 
 def _strips(seams: tuple[int, ...], reach: int, side: int) -> list[slice]:
-    """Give the strips around seams, those that touch or overlap joined to one."""
+    """Give the strips around seams; strips that touch or overlap are joined."""
     strips: list[slice] = []
     for seam in seams:
         start, stop = max(0, seam - reach), min(side, seam + reach)

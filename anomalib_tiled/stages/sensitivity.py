@@ -1,4 +1,4 @@
-"""Sensitivities: how far from its threshold a normalized score is called anomalous."""
+"""Sensitivities: how far from the threshold a normalized score counts as anomalous."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     import torch
 
 NEUTRAL = 0.5
-"""The sensitivity with which decisions are made at the threshold, wherever that is."""
+"""The sensitivity that leaves decisions at the threshold."""
 
 
 def decided(raw: torch.Tensor, normalized: torch.Tensor, *, threshold: float, sensitivity: float) -> torch.Tensor:
-    """Say what is anomalous: what has a normalized score greater than 1 - sensitivity, as in anomalib.
+    """Decide what is anomalous: normalized scores greater than 1 - sensitivity, as in anomalib.
 
     Args:
         raw: Scores or maps of any shape, on the scale of the threshold.
-        normalized: The same, normalized; what is raw again where nothing is normalized.
-        threshold: Score above which is anomalous.
-        sensitivity: Between 0 and 1, higher finds more.
+        normalized: The same scores, normalized; the raw scores again if there is no normalization.
+        threshold: Scores above it are anomalous.
+        sensitivity: Between 0 and 1; a higher sensitivity finds more.
 
     Returns:
         True where anomalous, of the same shape.
@@ -47,8 +47,8 @@ def check_sensitivity(name: str, given: object, *, normalize_at: str, threshold_
         raise ConfigurationError(message)
     if given != NEUTRAL and normalize_at not in {"tile", threshold_at}:
         message = (
-            f"thresholding.{name} is {given}, but a sensitivity is for normalized scores, and with normalization.stage "
-            f"{normalize_at} and thresholding.stage {threshold_at} it is decided on the model's own scale. Set both "
+            f"thresholding.{name} is {given}, but a sensitivity needs normalized scores, and with normalization.stage "
+            f"{normalize_at} and thresholding.stage {threshold_at} thresholds apply to raw scores. Set both "
             "stages to image or both to tile, or leave the sensitivity out and give a threshold by ManualThreshold."
         )
         raise ConfigurationError(message)

@@ -1,6 +1,6 @@
-"""The upper tail of few scores: a generalized Pareto distribution fitted to what exceeds a high quantile.
+"""The upper tail of few scores: a generalized Pareto distribution fitted to the scores above a high quantile.
 
-Whatever the scores are distributed like, their excesses over a high level are nearly distributed like that: the
+For nearly every distribution of scores, their excesses over a high level nearly follow this distribution: the
 theorem of Pickands (1975), Balkema and de Haan (1974). Coles, "An Introduction to Statistical Modeling of Extreme
 Values" (2001), chapter 4, is the textbook; Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory"
 (KDD 2017), takes thresholds from it.
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FEWEST_EXCESSES = 10
-"""Fewer tell nothing of a tail."""
+"""Fewer excesses cannot describe a tail."""
 
 FEWEST_SCORES = 2 * FEWEST_EXCESSES
-"""With fewer, the tail would be most of the scores."""
+"""With fewer scores, most of them would be in the tail."""
 
 FEWEST_FOR_ANY_SHAPE = 100
-"""Fewer excesses often look as if the tail ended right behind the highest one, so that the rate is missed widely."""
+"""With fewer excesses a fitted tail often ends right above the highest one, so the false-positive rate is far off."""
 
 HEAVIEST = 0.5
-"""Highest shape that few excesses are believed: from here on the variance is infinite."""
+"""Highest shape that is accepted for few excesses: from here on the variance is infinite."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What exceeds a level, and how.
+    """The distribution of scores above a level.
 
     Args:
         level: Score above which the tail begins.
@@ -87,11 +87,11 @@ class Tail:
 
 
 def _fit(excesses: Floats) -> tuple[float, float] | None:
-    """Give shape and scale, or nothing if there are none with a finite likelihood."""
+    """Fit shape and scale; ``None`` if none has a finite likelihood."""
     from scipy.stats import FitError, genpareto
 
     few = len(excesses) < FEWEST_FOR_ANY_SHAPE
-    with np.errstate(all="ignore"):  # the search tries values that are not allowed
+    with np.errstate(all="ignore"):  # the search also tries invalid values
         try:
             shape, _, scale = genpareto.fit(excesses, floc=0)
             if few and not 0 <= shape <= HEAVIEST:

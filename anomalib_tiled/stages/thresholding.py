@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 At = Literal["middle", "lowest_anomalous"]
-"""Where between two neighbouring scores a threshold is put."""
+"""Position of a threshold between two neighbouring scores."""
 
 LEAST_SPREAD = 0.05
-"""Normal scores have this range at least, as a fraction of the gap above them."""
+"""Least range of normal scores, as a fraction of the gap above them."""
 
 WIDE_GAP = 0.1
-"""A gap between scores that is noted, as a fraction of the range of scores."""
+"""Smallest gap between scores that a note mentions, as a fraction of the range of scores."""
 
 MARGIN = 1e-5
 """Distance from the threshold to the lowest score above it, as a fraction of the range of scores."""
 
 ROUNDING = 1e-9
-"""A quantile of 0.9 is a rate of not quite 0.1."""
+"""In floating point, a quantile of 0.9 gives a rate of slightly less than 0.1."""
 
 
 class Thresholder(ABC):
-    """The score above which an image or pixel is anomalous. What equals the threshold is normal, as in anomalib."""
+    """How the threshold is found. Higher scores are anomalous; a score equal to it is normal, as in anomalib."""
 
     @abstractmethod
     def learn(self, scores: ScoreDistribution) -> float:
@@ -57,7 +57,7 @@ class Thresholder(ABC):
         """
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
-        """Say what a reader of the results should know of the threshold, a sentence each; nothing, unless overridden.
+        """Give notes about the threshold for readers of the results, a sentence each; none, unless overridden.
 
         Args:
             scores: Validation scores of the images, even where thresholds are learned for tiles.
@@ -69,20 +69,19 @@ class Thresholder(ABC):
 class F1AdaptiveThreshold(Thresholder):
     """Threshold with the highest F1 score on the validation images.
 
-    All thresholds between two neighbouring scores have the same F1 score; the middle between the two is taken. It is
-    measured in ranges of the normal scores, and distances count by their order of magnitude: with r the range from the
-    lowest to the highest normal score, and g the gap, it is r sinh(asinh(g / r) / 2) above the lower of the two. Of a
-    gap much narrower than the range that is half, of one four times as wide a third. So a wide gap, in which new
-    defects must be expected, is left to the defects for the most part, and new normal scores still have room of the
-    order of the range that they were seen to have. r counts as a twentieth of the gap at least. Of several gaps with
-    the same highest F1 score the widest is taken.
+    All thresholds between two neighbouring scores have the same F1 score; the threshold is the middle between the two,
+    on a scale of magnitudes. With r the range from the lowest to the highest normal score, and g the gap, it lies
+    r sinh(asinh(g / r) / 2) above the lower score: at half of a gap much narrower than the range, at a third of a gap
+    four times as wide. So most of a wide gap is left to new defects, which must be expected there, and new normal
+    scores still have room of the order of their range. r is at least a twentieth of the gap. If several gaps have the
+    same highest F1 score, the widest is chosen.
 
-    Without anomalous scores, it is just above the highest normal score, so that no validation image is called
-    anomalous; without normal scores, just below the lowest one.
+    Without anomalous scores, it is just above the highest normal score, so that no validation image is anomalous;
+    without normal scores, just below the lowest score.
 
     Args:
-        at: ``middle``; or ``lowest_anomalous`` for the number that anomalib gives: the lowest score that is called
-            anomalous, of several the lowest one, and without anomalous scores the highest normal one.
+        at: ``middle``; or ``lowest_anomalous`` for the threshold of anomalib: the lowest score that counts as
+            anomalous; if several thresholds are best, the lowest; without anomalous scores the highest normal score.
     """
 
     def __init__(self, at: At = "middle") -> None:
@@ -103,7 +102,7 @@ class F1AdaptiveThreshold(Thresholder):
         return _between(counts, _widest_best(counts))
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
-        """Say that nothing anomalous was there to learn from, or how wide the gap is that the threshold lies in."""
+        """Say that no validation image is anomalous, or how wide the gap around the threshold is."""
         if not scores.has_anomalous:
             where = "just above " if self.at == "middle" else ""
             return (f"No validation image is anomalous: the threshold is {where}the highest normal score.",)
@@ -113,11 +112,11 @@ class F1AdaptiveThreshold(Thresholder):
 
 
 class ManualThreshold(Thresholder):
-    """Threshold that you give.
+    """A fixed threshold.
 
     Args:
-        value: Score above which is anomalous, on the scale that scores have where the threshold is applied: that of
-            the model, or [0, 1] where tiles are normalized and images thresholded.
+        value: Scores above it are anomalous; on the scale of the model, or in [0, 1] if tiles are normalized and
+            images thresholded.
     """
 
     def __init__(self, value: float) -> None:
@@ -127,17 +126,17 @@ class ManualThreshold(Thresholder):
         self.value = value
 
     def learn(self, scores: ScoreDistribution) -> float:
-        """Return the value given."""
+        """Return the fixed value."""
         del scores
         return self.value
 
 
 class QuantileThreshold(Thresholder):
-    """Quantile of the normal scores: of a hundred normal images, 100 × (1 - quantile) are called anomalous.
+    """Quantile of the normal scores: of a hundred normal images, 100 × (1 - quantile) count as anomalous.
 
     For anomaly maps it is the same quantile of the highest pixel of each normal image: pixels of an image depend on one
-    another, so the share of the images in which a pixel is called anomalous is not that of the pixels. Anomalous images
-    are not looked at. With n normal images no quantile above n / (n + 1) can be told; it is the highest score then.
+    another, so the share of images with an anomalous pixel differs from the share of anomalous pixels. Anomalous images
+    are not used. With n normal images, a quantile above n / (n + 1) cannot be estimated; it is the highest score then.
 
     Args:
         quantile: Share of the normal images that stay normal, between 0 and 1.
@@ -171,19 +170,18 @@ class ExtremeValueThreshold(Thresholder):
     """Threshold that a given share of new normal images exceeds, from the tail of the normal scores.
 
     A generalized Pareto distribution is fitted to the highest normal scores (Siffer et al., "Anomaly Detection in
-    Streams with Extreme Value Theory", KDD 2017), so that rates are reached that are rarer than one in the number of
-    validation images: what lies beyond the images seen is extrapolated. For anomaly maps the distribution is that of
-    the highest pixel of each normal image, so the rate is that of images with a pixel called anomalous. Anomalous
-    images are not looked at.
+    Streams with Extreme Value Theory", KDD 2017), which extrapolates beyond the validation images: so false-positive
+    rates below one in the number of validation images are possible. For anomaly maps the distribution is fitted to the
+    highest pixel of each normal image, so the rate is that of images with an anomalous pixel. Anomalous images are not
+    used.
 
-    Rates above ``tail`` are no matter of the tail. For them, with fewer than 20 normal images, and where the tail
-    cannot be fitted because scores are equal, the threshold is that of ``QuantileThreshold``, at most the highest
-    score.
+    For rates above ``tail``, with fewer than 20 normal images, and if the tail cannot be fitted because scores are
+    equal, the threshold is that of ``QuantileThreshold``, at most the highest score.
 
     Args:
-        false_positive_rate: Share of the normal images that are called anomalous, between 0 and 1.
+        false_positive_rate: Share of the normal images that count as anomalous, between 0 and 1.
         tail: Share of the normal images, those with the highest scores, that the tail is fitted to, between 0 and 1;
-            never fewer than 10.
+            at least 10 images.
     """
 
     def __init__(self, false_positive_rate: float = 0.01, tail: float = 0.2) -> None:
@@ -202,25 +200,27 @@ class ExtremeValueThreshold(Thresholder):
         if self.false_positive_rate < self.tail and len(peaks) >= FEWEST_SCORES:
             if tail := Tail.fit(peaks, self.tail):
                 return tail.threshold(self.false_positive_rate)
-            logger.warning("The tail of %d normal scores cannot be fitted: their quantile is taken.", len(peaks))
+            logger.warning(
+                "The tail of %d normal scores cannot be fitted: the threshold is their quantile.", len(peaks)
+            )
         return clear_of_rounding(quantile_of_peaks(peaks, 1 - self.false_positive_rate), peaks, scores.margin)
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
-        """Say if there are too few images for a tail, or the rate lies beyond what they have shown."""
+        """Say if there are too few images for a tail, or for the rate."""
         images = len(scores.peaks)
         extrapolated = images >= FEWEST_SCORES and self.false_positive_rate < self.tail
         return _notes_on_few(images, self.false_positive_rate, extrapolated=extrapolated)
 
 
 def _notes_on_few(images: int, rate: float, *, extrapolated: bool) -> Sequence[str]:
-    """Say that a rate is rarer than so many normal images can show."""
+    """Say that a rate is too low for this number of normal images."""
     if not images:
-        return ("No validation image is normal: everything from the lowest score upwards is called anomalous.",)
+        return ("No validation image is normal: all scores from the lowest upwards count as anomalous.",)
     if rate * (images + 1) >= 1 - ROUNDING:
         return ()
     threshold = "extrapolated beyond it, and uncertain" if extrapolated else "this score"
     note = (
-        f"A false-positive rate of {rate:g} is rarer than {images} normal validation images can show: of new ones, "
+        f"A false-positive rate of {rate:g} is too low for {images} normal validation images: of new normal images, "
         f"1 in {images + 1} exceeds their highest score. The threshold is {threshold}."
     )
     return (note,)
@@ -241,13 +241,13 @@ def _notes_on_gap(counts: ScoreCounts) -> Sequence[str]:
 
 
 def _widest_best(counts: ScoreCounts) -> int:
-    """Give the bin from which upwards scores are called anomalous, for the highest F1 score.
+    """Give the lowest bin that counts as anomalous, for the highest F1 score.
 
-    Where several have it, the one that is farthest from the bin below, and the lowest of these.
+    If several bins have that F1 score: the bin that is farthest from the bin below, and the lowest of these.
     """
     f1 = f1_scores(counts)
     best = np.flatnonzero(f1 == f1.max())
-    below = np.concatenate([counts.lower[:1], counts.upper[:-1]])  # nothing is known of what is below the lowest
+    below = np.concatenate([counts.lower[:1], counts.upper[:-1]])  # there is no score below the lowest bin
     return int(best[np.argmax((counts.lower - below)[best])])
 
 
@@ -262,7 +262,7 @@ def _between(counts: ScoreCounts, index: int) -> float:
 
 
 def _just_below(counts: ScoreCounts, index: int) -> float:
-    """Give a threshold that parts the bin from the one below, so near that it is the bin's score for all purposes."""
+    """Give a threshold between a bin and the bin below, so close to the bin that it practically equals its score."""
     lowest = counts.lower[index]
     below = counts.upper[index - 1] if index else -np.inf
     scale = counts.upper[-1] - counts.lower[0] or abs(lowest) or 1.0

@@ -1,4 +1,4 @@
-"""Workers: the contract of what trains the tiles."""
+"""Workers: the contract of the stage that trains the tiles."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
 
 
-SMALLER = "data.init_args.train_batch_size or tiling.tile_size"
-"""Settings that the memory of a training depends on."""
+MEMORY_SETTINGS = "data.init_args.train_batch_size or tiling.tile_size"
+"""Settings that decide how much memory a training needs."""
 
 
 class TrainTile(Protocol):
@@ -31,7 +31,7 @@ class TrainTile(Protocol):
 
         Args:
             tile: The tile.
-            device: Index of the GPU to train on; ``None`` for what the configuration says.
+            device: Index of the GPU to train on; ``None`` for the device of the configuration.
         """
 
 
@@ -41,7 +41,7 @@ class Outcome:
 
     Args:
         tile: The tile.
-        error: Why it failed; ``None`` if it did not.
+        error: Why it failed; ``None`` if it succeeded.
     """
 
     tile: Tile
@@ -50,13 +50,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What workers can go by.
+    """Settings of a run that workers may use.
 
     Args:
         accelerator: ``trainer.accelerator`` of the configuration.
         devices: ``trainer.devices`` of the configuration.
-        threads: With how many processor threads the tiles that are done were trained; ``None`` if there are none yet.
-            With another number, others end in other numbers, in their last digits.
+        threads: Number of processor threads that the tiles that are done were trained with; ``None`` if none is done.
+            With another number of threads, weights differ in their last digits.
     """
 
     accelerator: object = "auto"
@@ -70,20 +70,20 @@ class Conditions:
 
 
 class Workers(ABC):
-    """Who trains the tiles, and how many at a time. A tile that fails does not stop the others."""
+    """How the tiles are trained, and how many at a time. A tile that fails does not stop the others."""
 
-    def adapt(self, conditions: Conditions) -> None:  # noqa: B027  # most do not care
-        """Look at what the run says, before anything else is asked for. Nothing, unless overridden."""
+    def adapt(self, conditions: Conditions) -> None:  # noqa: B027  # most do not depend on the run
+        """Adapt to settings of the run; called before all other methods. Does nothing, unless overridden."""
 
-    def start(self) -> None:  # noqa: B027  # most have nothing to get ready
-        """Begin to get ready: there will be tiles to train once the images are read. Nothing, unless overridden."""
+    def start(self) -> None:  # noqa: B027  # most need no preparation
+        """Start preparing: tiles are trained once the images are read. Does nothing, unless overridden."""
 
     @abstractmethod
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train tiles in any order and report each as it ends.
 
         Args:
-            tiles: What is to be trained.
+            tiles: Tiles to train.
             train_tile: Trains one tile.
 
         Raises:
@@ -92,7 +92,7 @@ class Workers(ABC):
 
 
 def attempt(tile: Tile, train_tile: Callable[[Tile], None], *, processes: int = 1) -> Outcome:
-    """Train a tile, and say how it ended.
+    """Train a tile, and return its outcome.
 
     Args:
         tile: The tile.
@@ -107,17 +107,17 @@ def attempt(tile: Tile, train_tile: Callable[[Tile], None], *, processes: int = 
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
-        fewer = "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit"
-        advice = f"{fewer if processes > 1 else 'Fit'} a new run with a smaller {SMALLER}."
+        fewer = "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit"
+        advice = f"{fewer if processes > 1 else 'Fit'} a new run with a smaller {MEMORY_SETTINGS}."
         outcome = Outcome(tile, out_of_memory(error, advice) or _without_traceback(error))
     else:
         return Outcome(tile, None)
-    gc.collect()  # what failed holds itself, and is in the way of the next tile
+    gc.collect()  # failed models refer to themselves, and would keep memory from the next tile
     return outcome
 
 
 def _without_traceback(error: Exception) -> Exception:
-    """Let go of what failed; the log of the tile has the traceback."""
+    """Remove tracebacks, which keep the failed model in memory; the log of the tile has them."""
     parts: list[BaseException] = [error]
     for part in parts:
         part.__traceback__ = None

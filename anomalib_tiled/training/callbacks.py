@@ -1,4 +1,4 @@
-"""Giving back freed memory between the parts of the work on one tile."""
+"""A callback that returns freed memory to the system between the steps of training a tile."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Settings
 
 
-class GivesBackMemory(Callback):
-    """Gives back what was freed before a model learns from all features that it has seen, and after that.
+class ReleaseMemory(Callback):
+    """Returns freed memory to the system before a model fits its memory bank, and after that.
 
-    Each needs blocks of other sizes than the other, so what one leaves behind would lie idle while the other works.
+    Collecting features and fitting need blocks of different sizes, so freed blocks of one would lie idle in the other.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called before the model learns."""
+        """Return memory before the model fits its memory bank."""
         del trainer, pl_module
         give_back_freed_memory()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when it has learned."""
+        """Return memory after the model has fitted it."""
         del trainer, pl_module
         give_back_freed_memory()
 
 
-def giving_back(model: AnomalibModule, settings: Settings) -> list[Callback]:
-    """Give what a trainer needs to get along with less memory, where that is worth the time of fetching it again.
+def memory_callbacks(model: AnomalibModule, settings: Settings) -> list[Callback]:
+    """List the callbacks that save memory where memory is limited: allocating it again takes time.
 
-    That is where memory has a budget, and where the model learns at the end of its only epoch.
+    That is if the run has a memory budget and the model fits a memory bank at the end of its only epoch.
 
     Args:
         model: The model.
         settings: The configuration of the run.
     """
     scarce = settings.memory_bytes is not None and isinstance(model, MemoryBankMixin)
-    return [GivesBackMemory()] if scarce else []
+    return [ReleaseMemory()] if scarce else []

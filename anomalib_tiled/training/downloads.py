@@ -1,4 +1,4 @@
-"""What models download when their training starts."""
+"""Downloads of models before their training starts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 WEIGHTS = "prepare_pretrained_model"
 IMAGES = "prepare_imagenette_data"
-"""Methods of anomalib's models that download what is not there."""
+"""Methods of anomalib's models that download missing weights and images."""
 
 
 def download(run: Run) -> None:
-    """Have a model download what it needs, once, before several processes would do it at the same time.
+    """Download what a model needs once, before several processes do so at the same time.
 
-    Each would find what another has half downloaded, and take it for the whole.
+    A process would otherwise take the half-downloaded file of another process for the whole file.
 
     Args:
         run: The run.
 
     Raises:
-        ConfigurationError: It cannot be downloaded.
+        ConfigurationError: The download failed.
     """
     if not hasattr(class_of(run.settings.model), WEIGHTS):
         return
@@ -37,8 +37,8 @@ def download(run: Run) -> None:
             getattr(model, IMAGES)(tuple(run.grid.tile_size))
     except (OSError, RuntimeError, ValueError) as error:
         message = (
-            f"{type(model).__name__} downloads weights or images before it is trained, which failed: {error}. "
-            "Try again with the internet, and with room on the disk; or copy from a machine that has them "
-            f"{get_pretrained_weights_dir()} (weights) and the folder of images that the model's arguments name."
+            f"{type(model).__name__} downloads weights or images before training, and the download failed: {error}. "
+            "Try again with an internet connection and free disk space; or copy from another machine "
+            f"{get_pretrained_weights_dir()} (weights) and the image folder that the model's arguments name."
         )
         raise ConfigurationError(message) from error

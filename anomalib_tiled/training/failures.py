@@ -1,4 +1,4 @@
-"""Tiles that could not be trained, gathered by their reasons."""
+"""Tiles that could not be trained, grouped by reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import OutOfMemoryError, UnfitLocationError
-from anomalib_tiled.training.worker import UnsentError, WorkerError, has_failed_for_good
+from anomalib_tiled.training.worker import UnsentError, WorkerError, gpu_has_failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
 
 ALIKE = 2
-"""Tiles that fail alike after which no more are tried: what fails at two locations would fail at all."""
+"""Tiles that fail for the same reason before training stops: such a reason would stop every tile."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Failures:
     """Tiles that could not be trained.
 
     Args:
-        keep_going: Whether all other tiles are tried, however many fail alike.
+        keep_going: Whether to try all other tiles, however many fail for the same reason.
     """
 
     keep_going: bool = False
@@ -33,19 +33,19 @@ class Failures:
     _lasting: Counter[str] = field(default_factory=Counter)
 
     def add(self, tile: Tile, error: Exception, *, others_fitted: bool) -> str:
-        """Take in a failure, and give the reason as it is noted of the tile.
+        """Record a failure, and return its reason for the record of the tile.
 
         Args:
             tile: The tile.
             error: Why it failed.
-            others_fitted: Whether the model could be fitted on another tile.
+            others_fitted: Whether the model was fitted on another tile.
         """
         of_location = isinstance(error, UnfitLocationError) and (error.blank or others_fitted)
         reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
-        kind = reason.replace(tile.name, "the tile")  # an error that names its tile is that of others too
+        kind = reason.replace(tile.name, "the tile")  # other tiles may fail with the same error and their own name
         self._reasons.setdefault(kind, reason)
         self._tiles.setdefault(kind, []).append(tile)
-        self._lasting[kind] += not of_location and not _passes(error)
+        self._lasting[kind] += not of_location and not _is_temporary(error)
         return reason
 
     def __len__(self) -> int:
@@ -54,17 +54,18 @@ class Failures:
 
     @property
     def are_alike(self) -> bool:
-        """Whether no other tile should be tried, because the same reason would be in its way."""
+        """Whether training should stop, because every other tile would fail for the same reason."""
         return not self.keep_going and any(number >= ALIKE for number in self._lasting.values())
 
     def message(self, folder: RunFolder, tiles: Sequence[Tile], left: int, refusal: str | None = None) -> str:
-        """Say which tiles failed for which reason, and how to go on.
+        """List which tiles failed for which reason, and how to resume.
 
         Args:
             folder: The run.
             tiles: All tiles of the run.
-            left: Number of those that are still to be trained.
-            refusal: Why locations on which the model cannot be fitted are not left out; ``None`` if there are none.
+            left: Number of tiles that are still to be trained.
+            refusal: Why the run does not leave out locations where the model cannot be fitted; ``None`` if there are
+                none.
         """
         causes = [
             f"{', '.join(tile.name for tile in failed)}: {self._reasons[kind]} (log: {folder.tile_log(failed[0])})"
@@ -78,30 +79,30 @@ class Failures:
         if not self.are_alike:
             return f"{len(self)} tiles could not be trained; all others are done."
         return (
-            f"{len(self)} tiles could not be trained, and no other is tried, because {ALIKE} failed for the same "
+            f"{len(self)} tiles could not be trained. Training stopped, because {ALIKE} failed for the same "
             f"reason: {number - left} of {number} tiles are done, {left} are left."
         )
 
 
 def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -> list[str]:
-    """Say how to correct a run whose training has failed, and how to go on with it; a line each.
+    """Say how to fix a run whose training has failed, and how to resume it; a line each.
 
     Args:
         folder: The run.
         tiles: All tiles of the run.
-        stopped: Whether others would be tried if that were asked for.
+        stopped: Whether training stopped before all tiles were tried.
     """
     command = f"anomalib tiled fit --ckpt_dir {folder.path}"
     done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
     again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
     lines = [
-        f"Fix the cause, then go on with `{command}`.",
+        f"Fix the cause, then resume with `{command}`.",
         f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
     ]
-    return [*lines, f"To try all other tiles all the same: `{command} --keep_going`."] if stopped else lines
+    return [*lines, f"To try all other tiles anyway: `{command} --keep_going`."] if stopped else lines
 
 
-def _passes(error: Exception) -> bool:
-    """Whether another tile may well be trained, or this one later: memory, a process or a GPU was lost."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether another tile may succeed, or this one later: a process, its memory or its GPU failed."""
     died = isinstance(error, WorkerError) and not isinstance(error, UnsentError)
-    return died or isinstance(error, OutOfMemoryError) or has_failed_for_good(error)
+    return died or isinstance(error, OutOfMemoryError) or gpu_has_failed(error)

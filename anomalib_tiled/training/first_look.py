@@ -1,4 +1,4 @@
-"""What can be seen of a model and its data before anything is trained: a blank tile on its way, and a few numbers."""
+"""Checks of a model and its data before training: a blank tile passes through every step, and a few numbers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size, TileGrid
 
 LAYERS = ("layers", "layer")
-"""Arguments by which models ask for layers of their backbone."""
+"""Arguments of models that name layers of their backbone."""
 
 
 def check_fresh_model(spec: ClassSpec, tile_size: Size) -> None:
-    """Make a model once, and refuse what it would fail at in every tile.
+    """Make a model once, and refuse it if it would fail on every tile.
 
     Args:
         spec: Class and arguments.
         tile_size: Height and width of the tiles in pixels.
 
     Raises:
-        ConfigurationError: It cannot be made, its backbone lacks a layer, or its pre-processor gives something else
-            than a tile.
+        ConfigurationError: The model cannot be made, its backbone lacks a layer, or its pre-processor does not return
+            a tile.
     """
     try:
         model = build_tile_model(spec, tile_size)
@@ -53,7 +53,7 @@ def check_fresh_model(spec: ClassSpec, tile_size: Size) -> None:
 
 
 def check_augmentations(datamodule: AnomalibDataModule, split: Split, grid: TileGrid) -> None:
-    """Send a blank image through the augmentations of each subset.
+    """Apply the augmentations of each subset to a blank image.
 
     Args:
         datamodule: Has the augmentations.
@@ -61,8 +61,8 @@ def check_augmentations(datamodule: AnomalibDataModule, split: Split, grid: Tile
         grid: Gives the size of the images.
 
     Raises:
-        DataError: One changes the size or the channels of an image.
-        ConfigurationError: One fails.
+        DataError: An augmentation changes the size or the channels of an image.
+        ConfigurationError: An augmentation fails.
     """
     whole, randomness = (slice(0, grid.image_size.height), slice(0, grid.image_size.width)), Randomness.now()
     blank = _Blank(has_masks=any(sample.masks for sample in split.samples))
@@ -76,9 +76,9 @@ def check_augmentations(datamodule: AnomalibDataModule, split: Split, grid: Tile
             collate([images[0]])
         except DataError:
             raise
-        except Exception as error:  # they may refuse in any way
+        except Exception as error:  # augmentations may raise anything
             message = (
-                f"{subset}_augmentations of the data module must take images of {grid.image_size} pixels, but fail: "
+                f"{subset}_augmentations of the data module must accept images of {grid.image_size} pixels, but fail: "
                 f"{type(error).__name__}: {str(error).rstrip('.')}. Change them."
             )
             raise ConfigurationError(message) from error
@@ -101,24 +101,24 @@ class _Blank:
 
 
 def _layers_of(backbone: Plain) -> list[str]:
-    """Name the layers of a backbone; none if there is no such backbone, which who asks for it says better."""
+    """Name the layers of a backbone; none if there is no such backbone, which the error of the model explains."""
     try:
         return _names(TimmFeatureExtractor(backbone, layers=[], pre_trained=False))
-    except Exception:  # noqa: BLE001  # the model has been refused already, and that is said
+    except Exception:  # noqa: BLE001  # the caller raises the error of the model itself
         return []
 
 
 def _names(extractor: TimmFeatureExtractor) -> list[str]:
-    """Name the layers that a backbone has; none if it does not tell."""
+    """Name the layers that a backbone has; none if it does not list them."""
     known = getattr(extractor.feature_extractor, "feature_info", [])
     return [each["module"] for each in getattr(known, "info", known)]
 
 
 def _check_layers(arguments: Mapping[str, Plain], allowed: Sequence[str]) -> None:
-    """Refuse layers that a backbone lacks; they may be given by their numbers.
+    """Refuse layers that a backbone lacks; a layer may be given as its number.
 
     Raises:
-        ConfigurationError: It lacks one, or none is given.
+        ConfigurationError: The backbone lacks a layer, or no layer is given.
     """
     for argument in (each for each in LAYERS if allowed and isinstance(arguments.get(each), (str, list, tuple))):
         given = arguments[argument]
@@ -137,25 +137,25 @@ def _check_layers(arguments: Mapping[str, Plain], allowed: Sequence[str]) -> Non
 
 
 def _check_pre_processor(model: AnomalibModule, tile_size: Size) -> None:
-    """Send a blank tile through the pre-processor of a model; anomalib's batches hold nothing but three channels.
+    """Apply the pre-processor of a model to a blank tile; anomalib's batches hold three channels only.
 
     Raises:
-        ConfigurationError: It fails, or gives something else than tiles.
+        ConfigurationError: The pre-processor fails, or does not return tiles.
     """
     if not isinstance(model.pre_processor, PreProcessor) or (transform := model.pre_processor.transform) is None:
         return
     expected = (1, CHANNELS, *tile_size)
     try:
         given = transform(torch.zeros(expected))
-    except Exception as error:  # a transform may refuse in any way
+    except Exception as error:  # a transform may raise anything
         message = (
-            f"The pre-processor of the model must take tiles of {tile_size} pixels, but fails: {error}. Change it."
+            f"The pre-processor of the model must accept tiles of {tile_size} pixels, but fails: {error}. Change it."
         )
         raise ConfigurationError(message) from error
     if tuple(given.shape) != expected or not given.is_floating_point():
         message = (
-            f"The pre-processor of the model must give tiles of {CHANNELS} channels and {tile_size} pixels as "
-            f"floats, but gives {' x '.join(map(str, given.shape[1:]))} (channels, height, width), {given.dtype}. "
+            f"The pre-processor of the model must return tiles of {CHANNELS} channels and {tile_size} pixels as "
+            f"floats, but returns {' x '.join(map(str, given.shape[1:]))} (channels, height, width), {given.dtype}. "
             "Change model.init_args.pre_processor: Grayscale, for example, needs num_output_channels: 3."
         )
         raise ConfigurationError(message)

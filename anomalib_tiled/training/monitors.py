@@ -1,4 +1,4 @@
-"""What callbacks monitor while a tile is trained, and what is measured for them."""
+"""Values that callbacks monitor while a tile is trained, and the metrics that are measured for them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ALWAYS = ("AUROC", "AUPR", "F1Max")
-"""Metrics that can be monitored whatever ``metrics`` names."""
+"""Metrics that callbacks can always monitor, also if ``metrics`` does not name them."""
 
 LEVELS = ("image", "pixel")
 
 
 def monitors_of(callbacks: Iterable[Callback]) -> dict[str, str]:
-    """Give the name of a callback by each of the values that callbacks monitor."""
+    """Map each monitored value to the name of the callback that monitors it."""
     return {monitor: type(each).__name__ for each in callbacks if (monitor := _monitor_of(each)) is not None}
 
 
 def measured_for(callbacks: Iterable[Callback], metrics: MetricSettings) -> MetricSettings | None:
-    """Give the metrics that are measured after each epoch; ``None`` if no callback monitors any.
+    """Give the metrics to measure after each epoch; ``None`` if no callback monitors any.
 
     Args:
         callbacks: The callbacks.
-        metrics: What the configuration names; of these, only what is monitored is measured.
+        metrics: Metrics of the configuration; only those that a callback monitors are measured.
     """
     known, monitored = _measurable(metrics), monitors_of(callbacks)
     if known.keys().isdisjoint(monitored):
@@ -58,14 +58,14 @@ def measured_for(callbacks: Iterable[Callback], metrics: MetricSettings) -> Metr
 
 
 def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metrics: MetricSettings) -> list[Callback]:
-    """Leave out callbacks that monitor a metric which needs both classes, where a tile has only one of them.
+    """Leave out callbacks whose metric needs normal and anomalous tiles if the tile has only one class.
 
-    Such a metric stays 0 whatever the model learns: it would stop the training early, or choose its first epoch.
+    Such a metric stays 0 in every epoch: it would stop the training early, or select the first epoch.
 
     Args:
         callbacks: The callbacks.
         data: The images of the tile.
-        metrics: What the configuration names.
+        metrics: Metrics of the configuration.
     """
     known = _measurable(metrics)
     watching = [each for each in callbacks if _monitor_of(each) in known]
@@ -73,7 +73,7 @@ def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metri
     alike = {level for level in levels if len(set(data.validation_labels(pixels=level == "pixel"))) <= 1}
     left_out = [each for each in watching if str(_monitor_of(each)).startswith(tuple(alike))]
     for each in left_out:
-        text = "%s is left out: %s is not defined, as all validation tiles are alike."
+        text = "%s is not used: %s is not defined, because all validation tiles are of one class."
         logger.info(text, type(each).__name__, _monitor_of(each))
     return [each for each in callbacks if each not in left_out]
 
@@ -81,16 +81,16 @@ def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metri
 def check_monitors(
     settings: Settings, split: Split, monitored: Mapping[str, str], logged: Callable[[], Iterable[str]]
 ) -> None:
-    """Refuse callbacks that monitor what nothing gives.
+    """Refuse callbacks that monitor a value which nothing measures or logs.
 
     Args:
         settings: The configuration.
-        split: Which images tiles are validated on.
-        monitored: Names of callbacks by what they monitor.
-        logged: Trains a little to see what the model logs itself; called only if a monitor is no metric.
+        split: Which image is used for what.
+        monitored: Names of callbacks by the value that they monitor.
+        logged: Trains one batch to list the values that the model logs; called only if a monitored value is no metric.
 
     Raises:
-        ConfigurationError: A monitor is not there, is not defined on these images, or cannot be measured.
+        ConfigurationError: A monitored value does not exist, is not defined on these images, or cannot be measured.
     """
     known = _measurable(settings.metrics)
     lacking = {level: _lacking(level, split) for level in LEVELS}
@@ -115,14 +115,14 @@ def check_monitors(
 
 
 class TileEvaluator(Evaluator):
-    """Measures the validation tiles after each epoch, so that callbacks can monitor that.
+    """Measures the validation tiles after each epoch, so that callbacks can monitor the metrics.
 
     Scores have the scale of the model. Metrics of decisions are measured at the threshold that F1AdaptiveThreshold
     finds for the tiles of that epoch.
 
     Args:
-        metrics: What is measured.
-        monitored: Names of callbacks by what they monitor.
+        metrics: Metrics to measure.
+        monitored: Names of callbacks by the value that they monitor.
     """
 
     def __init__(self, metrics: MetricSettings, monitored: Mapping[str, str]) -> None:
@@ -131,7 +131,7 @@ class TileEvaluator(Evaluator):
         self._batches: list[SimpleNamespace] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Forget the batches of the last epoch."""
         del trainer, pl_module
         self._batches = []
 
@@ -144,7 +144,7 @@ class TileEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep scores and truth of a batch."""
+        """Keep scores and ground truth of a batch."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         self._batches.append(_kept(batch))
 
@@ -153,7 +153,7 @@ class TileEvaluator(Evaluator):
 
         Raises:
             ConfigurationError: A callback monitors pixels, but the model gives no anomaly maps.
-            TrainingError: A metric that is monitored is not defined.
+            TrainingError: A monitored metric is not defined.
         """
         if trainer.sanity_checking:  # on a few tiles only
             return
@@ -163,7 +163,7 @@ class TileEvaluator(Evaluator):
             value = measured.get(name) if finite else float("nan")
             if isinstance(value, (int, float)):
                 pl_module.log(name, value)
-                if trainer.barebones:  # in which nothing is logged
+                if trainer.barebones:  # such a trainer logs nothing
                     trainer.callback_metrics[name] = torch.tensor(value)
             elif name in self._monitored:
                 self._refuse(name, pl_module, value)
@@ -188,7 +188,7 @@ def _monitor_of(callback: Callback) -> str | None:
 
 
 def _measurable(metrics: MetricSettings) -> dict[str, str | dict[str, object]]:
-    """Give what can be measured of the tiles, as ``metrics`` says it, by the names of the results."""
+    """Give the metrics that can be measured on tiles, as ``metrics`` writes them, by the names of their results."""
     found: dict[str, str | dict[str, object]] = {}
     for level in LEVELS:
         given = getattr(metrics, level)
@@ -198,12 +198,12 @@ def _measurable(metrics: MetricSettings) -> dict[str, str | dict[str, object]]:
 
 
 def _lacking(level: str, split: Split) -> str:
-    """Say what the validation images lack for metrics of a level; "" if nothing."""
+    """Say what the validation images lack for metrics of a level; "" if they lack nothing."""
     images = split.calibration_samples if split.calibration_subset == "val" else ()
     if not any(sample.label == 1 for sample in images):
         return (
             "anomalous validation images, but there are none. Give the data module some (val_split_mode), or monitor "
-            "what the model logs itself, such as train_loss."
+            "a value that the model logs, such as train_loss."
         )
     if level == "pixel" and not any(sample.masks for sample in images):
         return (
@@ -214,10 +214,10 @@ def _lacking(level: str, split: Split) -> str:
 
 
 def _check_scale(settings: Settings, callback: str, monitor: str) -> None:
-    """Refuse metrics that cannot do without normalized scores: tiles are measured before there are any.
+    """Refuse a metric that needs normalized scores: tiles are measured before normalization.
 
     Raises:
-        ConfigurationError: It is one.
+        ConfigurationError: The metric needs normalized scores.
     """
     level, given = monitor.partition("_")[0], _measurable(settings.metrics)[monitor]
     [spec] = read_metrics(level, [given])
@@ -233,7 +233,7 @@ def _check_scale(settings: Settings, callback: str, monitor: str) -> None:
 
 
 def _kept(batch: ImageBatch) -> SimpleNamespace:
-    """Keep what is measured of a batch; scores and maps in the form that tiles are predicted in."""
+    """Keep predictions and ground truth of a batch, in the shapes of tile predictions."""
     maps, scores = batch.anomaly_map, batch.pred_score
     if maps is not None:
         maps = in_size(maps.detach(), cast("torch.Tensor", batch.image))[:, 0].cpu()
@@ -254,7 +254,7 @@ def _is_finite(batch: SimpleNamespace) -> bool:
 
 
 def _measured(metrics: MetricSettings, batches: Iterable[SimpleNamespace]) -> dict[str, object]:
-    """Decide about the tiles, and measure."""
+    """Apply the thresholds to the tiles, and measure."""
     batches = [*batches]
     _decide(batches, ("pred_score", "gt_label", "pred_label"), ExactScores())
     _decide(batches, ("anomaly_map", "gt_mask", "pred_mask"), ScoreDistribution())
@@ -265,7 +265,7 @@ def _measured(metrics: MetricSettings, batches: Iterable[SimpleNamespace]) -> di
 
 
 def _decide(batches: Iterable[SimpleNamespace], fields: tuple[str, str, str], seen: ScoreDistribution) -> None:
-    """Call anomalous what lies above the threshold with the best F1 score."""
+    """Label values above the threshold with the best F1 score as anomalous."""
     values, truth, decided = fields
     known = [each for each in batches if getattr(each, values) is not None and getattr(each, truth) is not None]
     for batch in known:

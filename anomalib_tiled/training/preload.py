@@ -1,4 +1,4 @@
-"""Imported once by the process that others are copied from: what training a tile needs, without its warnings."""
+"""Imports for training a tile, without their warnings, in the process that workers are forked from."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ with without_known_warnings():
     import_module("anomalib_tiled.training.train_tile")
     import_module("anomalib_tiled.training.stored_predictions")
 atexit.register(gc.unfreeze)  # otherwise some packages complain when this process ends
-gc.freeze()  # what is imported stays; looking for garbage in it takes half a second each time
+gc.freeze()  # imported objects stay; searching them for garbage takes half a second each time

@@ -1,4 +1,4 @@
-"""Before a run: everything that can be wrong is found, and the run folder is made."""
+"""Before a run: check everything that can be wrong, and make the run folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
-from anomalib_tiled.training.stage_check import rehearse
+from anomalib_tiled.training.stage_check import check_stages
 from anomalib_tiled.training.train_tile import check_monitored, check_trainer
 from anomalib_tiled.training.workers import workers_of
 
@@ -50,39 +50,39 @@ def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, 
 
     Args:
         settings: The configuration.
-        report: Told in a line what should be known before any work is done.
+        report: Receives warnings, a line each, before the training starts.
         tested: Whether the run will be measured on its test images, so that there must be some.
 
     Raises:
-        TiledError: Something that the user has to change; nothing is left behind.
+        TiledError: The user has to change something; no files are left.
     """
     with TemporaryDirectory() as temporary, log_to(log := Path(temporary) / "run.log"):
         return _prepare(settings, report, log, tested=tested)
 
 
 def check_test_images(split: Split) -> None:
-    """Check that a run can be measured when it is fitted.
+    """Check that there are test images to measure a run with.
 
     Raises:
         DataError: There are no test images.
     """
     if not split.subset("test"):
         message = (
-            "`train` fits a run and then measures it on test images, but there are none. Name some in the data module, "
+            "`train` fits a run and then measures it on test images, but there are none. Give the data module some, "
             "or set its test_split_mode; `fit` needs none."
         )
         raise DataError(message)
 
 
 def change_settings(folder: RunFolder, settings: Settings) -> None:
-    """Give a run another configuration, after what it names was tried out as for a new run.
+    """Give a run another configuration, after the same checks as for a new run.
 
     Args:
-        folder: The run. What a test has found with another configuration is removed.
-        settings: The configuration; it differs from that of the run in settings that need no training.
+        folder: The run. Test results of another configuration are removed.
+        settings: The configuration; it differs from that of the run only in settings that need no training.
 
     Raises:
-        TiledError: Something in it cannot be used, or another process works in the run.
+        TiledError: A setting cannot be used, or another process works in the run.
     """
     before = folder.settings()
     with locked(folder.path), log_to(folder.log_file):
@@ -134,31 +134,31 @@ def _read_images(folder: RunFolder) -> None:
     """Decode all images, into the cache if there is one."""
     settings, split = folder.settings(), Split.read(folder.split_file)
     source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
-    if isinstance(source, DecodedFiles):  # a cache has read every file by now
+    if isinstance(source, DecodedFiles):  # a cache has already read every file
         source.check(split)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
-    """Copy what was logged into the run.
+    """Copy the log of the preparation into the run.
 
     Raises:
-        StorageError: There is no room for it.
+        StorageError: The disk is full.
     """
     with storage_errors(folder.log_file):
-        folder.log_file.parent.mkdir(exist_ok=True)  # another command may look into the run already
+        folder.log_file.parent.mkdir(exist_ok=True)  # another command may already have opened the run
         with folder.log_file.open("ab") as file:
             file.write(log.read_bytes())
 
 
 def _with_image_size(settings: Settings, split: Split) -> Settings:
-    """Put the images' own size into the settings if they name none, and check that all files can be used."""
+    """Fill in the images' own size if the settings name none, and check that all files can be used."""
     given = settings.tiling.image_size
     height, width = common_size(split, None if given is None else as_size(given))
     return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
 
 
 def _with_folders(settings: Settings) -> Settings:
-    """Make folders absolute, so that a run can be gone on with from anywhere."""
+    """Make folders absolute, so that a run can be resumed from any folder."""
     cache = settings.cache
     if cache is not None and cache.directory is not None:
         cache = replace(cache, directory=str(Path(cache.directory).absolute()))
@@ -166,7 +166,7 @@ def _with_folders(settings: Settings) -> Settings:
 
 
 def _check_folders(settings: Settings) -> None:
-    """Refuse folders without a name, which would be the folder that this is called in."""
+    """Refuse empty folder names, which would mean the current folder."""
     cache = None if settings.cache is None else settings.cache.directory
     for name, folder in {"default_root_dir": settings.default_root_dir, "cache.directory": cache}.items():
         if folder == "":
@@ -175,14 +175,14 @@ def _check_folders(settings: Settings) -> None:
 
 
 def _try_out(settings: Settings) -> None:
-    """Make everything once that needs no images, so that what cannot be made fails before any is looked for."""
+    """Make everything once that needs no images, so that errors appear before images are searched and read."""
     if settings.tiling.image_size is not None:
         grid_of(settings.tiling)
     _check_folders(settings)
-    rehearse(*(Stages.build(settings) for _ in range(3)))
+    check_stages(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
     if settings.memory_bytes:
-        logger.info("Models and images may take up %d bytes of memory.", settings.memory_bytes)
+        logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)
     workers = workers_of(settings)
     check_trainer(settings.trainer)
-    workers.start()  # it takes them seconds, in which images are looked for and read here
+    workers.start()  # takes seconds, during which this process searches and reads images

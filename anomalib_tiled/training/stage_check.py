@@ -1,4 +1,4 @@
-"""Rehearsal: every chosen stage is tried on made-up images before anything is trained."""
+"""Stage check: every chosen stage is tried on made-up images before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, name_of
 from anomalib_tiled.training.calibrate import learn
-from anomalib_tiled.training.stored_predictions import Predictable
+from anomalib_tiled.training.stored_predictions import LazyPrediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.scoring import Scorer
 
 GRID = TileGrid(Size(48, 40), Size(24, 24), Size(16, 16))
-"""Small, and with everything that a grid can have: overlap, and last tiles that were moved back."""
+"""Small, but with overlapping tiles, and with last tiles that were moved back to the border."""
 
 IMAGES = 6
 TOLERANCE = 0.01
-"""How far from 0.5 a normalizer may bring the threshold, and how far predictions of one image may differ."""
+"""How far from 0.5 a normalized threshold may lie, and how far predictions of one image may differ."""
 
 MOST = 0.6
 """Share of the images whose scores must agree."""
 
 
-def rehearse(stages: Stages, *anew: Stages) -> None:
-    """Let the stages learn from made-up images, predict them, and check what every stage gives.
+def check_stages(stages: Stages, *anew: Stages) -> None:
+    """Calibrate the stages on made-up images, predict these, and check the result of every stage.
 
     Args:
         stages: The stages of a configuration.
-        anew: The same stages made once more, as every later command makes them, and again; they must predict what those
-            predict that have learned, in one batch or one by one.
+        anew: New objects of the same stages, as every later command makes them; with the calibration of ``stages`` they
+            must predict the same, in one batch or one by one.
 
     Raises:
-        StageError: A stage raises, or does something else than its contract says.
+        StageError: A stage raises, or breaks its contract.
     """
     batch = _images()
     images = cast("torch.Tensor", batch.image)
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
     ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
-        calibration = learn(ensemble, lambda: [Predictable(batch, partial(ensemble.predict_raw, images))])
+        calibration = learn(ensemble, lambda: [LazyPrediction(batch, partial(ensemble.predict_raw, images))])
         for level in (calibration.image, *calibration.tiles.values()):
             for scale in () if level is None else (level.scores, level.maps):
                 _check_centred(stages, scale)
@@ -70,7 +70,7 @@ def rehearse(stages: Stages, *anew: Stages) -> None:
 
 
 class _Brightness(torch.nn.Module):
-    """Plays a tile model: what is bright is anomalous."""
+    """Stands in for a tile model: bright pixels are anomalous."""
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         maps = images.mean(dim=1, keepdim=True)
@@ -79,7 +79,7 @@ class _Brightness(torch.nn.Module):
 
 def _images() -> ImageBatch:
     """Make noise; the second half of the images has a bright defect that covers a seam."""
-    generator = torch.Generator().manual_seed(0)  # leaves the generators alone that training draws from
+    generator = torch.Generator().manual_seed(0)  # does not touch the generators that training draws from
     images = 0.5 * torch.rand((IMAGES, 3, *GRID.image_size), generator=generator)
     masks = torch.zeros((IMAGES, *GRID.image_size), dtype=torch.bool)
     masks[IMAGES // 2 :, 10:20, 12:20] = True
@@ -88,7 +88,7 @@ def _images() -> ImageBatch:
 
 
 def _check_centred(stages: Stages, scale: Learned) -> None:
-    """Check that a normalizer brings the threshold to 0.5, and keeps the order of scores."""
+    """Check that a normalizer maps the threshold to 0.5, and keeps the order of scores."""
     if scale.normalization is None:
         return
     around = scale.threshold + torch.linspace(-0.1, 0.1, 5)
@@ -102,7 +102,7 @@ def _check_centred(stages: Stages, scale: Learned) -> None:
 
 
 def _check_scorer(scorer: Scorer, images: torch.Tensor) -> None:
-    """Check that a scorer leaves the maps alone, which go on to the masks and pictures."""
+    """Check that a scorer does not change the maps, from which masks and pictures are made next."""
     maps = images.mean(dim=1, keepdim=True)
     tile_scores = torch.stack([maps[..., tile.rows, tile.columns].amax(dim=(1, 2, 3)) for tile in GRID.tiles])
     _call_unchanging(scorer, scorer.score, tile_scores, maps, shape=(len(images),))
@@ -111,20 +111,20 @@ def _check_scorer(scorer: Scorer, images: torch.Tensor) -> None:
 def _call_unchanging(
     stage: object, method: Callable[..., torch.Tensor], given: torch.Tensor, *others: object, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Call a stage, and check that it does not change what others read too."""
+    """Call a stage, and check that it does not change its inputs, which other stages read too."""
     tensors = [each for each in (given, *others) if isinstance(each, torch.Tensor)]
     before = [each.clone() for each in tensors]
     result = call_stage(stage, method, given, *others, shape=shape)
     if not all(map(torch.equal, tensors, before)):
-        message = f"{name_of(stage)} must not change what it is given, but does. Let it return a new tensor."
+        message = f"{name_of(stage)} must not change its inputs, but does. Let it return a new tensor."
         raise StageError(message)
     return result
 
 
 def _check_alike(learned: InferenceBatch, anew: Sequence[InferenceBatch], stages: Stages) -> None:
-    """Check that images are predicted alike by stages that have learned and by new ones, in one batch or several."""
+    """Check that calibrated stages and new ones predict the same, in one batch or several."""
     (scores, maps), (own_scores, own_maps) = _joined([learned]), _joined(anew)
-    # Not the largest difference: a normalizer may have steps, and a single score may fall to the other side of one.
+    # Not the largest difference: a normalizer may have steps, and a single score may lie on the other side of one.
     most = (scores - own_scores).abs().quantile(MOST)
     apart = max(float(most), float((maps - own_maps).abs().mean()))
     if apart > TOLERANCE:
@@ -132,7 +132,7 @@ def _check_alike(learned: InferenceBatch, anew: Sequence[InferenceBatch], stages
         names = " and ".join(name_of(each) for each in used if each is not None and _is_foreign(each))
         message = (
             f"{names or 'The stages'} must predict an image alike in every batch and every command, but predictions "
-            f"differ by {apart:.3g}. Keep nothing of other images, and what is learned only in what learn returns."
+            f"differ by {apart:.3g}. Keep nothing of other images, and only return from learn what it has learned."
         )
         raise StageError(message)
 

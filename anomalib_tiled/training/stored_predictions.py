@@ -1,7 +1,7 @@
 """Predicting images with all tile models: the workers share the tiles, so that each model is loaded once.
 
-What tile models say goes to the disk, where it is found again: validation images that are the test images are
-predicted once, and so are images whose stages learn anew.
+Raw tile predictions are stored on the disk and used again: if the validation images are also the test images, they are
+predicted once, and a new calibration needs no new predictions.
 """
 
 from __future__ import annotations
@@ -48,79 +48,79 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 2 * 10**9
-"""Bytes of predictions that stay on the disk, to be used again, however little is free there."""
+"""Bytes of predictions that are kept on the disk for later commands, however little space is free."""
 
 SHARE_THAT_STAYS = 0.1
-"""Share of what is free on the disk that more than these may take up and stay."""
+"""Larger predictions are kept if they take up at most this share of the free space on the disk."""
 
 KEPT_SET = re.compile(r"[0-9a-f]{16}")
-"""Name of a folder of predictions that stay."""
+"""Name of a folder of kept predictions."""
 
 SHARE_OF_DISK = 0.5
-"""Share of what is free on the disk that predictions may take up; if they need more, images are predicted in parts."""
+"""Share of the free disk space that predictions may take up; if they need more, images are predicted in parts."""
 
 TILE_PIXELS_AT_ONCE = 2**20
-"""Pixels of the tiles that are predicted together: memory is bounded whatever batch size the data module has."""
+"""Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
 
 LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
-"""What to do if there is too little memory to predict the images of a run."""
+"""Advice if there is too little memory to predict the images of a run."""
 
 
 class Predict(Protocol):
-    """Gives the raw predictions of a batch of images."""
+    """Returns the raw predictions of a batch of images."""
 
     def __call__(self, on_tile: Callable[[Tile, TilePrediction], None] | None = None) -> RawPrediction:
         """Predict.
 
         Args:
-            on_tile: Told the raw prediction of each tile.
+            on_tile: Receives the raw prediction of each tile.
         """
 
 
-class Predictable(NamedTuple):
-    """A batch of images, and how to get their raw predictions.
+class LazyPrediction(NamedTuple):
+    """A batch of images, and a function that predicts them when it is called.
 
     Args:
         images: The images.
-        predict: Gives the predictions.
+        predict: Returns the raw predictions.
     """
 
     images: ImageBatch
     predict: Predict
 
 
-def predictable(
+def lazy_predictions(
     run: Run, ensemble: TiledEnsemble, images: Images, folder: Path, description: str
-) -> Iterator[Predictable]:
+) -> Iterator[LazyPrediction]:
     """Yield images with their raw predictions, batch by batch.
 
-    Augmented images and those that are not in the cache are predicted whole, when their predictions are asked for.
+    Augmented images and images that are not in the cache are predicted whole, when ``predict`` is called.
 
     Args:
         run: The run.
         ensemble: Its stages; and its models, where images are predicted whole.
         images: The images.
-        folder: Folder that predictions are kept in.
-        description: What is done with them, for the progress bar.
+        folder: Folder for kept predictions.
+        description: Text of the progress bar.
 
     Raises:
         TiledError: A tile cannot be predicted.
     """
     if not _tile_by_tile(images):
         for batch in track(images, description):
-            yield Predictable(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
+            yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
         return
     for part, predictions in _predicted(run, images, folder):
         first = 0
         for batch in track(part, description):
             number = len(cast("torch.Tensor", batch.image))
             read = partial(_read, predictions, first, number)
-            yield Predictable(batch, partial(ensemble.join, number, read))
+            yield LazyPrediction(batch, partial(ensemble.join, number, read))
             first += number
 
 
 def remove_outdated(run: Run) -> None:
-    """Remove predictions of other images, and of other code, than the run has now.
+    """Remove predictions of images that the run no longer uses, and predictions of another version of the code.
 
     Args:
         run: The run.
@@ -137,9 +137,9 @@ def remove_outdated(run: Run) -> None:
 
 
 def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
-    """Predict the validation images with a model that has just been trained, so that it need not be loaded for that.
+    """Predict the validation images with a model right after its training, so that it need not be loaded again.
 
-    Nothing is done where predictions are not kept, or have no room on the disk.
+    Does nothing if predictions are not kept, or do not fit on the disk.
 
     Args:
         run: The run.
@@ -147,7 +147,7 @@ def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
         model: Its model, on the device where it predicts.
 
     Raises:
-        TiledError: It predicts nothing of use, or the disk is full.
+        TiledError: Its predictions cannot be used, or the disk is full.
     """
     images, folder = run.calibration_images(), run.folder.predictions
     if _tile_by_tile(images) and _stays(run, images, folder) and _room(images, folder) >= len(images.samples):
@@ -156,13 +156,13 @@ def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
 
 @dataclass(frozen=True)
 class PredictTile:
-    """Predicts one tile of all images. Travels to other processes, and uses one model object for all its tiles.
+    """Predicts one tile of all images. Can be sent to other processes, and uses one model object for all its tiles.
 
     Args:
         run: The run.
         images: The images.
-        predictions: Where predictions go.
-        log: File for what other packages say.
+        predictions: Where predictions are stored.
+        log: Log file.
     """
 
     run: Run
@@ -175,10 +175,10 @@ class PredictTile:
 
         Args:
             tile: The tile.
-            device: Index of the GPU to predict on; ``None`` for what the configuration says.
+            device: Index of the GPU to predict on; ``None`` for the device of the configuration.
 
         Raises:
-            TiledError: The checkpoint cannot be loaded, predicts nothing of use, or the disk is full.
+            TiledError: The checkpoint cannot be loaded, its predictions cannot be used, or the disk is full.
         """
         with log_to(self.log):
             try:
@@ -192,7 +192,7 @@ class PredictTile:
                 raise
 
     def _device_of(self, index: int | None) -> torch.device:
-        """Give the GPU that was asked for when the tiles were trained; another machine may have another number."""
+        """Give the GPU of this index, or the device of the configuration if this machine has fewer GPUs."""
         if index is None:
             return self._device
         try:
@@ -210,12 +210,12 @@ class PredictTile:
         return self.run.device()
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave models behind."""
+        """Pickle the fields only, without models."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def _predicted_tiles(run: Run, tile: Tile, model: AnomalibModule, images: Images) -> Iterator[TilePrediction]:
-    """Predict one tile of all images, some at a time."""
+    """Predict one tile of all images, in batches."""
     for tiles in images.tile(tile, run.at_once(run.grid.tile_size, TILE_PIXELS_AT_ONCE)):
         yield predict_tile(model, tiles.to(model.device))
 
@@ -226,7 +226,7 @@ def _tile_by_tile(images: Images) -> bool:
 
 
 def _stays(run: Run, images: Images, folder: Path) -> bool:
-    """Whether predictions of the images stay on the disk; what is begun goes on, although less is free then."""
+    """Whether predictions of the images are kept on the disk; if some are there already, the others follow."""
     needed = TilePredictions.bytes_for(images.grid, len(images.samples))
     return (
         needed <= KEPT or _kept(run, images, folder).folder.exists() or needed <= SHARE_THAT_STAYS * _free_disk(folder)
@@ -234,7 +234,7 @@ def _stays(run: Run, images: Images, folder: Path) -> bool:
 
 
 def _room(images: Images, folder: Path) -> int:
-    """Say of how many images the predictions have room."""
+    """Count the images whose predictions fit on the disk."""
     return int(SHARE_OF_DISK * _free_disk(folder) // TilePredictions.bytes_for(images.grid, 1))
 
 
@@ -255,7 +255,7 @@ def _kept(run: Run, images: Images, folder: Path) -> TilePredictions:
 
 
 def _fingerprint(run: Run, images: Images) -> str:
-    """Name images as they are in the cache, the code that predicts them, and what it reads beside a checkpoint."""
+    """Give a fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
     cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
     code = [code_of(run.settings.model.class_path), run.settings.training_hash, run.folder.shared_checksums()]
     content = [cache, [str(sample.image_path) for sample in images.samples], *code]
@@ -263,7 +263,7 @@ def _fingerprint(run: Run, images: Images) -> str:
 
 
 def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images, TilePredictions]]:
-    """Predict what is not predicted yet, in parts if the disk is small."""
+    """Predict the tiles that have no stored predictions, in parts if the disk is small."""
     log, kept, room = folder.parent / "logs" / "run.log", _kept(run, images, folder), _room(images, folder)
     if _stays(run, images, folder) and (room >= len(images.samples) or not _missing(run, kept)):
         _predict_missing(run, images, kept, log)
@@ -280,7 +280,7 @@ def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images,
 
 
 def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
-    """List the tiles that are not predicted with their checkpoints."""
+    """List the tiles without predictions of their present checkpoint."""
     return [
         tile for tile in run.grid.tiles if not predictions.find(tile, run.folder.checksum_of(tile), compare=compare)
     ]

@@ -1,4 +1,4 @@
-"""A process that trains tiles: what it does, and what the command knows of it."""
+"""A process that trains tiles, and its counterpart in the command."""
 
 from __future__ import annotations
 
@@ -27,33 +27,32 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.system.import_warnings import without_known_warnings
-from anomalib_tiled.stages.workers import TrainTile
+    from anomalib_tiled.stages.workers import TrainTile
 
 FAILED_GPU = re.compile(r"(CUDA|HIP|cuDNN|MIOpen) error", re.IGNORECASE)
-"""How messages begin where PyTorch has no class for it."""
+"""Beginning of messages about GPU errors for which PyTorch has no class."""
 
 
 class WorkerError(RuntimeError):
-    """A process ended in the middle of a tile."""
+    """A process ended while it was training a tile."""
 
 
 class KilledError(WorkerError):
-    """It was killed, as the system does when memory is short."""
+    """The process was killed, as the system does when memory is short."""
 
 
 class UnsentError(WorkerError):
-    """Stands for an error that cannot be sent from one process to another."""
+    """Replaces an error that cannot be sent from one process to another."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process works.
+    """Threads and device of a process.
 
     Args:
-        threads: Processor threads that it may use.
-        device: Index of the GPU that it works on; ``None`` to leave the choice to the configuration.
-        processes: How many there are on this machine.
+        threads: Processor threads that the process may use.
+        device: Index of the GPU that the process works on; ``None`` for the device of the configuration.
+        processes: Number of processes on this machine.
     """
 
     threads: int
@@ -73,7 +72,7 @@ class Place:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Have PyTorch use so many threads; afterwards as many as before."""
+    """Set the number of threads of PyTorch, and set it back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -83,11 +82,11 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class Answer(NamedTuple):
-    """How a tile ended.
+    """The report of a worker about a tile.
 
     Args:
-        error: Why it failed; ``None`` if it did not.
-        lost: Whether the GPU does nothing for the process any more, whichever tile it is given.
+        error: Why the training failed; ``None`` if it succeeded.
+        lost: Whether the GPU has failed for the process, so that every further tile would fail too.
     """
 
     error: Exception | None
@@ -96,13 +95,13 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class Worker:
-    """A process, and the tile that it is working on.
+    """A process, and the tile that it is training.
 
     Args:
-        place: Where it works.
+        place: Threads and device of the process.
         process: The process.
-        connection: Takes tiles to it, and answers back.
-        tile: What it is working on; ``None`` if it is idle.
+        connection: Sends tiles to the process, and receives answers.
+        tile: The tile in training; ``None`` if the process is idle.
     """
 
     place: Place
@@ -111,30 +110,30 @@ class Worker:
     tile: Tile | None = None
 
     @classmethod
-    def hire(cls, place: Place, work: bytes, context: BaseContext) -> Worker:
+    def start(cls, place: Place, work: bytes, context: BaseContext) -> Worker:
         """Start a process.
 
         Args:
-            place: Where it works.
-            work: What trains a tile, pickled.
-            context: How processes start.
+            place: Threads and device of the process.
+            work: Function that trains a tile, pickled.
+            context: Context of ``multiprocessing`` that starts the process.
         """
         ours, theirs = context.Pipe()
         process = start_process(context, _work, theirs, place, work)
-        theirs.close()  # so that its death is an end of file here
+        theirs.close()  # so that the end of the process is an end of file here
         return cls(place, process, ours)
 
     def give(self, tile: Tile) -> None:
-        """Have it train a tile; one that has died meanwhile is found out when its answer is read."""
+        """Send a tile to the process; if it has ended meanwhile, ``answer`` will raise EOFError."""
         self.tile = tile
         with suppress(BrokenPipeError):
             self.connection.send(tile)
 
     def answer(self) -> Answer:
-        """Read how its tile ended.
+        """Read the report about its tile.
 
         Raises:
-            EOFError: It died.
+            EOFError: The process has ended.
         """
         try:
             answer: Answer = self.connection.recv()
@@ -142,11 +141,11 @@ class Worker:
             raise EOFError from reset
         return answer
 
-    def obituary(self, *, again: bool) -> WorkerError:
-        """Say how it died.
+    def exit_report(self, *, again: bool) -> WorkerError:
+        """Say how the process ended.
 
         Args:
-            again: Whether its tile has cost a process before.
+            again: Whether an earlier process also ended while it was training this tile.
         """
         self.process.join(timeout=5)
         code, more = self.process.exitcode, " more than once" if again else ""
@@ -157,29 +156,29 @@ class Worker:
             )
         return WorkerError(f"the process ended{more} with exit code {code}")
 
-    def dismiss(self) -> None:
-        """End it at once; what it has finished is on the disk."""
+    def stop(self) -> None:
+        """Kill the process; finished tiles are on the disk."""
         self.process.kill()
         self.process.join()
         self.connection.close()
 
 
 def _work(connection: Connection, place: Place, work: bytes) -> None:
-    """Train what comes until nothing comes any more. Runs in the worker's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which dismisses its workers
+    """Train tiles from the connection until it is closed. Runs in the worker's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which stops its workers
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(place.threads)
     train_tile = _unpacked(work)
     with suppress(EOFError):
         while True:
             error = _error(place, connection.recv(), train_tile)
-            connection.send(Answer(_sendable(error), has_failed_for_good(error)))
+            connection.send(Answer(_sendable(error), gpu_has_failed(error)))
 
 
 def _unpacked(work: bytes) -> TrainTile:
-    """Give what trains a tile; where it cannot be made, that is said of each tile."""
+    """Unpickle the function that trains a tile; if that fails, return one that raises the error for each tile."""
     try:
-        with without_known_warnings():  # it imports everything, unless this process is a copy of one that has
+        with without_known_warnings():  # imports everything, unless this process is a fork of one that has
             train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
     except Exception as error:  # noqa: BLE001  # reported with the tile's name
         failure = error
@@ -194,24 +193,24 @@ def _unpacked(work: bytes) -> TrainTile:
 def _error(place: Place, tile: Tile, train_tile: TrainTile) -> Exception | None:
     try:
         return place.attempt(tile, train_tile).error
-    except StorageError as error:  # ends the whole command, and is raised there
+    except StorageError as error:  # the command raises it and ends
         return error
 
 
-def has_failed_for_good(error: BaseException | None) -> bool:
-    """Whether an error is one of those after which a GPU does nothing for the process any more.
+def gpu_has_failed(error: BaseException | None) -> bool:
+    """Whether a GPU refuses all further work of the process after this error.
 
-    Among them are accesses to memory that is not there, and assertions that do not hold on the device.
+    Such errors are, for example, invalid memory accesses, and assertions that fail on the device.
     """
     if error is None or isinstance(error, OutOfMemoryError):
         return False
     if isinstance(error, torch.AcceleratorError) or FAILED_GPU.match(str(error)):
         return True
-    return has_failed_for_good(error.__cause__)
+    return gpu_has_failed(error.__cause__)
 
 
 def _end_with_parent() -> None:
-    """End when the command does, however it ends: two must not work on one tile."""
+    """End when the command ends, even if it is killed: two processes must not work on one tile."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -219,9 +218,9 @@ def _end_with_parent() -> None:
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """Give an error that can be sent; one of a class that cannot keeps its words."""
+    """Return an error that can be pickled; of an error that cannot, only its message is kept."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # was pickled on the same line
-    except Exception:  # noqa: BLE001  # classes of others fail in any way when they are copied
+    except Exception:  # noqa: BLE001  # pickling errors of other packages may raise anything
         return UnsentError(f"{type(error).__name__}: {error}")
     return error

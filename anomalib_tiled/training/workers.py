@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.stages.contracts import naming_stage
+from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
 from anomalib_tiled.system.fork_server import start_fork_server
 from anomalib_tiled.system.limits import available_memory, cores
@@ -18,22 +18,15 @@ from anomalib_tiled.training.worker_pool import train_side_by_side
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.workers import Outcome, TrainTile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.workers import TrainTile
-
+    from anomalib_tiled.stages.workers import Outcome, TrainTile
 
 MOST_PROCESSES = 1_000
 """More than any machine has cores for."""
 
 MEMORY_OF_A_PROCESS = 4 * 10**9
-"""Bytes of free memory for which one more process is started; it needs less, but how much depends on the model."""
+"""Bytes of free memory per process; a process needs less, but how much depends on the model."""
 
 
 class LocalWorkers(Workers):
@@ -41,10 +34,9 @@ class LocalWorkers(Workers):
 
     Args:
         processes: Number of tiles that are trained at the same time, each in a process of its own with a share of the
-            cores; ``auto`` for one for each of the devices, or, without a GPU, for each of the cores as far as there
-            are tiles and memory.
-        devices: Indices of the GPUs that the processes are shared out to in turn; null for all that there are, or the
-            one that ``trainer`` names.
+            cores; ``auto`` for one per device, or, without a GPU, one per core as far as tiles and memory allow.
+        devices: Indices of the GPUs that the processes use in turn; null for all GPUs, or the one that ``trainer``
+            names.
     """
 
     def __init__(self, processes: int | Literal["auto"] = "auto", devices: Sequence[int] | None = None) -> None:
@@ -62,11 +54,11 @@ class LocalWorkers(Workers):
         self._conditions = Conditions()
 
     def adapt(self, conditions: Conditions) -> None:
-        """Use the devices that the trainer may use, and as many threads for a tile as before."""
+        """Use the devices that the trainer may use, and as many threads per tile as for the tiles that are done."""
         self._conditions = conditions
 
     def start(self) -> None:
-        """Have processes import what they need, while images are read here.
+        """Start the process that imports all packages for the workers, while this process reads images.
 
         Raises:
             ConfigurationError: This machine lacks one of the devices.
@@ -75,7 +67,7 @@ class LocalWorkers(Workers):
             there = torch.accelerator.device_count()
             message = (
                 f"workers.init_args.devices names {', '.join(map(str, lacking))}, but this machine has {there} GPUs. "
-                "Change it; in a run that goes on, in its config.yaml."
+                "Change it; to resume a run, change its config.yaml."
             )
             raise ConfigurationError(message)
         if len(self._places()) > 1:
@@ -91,7 +83,7 @@ class LocalWorkers(Workers):
                 yield places[0].attempt(tile, train_tile)
 
     def _places(self, tiles: int | None = None) -> list[Place]:
-        """Say where each process works, if there are so many tiles to train."""
+        """Give threads and device of each process for this number of tiles."""
         devices = self._devices()
         number = self._number(devices, tiles) if self.processes == "auto" else self.processes
         most = min(cores(), torch.get_num_threads())  # the latter respects OMP_NUM_THREADS
@@ -99,16 +91,16 @@ class LocalWorkers(Workers):
         return [Place(threads, device, number) for device in islice(cycle(devices), number)]
 
     def _devices(self) -> list[int | None]:
-        """Give the GPUs that processes are shared out to; ``None`` for the one that the trainer picks."""
+        """Give the GPUs that processes use in turn; ``None`` for the one that the trainer picks."""
         there = torch.accelerator.device_count()
-        if known := [device for device in self.devices or () if device < there]:  # to test a run, some may lack
+        if known := [device for device in self.devices or () if device < there]:  # a test may have fewer GPUs
             return [*known]
         if self.devices is None and self._conditions.any_gpu and (visible := torch.cuda.device_count()) > 1:
             return [*range(visible)]
         return [None]
 
     def _number(self, devices: Sequence[int | None], tiles: int | None) -> int:
-        """Say how many processes are the fastest: one thread for each of two tiles beats two threads for one."""
+        """Give the fastest number of processes: two tiles with one thread each beat one tile with two threads."""
         if devices != [None] or (self._conditions.accelerator != "cpu" and torch.accelerator.is_available()):
             number = len(devices)
         else:
@@ -121,13 +113,13 @@ def workers_of(settings: Settings, *, threads: int | None = None) -> Workers:
 
     Args:
         settings: The configuration.
-        threads: With how many threads the tiles that are done were trained; ``None`` if there are none yet.
+        threads: Number of threads that the tiles that are done were trained with; ``None`` if none is done.
 
     Raises:
-        StageError: They raised.
+        StageError: The workers raised an error.
     """
     workers = settings.stages["workers"].build(Workers)
     accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
-    with naming_stage(workers):
+    with errors_naming_stage(workers):
         workers.adapt(Conditions(accelerator, devices, threads))
     return workers

@@ -49,7 +49,7 @@ def test_models_of_each_kind_are_exported(
     manifest = json.loads((run / "export" / "onnx" / "manifest.json").read_text())
     assert manifest["checked"]["largest_difference"] < 1e-4
     assert manifest["inputs"][0]["shape"] == [batch, 3, 112, 150]
-    note = f"Note: The files take 1 image at a time: {model} or a stage fixes the size of a batch."
+    note = f"Note: The files take 1 image at a time: {model} or a stage fixes the batch size."
     assert (note in capsys.readouterr().out) == (batch == 1)
 
 

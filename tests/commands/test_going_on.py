@@ -37,7 +37,7 @@ def test_a_run_whose_tiles_are_partly_done_is_corrected_by_what_the_errors_advis
     assert main(["fit", "--config", str(configure(trainer={"callbacks": callbacks}))]) == 2
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     said = capsys.readouterr().err
-    assert "2 tiles could not be trained, and no other is tried, because 2 failed for the same reason" in said
+    assert "2 tiles could not be trained. Training stopped, because 2 failed for the same reason" in said
     assert "3 of 9 tiles are done, 6 are left." in said
     assert f"r01_c00, r01_c01: ValueError: this callback is of no use here (log: {run}/logs/r01_c00.log)" in said
     assert "Traceback" not in said

@@ -88,5 +88,5 @@ def test_it_may_be_an_error(configuration: Path, run_folder: Path, capsys: pytes
     assert main(["fit", "--config", str(configuration), "--unfitted_tiles", "error"]) == 2
     said = capsys.readouterr().err
     assert "2 tiles could not be trained; all others are done." in said
-    assert "To leave out the locations on which the model cannot be fitted: unfitted_tiles: leave_out." in said
+    assert "To leave out the locations where the model cannot be fitted, set unfitted_tiles: leave_out." in said
     assert not Run.open(RunFolder.open(run_folder)).grid.left_out

@@ -187,7 +187,7 @@ WRONG = {
         "return maps[..., 1:]\n",
         "Bilateral ({0}.Bilateral of {0} 1.2) must return",
     ),
-    "NaN": ("return maps\n", "return maps * float('nan')\n", "returned infinities or NaN. Mend it."),
+    "NaN": ("return maps\n", "return maps * float('nan')\n", "returned infinities or NaN. Fix it."),
     "raises": (
         "return maps\n",
         "return maps.nope\n",

@@ -82,7 +82,7 @@ def test_a_run_needs_of_its_folder_of_weights_only_the_configuration(
     assert main(predict) == 2
     assert capsys.readouterr().err == (
         "error: No checkpoint is to blame, but Padim, the model of the run, cannot be made here. "
-        f"{weights / 'config.json'} is missing. Put the folder back; config.json alone is read.\n"
+        f"{weights / 'config.json'} is missing. Restore the folder; only config.json is read.\n"
     )
     weights.mkdir()
     shutil.copy(moved / "config.json", weights)

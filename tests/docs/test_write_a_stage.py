@@ -28,7 +28,7 @@ from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
-from anomalib_tiled.training.stage_check import GRID, rehearse
+from anomalib_tiled.training.stage_check import GRID, check_stages
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-stage.md"
 BLOCKS = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -75,7 +75,7 @@ def test_every_stage_keeps_its_contract(page: Plugins) -> None:
     tried = set()
     for choice in page.choices:
         if field := FIELDS.get(choice.kind):
-            rehearse(*(replace(STAGES, **{field: choice.implementation()}) for _ in range(3)))
+            check_stages(*(replace(STAGES, **{field: choice.implementation()}) for _ in range(3)))
             tried.add(choice.kind)
     assert tried == set(FIELDS), "the page shows a stage of each kind"
 

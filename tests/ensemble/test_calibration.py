@@ -58,7 +58,7 @@ def test_sensitivities_come_from_the_configuration_and_are_checked(configuration
     configuration["thresholding"] |= {"stage": "image", name: 0.3}
     assert getattr(Stages.build(Settings.from_mapping(configuration)), name) == 0.3
     configuration["normalization"]["stage"] = "none"
-    with pytest.raises(ConfigurationError, match=f"^thresholding.{name} is 0.3, but a sensitivity is for normalized"):
+    with pytest.raises(ConfigurationError, match=f"^thresholding.{name} is 0.3, but a sensitivity needs normalized"):
         Stages.build(Settings.from_mapping(configuration))
 
 
@@ -74,7 +74,7 @@ def test_a_calibration_survives_json() -> None:
 @pytest.mark.parametrize("key", ["image", "tiles", "notes"])
 def test_a_calibration_that_was_altered(key: str) -> None:
     content = {name: value for name, value in Calibration().to_json().items() if name != key}
-    with pytest.raises(RunFolderError, match=rf"calibration.json was altered \(KeyError\('{key}'\)\). Delete it and"):
+    with pytest.raises(RunFolderError, match=rf"calibration.json has changed \(KeyError\('{key}'\)\). Delete it and"):
         Calibration.from_json(content)
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="there 
 
 @pytest.mark.parametrize("name", ["cuda:7", "cuda", "mps", "xpu", "hpu", "tpu", "xla", "meta", "cpu:5", "cpu:-1", ""])
 def test_a_device_that_does_not_exist(name: str) -> None:
-    message = rf"^The device must be auto, cpu, or an accelerator that is there, such as cuda:0; '{name}': "
+    message = rf"^The device must be auto, cpu, or an accelerator of this machine, such as cuda:0, but is '{name}': "
     with pytest.raises(ConfigurationError, match=message):
         device_named(name)
     assert device_named("cpu").type == "cpu"
@@ -22,9 +22,9 @@ def test_a_device_that_does_not_exist(name: str) -> None:
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "tpu"])
 def test_a_trainer_without_its_accelerator_names_the_processor(accelerator: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^The trainer .* on the processor: --trainer\.accelerator cpu"):
+    with pytest.raises(ConfigurationError, match=r"^The trainer .* on the CPU, set --trainer\.accelerator cpu"):
         check_trainer({"accelerator": accelerator})
-    with pytest.raises(ConfigurationError, match="take another one, such as the device cpu"):
+    with pytest.raises(ConfigurationError, match="accept another device, such as cpu"):
         device_of({"accelerator": accelerator})
 
 

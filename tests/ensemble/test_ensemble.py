@@ -258,11 +258,11 @@ class Wrong:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (torch.zeros(7, 7), r"must return floats of shape \(6.*\), but returned \(7, 7\), torch.float32. Mend it"),
-        ([1.0], "must return floats of shape .*, but returned list. Mend it"),
-        (None, "must return floats of shape .*, but returned NoneType. Mend it"),
-        ("nan", "returned infinities or NaN. Mend it"),
-        ("inf", "returned infinities or NaN. Mend it"),
+        (torch.zeros(7, 7), r"must return floats of shape \(6.*\), but returned \(7, 7\), torch.float32. Fix it"),
+        ([1.0], "must return floats of shape .*, but returned list. Fix it"),
+        (None, "must return floats of shape .*, but returned NoneType. Fix it"),
+        ("nan", "returned infinities or NaN. Fix it"),
+        ("inf", "returned infinities or NaN. Fix it"),
     ],
 )
 def test_a_stage_that_breaks_its_contract_is_named(kind: str, result: object, message: str) -> None:

@@ -17,7 +17,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.ensemble import missing_weights
-from anomalib_tiled.ensemble.missing_weights import ask_the_hub_once, remedy
+from anomalib_tiled.ensemble.missing_weights import remedy, turn_off_hub_retries
 from anomalib_tiled.ensemble.tile_model import build_tile_model
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
@@ -34,7 +34,7 @@ def caused_by(cause: BaseException) -> Exception:
 
 @pytest.fixture
 def impatient() -> Iterator[None]:
-    ask_the_hub_once()
+    turn_off_hub_retries()
     yield
     missing_weights._unanswered.urls.clear()
     set_client_factory(default_client_factory)
@@ -63,7 +63,7 @@ def test_who_answers_is_asked_again_and_so_is_another_where_one_does_not(impatie
         Thread(target=server.serve_forever, daemon=True).start()
         with suppress(HTTPError):
             session.head(NOBODY)
-        with pytest.raises(ConnectionError, match="nobody has answered the last request for http://127"):
+        with pytest.raises(ConnectionError, match="the last request for http://127"):
             session.head(NOBODY)
         for _ in range(3):
             assert session.head(f"http://127.0.0.1:{server.server_port}/file").status_code == 200
@@ -73,8 +73,8 @@ def test_who_answers_is_asked_again_and_so_is_another_where_one_does_not(impatie
 @pytest.mark.parametrize("cause", [URLError("unknown host"), ConnectionError("no route"), TimeoutError()])
 def test_remedies_are_those_that_the_model_has(cause: Exception) -> None:
     said = remedy(caused_by(cause), PADIM, trained=False) or ""
-    assert "Its weights are not on this machine, and cannot be downloaded now. Do one of these: connect it" in said
-    assert "copy to it the caches of a machine that has made such a model (" in said
+    assert "Its weights are not on this machine, and cannot be downloaded. Do one of these: connect it" in said
+    assert "copy to it the caches of a machine that has loaded such a model (" in said
     assert "huggingface" in said
     assert said.endswith(
         "for a model that takes any backbone of timm, name a folder, --model.backbone local-dir:FOLDER; "
@@ -92,14 +92,14 @@ def test_other_errors_keep_their_words() -> None:
 @pytest.mark.parametrize(
     ("trained", "more", "needs"),
     [
-        (True, {"pre_trained": True}, "config.json alone is read"),
+        (True, {"pre_trained": True}, "only config.json is read"),
         (True, {}, "it must hold config.json and the weights"),
         (False, {"pre_trained": True}, "it must hold config.json and the weights"),
     ],
 )
 def test_a_folder_that_is_gone_is_named(tmp_path: Path, *, trained: bool, more: dict[str, bool], needs: str) -> None:
     spec = ClassSpec("anomalib.models.Padim", {"backbone": f"local-dir:{tmp_path / 'gone'}", **more})
-    expected = f"{tmp_path / 'gone' / 'config.json'} is missing. Put the folder back; {needs}."
+    expected = f"{tmp_path / 'gone' / 'config.json'} is missing. Restore the folder; {needs}."
     assert remedy(caused_by(FileNotFoundError()), spec, trained=trained) == expected
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from anomalib_tiled.ensemble.model_rules import (
-    Asked,
     Rule,
+    TrainingSetup,
     at_least,
     batches_of,
     encoder_if_subsampled,
@@ -31,8 +31,8 @@ LAYERS = {"layers": ["layer2", "layer3"], "positions": 64, "backbone": "resnet18
 DINO = {"encoder_name": "dinov2_vit_small_14", "coreset_subsampling": True}
 
 
-def asked(height: int, width: int, *, batch: int = 4, images: int | None = None, **arguments: object) -> Asked:
-    return Asked(Size(height, width), arguments, batch, images)
+def setup(height: int, width: int, *, batch: int = 4, images: int | None = None, **arguments: object) -> TrainingSetup:
+    return TrainingSetup(Size(height, width), arguments, batch, images)
 
 
 KEPT, KEPT_OF_DINO = something_left("ratio", first_layer), something_left("ratio", encoder_if_subsampled)
@@ -41,34 +41,34 @@ KEPT, KEPT_OF_DINO = something_left("ratio", first_layer), something_left("ratio
 @pytest.mark.parametrize(
     ("rule", "given"),
     [
-        (at_least(128), asked(128, 200)),
-        (multiple_of(14), asked(56, 70)),
-        (square(), asked(50, 50)),
-        (power_of_two(), asked(64, 128)),
-        (batches_of(1), asked(50, 50, batch=1)),
-        (exactly(448, backbone="mcait"), asked(448, 448, backbone="mcait")),
-        (exactly(448, backbone="mcait"), asked(64, 96, backbone="resnet18")),
-        (not_below("patch_size"), asked(64, 80, patch_size=64)),
-        (whole_patches("encoder"), asked(64, 96, encoder="vit_base_patch16_dinov3")),
-        (whole_patches("encoder"), asked(63, 95, encoder="a name that does not tell")),
-        (enough_patches("encoder", "top_k"), asked(56, 56, encoder="vit_patch14", top_k=16)),
-        (more_images("components"), asked(64, 64, images=17, components=16)),
-        (more_images("components"), asked(64, 64, components=16)),
-        (images(2), asked(64, 64, images=2)),
-        (images(2), asked(64, 64)),
-        (KEPT, asked(64, 96, images=8, ratio=0.002, **LAYERS)),
-        (KEPT, asked(64, 96, images=8, ratio=0.0001, layers=["stage_1"], backbone="convnext")),
-        (KEPT, asked(64, 96, ratio=0.0001, **LAYERS)),
-        (KEPT, asked(64, 96, images=1, ratio=1, **LAYERS)),
-        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.125, **DINO)),
-        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.1, **DINO | {"coreset_subsampling": False})),
-        (enough_positions("layers", "positions"), asked(64, 64, **LAYERS)),
-        (enough_positions("layers", "positions"), asked(128, 128, images=5, **LAYERS)),
-        (enough_positions("layers", "positions"), asked(8, 8, layers=["blocks.3"], positions=64)),
+        (at_least(128), setup(128, 200)),
+        (multiple_of(14), setup(56, 70)),
+        (square(), setup(50, 50)),
+        (power_of_two(), setup(64, 128)),
+        (batches_of(1), setup(50, 50, batch=1)),
+        (exactly(448, backbone="mcait"), setup(448, 448, backbone="mcait")),
+        (exactly(448, backbone="mcait"), setup(64, 96, backbone="resnet18")),
+        (not_below("patch_size"), setup(64, 80, patch_size=64)),
+        (whole_patches("encoder"), setup(64, 96, encoder="vit_base_patch16_dinov3")),
+        (whole_patches("encoder"), setup(63, 95, encoder="a name that does not tell")),
+        (enough_patches("encoder", "top_k"), setup(56, 56, encoder="vit_patch14", top_k=16)),
+        (more_images("components"), setup(64, 64, images=17, components=16)),
+        (more_images("components"), setup(64, 64, components=16)),
+        (images(2), setup(64, 64, images=2)),
+        (images(2), setup(64, 64)),
+        (KEPT, setup(64, 96, images=8, ratio=0.002, **LAYERS)),
+        (KEPT, setup(64, 96, images=8, ratio=0.0001, layers=["stage_1"], backbone="convnext")),
+        (KEPT, setup(64, 96, ratio=0.0001, **LAYERS)),
+        (KEPT, setup(64, 96, images=1, ratio=1, **LAYERS)),
+        (KEPT_OF_DINO, setup(28, 28, images=2, ratio=0.125, **DINO)),
+        (KEPT_OF_DINO, setup(28, 28, images=2, ratio=0.1, **DINO | {"coreset_subsampling": False})),
+        (enough_positions("layers", "positions"), setup(64, 64, **LAYERS)),
+        (enough_positions("layers", "positions"), setup(128, 128, images=5, **LAYERS)),
+        (enough_positions("layers", "positions"), setup(8, 8, layers=["blocks.3"], positions=64)),
     ],
 )
-def test_a_rule_that_holds_says_nothing(rule: Rule, given: Asked) -> None:
-    assert rule.broken(given) is None
+def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> None:
+    assert rule.violation(given) is None
     rule.check("Padim", given)
 
 
@@ -77,63 +77,63 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: Asked) -> None:
     [
         (
             at_least(128),
-            asked(128, 96),
+            setup(128, 96),
             "Padim needs tiles of at least 128 x 128 pixels, but tiling.tile_size is 128 x 96. Set it to 128 x 128",
         ),
-        (multiple_of(14), asked(64, 5), "multiples of 14 pixels, but tiling.tile_size is 64 x 5. Set it to 70 x 14"),
-        (power_of_two(), asked(72, 100), "powers of two, but tiling.tile_size is 72 x 100. Set it to 64 x 128"),
-        (square(), asked(40, 50), "needs square tiles, but tiling.tile_size is 40 x 50. Set it to 50 x 50"),
+        (multiple_of(14), setup(64, 5), "multiples of 14 pixels, but tiling.tile_size is 64 x 5. Set it to 70 x 14"),
+        (power_of_two(), setup(72, 100), "powers of two, but tiling.tile_size is 72 x 100. Set it to 64 x 128"),
+        (square(), setup(40, 50), "needs square tiles, but tiling.tile_size is 40 x 50. Set it to 50 x 50"),
         (
             batches_of(1),
-            asked(50, 50),
+            setup(50, 50),
             "Padim needs `train_batch_size: 1` of the data module, but it is 4. Set data.init_args.train_batch_size.",
         ),
         (
             exactly(448, backbone="mcait"),
-            asked(64, 64, backbone="mcait"),
+            setup(64, 64, backbone="mcait"),
             "is 64 x 64. Set it to 448 x 448, for example. Or set another model.init_args.backbone.",
         ),
         (
             not_below("patch_size"),
-            asked(64, 80, patch_size=80),
+            setup(64, 80, patch_size=80),
             "that is 80 and tiling.tile_size is 64 x 80. Set it to 80 x 80, for example. Or set model.init_args.p",
         ),
         (
             whole_patches("encoder"),
-            asked(64, 100, encoder="vit_small_patch16"),
+            setup(64, 100, encoder="vit_small_patch16"),
             "of the patch side of `encoder`, but that is 16 and tiling.tile_size is 64 x 100. Set it to 64 x 96",
         ),
         (
             enough_patches("encoder", "top_k"),
-            asked(42, 42, encoder="vit_patch14", top_k=10),
+            setup(42, 42, encoder="vit_patch14", top_k=10),
             "`top_k` patches, but tiling.tile_size is 42 x 42, which has 9 of 14 x 14 pixels. Set larger ones.",
         ),
         (
             more_images("components"),
-            asked(64, 64, images=16, components=16),
+            setup(64, 64, images=16, components=16),
             "more than `components` training images, but that is 16, and there are 16. Set model.init_args.components.",
         ),
         (
             images(2),
-            asked(64, 64, images=1),
+            setup(64, 64, images=1),
             "Padim needs at least 2 training images, but it gets 1. Give the data module more normal images.",
         ),
         (
             KEPT,
-            asked(64, 96, images=8, ratio=0.001, **LAYERS),
+            setup(64, 96, images=8, ratio=0.001, **LAYERS),
             "between 0 and 1 that leaves a patch, but 8 tiles have 768 patches, and it is 0.001. Set at least 0.003.",
         ),
-        (KEPT, asked(64, 96, ratio=0, **LAYERS), "but it is 0. Change it."),
-        (KEPT, asked(64, 96, ratio=1.5, **LAYERS), "but it is 1.5. Change it."),
-        (KEPT_OF_DINO, asked(28, 28, images=2, ratio=0.1, **DINO), "2 tiles have 8 patches, and it is 0.1. Set at"),
+        (KEPT, setup(64, 96, ratio=0, **LAYERS), "but it is 0. Change it."),
+        (KEPT, setup(64, 96, ratio=1.5, **LAYERS), "but it is 1.5. Change it."),
+        (KEPT_OF_DINO, setup(28, 28, images=2, ratio=0.1, **DINO), "2 tiles have 8 patches, and it is 0.1. Set at"),
         (
             enough_positions("layers", "positions"),
-            asked(63, 97, images=6, **LAYERS),
+            setup(63, 97, images=6, **LAYERS),
             "feature maps of every training batch, but tiling.tile_size is 63 x 97, and the smallest batch of 2 has 56",
         ),
     ],
 )
-def test_a_rule_that_does_not_hold_says_what_to_do(rule: Rule, given: Asked, message: str) -> None:
+def test_a_rule_that_does_not_hold_says_what_to_do(rule: Rule, given: TrainingSetup, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         rule.check("Padim", given)
     assert message in str(caught.value)

@@ -261,7 +261,7 @@ def test_validation_scores_of_another_configuration_are_refused(folder: RunFolde
     none = NormalScores(np.zeros(0), np.zeros(0))
     ValidationScores(none, none, "another").write(folder.validation_scores_file)
     with pytest.raises(
-        RunFolderError, match=r"scores\.npz is that of another configuration.*Calibrate: .*allow_altered"
+        RunFolderError, match=r"scores\.npz belongs to another configuration.*Calibrate: .*allow_altered"
     ):
         Run.open(folder).validation_scores()
     assert Run.open(RunFolder.open(folder.path, allow_altered=True)).validation_scores() is not None
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_was_altered_is_never_loaded(folder: RunFolder, traine
 @pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("train", "test", 1)])
 def test_a_split_that_was_altered_is_never_used(folder: RunFolder, change: Callable[[str], str]) -> None:
     folder.split_file.write_text(change(folder.split_file.read_text()))
-    with pytest.raises(RunFolderError, match=r"split.csv (was changed|had \d+ bytes).*images were trained on; rest"):
+    with pytest.raises(RunFolderError, match=r"split.csv (was changed|had \d+ bytes).*lists the training images: rest"):
         Run.open(folder)
 
 

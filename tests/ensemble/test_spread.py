@@ -16,14 +16,14 @@ from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, T
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
-from anomalib_tiled.export.modules import TileAlone, WholeImages
+from anomalib_tiled.export.modules import TileModule, WholeImages
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax, Normalizer, Quantile, Standardize
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, QuantileThreshold, Thresholder
 from anomalib_tiled.training.calibrate import learn
-from anomalib_tiled.training.stored_predictions import Predictable
+from anomalib_tiled.training.stored_predictions import LazyPrediction
 
 GRID = TileGrid(Size(16, 16), Size(8, 8), Size(8, 8))
 NAMES = [tile.name for tile in GRID.tiles]
@@ -82,7 +82,7 @@ def calibrated(stages: Stages) -> TiledEnsemble:
         labels, masks = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), 16, 16)
         batches.append(ImageBatch(image=images, gt_label=labels, gt_mask=masks))
     ensemble.calibration = learn(
-        ensemble, lambda: [Predictable(each, partial(ensemble.predict_raw, each.image)) for each in batches]
+        ensemble, lambda: [LazyPrediction(each, partial(ensemble.predict_raw, each.image)) for each in batches]
     )
     return ensemble
 
@@ -140,8 +140,8 @@ def test_a_note_names_the_tiles() -> None:
     assert notes_on_spread({}) == ()
     (note,) = notes_on_spread({"r00_c00": "r01_c01", "r00_c01": "r01_c01"})
     assert note == (
-        "Normal scores hardly vary at r00_c00, r00_c01, as where images are blank: thresholds and scales of tiles are "
-        "learned there from the normal scores of r01_c01."
+        "Normal scores hardly vary at r00_c00, r00_c01, as where images are blank: thresholds and scales of these "
+        "tiles are learned from the normal scores of r01_c01."
     )
     (note,) = notes_on_spread({f"r00_c{number:02}": "r01_c01" for number in range(10)})
     assert "r00_c07 and 2 more (`anomalib tiled status` names them), as where" in note
@@ -181,7 +181,7 @@ def test_at_a_blank_tile_scores_do_not_depend_on_the_size_of_a_batch(normalizer:
 @NORMALIZERS
 def test_an_export_decides_alike_at_a_blank_tile(normalizer: Normalizer) -> None:
     ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, F1AdaptiveThreshold(), "tile", "tile"))
-    exported = WholeImages(ensemble, [TileAlone(Distance()) for _ in NAMES])
+    exported = WholeImages(ensemble, [TileModule(Distance()) for _ in NAMES])
     images = normal_images()[:3].clone()
     images[1, :, 2:6, 2:6] += 1 / 255
     images[2, :, 2:6, 2:6] = 0

@@ -324,7 +324,7 @@ def test_a_model_that_cannot_be_made_any_more_is_not_the_fault_of_its_checkpoint
     model = spec(NeedsFile, file=str(needed))
     path = save(build_tile_model(model, TILE), tmp_path / "tile.ckpt")
     needed.unlink()
-    message = r"No checkpoint is to blame, but NeedsFile, the model of the run, cannot be made here\. .*weight\.txt"
+    message = r"NeedsFile, the model of the run, cannot be made here; the checkpoints are not the cause\. .*weight\.txt"
     with pytest.raises(RunFolderError, match=message):
         load_tile_model(model, TILE, path)
     path.write_bytes(b"no checkpoint")

@@ -54,7 +54,7 @@ def test_a_defect_is_hidden_if_no_model_sees_any_of_it() -> None:
             ["r00_c00"],
             (
                 "2 test images have defects where no model sees them, 1 of them nowhere else. Image metrics count "
-                "them; pixel metrics leave pixels out that are not inspected."
+                "them; pixel metrics leave out pixels that are not inspected."
             ),
         ),
     ],

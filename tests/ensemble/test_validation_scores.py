@@ -81,5 +81,5 @@ def test_a_run_may_have_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 no archive"])
 def test_an_altered_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scores.npz").write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"scores\.npz was altered .*Delete it and run"):
+    with pytest.raises(RunFolderError, match=r"scores\.npz has changed .*Delete it, and run"):
         ValidationScores.read(tmp_path / "scores.npz")

@@ -11,12 +11,12 @@ import torch
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.export.modules import (
-    Joining,
-    TileAlone,
+    JoinStages,
+    TileModule,
     WholeImages,
     briefly,
+    errors_naming_model,
     explaining,
-    naming_model,
     scaled,
 )
 from anomalib_tiled.grid import Size, TileGrid
@@ -29,7 +29,7 @@ Make = Callable[..., TiledEnsemble]
 
 def whole(ensemble: TiledEnsemble) -> WholeImages:
     models = (ensemble.tile_models.model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
-    return WholeImages(ensemble, [TileAlone(deepcopy(model)) for model in models])
+    return WholeImages(ensemble, [TileModule(deepcopy(model)) for model in models])
 
 
 @pytest.mark.parametrize("maps", [True, False])
@@ -67,7 +67,7 @@ def test_the_stages_alone_give_the_same_of_what_the_tiles_said(make_ensemble: Ma
     expected = ensemble.decide(ensemble.predict_raw(images, lambda _, each: said.append(each)))
     scores = torch.stack([each.scores for each in said], dim=1)
     maps = torch.cat([each.maps for each in said], dim=1)
-    found = Joining(ensemble)(scores, maps)
+    found = JoinStages(ensemble)(scores, maps)
     torch.testing.assert_close(found["anomaly_map"], expected.anomaly_map)
     assert torch.equal(found["pred_mask"], expected.pred_mask)
 
@@ -88,7 +88,7 @@ def test_a_line_that_says_only_where_is_passed_over() -> None:
 def test_what_hinders_a_model_is_said_in_a_line() -> None:
     with (
         pytest.raises(ConfigurationError, match=r"^dict cannot be exported: KeyError: 'a'\. .* Choose another model"),
-        naming_model({}),
+        errors_naming_model({}),
     ):
         {}["a"]
     assert briefly(ValueError("too small\n\nmore")) == "ValueError: too small."

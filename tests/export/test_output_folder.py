@@ -137,9 +137,7 @@ def test_an_earlier_export_that_cannot_be_moved_back_is_kept(tmp_path: Path, mon
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", fail)
-    message = (
-        r"could not be replaced \(OSError: .*worn out\), and .* not be moved back: (.*) holds what is missing of it"
-    )
+    message = r"could not be replaced \(OSError: .*worn out\), and .* not be moved back: (.*) holds its files"
     with pytest.raises(StorageError, match=message) as raised, replacing_folder(tmp_path, overwrite=True) as work:
         write(work, "torch", model="new")
     kept = Path(re.search(message, str(raised.value))[1])

@@ -55,9 +55,12 @@ WRONG = {
     "bytes": (np.zeros((1, 3, *SIZE), np.uint8), "must be float32 .* but are uint8"),
     "channels last": (np.zeros((1, *SIZE, 3), np.float32), r"but are float32, \(1, 4, 6, 3\)"),
     "no batch": (np.zeros((3, *SIZE), np.float32), r"but are float32, \(3, 4, 6\)"),
-    "0 to 255": (np.full((1, 3, *SIZE), 255, np.float32), r"with values from 0 to 1, but are from 255\.0 to 255\.0"),
-    "not a number": (np.full((1, 3, *SIZE), np.nan, np.float32), "but are from nan to nan"),
-    "none": (np.zeros((0, 3, *SIZE), np.float32), "There must be images, .* but are none"),
+    "0 to 255": (
+        np.full((1, 3, *SIZE), 255, np.float32),
+        r"from 0 to 1, but have values from 255\.0 to 255\.0",
+    ),
+    "not a number": (np.full((1, 3, *SIZE), np.nan, np.float32), "but have values from nan to nan"),
+    "none": (np.zeros((0, 3, *SIZE), np.float32), "Images must have values .* but have none: the batch is empty"),
 }
 
 
@@ -83,7 +86,7 @@ def test_rounding_may_take_white_beyond_1(folder: Path) -> None:
     images = np.full((1, 3, *SIZE), 1 + 1e-6, np.float32)
     assert images.max() > 1
     assert TiledModel(str(folder)).predict(images)["pred_score"] == [1.0]
-    with pytest.raises(ValueError, match=r"with values from 0 to 1, but are from 1\.0001\d* to 1\.0001"):
+    with pytest.raises(ValueError, match=r"must have values from 0 to 1, but have values from 1\.0001\d* to 1\.0001"):
         TiledModel(folder).predict(images + np.float32(1e-4))
 
 

@@ -18,12 +18,12 @@ from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.contracts import (
     call_stage,
     checked_outcomes,
-    images_noted,
+    errors_naming_stage,
+    image_context,
     learned_number,
     learned_numbers,
     name_of,
-    naming_stage,
-    noting,
+    with_context,
 )
 from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.merging import Mean
@@ -62,8 +62,8 @@ def test_a_stage_is_named_by_kind_class_and_package() -> None:
 
 def test_what_a_stage_raises_is_kept_as_the_cause() -> None:
     with (
-        pytest.raises(StageError, match=NAMED + "failed: ValueError: too small. Mend it") as caught,
-        naming_stage(Middle()),
+        pytest.raises(StageError, match=NAMED + "failed: ValueError: too small. Fix it") as caught,
+        errors_naming_stage(Middle()),
     ):
         raise ValueError("too small")  # noqa: EM101, TRY003  # stands for a message of somebody else's
     assert isinstance(caught.value.__cause__, ValueError)
@@ -71,19 +71,19 @@ def test_what_a_stage_raises_is_kept_as_the_cause() -> None:
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, KeyboardInterrupt])
 def test_a_lack_of_memory_is_not_the_fault_of_the_stage(error: type[BaseException]) -> None:
-    with pytest.raises(error), naming_stage(Middle()):
+    with pytest.raises(error), errors_naming_stage(Middle()):
         raise error
 
 
 def test_what_it_was_working_on_is_added() -> None:
-    images, tile = noting(images_noted(["a.png", "b.png"])), noting("Tile: r00_c03.")
+    images, tile = with_context(image_context(["a.png", "b.png"])), with_context("Tile: r00_c03.")
     with pytest.raises(StageError, match=r"^bad\. Tile: r00_c03\. Images: a\.png, b\.png\.$"), images, tile:
         raise StageError("bad.")  # noqa: EM101  # as short as can be
 
 
 def test_of_many_images_some_are_named() -> None:
-    assert images_noted(["1.png", "2.png", "3.png", "4.png", "5.png"]) == "Images: 1.png, 2.png, 3.png and 2 more."
-    assert images_noted(None) == "Images: without names."
+    assert image_context(["1.png", "2.png", "3.png", "4.png", "5.png"]) == "Images: 1.png, 2.png, 3.png and 2 more."
+    assert image_context(None) == "Images: without names."
 
 
 def test_a_right_result_is_given() -> None:
@@ -102,12 +102,12 @@ def test_scores_go_on_in_single_precision(precision: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (torch.zeros(3), r"must return floats of shape \(2,\), but returned \(3,\), torch.float32. Mend it."),
+        (torch.zeros(3), r"must return floats of shape \(2,\), but returned \(3,\), torch.float32. Fix it."),
         (torch.zeros(2, dtype=torch.int64), r"must return floats of shape \(2,\), but returned \(2,\), torch.int64."),
         (np.zeros(2), r"must return floats of shape \(2,\), but returned ndarray."),
         (None, r"must return floats of shape \(2,\), but returned NoneType."),
-        (torch.tensor([0, float("nan")]), "returned infinities or NaN. Mend it."),
-        (torch.tensor([0, float("-inf")]), "returned infinities or NaN. Mend it."),
+        (torch.tensor([0, float("nan")]), "returned infinities or NaN. Fix it."),
+        (torch.tensor([0, float("-inf")]), "returned infinities or NaN. Fix it."),
     ],
 )
 def test_a_wrong_result_is_refused(result: object, message: str) -> None:
@@ -171,10 +171,10 @@ def test_outcomes_of_all_tiles_are_given() -> None:
 @pytest.mark.parametrize(
     ("reports", "message"),
     [
-        ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Mend it"),
+        ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Fix it"),
         ([DONE[0], TILES[1]], r"must report one Outcome for each tile, but reported Tile\("),
         ([DONE[0], DONE[0]], r"must report one Outcome for each tile, but reported Outcome\("),
-        ([DONE[0]], "must finish every tile, but left out r00_c01. Mend it"),
+        ([DONE[0]], "must finish every tile, but left out r00_c01. Fix it"),
         ([], "must finish every tile, but left out r00_c00, r00_c01"),
     ],
 )
@@ -206,7 +206,7 @@ def test_workers_are_told_what_they_can_go_by(settings: Settings, monkeypatch: p
     monkeypatch.setattr(ClassSpec, "build", lambda spec, kind: Curious())
     assert workers_of(made).conditions == Conditions("cpu", "auto", None)
     assert workers_of(replace(made, trainer={"devices": [1]}), threads=3).conditions == Conditions("auto", [1], 3)
-    with pytest.raises(StageError, match=r"^workers Curious \(.* failed: ValueError: no threads. Mend it"):
+    with pytest.raises(StageError, match=r"^workers Curious \(.* failed: ValueError: no threads. Fix it"):
         workers_of(made, threads=0)
 
 
@@ -216,5 +216,5 @@ def test_a_signal_in_the_middle_of_a_training_is_not_the_fault_of_the_workers() 
 
 
 def test_a_stage_that_ends_the_program_is_named() -> None:
-    with pytest.raises(StageError, match=NAMED + "failed: SystemExit: 0"), naming_stage(Middle()):
+    with pytest.raises(StageError, match=NAMED + "failed: SystemExit: 0"), errors_naming_stage(Middle()):
         raise SystemExit(0)

@@ -72,9 +72,9 @@ def test_the_neutral_one_is_always_allowed_and_others_where_decided_scores_are_n
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), [("none", "image"), ("none", "tile"), ("image", "tile")])
 def test_scores_on_the_models_own_scale_have_no_sensitivity(normalize_at: str, threshold_at: str) -> None:
     message = (
-        "thresholding.image_sensitivity is 0.3, but a sensitivity is for normalized scores, and with "
-        f"normalization.stage {normalize_at} and thresholding.stage {threshold_at} it is decided on the model's own "
-        "scale. Set both stages to image or both to tile, or leave the sensitivity out and give a threshold by "
+        "thresholding.image_sensitivity is 0.3, but a sensitivity needs normalized scores, and with "
+        f"normalization.stage {normalize_at} and thresholding.stage {threshold_at} thresholds apply to raw "
+        "scores. Set both stages to image or both to tile, or leave the sensitivity out and give a threshold by "
         "ManualThreshold."
     )
     with pytest.raises(ConfigurationError, match=re.escape(message)):

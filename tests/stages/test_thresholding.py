@@ -267,7 +267,7 @@ def test_without_normal_scores_everything_is_anomalous(kind: type[ScoreDistribut
 def test_a_tail_that_cannot_be_fitted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         ExtremeValueThreshold().learn(distribution(ExactScores, np.ones(30)))
-    assert caplog.messages == ["The tail of 30 normal scores cannot be fitted: their quantile is taken."]
+    assert caplog.messages == ["The tail of 30 normal scores cannot be fitted: the threshold is their quantile."]
 
 
 def test_rarer_than_seen_is_extrapolated() -> None:
@@ -287,7 +287,7 @@ def test_rarer_than_seen_is_extrapolated() -> None:
 def test_a_note_says_what_so_few_images_cannot_show(rule: Thresholder, images: int, end: str) -> None:
     (note,) = rule.notes(distribution(ExactScores, np.arange(images)))
     assert note == (
-        f"A false-positive rate of 0.01 is rarer than {images} normal validation images can show: of new ones, "
+        f"A false-positive rate of 0.01 is too low for {images} normal validation images: of new normal images, "
         f"1 in {images + 1} exceeds their highest score. {end}"
     )
 
@@ -307,7 +307,7 @@ def test_nothing_to_note_of_enough_images(rule: Thresholder, images: int) -> Non
 
 @OF_NORMALS
 def test_a_note_says_that_no_image_is_normal(rule: Thresholder) -> None:
-    expected = "No validation image is normal: everything from the lowest score upwards is called anomalous."
+    expected = "No validation image is normal: all scores from the lowest upwards count as anomalous."
     assert list(rule.notes(distribution(ExactScores, [1, 2], anomalous=1))) == [expected]
 
 

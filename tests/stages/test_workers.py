@@ -118,7 +118,7 @@ def test_an_array_that_is_too_large() -> None:
 
 def test_fewer_processes_need_less() -> None:
     advice = (
-        "Lower workers.init_args.processes in the config.yaml of the run and go on, or fit a new run with a smaller"
+        "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit a new run with a smaller"
     )
     assert advice in str(told(torch.OutOfMemoryError(CUDA), 2))
     assert "processes" not in str(told(torch.OutOfMemoryError(CUDA), 1))

@@ -63,7 +63,7 @@ def run(
     settings = Settings.from_mapping(configuration | changes)
     folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: False))  # there are no checkpoints to reload
+    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: False))  # there are no checkpoints to reload
     monkeypatch.setattr(Run, "_load_tile", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
@@ -163,7 +163,7 @@ def with_samples(run: Run, *samples: Sample) -> Run:
 
 def test_a_note_says_that_validation_images_are_test_images(run: Run) -> None:
     notes = notes_of(at(run, "tile", "tile"))
-    assert notes == ("Validation images are test images: thresholds are tuned on what they are then measured on.",)
+    assert notes == ("Validation images are test images: thresholds are tuned on the images that then measure them.",)
 
 
 def test_a_note_says_that_there_are_only_training_images(run: Run) -> None:
@@ -192,7 +192,7 @@ def test_the_rule_says_its_own_notes(run: Run) -> None:
     apart = with_samples(run, *run.split.subset("train"), *run.split.subset("val"))
     for place in ("tile", "image"):
         (note,) = calibrate(choosing(at(apart, "image", place), thresholding=rule)).notes
-        assert note.startswith("A false-positive rate of 0.01 is rarer than 2 normal validation images can show")
+        assert note.startswith("A false-positive rate of 0.01 is too low for 2 normal validation images")
 
 
 def test_nothing_to_note_where_validation_images_are_apart(run: Run) -> None:
@@ -246,7 +246,7 @@ def test_an_image_of_unknown_label_teaches_nothing(run: Run) -> None:
         with_samples(run, *run.split.subset("train"), unknown[0], *run.split.subset("val"), *unknown[1:])
     )
     assert calibration.tiles == known.tiles
-    assert calibration.notes[:1] == ("3 validation images are left out of calibration: their label is unknown.",)
+    assert calibration.notes[:1] == ("3 validation images are not used for calibration: their label is unknown.",)
     assert not set(run.source.read) & {sample.image_path for sample in unknown}
 
 
@@ -256,7 +256,7 @@ def test_if_no_validation_image_has_a_label_the_training_images_stand_in(run: Ru
     expected = calibrate(with_samples(run, *run.split.subset("train")))
     assert calibration.tiles == expected.tiles
     assert calibration.notes == (
-        "4 validation images are left out of calibration: their label is unknown.",
+        "4 validation images are not used for calibration: their label is unknown.",
         "No validation image has a known label: thresholds and normalization come from the training images.",
         *expected.notes[1:],
     )
@@ -271,7 +271,7 @@ def test_a_defect_without_a_mask_beside_others_with_one(run: Run, batch_size: in
     unmasked = replace(other, mask_path=None)
     mixed = calibrate(at(with_samples(run, normal[0], unmasked, normal[1], masked), "none", "tile"))
     assert mixed.tiles == calibrate(at(with_samples(run, *normal, masked), "none", "tile")).tiles
-    assert mixed.notes[:1] == ("1 anomalous validation images have no mask: tiles and pixels learn nothing from them.",)
+    assert mixed.notes[:1] == ("1 anomalous validation images have no mask: they do not calibrate tiles and pixels.",)
     images = calibrate(at(with_samples(run, normal[0], unmasked, normal[1], masked), "none", "image")).image
     assert images.scores == calibrate(at(with_samples(run, *normal, masked, other), "none", "image")).image.scores
     assert images.maps == calibrate(at(with_samples(run, *normal, masked), "none", "image")).image.maps

@@ -11,18 +11,18 @@ from torch.utils.data import DataLoader
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.training import callbacks as module
-from anomalib_tiled.training.callbacks import GivesBackMemory, giving_back
+from anomalib_tiled.training.callbacks import ReleaseMemory, memory_callbacks
 
 
 def test_memory_is_given_back_only_where_it_has_a_budget(settings: Settings) -> None:
     padim = Mock(spec=Padim)
-    assert giving_back(padim, replace(settings, memory_budget=None)) == []
-    [callback] = giving_back(padim, replace(settings, memory_budget="1GB"))
-    assert isinstance(callback, GivesBackMemory)
+    assert memory_callbacks(padim, replace(settings, memory_budget=None)) == []
+    [callback] = memory_callbacks(padim, replace(settings, memory_budget="1GB"))
+    assert isinstance(callback, ReleaseMemory)
 
 
 def test_models_of_many_epochs_keep_what_they_need_in_the_next(settings: Settings) -> None:
-    assert giving_back(Mock(spec=Fastflow), replace(settings, memory_budget="1GB")) == []
+    assert memory_callbacks(Mock(spec=Fastflow), replace(settings, memory_budget="1GB")) == []
 
 
 def test_it_is_given_back_before_the_model_learns_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +46,6 @@ def test_it_is_given_back_before_the_model_learns_and_after(monkeypatch: pytest.
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[GivesBackMemory()], **quiet)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[ReleaseMemory()], **quiet)
     trainer.fit(Model(), train_dataloaders=DataLoader([1]))
     assert steps == ["looks", "given back", "learns", "given back"]

@@ -78,7 +78,9 @@ def test_a_pre_processor_gives_tiles(given: dict[str, object], message: str) -> 
     with pytest.raises(ConfigurationError) as raised:
         check_fresh_model(spec("Patchcore", layers=["layer1"], pre_processor=given), TILE)
     told = str(raised.value)
-    assert told.startswith("The pre-processor of the model must give tiles of 3 channels and 64 x 96 pixels as floats")
+    assert told.startswith(
+        "The pre-processor of the model must return tiles of 3 channels and 64 x 96 pixels as floats"
+    )
     assert message in told
 
 
@@ -100,7 +102,7 @@ AUGMENTATIONS = {
     "other channels": (v2.Grayscale(), "Augmentations must keep the 3 channels of images, but give 1. "),
     "a crop that is too large": (
         v2.RandomCrop([20, 20]),
-        "_augmentations of the data module must take images of 8 x 12 pixels, but fail: ValueError: Required crop size",
+        "_augmentations of the data module must accept images of 8 x 12 pixels, but fail: ValueError: Required crop",
     ),
 }
 

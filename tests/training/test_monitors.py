@@ -246,8 +246,8 @@ def test_what_needs_normalized_scores_cannot_be_monitored(
 
 def test_a_model_that_cannot_be_tried_says_why(settings: Settings) -> None:
     assert refused(configured(settings, "train_loss", Unwilling)) == (
-        "One batch was to show what Unwilling logs, because callbacks monitor something that is no metric, but its "
-        "training failed: RuntimeError: out of luck"
+        "Callbacks monitor a value that is no metric, so Unwilling was trained on one batch to list the values that it "
+        "logs. That failed: RuntimeError: out of luck"
     )
 
 

@@ -21,7 +21,7 @@ from anomalib_tiled.stages.scoring import Max as MaxScore
 from anomalib_tiled.stages.scoring import Scorer, TopK
 from anomalib_tiled.stages.seams import GaussianSeams, SeamSmoother
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, ManualThreshold, Thresholder
-from anomalib_tiled.training.stage_check import rehearse
+from anomalib_tiled.training.stage_check import check_stages
 
 STAGES = Stages(
     merger=Mean(),
@@ -153,7 +153,7 @@ def test_what_is_built_in_is_tried_and_passes(
     tried = set()
     for field in expected:
         listen(monkeypatch, getattr(stages, field), asked[field], partial(tried.add, field))
-    rehearse(stages, deepcopy(stages))
+    check_stages(stages, deepcopy(stages))
     assert tried == expected - ({"normalizer"} if normalize_at == "none" else set())
 
 
@@ -172,20 +172,20 @@ def test_what_is_built_in_is_tried_and_passes(
             r"^normalization Shifted .* must bring the threshold to 0.5, but brings it to 0.4",
         ),
         ({"normalizer": Reversed()}, r"^normalization Reversed .* must keep the order of scores"),
-        ({"normalizer": Overwriting()}, r"^normalization Overwriting .* must not change what it is given"),
-        ({"scorer": Spoiling()}, r"^scoring Spoiling .* must not change what it is given, but does. Let it return"),
+        ({"normalizer": Overwriting()}, r"^normalization Overwriting .* must not change its inputs"),
+        ({"scorer": Spoiling()}, r"^scoring Spoiling .* must not change its inputs, but does. Let it return"),
     ],
 )
 @pytest.mark.parametrize("place", ["tile", "image"])
 def test_a_stage_that_breaks_its_contract_is_found(changes: dict[str, object], message: str, place: str) -> None:
     with pytest.raises(StageError, match=message) as caught:
-        rehearse(replace(STAGES, normalize_at=place, threshold_at=place, **changes))
+        check_stages(replace(STAGES, normalize_at=place, threshold_at=place, **changes))
     assert str(caught.value).endswith("(Tried on made-up images of 48 x 40 pixels, before any training.)")
 
 
 def test_a_stage_that_fails_for_one_tile_is_named_with_the_tile() -> None:
     with pytest.raises(StageError, match=r"thresholding Endless .* Tile: r00_c00\."):
-        rehearse(replace(STAGES, threshold_at="tile", thresholder=Endless()))
+        check_stages(replace(STAGES, threshold_at="tile", thresholder=Endless()))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_stage_that_fails_for_one_tile_is_named_with_the_tile() -> None:
 def test_a_stage_that_keeps_what_it_has_seen_is_found(changes: dict[str, object], message: str) -> None:
     stages = replace(STAGES, **changes)
     with pytest.raises(StageError, match=message):
-        rehearse(stages, deepcopy(stages))
+        check_stages(stages, deepcopy(stages))
 
 
 class Relative(Scorer):
@@ -218,12 +218,12 @@ class Relative(Scorer):
 
 def test_a_stage_that_knows_the_brightest_image_from_the_first_batch_on_is_found() -> None:
     made = [replace(STAGES, scorer=Relative()) for _ in range(3)]
-    rehearse(*made[:2])
+    check_stages(*made[:2])
     with pytest.raises(StageError, match=r"^scoring Relative .* alike in every batch and every command"):
-        rehearse(*(replace(STAGES, scorer=Relative()) for _ in range(3)))
+        check_stages(*(replace(STAGES, scorer=Relative()) for _ in range(3)))
 
 
 def test_the_generators_are_left_alone() -> None:
     before = torch.get_rng_state()
-    rehearse(STAGES)
+    check_stages(STAGES)
     assert torch.equal(torch.get_rng_state(), before)

@@ -30,7 +30,7 @@ from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import LOCK
 from anomalib_tiled.training import stored_predictions as predicting
-from anomalib_tiled.training.stored_predictions import predict_trained, predictable
+from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
 
 Make = Callable[[float], AnomalibModule]
@@ -82,7 +82,7 @@ def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path
 def passed(run: Run) -> list[RawPrediction]:
     """Predict the test images, and give what comes."""
     ensemble = run.ensemble(Calibration())
-    batches = predictable(run, ensemble, run.images("test"), run.folder.predictions, "Testing")
+    batches = lazy_predictions(run, ensemble, run.images("test"), run.folder.predictions, "Testing")
     return [predict() for _, predict in batches]
 
 
@@ -157,7 +157,7 @@ def test_a_model_predicts_later_what_is_not_kept(
 
 def test_what_tiles_say_is_told(run: Run) -> None:
     told = []
-    [(_, predict), *_] = predictable(
+    [(_, predict), *_] = lazy_predictions(
         run, run.ensemble(Calibration()), run.images("test"), run.folder.predictions, "Testing"
     )
     predict(lambda tile, raw: told.append((tile.name, raw.maps.shape)))
@@ -318,7 +318,7 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
 def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     task = predicting.PredictTile(run, run.images("test"), None, run.folder.log_file)
     assert task._device_of(7) == torch.device("cpu")
-    assert "devices [7], which is not to be had here" in caplog.text
+    assert "devices [7], which this machine does not have" in caplog.text
     assert "Predicting on cpu." in caplog.text
 
 

@@ -31,7 +31,7 @@ from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training import train_tile as training
 from anomalib_tiled.training.train_tile import check_trainer, train_tile, trainer_arguments
-from anomalib_tiled.training.training_images import note_images, noted_fingerprint
+from anomalib_tiled.training.training_images import record_images, recorded_fingerprint
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 
@@ -280,7 +280,7 @@ def test_a_metric_of_two_classes_is_not_monitored_where_a_tile_has_one(make_run:
     tile = run.grid.tile("r01_c02")
     train_tile(run, tile)
     assert weight_of(run, tile) == -7, "all five epochs, and the last weights"
-    said = f"{name} is left out: pixel_AUROC is not defined, as all validation tiles are alike."
+    said = f"{name} is not used: pixel_AUROC is not defined, because all validation tiles are of one class."
     assert said in run.folder.tile_log(tile).read_text()
 
 
@@ -401,8 +401,8 @@ def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
     with pytest.raises(ConfigurationError) as raised:
         train_tile(run, first(run))
     assert str(raised.value) == (
-        f"{model.__name__} predicts infinities or NaN after it was trained on r00_c00, the first tile, so no other is "
-        f"trained. Training images: 4. Fit with {advice}."
+        f"{model.__name__} predicts infinities or NaN after it was trained on r00_c00, the first tile, so training "
+        f"stopped. Training images: 4. Fit with {advice}."
     )
     assert not list((run.folder.path / "tiles").iterdir())
 
@@ -411,7 +411,7 @@ def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fit which goes on does not train it again and again; it is told when all are trained."""
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
     monkeypatch.setattr(training, "_try_out", lambda *_: None)
     run = make_run(Dividing)
     train_tile(run, first(run))
@@ -438,7 +438,7 @@ def test_where_the_images_show_nothing_other_locations_are_not_to_blame(
     for path in (image_folder / "good").iterdir():
         Image.new("RGB", (12, 8), (250, 251, 252)).save(path)
     run = make_run(model)
-    shown = "which show nothing, or the same in all images: "
+    shown = "which are blank, or the same in all images: "
     with pytest.raises(
         UnfitLocationError, match=f"^{model.__name__} cannot be fitted on these tiles, {shown}"
     ) as raised:
@@ -467,7 +467,7 @@ def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
     assert run.folder.is_done(first(run), run.settings.training_hash)
     run.folder.check_checkpoint(first(run))
     log = run.folder.tile_log(first(run)).read_text()
-    assert "Tile r00_c00 could not be predicted yet. That is tried again when all are trained." in log
+    assert "Tile r00_c00 could not be predicted yet. It is predicted again when all tiles are trained." in log
     assert reason in log
 
 
@@ -478,7 +478,7 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
         message = "no room for predictions"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
     monkeypatch.setattr(training, "predict_trained", fail)
     run = make_run()
     train_tile(run, first(run))
@@ -494,7 +494,7 @@ def unwritable(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[
             with storage_errors(run.folder.predictions):
                 raise OSError(reason, "not written")
 
-        monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+        monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
         monkeypatch.setattr(training, "predict_trained", fail)
         return make_run()
 
@@ -519,7 +519,7 @@ def test_a_full_disk_ends_the_training_though_the_tile_is_stored(unwritable: Cal
 def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "keeps_to_its_state", property(lambda _: True))
+    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
     run = make_run(Stuck)
     train_tile(run, first(run))
     assert_trained_but_not_predicted(run, "RuntimeError: no room left")
@@ -553,11 +553,11 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
 
 def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_seen(make_run: MakeRun) -> None:
     run = make_run()
-    note_images(run, run.grid.tiles)
+    record_images(run, run.grid.tiles)
     train_tile(run, first(run))
     record = run.folder.record(first(run))
     assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
-    assert record.images == noted_fingerprint(run.folder) != ""
+    assert record.images == recorded_fingerprint(run.folder) != ""
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(

@@ -19,17 +19,17 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training import training_images as seen_images
-from anomalib_tiled.training.training_images import note_images, noted_fingerprint
+from anomalib_tiled.training.training_images import record_images, recorded_fingerprint
 
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
     """A run whose first two tiles are trained."""
     run = Run.open(preparation.prepare(settings))
-    assert noted_fingerprint(run.folder) == ""
-    assert note_images(run, run.grid.tiles) is None
+    assert recorded_fingerprint(run.folder) == ""
+    assert record_images(run, run.grid.tiles) is None
     for tile in run.grid.tiles[:2]:
-        trained(run, tile.name, noted_fingerprint(run.folder))
+        trained(run, tile.name, recorded_fingerprint(run.folder))
     return run
 
 
@@ -49,18 +49,18 @@ def change(path: Path) -> None:
 
 def test_images_that_stay_are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
-    noted = noted_fingerprint(run.folder)
-    assert note_images(run, run.grid.tiles[2:]) is None
-    assert noted_fingerprint(run.folder) == noted != ""
+    noted = recorded_fingerprint(run.folder)
+    assert record_images(run, run.grid.tiles[2:]) is None
+    assert recorded_fingerprint(run.folder) == noted != ""
 
 
 def test_images_that_were_copied_or_touched_are_what_they_were(run: Run) -> None:
     os.utime(image(run), (1, 1))
     shutil.copyfile(image(run, 1), image(run).with_name("copy"))
     (image(run).with_name("copy")).replace(image(run, 1))
-    noted = noted_fingerprint(run.folder)
-    assert note_images(run, run.grid.tiles[2:]) is None
-    assert noted_fingerprint(run.folder) == noted
+    noted = recorded_fingerprint(run.folder)
+    assert record_images(run, run.grid.tiles[2:]) is None
+    assert recorded_fingerprint(run.folder) == noted
 
 
 def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
@@ -68,46 +68,46 @@ def test_tiles_that_saw_other_images_must_be_trained_again(run: Run) -> None:
     message = rf"but 1 training images have changed \({image(run, 1)}\) since .* --tiles r00_c00,r00_c01`"
     for _ in range(2):  # the first refusal forgets nothing
         with pytest.raises(DataError, match=message):
-            note_images(run, run.grid.tiles[2:])
+            record_images(run, run.grid.tiles[2:])
     with pytest.raises(DataError, match=r"--tiles r00_c00,r00_c01`"):
-        note_images(run, [run.grid.tiles[0], *run.grid.tiles[2:]])
-    assert note_images(run, run.grid.tiles) is None
-    trained(run, "r00_c00", noted_fingerprint(run.folder))
-    assert note_images(run, run.grid.tiles[1:]) is None
+        record_images(run, [run.grid.tiles[0], *run.grid.tiles[2:]])
+    assert record_images(run, run.grid.tiles) is None
+    trained(run, "r00_c00", recorded_fingerprint(run.folder))
+    assert record_images(run, run.grid.tiles[1:]) is None
 
 
 def test_images_that_were_put_back_are_what_they_were(run: Run) -> None:
     before = image(run).read_bytes()
     change(image(run))
     with pytest.raises(DataError):
-        note_images(run, run.grid.tiles[2:])
+        record_images(run, run.grid.tiles[2:])
     image(run).write_bytes(before)
-    assert note_images(run, run.grid.tiles[2:]) is None
+    assert record_images(run, run.grid.tiles[2:]) is None
 
 
 def test_a_run_that_is_calibrated_again_says_so(run: Run) -> None:
     for tile in run.grid.tiles[2:]:
-        trained(run, tile.name, noted_fingerprint(run.folder))
-    assert note_images(run, []) is None
+        trained(run, tile.name, recorded_fingerprint(run.folder))
+    assert record_images(run, []) is None
     change(image(run))
-    said = f"1 training images have changed ({image(run)}) since the tiles were trained: their models know them as"
+    said = f"1 training images have changed ({image(run)}) since the tiles were trained: the models learned from"
     for _ in range(2):
-        assert note_images(run, []).startswith(said)
+        assert record_images(run, []).startswith(said)
 
 
 def test_a_run_of_which_some_tiles_saw_others_is_not_calibrated(run: Run) -> None:
     for tile in run.grid.tiles[2:]:
-        trained(run, tile.name, noted_fingerprint(run.folder))
+        trained(run, tile.name, recorded_fingerprint(run.folder))
     change(image(run))
-    assert note_images(run, run.grid.tiles) is None
-    trained(run, "r00_c01", noted_fingerprint(run.folder))
+    assert record_images(run, run.grid.tiles) is None
+    trained(run, "r00_c01", recorded_fingerprint(run.folder))
     with pytest.raises(DataError, match=r"must be trained on the same images.* --tiles r00_c00,r00_c02,r01_c00,"):
-        note_images(run, [])
+        record_images(run, [])
 
 
 def test_images_that_have_gone_are_needed_for_training_only(run: Run) -> None:
     image(run).unlink()
-    assert note_images(run, []) is None
+    assert record_images(run, []) is None
 
 
 def test_images_that_cannot_be_read_any_more_are_needed_for_training_only(
@@ -117,12 +117,12 @@ def test_images_that_cannot_be_read_any_more_are_needed_for_training_only(
         with readable(path):
             raise PermissionError(errno.EACCES, "Permission denied")
 
-    note_images(run, run.grid.tiles)
+    record_images(run, run.grid.tiles)
     change(image(run))
     monkeypatch.setattr(seen_images.Checksum, "of", fail)
-    assert note_images(run, []) is None
+    assert record_images(run, []) is None
     with pytest.raises(DataError, match="Permission denied"):
-        note_images(run, run.grid.tiles)
+        record_images(run, run.grid.tiles)
 
 
 def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: py
         trained(run, tile.name, "")
     run.folder.trained_on_file.unlink()
     monkeypatch.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
-    assert note_images(run, []) is None
+    assert record_images(run, []) is None
 
 
 def test_many_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,27 +138,27 @@ def test_many_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         change(image(run, number))
     with pytest.raises(DataError, match=rf"but 3 training images have changed \({image(run)} and 2 more\) since"):
-        note_images(run, run.grid.tiles[2:])
+        record_images(run, run.grid.tiles[2:])
 
 
 def test_without_the_note_it_is_not_known_which(run: Run) -> None:
     run.folder.trained_on_file.unlink()
     change(image(run))
     with pytest.raises(DataError, match="but training images have changed since tiles were trained"):
-        note_images(run, run.grid.tiles[2:])
+        record_images(run, run.grid.tiles[2:])
 
 
 def test_tiles_of_which_nothing_is_known_are_taken_as_they_are(run: Run) -> None:
     for tile in run.grid.tiles[:2]:
         trained(run, tile.name, "")
     change(image(run))
-    assert note_images(run, run.grid.tiles[2:]) is None
+    assert record_images(run, run.grid.tiles[2:]) is None
 
 
 def test_an_image_that_has_gone_is_named(run: Run) -> None:
     image(run).unlink()
     with pytest.raises(DataError, match=f"{image(run)} is missing"):
-        note_images(run, run.grid.tiles[2:])
+        record_images(run, run.grid.tiles[2:])
 
 
 def test_a_note_that_was_altered_is_no_change_of_images(run: Run) -> None:
@@ -167,7 +167,7 @@ def test_a_note_that_was_altered_is_no_change_of_images(run: Run) -> None:
     content["images"][str(image(run))]["sha256"] = "0" * 64
     content["fingerprint"] = "0"
     run.folder.trained_on_file.write_text(json.dumps(content))
-    assert note_images(run, run.grid.tiles[2:]) is None
+    assert record_images(run, run.grid.tiles[2:]) is None
     assert run.folder.trained_on_file.read_text() == noted, "and is mended"
 
 
@@ -177,4 +177,4 @@ def test_only_what_has_changed_is_named_where_a_note_was_altered_too(run: Run) -
     run.folder.trained_on_file.write_text(json.dumps(content))
     change(image(run, 1))
     with pytest.raises(DataError, match=rf"but 1 training images have changed \({image(run, 1)}\) since"):
-        note_images(run, run.grid.tiles[2:])
+        record_images(run, run.grid.tiles[2:])

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError, OutOfMemoryError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.training.unfit import naming_unfit_locations, unfit_location, why_not_left_out
+from anomalib_tiled.training.unfit import errors_naming_unfit_locations, unfit_location, why_not_left_out
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 
@@ -64,7 +64,7 @@ def run() -> Run:
 
 
 def raised_by_the_model(run: Run, error: BaseException) -> None:
-    with naming_unfit_locations(run, run.grid.tiles[0]):
+    with errors_naming_unfit_locations(run, run.grid.tiles[0]):
         Model().fit(error)
 
 
@@ -112,7 +112,7 @@ def test_what_the_location_is_not_to_blame_for_comes_out_as_it_is(run: Run, erro
 
 def test_neither_is_it_for_data_loaders_callbacks_and_the_trainer(run: Run) -> None:
     error = RuntimeError("Early stopping conditioned on metric `image_F1` which is not available")
-    with pytest.raises(RuntimeError) as raised, naming_unfit_locations(run, run.grid.tiles[0]):
+    with pytest.raises(RuntimeError) as raised, errors_naming_unfit_locations(run, run.grid.tiles[0]):
         Loader().load(error)
     assert raised.value is error
 
@@ -167,9 +167,9 @@ def test_why_locations_are_not_left_out() -> None:
         "No tile could be fitted, so the cause is the model, its settings or the images, not a location."
     )
     assert why_not_left_out(run_on(drawn, fitted=2), failures(blank=1, others=3)) == (
-        "3 tiles that show something could not be fitted, and only 2 could, so the cause is the model or its settings, "
+        "3 tiles that are not blank could not be fitted, and only 2 could, so the cause is the model or its settings, "
         "not the locations."
     )
     assert why_not_left_out(run_on(drawn, fitted=5, unfitted_tiles="error"), failures(blank=1, others=0)) == (
-        "To leave out the locations on which the model cannot be fitted: unfitted_tiles: leave_out."
+        "To leave out the locations where the model cannot be fitted, set unfitted_tiles: leave_out."
     )

@@ -7,7 +7,7 @@ import torch
 
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.training.worker import KilledError, Place, Worker, has_failed_for_good
+from anomalib_tiled.training.worker import KilledError, Place, Worker, gpu_has_failed
 
 TILE = TileGrid(Size(4, 4), Size(4, 4), Size(4, 4)).tiles[0]
 ASSERTION = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported at some other call."
@@ -29,7 +29,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_a_gpu_may_fail_for_good(error: Exception) -> None:
-    assert has_failed_for_good(error)
+    assert gpu_has_failed(error)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_gpu_may_fail_for_good(error: Exception) -> None:
     ],
 )
 def test_after_other_errors_it_goes_on(error: Exception | None) -> None:
-    assert not has_failed_for_good(error)
+    assert not gpu_has_failed(error)
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("out of luck"), KeyboardInterrupt()])
@@ -78,5 +78,5 @@ def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException 
 )
 def test_it_is_said_how_a_process_died(code: int, *, again: bool, said: str) -> None:
     worker = Worker(Place(1), Mock(exitcode=code), Mock())
-    assert str(worker.obituary(again=again)).startswith(said)
-    assert isinstance(worker.obituary(again=again), KilledError) == (code == -9)
+    assert str(worker.exit_report(again=again)).startswith(said)
+    assert isinstance(worker.exit_report(again=again), KilledError) == (code == -9)

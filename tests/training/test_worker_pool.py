@@ -18,9 +18,9 @@ import torch
 
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
-from anomalib_tiled.training import worker_pool as crew
+from anomalib_tiled.training import worker_pool as pool
 from anomalib_tiled.training.worker import Answer, KilledError, Place, WorkerError
-from anomalib_tiled.training.worker_pool import DEATHS, train_side_by_side
+from anomalib_tiled.training.worker_pool import MOST_CRASHES, train_side_by_side
 
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
 MANY = TileGrid(Size(4, 48), Size(4, 4), Size(4, 4)).tiles
@@ -187,7 +187,7 @@ def test_the_tile_of_a_gpu_that_failed_is_tried_again_on_another(workbench: Modu
     assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
     assert all(outcome.error is None for outcome in outcomes)
     processes = [process for _, process, device, _ in notes(tmp_path) if device == "0"]
-    assert 1 <= len(processes) <= DEATHS
+    assert 1 <= len(processes) <= MOST_CRASHES
     assert len(set(processes)) == len(processes), "none is given another tile"
 
 
@@ -199,7 +199,7 @@ class Devices:
         self.given: list[tuple[int, str]] = []
         self.at_work: list[Devices.Process] = []
 
-    def hire(self, place: Place, *_: object) -> Devices.Process:
+    def start(self, place: Place, *_: object) -> Devices.Process:
         self.at_work.append(self.Process(self, place))
         return self.at_work[-1]
 
@@ -225,11 +225,11 @@ class Devices:
                 raise ending
             return Answer(ending, isinstance(ending, torch.AcceleratorError))
 
-        def obituary(self, *, again: bool) -> WorkerError:
+        def exit_report(self, *, again: bool) -> WorkerError:
             killed = self.devices.ending(self.place.device, self.tile.name) is KILLED
             return (KilledError if killed else WorkerError)(f"died{' again' if again else ''}")
 
-        def dismiss(self) -> None:
+        def stop(self) -> None:
             if self in self.devices.at_work:  # the second time is in the end, for all
                 self.devices.at_work.remove(self)
 
@@ -248,8 +248,8 @@ def trained_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str,
 
     def train(devices: list[int | None], ending: Ending) -> tuple[dict[str, str], list[tuple[int, str]]]:
         stand_in = Devices(ending)
-        monkeypatch.setattr(crew, "Worker", stand_in)
-        monkeypatch.setattr(crew, "wait", lambda connections: connections)
+        monkeypatch.setattr(pool, "Worker", stand_in)
+        monkeypatch.setattr(pool, "wait", lambda connections: connections)
         outcomes = list(train_side_by_side(MANY, print, [Place(1, device) for device in devices]))
         assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in MANY]
         return {outcome.tile.name: str(outcome.error or "done") for outcome in outcomes}, stand_in.given
@@ -262,7 +262,7 @@ def test_a_sick_device_loses_few_tiles_and_those_are_trained_elsewhere(trained_b
     became, given = trained_by([0, 1], lambda device, _: ending if device == 0 else None)
     assert set(became.values()) == {"done"}
     tried = [tile for device, tile in given if device == 0]
-    assert len(tried) == len(set(tried)) == DEATHS
+    assert len(tried) == len(set(tried)) == MOST_CRASHES
     assert set(tried) <= {tile for device, tile in given if device == 1}
 
 
@@ -276,13 +276,13 @@ def test_a_tile_waits_for_another_device_than_the_one_that_it_was_lost_at(traine
 def test_a_device_where_some_tiles_are_trained_is_kept(trained_by: Callable) -> None:
     def ending(device: int, tile: str) -> Exception | None:
         if device == 0:
-            endings.append(DEAD if (len(endings) + 1) % DEATHS else None)
+            endings.append(DEAD if (len(endings) + 1) % MOST_CRASHES else None)
         return endings[-1] if device == 0 else None
 
     endings: list[Exception | None] = []
     became, _ = trained_by([0, 1], ending)
     assert set(became.values()) == {"done"}
-    assert endings.count(DEAD) > DEATHS
+    assert endings.count(DEAD) > MOST_CRASHES
 
 
 @pytest.mark.parametrize("devices", [[0], [0, 0], [0, 1], [0, 1, 0, 1], [None, None]])
@@ -298,8 +298,8 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, ending: Exception) -> None:
         self.room, self.ending, self.most = room, ending, []
         self.processes = Devices(self.end)
-        monkeypatch.setattr(crew, "Worker", self.processes)
-        monkeypatch.setattr(crew, "wait", lambda connections: connections[:1])
+        monkeypatch.setattr(pool, "Worker", self.processes)
+        monkeypatch.setattr(pool, "wait", lambda connections: connections[:1])
 
     def end(self, *_: object) -> Exception | None:
         self.most.append(self.processes.busy)
@@ -351,7 +351,7 @@ def test_it_is_said_that_fewer_tiles_are_trained_side_by_side(
 ) -> None:
     Machine(monkeypatch, 1, KILLED).train(TWO)
     [said] = caplog.messages
-    assert said.startswith("Tile r00_c00 is tried again, and tiles are trained by one process less, 1, from now on: ")
+    assert said.startswith("Tile r00_c00 is retried. From now on tiles are trained by one process less, 1: ")
 
 
 @pytest.mark.parametrize("error", [EOFError("no answer"), ConnectionResetError("gone"), BrokenPipeError("gone")])
@@ -360,13 +360,13 @@ def test_a_process_that_could_not_be_started_is_started_once_more(
 ) -> None:
     machine, failures = Machine(monkeypatch, 2, KILLED), [error]
 
-    def hire(place: Place, *_: object) -> Devices.Process:
+    def start(place: Place, *_: object) -> Devices.Process:
         if failures:
             raise failures.pop()
         return started(place)
 
-    started = machine.processes.hire
-    monkeypatch.setattr(machine.processes, "hire", hire)
+    started = machine.processes.start
+    monkeypatch.setattr(machine.processes, "start", start)
     assert set(machine.train(TWO).values()) == {"done"}
     failures += [error, error]
     with pytest.raises(type(error)):

@@ -17,7 +17,7 @@ MANY = TileGrid(Size(4, 64), Size(4, 4), Size(4, 4)).tiles
 
 
 class Training:
-    """Trains tiles by noting their names; at the second one it fails in a given way."""
+    """Trains tiles by with_context their names; at the second one it fails in a given way."""
 
     def __init__(self, failure: BaseException | None = None) -> None:
         self.failure = failure
