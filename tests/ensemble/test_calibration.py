@@ -74,7 +74,7 @@ def test_a_calibration_survives_json() -> None:
 @pytest.mark.parametrize("key", ["image", "tiles", "notes"])
 def test_a_calibration_that_was_altered(key: str) -> None:
     content = {name: value for name, value in Calibration().to_json().items() if name != key}
-    with pytest.raises(RunFolderError, match=rf"calibration.json has changed \(KeyError\('{key}'\)\). Delete it and"):
+    with pytest.raises(RunFolderError, match=rf"calibration.json has changed \(KeyError\('{key}'\)\). Delete it, and"):
         Calibration.from_json(content)
 
 

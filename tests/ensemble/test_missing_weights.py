@@ -105,5 +105,5 @@ def test_a_folder_that_is_gone_is_named(tmp_path: Path, *, trained: bool, more: 
 
 def test_a_model_that_is_to_be_trained_says_which_folder_it_lacks(tmp_path: Path) -> None:
     spec = ClassSpec("anomalib.models.Padim", {"backbone": f"local-dir:{tmp_path / 'gone'}", "layers": ["layer1"]})
-    with pytest.raises(ConfigurationError, match=r"Padim cannot be made\. .*gone/config\.json is missing\. Put"):
+    with pytest.raises(ConfigurationError, match=r"Padim cannot be made\. .*gone/config\.json is missing\. Restore"):
         build_tile_model(spec, Size(32, 32))

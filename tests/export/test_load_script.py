@@ -16,7 +16,7 @@ import torch
 from anomalib_tiled.ensemble.ensemble import TiledEnsemble
 from anomalib_tiled.export.formats import TorchFormat
 from anomalib_tiled.export.load_script import check, checksum, load
-from anomalib_tiled.export.manifest import sealed
+from anomalib_tiled.export.manifest import checksums_of
 from anomalib_tiled.export.whole import Whole, ensemble_graph
 from anomalib_tiled.export.writers import LOADER
 
@@ -44,7 +44,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     torch.export.save(program, folder / "model.pt2")
     image = {"shape": ["any", 3, 4, 6], "dtype": "float32", "range": [0, 1]}
-    files = sealed(folder, [folder / "model.pt2"])
+    files = checksums_of(folder, [folder / "model.pt2"])
     (folder / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
     return folder
 
@@ -80,7 +80,7 @@ def test_an_ensemble_is_loaded(
     ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
     TorchFormat().write(ensemble_graph(whole_of(ensemble)), tmp_path / "model.pt2")
     image = {"shape": ["any", 3, *images.shape[2:]], "dtype": "float32", "range": [0, 1]}
-    files = sealed(tmp_path, [tmp_path / "model.pt2"])
+    files = checksums_of(tmp_path, [tmp_path / "model.pt2"])
     (tmp_path / "manifest.json").write_text(json.dumps({"inputs": [image], "files": files}))
     model = load(tmp_path)
     torch.testing.assert_close(model(images)["pred_score"], ensemble(images).pred_score)
@@ -88,7 +88,7 @@ def test_an_ensemble_is_loaded(
         model(images.byte())
     with pytest.raises(ValueError, match=r"must have values from 0 to 1, but have values from 0\.\d+ to 25\d\."):
         model(images * 255)
-    with pytest.raises(ValueError, match="but are none"):
+    with pytest.raises(ValueError, match="but have none"):
         model(images[:0])
     white = torch.ones_like(images)
     assert torch.equal(load(str(tmp_path))(white + 1e-6)["pred_score"], model(white)["pred_score"])

@@ -70,8 +70,8 @@ def test_another_reason_against_a_model_stays_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (pre_processor("Grayscale"), "gives 1 x 64 x 96 (channels, height, width), torch.float32. Change model.init"),
-        (pre_processor("ToDtype", dtype="torch.uint8"), "gives 3 x 64 x 96 (channels, height, width), torch.uint8."),
+        (pre_processor("Grayscale"), "returns 1 x 64 x 96 (channels, height, width), torch.float32. Change model.init"),
+        (pre_processor("ToDtype", dtype="torch.uint8"), "returns 3 x 64 x 96 (channels, height, width), torch.uint8."),
     ],
 )
 def test_a_pre_processor_gives_tiles(given: dict[str, object], message: str) -> None:
