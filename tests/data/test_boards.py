@@ -277,8 +277,8 @@ def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.Mo
         (
             {"train_images": 10**6, "image_size": (8193, 512)},
             (
-                "There may be 100000 boards of at most 8192 pixels a side, but the settings give 1000009 of 8193 x 512. "
-                "Lower image_size or the numbers of images."
+                "There may be 100000 boards of at most 8192 pixels a side, but the settings give 1000009 of 8193 x "
+                "512. Lower image_size or the numbers of images."
             ),
         ),
         ({"train_images": 0}, "train_images must be at least 1, but is 0. Raise train_images."),
