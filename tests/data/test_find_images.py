@@ -140,7 +140,7 @@ def test_a_list_that_cannot_be_read(folder: Path) -> None:
         found(folder, "-", listed=lines())
 
 
-def test_what_of_the_list_has_no_end_of_line_is_told(folder: Path) -> None:
+def test_what_of_the_list_has_no_end_of_line_is_reported(folder: Path) -> None:
     with pytest.raises(DataError, match=r"it holds zero bytes\. Leave -print0 out"):
         found(folder, "-", listed=("a.tif\0b/2.png",))
 

@@ -93,7 +93,7 @@ def test_a_split_that_is_missing(tmp_path: Path) -> None:
         ("subset,image_path,mask_path,label\ntrain\n", "TypeError"),
     ],
 )
-def test_a_split_that_was_altered(tmp_path: Path, content: str, reason: str) -> None:
+def test_a_split_that_was_changed(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "split.csv").write_text(content)
     message = rf"must have the columns subset, image_path, mask_path, label, but was changed \(.*{reason}.*\)\. Fit"
     with pytest.raises(RunFolderError, match=message):

@@ -88,7 +88,7 @@ def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: i
     assert list(folder.predicted()) == IMAGES
 
 
-def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) -> None:
+def test_a_folder_without_predictions_is_repaired_to_an_empty_one(tmp_path: Path) -> None:
     folder = PredictionFolder(tmp_path / "new")
     assert folder.repair() == {}
     assert list(folder.predicted()) == []
@@ -98,7 +98,7 @@ def test_a_folder_without_predictions_is_mended_to_an_empty_one(tmp_path: Path) 
 @pytest.mark.parametrize(
     "line", ["{}", "[]", "null", "text", '{"image_path": "a"}', '{"regions": 5, "image_size": [1]}']
 )
-def test_an_altered_line_is_named(folder: PredictionFolder, line: str) -> None:
+def test_an_changed_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
     with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was changed \(.*\)\. Choose another"):

@@ -69,7 +69,7 @@ def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_label_that_contradicts_its_mask_is_told(tmp_path: Path) -> None:
+def test_a_label_that_contradicts_its_mask_is_reported(tmp_path: Path) -> None:
     given = batch()
     given.pred_mask = torch.stack([torch.zeros(1, 4, 6, dtype=torch.bool), RAW[1] > 0.8])
     kept = writer(tmp_path)
@@ -137,7 +137,7 @@ def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: 
 
 @pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12), Size(8, 5)])
 @pytest.mark.parametrize("stretch", [True, False])
-def test_overlays_show_the_regions_that_are_told(tmp_path: Path, size: Size, *, stretch: bool) -> None:
+def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *, stretch: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path := tmp_path / "1.png")
     given = batch()

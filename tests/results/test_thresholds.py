@@ -77,7 +77,7 @@ def test_without_scores_a_fraction_says_why() -> None:
 
 
 @pytest.mark.parametrize(("text", "told"), [("q0.99", False), ("fpr0.01", False), ("q0.991", True), ("q1", False)])
-def test_a_fraction_finer_than_the_scores_is_told(text: str, *, told: bool) -> None:
+def test_a_fraction_finer_than_the_scores_is_reported(text: str, *, told: bool) -> None:
     _, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
     assert notes == ((f"{text} is finer than 100 normal validation scores resolve: it is the highest of them.",) * told)
 

@@ -150,7 +150,7 @@ DATE = "seed_everything: 2024-13-45"
 @pytest.mark.parametrize(
     "content", [b"tiling: [", b"", b"tilling: {}", b"just text", "model: ü".encode("utf-16"), b"m: \xfc", DATE.encode()]
 )
-def test_a_configuration_that_was_altered(run: RunFolder, content: bytes) -> None:
+def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
     with pytest.raises(RunFolderError) as raised:
         run.settings()
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Sett
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
-def test_an_altered_record(run: RunFolder, settings: Settings, record: str) -> None:
+def test_an_changed_record(run: RunFolder, settings: Settings, record: str) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     run.record_file(FIRST).write_text(record)
     with pytest.raises(RunFolderError, match=r"r00_c00.json was changed .* Delete it, and train the tile again"):
@@ -380,7 +380,7 @@ def test_names_of_files(run: RunFolder) -> None:
     assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
 
 
-def test_a_record_of_the_first_version_is_not_called_altered(run: RunFolder, settings: Settings) -> None:
+def test_a_record_of_the_first_version_is_not_called_changed(run: RunFolder, settings: Settings) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     write_json(run.record_file(FIRST), {"seconds": 1.5, "epochs": 1, "configuration": settings.training_hash})
     with pytest.raises(RunFolderError, match=r"was written by anomalib-tiled 0\.1\.0, .*fit --config \S+config\.yaml"):

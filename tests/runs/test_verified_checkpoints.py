@@ -59,7 +59,7 @@ def test_one_that_was_trained_again_does_not_join_those_of_before(folder: RunFol
     assert load(VerifiedCheckpoints(folder)) == b"trained again"
 
 
-def test_one_that_is_altered_after_it_was_used_is_not_used_again(folder: RunFolder) -> None:
+def test_one_that_is_changed_after_it_was_used_is_not_used_again(folder: RunFolder) -> None:
     checkpoints, path = VerifiedCheckpoints(folder), folder.checkpoint(TILE)
     load(checkpoints)
     before = path.stat()
@@ -69,7 +69,7 @@ def test_one_that_is_altered_after_it_was_used_is_not_used_again(folder: RunFold
         load(checkpoints)
 
 
-def test_what_may_be_altered_is_not_read_for_it(folder: RunFolder, read: list[Path]) -> None:
+def test_what_may_be_changed_is_not_read_for_it(folder: RunFolder, read: list[Path]) -> None:
     folder.checkpoint(TILE).write_bytes(b"altered")
     assert load(VerifiedCheckpoints(RunFolder(folder.path, allow_altered=True))) == b"altered"
     assert not read

@@ -1,4 +1,4 @@
-"""A file that was cut short or altered is noticed."""
+"""A file that was cut short or changed is noticed."""
 
 from __future__ import annotations
 
