@@ -169,11 +169,11 @@ def test_an_image_of_which_a_model_says_nothing_of_use_is_skipped(
     black = new / "left" / "002.png"
     Image.new("RGB", (150, 112)).save(black)
 
-    def not_a_number(ensemble: TiledEnsemble, images: torch.Tensor) -> object:
+    def not_a_number(ensemble: TiledEnsemble, images: torch.Tensor, *others: object) -> object:
         if (images.amax(dim=(1, 2, 3)) == 0).any():
             message = "The model of tile r00_c00 predicts infinities or NaN."
             raise NotFiniteError(message)
-        return told(ensemble, images)
+        return told(ensemble, images, *others)
 
     monkeypatch.setattr(TiledEnsemble, "predict_raw", not_a_number)
     assert predict("--data", new) == 3
@@ -388,9 +388,9 @@ def test_an_image_that_has_gone_before_it_is_drawn_stops_no_other(
 ) -> None:
     told, gone = TiledEnsemble.predict_raw, new / "left" / "001.png"
 
-    def moved(ensemble: TiledEnsemble, images: torch.Tensor) -> object:
+    def moved(ensemble: TiledEnsemble, images: torch.Tensor, *others: object) -> object:
         gone.unlink(missing_ok=True)
-        return told(ensemble, images)
+        return told(ensemble, images, *others)
 
     monkeypatch.setattr(TiledEnsemble, "predict_raw", moved)
     assert predict("--data", new, "--overlays") == 3
