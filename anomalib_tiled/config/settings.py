@@ -243,6 +243,10 @@ class Settings:
             holder[name] = None if spec is None else asdict(spec)
         return written
 
+    def in_order(self) -> Settings:
+        """Sort the arguments of all objects by name: hashes stay the same when a program writes the file again."""
+        return Settings.from_mapping({name: _sorted(value) for name, value in self.to_mapping().items()})
+
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
         return str(yaml.safe_dump(plain(self.to_mapping()), sort_keys=False))
@@ -329,6 +333,12 @@ def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
 
 def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
     return ThresholdingSettings(**{name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)})
+
+
+def _sorted(value: Plain) -> Plain:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value, key=str)}
+    return [_sorted(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _tupled(value: Plain) -> Plain:

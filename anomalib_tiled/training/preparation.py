@@ -127,7 +127,7 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
             check_monitored(Run.open(folder))
         _keep_log(folder, log)
 
-    return RunFolder.create(root, settings, fill, check)
+    return RunFolder.create(root, settings.in_order(), fill, check)
 
 
 def _read_images(folder: RunFolder) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from anomalib_tiled.config.settings import CacheSettings, ClassSpec, MetricSettings, Settings
@@ -64,6 +65,14 @@ def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
         splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).split_file.read_text())
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
+
+
+def test_another_program_may_write_the_configuration_of_a_run_again(settings: Settings) -> None:
+    folder = preparation.prepare(settings)
+    before = folder.settings()
+    folder.config_file.write_text(yaml.safe_dump(yaml.safe_load(folder.config_file.read_text())))  # sorts all names
+    assert folder.settings().training_hash == before.training_hash
+    assert folder.settings().calibration_hash == before.calibration_hash
 
 
 NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
