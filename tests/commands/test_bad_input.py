@@ -65,7 +65,7 @@ MISFITS = {
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
     "tiles without number": (
         {"tiling": {"image_size": 10**7, "tile_size": 256}},
-        "A grid may have at most 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride, or",
+        "A grid may have at most 100000 tiles, but would have 39063 x 39063. Raise tiling.tile_size or tiling.stride",
     ),
     "a blur without end": (
         {"seam_smoothing": {"class_path": "GaussianSeams", "init_args": {"sigma": 1e9}}},
