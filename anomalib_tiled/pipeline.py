@@ -66,7 +66,7 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, k
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
-        ConfigurationError: The model's predictions cannot be used, whatever the tile.
+        ConfigurationError: The model's predictions cannot be used on any tile.
     """
     named = tiles_named(grid_of(folder.settings().tiling), again)
     with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
