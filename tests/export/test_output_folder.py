@@ -84,8 +84,7 @@ def test_what_no_export_has_written_is_never_deleted(tmp_path: Path, manifest: o
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    refused = pytest.raises(ConfigurationError, match=r"is not\. Choose another")
-    with refused, replacing_folder(tmp_path, overwrite=True):
+    with pytest.raises(ConfigurationError, match=r"is not\. Choose"), replacing_folder(tmp_path, overwrite=True):
         pass
 
 
