@@ -162,7 +162,7 @@ def test_normalized_maps_keep_their_colours_from_picture_to_picture(images: list
 def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> None:
     given = batch(images, torch.tensor(0.5))
     images[1].unlink()
-    with pytest.raises(DataError, match=r"good/000\.png is missing\. Put it back"):
+    with pytest.raises(DataError, match=r"good/000\.png is missing\. Restore it"):
         Pictures.into(tmp_path / "images", images, stretch=False).draw(given)
     assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"
 
