@@ -49,20 +49,17 @@ from anomalib_tiled.training.preparation import prepare
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from anomalib.data import InferenceBatch
+    from anomalib.data import AnomalibDataModule, InferenceBatch
     from torchvision.transforms.v2 import Transform
     from typing_extensions import Self
 
+    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.data.image_input import GivenImage
     from anomalib_tiled.ensemble.ensemble import RawPrediction
 
-if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataModule
-
-    from anomalib_tiled.config.settings import Plain
-
 SIZES = ("tile_size", "stride", "image_size")
 """Attributes that a grid shares with `TilingSettings`."""
+
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 
 LESS_MEMORY = f'{LOWER_THE_BUDGET}, give fewer images at a time, or load the run with another device, such as "cpu".'

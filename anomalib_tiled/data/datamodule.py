@@ -19,7 +19,7 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
 from anomalib_tiled.data.dataset_check import check_reading
 from anomalib_tiled.data.setup import set_up
-from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, _with_masks
+from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
 from anomalib_tiled.errors import DataError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _moved(sample: Sample, source: Path, target: Path) -> Sample:
         return target / path.relative_to(source) if path.is_relative_to(source) else path
 
     masks = [move(path) for path in sample.masks]
-    return _with_masks(replace(sample, image_path=move(sample.image_path)), masks)
+    return with_masks(replace(sample, image_path=move(sample.image_path)), masks)
 
 
 def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:
@@ -142,7 +142,7 @@ def _sample_of(row: dict[Hashable, Plain], subset: Subset, *, task: str | None) 
     sample = Sample(subset, Path(row["image_path"]).absolute(), None, _label(row["label_index"], row["image_path"]))
     # As in anomalib: some data modules name masks of normal images that do not exist.
     has_mask = sample.label == 1 and task != TaskType.CLASSIFICATION
-    return _with_masks(sample, _masks(row.get("mask_path")) if has_mask else [])
+    return with_masks(sample, _masks(row.get("mask_path")) if has_mask else [])
 
 
 def _label(given: Plain, image_path: Plain) -> int | None:

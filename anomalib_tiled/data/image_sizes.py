@@ -6,26 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.system.files import is_file
 
 if TYPE_CHECKING:
-    from anomalib_tiled.data.split import Split
-    from anomalib_tiled.grid import Size
-
-if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from anomalib_tiled.data.split import Split
-
-    Pixels = NDArray[np.uint8]
-
 
 SAME_SHAPE = 0.01
 """Largest relative difference of aspect ratios without a warning."""

@@ -113,8 +113,9 @@ def _sample_of_row(row: dict[str, str]) -> Sample:
         raise ValueError(message)
     subset = next(name for name in SUBSETS if name == row["subset"])
     sample = Sample(subset, Path(row["image_path"]), None, int(row["label"]) if row["label"] else None)
-    return _with_masks(sample, [Path(path) for path in row["mask_path"].splitlines()])
+    return with_masks(sample, [Path(path) for path in row["mask_path"].splitlines()])
 
 
-def _with_masks(sample: Sample, masks: list[Path]) -> Sample:
+def with_masks(sample: Sample, masks: list[Path]) -> Sample:
+    """Give the same sample with other masks."""
     return replace(sample, mask_path=masks[0] if masks else None, further_masks=tuple(masks[1:]))

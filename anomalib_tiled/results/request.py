@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from anomalib_tiled.ensemble.tile_model import TilePrediction
-    from anomalib_tiled.grid import Tile
-
-    OnTile = Callable[[Tile, TilePrediction], None]
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
 

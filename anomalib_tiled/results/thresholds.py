@@ -5,41 +5,22 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from anomalib_tiled.ensemble.ensemble import RawPrediction
-from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.request import PredictionSettings
 
 if TYPE_CHECKING:
-    import torch
     from anomalib.data import InferenceBatch
 
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
-    from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
     from anomalib_tiled.ensemble.run import Run
-
-    OnFailure = Callable[[Path, DataError], None]
+    from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 
 THRESHOLDS = ("threshold", "pixel_threshold")
 """Settings that can change without predicting again."""
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.results.request import PredictionSettings
-
 
 FORM = re.compile(r"(q|fpr)?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 """A number, or a fraction after ``q`` or ``fpr``."""
