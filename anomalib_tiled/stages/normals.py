@@ -46,7 +46,7 @@ def peaks_of(scores: ScoreDistribution) -> Floats:
 def quantile_of_peaks(peaks: Floats, quantile: float) -> float:
     """Estimate the score that a new image stays below with a given probability.
 
-    The k-th lowest of n scores is exceeded by a new one with probability 1 - k / (n + 1), whatever the distribution.
+    The k-th lowest of n scores is exceeded by a new one with probability 1 - k / (n + 1) for any distribution.
     So the quantile is read at k = quantile × (n + 1), interpolated linearly between neighbours: type 6 of Hyndman and
     Fan, "Sample Quantiles in Statistical Packages", The American Statistician 50 (1996). For k > n it is the highest
     score.

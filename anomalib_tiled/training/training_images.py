@@ -128,7 +128,7 @@ def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) ->
 
 
 def _differ(before: SeenImage, now: SeenImage) -> bool:
-    """Whether an image has changed; if its size and time are the recorded ones, it has not, whatever the checksums."""
+    """Whether an image has changed; if its size and time are the recorded ones, it has not."""
     is_touched = (before.size, before.modified) != (now.size, now.modified)
     return is_touched and before.sha256 != now.sha256
 
