@@ -294,6 +294,9 @@ def _output(given: str | None) -> Path | None:
 
 def _open(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     """Open a run, and say which of its files have changed and which packages have other versions."""
+    if not ckpt_dir:
+        message = "--ckpt_dir must name a run folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
     folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
         for note in changed_files(folder):

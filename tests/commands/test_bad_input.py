@@ -340,7 +340,7 @@ DEEP = "[" * 101 + "]" * 101
     [
         (f"more: {DEEP}", "configuration.yaml may nest 100 levels deep, but nests deeper. Lay it out flatter."),
         ("more: &more [*more]", "*more stands for something that it is a part of. Correct it."),
-        (f"more: [{'1, ' * 2000}]", "configuration.yaml may hold 2000 values, each counted as often as it is used,"),
+        (f"more: [{'1, ' * 5000}]", "configuration.yaml may hold 5000 values, each counted as often as it is used,"),
         (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
         (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
         ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' is in line "),
@@ -418,3 +418,12 @@ def test_a_run_beyond_bounds(
     assert f"{run / name}" in said
     assert message in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["predict", "--data", "x"], ["fit"], ["train"]])
+def test_a_run_without_a_name_is_not_the_current_folder(
+    arguments: list[str], finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished_run)
+    assert main([*arguments, "--ckpt_dir", ""]) == 2
+    assert "--ckpt_dir must name a run folder, but the name is empty." in capsys.readouterr().err

@@ -38,6 +38,10 @@ ALLOWED = {
     "words": "a: 1\nb: [1, 2, {c: null}]",
     "broken": "tiling: [1,\nb",
     "an unknown alias": "a: *b",
+    "1,500 folders, each normal, abnormal and masked": "\n".join(
+        f"{kind}_dir: [{', '.join(f'{kind}/{number}' for number in range(1500))}]"
+        for kind in ("normal", "abnormal", "mask")
+    ),
     "as deep as may be": mapped(DEEPEST),
     "as many values as may be": f"a: [{'1,' * (MOST_VALUES - 3)}]",
     "a name of any bytes": "/images/\udcfc.png",
@@ -57,7 +61,7 @@ def test_what_is_within_bounds_is_the_parsers_concern(text: str) -> None:
 
 DEEP, MANY = (
     "It may nest 100 levels deep, but nests deeper.",
-    "It may hold 2000 values, each counted as often as it is",
+    "It may hold 5000 values, each counted as often as it is",
 )
 REFUSED = {
     "lists": ("[" * (DEEPEST + 1), DEEP),
@@ -68,7 +72,7 @@ REFUSED = {
     "aliases in depth": (f"a: &a {mapped(60)}\nb: {mapped(60).replace('1', '*a')}", DEEP),
     "values": (f"[{'1,' * MOST_VALUES}]", MANY),
     "values behind aliases": (tenfold(4), MANY),
-    "merged values": (f"{tenfold(3)}\nm: {{<<: [{'*l0, ' * 10}], n: [*l2, *l2]}}", MANY),
+    "merged values": (f"{tenfold(3)}\nm: {{<<: [{'*l0, ' * 10}], n: [*l2, *l2, *l2, *l2]}}", MANY),
     "a circle": ("a: &a [*a]", "It cannot be used: in line 1, *a stands for something that it is a part of. Correct"),
     "length": (
         f"# {'a' * LONGEST_CONFIGURATION}",
