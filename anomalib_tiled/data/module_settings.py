@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
 """The lowest allowed value of each number of a data module."""
 
-PATH_PARTS = re.compile(r"[/\\\0]")
+PATH_PARTS = re.compile(r"[/\\\x00-\x1f]")
 """Characters that separate folders, here or on other systems, or end a path."""
 
 

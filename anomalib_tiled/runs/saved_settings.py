@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import check_sizes
@@ -14,11 +14,6 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.packages import refuse_code_in
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anomalib_tiled.config.settings import Plain
 
 
 def read_settings(config_file: Path) -> Settings:
@@ -52,7 +47,10 @@ def _places() -> tuple[str, ...]:
 def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
     """Parse and check a configuration; the places decide where its classes come from."""
     del places
-    content = cast("Mapping[str, Plain]", parse_yaml(text, "it"))
+    content = parse_yaml(text, "it")
+    if not isinstance(content, Mapping):
+        message = f"it must hold settings by their names, but holds {'nothing' if content is None else repr(content)}"
+        raise ConfigurationError(message)
     refuse_code_in(folder, content)
     settings = Settings.from_mapping(content)
     check_sizes(settings.tiling)

@@ -25,7 +25,7 @@ def test_numbers_with_which_nothing_can_be_loaded(changes: dict[str, int], messa
         check_numbers(Folder(name="parts", normal_dir="good", **changes))
 
 
-NO_FOLDERS = ("../../evil", "/evil", "a/b", "a/", "..", ".", "", "a\\b", "C:\\evil", "a\0b")
+NO_FOLDERS = ("../../evil", "/evil", "a/b", "a/", "..", ".", "", "a\\b", "C:\\evil", "a\0b", "a\nb")
 
 
 @pytest.mark.parametrize("name", NO_FOLDERS)

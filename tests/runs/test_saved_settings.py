@@ -67,3 +67,11 @@ def test_what_is_wrong_is_said_each_time(tmp_path: Path, settings: Settings) -> 
     for _ in range(2):
         with pytest.raises(RunFolderError, match=r"config\.yaml cannot be used any more"):
             read_settings(run.config_file)
+
+
+@pytest.mark.parametrize(("text", "held"), [("", "nothing"), ("- 1", r"\[1\]")])
+def test_a_configuration_without_settings_is_named(tmp_path: Path, settings: Settings, text: str, held: str) -> None:
+    run = RunFolder.create(tmp_path, settings)
+    run.config_file.write_text(text)
+    with pytest.raises(RunFolderError, match=rf"must hold settings by their names, but holds {held}\. Restore it"):
+        read_settings(run.config_file)
