@@ -177,8 +177,8 @@ def test_images_of_several_sizes_are_resized_where_a_size_is_given(
             ["predict", "--min_area", "-1"],
             "--min_area must be a number of pixels, 0 for regions of any size, but is -1.",
         ),
-        (["predict", "--device", "cuda:777"], "The device must be auto, cpu, or an accelerator that is there,"),
-        (["predict", "--device", "meta"], "such as cuda:0; 'meta': it computes nothing"),
+        (["predict", "--device", "cuda:777"], "The device must be auto, cpu, or an accelerator of this machine,"),
+        (["predict", "--device", "meta"], "such as cuda:0, but is 'meta': it computes nothing"),
         (["predict", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
         (["predict", "--output", "{run}/tiles"], "but {run}/tiles belongs to the run folder {run}. Choose another,"),
         (["test", "--output", "{run}"], "--output must be a folder for results alone, but {run} is the run folder"),
@@ -253,7 +253,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
     configuration = str(configure(**none, data__init_args__val_split_mode="none"))
     assert main(["train", "--config", configuration]) == 2
-    message = "`train` fits a run and then measures it on test images, but there are none. Name some in the data module"
+    message = "`train` fits a run and then measures it on test images, but there are none. Give the data module some"
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "results").rglob("config.yaml"))
     assert main(["fit", "--config", configuration]) == 0
@@ -363,7 +363,10 @@ def test_a_configuration_beyond_bounds(
             ["--config", "{a: 1, a: 2}"],
             "--config must hold each setting once, but 'a' is in line 1 and again in line",
         ),
-        (["--scoring", "{class_path: Max, class_path: Mean}"], "must hold each setting once, but 'class_path' stands"),
+        (
+            ["--scoring", "{class_path: Max, class_path: Mean}"],
+            "must hold each setting once, but 'class_path' is in line 1",
+        ),
         (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),
         ([f"--a{'.a' * 101}", "1"], "must not hold a zero byte or more than 100 dots."),
         (["--config", "/dev/zero"], "Path is not a file: '/dev/zero'"),

@@ -156,7 +156,11 @@ def test_an_export_predicts_an_image_with_its_augmentations(configure: Callable[
     ("changed", "options", "message"),
     [
         ("RandomHorizontalFlip", [], "(RandomHorizontalFlip) cannot be exported: they draw random numbers"),
-        ("Identity", ["--format", "onnx", "--per_tile"], "(Identity) cannot be exported: --per_tile has no place"),
+        (
+            "Identity",
+            ["--format", "onnx", "--per_tile"],
+            "(Identity) cannot be exported: --per_tile cannot export them",
+        ),
     ],
 )
 def test_augmentations_that_cannot_be_exported_are_refused_before_tiles_are_loaded(

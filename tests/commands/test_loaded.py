@@ -228,7 +228,7 @@ def test_thresholds_replace_those_that_were_calibrated(finished_run: Path, damag
 def test_what_cannot_be_loaded_says_why(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="there is no folder"):
         TiledEnsemble.load(tmp_path / "gone")
-    with pytest.raises(ConfigurationError, match="The device must be auto, cpu, or an accelerator that is there"):
+    with pytest.raises(ConfigurationError, match="The device must be auto, cpu, or an accelerator of this machine"):
         TiledEnsemble.load(finished_run, device="warp")
     shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "calibration.json").unlink()

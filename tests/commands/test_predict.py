@@ -314,7 +314,7 @@ def test_a_quantile_is_one_of_normal_validation_images(predict: Predict, photogr
 
 def test_a_quantile_that_is_too_fine_is_told(predict: Predict, new: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict("--data", new, "--threshold", "fpr0.01") == 0
-    assert "Note: fpr0.01 is finer than 4 normal validation scores can tell" in capsys.readouterr().err
+    assert "Note: fpr0.01 is finer than 4 normal validation scores resolve" in capsys.readouterr().err
 
 
 def test_an_anomaly_can_be_a_failure(predict: Predict, new: Path, output: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, n
 
 
 REFUSED = {
-    "an empty folder": (["--data", "{new}/empty"], "There must be images in {new}/empty or in folders in it"),
+    "an empty folder": (["--data", "{new}/empty"], "There must be images in {new}/empty or its subfolders"),
     "a pattern": (["--data", "{new}/*.gif"], "No image matches {new}/*.gif. Quote it to keep"),
     "no such file": (["--data", "{new}/gone.png"], "but there is no {new}/gone.png."),
     "no data": ([], "--data must name the images to predict"),
@@ -548,7 +548,7 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
         "0    success",
         "2    an argument",
         "3    some images",
-        "4    with --fail_on_anomaly",
+        "4    success, and with --fail_on_anomaly",
         "130  inter",
     ):
         assert f"\n  {status}" in said

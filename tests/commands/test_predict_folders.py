@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
@@ -186,10 +185,10 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
 def test_pixels_of_a_model_without_maps_are_not_decided_about(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = TiledEnsemble.predict_raw
+    predict_raw = TiledEnsemble.predict_raw
 
-    def without_maps(self: TiledEnsemble, images: torch.Tensor) -> RawPrediction:
-        return replace(told(self, images), has_maps=False)
+    def without_maps(self: TiledEnsemble, *arguments: object) -> RawPrediction:
+        return replace(predict_raw(self, *arguments), has_maps=False)
 
     monkeypatch.setattr(TiledEnsemble, "predict_raw", without_maps)
     assert predict("--data", new, "--maps", "npy") == 0

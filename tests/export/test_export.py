@@ -26,7 +26,7 @@ class Changed(Scorer):
 def test_files_that_predict_something_else_are_refused_and_the_cause_is_named(
     make_ensemble: Callable[..., TiledEnsemble], images: torch.Tensor, tmp_path: Path
 ) -> None:
-    message = r"to 0\.0001, but differ in pred_score by .*The cause is scoring Changed .*Nothing was kept"
+    message = r"to 0\.0001, but differ in pred_score by .*The cause is scoring Changed .*No files were kept"
     with pytest.raises(ConfigurationError, match=message):
         _check(
             make_ensemble(scorer=Changed(), normalize_at="none"),

@@ -575,7 +575,7 @@ def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_scr
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_without_a_gpu_the_setting_to_give_is_named(accelerator: str) -> None:
-    message = r"The trainer refuses its arguments: .* To train on the processor: --trainer\.accelerator cpu\."
+    message = r"The trainer refuses its arguments: .* To train on the CPU, set --trainer\.accelerator cpu\."
     with pytest.raises(ConfigurationError, match=message):
         check_trainer({"accelerator": accelerator})
 
