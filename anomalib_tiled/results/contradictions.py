@@ -14,7 +14,7 @@ NORMAL = "normal, but with anomalous pixels"
 ANOMALOUS = "anomalous, but without anomalous pixels"
 
 CAPTION_COLOUR, FRAME_COLOUR = (0, 0, 0), (255, 224, 0)
-CAPTION_HEIGHT = 1 / 16
+CAPTION_HEIGHT = 1 / 32
 """Fraction of the shorter side of the picture, where the width leaves room for that."""
 
 
@@ -36,7 +36,11 @@ def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool |
 def count_of(contradictions: Iterable[str]) -> str:
     """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
     each = list(contradictions)
-    parts = [f"{number} {words}" for words in (NORMAL, ANOMALOUS) if (number := each.count(words))]
+    parts = [
+        f"{number} {'is' if number == 1 else 'are'} {words}"
+        for words in (NORMAL, ANOMALOUS)
+        if (number := each.count(words))
+    ]
     if not parts:
         return ""
     return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."
