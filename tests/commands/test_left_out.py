@@ -24,9 +24,7 @@ MARGIN = 50
 
 DFKDE = {"pre_trained": False, "backbone": "resnet18", "layers": ["layer1"], "n_pca_components": 4}
 LEFT_OUT = ["r00_c00", "r01_c00"]
-NOTE = (
-    "Note: 2 of 6 tiles are left out: r00_c00, r01_c00 (Dfkde cannot be fitted on these tiles, which show nothing, or "
-)
+NOTE = "Note: 2 of 6 tiles are left out: r00_c00, r01_c00 (Dfkde cannot be fitted on these tiles"
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_run_needs_of_its_folder_of_weights_only_the_configuration(
     capsys.readouterr()
     assert main(predict) == 2
     assert capsys.readouterr().err == (
-        "error: No checkpoint is to blame, but Padim, the model of the run, cannot be made here. "
+        "error: Padim, the model of the run, cannot be made here; the checkpoints are not the cause. "
         f"{weights / 'config.json'} is missing. Restore the folder; only config.json is read.\n"
     )
     weights.mkdir()
