@@ -139,7 +139,7 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
         batches = [*_random_images(ensemble, request.dtype), *real]
         first = _first_tiles(ensemble)
         trial = len(ensemble.grid.tiles) > TILES_WORTH_A_TRIAL and bool(first.grid.tiles)
-        with steps("ExportRequest", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
+        with steps("Exporting", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
             if trial:
                 _try_out(first, request, _folder(work / "trial"))
                 done("trial with the first tiles")

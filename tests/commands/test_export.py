@@ -227,6 +227,7 @@ def check_manifest(output: Path, finished_run: Path, form: str) -> None:
     assert manifest["checked"]["real_images"] == 2
     assert manifest["checked"]["largest_difference"] < 1e-4
     assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
+    assert "Exporting: tile r00_c00 done, 1 of " in (output / "export.log").read_text()
     for name, checksum in manifest["files"].items():
         assert Checksum(**checksum) == Checksum.of(output / name)
 
