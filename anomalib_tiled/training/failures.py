@@ -77,7 +77,8 @@ class Failures:
 
     def _heading(self, number: int, left: int) -> str:
         if not self.are_alike:
-            return f"{len(self)} tiles could not be trained; all others are done."
+            done = "all others are done" if len(self) < number else "none is done"
+            return f"{len(self)} tiles could not be trained; {done}."
         return (
             f"{len(self)} tiles could not be trained. Training stopped, because {ALIKE} failed for the same "
             f"reason: {number - left} of {number} tiles are done, {left} are left."
