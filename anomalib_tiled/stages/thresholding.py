@@ -112,7 +112,7 @@ class F1AdaptiveThreshold(Thresholder):
 
 
 class ManualThreshold(Thresholder):
-    """A fixed threshold, given by you.
+    """Threshold with a fixed value that you give.
 
     Args:
         value: Scores above it are anomalous; on the scale of the model, or in [0, 1] if tiles are normalized and
