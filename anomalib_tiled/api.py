@@ -1,7 +1,7 @@
 """The Python interface: `fit_ensemble` makes a run, `TiledEnsemble` loads one and predicts images.
 
-The internal `TiledEnsemble` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and reads no files. The
-one here is the same model, but opens a run folder, and takes paths, arrays and images of any size.
+`EnsembleModel` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and reads no files. The
+one here is that model, but opens a run folder, and takes paths, arrays and images of any size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
 from anomalib_tiled.data.image_sizes import TrainedOn
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble as TensorEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.ensemble.torch_defaults import usual_defaults
 from anomalib_tiled.errors import ConfigurationError
@@ -65,7 +65,7 @@ FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 LESS_MEMORY = f'{LOWER_THE_BUDGET}, give fewer images at a time, or load the run with another device, such as "cpu".'
 
 
-class TiledEnsemble(TensorEnsemble):
+class TiledEnsemble(EnsembleModel):
     """All tile models and stages of a run as one anomalib model. Made by `load`, or by ``fit_ensemble``."""
 
     run_folder: Path

@@ -65,7 +65,7 @@ class RawPrediction:
         return masks if self.uninspected is None else masks & ~self.uninspected
 
 
-class TiledEnsemble(AnomalibModule):
+class EnsembleModel(AnomalibModule):
     """All tile models and the stages as one model that takes whole images.
 
     It needs memory for one batch of images and for the models in memory, however many images there are. Threads may
@@ -228,7 +228,7 @@ class Merging:
         batch: Number of images.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
+    def __init__(self, ensemble: EnsembleModel, batch: int) -> None:
         self.stages, self.grid = ensemble.stages, ensemble.grid
         self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
         self.shape = (batch, 1, *self.grid.image_size)

@@ -20,7 +20,7 @@ from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.data.unlabelled_images import NewImages
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named, device_of
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.ensemble.uninspected import left_out_note
@@ -170,7 +170,7 @@ class Run:
 
     def ensemble(
         self, calibration: Calibration | None = None, device: str = AUTO, *, share: float = SHARE
-    ) -> TiledEnsemble:
+    ) -> EnsembleModel:
         """Load the tile models and stages as one model.
 
         Args:
@@ -182,7 +182,7 @@ class Run:
             RunFolderError: Tiles are missing.
         """
         self.check_tiles()
-        ensemble = TiledEnsemble(
+        ensemble = EnsembleModel(
             self.grid,
             self.tile_models(share=share),
             stages=Stages.build(self.settings),
@@ -191,7 +191,7 @@ class Run:
         )
         return ensemble.to(self.device() if device == AUTO else device_named(device)).eval()
 
-    def calibrated_ensemble(self, device: str = AUTO, *, share: float = SHARE) -> TiledEnsemble:
+    def calibrated_ensemble(self, device: str = AUTO, *, share: float = SHARE) -> EnsembleModel:
         """Load the ensemble with what its stages learned.
 
         Args:

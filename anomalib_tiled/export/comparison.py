@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
-from anomalib_tiled.ensemble.ensemble import Merging, TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, Merging
 from anomalib_tiled.export.modules import scaled
 from anomalib_tiled.stages.sensitivity import NEUTRAL
 
@@ -41,7 +41,7 @@ class Difference:
     size: float
 
 
-def differences(ensemble: TiledEnsemble, images: torch.Tensor, found: Arrays) -> tuple[float, list[Difference]]:
+def differences(ensemble: EnsembleModel, images: torch.Tensor, found: Arrays) -> tuple[float, list[Difference]]:
     """Compare predictions to those of the ensemble.
 
     Graphs add numbers in another order, so a score at a threshold may fall on either side. Labels and masks count as
@@ -80,18 +80,18 @@ def distance(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float
     return float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)) / highest
 
 
-def _predict_tiles_too(ensemble: TiledEnsemble, images: torch.Tensor) -> tuple[InferenceBatch, list[TilePrediction]]:
+def _predict_tiles_too(ensemble: EnsembleModel, images: torch.Tensor) -> tuple[InferenceBatch, list[TilePrediction]]:
     """Predict, and keep the tile predictions."""
     of_tiles: list[TilePrediction] = []
     raw = ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))
     return ensemble.decide(raw), of_tiles
 
 
-def _with_moved_thresholds(ensemble: TiledEnsemble, of_tiles: list[TilePrediction], by: float) -> InferenceBatch:
+def _with_moved_thresholds(ensemble: EnsembleModel, of_tiles: list[TilePrediction], by: float) -> InferenceBatch:
     """Predict from tile predictions again, with thresholds raised by a fraction of the highest score."""
     calibration, stages = ensemble.calibration, ensemble.stages
     highest = max(1.0, *(float(each.scores.abs().max()) for each in of_tiles))
-    other = TiledEnsemble(
+    other = EnsembleModel(
         ensemble.grid,
         ensemble.tile_models,
         stages=replace(

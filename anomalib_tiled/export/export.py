@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_export
 from anomalib_tiled.errors import ConfigurationError, DataError
@@ -174,7 +174,7 @@ def _augmenting(run: Run, request: ExportRequest, folder: Path) -> Augmenting | 
         shutil.rmtree(folder)
 
 
-def _try_out(ensemble: TiledEnsemble, request: ExportRequest, folder: Path) -> None:
+def _try_out(ensemble: EnsembleModel, request: ExportRequest, folder: Path) -> None:
     """Export as a trial.
 
     Raises:
@@ -186,7 +186,7 @@ def _try_out(ensemble: TiledEnsemble, request: ExportRequest, folder: Path) -> N
 
 
 def _check(
-    ensemble: TiledEnsemble,
+    ensemble: EnsembleModel,
     target: Target,
     batches: list[torch.Tensor],
     augmenting: Augmenting | None = None,
@@ -219,7 +219,7 @@ def _check(
     return written, max(sizes)
 
 
-def _random_images(ensemble: TiledEnsemble, dtype: torch.dtype) -> list[torch.Tensor]:
+def _random_images(ensemble: EnsembleModel, dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     size = ensemble.grid.image_size
     return [_of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
@@ -245,14 +245,14 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _first_tiles(ensemble: TiledEnsemble) -> TiledEnsemble:
+def _first_tiles(ensemble: EnsembleModel) -> EnsembleModel:
     """Give the ensemble of the first rows and columns of tiles."""
     grid = ensemble.grid
     sides = [
         min(image, tile + (TRIAL_TILES - 1) * stride)
         for image, tile, stride in zip(grid.image_size, grid.tile_size, grid.stride, strict=True)
     ]
-    return TiledEnsemble(
+    return EnsembleModel(
         TileGrid(Size(*sides), grid.tile_size, grid.stride, grid.left_out),
         ensemble.tile_models,
         stages=ensemble.stages,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.export.comparison import TOLERANCE, differences, distance
 from anomalib_tiled.export.modules import JoinStages, scaled
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.export.formats import Format
 
 
-def culprit(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> str:
+def culprit(ensemble: EnsembleModel, form: Format, folder: Path, images: torch.Tensor) -> str:
     """Name the first part of the ensemble, in the order of prediction, that predicts something else after an export.
 
     Args:
@@ -45,7 +45,7 @@ def culprit(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.T
     return name_of(stages.normalizer)
 
 
-def _model_that_differs(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> str | None:
+def _model_that_differs(ensemble: EnsembleModel, form: Format, folder: Path, images: torch.Tensor) -> str | None:
     for tile in ensemble.grid.tiles:
         graph = tile_graph(ensemble, tile, torch.float32)
         path = folder / f"tile{form.suffix}"
@@ -60,13 +60,13 @@ def _model_that_differs(ensemble: TiledEnsemble, form: Format, folder: Path, ima
     return None
 
 
-def _ensemble(ensemble: TiledEnsemble, *, smoothed: bool) -> TiledEnsemble:
+def _ensemble(ensemble: EnsembleModel, *, smoothed: bool) -> EnsembleModel:
     """Give the ensemble before normalization and thresholds."""
     stages = ensemble.stages if smoothed else replace(ensemble.stages, smoother=None)
-    return TiledEnsemble(ensemble.grid, ensemble.tile_models, stages=stages, evaluator=False)
+    return EnsembleModel(ensemble.grid, ensemble.tile_models, stages=stages, evaluator=False)
 
 
-def _wrong(ensemble: TiledEnsemble, form: Format, folder: Path, images: torch.Tensor) -> set[str]:
+def _wrong(ensemble: EnsembleModel, form: Format, folder: Path, images: torch.Tensor) -> set[str]:
     """Name the outputs of the stages that differ; tile models are in memory one at a time."""
     of_tiles: list[TilePrediction] = []
     ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.export.tracing import Interface
 
@@ -56,7 +56,7 @@ class Checked:
     largest_difference: float
 
 
-def described(run: Run, ensemble: TiledEnsemble, graph: Interface, dtype: torch.dtype) -> dict[str, object]:
+def described(run: Run, ensemble: EnsembleModel, graph: Interface, dtype: torch.dtype) -> dict[str, object]:
     """Describe inputs, outputs, grid, decisions and origin.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from anomalib_tiled.ensemble.ensemble import Merging, TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, Merging
 from anomalib_tiled.ensemble.tile_model import TilePrediction, traceable_prediction
 from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.export.graph_merging import assembled, for_graphs
@@ -106,10 +106,10 @@ class JoinStages(nn.Module):
         ensemble: The ensemble whose stages they are.
     """
 
-    def __init__(self, ensemble: TiledEnsemble) -> None:
+    def __init__(self, ensemble: EnsembleModel) -> None:
         super().__init__()
         stages = replace(ensemble.stages, merger=for_graphs(ensemble.stages.merger, ensemble.grid))
-        self.ensemble = TiledEnsemble(
+        self.ensemble = EnsembleModel(
             ensemble.grid,
             ensemble.tile_models,
             stages=stages,
@@ -149,7 +149,7 @@ class WholeImages(nn.Module):
         before: Augments images first; its output is named ``images``.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
+    def __init__(self, ensemble: EnsembleModel, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
         super().__init__()
         self.before = before
         self.tiles = nn.ModuleList(tiles)
@@ -177,7 +177,7 @@ class WholeImages(nn.Module):
 class _GraphMerging(Merging):
     """Merging that does not write into the masks of the image."""
 
-    def __init__(self, ensemble: TiledEnsemble, batch: int) -> None:
+    def __init__(self, ensemble: EnsembleModel, batch: int) -> None:
         super().__init__(ensemble, batch)
         self._marked: dict[str, torch.Tensor] = {}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.tracing import Graph
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.checkpoints import Weights
@@ -71,7 +71,7 @@ class TileGraphs:
         dtype: Type of the images.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, ensemble: EnsembleModel, dtype: torch.dtype = torch.float32) -> None:
         self.traced: list[_Traced] = []
         self._models, size = ensemble.tile_models, ensemble.grid.tile_size
         pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from anomalib_tiled.export.modules import TileModule, explaining
 if TYPE_CHECKING:
     from torch import nn
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.grid import Tile
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor], *, any_batch: b
     return Graph(tuple(inputs), tuple(program.call_spec.out_spec.context), batch, program)
 
 
-def tile_graph(ensemble: TiledEnsemble, tile: Tile, dtype: torch.dtype) -> Graph:
+def tile_graph(ensemble: EnsembleModel, tile: Tile, dtype: torch.dtype) -> Graph:
     """Make a graph of one tile model.
 
     Args:

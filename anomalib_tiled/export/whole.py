@@ -13,7 +13,7 @@ from anomalib_tiled.export.tracing import Graph, Interface, graph_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.tile_graphs import TileGraph
 
 
@@ -28,7 +28,7 @@ class Whole:
         before: Augments images first; the batch size is then 1.
     """
 
-    ensemble: TiledEnsemble
+    ensemble: EnsembleModel
     tiles: tuple[TileGraph, ...]
     dtype: torch.dtype = torch.float32
     before: nn.Module | None = None
@@ -90,7 +90,7 @@ def ensemble_parts(whole: Whole) -> Parts:
     return Parts(tuple(whole.example), joining.outputs, joining.batch, whole, before, joining)
 
 
-def joining_graph(ensemble: TiledEnsemble, outputs: tuple[str, ...], *, any_batch: bool) -> Graph:
+def joining_graph(ensemble: EnsembleModel, outputs: tuple[str, ...], *, any_batch: bool) -> Graph:
     """Make a graph of the stages alone.
 
     Args:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.formats import Arrays, Format, Predict
     from anomalib_tiled.export.tracing import Graph, Interface
 
@@ -70,7 +70,7 @@ class Target:
     done: Callable[[str], None] = lambda _: None
 
 
-def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | None = None) -> Written:
+def write_whole(ensemble: EnsembleModel, target: Target, before: nn.Module | None = None) -> Written:
     """Write an ensemble as one model.
 
     Args:
@@ -100,7 +100,7 @@ def write_whole(ensemble: TiledEnsemble, target: Target, before: nn.Module | Non
     return Written(graph, predict, facts)
 
 
-def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
+def write_tiles(ensemble: EnsembleModel, target: Target) -> Written:
     """Write a file for each tile model, one for the stages, and a program that runs them one by one.
 
     Args:
@@ -135,7 +135,7 @@ def write_tiles(ensemble: TiledEnsemble, target: Target) -> Written:
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
 
-def _one_after_the_other(ensemble: TiledEnsemble, form: Format, folder: Path, joining: Graph) -> Predict:
+def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, joining: Graph) -> Predict:
     """Predict as the program beside the files does; the program itself needs the manifest, which is written later."""
 
     def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:

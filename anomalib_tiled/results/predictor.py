@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from anomalib.data import ImageItem
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.errors import TiledError
@@ -50,7 +50,7 @@ class Prediction:
 
     def __init__(
         self,
-        ensemble: TiledEnsemble,
+        ensemble: EnsembleModel,
         thresholds: Thresholds,
         *,
         writer: PredictionWriter,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.prediction_folder import PredictionFolder
     from anomalib_tiled.results.prediction_row import PredictedImage
@@ -81,7 +81,7 @@ class Rethresholding:
         ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
     """
 
-    def __init__(self, ensemble: TiledEnsemble, writer: PredictionWriter, thresholds: Thresholds) -> None:
+    def __init__(self, ensemble: EnsembleModel, writer: PredictionWriter, thresholds: Thresholds) -> None:
         if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
                 "--pixel_threshold needs anomaly maps, but the model gives none, so there are no masks and regions. "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble.calibration import Level, Stages
-    from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
@@ -62,7 +62,7 @@ def calibrate(run: Run) -> Calibration:
 
 
 def learn(
-    ensemble: TiledEnsemble,
+    ensemble: EnsembleModel,
     images: Callable[[], Iterable[LazyPrediction]],
     on_images: Callable[[Observed], None] | None = None,
     *,
@@ -157,7 +157,7 @@ def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
         return observed.learn(stages, normalize=stages.normalize_at == "tile", rule=stages.tile_rule)
 
 
-def _validation_images(run: Run, ensemble: TiledEnsemble) -> Iterable[LazyPrediction]:
+def _validation_images(run: Run, ensemble: EnsembleModel) -> Iterable[LazyPrediction]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # every pass augments alike
     return lazy_predictions(run, ensemble, run.calibration_images(), run.folder.predictions, "Calibrating")
 

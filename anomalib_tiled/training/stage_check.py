@@ -9,7 +9,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, TileGrid
@@ -50,7 +50,7 @@ def check_stages(stages: Stages, *anew: Stages) -> None:
     batch = _images()
     images = cast("torch.Tensor", batch.image)
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
-    ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
+    ensemble = EnsembleModel(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
         calibration = learn(ensemble, lambda: [LazyPrediction(batch, partial(ensemble.predict_raw, images))])
         for level in (calibration.image, *calibration.tiles.values()):
@@ -61,7 +61,7 @@ def check_stages(stages: Stages, *anew: Stages) -> None:
         _check_scorer(stages.scorer, images)
         together, apart = (images,), images.split(1)
         for made, orders in zip(anew, ((together, apart), (apart,)), strict=False):
-            later = TiledEnsemble(GRID, models, stages=made, calibration=calibration, evaluator=False)
+            later = EnsembleModel(GRID, models, stages=made, calibration=calibration, evaluator=False)
             for batches in orders:
                 _check_alike(predicted, [later(batch) for batch in batches], made)
     except StageError as error:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.data.tile_dataset import Images
-    from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
     from anomalib_tiled.ensemble.loaded_models import TileModels
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
@@ -90,7 +90,7 @@ class LazyPrediction(NamedTuple):
 
 
 def lazy_predictions(
-    run: Run, ensemble: TiledEnsemble, images: Images, folder: Path, description: str
+    run: Run, ensemble: EnsembleModel, images: Images, folder: Path, description: str
 ) -> Iterator[LazyPrediction]:
     """Yield images with their raw predictions, batch by batch.
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import NotFiniteError
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -165,17 +165,17 @@ def test_a_damaged_image_is_skipped_and_told(
 def test_an_image_of_which_a_model_says_nothing_of_use_is_skipped(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = TiledEnsemble.predict_raw
+    told = EnsembleModel.predict_raw
     black = new / "left" / "002.png"
     Image.new("RGB", (150, 112)).save(black)
 
-    def not_a_number(ensemble: TiledEnsemble, images: torch.Tensor, *others: object) -> object:
+    def not_a_number(ensemble: EnsembleModel, images: torch.Tensor, *others: object) -> object:
         if (images.amax(dim=(1, 2, 3)) == 0).any():
             message = "The model of tile r00_c00 predicts infinities or NaN."
             raise NotFiniteError(message)
         return told(ensemble, images, *others)
 
-    monkeypatch.setattr(TiledEnsemble, "predict_raw", not_a_number)
+    monkeypatch.setattr(EnsembleModel, "predict_raw", not_a_number)
     assert predict("--data", new) == 3
     assert len(lines(output)) == 3
     [failure] = rows(output / "failures.csv")
@@ -274,7 +274,7 @@ def test_another_threshold_decides_again_without_asking_the_model(
         raise AssertionError(message)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TiledEnsemble, "predict_raw", refuse)
+        patched.setattr(EnsembleModel, "predict_raw", refuse)
         patched.setattr(run_module, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
     again = lines(output)
@@ -386,13 +386,13 @@ def test_paths_with_dots_lead_to_no_picture_elsewhere(
 def test_an_image_that_has_gone_before_it_is_drawn_stops_no_other(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, gone = TiledEnsemble.predict_raw, new / "left" / "001.png"
+    told, gone = EnsembleModel.predict_raw, new / "left" / "001.png"
 
-    def moved(ensemble: TiledEnsemble, images: torch.Tensor, *others: object) -> object:
+    def moved(ensemble: EnsembleModel, images: torch.Tensor, *others: object) -> object:
         gone.unlink(missing_ok=True)
         return told(ensemble, images, *others)
 
-    monkeypatch.setattr(TiledEnsemble, "predict_raw", moved)
+    monkeypatch.setattr(EnsembleModel, "predict_raw", moved)
     assert predict("--data", new, "--overlays") == 3
     assert [line["image_path"] for line in lines(output)] == [
         str(new / name) for name in ("left/000.png", "right/000.png")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble.ensemble import RawPrediction, TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.rethreshold import Rethresholding
@@ -91,13 +91,13 @@ def test_a_prediction_that_began_meanwhile_is_not_gone_on_with(
 ) -> None:
     assert predict("--data", new) == 0
     shutil.move(output, aside := output.with_name("aside"))
-    opened = TiledEnsemble.eval
+    opened = EnsembleModel.eval
 
-    def other_finishes(self: TiledEnsemble) -> TiledEnsemble:
+    def other_finishes(self: EnsembleModel) -> EnsembleModel:
         shutil.copytree(aside, output, dirs_exist_ok=True)
         return opened(self)
 
-    monkeypatch.setattr(TiledEnsemble, "eval", other_finishes)
+    monkeypatch.setattr(EnsembleModel, "eval", other_finishes)
     assert predict("--data", new) == 2
     assert "holds predictions already." in capsys.readouterr().err
     assert len(lines(output)) == 3
@@ -185,12 +185,12 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
 def test_pixels_of_a_model_without_maps_are_not_decided_about(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    predict_raw = TiledEnsemble.predict_raw
+    predict_raw = EnsembleModel.predict_raw
 
-    def without_maps(self: TiledEnsemble, *arguments: object) -> RawPrediction:
+    def without_maps(self: EnsembleModel, *arguments: object) -> RawPrediction:
         return replace(predict_raw(self, *arguments), has_maps=False)
 
-    monkeypatch.setattr(TiledEnsemble, "predict_raw", without_maps)
+    monkeypatch.setattr(EnsembleModel, "predict_raw", without_maps)
     assert predict("--data", new, "--maps", "npy") == 0
     assert "Note: The model gives no anomaly maps" in capsys.readouterr().err
     assert predict("--pixel_threshold", "0.5") == 2

@@ -14,7 +14,7 @@ import torch
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 
 Predict = Callable[..., int]
@@ -131,7 +131,7 @@ def test_what_failed_before_its_first_result_can_be_begun_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(TiledEnsemble, "predict_raw", fail)
+        patched.setattr(EnsembleModel, "predict_raw", fail)
         assert predict("--data", new) == 130
     assert (output / "prediction.json").is_file()
     assert predict("--data", new / "left", "--masks") == 0, "other settings too"

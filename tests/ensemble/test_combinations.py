@@ -23,7 +23,7 @@ from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -77,7 +77,7 @@ class Calibrated:
         combination: How it has learned.
     """
 
-    ensemble: TiledEnsemble
+    ensemble: EnsembleModel
     run: Run
     samples: tuple[Sample, ...]
     combination: Combination

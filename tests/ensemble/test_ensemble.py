@@ -18,7 +18,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Stages, Truth
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
@@ -59,8 +59,8 @@ def make_ensemble(
     grid: TileGrid = GRID,
     model: Callable[[Tile], AnomalibModule] = lambda tile: Brightness(),
     calibration: Calibration | None = None,
-) -> TiledEnsemble:
-    return TiledEnsemble(grid, TileModels(model), stages=stages, calibration=calibration, evaluator=False)
+) -> EnsembleModel:
+    return EnsembleModel(grid, TileModels(model), stages=stages, calibration=calibration, evaluator=False)
 
 
 def scaled(tile: Tile) -> Brightness:
@@ -77,7 +77,7 @@ LABELS = MASKS.flatten(1).any(dim=1)
 
 def calibrated(
     stages: Stages, model: Callable[[Tile], AnomalibModule] = scaled, *, grid: TileGrid = GRID
-) -> TiledEnsemble:
+) -> EnsembleModel:
     """Let the stages learn from the images above, tiles first, as fit does."""
     ensemble = make_ensemble(stages, grid=grid, model=model)
     truth = Truth.of(LABELS, MASKS, len(IMAGES))
@@ -291,7 +291,7 @@ def test_a_batch_after_a_failed_one_is_not_mixed_with_it() -> None:
     assert torch.equal(ensemble(IMAGES).anomaly_map, expected)
 
 
-@pytest.mark.parametrize("step", [TiledEnsemble.test_step, partial(TiledEnsemble.predict_step, dataloader_idx=0)])
+@pytest.mark.parametrize("step", [EnsembleModel.test_step, partial(EnsembleModel.predict_step, dataloader_idx=0)])
 def test_steps_of_the_engine_fill_the_batch(step: Callable[..., ImageBatch]) -> None:
     ensemble = calibrated(STAGES)
     batch = step(ensemble, ImageBatch(image=IMAGES, gt_label=LABELS), 0)

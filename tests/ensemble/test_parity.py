@@ -13,7 +13,7 @@ from anomalib.pipelines.tiled_ensemble.components.utils.prediction_data import E
 from anomalib.pipelines.tiled_ensemble.components.utils.prediction_merging import PredictionMergingMechanism
 
 from anomalib_tiled.ensemble.calibration import Stages
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
@@ -50,7 +50,7 @@ def model_of(tile: Tile) -> Contrast:
 
 def ours(grid: TileGrid, smoother: SeamSmoother | None = None) -> InferenceBatch:
     stages = Stages(Mean(), MeanScore(), smoother, MinMax(), F1AdaptiveThreshold(), "none", "image")
-    return TiledEnsemble(grid, TileModels(model_of), stages=stages, evaluator=False)(IMAGES)
+    return EnsembleModel(grid, TileModels(model_of), stages=stages, evaluator=False)(IMAGES)
 
 
 def tiler_of(grid: TileGrid) -> EnsembleTiler:

@@ -13,7 +13,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, Truth
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
 from anomalib_tiled.export.modules import TileModule, WholeImages
@@ -74,9 +74,9 @@ def observed(scores: np.ndarray, anomalous: np.ndarray = LABELS) -> Observed:
     return seen
 
 
-def calibrated(stages: Stages) -> TiledEnsemble:
+def calibrated(stages: Stages) -> EnsembleModel:
     models = TileModels(lambda _: cast("AnomalibModule", Distance()))
-    ensemble = TiledEnsemble(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
+    ensemble = EnsembleModel(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     batches = []
     for images in normal_images().split(4):
         labels, masks = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), 16, 16)

@@ -12,7 +12,7 @@ from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.export.tile_graphs import TileGraphs
 from anomalib_tiled.export.whole import Whole
@@ -44,7 +44,7 @@ class Brightness(AnomalibModule):
 
 
 @pytest.fixture
-def make_ensemble() -> Callable[..., TiledEnsemble]:
+def make_ensemble() -> Callable[..., EnsembleModel]:
     """Make a calibrated ensemble: ``make_ensemble(grid=..., predict=..., maps=..., merger=..., normalize_at=...)``."""
 
     def make(
@@ -53,7 +53,7 @@ def make_ensemble() -> Callable[..., TiledEnsemble]:
         *,
         maps: bool = True,
         **changes: object,
-    ) -> TiledEnsemble:
+    ) -> EnsembleModel:
         plain = Stages(Mean(), Max(), GaussianSeams(0.5), MinMax(), F1AdaptiveThreshold(), "image", "image")
         stages = replace(plain, **changes)
 
@@ -73,7 +73,7 @@ def make_ensemble() -> Callable[..., TiledEnsemble]:
             model.factor.data = load(tile).factor
 
         models = TileModels(load, reload=reload)
-        return TiledEnsemble(grid, models, stages=stages, calibration=calibration, evaluator=False).eval()
+        return EnsembleModel(grid, models, stages=stages, calibration=calibration, evaluator=False).eval()
 
     return make
 
@@ -83,7 +83,7 @@ def whole_of() -> Callable[..., Whole]:
     """Give what is written of an ensemble: ``whole_of(ensemble, dtype, before)``."""
 
     def whole(
-        ensemble: TiledEnsemble, dtype: torch.dtype = torch.float32, before: torch.nn.Module | None = None
+        ensemble: EnsembleModel, dtype: torch.dtype = torch.float32, before: torch.nn.Module | None = None
     ) -> Whole:
         graphs = TileGraphs(ensemble)
         return Whole(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles), dtype, before)

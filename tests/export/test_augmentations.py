@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.augmentations import Augmenting
 from anomalib_tiled.export.export import _check
@@ -66,7 +66,7 @@ FIXED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("change", FIXED.values(), ids=FIXED)
 def test_an_export_predicts_augmented_images_as_predict_does(
-    make_ensemble: Callable[..., TiledEnsemble],
+    make_ensemble: Callable[..., EnsembleModel],
     images: torch.Tensor,
     tmp_path: Path,
     change: v2.Transform,

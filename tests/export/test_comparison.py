@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.export.comparison import differences
 
-Make = Callable[..., TiledEnsemble]
+Make = Callable[..., EnsembleModel]
 
 
-def arrays(ensemble: TiledEnsemble, images: torch.Tensor) -> dict[str, np.ndarray]:
+def arrays(ensemble: EnsembleModel, images: torch.Tensor) -> dict[str, np.ndarray]:
     return {name: values.numpy().copy() for name, values in ensemble(images)._asdict().items() if values is not None}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.export import _check, _first_tiles
 from anomalib_tiled.export.formats import TorchFormat
@@ -24,7 +24,7 @@ class Changed(Scorer):
 
 
 def test_files_that_predict_something_else_are_refused_and_the_cause_is_named(
-    make_ensemble: Callable[..., TiledEnsemble], images: torch.Tensor, tmp_path: Path
+    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor, tmp_path: Path
 ) -> None:
     message = r"to 0\.0001, but differ in pred_score by .*The cause is scoring Changed .*No files were kept"
     with pytest.raises(ConfigurationError, match=message):
@@ -36,7 +36,7 @@ def test_files_that_predict_something_else_are_refused_and_the_cause_is_named(
         )
 
 
-def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., TiledEnsemble]) -> None:
+def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., EnsembleModel]) -> None:
     ensemble = make_ensemble()
     first = _first_tiles(ensemble).grid
     assert [tile.name for tile in first.tiles] == ["r00_c00", "r00_c01", "r01_c00", "r01_c01"]
@@ -44,7 +44,7 @@ def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., TiledEn
 
 
 def test_each_step_is_told_of(
-    make_ensemble: Callable[..., TiledEnsemble], images: torch.Tensor, tmp_path: Path
+    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor, tmp_path: Path
 ) -> None:
     ensemble, told = make_ensemble(), list[str]()
     _check(ensemble, Target(TorchFormat(), tmp_path, done=told.append), [images, images[:1]], per_tile=False)

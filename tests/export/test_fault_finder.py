@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.export.fault_finder import culprit
 from anomalib_tiled.export.formats import TorchFormat
 from anomalib_tiled.grid import Size, Tile, TileGrid
@@ -57,7 +57,7 @@ class Normalizing(MinMax):
     ids=lambda each: each.split()[0] if isinstance(each, str) else "",
 )
 def test_the_part_that_changes_is_named(
-    make_ensemble: Callable[..., TiledEnsemble], tmp_path: Path, changes: dict[str, object], name: str
+    make_ensemble: Callable[..., EnsembleModel], tmp_path: Path, changes: dict[str, object], name: str
 ) -> None:
     images = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     assert culprit(make_ensemble(grid=SMALL, **changes), TorchFormat(), tmp_path, images).startswith(name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export import formats
 from anomalib_tiled.export.augmentations import Augmenting
@@ -18,7 +18,7 @@ from anomalib_tiled.export.comparison import differences
 from anomalib_tiled.export.formats import FORMATS, format_named
 from anomalib_tiled.export.whole import Whole
 
-Make = Callable[..., TiledEnsemble]
+Make = Callable[..., EnsembleModel]
 WholeOf = Callable[..., Whole]
 
 

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.export.formats import TorchFormat
 from anomalib_tiled.export.load_script import check, checksum, load
 from anomalib_tiled.export.manifest import checksums_of
@@ -72,7 +72,7 @@ def replaced(end: str, old: str, new: str) -> Change:
 
 
 def test_an_ensemble_is_loaded(
-    make_ensemble: Callable[..., TiledEnsemble],
+    make_ensemble: Callable[..., EnsembleModel],
     whole_of: Callable[..., Whole],
     images: torch.Tensor,
     tmp_path: Path,

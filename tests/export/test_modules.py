@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.export.modules import (
     JoinStages,
@@ -24,10 +24,10 @@ from anomalib_tiled.stages.merging import Max, Mean, Merger
 
 GRID = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
 
-Make = Callable[..., TiledEnsemble]
+Make = Callable[..., EnsembleModel]
 
 
-def whole(ensemble: TiledEnsemble) -> WholeImages:
+def whole(ensemble: EnsembleModel) -> WholeImages:
     models = (ensemble.tile_models.model(tile, torch.device("cpu")) for tile in ensemble.grid.tiles)
     return WholeImages(ensemble, [TileModule(deepcopy(model)) for model in models])
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.export.tile_graphs import TileGraphs
 
-Make = Callable[..., TiledEnsemble]
+Make = Callable[..., EnsembleModel]
 
 
-def assert_each_predicts_its_own(ensemble: TiledEnsemble, graphs: TileGraphs) -> None:
+def assert_each_predicts_its_own(ensemble: EnsembleModel, graphs: TileGraphs) -> None:
     """Compare the graphs, all made before the first is used, to the models."""
     tiles = torch.rand(2, 3, *ensemble.grid.tile_size, generator=torch.Generator().manual_seed(1))
     modules = {tile.name: graphs.graph(tile).module() for tile in ensemble.grid.tiles}

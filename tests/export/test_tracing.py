@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError, StageError
 from anomalib_tiled.export.tracing import WHERE_FROM
 from anomalib_tiled.export.whole import Whole, ensemble_graph
 from anomalib_tiled.stages.scoring import Scorer
 
-Make = Callable[..., TiledEnsemble]
+Make = Callable[..., EnsembleModel]
 WholeOf = Callable[..., Whole]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.ensemble.ensemble import TiledEnsemble
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.export.comparison import differences
 from anomalib_tiled.export.formats import OnnxFormat, format_named
@@ -24,7 +24,7 @@ APART, OVERLAPPING = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)), TileGrid(Siz
 
 @pytest.mark.slow
 def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(
-    make_ensemble: Callable[..., TiledEnsemble], tmp_path: Path
+    make_ensemble: Callable[..., EnsembleModel], tmp_path: Path
 ) -> None:
     for package in OnnxFormat.packages:
         pytest.importorskip(package)
@@ -45,7 +45,7 @@ def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize(("merger", "grid"), [(Mean(), APART), (Max(), OVERLAPPING), (Gaussian(), OVERLAPPING)])
 def test_locations_without_a_model_are_left_out_in_every_format(
-    make_ensemble: Callable[..., TiledEnsemble],
+    make_ensemble: Callable[..., EnsembleModel],
     images: torch.Tensor,
     tmp_path: Path,
     form: str,
