@@ -41,7 +41,7 @@ class Attempts:
         Raises:
             StageError: The tile is not trained.
         """
-        if self._run.folder.is_to_train(tile, self._run.settings.training_hash):
+        if self._run.folder.is_to_train(tile, self._run.settings):
             raise StageError(untrained(self._workers, [tile]))
         return self._run.folder.record(tile)
 
@@ -69,7 +69,7 @@ class Attempts:
         run = self._run
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
-            left = len(run.folder.to_train(run.grid))
+            left = len(run.folder.to_train(run.grid, run.settings))
             raise TrainingError(self._failures.message(run.folder, run.grid.tiles, left, refusal))
         for tile, error in self._unfit:
-            run.folder.leave_out(tile, str(error))
+            run.folder.leave_out(tile, str(error), run.settings.training_hash)

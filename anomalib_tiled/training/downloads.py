@@ -30,7 +30,7 @@ def download(run: Run) -> None:
     """
     if not hasattr(class_of(run.settings.model), WEIGHTS):
         return
-    model = cast("Any", run.fresh_models.model())
+    model = cast("Any", run.job.fresh_models.model())
     try:
         getattr(model, WEIGHTS)()
         if hasattr(model, IMAGES):

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from anomalib.engine import Engine
 from anomalib.metrics import Evaluator
 
 from anomalib_tiled.config.settings import MetricSettings
 from anomalib_tiled.ensemble.tile_model import in_size
-from anomalib_tiled.errors import ConfigurationError, TrainingError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError, allowed_names
 from anomalib_tiled.results.metric_specs import read_metrics
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.stages.workers import MEMORY_SETTINGS
+from anomalib_tiled.system.out_of_memory import advising_on_memory
+from anomalib_tiled.training.trainer import interrupts_raised, trainer_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from anomalib.data import ImageBatch
+    from anomalib.data import AnomalibDataModule, ImageBatch
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.data.tile_dataset import TileDataModule
+    from anomalib_tiled.ensemble.tile_job import TileJob
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +41,9 @@ ALWAYS = ("AUROC", "AUPR", "F1Max")
 """Metrics that callbacks can always monitor, also if ``metrics`` does not name them."""
 
 LEVELS = ("image", "pixel")
+
+TRAINING_MEMORY_ADVICE = f"Fit a new run with a smaller {MEMORY_SETTINGS}."
+"""Advice if there is too little memory to train a tile."""
 
 
 def monitors_of(callbacks: Iterable[Callback]) -> dict[str, str]:
@@ -76,6 +86,42 @@ def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metri
         text = "%s is not used: %s is not defined, because all validation tiles are of one class."
         logger.info(text, type(each).__name__, _monitor_of(each))
     return [each for each in callbacks if each not in left_out]
+
+
+def check_monitored(job: TileJob) -> None:
+    """Check that the values which callbacks monitor will exist.
+
+    If a monitored value is no metric, one batch of one tile is trained, to see which values the model logs.
+
+    Raises:
+        ConfigurationError: Nothing measures or logs a monitored value.
+    """
+    callbacks = trainer_arguments(job.settings.trainer)["callbacks"]
+    if monitored := monitors_of(callbacks):
+        check_monitors(job.settings, job.data.split, monitored, partial(_logged_names, job))
+
+
+def _logged_names(job: TileJob) -> set[str]:
+    """Train and validate with one batch of a tile, and give the names that the model logs.
+
+    Raises:
+        ConfigurationError: The training failed.
+    """
+    data = job.tile_data(job.grid.tiles[0])
+    arguments = {**trainer_arguments(job.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
+    try:
+        with TemporaryDirectory() as workspace, interrupts_raised(), advising_on_memory(TRAINING_MEMORY_ADVICE):
+            engine = Engine(default_root_dir=workspace, **arguments)
+            engine.fit(job.fresh_models.model(), datamodule=cast("AnomalibDataModule", data))
+    except TiledError:
+        raise
+    except Exception as error:  # a model may raise anything
+        message = (
+            f"Callbacks monitor a value that is no metric, so {job.settings.model.name} was trained on one batch to "
+            f"list the values that it logs. That failed: {type(error).__name__}: {error}"
+        )
+        raise ConfigurationError(message) from error
+    return set(engine.trainer.callback_metrics)
 
 
 def check_monitors(

@@ -159,12 +159,12 @@ def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> Non
 
 
 def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
-    assert run.missing(GRID) == (FIRST, SECOND)
+    assert run.missing(GRID, settings) == (FIRST, SECOND)
     run.write_record(FIRST, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert not run.is_done(FIRST, run.settings().training_hash), "without a checkpoint it is not"
     run.checkpoint(FIRST).touch()
     assert run.is_done(FIRST, run.settings().training_hash)
-    assert run.missing(GRID) == (SECOND,)
+    assert run.missing(GRID, settings) == (SECOND,)
 
 
 def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
@@ -173,11 +173,11 @@ def test_a_checkpoint_without_a_record_is_half_a_tile(run: RunFolder) -> None:
     assert not run.is_done(FIRST, run.settings().training_hash)
 
 
-def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder, settings: Settings) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
     message = f"Tile r00_c00 in {run.path} was trained with another configuration .* --tiles r00_c00`"
     with pytest.raises(RunFolderError, match=message):
-        run.missing(GRID)
+        run.missing(GRID, settings)
 
 
 def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Sett
         rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
     )
     with pytest.raises(RunFolderError, match=message):
-        run.missing(GRID)
+        run.missing(GRID, settings)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
@@ -243,13 +243,13 @@ def all_trained(run: RunFolder, settings: Settings) -> None:
 def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     write_json(run.calibration_file, {})
-    assert run.to_train(GRID) == ()
+    assert run.to_train(GRID, settings) == ()
     run.mark_for_training([SECOND])
-    assert run.to_train(GRID) == (SECOND,)
-    assert run.missing(GRID) == ()
+    assert run.to_train(GRID, settings) == (SECOND,)
+    assert run.missing(GRID, settings) == ()
     assert run.calibration_file.exists()
     run.write_record(SECOND, run.record(SECOND))
-    assert run.to_train(GRID) == ()
+    assert run.to_train(GRID, settings) == ()
 
 
 def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings) -> None:
@@ -258,7 +258,7 @@ def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings)
     run.validation_scores_file.touch()
     (run.path / "metrics.json").touch()
     run.forget(SECOND)
-    assert run.missing(GRID) == (SECOND,)
+    assert run.missing(GRID, settings) == (SECOND,)
     assert not run.calibration_file.exists(), "it was learned from the tile as it was"
     assert not run.validation_scores_file.exists()
     assert not (run.path / "metrics.json").exists()
@@ -281,14 +281,14 @@ def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Set
     all_trained(run, settings)
     os.utime(run.checkpoint(SECOND), (1, 1))
     run.check_checkpoints(GRID.tiles)
-    assert run.missing(GRID) == ()
+    assert run.missing(GRID, settings) == ()
 
 
 def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
     os.utime(run.checkpoint(SECOND), (1, 1))
-    assert run.missing(GRID) == (), "its size tells nothing"
+    assert run.missing(GRID, settings) == (), "its size tells nothing"
     message = r"r00_c01.ckpt was changed after it was finished. Train the tile again: .* --tiles r00_c01"
     with pytest.raises(RunFolderError, match=message):
         run.check_checkpoints(GRID.tiles)
@@ -384,7 +384,7 @@ def test_a_record_of_the_first_version_is_not_called_changed(run: RunFolder, set
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     write_json(run.record_file(FIRST), {"seconds": 1.5, "epochs": 1, "configuration": settings.training_hash})
     with pytest.raises(RunFolderError, match=r"was written by anomalib-tiled 0\.1\.0, .*fit --config \S+config\.yaml"):
-        run.missing(GRID)
+        run.missing(GRID, settings)
 
 
 @pytest.mark.parametrize("tile_size", ['"256"', "[64]", "64.0", "[64, 64.0]", "true", "null"])

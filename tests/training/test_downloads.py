@@ -33,7 +33,10 @@ class Fetching:
 def run_with(model: object, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(downloads, "class_of", lambda _: type(model))
     parts = {"settings": SimpleNamespace(model=ClassSpec("a.Model")), "grid": SimpleNamespace(tile_size=Size(4, 6))}
-    return cast("Run", cast("Any", SimpleNamespace(fresh_models=SimpleNamespace(model=lambda: model), **parts)))
+    return cast(
+        "Run",
+        cast("Any", SimpleNamespace(job=SimpleNamespace(fresh_models=SimpleNamespace(model=lambda: model)), **parts)),
+    )
 
 
 def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +47,9 @@ def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    fresh_models = SimpleNamespace(model=lambda: made.append("a model"))
+    job = SimpleNamespace(fresh_models=SimpleNamespace(model=lambda: made.append("a model")))
     monkeypatch.setattr(downloads, "class_of", lambda _: AnomalibModule)
-    download(cast("Run", SimpleNamespace(settings=SimpleNamespace(model=None), fresh_models=fresh_models)))
+    download(cast("Run", SimpleNamespace(settings=SimpleNamespace(model=None), job=job)))
     assert not made
 
 

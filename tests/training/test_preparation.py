@@ -28,7 +28,7 @@ def left_behind(settings: Settings) -> list[Path]:
 
 
 def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_folder: Path) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     assert folder.path == image_folder / "results" / "Untrained" / "tiny" / "v0"
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml",
@@ -41,18 +41,20 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
     assert "Initializing Untrained model." in folder.log_file.read_text()
-    assert folder.missing(grid_of(folder.settings().tiling)) == grid_of(folder.settings().tiling).tiles
+    assert (
+        folder.missing(grid_of(folder.settings().tiling), folder.settings()) == grid_of(folder.settings().tiling).tiles
+    )
 
 
 def test_names_of_images_may_be_of_any_bytes(settings: Settings, image_folder: Path) -> None:
     for folder in ("good", "bad", "masks"):
         (image_folder / folder / "0.png").rename(image_folder / folder / os.fsdecode(b"0\xfc.png"))
-    folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache"))))
+    folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache")))).folder
     split = Split.read(folder.split_file)
     odd = [sample for sample in split.samples if "\udcfc" in str(sample.image_path)]
     assert {sample.image_path.parent.name for sample in odd} == {"good", "bad"}
     assert all(path.is_file() for sample in odd for path in (sample.image_path, *sample.masks))
-    Run.open(folder, build_cache=True)
+    Run.open(folder).with_cache()
     assert folder.split_file.read_bytes().count(b"0\xfc.png") == 5
 
 
@@ -62,13 +64,13 @@ def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
     splits = []
     for seed in (1, 1, 2, 3, 4, 5):
         torch.manual_seed(len(splits))  # whatever was drawn before
-        splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).split_file.read_text())
+        splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).folder.split_file.read_text())
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
 
 
 def test_another_program_may_write_the_configuration_of_a_run_again(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     before = folder.settings()
     folder.config_file.write_text(yaml.safe_dump(yaml.safe_load(folder.config_file.read_text())))  # sorts all names
     assert folder.settings().training_hash == before.training_hash
@@ -132,7 +134,7 @@ def test_a_damaged_image_leaves_nothing_behind_though_it_is_found_last(settings:
 def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     settings: Settings, failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = preparation.prepare(settings)
+    before = preparation.prepare(settings).folder
 
     def fail(*_: object, **__: object) -> None:
         raise failure
@@ -143,7 +145,7 @@ def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
             preparation.prepare(settings)
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
-    assert preparation.prepare(settings).path.name == "v1"
+    assert preparation.prepare(settings).folder.path.name == "v1"
 
 
 def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_behind(

@@ -1,0 +1,85 @@
+"""The job of training and predicting tiles: small, and sent to processes that have not opened the run."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from anomalib.data import AnomalibDataModule
+
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.data.cache import ImageCache, PixelSource
+from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import RunData, TileJob
+from anomalib_tiled.ensemble.tile_predictions import TilePredictions
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.training.preparation import prepare
+from anomalib_tiled.training.stored_predictions import PredictionJob, PredictTile
+from anomalib_tiled.training.train_tile import TrainAndPredict
+
+MANY_IMAGES = 10_000
+EIGHT_BY_EIGHT = TileGrid(Size(2048, 2048), Size(384, 384), Size(240, 240))
+MOST_BYTES = 20_000
+
+
+@pytest.fixture
+def large(settings: Settings, tmp_path: Path) -> TileJob:
+    """A job of 64 tiles of many images, all of which this process has read."""
+    samples = tuple(Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES))
+    source: PixelSource = ImageCache(
+        tmp_path, EIGHT_BY_EIGHT, {sample.image_path: place for place, sample in enumerate(samples)}, {}, []
+    )
+    job = TileJob(
+        RunFolder(tmp_path / "v0"),
+        settings,
+        EIGHT_BY_EIGHT,
+        RunData(Split(samples), source, settings.data.build(AnomalibDataModule)),
+    )
+    assert len(job.grid.tiles) == len(job.grid.tiles) == 64
+    assert job.grid.blocks
+    assert job.fresh_models is job.fresh_models
+    return job
+
+
+def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Path) -> None:
+    predictions = TilePredictions(tmp_path, large.grid, "fingerprint")
+    predictions._records = {tile.name: [0.0] * MANY_IMAGES for tile in large.grid.tiles}  # as if all were read
+    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions, tmp_path)
+    assert all(len(pickle.dumps(task)) < MOST_BYTES for task in tasks)
+    assert len(pickle.dumps(large.data.split)) > 20 * MOST_BYTES, "the images are not in it"
+
+
+def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepare(settings)
+    job = pickle.loads(pickle.dumps(run.job))
+    monkeypatch.setattr(Run, "open", lambda *_: pytest.fail("a run is opened"))
+    run.folder.config_file.unlink()
+    run.folder.origins_file.unlink()
+    assert job.settings == run.settings
+    assert job.data.split == run.split
+    assert job.device().type == "cpu"
+    task = TrainAndPredict(job)
+    task(run.grid.tiles[0])
+    pickle.loads(pickle.dumps(task))(run.grid.tiles[1])
+    assert [run.folder.has_record(tile) for tile in run.grid.tiles[:3]] == [True, True, False]
+
+
+def test_a_process_that_has_read_the_images_reads_them_no_more(settings: Settings) -> None:
+    run = prepare(settings)
+    run.folder.split_file.unlink()
+    assert run.job.data.split is run.split
+    job = pickle.loads(pickle.dumps(run.job))
+    with pytest.raises(RunFolderError, match=r"split\.csv is missing"):
+        _ = job.data
+
+
+def test_a_split_that_was_changed_is_not_trained_on(settings: Settings) -> None:
+    run = prepare(settings)
+    run.folder.split_file.write_text(run.folder.split_file.read_text().replace("train", "test", 1))
+    with pytest.raises(RunFolderError, match=r"split\.csv (was changed|had) .*lists the training images: restore it"):
+        _ = replace(run.job, known=None).data
