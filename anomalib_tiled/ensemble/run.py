@@ -29,14 +29,13 @@ from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.checkpoints import Restorer, read_checkpoint
 from anomalib_tiled.runs.package_versions import changed_origins
-from anomalib_tiled.runs.run_folder import USE_ANYWAY
 from anomalib_tiled.runs.verified_checkpoints import VerifiedCheckpoints
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
 from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
@@ -206,10 +205,10 @@ class Run:
         path = self.folder.path
         self.folder.check(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
         learned = read_json(self.folder.calibration_file)
-        if learned.get("configuration") != self.settings.calibration_hash and not self.folder.allow_altered:
+        if learned.get("configuration") != self.settings.calibration_hash:
             message = (
                 f"{path} was calibrated with another configuration than its config.yaml. "
-                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`. {USE_ANYWAY}"
+                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`."
             )
             raise RunFolderError(message)
         return self.ensemble(Calibration.from_json(learned), device, share=share)
@@ -218,15 +217,10 @@ class Run:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
         path = self.folder.validation_scores_file
         advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
-        if path.is_file() and not self.folder.allow_altered and path.name in self.folder.checksums():
+        if path.is_file() and path.name in self.folder.checksums():
             self.folder.check(path, advice)
         scores = ValidationScores.read(path)
-        if (
-            scores is not None
-            and scores.configuration != self.settings.calibration_hash
-            and not self.folder.allow_altered
-        ):
-            advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
+        if scores is not None and scores.configuration != self.settings.calibration_hash:
             message = f"{path} belongs to another configuration. {advice}"
             raise RunFolderError(message)
         return scores
@@ -246,13 +240,16 @@ class Run:
         """Say which locations have no model; ``None`` if every location has one."""
         return left_out_note(self.grid, self.folder.left_out(self.grid))
 
-    def check_changed(self) -> None:
-        """Compare the checkpoints that may have changed to their checksums, so that an error comes at once.
+    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
+        """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
+
+        Args:
+            tiles: The tiles; untrained ones are skipped.
 
         Raises:
-            RunFolderError: A checkpoint has changed, and that is not allowed.
+            RunFolderError: A file was changed.
         """
-        self._trusted.check_changed(self.grid.tiles)
+        self._trusted.check(tiles)
 
     def tile_models(self, *, one_at_a_time: bool = False, share: float = SHARE) -> TileModels:
         """Give the models of the tiles.

@@ -192,8 +192,6 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
     run.write_record(SECOND, TileRecord(1.5, 1, settings.training_hash, EMPTY, threads=3))
     assert run.threads(GRID) == 3
     assert run.record(SECOND).threads == 3
-    run.record_file(FIRST).write_text("altered")
-    assert RunFolder(run.path, allow_altered=True).threads(GRID) is None
 
 
 def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
@@ -264,45 +262,12 @@ def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings)
     assert not (run.path / "metrics.json").exists()
 
 
-def test_a_checkpoint_that_was_not_touched_is_trusted(
-    run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    all_trained(run, settings)
-    read: list[Path] = []
-    monkeypatch.setattr(Checksum, "check", lambda _, path, advice: read.append(path))
-    run.check_checkpoints(GRID.tiles)
-    assert read == []
-    os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
-    run.check_checkpoints(GRID.tiles)
-    assert read == [run.checkpoint(SECOND)]
-
-
-def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Settings) -> None:
-    all_trained(run, settings)
-    os.utime(run.checkpoint(SECOND), (1, 1))
-    run.check_checkpoints(GRID.tiles)
-    assert run.missing(GRID) == ()
-
-
-def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:
-    all_trained(run, settings)
-    run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
-    os.utime(run.checkpoint(SECOND), (1, 1))
-    assert run.missing(GRID) == (), "its size tells nothing"
-    message = r"r00_c01.ckpt was changed after it was finished. Train the tile again: .* --tiles r00_c01"
-    with pytest.raises(RunFolderError, match=message):
-        run.check_checkpoints(GRID.tiles)
-    run.check_checkpoints([FIRST])
-    RunFolder(run.path, allow_altered=True).check_checkpoints(GRID.tiles)
-
-
 def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     content = read_json(run.record_file(FIRST))
     del content["modified"], content["images"]
     write_json(run.record_file(FIRST), content)
     assert (run.record(FIRST).modified, run.record(FIRST).images) == (0, "")
-    run.check_checkpoints(GRID.tiles)
 
 
 def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
