@@ -38,7 +38,6 @@ from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
-from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
@@ -83,7 +82,6 @@ class TiledEnsemble(EnsembleModel):
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
-        allow_altered: bool = False,
     ) -> Self:
         """Load a run that was fitted.
 
@@ -93,21 +91,16 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
-            allow_altered: Whether to use files that were changed after they were finished, with a warning for each.
 
         Raises:
-            RunFolderError: There is no run, it is not complete, a file was changed and that is not allowed, or the run
-                lacks the scores that a threshold is looked up in. Checkpoints whose size and time are unchanged are
-                not read here; if their content was changed, the first prediction raises this.
+            RunFolderError: There is no run, it is not complete, a file was changed, or the run lacks the scores that a
+                threshold is looked up in.
             ConfigurationError: The device does not exist, or a threshold is invalid.
         """
-        folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
-        for note in changed_files(folder) if allow_altered else ():
-            warnings.warn(note, stacklevel=2)
         image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
         decisions = PredictionSettings(threshold=image, pixel_threshold=pixel)
         with usual_defaults():
-            run = Run.open(folder)
+            run = Run.open(RunFolder.open(Path(run_folder)))
         return cls.from_run(run, AUTO if device is None else str(device), decisions)
 
     @classmethod
@@ -123,7 +116,7 @@ class TiledEnsemble(EnsembleModel):
         if remark := run.memory_remark():
             warnings.warn(remark, stacklevel=4)
         opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
-        run.job.saved_models.checkpoints.check_changed(run.grid.tiles)
+        run.check_checkpoints(run.grid.tiles)
         ensemble = cls(
             opened.grid,
             opened.tile_models,

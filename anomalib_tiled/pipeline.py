@@ -23,7 +23,6 @@ from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
-from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.stages.contracts import checked_outcomes, image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -102,7 +101,7 @@ def _train_missing(
 ) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
-    check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
+    run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
@@ -133,11 +132,11 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
         output: Folder for the results; ``None`` for the run folder.
 
     Raises:
-        RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
+        RunFolderError: The run is not complete, or a file was changed.
         DataError: There are no test images, or one cannot be read.
     """
     with log_to(run.folder.log_file if output is None else output / "logs" / "run.log"):
-        check_finished(run.folder, run.grid.tiles)  # tiles with stored predictions are not loaded
+        run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
@@ -186,7 +185,7 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     Raises:
         DataError: The request names an image that does not exist.
         ConfigurationError: The output folder is in use, or a threshold or device is invalid.
-        RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
+        RunFolderError: The run is not complete, or a file was changed.
     """
     predictions = PredictionFolder(request.output)
     check_free(predictions, request.settings, resume=request.skip_existing)  # before a log appears among other files

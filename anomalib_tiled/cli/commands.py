@@ -45,7 +45,6 @@ from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
 from anomalib_tiled.runs.tile_status import tile_statuses
@@ -108,7 +107,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
-    run, data = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
+    run, data = _open(parsed.ckpt_dir), None
     _warn_of_large_images(run)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
@@ -129,7 +128,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     if parsed.device != AUTO:
         device_named(parsed.device)  # before anything is written
-    run = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+    run = _open(parsed.ckpt_dir)
     output = _output(parsed.output) or run.folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # file names may hold any bytes
@@ -183,13 +182,13 @@ def export(arguments: Sequence[str], prog: str) -> None:
         if parsed.per_tile or parsed.input != "float32":
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
-        run = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+        run = _open(parsed.ckpt_dir)
         output = _output(parsed.output) or run.folder.path / "export" / CHECKPOINTS
         export_checkpoints(run, output, overwrite=parsed.overwrite)
         _say(f"Export: {output}")
         return
     form = format_named(parsed.format)
-    run = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+    run = _open(parsed.ckpt_dir)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
     output = _output(parsed.output) or run.folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
@@ -292,21 +291,17 @@ def _output(given: str | None) -> Path | None:
     return output
 
 
-def _open(ckpt_dir: str, *, allow_altered: bool = False) -> Run:
+def _open(ckpt_dir: str) -> Run:
     """Open a run, once for the whole command, and say which packages have other versions."""
-    return Run.open(_folder(ckpt_dir, allow_altered=allow_altered), lambda note: _say(f"Note: {note}"))
+    return Run.open(_folder(ckpt_dir), lambda note: _say(f"Note: {note}"))
 
 
-def _folder(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
-    """Find a run folder, and say which of its files have changed."""
+def _folder(ckpt_dir: str) -> RunFolder:
+    """Find the folder of a run."""
     if not ckpt_dir:
         message = "--ckpt_dir must name a run folder, but the name is empty. Is a variable of the shell not set?"
         raise ConfigurationError(message)
-    folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
-    if allow_altered:
-        for note in changed_files(folder):
-            _say(f"warning: {note}", Console(stderr=True))
-    return folder
+    return RunFolder.open(absolute(ckpt_dir))
 
 
 def _note_new_images(run: Run) -> None:

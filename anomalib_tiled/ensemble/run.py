@@ -22,13 +22,12 @@ from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
-from anomalib_tiled.runs.run_folder import USE_ANYWAY
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
 from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from anomalib.data import AnomalibDataModule
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.cache import PixelSource
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble.tile_job import Purpose
-    from anomalib_tiled.grid import TileGrid
+    from anomalib_tiled.grid import Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -188,12 +187,12 @@ class Run:
         """
         self.check_tiles()
         path = self.folder.path
-        self.folder.check(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
+        self.folder.read(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
         learned = read_json(self.folder.calibration_file)
-        if learned.get("configuration") != self.settings.calibration_hash and not self.folder.allow_altered:
+        if learned.get("configuration") != self.settings.calibration_hash:
             message = (
                 f"{path} was calibrated with another configuration than its config.yaml. "
-                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`. {USE_ANYWAY}"
+                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`."
             )
             raise RunFolderError(message)
         return self.ensemble(Calibration.from_json(learned), device, share=share)
@@ -202,15 +201,10 @@ class Run:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
         path = self.folder.validation_scores_file
         advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
-        if path.is_file() and not self.folder.allow_altered and path.name in self.folder.checksums():
-            self.folder.check(path, advice)
+        if path.is_file() and path.name in self.folder.checksums():
+            self.folder.read(path, advice)
         scores = ValidationScores.read(path)
-        if (
-            scores is not None
-            and scores.configuration != self.settings.calibration_hash
-            and not self.folder.allow_altered
-        ):
-            advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`. {USE_ANYWAY}"
+        if scores is not None and scores.configuration != self.settings.calibration_hash:
             message = f"{path} belongs to another configuration. {advice}"
             raise RunFolderError(message)
         return scores
@@ -229,3 +223,14 @@ class Run:
     def left_out_note(self) -> str | None:
         """Say which locations have no model; ``None`` if every location has one."""
         return left_out_note(self.grid, self.folder.left_out(self.grid, self.settings))
+
+    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
+        """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
+
+        Args:
+            tiles: The tiles; untrained ones are skipped.
+
+        Raises:
+            RunFolderError: A file was changed.
+        """
+        self.job.saved_models.checkpoints.check(tiles)

@@ -50,8 +50,8 @@ class RunData:
         Raises:
             RunFolderError: The split is missing or has changed.
         """
-        folder.check(folder.split_file, "It lists the training images: restore it, or fit a new run.")
-        split = Split.read(folder.split_file)
+        content = folder.read(folder.split_file, "It lists the training images: restore it, or fit a new run.")
+        split = Split.parse(content, folder.split_file)
         source = open_source(split, grid, settings.cache_directory, build=False)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 

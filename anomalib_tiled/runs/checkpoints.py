@@ -12,19 +12,15 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
-from anomalib_tiled.runs.run_folder import USE_ANYWAY
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import temporary_name
 from anomalib_tiled.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
-
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder
 
 Checkpoint = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -307,26 +303,11 @@ def check_shared(folder: Path) -> None:
         _check_shared(path, status.st_mtime_ns, status.st_size)
 
 
-def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
-    """Compare trained tiles and shared weights with their checksums.
-
-    Args:
-        folder: The run.
-        tiles: The tiles; untrained ones are skipped.
-
-    Raises:
-        RunFolderError: A file was changed, and the run does not allow that.
-    """
-    folder.check_checkpoints(tiles)
-    if not folder.allow_altered:
-        check_shared(folder.path / "tiles")
-
-
 @lru_cache(maxsize=2)
 def _check_shared(path: Path, changed: int, size: int) -> None:
     del changed, size  # keys of the cache: they differ between files of one name
     if checksum_named(path) != Checksum.of(path).sha256:
-        advice = f"It holds weights of all tiles: restore it, or fit a new run. {USE_ANYWAY}"
+        advice = "It holds weights of all tiles: restore it, or fit a new run."
         message = f"{path} was changed after it was finished. {advice}"
         raise RunFolderError(message)
 

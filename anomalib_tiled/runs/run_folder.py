@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     Fill = Callable[["RunFolder", Path], None]
     Check = Callable[["RunFolder"], None]
 
-USE_ANYWAY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
-"""How to use a changed file anyway."""
-
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
@@ -72,10 +69,7 @@ class RunFolder(RunFiles):
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
-        allow_altered: Whether to use files that have changed since they were finished.
     """
-
-    allow_altered: bool = False
 
     @classmethod
     def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
@@ -99,14 +93,14 @@ class RunFolder(RunFiles):
         return run
 
     @classmethod
-    def open(cls, path: Path, *, allow_altered: bool = False) -> RunFolder:
-        """Open the folder of an earlier run; the arguments are those of the class.
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
 
         Raises:
             RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
                 write.
         """
-        run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
+        run = cls(Path(os.path.realpath(path)))  # Path.resolve fails where links lead in a circle
         with readable(run.path):
             is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
         if not is_folder:
@@ -144,55 +138,34 @@ class RunFolder(RunFiles):
         """Record the checksum of a finished file."""
         write_json(self.checksums_file, {**self.checksums(), path.name: vars(Checksum.of(path))})
 
-    def check(self, path: Path, advice: str) -> None:
-        """Compare a file with its checksum.
+    def read(self, path: Path, advice: str) -> bytes:
+        """Read a file, and compare its content with its checksum.
 
         Args:
             path: A file whose checksum was recorded.
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: The file is missing, or was cut short or changed, and the run does not allow that.
+            RunFolderError: The file is missing, or was cut short or changed.
         """
         with readable(path):
             is_there = path.is_file()
         if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
-        if self.allow_altered:
-            return
         try:
             checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
         except TypeError as error:
-            message = f"{self.checksums_file} has no checksum of {path.name}. {advice} {USE_ANYWAY}"
+            message = f"{self.checksums_file} has no checksum of {path.name}. {advice}"
             raise RunFolderError(message) from error
-        checksum.check(path, f"{advice} {USE_ANYWAY}")
-
-    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
-        """Compare checkpoints of trained tiles with their checksums, unless size and time are unchanged.
-
-        Raises:
-            RunFolderError: A checkpoint was changed, and the run does not allow that.
-        """
-        for tile in tiles:
-            if self.has_record(tile) and (path := self.checkpoint(tile)).is_file() and not self.allow_altered:
-                record, status = self.record(tile), path.stat()
-                if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
-                    self.check_checkpoint(tile)
-
-    def check_checkpoint(self, tile: Tile) -> None:
-        """Compare the checkpoint of a tile with its checksum."""
-        if not self.allow_altered:
-            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
+        return checksum.read(path, advice)
 
     def checksum_of(self, tile: Tile) -> Checksum:
-        """Give the recorded checksum of a checkpoint; the present one if the run allows changed files."""
-        return Checksum.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+        """Give the recorded checksum of a checkpoint."""
+        return self.record(tile).checkpoint
 
     def shared_checksums(self) -> list[str]:
-        """Give the recorded checksums of shared weights; the present ones if the run allows changed files."""
-        if self.allow_altered:
-            return [Checksum.of(path).sha256 for path in self.shared_files]
+        """Give the recorded checksums of shared weights."""
         return [checksum_named(path) for path in self.shared_files]
 
     def checksums(self) -> dict[str, Plain]:
@@ -204,7 +177,7 @@ class RunFolder(RunFiles):
         except RunFolderError as error:
             message = (
                 f"{self.checksums_file}, which holds checksums of finished files, cannot be read ({error.__cause__}). "
-                f"Restore it, or fit a new run. {USE_ANYWAY}"
+                "Restore it, or fit a new run."
             )
             raise RunFolderError(message) from error
 
@@ -239,8 +212,6 @@ class RunFolder(RunFiles):
 
     def threads(self, grid: TileGrid) -> int | None:
         """Number of threads that trained the finished tiles; ``None`` if there are none yet."""
-        if self.allow_altered:
-            return None
         noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
         return next((threads for threads in noted if threads is not None), None)
 
@@ -270,7 +241,7 @@ class RunFolder(RunFiles):
         if not (path := self.left_out_file(tile)).is_file():
             return None
         content = read_json(path)
-        settled = self.allow_altered or content.get("configuration") == settings.training_hash
+        settled = content.get("configuration") == settings.training_hash
         return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
 
     def is_done(self, tile: Tile, configuration: str) -> bool:
@@ -285,18 +256,16 @@ class RunFolder(RunFiles):
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
-        if self.allow_altered:
-            return True
         record = self.record(tile)
         if record.configuration != configuration:
             others = ",".join(self._of_other_configurations(configuration))
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 "Restore config.yaml, or train all tiles of the other configuration again: "
-                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {USE_ANYWAY}"
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`."
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
+        record.checkpoint.check_size(self.checkpoint(tile), self.retrain_advice(tile))
         return True
 
     def _of_other_configurations(self, configuration: str) -> list[str]:

@@ -18,7 +18,9 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.grid import Size
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
+from anomalib_tiled.system.files import read_json, write_json
 
 SIZE = (112, 150)
 DEFECT = 14
@@ -129,6 +131,24 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     configuration.write_text(yaml.safe_dump(settings(photographs, folder / "results")), encoding="utf-8")
     assert main(["train", "--config", str(configuration)]) == 0
     return folder / "results" / "Padim" / "photographs" / "v0"
+
+
+@pytest.fixture(scope="session")
+def noted_again() -> Callable[[Path], None]:
+    """Note that a run was made with its present configuration and files, as somebody who knows the format would."""
+
+    def note(run: Path) -> None:
+        folder = RunFolder(run)
+        settings = folder.settings()
+        for record in (run / "tiles").glob("r*_c*.json"):
+            checkpoint = vars(Checksum.of(record.with_suffix(".ckpt")))
+            write_json(record, read_json(record) | {"configuration": settings.training_hash, "checkpoint": checkpoint})
+        calibration = read_json(folder.calibration_file)
+        write_json(folder.calibration_file, calibration | {"configuration": settings.calibration_hash})
+        for path in (folder.calibration_file, folder.validation_scores_file):
+            folder.note_checksum(path)
+
+    return note
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
         path, mode, flags = arguments
         writes = isinstance(mode, str) and set(mode) & set("wax+")
         if not writes and not int(flags) & (os.O_WRONLY | os.O_RDWR):
-            _opened.append(os.path.basename(os.fsdecode(path)))
+            _opened.append(Path(os.fsdecode(path)).name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,8 +66,8 @@ def test_a_run_is_read_once(run: str, command: str) -> None:
     assert reads(command, "--ckpt_dir", run) == {"config.yaml": 1, "split.csv": 1}
 
 
-def test_predicting_reads_a_run_once(run: str, finished_run: Path) -> None:
-    assert reads("predict", "--ckpt_dir", run, "--data", str(images)) == {"config.yaml": 1, "split.csv": 1}
+def test_predicting_reads_a_run_once(run: str, new: Path) -> None:
+    assert reads("predict", "--ckpt_dir", run, "--data", str(new)) == {"config.yaml": 1, "split.csv": 1}
 
 
 def test_the_state_of_tiles_needs_no_split(run: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from anomalib.data import AnomalibDataModule
@@ -22,15 +23,24 @@ from anomalib_tiled.training.preparation import prepare
 from anomalib_tiled.training.stored_predictions import PredictionJob, PredictTile
 from anomalib_tiled.training.train_tile import TrainAndPredict
 
+T = TypeVar("T")
+
 MANY_IMAGES = 10_000
 EIGHT_BY_EIGHT = TileGrid(Size(2048, 2048), Size(384, 384), Size(240, 240))
 MOST_BYTES = 20_000
 
 
+def sent(task: T) -> T:
+    """Give what another process gets."""
+    return pickle.loads(pickle.dumps(task))  # noqa: S301  # was pickled on the same line
+
+
 @pytest.fixture
 def large(settings: Settings, tmp_path: Path) -> TileJob:
     """A job of 64 tiles of many images, all of which this process has read."""
-    samples = tuple(Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES))
+    samples = tuple(
+        Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES)
+    )
     source: PixelSource = ImageCache(
         tmp_path, EIGHT_BY_EIGHT, {sample.image_path: place for place, sample in enumerate(samples)}, {}, []
     )
@@ -56,7 +66,7 @@ def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Pat
 
 def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(settings)
-    job = pickle.loads(pickle.dumps(run.job))
+    job = sent(run.job)
     monkeypatch.setattr(Run, "open", lambda *_: pytest.fail("a run is opened"))
     run.folder.config_file.unlink()
     run.folder.origins_file.unlink()
@@ -65,7 +75,7 @@ def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monke
     assert job.device().type == "cpu"
     task = TrainAndPredict(job)
     task(run.grid.tiles[0])
-    pickle.loads(pickle.dumps(task))(run.grid.tiles[1])
+    sent(task)(run.grid.tiles[1])
     assert [run.folder.has_record(tile) for tile in run.grid.tiles[:3]] == [True, True, False]
 
 
@@ -73,7 +83,7 @@ def test_a_process_that_has_read_the_images_reads_them_no_more(settings: Setting
     run = prepare(settings)
     run.folder.split_file.unlink()
     assert run.job.data.split is run.split
-    job = pickle.loads(pickle.dumps(run.job))
+    job = sent(run.job)
     with pytest.raises(RunFolderError, match=r"split\.csv is missing"):
         _ = job.data
 

@@ -121,8 +121,8 @@ def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Set
     run.note_checksum(run.split_file)
     for path, read in {
         run.config_file: run.settings,
-        run.split_file: lambda: run.check(run.split_file, ""),
-        run.checksums_file: lambda: run.check(run.split_file, ""),
+        run.split_file: lambda: run.read(run.split_file, ""),
+        run.checksums_file: lambda: run.read(run.split_file, ""),
     }.items():
         with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
             read()
@@ -135,7 +135,7 @@ def test_a_file_in_a_folder_that_must_not_be_looked_into(
     (run.path / "tiles").mkdir()
     run.checkpoint(FIRST).touch()
     with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
-        run.check(run.checkpoint(FIRST), "")
+        run.read(run.checkpoint(FIRST), "")
 
 
 def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
@@ -192,8 +192,6 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
     run.write_record(SECOND, TileRecord(1.5, 1, settings.training_hash, EMPTY, threads=3))
     assert run.threads(GRID) == 3
     assert run.record(SECOND).threads == 3
-    run.record_file(FIRST).write_text("altered")
-    assert RunFolder(run.path, allow_altered=True).threads(GRID) is None
 
 
 def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
@@ -264,45 +262,12 @@ def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings)
     assert not (run.path / "metrics.json").exists()
 
 
-def test_a_checkpoint_that_was_not_touched_is_trusted(
-    run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    all_trained(run, settings)
-    read: list[Path] = []
-    monkeypatch.setattr(Checksum, "check", lambda _, path, advice: read.append(path))
-    run.check_checkpoints(GRID.tiles)
-    assert read == []
-    os.utime(run.checkpoint(SECOND), (1, 1))  # as after copying
-    run.check_checkpoints(GRID.tiles)
-    assert read == [run.checkpoint(SECOND)]
-
-
-def test_a_checkpoint_that_was_copied_is_as_it_was(run: RunFolder, settings: Settings) -> None:
-    all_trained(run, settings)
-    os.utime(run.checkpoint(SECOND), (1, 1))
-    run.check_checkpoints(GRID.tiles)
-    assert run.missing(GRID, settings) == ()
-
-
-def test_a_checkpoint_of_the_same_size_with_another_byte_is_named(run: RunFolder, settings: Settings) -> None:
-    all_trained(run, settings)
-    run.checkpoint(SECOND).write_bytes(bytes(99) + b"x")
-    os.utime(run.checkpoint(SECOND), (1, 1))
-    assert run.missing(GRID, settings) == (), "its size tells nothing"
-    message = r"r00_c01.ckpt was changed after it was finished. Train the tile again: .* --tiles r00_c01"
-    with pytest.raises(RunFolderError, match=message):
-        run.check_checkpoints(GRID.tiles)
-    run.check_checkpoints([FIRST])
-    RunFolder(run.path, allow_altered=True).check_checkpoints(GRID.tiles)
-
-
 def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     content = read_json(run.record_file(FIRST))
     del content["modified"], content["images"]
     write_json(run.record_file(FIRST), content)
     assert (run.record(FIRST).modified, run.record(FIRST).images) == (0, "")
-    run.check_checkpoints(GRID.tiles)
 
 
 def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
@@ -346,22 +311,22 @@ def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) ->
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
-        run.check(run.split_file, "Look for it.")
+        run.read(run.split_file, "Look for it.")
     run.split_file.write_text("subset\n")
     with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv. Look at it."):
-        run.check(run.split_file, "Look at it.")
+        run.read(run.split_file, "Look at it.")
     for checksum in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
         write_json(run.checksums_file, {run.split_file.name: checksum})
         with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
-            run.check(run.split_file, "")
+            run.read(run.split_file, "")
     run.note_checksum(run.split_file)
-    run.check(run.split_file, "All is well.")
+    run.read(run.split_file, "All is well.")
     write_json(run.calibration_file, {})
     run.note_checksum(run.calibration_file)
-    run.check(run.split_file, "Both are known.")
+    run.read(run.split_file, "Both are known.")
     run.split_file.write_text("subsets\n")
     with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
-        run.check(run.split_file, "Restore it.")
+        run.read(run.split_file, "Restore it.")
 
 
 def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
@@ -370,7 +335,7 @@ def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
     with pytest.raises(
         RunFolderError, match=r"seals\.json, which holds checksums .* cannot be read .*Restore it, or fit a new"
     ):
-        run.check(run.split_file, "")
+        run.read(run.split_file, "")
 
 
 def test_names_of_files(run: RunFolder) -> None:

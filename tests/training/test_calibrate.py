@@ -297,7 +297,7 @@ def test_results_stay_as_long_as_the_stages_know_the_same(run: Run) -> None:
     keep_calibration(run, replace(calibrate(run), notes=("said otherwise",)))
     assert all(path.is_file() for path in results)
     assert read_json(run.folder.calibration_file)["notes"] == ["said otherwise"]
-    run.folder.check(run.folder.calibration_file, "")
+    run.folder.read(run.folder.calibration_file, "")
 
 
 @pytest.mark.parametrize("before", [None, "{", "another merging", "another number"])

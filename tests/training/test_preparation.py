@@ -50,7 +50,7 @@ def test_names_of_images_may_be_of_any_bytes(settings: Settings, image_folder: P
     for folder in ("good", "bad", "masks"):
         (image_folder / folder / "0.png").rename(image_folder / folder / os.fsdecode(b"0\xfc.png"))
     folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache")))).folder
-    split = Split.read(folder.split_file)
+    split = Split.parse(folder.split_file.read_bytes(), folder.split_file)
     odd = [sample for sample in split.samples if "\udcfc" in str(sample.image_path)]
     assert {sample.image_path.parent.name for sample in odd} == {"good", "bad"}
     assert all(path.is_file() for sample in odd for path in (sample.image_path, *sample.masks))

@@ -468,7 +468,7 @@ def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: Mak
 
 def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
     assert run.folder.is_done(first(run), run.settings.training_hash)
-    run.folder.check_checkpoint(first(run))
+    run.check_checkpoints([first(run)])
     log = run.folder.tile_log(first(run)).read_text()
     assert "Tile r00_c00 could not be predicted yet. It is predicted again when all tiles are trained." in log
     assert reason in log
