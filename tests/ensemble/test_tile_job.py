@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from anomalib.data import AnomalibDataModule
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
+from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.data.cache import ImageCache, PixelSource
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.run import Run
@@ -24,6 +27,27 @@ from anomalib_tiled.training.stored_predictions import PredictionJob, PredictTil
 from anomalib_tiled.training.train_tile import TrainAndPredict
 
 T = TypeVar("T")
+
+
+class Constant(AnomalibModule):
+    """Always gives its one weight."""
+
+    def __init__(self) -> None:
+        super().__init__(pre_processor=False)
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        return InferenceBatch(pred_score=self.weight.expand(len(batch)))
+
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=1)
+
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
+
 
 MANY_IMAGES = 10_000
 EIGHT_BY_EIGHT = TileGrid(Size(2048, 2048), Size(384, 384), Size(240, 240))
@@ -50,7 +74,7 @@ def large(settings: Settings, tmp_path: Path) -> TileJob:
         EIGHT_BY_EIGHT,
         RunData(Split(samples), source, settings.data.build(AnomalibDataModule)),
     )
-    assert len(job.grid.tiles) == len(job.grid.tiles) == 64
+    assert len(job.grid.tiles) == 64
     assert job.grid.blocks
     assert job.fresh_models is job.fresh_models
     return job
@@ -65,7 +89,7 @@ def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Pat
 
 
 def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepare(settings)
+    run = prepare(replace(settings, model=ClassSpec(f"{__name__}.Constant")))
     job = sent(run.job)
     monkeypatch.setattr(Run, "open", lambda *_: pytest.fail("a run is opened"))
     run.folder.config_file.unlink()
