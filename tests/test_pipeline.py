@@ -35,6 +35,7 @@ from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import locked
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
@@ -144,11 +145,15 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
     assert not folder.calibration_file.exists()
 
 
+def of_stopped_worker(name: str) -> str:
+    return temporary_name(name).replace(f"-{os.getpid()}-", "-999999999-")
+
+
 def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = preparation.prepare(settings)
 
     def fail(run: Run, tile: Tile) -> None:
-        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
+        (run.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
         message = "out of luck"
         raise RuntimeError(message)
 
@@ -271,8 +276,8 @@ def test_a_full_disk_leaves_nothing_half_done(settings: Settings, monkeypatch: p
     folder = preparation.prepare(settings)
 
     def fill(run: Run, tile: Tile) -> None:
-        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
-        (run.folder.path / "tiles" / f".{tile.name}.ckpt.tmp").touch()
+        (run.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
+        (run.folder.path / "tiles" / of_stopped_worker(f"{tile.name}.ckpt")).touch()
         raise StorageError
 
     monkeypatch.setattr(pipeline, "train_tile", fill)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-import shutil
 import time
 from contextlib import contextmanager
 from copy import deepcopy
@@ -38,6 +37,7 @@ from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import full_disk, is_full
 from anomalib_tiled.system.out_of_memory import advising_on_memory
+from anomalib_tiled.system.temporary import working_folder
 from anomalib_tiled.training.callbacks import memory_callbacks
 from anomalib_tiled.training.monitors import (
     TileEvaluator,
@@ -88,12 +88,16 @@ def train_tile(run: Run, tile: Tile, *, device: int | None = None) -> None:
         return
     trainer = dict(run.settings.trainer) | ({} if device is None else {"devices": [device]})
     folder = run.folder.checkpoint(tile).parent
-    workspace = folder / f".{tile.name}"
     try:
-        with log_to(run.folder.tile_log(tile)), _logged(tile), full_disk(folder / tile.name), _interrupts():
+        with (
+            log_to(run.folder.tile_log(tile)),
+            _logged(tile),
+            full_disk(folder / tile.name),
+            _interrupts(),
+            working_folder(folder, tile.name) as workspace,
+        ):
             _fit(run, tile, workspace, trainer_arguments(trainer))
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
         gc.collect()  # model and trainer refer to each other, so only this frees their memory
 
 
