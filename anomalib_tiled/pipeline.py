@@ -201,7 +201,7 @@ def predict(
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
         started = monotonic()
-        with progress_bar("images") as bar:
+        with progress_bar() as bar:
             task = bar.add_task("Predicting", total=len(prediction.missing))
             for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
