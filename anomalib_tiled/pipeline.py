@@ -31,8 +31,8 @@ from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
-from anomalib_tiled.training.downloads import download
 from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.preparation import download
 from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
 from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
@@ -105,7 +105,7 @@ def _train_missing(
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
-        download(run)
+        download(run.job)
         check_monitored(run.job)
     attempts = Attempts(run, workers, keep_going=keep_going)
     with closing(checked_outcomes(workers, missing, TrainAndPredict(run.job))) as outcomes:
@@ -195,7 +195,7 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
         started = monotonic()
-        with progress_bar("images") as bar:
+        with progress_bar() as bar:
             task = bar.add_task("Predicting", total=len(prediction.missing))
             for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))

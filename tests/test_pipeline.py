@@ -37,6 +37,7 @@ from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import locked
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
@@ -151,11 +152,15 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
     assert not folder.calibration_file.exists()
 
 
+def of_stopped_worker(name: str) -> str:
+    return temporary_name(name).replace(f"-{os.getpid()}-", "-999999999-")
+
+
 def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = preparation.prepare(settings).folder
 
     def fail(job: TileJob, tile: Tile) -> None:
-        (job.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
+        (job.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
         message = "out of luck"
         raise RuntimeError(message)
 
@@ -278,8 +283,8 @@ def test_a_full_disk_leaves_nothing_half_done(settings: Settings, monkeypatch: p
     folder = preparation.prepare(settings).folder
 
     def fill(job: TileJob, tile: Tile) -> None:
-        (job.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
-        (job.folder.path / "tiles" / f".{tile.name}.ckpt.tmp").touch()
+        (job.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
+        (job.folder.path / "tiles" / of_stopped_worker(f"{tile.name}.ckpt")).touch()
         raise StorageError
 
     training_by(monkeypatch, fill)

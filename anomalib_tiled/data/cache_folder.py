@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError, StorageError
-from anomalib_tiled.system.files import is_idle, read_json
+from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.progress import progress_bar
+from anomalib_tiled.system.temporary import is_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

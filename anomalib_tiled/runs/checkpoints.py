@@ -13,8 +13,8 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import temporary_name
 from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.cleanup import remove_half_written, remove_results
+from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.runs.saved_settings import read_settings
 from anomalib_tiled.runs.tile_states import TileRecord
 from anomalib_tiled.runs.versions import new_version
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.os_errors import readable
+from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,9 +33,6 @@ WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 
 OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
 """Folders of a run that belong to it alone."""
-
-HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
-"""Names in ``tiles`` of half-done work: folders of tiles in training, and files before they are renamed."""
 
 
 def _nothing(*_: object) -> None:
@@ -89,7 +86,8 @@ class RunFolder(RunFiles):
             fill(run, new.final)
             new.publish()
             run = cls(new.path)
-            check(run)
+            with locked(run.path):
+                check(run)
         return run
 
     @classmethod
@@ -291,17 +289,8 @@ class RunFolder(RunFiles):
         self.record_file(tile).unlink(missing_ok=True)
 
     def clean_up(self) -> None:
-        """Remove half-done work of killed fits; the caller holds the lock of the run."""
-        remove_half_written(self.path)
-        for path in self.predictions.glob("*/.*.tmp"):
-            # A test may be running.
-            if WRITER.search(path.name) and not path.parent.is_symlink() and is_abandoned(path):
-                path.unlink(missing_ok=True)
-        for path in filter(lambda path: HALF_DONE.fullmatch(path.name), (self.path / "tiles").glob(".*")):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        """Remove half-done work of killed commands."""
+        remove_abandoned(self.path.rglob(TEMPORARY))
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -25,7 +24,7 @@ from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.training.trainer import interrupts_raised, trainer_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anomalib.data import AnomalibDataModule, ImageBatch
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -89,16 +88,34 @@ def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metri
 
 
 def check_monitored(job: TileJob) -> None:
-    """Check that the values which callbacks monitor will exist.
+    """Refuse callbacks that monitor a value which nothing measures or logs.
 
     If a monitored value is no metric, one batch of one tile is trained, to see which values the model logs.
 
     Raises:
-        ConfigurationError: Nothing measures or logs a monitored value.
+        ConfigurationError: A monitored value does not exist, is not defined on these images, or cannot be measured.
     """
-    callbacks = trainer_arguments(job.settings.trainer)["callbacks"]
-    if monitored := monitors_of(callbacks):
-        check_monitors(job.settings, job.data.split, monitored, partial(_logged_names, job))
+    settings = job.settings
+    if not (monitored := monitors_of(trainer_arguments(settings.trainer)["callbacks"])):
+        return
+    known = _measurable(settings.metrics)
+    lacking = {level: _lacking(level, job.data.split) for level in LEVELS}
+    for monitor in (each for each in monitored if each in known):
+        if reason := lacking[monitor.partition("_")[0]]:
+            message = f"{monitored[monitor]} monitors {monitor!r}, which needs {reason}"
+            raise ConfigurationError(message)
+        _check_scale(settings, monitored[monitor], monitor)
+    if not (unknown := [monitor for monitor in monitored if monitor not in known]):
+        return
+    allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job)
+    for monitor in unknown:
+        if monitor not in allowed:
+            meant = f"image_{monitor}"
+            message = (
+                f"{monitored[monitor]} monitors {monitor!r}, which {settings.model.name} does not log and metrics does "
+                f"not name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
+            )
+            raise ConfigurationError(message)
 
 
 def _logged_names(job: TileJob) -> set[str]:
@@ -122,42 +139,6 @@ def _logged_names(job: TileJob) -> set[str]:
         )
         raise ConfigurationError(message) from error
     return set(engine.trainer.callback_metrics)
-
-
-def check_monitors(
-    settings: Settings, split: Split, monitored: Mapping[str, str], logged: Callable[[], Iterable[str]]
-) -> None:
-    """Refuse callbacks that monitor a value which nothing measures or logs.
-
-    Args:
-        settings: The configuration.
-        split: Which image is used for what.
-        monitored: Names of callbacks by the value that they monitor.
-        logged: Trains one batch to list the values that the model logs; called only if a monitored value is no metric.
-
-    Raises:
-        ConfigurationError: A monitored value does not exist, is not defined on these images, or cannot be measured.
-    """
-    known = _measurable(settings.metrics)
-    lacking = {level: _lacking(level, split) for level in LEVELS}
-    for monitor, callback in monitored.items():
-        level = monitor.partition("_")[0]
-        if monitor in known and (reason := lacking[level]):
-            message = f"{callback} monitors {monitor!r}, which needs {reason}"
-            raise ConfigurationError(message)
-        if monitor in known:
-            _check_scale(settings, callback, monitor)
-    if unknown := {monitor: callback for monitor, callback in monitored.items() if monitor not in known}:
-        measurable = [name for name in known if not lacking[name.partition("_")[0]]]
-        allowed = {*measurable, *logged()}
-        for monitor, callback in unknown.items():
-            if monitor not in allowed:
-                meant = f"image_{monitor}"
-                message = (
-                    f"{callback} monitors {monitor!r}, which {settings.model.name} does not log and metrics does not "
-                    f"name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
-                )
-                raise ConfigurationError(message)
 
 
 class TileEvaluator(Evaluator):

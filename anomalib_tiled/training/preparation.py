@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
+from anomalib.utils.path import get_pretrained_weights_dir
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.settings import as_size
@@ -22,6 +23,7 @@ from anomalib_tiled.data.module_settings import check_numbers, folders_of
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_model
+from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.cleanup import remove_results
@@ -45,8 +47,13 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.cache import PixelSource
     from anomalib_tiled.data.split import Split
+    from anomalib_tiled.ensemble.tile_job import TileJob
 
 logger = logging.getLogger(__name__)
+
+WEIGHTS = "prepare_pretrained_model"
+IMAGES = "prepare_imagenette_data"
+"""Methods of anomalib's models that download missing weights and images."""
 
 GENERATED = "synthetic"
 """Folder of a run for images that anomalib draws."""
@@ -146,6 +153,33 @@ def _decoded(split: Split, source: PixelSource) -> PixelSource:
     if isinstance(source, DecodedFiles):
         source.check(split)
     return source
+
+
+def download(job: TileJob) -> None:
+    """Download what a model needs once, before several processes do so at the same time.
+
+    A process would otherwise take the half-downloaded file of another process for the whole file.
+
+    Args:
+        job: The job of training the tiles.
+
+    Raises:
+        ConfigurationError: The download failed.
+    """
+    if not hasattr(class_of(job.settings.model), WEIGHTS):
+        return
+    model = cast("Any", job.fresh_models.model())
+    try:
+        getattr(model, WEIGHTS)()
+        if hasattr(model, IMAGES):
+            getattr(model, IMAGES)(tuple(job.grid.tile_size))
+    except (OSError, RuntimeError, ValueError) as error:
+        message = (
+            f"{type(model).__name__} downloads weights or images before training, and the download failed: {error}. "
+            "Try again with an internet connection and free disk space; or copy from another machine "
+            f"{get_pretrained_weights_dir()} (weights) and the image folder that the model's arguments name."
+        )
+        raise ConfigurationError(message) from error
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from anomalib_tiled.runs.tile_states import TileRecord
 from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import full_disk
-from anomalib_tiled.training.callbacks import memory_callbacks
+from anomalib_tiled.system.temporary import working_folder
 from anomalib_tiled.training.monitors import TileEvaluator, measured_for, monitors_of, without_undefined
 from anomalib_tiled.training.stored_predictions import predict_trained
-from anomalib_tiled.training.trainer import interrupts_raised, no_checkpoints, trainer_arguments
+from anomalib_tiled.training.trainer import interrupts_raised, memory_callbacks, no_checkpoints, trainer_arguments
 from anomalib_tiled.training.training_images import recorded_fingerprint
 from anomalib_tiled.training.unfit import errors_naming_unfit_locations, unfit_location
 
@@ -93,12 +92,14 @@ def train_tile(job: TileJob, tile: Tile, *, device: int | None = None) -> Anomal
         return None
     trainer = dict(job.settings.trainer) | ({} if device is None else {"devices": [device]})
     folder = job.folder.checkpoint(tile).parent
-    workspace = folder / f".{tile.name}"
-    try:
-        with log_to(job.folder.tile_log(tile)), _logged(tile), full_disk(folder / tile.name), interrupts_raised():
-            return _fit(job, tile, workspace, trainer_arguments(trainer))
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+    with (
+        log_to(job.folder.tile_log(tile)),
+        _logged(tile),
+        full_disk(folder / tile.name),
+        interrupts_raised(),
+        working_folder(folder, tile.name) as workspace,
+    ):
+        return _fit(job, tile, workspace, trainer_arguments(trainer))
 
 
 def _fit(job: TileJob, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> AnomalibModule | None:

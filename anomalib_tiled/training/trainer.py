@@ -1,4 +1,4 @@
-"""The trainer of a tile: its arguments, built anew for each tile, and a check of them before training."""
+"""The trainer of a tile: its arguments and callbacks, made anew for each tile, and a check of them before training."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from anomalib.callbacks.checkpoint import ModelCheckpoint
+from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_tiled.config.allowed_classes import check_classes
 from anomalib_tiled.ensemble.devices import cpu_advice
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.system.allocation import give_back_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from anomalib_tiled.config.settings import Plain
+    from anomalib_tiled.config.settings import Plain, Settings
 
 
 def trainer_arguments(trainer: Mapping[str, Plain]) -> dict[str, Plain]:
@@ -84,6 +86,36 @@ def check_trainer(trainer: Mapping[str, Plain]) -> None:
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         message = f"The trainer refuses its arguments: {error}{cpu_advice(trainer.get('accelerator', 'auto'))}"
         raise ConfigurationError(message) from error
+
+
+class ReleaseMemory(Callback):
+    """Returns freed memory to the system before a model fits its memory bank, and after that.
+
+    Collecting features and fitting need blocks of different sizes, so freed blocks of one would lie idle in the other.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Return memory before the model fits its memory bank."""
+        del trainer, pl_module
+        give_back_freed_memory()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Return memory after the model has fitted it."""
+        del trainer, pl_module
+        give_back_freed_memory()
+
+
+def memory_callbacks(model: AnomalibModule, settings: Settings) -> list[Callback]:
+    """List the callbacks that save memory where memory is limited: allocating it again takes time.
+
+    That is if the run has a memory budget and the model fits a memory bank at the end of its only epoch.
+
+    Args:
+        model: The model.
+        settings: The configuration of the run.
+    """
+    scarce = settings.memory_bytes is not None and isinstance(model, MemoryBankMixin)
+    return [ReleaseMemory()] if scarce else []
 
 
 def no_checkpoints() -> ModelCheckpoint:

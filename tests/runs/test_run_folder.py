@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +13,8 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import read_json, temporary_name, write_json
+from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.temporary import temporary_name
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
@@ -270,25 +270,17 @@ def test_records_of_earlier_versions_are_read(run: RunFolder, settings: Settings
     assert (run.record(FIRST).modified, run.record(FIRST).images) == (0, "")
 
 
-def test_what_killed_fits_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
+def test_what_killed_commands_have_left_is_removed(run: RunFolder, settings: Settings, tmp_path: Path) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
-    (run.path / "tiles" / ".r00_c01.ckpt.123.tmp").touch()
-    (run.path / "tiles" / temporary_name("shared")).touch()
-    (run.path / "tiles" / temporary_name("r00_c01.json")).touch()
-    (run.path / "tiles" / ".r00_c01" / "lightning").mkdir(parents=True)
-    (run.path / "tiles" / ".r00_c02").symlink_to(tmp_path)
-    (run.predictions / "images").mkdir(parents=True)
-    dead, alive = (f".r00_c02.maps.{platform.node()}-{number}-0a1b2c3d.tmp" for number in (999999999, os.getppid()))
-    for name in (dead, alive):
-        (run.predictions / "images" / name).touch()
-    (run.predictions / "images" / "r00_c00.json").touch()
-    (run.path / dead).touch()
+    dead, alive = (temporary_name("any").replace(f"-{os.getpid()}-", f"-{n}-") for n in (999999999, os.getppid()))
+    for folder in ("", "tiles", "raw", "raw/set", "images/bad"):
+        (run.path / folder).mkdir(parents=True, exist_ok=True)
+        for name in (dead, alive):
+            (run.path / folder / name).touch()
+    (run.path / "tiles" / dead.replace("any", "r00_c01") / "lightning").mkdir(parents=True)
     run.clean_up()
-    assert not (run.path / dead).exists()
-    left = {path.name for path in (run.predictions / "images").iterdir()}
-    assert left == {"r00_c00.json", alive}
-    assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json"}
-    assert run.path.is_dir(), "a link is removed, not what it leads to"
+    assert {path.name for path in run.path.rglob(".*.tmp")} == {alive}
+    assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json", alive}
 
 
 def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) -> None:
@@ -297,10 +289,8 @@ def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) ->
     (tmp_path / "home").mkdir()
     run.predictions.mkdir()
     (run.predictions / "evil").symlink_to(tmp_path / "home")
-    own = f".r00_c02.maps.{platform.node()}-999999999-0a1b2c3d.tmp"
-    kept = [run.path / "tiles" / ".bashrc", tmp_path / "home" / own]
-    (run.predictions / "images").mkdir()
-    kept.append(run.predictions / "images" / ".draft.tmp")
+    dead = temporary_name("any").replace(f"-{os.getpid()}-", "-999999999-")
+    kept = [run.path / "tiles" / ".bashrc", tmp_path / "home" / dead, run.predictions / ".draft.tmp"]
     for path in kept:
         path.touch()
         os.utime(path, (1, 1))

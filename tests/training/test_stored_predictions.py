@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,6 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
-from filelock import FileLock
 from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.config.settings import Settings
@@ -29,7 +29,7 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.temporary import LOCK
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
@@ -207,12 +207,12 @@ def test_only_what_can_be_used_again_stays(run: Run, models: Models, monkeypatch
 
 def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_nothing(monkeypatch)
-    left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
+    used = run.folder.predictions / temporary_name("work")
+    left = used.with_name(used.name.replace(f"-{os.getpid()}-", "-999999999-"))
     for folder in (left, used):
         folder.mkdir(parents=True)
-    with FileLock(used / LOCK):
-        passed(run)
-    assert [path.name for path in run.folder.predictions.iterdir()] == [".used"]
+    passed(run)
+    assert list(run.folder.predictions.iterdir()) == [used]
 
 
 def test_code_that_has_changed_predicts_anew(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
