@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, get_args
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
 import torch
 from anomalib.data import ImageBatch
@@ -68,27 +68,17 @@ LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
 """Advice if there is too little memory to predict the images of a run."""
 
 
-class Predict(Protocol):
-    """Returns the raw predictions of a batch of images."""
-
-    def __call__(self, on_tile: Callable[[Tile, TilePrediction], None] | None = None) -> RawPrediction:
-        """Predict.
-
-        Args:
-            on_tile: Receives the raw prediction of each tile.
-        """
-
-
 class LazyPrediction(NamedTuple):
     """A batch of images, and a function that predicts them when it is called.
 
     Args:
         images: The images.
-        predict: Returns the raw predictions.
+        predict: Returns the raw predictions; takes a function that receives the raw prediction of each tile, or
+            ``None``.
     """
 
     images: ImageBatch
-    predict: Predict
+    predict: Callable[[Callable[[Tile, TilePrediction], None] | None], RawPrediction]
 
 
 @dataclass(frozen=True)
