@@ -337,7 +337,7 @@ DEEP = "[" * 101 + "]" * 101
     ("text", "message"),
     [
         (f"more: {DEEP}", "configuration.yaml may nest 100 levels deep, but nests deeper. Lay it out flatter."),
-        ("more: &more [*more]", "*more stands for something that it is a part of. Correct it."),
+        ("more: &more [*more]", "an anchor stands for something that it is a part of. Correct it."),
         (f"more: [{'1, ' * 5000}]", "configuration.yaml may hold 5000 values, each counted as often as it is used,"),
         (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
         (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
@@ -395,14 +395,18 @@ def test_a_configuration_may_come_from_a_pipe(
     ("name", "content", "message"),
     [
         ("config.yaml", f"a: {DEEP}", "cannot be used any more: it may nest 100 levels deep, but nests deeper"),
-        ("config.yaml", "a: &a [*a]", "cannot be used any more: it cannot be used: in line 1, *a stands for something"),
+        (
+            "config.yaml",
+            "a: &a [*a]",
+            "any more: it cannot be used: in line 1, an anchor stands for something",
+        ),
         (
             "split.csv",
             f"subset,image_path,mask_path,label\ntrain,{'a' * 131_073},,0\n",
             "field larger than field limit",
         ),
         ("calibration.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
-        ("seals.json", f'{{"a": {DEEP}}}', "cannot be read (it nests more than 100 levels deep)"),
+        ("seals.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
         ("tiles/r00_c00.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
         ("origins.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
     ],

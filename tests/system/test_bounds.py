@@ -73,7 +73,10 @@ REFUSED = {
     "values": (f"[{'1,' * MOST_VALUES}]", MANY),
     "values behind aliases": (tenfold(4), MANY),
     "merged values": (f"{tenfold(3)}\nm: {{<<: [{'*l0, ' * 10}], n: [*l2, *l2, *l2, *l2]}}", MANY),
-    "a circle": ("a: &a [*a]", "It cannot be used: in line 1, *a stands for something that it is a part of. Correct"),
+    "a circle": (
+        "a: &a [*a]",
+        "It cannot be used: in line 1, an anchor stands for something that it is a part of.",
+    ),
     "length": (
         f"# {'a' * LONGEST_CONFIGURATION}",
         f"It may have {LONGEST_CONFIGURATION} characters, but has more. Shorten it.",
@@ -81,7 +84,7 @@ REFUSED = {
     "a word": (f"\na: {'9' * (LONGEST_NUMBER + 1)}", "in line 2, a number has more than 4000 characters."),
     "a zero byte": ('a: "b\\0c"', "It cannot be used: in line 1, a value holds a zero byte. Correct it."),
     "within a text": (f"\na: '{mapped(DEEPEST + 1)}'", "It (line 2) may nest 100 levels deep, but nests deeper."),
-    "a circle within a text": ("a: '&a [*a]'", "It (line 1) cannot be used: in line 1, *a stands for something"),
+    "a circle within a text": ("a: '&a [*a]'", "It (line 1) cannot be used: in line 1, an anchor stands for something"),
     "a text within a text": (json.dumps({"a": json.dumps({"b": mapped(101)})}), "It (line 1) (line 1) may nest"),
     "a setting twice": (
         "a: 1\nb: 2\na: 3",
@@ -118,7 +121,7 @@ def test_json_is_what_it_is(content: object) -> None:
     assert parse_json(json.dumps(content).encode()) == content
 
 
-@pytest.mark.parametrize("opening", ["[", '{"a":', '["]]]",[', '["\\"]",['])
+@pytest.mark.parametrize("opening", ["[", '{"a":', '["]]]",['])
 def test_deep_json_is_not_parsed(opening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds.json, "loads", lambda *_: pytest.fail("it was parsed"))
     for times in (DEEPEST + 1, 10_000):
