@@ -20,9 +20,7 @@ NUMBERS = (
     errno.EIO,
     errno.ELOOP,
     errno.EMFILE,
-    errno.ENODEV,
     errno.ENOSPC,
-    errno.ESTALE,
 )
 SENTENCE = r"[A-Z`][^.]*\.( [A-Z][^.]*\.)?"
 
