@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.export.formats import Format
     from anomalib_tiled.export.writers import Written
-    from anomalib_tiled.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +110,11 @@ class Exported:
             yield f"Note: The files take {self.batch} image at a time: {reason}."
 
 
-def export(folder: RunFolder, request: ExportRequest) -> Exported:
+def export(run: Run, request: ExportRequest) -> Exported:
     """Export a run as files that predict whole images without anomalib and without this package.
 
     Args:
-        folder: A complete run.
+        run: A complete run.
         request: Format, folder and kind of the export.
 
     Raises:
@@ -125,13 +124,12 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     request.form.check_installed()
-    check_export(folder.settings().model, by_onnx="onnx" in request.form.packages)
+    check_export(run.settings.model, by_onnx="onnx" in request.form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
         log_to(work / LOG),
     ):
-        run = Run.open(folder)
         augmenting = _augmenting(run, request, _folder(work / "augmentations"))
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
@@ -228,7 +226,7 @@ def _random_images(ensemble: EnsembleModel, dtype: torch.dtype) -> list[torch.Te
 def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
     """Read the first images of the calibration without augmentations; empty if they are missing."""
     try:
-        batch = next(iter(replace(run.calibration_images(), augmentations=None)))
+        batch = next(iter(replace(run.images("calibration"), augmentations=None)))
     except DataError as error:
         logger.warning("No image of the run could be compared: %s", error)
         return []

@@ -14,6 +14,7 @@ from PIL import Image
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training import train_tile as training
 
@@ -247,8 +248,8 @@ def test_a_setting_that_cannot_be_used_does_not_get_into_a_run(
 def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitted: list[RunFolder] = []
-    monkeypatch.setattr(pipeline, "fit", lambda folder, *_, **__: fitted.append(folder) or Calibration())
+    fitted: list[Run] = []
+    monkeypatch.setattr(pipeline, "fit", lambda run, *_, **__: fitted.append(run) or Calibration())
     none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
     configuration = str(configure(**none, data__init_args__val_split_mode="none"))
@@ -258,7 +259,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     assert not list((tmp_path / "results").rglob("config.yaml"))
     assert main(["fit", "--config", configuration]) == 0
     (run,) = fitted
-    assert main(["train", "--ckpt_dir", str(run.path)]) == 2
+    assert main(["train", "--ckpt_dir", str(run.folder.path)]) == 2
     assert message in capsys.readouterr().err
     assert fitted == [run]
 

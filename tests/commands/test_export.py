@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.data.images import read_image
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Size, Tile
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -123,14 +124,14 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tile models were there, each time that one was loaded."""
     loaded: list[ReferenceType[AnomalibModule]] = []
     numbers: list[int] = []
-    load = Run._load_tile
+    load = SavedModels.load
 
-    def counted(run: Run, tile: Tile) -> AnomalibModule:
-        loaded.append(ref(model := load(run, tile)))
+    def counted(saved: SavedModels, tile: Tile) -> AnomalibModule:
+        loaded.append(ref(model := load(saved, tile)))
         numbers.append(sum(each() is not None for each in loaded))
         return model
 
-    monkeypatch.setattr(Run, "_load_tile", counted)
+    monkeypatch.setattr(SavedModels, "load", counted)
     return numbers
 
 

@@ -20,6 +20,7 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import NotFiniteError
@@ -275,7 +276,7 @@ def test_another_threshold_decides_again_without_asking_the_model(
 
     with monkeypatch.context() as patched:
         patched.setattr(EnsembleModel, "predict_raw", refuse)
-        patched.setattr(run_module, "load_tile_model", refuse)
+        patched.setattr(loaded_models, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
     again = lines(output)
     assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 1.5) for line in calibrated]
