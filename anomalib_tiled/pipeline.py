@@ -19,7 +19,6 @@ from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.results.measured import Measured, RunMeasurements
-from anomalib_tiled.results.output_check import check_free, picture_folders
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
@@ -50,8 +49,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.prediction_folder import Predicted
-    from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
+    from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.stages.workers import Workers
 
 
@@ -194,8 +192,8 @@ def predict(
         RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
     """
     predictions = PredictionFolder(request.output)
-    check_free(predictions, request.settings, resume=request.skip_existing)  # before a log appears among other files
-    own_pictures = picture_folders(predictions, request.settings)
+    predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
+    own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
         run = Run.open(folder)

@@ -1,4 +1,4 @@
-"""The prediction of an image as a line of JSON and as a row of a table."""
+"""The prediction of an image as a line of JSON, as a row of a table, and in COCO's format."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib_tiled.config.settings import Plain
 
 COLUMNS = (
@@ -20,6 +22,9 @@ COLUMNS = (
     "contradiction",
 )
 """Columns of the table."""
+
+CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
+"""The category of all regions in COCO's format."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,31 @@ class PredictedImage:
         area = sum(region.area for region in self.regions)
         label, score = self.pred_label, rounded(self.pred_score)
         return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+
+    def coco_image(self, number: int) -> dict[str, Plain]:
+        """Give the entry of the image in COCO's format.
+
+        Args:
+            number: Number of the image, counted from 1.
+        """
+        height, width = self.image_size
+        return {"id": number, "file_name": self.image_path, "height": height, "width": width}
+
+    def coco_annotations(self, number: int, numbers: Iterator[int]) -> Iterator[dict[str, Plain]]:
+        """Give the entries of the regions in COCO's format.
+
+        Args:
+            number: Number of the image.
+            numbers: Gives the number of each region.
+        """
+        for region in self.regions:
+            yield {
+                "id": next(numbers),
+                "image_id": number,
+                "category_id": CATEGORY["id"],
+                "bbox": [*region.bbox],
+                "area": region.area,
+                "segmentation": {"size": [*self.image_size], "counts": [*(region.segmentation or ())]},
+                "iscrowd": 0,
+                "score": rounded(region.peak_score),
+            }

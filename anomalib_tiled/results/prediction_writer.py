@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,13 +14,11 @@ import torch
 from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
-from anomalib_tiled.results.output_check import check_free, holds_results
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.thresholds import given_thresholds
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
@@ -65,10 +63,10 @@ class PredictionWriter:
             RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
-        check_free(folder, settings, resume=request.skip_existing)
+        folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
-        if holds_results(folder):
+        if folder.holds_results():
             folder.check_rethresholded()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
@@ -92,12 +90,11 @@ class PredictionWriter:
             ConfigurationError: There are no predictions, another run made them, or applying other thresholds was
                 interrupted.
         """
-        facts = folder.facts()
-        folder.check_rethresholded(given_thresholds(settings))
+        facts, given = folder.facts(), settings.given_thresholds
+        folder.check_rethresholded(given)
         folder.check_same(calibration=_fingerprint(run))
-        earlier = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
-        given: dict[str, Any] = {**given_thresholds(settings)}
-        return cls(folder, replace(earlier, **given), _files(run, folder, Path(str(facts["common"]))))
+        changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
+        return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
     def write(
         self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
@@ -129,22 +126,31 @@ class PredictionWriter:
         """Write the files of an image, and give its prediction."""
         path = Path(str(item.image_path))
         with _errors_naming_image(path):
-            self.draw(item)
+            prediction = self.write_decision(item, size, raw_score)
             if self.settings.maps is not None and item.pred_mask is not None:
                 self._write_map(path, raw_map)
-            return self.prediction_of(item, size, raw_score)
+            return prediction
 
-    def prediction_of(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
-        """Give the prediction of an image, and write its mask if requested."""
-        regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
+    def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Write the requested files of an image that depend on thresholds, and give its prediction.
+
+        Args:
+            item: The image with its prediction, on the CPU.
+            size: Size of the image file.
+            raw_score: Score before the normalization of images.
+        """
+        if self.settings.overlays:
+            self.files.below("images").draw_one(item)
         found: tuple[Region, ...] = ()
         any_pixel: bool | None = None
         if item.pred_mask is not None and item.anomaly_map is not None:
             mask = in_source_size(item.pred_mask, size) > 0
             any_pixel = bool(mask.any())
+            regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
             found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
             if self.settings.masks:
-                self._write_mask(Path(str(item.image_path)), mask)
+                with replacing(self.files.below("masks").path_of(Path(str(item.image_path)))) as temporary:
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
         return PredictedImage(
             image_path=str(item.image_path),
             image_size=size,
@@ -154,11 +160,6 @@ class PredictionWriter:
             regions=found,
             any_pixel=any_pixel,
         )
-
-    def draw(self, item: ImageItem) -> None:
-        """Write an image with its heat map, if requested."""
-        if self.settings.overlays:
-            self.files.below("images").draw_one(item)
 
     def read_map(self, image_path: Path) -> torch.Tensor:
         """Read a raw map, shape (height, width).
@@ -202,10 +203,6 @@ class PredictionWriter:
                     np.save(file, values)
             else:
                 Image.fromarray(values).save(temporary, format="TIFF")
-
-    def _write_mask(self, image_path: Path, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
-        with replacing(self.files.below("masks").path_of(image_path)) as temporary:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
 
     def _map_file(self, image_path: Path) -> Path:
         return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")

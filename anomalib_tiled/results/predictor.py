@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from anomalib_tiled.data.tile_dataset import collate
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
-from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
-from anomalib_tiled.results.prediction_folder import Predicted
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.request import PredictionRequest
+from anomalib_tiled.results.request import Predicted
 from anomalib_tiled.results.thresholds import thresholds_of
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.memory import SHARE_ALONE
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.errors import TiledError
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.results.request import PredictionRequest
     from anomalib_tiled.results.thresholds import Thresholds
 
     OnTile = Callable[[Tile, TilePrediction], None]
@@ -187,6 +186,6 @@ class Prediction:
         if self._out_of_memory is not None and not (self._predicted or self._existing):
             raise OutOfMemoryError(self._out_of_memory)
         if self._writer.settings.coco:
-            write_coco(self._writer.folder)
+            self._writer.folder.write_coco()
         contradictions = count_of(self._contradictions)
         return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, contradictions)

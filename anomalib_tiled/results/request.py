@@ -1,7 +1,9 @@
-"""The request for a prediction: images, settings, folder."""
+"""The request for a prediction: images, settings, folder; and the summary that answers it."""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,12 @@ from anomalib_tiled.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+THRESHOLDS = ("threshold", "pixel_threshold")
+"""Settings that can change without predicting again."""
+
+FORM = re.compile(r"(q|fpr)?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+"""A number, or a fraction after ``q`` or ``fpr``."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class PredictionSettings:
         masks: Whether to write masks.
         maps: Format of raw maps to write, ``tiff`` or ``npy``; ``None`` for no maps.
         coco: Whether to write regions in COCO's format too.
+
+    Raises:
+        ConfigurationError: A threshold has another form, or the smallest area is negative.
     """
 
     threshold: str | None = None
@@ -56,7 +67,86 @@ class PredictionSettings:
     coco: bool = False
 
     def __post_init__(self) -> None:
-        """Check the smallest area."""
+        """Check thresholds and smallest area."""
         if self.min_area < 0:
             message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
             raise ConfigurationError(message)
+        _ = self.rules
+
+    @property
+    def given_thresholds(self) -> dict[str, str]:
+        """The thresholds that replace calibrated ones, as typed, by the names of their options."""
+        return {name: text for name in THRESHOLDS if (text := getattr(self, name)) is not None}
+
+    @property
+    def rules(self) -> dict[str, ThresholdRule]:
+        """The same, read."""
+        return {name: ThresholdRule.read(f"--{name}", text) for name, text in self.given_thresholds.items()}
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """A threshold as the user types it.
+
+    Args:
+        text: The typed text.
+        fraction: Fraction of normal validation scores at or below the threshold; ``None`` for a score.
+        score: The score; NaN for a fraction.
+    """
+
+    text: str
+    fraction: float | None
+    score: float
+
+    @classmethod
+    def read(cls, option: str, text: str) -> ThresholdRule:
+        """Read ``0.7``, ``q0.99`` (a quantile of normal scores) or ``fpr0.01`` (a rate of false alarms).
+
+        Args:
+            option: Name of the option, for messages.
+            text: The typed text.
+
+        Raises:
+            ConfigurationError: The text is none of these.
+        """
+        kind, typed = found.groups() if (found := FORM.fullmatch(text.strip())) else (None, "nan")
+        number = float(typed)
+        if not math.isfinite(number) or (kind is not None and not 0 <= number <= 1):
+            message = (
+                f"{option} must be a score such as 0.7, a quantile of normal validation scores such as q0.99, or a "
+                f"rate of false alarms such as fpr0.01 (both between 0 and 1), but is {text!r}."
+            )
+            raise ConfigurationError(message)
+        if kind is None:
+            return cls(text, None, number)
+        return cls(text, number if kind == "q" else 1 - number, math.nan)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Summary of a prediction.
+
+    Args:
+        images: Images that were predicted.
+        existing: Images that had been predicted before.
+        anomalous: Anomalous images among both.
+        failed: Images that could not be read or predicted.
+        seconds: Duration, without loading.
+        contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
+    """
+
+    images: int
+    existing: int
+    anomalous: int
+    failed: int
+    seconds: float
+    contradictions: str = ""
+
+    def __str__(self) -> str:
+        """The summary in a line."""
+        speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
+        existing = f", {self.existing} predicted before" if self.existing else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
+        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        return f"{summary} {self.contradictions}" if self.contradictions else summary

@@ -11,16 +11,15 @@ from anomalib.data import ImageBatch
 
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.results.coco import write_coco
 from anomalib_tiled.results.contradictions import count_of
-from anomalib_tiled.results.prediction_folder import HAS_MAPS, Predicted
+from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.thresholds import Thresholds, given_thresholds, thresholds_of
+from anomalib_tiled.results.request import Predicted
+from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
@@ -55,10 +54,10 @@ def rethreshold(
     rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds)
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    with folder.rethresholding(writer.settings, given_thresholds(settings)):
+    with folder.rethresholding(writer.settings, settings.given_thresholds):
         folder.replace(track(rethresholding.images(), "Applying thresholds", len(done)))
         if writer.settings.coco:
-            write_coco(folder)
+            folder.write_coco()
     if rethresholding.outdated:
         report(
             f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
@@ -108,10 +107,10 @@ class Rethresholding:
             before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
             drawn_before = self._writer.settings.overlays and self._thresholds.pixels is None
             self.outdated += drawn_before and before.contradiction != image.contradiction
-        return image if self._thresholds.pixels is None else self._with_regions(image, image.path)
+        return image if self._thresholds.pixels is None else self._with_regions(image)
 
-    def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:
-        maps = self._writer.read_map(path)[None, None]
+    def _with_regions(self, image: PredictedImage) -> PredictedImage:
+        maps = self._writer.read_map(image.path)[None, None]
         raw = RawPrediction(
             scores=torch.tensor([image.raw_score]),
             maps=maps,
@@ -129,6 +128,4 @@ class Rethresholding:
             anomaly_map=decided.anomaly_map,
             pred_mask=decided.pred_mask,
         )
-        item = next(iter(batch))
-        self._writer.draw(item)
-        return self._writer.prediction_of(item, image.image_size, image.raw_score)
+        return self._writer.write_decision(next(iter(batch)), image.image_size, image.raw_score)

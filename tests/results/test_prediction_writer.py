@@ -148,7 +148,7 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
         Pictures(tmp_path / "out", tmp_path, stretch=stretch),
     )
     item = next(iter(given))
-    kept.draw(item)
+    kept.write_decision(item, size, 1.0)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
     predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
