@@ -18,13 +18,12 @@ from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError, TiledError
-from anomalib_tiled.results.measured import Measured, RunMeasurements
+from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.runs.checkpoints import check_finished
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.tile_status import TileStatus, tile_statuses
@@ -168,8 +167,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
             for item in batch:
                 observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
     measured = measurements.results()
-    write_metrics(output / "metrics.json", measured.metrics)
-    write_tiles(output / "tiles.csv", measured.tiles)
+    measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured

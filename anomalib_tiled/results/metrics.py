@@ -43,23 +43,19 @@ TOUCHING = np.ones((3, 3))
 class Decisions:
     """Counts of decisions against the truth, for the F1 score."""
 
-    true_positives: int = 0
-    false_positives: int = 0
-    false_negatives: int = 0
+    hits: int = 0
+    wrong: int = 0
+    anomalous: int = 0
 
     def add(self, predicted: NDArray[np.bool_], anomalous: NDArray[np.bool_]) -> None:
         """Count decisions of any shape."""
-        hits = int(np.count_nonzero(predicted & anomalous))
-        self.true_positives += hits
-        self.false_positives += int(np.count_nonzero(predicted)) - hits
-        self.false_negatives += int(np.count_nonzero(anomalous)) - hits
+        self.hits += int(np.count_nonzero(predicted & anomalous))
+        self.wrong += int(np.count_nonzero(predicted != anomalous))
+        self.anomalous += int(np.count_nonzero(anomalous))
 
     def f1_score(self) -> float | None:
         """F1 score; ``None`` if nothing is anomalous."""
-        if not self.true_positives + self.false_negatives:
-            return None
-        wrong = self.false_positives + self.false_negatives
-        return 2 * self.true_positives / (2 * self.true_positives + wrong)
+        return 2 * self.hits / (2 * self.hits + self.wrong) if self.anomalous else None
 
 
 @dataclass
