@@ -1,4 +1,4 @@
-"""Writes batches of predictions: lines, table, masks, maps and overlays."""
+"""Writes the files of each prediction: masks, maps and overlays."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError,
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.regions import Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.data import ImageItem
+    from numpy.typing import NDArray
 
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Size
     from anomalib_tiled.results.request import PredictionRequest
-
-    OnFailure = Callable[[Path, DataError], None]
 
 
 @dataclass(frozen=True)
@@ -96,49 +94,28 @@ class PredictionWriter:
         changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
-    def write(
-        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
-    ) -> list[PredictedImage]:
-        """Write the predictions of a batch.
-
-        Args:
-            batch: Images with predictions, on the CPU.
-            sizes: Sizes of the image files.
-            raw: Scores and maps before the normalization of images, on any device.
-            on_failure: Called with each image whose files cannot be written, and with the reason. Such an image gets no
-                line.
-
-        Returns:
-            Predictions of the other images.
-        """
-        predictions, failures = [], []
-        for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
-            try:
-                predictions.append(self._write_one(item, size, score, raw_map[0]))
-            except DataError as error:
-                failures.append((Path(str(item.image_path)), error))
-        self.folder.append(predictions)
-        for path, reason in failures:  # only now: if memory runs out, all are tried again
-            on_failure(path, reason)
-        return predictions
-
-    def _write_one(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
-        """Write the files of an image, and give its prediction."""
-        path = Path(str(item.image_path))
-        with _errors_naming_image(path):
-            prediction = self.write_decision(item, size, raw_score)
-            if self.settings.maps is not None and item.pred_mask is not None:
-                self._write_map(path, raw_map)
-            return prediction
-
-    def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
-        """Write the requested files of an image that depend on thresholds, and give its prediction.
+    def write(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+        """Write the requested files of an image, and give its prediction.
 
         Args:
             item: The image with its prediction, on the CPU.
             size: Size of the image file.
             raw_score: Score before the normalization of images.
+            raw_map: Map before the normalization of images, shape (height, width), on the CPU.
+
+        Raises:
+            DataError: The image is missing or has changed, or its name is too long.
         """
+        path = Path(str(item.image_path))
+        with _errors_naming_image(path):
+            prediction = self.write_decision(item, size, raw_score)
+            if self.settings.maps is not None and item.pred_mask is not None:
+                with replacing(self._map_file(path)) as temporary:
+                    _write_map(temporary, raw_map.numpy().astype(np.float32), self.settings.maps)
+            return prediction
+
+    def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
         if self.settings.overlays:
             self.files.below("images").draw_one(item)
         found: tuple[Region, ...] = ()
@@ -146,8 +123,8 @@ class PredictionWriter:
         if item.pred_mask is not None and item.anomaly_map is not None:
             mask = in_source_size(item.pred_mask, size) > 0
             any_pixel = bool(mask.any())
-            regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
-            found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
+            scores = in_source_size(item.anomaly_map, size)
+            found = regions_of(mask, scores, self.settings.min_area, segmentation=self.settings.coco)
             if self.settings.masks:
                 with replacing(self.files.below("masks").path_of(Path(str(item.image_path)))) as temporary:
                     Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
@@ -195,17 +172,16 @@ class PredictionWriter:
                     )
                     raise RunFolderError(message)
 
-    def _write_map(self, image_path: Path, raw_map: torch.Tensor) -> None:
-        values = raw_map.cpu().numpy().astype(np.float32)
-        with replacing(self._map_file(image_path)) as temporary:
-            if self.settings.maps == "npy":
-                with temporary.open("wb") as file:
-                    np.save(file, values)
-            else:
-                Image.fromarray(values).save(temporary, format="TIFF")
-
     def _map_file(self, image_path: Path) -> Path:
         return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+
+
+def _write_map(path: Path, values: NDArray[np.float32], form: str) -> None:
+    if form == "npy":
+        with path.open("wb") as file:
+            np.save(file, values)
+    else:
+        Image.fromarray(values).save(path, format="TIFF")
 
 
 def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anomalib_tiled.data.tile_dataset import collate
 from anomalib_tiled.data.unlabelled_images import SourceBatch
-from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.request import Predicted
@@ -158,19 +158,29 @@ class Prediction:
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
-        if not self._maps_noted:
-            self._note_maps(has_maps=raw.has_maps)
-        predictions = self._writer.write(images, batch.sizes, raw, self.fail)
+        self._note_maps(has_maps=raw.has_maps)
+        items, predictions, failures = [], [], []
+        for item, size, score, raw_map in zip(images, batch.sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+            try:
+                predictions.append(self._writer.write(item, size, score, raw_map[0]))
+                items.append(item)
+            except DataError as error:
+                failures.append((Path(str(item.image_path)), error))
+        self._writer.folder.append(predictions)
+        for path, reason in failures:  # only now: if memory runs out, all are tried again
+            self.fail(path, reason)
         self._anomalous += sum(image.pred_label for image in predictions)
         self._predicted += len(predictions)
         self._contradictions += [image.contradiction for image in predictions]
         self._out_of_memory = None
-        kept = {image.image_path for image in predictions}
-        return [item for item in images if str(item.image_path) in kept]
+        return items
 
     def _note_maps(self, *, has_maps: bool) -> None:
-        self._writer.folder.note_maps(has_maps=has_maps)
+        """Record after the first batch whether the model gives anomaly maps."""
+        if self._maps_noted:
+            return
         self._maps_noted = True
+        self._writer.folder.note_maps(has_maps=has_maps)
         if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
 

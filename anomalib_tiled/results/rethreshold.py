@@ -19,7 +19,7 @@ from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
@@ -55,7 +55,8 @@ def rethreshold(
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
     with folder.rethresholding(writer.settings, settings.given_thresholds):
-        folder.replace(track(rethresholding.images(), "Applying thresholds", len(done)))
+        images = map(rethresholding.decide, folder.predicted())
+        folder.replace(track(images, "Applying thresholds", len(done)))
         if writer.settings.coco:
             folder.write_coco()
     if rethresholding.outdated:
@@ -63,9 +64,8 @@ def rethreshold(
             f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
             "other, because --threshold alone draws no picture again."
         )
-    anomalous = sum(image.pred_label for image in folder.predicted())
-    contradictions = count_of(image.contradiction for image in folder.predicted())
-    return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
+    contradictions = count_of(rethresholding.contradictions)
+    return Predicted(0, len(done), rethresholding.anomalous, 0, monotonic() - started, contradictions)
 
 
 class Rethresholding:
@@ -75,6 +75,11 @@ class Rethresholding:
         ensemble: Normalizes scores; its models are never used.
         writer: Reads and writes the predictions.
         thresholds: The new thresholds; ``None`` keeps the earlier decisions.
+
+    Attributes:
+        anomalous: Number of anomalous images.
+        outdated: Number of pictures that show another contradiction than the new decisions.
+        contradictions: How label and pixels of each image contradict each other.
 
     Raises:
         ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
@@ -94,20 +99,22 @@ class Rethresholding:
             )
             raise ConfigurationError(message)
         self._ensemble, self._writer, self._thresholds = ensemble, writer, thresholds
-        self.outdated = 0
+        self.anomalous = self.outdated = 0
+        self.contradictions: list[str] = []
 
-    def images(self) -> Iterator[PredictedImage]:
-        """Yield the images with new decisions, one by one."""
-        for image in self._writer.folder.predicted():
-            yield self._decided(image)
-
-    def _decided(self, image: PredictedImage) -> PredictedImage:
+    def decide(self, image: PredictedImage) -> PredictedImage:
+        """Give the prediction of an image with new decisions, and write its files again if pixels change."""
+        decided = image
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
-            before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
-            drawn_before = self._writer.settings.overlays and self._thresholds.pixels is None
-            self.outdated += drawn_before and before.contradiction != image.contradiction
-        return image if self._thresholds.pixels is None else self._with_regions(image)
+            decided = replace(image, pred_label=int(threshold.exceeded(raw, final)))
+        if self._thresholds.pixels is not None:
+            decided = self._with_regions(decided)
+        elif self._writer.settings.overlays:
+            self.outdated += decided.contradiction != image.contradiction
+        self.anomalous += decided.pred_label
+        self.contradictions.append(decided.contradiction)
+        return decided
 
     def _with_regions(self, image: PredictedImage) -> PredictedImage:
         maps = self._writer.read_map(image.path)[None, None]

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageItem, InferenceBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
 from anomalib_tiled.errors import NotFiniteError
+from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.runs.run_folder import RunFolder
 
@@ -221,13 +222,13 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
     whole, table, coco = lines(output), rows(output / "predictions.csv"), (output / "coco.json").read_text()
     shutil.rmtree(output)
 
-    write, batches = PredictionWriter.write, []
+    write, items = PredictionWriter.write, []
 
-    def interrupted(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
-        batches.append(batch)
-        if len(batches) == 3:
+    def interrupted(self: PredictionWriter, item: ImageItem, *arguments: object) -> PredictedImage:
+        items.append(item)
+        if len(items) == 6:
             raise KeyboardInterrupt
-        return write(self, batch, *arguments)
+        return write(self, item, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(PredictionWriter, "write", interrupted)
@@ -247,14 +248,15 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
 
 def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 112 * 150)
-    write, maps, alive = PredictionWriter.write, [], []
+    decide, maps, alive = EnsembleModel.decide, [], []
 
-    def watched(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
-        maps.append(weakref.ref(batch.anomaly_map))
+    def watched(self: EnsembleModel, raw: RawPrediction) -> InferenceBatch:
+        decided = decide(self, raw)
+        maps.append(weakref.ref(decided.anomaly_map))
         alive.append(sum(each() is not None for each in maps))
-        return write(self, batch, *arguments)
+        return decided
 
-    monkeypatch.setattr(PredictionWriter, "write", watched)
+    monkeypatch.setattr(EnsembleModel, "decide", watched)
     assert predict("--data", photographs / "bad", photographs / "good_test") == 0
     assert len(alive) == 8
     assert max(alive) <= 2

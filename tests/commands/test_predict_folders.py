@@ -151,7 +151,7 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     wanted = contents(output)
     shutil.rmtree(output)
     shutil.copytree(before, output)
-    decided, number = Rethresholding._decided, 0
+    decided, number = Rethresholding.decide, 0
 
     def interrupted(self: Rethresholding, image: PredictedImage) -> PredictedImage:
         nonlocal number
@@ -168,7 +168,7 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     with monkeypatch.context() as patched:
         if moment == "last note":
             patched.setattr(PredictionFolder, "begin", killed)
-        patched.setattr(Rethresholding, "_decided", interrupted)
+        patched.setattr(Rethresholding, "decide", interrupted)
         assert predict(*again) == (2 if moment == "disk full" else 130)
     hint = capsys.readouterr().err.partition("Resume with: ")[2]
     assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"

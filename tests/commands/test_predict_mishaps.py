@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomalib.data import ImageItem
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
@@ -35,10 +36,10 @@ def starve(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Have too little memory for images of these names, whatever else is predicted."""
     write = PredictionWriter.write
 
-    def hungry(writer: PredictionWriter, batch: object, *arguments: object) -> object:
-        if any(path.endswith(names) for path in batch.image_path):
+    def hungry(writer: PredictionWriter, item: ImageItem, *arguments: object) -> object:
+        if str(item.image_path).endswith(names):
             torch.empty(2**60)
-        return write(writer, batch, *arguments)
+        return write(writer, item, *arguments)
 
     monkeypatch.setattr(PredictionWriter, "write", hungry)
 

@@ -19,9 +19,8 @@ SPOTTED = PredictedImage("/data/1.png", Size(6, 9), 0.6, 12.5, 1, (), any_pixel=
 def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_counted(
     threshold: float, words: str, outdated: int, *, overlays: bool
 ) -> None:
-    folder = SimpleNamespace(facts=dict, predicted=lambda: [SPOTTED])
-    writer = SimpleNamespace(folder=folder, settings=PredictionSettings(overlays=overlays))
+    writer = SimpleNamespace(folder=SimpleNamespace(facts=dict), settings=PredictionSettings(overlays=overlays))
     rethresholding = Rethresholding(SimpleNamespace(), writer, Thresholds(images=Threshold(threshold, raw=False)))
-    (image,) = rethresholding.images()
-    assert image.contradiction == words
+    assert rethresholding.decide(SPOTTED).contradiction == words
+    assert rethresholding.contradictions == [words]
     assert rethresholding.outdated == (outdated if overlays else 0)
