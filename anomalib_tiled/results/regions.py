@@ -61,15 +61,12 @@ class Region:
 
     def to_json(self) -> dict[str, Plain]:
         """Give the entry of the region in a line of ``predictions.jsonl``."""
-        shown: dict[str, Plain] = {
-            "bbox": [*self.bbox],
-            "area": self.area,
+        shortened = {
             "centroid": [round(value, 2) for value in self.centroid],
-            "peak": [*self.peak],
             "peak_score": rounded(self.peak_score),
             "mean_score": rounded(self.mean_score),
         }
-        return shown if self.segmentation is None else {**shown, "segmentation": [*self.segmentation]}
+        return {name: value for name, value in {**vars(self), **shortened}.items() if value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Region:

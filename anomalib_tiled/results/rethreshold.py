@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageItem
 
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
@@ -127,12 +127,12 @@ class Rethresholding:
             uninspected=self._ensemble.uninspected,
         )
         decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
-        batch = ImageBatch(
-            image=torch.zeros(1, 3, *maps.shape[-2:]),  # pictures show the file itself
-            image_path=[image.image_path],
-            pred_score=torch.tensor([image.pred_score]),
-            pred_label=torch.tensor([bool(image.pred_label)]),
-            anomaly_map=decided.anomaly_map,
-            pred_mask=decided.pred_mask,
+        item = ImageItem(
+            image=torch.zeros(3, *maps.shape[-2:]),  # pictures show the file itself
+            image_path=image.image_path,
+            pred_score=torch.tensor(image.pred_score),
+            pred_label=torch.tensor(bool(image.pred_label)),
+            anomaly_map=cast("torch.Tensor", decided.anomaly_map)[0],
+            pred_mask=cast("torch.Tensor", decided.pred_mask)[0],
         )
-        return self._writer.write_decision(next(iter(batch)), image.image_size, image.raw_score)
+        return self._writer.write_decision(item, image.image_size, image.raw_score)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,15 +76,6 @@ def test_two_such_images_after_each_other_are_a_reason_to_stop(
     assert "--skip_existing" in said.partition("Resume with: ")[2]
     assert predict("--data", new, "--skip_existing") == 0
     assert len(predicted(output)) == 3
-
-
-def test_a_pipe_is_reported_and_not_waited_for(predict: Predict, new: Path, output: Path) -> None:
-    os.mkfifo(pipe := new / "left" / "000 pipe.png")
-    assert predict("--data", new) == 3
-    assert len(predicted(output)) == 3
-    assert failures(output) == {
-        str(pipe): f"{pipe} is a pipe, a socket or a device, not an image. Replace it by a file, or leave it out."
-    }
 
 
 def test_where_every_image_failed_the_same_command_tries_again_and_going_on_forgets_none(
