@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.results.contradictions import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from anomalib_tiled.results.prediction_row import PredictedImage
 
 THRESHOLDS = ("threshold", "pixel_threshold")
 """Settings that can change without predicting again."""
@@ -122,25 +125,30 @@ class ThresholdRule:
         return cls(text, number if kind == "q" else 1 - number, math.nan)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predicted:
     """Summary of a prediction.
 
     Args:
-        images: Images that were predicted.
         existing: Images that had been predicted before.
-        anomalous: Anomalous images among both.
+        images: Images that were predicted.
         failed: Images that could not be read or predicted.
+        anomalous: Anomalous images among those of now and before.
         seconds: Duration, without loading.
-        contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
+        contradictions: How label and pixels of each image contradict each other; empty words if they do not.
     """
 
-    images: int
     existing: int
-    anomalous: int
-    failed: int
-    seconds: float
-    contradictions: str = ""
+    images: int = 0
+    failed: int = 0
+    anomalous: int = 0
+    seconds: float = 0.0
+    contradictions: list[str] = field(default_factory=list)
+
+    def count(self, image: PredictedImage) -> None:
+        """Take in the decisions about an image."""
+        self.anomalous += image.pred_label
+        self.contradictions.append(image.contradiction)
 
     def __str__(self) -> str:
         """The summary in a line."""
@@ -149,4 +157,4 @@ class Predicted:
         failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
         summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
-        return f"{summary} {self.contradictions}" if self.contradictions else summary
+        return f"{summary} {count_of(self.contradictions)}".rstrip()

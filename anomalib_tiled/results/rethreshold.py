@@ -11,7 +11,6 @@ from anomalib.data import ImageItem
 
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.results.contradictions import count_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.request import Predicted
@@ -51,7 +50,8 @@ def rethreshold(
     for note in notes:
         report(f"Note: {note}")
     done = folder.repair()
-    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds)
+    summary = Predicted(existing=len(done))
+    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds, summary)
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
     with folder.rethresholding(writer.settings, settings.given_thresholds):
@@ -64,8 +64,8 @@ def rethreshold(
             f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
             "other, because --threshold alone draws no picture again."
         )
-    contradictions = count_of(rethresholding.contradictions)
-    return Predicted(0, len(done), rethresholding.anomalous, 0, monotonic() - started, contradictions)
+    summary.seconds = monotonic() - started
+    return summary
 
 
 class Rethresholding:
@@ -75,17 +75,18 @@ class Rethresholding:
         ensemble: Normalizes scores; its models are never used.
         writer: Reads and writes the predictions.
         thresholds: The new thresholds; ``None`` keeps the earlier decisions.
+        summary: Counts the images.
 
     Attributes:
-        anomalous: Number of anomalous images.
         outdated: Number of pictures that show another contradiction than the new decisions.
-        contradictions: How label and pixels of each image contradict each other.
 
     Raises:
         ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
     """
 
-    def __init__(self, ensemble: EnsembleModel, writer: PredictionWriter, thresholds: Thresholds) -> None:
+    def __init__(
+        self, ensemble: EnsembleModel, writer: PredictionWriter, thresholds: Thresholds, summary: Predicted
+    ) -> None:
         if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
                 "--pixel_threshold needs anomaly maps, but the model gives none, so there are no masks and regions. "
@@ -99,8 +100,7 @@ class Rethresholding:
             )
             raise ConfigurationError(message)
         self._ensemble, self._writer, self._thresholds = ensemble, writer, thresholds
-        self.anomalous = self.outdated = 0
-        self.contradictions: list[str] = []
+        self._summary, self.outdated = summary, 0
 
     def decide(self, image: PredictedImage) -> PredictedImage:
         """Give the prediction of an image with new decisions, and write its files again if pixels change."""
@@ -112,8 +112,7 @@ class Rethresholding:
             decided = self._with_regions(decided)
         elif self._writer.settings.overlays:
             self.outdated += decided.contradiction != image.contradiction
-        self.anomalous += decided.pred_label
-        self.contradictions.append(decided.contradiction)
+        self._summary.count(decided)
         return decided
 
     def _with_regions(self, image: PredictedImage) -> PredictedImage:

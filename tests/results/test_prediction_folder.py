@@ -233,11 +233,20 @@ def test_no_predictions_are_coco_too(tmp_path: Path) -> None:
 
 
 def test_a_prediction_is_told_in_a_line() -> None:
-    assert str(Predicted(6, 2, 3, 1, 2.0)) == (
+    assert str(Predicted(existing=2, images=6, failed=1, anomalous=3, seconds=2.0)) == (
         "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 failed: 3 of 8 are anomalous."
     )
-    assert str(Predicted(1, 0, 0, 0, 0.0, "One of them.")).endswith("0 of 1 are anomalous. One of them.")
-    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
+    assert (
+        str(Predicted(existing=0, failed=1, seconds=0.1))
+        == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
+    )
+    summary = Predicted(existing=3)
+    for each in IMAGES:
+        summary.count(each)
+    assert str(summary).endswith(
+        "2 of 3 are anomalous. Of 3 images, 1 is normal, but with anomalous pixels: images and pixels have separate "
+        "thresholds."
+    )
 
 
 def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:

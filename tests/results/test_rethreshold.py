@@ -7,7 +7,7 @@ import pytest
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.contradictions import NORMAL
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.request import Predicted, PredictionSettings
 from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
 
@@ -20,7 +20,8 @@ def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_count
     threshold: float, words: str, outdated: int, *, overlays: bool
 ) -> None:
     writer = SimpleNamespace(folder=SimpleNamespace(facts=dict), settings=PredictionSettings(overlays=overlays))
-    rethresholding = Rethresholding(SimpleNamespace(), writer, Thresholds(images=Threshold(threshold, raw=False)))
+    thresholds, summary = Thresholds(images=Threshold(threshold, raw=False)), Predicted(existing=1)
+    rethresholding = Rethresholding(SimpleNamespace(), writer, thresholds, summary)
     assert rethresholding.decide(SPOTTED).contradiction == words
-    assert rethresholding.contradictions == [words]
+    assert (summary.anomalous, summary.contradictions) == (threshold < 0.6, [words])
     assert rethresholding.outdated == (outdated if overlays else 0)
