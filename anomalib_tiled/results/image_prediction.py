@@ -12,8 +12,8 @@ from anomalib.data import NumpyImageItem
 from PIL import Image
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import captioned, contradiction
-from anomalib_tiled.results.pictures import overlay, stretched
+from anomalib_tiled.results.pictures import captioned, overlay, stretched
+from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
-from anomalib_tiled.results.contradictions import contradiction, count_of
 from anomalib_tiled.results.metrics import Images, Measurements, Results
+from anomalib_tiled.results.prediction_row import contradiction, count_of
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.system.files import open_table, replacing, write_json
 

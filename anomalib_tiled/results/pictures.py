@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
+from PIL import ImageDraw, ImageFont
 from torch.nn.functional import interpolate
 
 from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.contradictions import captioned, contradiction
+from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.paths import absolute
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
+
+CAPTION_COLOUR, FRAME_COLOUR = (0, 0, 0), (255, 224, 0)
+CAPTION_HEIGHT = 1 / 32
+"""Fraction of the shorter side of the picture, where the width leaves room for that."""
 
 
 def given_folders(names: Iterable[str]) -> list[Path]:
@@ -159,6 +164,20 @@ def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
         text_config={"enable": False},
     )
     return None if picture is None else picture.convert("RGB")
+
+
+def captioned(picture: Image, words: str) -> Image:
+    """Frame a picture in yellow, and write words along its upper edge; without words, return it unchanged."""
+    if not words:
+        return picture
+    picture = picture.copy()
+    draw, (width, height) = ImageDraw.Draw(picture), picture.size
+    size = max(1.0, min(width, height) * CAPTION_HEIGHT)
+    size = max(1.0, min(size, size * 0.95 * width / ImageFont.load_default(size).getlength(words)))
+    draw.rectangle((0, 0, width - 1, round(1.4 * size)), fill=FRAME_COLOUR)
+    draw.text((width / 40, 0.1 * size), words, fill=CAPTION_COLOUR, font=ImageFont.load_default(size))
+    draw.rectangle((0, 0, width - 1, height - 1), outline=FRAME_COLOUR, width=max(1, min(width, height) // 100))
+    return picture
 
 
 def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:

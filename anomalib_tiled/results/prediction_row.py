@@ -1,4 +1,4 @@
-"""The prediction of an image as a line of JSON, as a row of a table, and in COCO's format."""
+"""The prediction of an image as a line of JSON, as a row of a table and in COCO's format, and what it contradicts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import contradiction
 from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    import torch
 
     from anomalib_tiled.config.settings import Plain
 
@@ -25,6 +26,9 @@ COLUMNS = (
 
 CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 """The category of all regions in COCO's format."""
+
+NORMAL = "normal, but with anomalous pixels"
+ANOMALOUS = "anomalous, but without anomalous pixels"
 
 
 @dataclass(frozen=True)
@@ -121,3 +125,31 @@ class PredictedImage:
                 "iscrowd": 0,
                 "score": rounded(region.peak_score),
             }
+
+
+def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool | None) -> str:  # noqa: FBT001
+    """Say how the label of an image contradicts its mask; empty if it does not.
+
+    Args:
+        label: Whether the image is anomalous; ``None`` if unknown.
+        mask: Which pixels are anomalous, or whether any is; ``None`` if the model gives no anomaly maps.
+    """
+    if label is None or mask is None:
+        return ""
+    found = mask if isinstance(mask, bool) else bool(mask.any())
+    if bool(label) == found:
+        return ""
+    return NORMAL if found else ANOMALOUS
+
+
+def count_of(contradictions: Iterable[str]) -> str:
+    """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
+    each = list(contradictions)
+    parts = [
+        f"{number} {'is' if number == 1 else 'are'} {words}"
+        for words in (NORMAL, ANOMALOUS)
+        if (number := each.count(words))
+    ]
+    if not parts:
+        return ""
+    return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."

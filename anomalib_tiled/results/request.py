@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.results.contradictions import count_of
+from anomalib_tiled.results.prediction_row import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,8 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.pictures import Pictures, common_folder, drawn_meanwhile, given_folders
+from anomalib_tiled.results.pictures import Pictures, captioned, common_folder, drawn_meanwhile, given_folders
+from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL
 
 SOURCE = (30, 50)
 GREY = 100
@@ -231,3 +232,21 @@ def test_the_same_for_a_folder_below(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path, Path("/data"), stretch=True).below("masks")
     assert pictures == Pictures(tmp_path / "masks", Path("/data"), stretch=True)
     assert pictures.path_of(Path("/data/a/1.png")) == tmp_path / "masks" / "a" / "1.png"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 400), (640, 480)])
+def test_a_picture_of_any_size_is_framed_and_captioned(size: tuple[int, int]) -> None:
+    picture = Image.new("RGB", size)
+    assert captioned(picture, "") is picture
+    drawn = np.asarray(captioned(picture, NORMAL))
+    assert drawn.shape == (size[1], size[0], 3)
+    assert (drawn[0, 0] == (255, 224, 0)).all()
+    assert (drawn[-1, -1] == (255, 224, 0)).all()
+    assert not np.asarray(picture).any(), "the one that was given stays as it is"
+
+
+def test_the_caption_fits_into_the_picture() -> None:
+    drawn = np.asarray(captioned(Image.new("RGB", (640, 480)), ANOMALOUS))
+    written = np.flatnonzero((drawn[2:20] == 0).all(axis=(2,)).any(axis=0))
+    assert 5 < written.min() < 40
+    assert 200 < written.max() < 635

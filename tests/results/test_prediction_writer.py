@@ -12,11 +12,10 @@ from PIL import Image
 
 from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import ANOMALOUS, NORMAL
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
-from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.results.request import PredictionSettings

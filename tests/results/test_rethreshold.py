@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import NORMAL
-from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.prediction_row import NORMAL, PredictedImage
 from anomalib_tiled.results.request import Predicted, PredictionSettings
 from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
