@@ -35,7 +35,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
-from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.regions import in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -235,7 +235,7 @@ class TiledEnsemble(EnsembleModel):
             label=bool(label[number]),
             map=scores,
             mask=mask,
-            regions=() if mask is None else regions_of(mask, scores, RegionSettings()),
+            regions=() if mask is None else regions_of(mask, scores),
             image=as_bytes(pixels),
             image_path=path,
         )

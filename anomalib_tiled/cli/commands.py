@@ -43,7 +43,6 @@ from anomalib_tiled.export.formats import format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
-from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
@@ -125,7 +124,6 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
-    ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     if parsed.device != AUTO:
         device_named(parsed.device)  # before anything is written
     run = _open(parsed.ckpt_dir)

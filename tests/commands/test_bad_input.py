@@ -54,7 +54,10 @@ MISFITS = {
     "a group": ({"tiling": 5}, "'tiling.tile_size' is required"),
     "a list of trainer arguments": ({"trainer": [1]}, "A setting has a value of the wrong type"),
     "a seed": ({"seed_everything": -5}, "seed_everything must be between 0 and 4294967295, or true, but is -5."),
-    "a pixel metric for images": ({"metrics__image": ["AUPRO"]}, "There is no metric 'AUPRO' for metrics.image."),
+    "a pixel metric for images": (
+        {"metrics__image": ["AUPRO"]},
+        "The metric 'AUPRO' in metrics.image measures regions of pixels. Move it to metrics.pixel.",
+    ),
     "no tile size": ({"tiling": {"stride": 8}}, "'tiling.tile_size' is required"),
     "tile larger than image": (
         {"tiling__tile_size": 120},
