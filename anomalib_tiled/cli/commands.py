@@ -37,11 +37,9 @@ from anomalib_tiled.data.split import Split
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.run import AUTO
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
-from anomalib_tiled.export.checkpoints import FORMAT as CHECKPOINTS
-from anomalib_tiled.export.checkpoints import export_checkpoints
-from anomalib_tiled.export.export import ExportRequest
+from anomalib_tiled.export.export import ExportRequest, export_checkpoints
 from anomalib_tiled.export.export import export as write_export
-from anomalib_tiled.export.formats import format_named
+from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings

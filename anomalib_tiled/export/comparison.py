@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
-from anomalib_tiled.ensemble.ensemble import EnsembleModel, Merging
+from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.export.modules import scaled
-from anomalib_tiled.stages.sensitivity import NEUTRAL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from anomalib.data import InferenceBatch
     from numpy.typing import NDArray
 
-    from anomalib_tiled.ensemble.tile_model import TilePrediction
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
 
     Arrays = dict[str, NDArray[np.generic]]
 
@@ -45,7 +45,7 @@ def differences(ensemble: EnsembleModel, images: torch.Tensor, found: Arrays) ->
     """Compare predictions to those of the ensemble.
 
     Graphs add numbers in another order, so a score at a threshold may fall on either side. Labels and masks count as
-    equal if they lie between those with thresholds a tolerance lower, and a tolerance higher.
+    equal if they lie between those of tile predictions that are a tolerance lower, and a tolerance higher.
 
     Args:
         ensemble: The ensemble.
@@ -55,20 +55,18 @@ def differences(ensemble: EnsembleModel, images: torch.Tensor, found: Arrays) ->
     Returns:
         The largest difference of scores, and the outputs that differ by more than the tolerance.
     """
-    expected, of_tiles = _predict_tiles_too(ensemble, scaled(images))
-    arrays = _arrays(expected)
+    images, tiles = scaled(images), dict[str, TilePrediction]()
+    raw = ensemble.predict_raw(images, lambda tile, prediction: tiles.update({tile.name: prediction}))
+    arrays = _arrays(ensemble.decide(raw))
     if set(arrays) != set(found):
         return np.inf, [Difference(name, np.inf) for name in sorted(set(arrays) ^ set(found))]
     sizes = {name: distance(values, found[name]) for name, values in arrays.items() if name not in DECISIONS}
     wrong = [Difference(name, size) for name, size in sizes.items() if not size <= TOLERANCE]
-    shaped = [name for name in DECISIONS if name in arrays and arrays[name].shape != found[name].shape]
-    wrong += [Difference(name, np.inf) for name in shaped]
-    decided = [name for name in DECISIONS if name in arrays and not np.array_equal(arrays[name], found[name])]
-    if decided and not shaped:
-        fewest, most = (_arrays(_with_moved_thresholds(ensemble, of_tiles, by)) for by in (TOLERANCE, -TOLERANCE))
-        for name in decided:
-            number = np.sum(np.greater(fewest[name], found[name])) + np.sum(np.greater(found[name], most[name]))
-            wrong += [Difference(name, float(number))] if number else []
+    for name in DECISIONS:
+        if name in arrays and not np.array_equal(arrays[name], found[name]):
+            fewest, most = (_arrays(_predict_shifted(ensemble, tiles, by))[name] for by in (-TOLERANCE, TOLERANCE))
+            number = _outside(found[name], fewest, most)
+            wrong += [Difference(name, number)] if number else []
     return max(sizes.values(), default=0.0), wrong
 
 
@@ -80,52 +78,22 @@ def distance(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float
     return float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)) / highest
 
 
-def _predict_tiles_too(ensemble: EnsembleModel, images: torch.Tensor) -> tuple[InferenceBatch, list[TilePrediction]]:
-    """Predict, and keep the tile predictions."""
-    of_tiles: list[TilePrediction] = []
-    raw = ensemble.predict_raw(images, lambda _, prediction: of_tiles.append(prediction))
-    return ensemble.decide(raw), of_tiles
+def _outside(found: NDArray[np.generic], fewest: NDArray[np.generic], most: NDArray[np.generic]) -> float:
+    """Count decisions that no rounding explains; infinite for another shape."""
+    if found.shape != most.shape:
+        return np.inf
+    return float(np.sum(np.greater(fewest, found)) + np.sum(np.greater(found, most)))
 
 
-def _with_moved_thresholds(ensemble: EnsembleModel, of_tiles: list[TilePrediction], by: float) -> InferenceBatch:
-    """Predict from tile predictions again, with thresholds raised by a fraction of the highest score."""
-    calibration, stages = ensemble.calibration, ensemble.stages
-    highest = max(1.0, *(float(each.scores.abs().max()) for each in of_tiles))
-    other = EnsembleModel(
-        ensemble.grid,
-        ensemble.tile_models,
-        stages=replace(
-            stages,
-            image_sensitivity=_moved_sensitivity(stages.image_sensitivity, by),
-            pixel_sensitivity=_moved_sensitivity(stages.pixel_sensitivity, by),
-        ),
-        calibration=None if calibration is None else _moved(calibration, by * highest),
-        evaluator=False,
-    )
-    merging = Merging(other, of_tiles[0].scores.shape[0])
-    for tile, prediction in zip(ensemble.grid.tiles, of_tiles, strict=True):
-        merging.add(tile, prediction)
-    return other.decide(merging.finish())
-
-
-def _moved(calibration: Calibration, by: float) -> Calibration:
-    return replace(
-        calibration,
-        image=None if calibration.image is None else _moved_level(calibration.image, by),
-        tiles={name: _moved_level(level, by) for name, level in calibration.tiles.items()},
-    )
-
-
-def _moved_level(level: Level, by: float) -> Level:
-    return Level(_moved_threshold(level.scores, by), _moved_threshold(level.maps, by))
-
-
-def _moved_threshold(learned: Learned, by: float) -> Learned:
-    return replace(learned, threshold=learned.threshold + by)
-
-
-def _moved_sensitivity(sensitivity: float, by: float) -> float:
-    return sensitivity if sensitivity == NEUTRAL else min(max(sensitivity - by, 0.0), 1.0)
+def _predict_shifted(ensemble: EnsembleModel, tiles: Mapping[str, TilePrediction], by: float) -> InferenceBatch:
+    """Predict again from tile predictions that are raised by a fraction of the highest score."""
+    shift = by * max(1.0, *(float(each.scores.abs().max()) for each in tiles.values()))
+    shifted = {
+        name: TilePrediction(each.scores + shift, None if each.maps is None else each.maps + shift)
+        for name, each in tiles.items()
+    }
+    batch = len(next(iter(shifted.values())).scores)
+    return ensemble.decide(ensemble.join(batch, lambda tile: shifted[tile.name]))
 
 
 def _arrays(prediction: InferenceBatch) -> Arrays:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.export.graphs import BATCH
 from anomalib_tiled.export.modules import briefly
-from anomalib_tiled.export.tracing import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from onnx_ir import Model, Value
 
-    from anomalib_tiled.export.tracing import Graph
+    from anomalib_tiled.export.graphs import Graph
 
 OPSET = 18
 """Version of the operators that PyTorch translates to. Files of the matching version were tested with onnxruntime 1.18,
@@ -38,7 +38,7 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
         ConfigurationError: ONNX has no operators for something in it.
     """
     try:
-        onnx = torch.onnx.export(
+        made = torch.onnx.export(
             graph.program,
             dynamo=True,
             opset_version=OPSET,
@@ -55,9 +55,7 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
             "ONNX does not have. Export it with --format torch, or choose another model."
         )
         raise ConfigurationError(message) from error
-    if onnx is None:
-        message = "The ensemble cannot be exported to ONNX: PyTorch returned no model. Export it with --format torch."
-        raise ConfigurationError(message)
+    onnx = cast("torch.onnx.ONNXProgram", made)
     for name in weights:
         if (value := onnx.model.graph.initializers.pop(name, None)) is not None:
             value.const_value = None
@@ -69,17 +67,17 @@ def translated(graph: Graph, weights: Collection[str] = ()) -> Model:
 
 def tidy(model: Model) -> None:
     """Join equal weights, remove paths of this machine, and name the open dimension."""
+    from onnx_ir import SymbolicDim
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
 
     for value in model.graph.initializers.values():
         _lay_in_order(value)
     DeduplicateHashedInitializersPass(size_limit=sys.maxsize)(model)
     ClearMetadataAndDocStringPass()(model)
-    symbol = _open_dimension(model.graph.inputs[0])
-    if symbol is not None:
-        values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
-        for value in values:
-            _rename_dimension(value, symbol)
+    first = model.graph.inputs[0].shape[0]
+    if isinstance(first, SymbolicDim):
+        for value in [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]:
+            _rename_dimension(value, first.value)
 
 
 def _lay_in_order(value: Value) -> None:
@@ -90,14 +88,7 @@ def _lay_in_order(value: Value) -> None:
         value.const_value = onnx_ir.tensor(np.ascontiguousarray(numbers), value.const_value.dtype, name=value.name)
 
 
-def _open_dimension(value: Value) -> str | None:
-    from onnx_ir import SymbolicDim
-
-    first = None if value.shape is None else value.shape[0]
-    return str(first.value) if isinstance(first, SymbolicDim) else None
-
-
-def _rename_dimension(value: Value, symbol: str) -> None:
+def _rename_dimension(value: Value, symbol: str | None) -> None:
     from onnx_ir import Shape, SymbolicDim
 
     if value.shape is not None:

@@ -5,37 +5,36 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from anomalib_tiled.export.onnx_graph import SharedWeights
-from anomalib_tiled.export.tile_graphs import TileGraphs
-from anomalib_tiled.export.whole import Whole, joining_graph
+from anomalib_tiled.export.graphs import Graph, TileGraphs, Whole, joining_graph
+from anomalib_tiled.export.onnx_ensemble import SharedWeights, save_onnx
+from anomalib_tiled.export.onnx_translation import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.formats import Arrays, Format, Predict
-    from anomalib_tiled.export.tracing import Graph, Interface
 
-STEPS = 3
+STEPS = 2
 """Steps of writing besides one for each tile."""
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
-RUNNER = Path(__file__).with_name("run_script.py")
-"""The program that is copied beside the files."""
 
 LOADER = Path(__file__).with_name("load_script.py")
-"""The program that loads a file of PyTorch after checking its content."""
+"""The program that is copied beside a file of PyTorch."""
+
+RUNNER = Path(__file__).with_name("run_script.py")
+"""The program that is copied beside tile models."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class Written:
     """Written files, and how to run them.
 
     Args:
-        graph: Batch size, inputs and outputs of the files.
+        graph: A graph with the outputs and the batch size of the files.
         predict: Runs the files on ``images`` as an array.
         facts: Entries of the manifest about the files.
     """
 
-    graph: Interface
+    graph: Graph
     predict: Predict
     facts: Mapping[str, object]
 
@@ -70,13 +69,12 @@ class Target:
     done: Callable[[str], None] = lambda _: None
 
 
-def write_whole(ensemble: EnsembleModel, target: Target, before: nn.Module | None = None) -> Written:
+def write_whole(ensemble: EnsembleModel, target: Target) -> Written:
     """Write an ensemble as one model.
 
     Args:
         ensemble: The ensemble, calibrated.
         target: Where to write to.
-        before: Augments images first.
 
     Raises:
         TiledError: The ensemble cannot become a graph, or the format cannot express it.
@@ -86,16 +84,14 @@ def write_whole(ensemble: EnsembleModel, target: Target, before: nn.Module | Non
     for tile in ensemble.grid.tiles:
         tiles.append(graphs.graph(tile))
         target.done(f"tile {tile.name}")
-    graph = form.graph(Whole(ensemble, tuple(tiles), target.dtype, before))
-    target.done("graph of the ensemble")
     path = target.folder / f"model{form.suffix}"
-    form.write(graph, path)
+    graph = form.write(Whole(ensemble, tuple(tiles), target.dtype), path)
     target.done(f"file of format {form.name}")
     facts = {"model": path.name}
     if form.loader is not None:
         shutil.copyfile(LOADER, target.folder / form.loader)
         facts["loader"] = form.loader
-    predict = form.load(graph, path)
+    predict = form.load(path)
     target.done("loading of the file")
     return Written(graph, predict, facts)
 
@@ -114,37 +110,35 @@ def write_tiles(ensemble: EnsembleModel, target: Target) -> Written:
     form, folder = target.form, target.folder
     (folder / "tiles").mkdir()
     weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, target.dtype)
-    batches: set[int | None] = set()
-    outputs: tuple[str, ...] = ()
+    any_batch, outputs = True, tuple[str, ...]()
     for tile in ensemble.grid.tiles:
         graph = graphs.graph(tile)
         with form.step("written"):
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
-        batches.add(graph.graph.batch)
-        outputs = graph.graph.outputs
+        any_batch, outputs = any_batch and graph.graph.batch is None, graph.graph.outputs
         del graph
         gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
         target.done(f"tile {tile.name}")
-    joining = joining_graph(ensemble, outputs, any_batch=batches == {None})
-    target.done("graph of the stages")
-    form.write(joining, folder / JOINING)
+    joining = joining_graph(ensemble, outputs, any_batch=any_batch)
+    with form.step("written"):
+        save_onnx(translated(joining), folder / JOINING)
     target.done(f"file of format {form.name}")
     shutil.copyfile(RUNNER, folder / "run.py")
-    predict = _one_after_the_other(ensemble, form, folder, joining)
+    predict = _one_after_the_other(ensemble, form, folder, joining.inputs)
     target.done("program beside the files")
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
 
-def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, joining: Graph) -> Predict:
+def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, names: tuple[str, ...]) -> Predict:
     """Predict as the program beside the files does; the program itself needs the manifest, which is written later."""
 
     def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         predictions = []
         for tile in ensemble.grid.tiles:
-            graph = replace(joining, inputs=("images",), outputs=joining.inputs)
             part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
-            predictions.append(form.load(graph, folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
-        stacked = {name: np.stack([each[name] for each in predictions], axis=1) for name in joining.inputs}
-        return form.load(joining, folder / JOINING)(stacked)
+            predictions.append(form.load(folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+        return form.load(folder / JOINING)(
+            {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
+        )
 
     return predict

@@ -1,53 +1,61 @@
-"""Files that predict something else are refused, and the folder appears when everything is in it."""
+"""Files that predict something else are refused, and images are exported as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.export.export import _check, _first_tiles
-from anomalib_tiled.export.formats import TorchFormat
-from anomalib_tiled.export.writers import STEPS, Target
-from anomalib_tiled.stages.scoring import Scorer
+from anomalib_tiled.export.export import check_augmentations, compare
+from anomalib_tiled.export.writers import Written
 
 
-class Changed(Scorer):
-    """Something else while a graph is made."""
+def written(ensemble: EnsembleModel, batch: int | None, added: float) -> tuple[Written, list[int]]:
+    """Stand in for files, which add something to each score; also gives how many images they got each time."""
+    numbers: list[int] = []
 
-    def score(self, tile_scores: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
-        return tile_scores.amax(dim=0) + (5.0 if torch.compiler.is_exporting() else 0.0)
+    def predict(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        numbers.append(len(inputs["images"]))
+        prediction = ensemble(torch.from_numpy(inputs["images"]))
+        found = {name: values.numpy() for name, values in prediction._asdict().items()}
+        return {**found, "pred_score": found["pred_score"] + np.float32(added)}
+
+    return Written(SimpleNamespace(batch=batch), predict, {}), numbers
 
 
-def test_files_that_predict_something_else_are_refused_and_the_cause_is_named(
-    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor, tmp_path: Path
+def test_files_that_predict_something_else_are_refused(
+    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor
 ) -> None:
-    message = r"to 0\.0001, but differ in pred_score by .*The cause is scoring Changed .*No files were kept"
-    with pytest.raises(ConfigurationError, match=message):
-        _check(
-            make_ensemble(scorer=Changed(), normalize_at="none"),
-            Target(TorchFormat(), tmp_path),
-            [images],
-            per_tile=False,
-        )
-
-
-def test_the_first_tiles_are_the_same_tiles(make_ensemble: Callable[..., EnsembleModel]) -> None:
     ensemble = make_ensemble()
-    first = _first_tiles(ensemble).grid
-    assert [tile.name for tile in first.tiles] == ["r00_c00", "r00_c01", "r01_c00", "r01_c01"]
-    assert all(tile == ensemble.grid.tile(tile.name) for tile in first.tiles)
+    files, _ = written(ensemble, None, 0.5)
+    message = (
+        r"to 0\.0001, but differ in pred_score by 0\.5\. The graph .* computes something else .*No files were kept"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        compare(ensemble, files, [images], print)
 
 
-def test_each_step_is_told_of(
-    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor, tmp_path: Path
+@pytest.mark.parametrize(("batch", "expected"), [(None, [3, 1]), (1, [1, 1, 1, 1])])
+def test_files_get_as_many_images_as_they_take(
+    make_ensemble: Callable[..., EnsembleModel], images: torch.Tensor, batch: int | None, expected: list[int]
 ) -> None:
     ensemble, told = make_ensemble(), list[str]()
-    _check(ensemble, Target(TorchFormat(), tmp_path, done=told.append), [images, images[:1]], per_tile=False)
-    assert told[:2] == ["tile r00_c00", "tile r00_c01"]
-    assert told[-2:] == ["comparison of 3 images", "comparison of 1 images"]
-    assert len(told) == len(ensemble.grid.tiles) + STEPS + 2
+    files, numbers = written(ensemble, batch, 1e-5)
+    assert compare(ensemble, files, [images, images[:1]], told.append) == pytest.approx(1e-5, rel=0.1)
+    assert numbers == expected
+    assert told == ["comparison of 3 images", "comparison of 1 images"]
+
+
+def test_augmentations_of_test_images_are_refused_by_name() -> None:
+    check_augmentations(None)
+    message = r"augments test images \(Identity, Normalize\)\. Predict with .* has train_augmentations instead"
+    with pytest.raises(ConfigurationError, match=message):
+        check_augmentations(v2.Compose([v2.Identity(), v2.Normalize([0.2], [0.7])]))
+    with pytest.raises(ConfigurationError, match=r"augments test images \(Grayscale\)"):
+        check_augmentations(v2.Grayscale(3))
