@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import gc
+import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torchvision.transforms.v2 import Compose
 
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_export
-from anomalib_tiled.errors import ConfigurationError, DataError
-from anomalib_tiled.export.comparison import TOLERANCE, differences
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.export.comparison import compare, random_images, real_images
 from anomalib_tiled.export.formats import CHECKPOINTS
+from anomalib_tiled.export.graphs import Graph, TileGraphs, Whole, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
+from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
-from anomalib_tiled.export.writers import STEPS, Target, write_tiles, write_whole
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.logs import log_to
@@ -26,23 +31,13 @@ from anomalib_tiled.system.progress import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
+    from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.formats import Format
-    from anomalib_tiled.export.writers import Written
     from anomalib_tiled.runs.run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
-
-SEED = 0
-RANDOM_BATCHES = (1, 2)
-"""Sizes of the batches of random images that are compared."""
-
-REAL_IMAGES = 2
-"""Number of images of the run that are compared."""
 
 LESS_MEMORY = {
     False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
@@ -52,6 +47,18 @@ LESS_MEMORY = {
 
 PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
+
+STEPS = 2
+"""Steps of writing besides one for each tile."""
+
+JOINING = "joining.onnx"
+WEIGHTS = "weights.data"
+
+LOADER = Path(__file__).with_name("load_script.py")
+"""The program that is copied beside a file of PyTorch."""
+
+RUNNER = Path(__file__).with_name("run_script.py")
+"""The program that is copied beside tile models."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,21 @@ class Exported:
             yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the batch size."
 
 
+@dataclass(frozen=True)
+class Written:
+    """Written files, and how to run them.
+
+    Args:
+        graph: A graph with the outputs and the batch size of the files.
+        predict: Runs the files on ``images`` as an array.
+        facts: Entries of the manifest about the files.
+    """
+
+    graph: Graph
+    predict: Predict
+    facts: Mapping[str, object]
+
+
 def export(folder: RunFolder, request: ExportRequest) -> Exported:
     """Export a run as files that predict whole images without anomalib and without this package.
 
@@ -124,13 +146,15 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
         check_augmentations(run.datamodule.test_augmentations)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
-        real = _real_images(run, request.dtype)
-        batches = [*_random_images(ensemble, request.dtype), *real]
-        with steps("Exporting", len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
-            target = Target(request.form, work, request.dtype, done)
-            written = write_tiles(ensemble, target) if request.per_tile else write_whole(ensemble, target)
-            largest = compare(ensemble, written, batches, done)
-        checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
+        made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
+        with steps("Exporting", len(ensemble.grid.tiles) + STEPS + len(made) + len(real)) as done:
+            write = write_tiles if request.per_tile else write_whole
+            written, largest = write(ensemble, request.form, work, request.dtype, done), 0.0
+            for images in (*made, *real):
+                parts = images.split(written.graph.batch or len(images))
+                largest = max(largest, compare(ensemble, written.predict, parts))
+                done(f"comparison of {len(images)} images")
+        checked = Checked(sum(map(len, made)), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
         form = {"format": request.form.name, "needs": request.form.needs, "augmentations": []}
         content = {**form, **written.facts, **described(run, ensemble, written.graph, request.dtype)}
@@ -185,57 +209,85 @@ def check_augmentations(augmentations: Transform | None) -> None:
         raise ConfigurationError(message)
 
 
-def compare(
-    ensemble: EnsembleModel, written: Written, batches: list[torch.Tensor], done: Callable[[str], None]
-) -> float:
-    """Compare the predictions of written files to those of the ensemble.
+def write_whole(
+    ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
+) -> Written:
+    """Write an ensemble as one model.
 
     Args:
-        ensemble: The ensemble.
-        written: The files.
-        batches: Batches of images of the type that the files take.
-        done: Called after each batch.
-
-    Returns:
-        The largest difference of scores and maps.
+        ensemble: The ensemble, calibrated.
+        form: The format.
+        folder: Folder for the files.
+        dtype: Type of the images.
+        done: Called after each step: one for each tile, and ``STEPS`` more.
 
     Raises:
-        ConfigurationError: The predictions differ.
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
+        OSError: The disk is full, for example.
     """
-    largest = 0.0
-    for batch in batches:
-        for images in batch.split(written.graph.batch or len(batch)):
-            size, wrong = differences(ensemble, images, written.predict({"images": images.numpy()}))
-            largest = max(largest, size)
-            if wrong:
-                found = ", ".join(f"{each.name} by {each.size:.3g}" for each in wrong)
-                message = (
-                    f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
-                    f"{found}. The graph that PyTorch traces computes something else than the model or a stage, for "
-                    "example because of random numbers, or of numbers kept between calls. Choose another model, "
-                    "stage or --format, or predict with `anomalib tiled predict`. No files were kept."
-                )
-                raise ConfigurationError(message)
-        done(f"comparison of {len(batch)} images")
-    return largest
+    graphs, tiles = TileGraphs(ensemble), []
+    for tile in ensemble.grid.tiles:
+        tiles.append(graphs.graph(tile))
+        done(f"tile {tile.name}")
+    path = folder / f"model{form.suffix}"
+    graph = form.write(Whole(ensemble, tuple(tiles), dtype), path)
+    done(f"file of format {form.name}")
+    facts = {"model": path.name}
+    if form.loader is not None:
+        shutil.copyfile(LOADER, folder / form.loader)
+        facts["loader"] = form.loader
+    predict = form.load(path)
+    done("loading of the file")
+    return Written(graph, predict, facts)
 
 
-def _random_images(ensemble: EnsembleModel, dtype: torch.dtype) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(SEED)
-    size = ensemble.grid.image_size
-    return [_of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
+def write_tiles(
+    ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
+) -> Written:
+    """Write a file for each tile model, one for the stages, and a program that runs them one by one.
+
+    Args:
+        ensemble: The ensemble, calibrated.
+        form: The format, which is ONNX.
+        folder: Folder for the files.
+        dtype: Type of the images.
+        done: Called after each step: one for each tile, and ``STEPS`` more.
+
+    Raises:
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
+        OSError: The disk is full, for example.
+    """
+    (folder / "tiles").mkdir()
+    weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, dtype)
+    any_batch, outputs = True, tuple[str, ...]()
+    for tile in ensemble.grid.tiles:
+        graph = graphs.graph(tile)
+        with form.step("written"):
+            weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
+        any_batch, outputs = any_batch and graph.graph.batch is None, graph.graph.outputs
+        del graph
+        gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
+        done(f"tile {tile.name}")
+    joining = joining_graph(ensemble, outputs, any_batch=any_batch)
+    with form.step("written"):
+        save_graph(joining, folder / JOINING)
+    done(f"file of format {form.name}")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    predict = _one_after_the_other(ensemble, form, folder, joining.inputs)
+    done("program beside the files")
+    return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
 
-def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Read the first images of the calibration without augmentations; empty if they are missing."""
-    try:
-        batch = next(iter(replace(run.calibration_images(), augmentations=None)))
-    except DataError as error:
-        logger.warning("No image of the run could be compared: %s", error)
-        return []
-    return [_of_type(cast("torch.Tensor", batch.image)[:REAL_IMAGES], dtype)]
+def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, names: tuple[str, ...]) -> Predict:
+    """Predict as the program beside the files does; the program itself needs the manifest, which is written later."""
 
+    def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        predictions = []
+        for tile in ensemble.grid.tiles:
+            part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
+            predictions.append(form.load(folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+        return form.load(folder / JOINING)(
+            {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
+        )
 
-def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    plain = images.as_subclass(torch.Tensor)
-    return plain if dtype == torch.float32 else (plain * 255).round().to(dtype)
+    return predict

@@ -13,18 +13,14 @@ import torch
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.export.modules import explaining
-from anomalib_tiled.export.onnx_ensemble import ensemble_model, save_onnx
+from anomalib_tiled.export.onnx_files import save_ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from numpy.typing import NDArray
-
+    from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.graphs import Graph, Whole
-
-    Arrays = Mapping[str, NDArray[np.generic]]
-    Predict = Callable[[Arrays], dict[str, NDArray[np.generic]]]
 
 CHECKPOINTS = "checkpoints"
 """Format without a graph: a checkpoint of Lightning for each tile."""
@@ -88,7 +84,7 @@ class Format(ABC):
         with self.step("loaded"):
             predict = self._load(path)
 
-        def errors_explained(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def errors_explained(inputs: Mapping[str, Array]) -> dict[str, Array]:
             with self.step("run"):
                 return predict(inputs)
 
@@ -136,7 +132,7 @@ class TorchFormat(Format):
         """Load it with PyTorch."""
         program = torch.export.load(path).module()
 
-        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
             images = torch.from_numpy(np.ascontiguousarray(inputs["images"]))
             return {name: values.numpy() for name, values in program(images).items()}
 
@@ -153,9 +149,7 @@ class OnnxFormat(Format):
 
     def _write(self, whole: Whole, path: Path) -> Graph:
         """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
-        joining = whole.joining()
-        save_onnx(ensemble_model(whole, joining), path)
-        return joining
+        return save_ensemble(whole, path)
 
     def _load(self, path: Path) -> Predict:
         """Load it with onnxruntime."""
@@ -178,13 +172,12 @@ class OpenVinoFormat(Format):
         """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
         import openvino
 
-        joining = whole.joining()
         with TemporaryDirectory(dir=path.parent) as folder:
-            save_onnx(ensemble_model(whole, joining), Path(folder) / "model.onnx")
+            graph = save_ensemble(whole, Path(folder) / "model.onnx")
             model = openvino.convert_model(Path(folder) / "model.onnx")
             openvino.save_model(model, path, compress_to_fp16=False)
             del model  # it maps the weights of the temporary file
-        return joining
+        return graph
 
     def _load(self, path: Path) -> Predict:
         """Load it with OpenVINO, and compute in single precision on every processor."""
@@ -193,7 +186,7 @@ class OpenVinoFormat(Format):
         compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         names = [output.get_any_name() for output in compiled.outputs]
 
-        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
             found = compiled(dict(inputs))
             return {name: np.array(found[name]) for name in names}
 

@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.export.comparison import TOLERANCE, distance
+from anomalib_tiled.export.comparison import TOLERANCE, distance, random_images
 from anomalib_tiled.export.modules import JoinStages, TileModule, WholeImages, explaining
 
 if TYPE_CHECKING:
@@ -107,14 +107,6 @@ class Whole:
         module = WholeImages(self.ensemble, [tile.module() for tile in self.tiles])
         return graph_of(module, {"images": self.example()}, any_batch=self.any_batch)
 
-    def joining(self) -> Graph:
-        """Make a graph of the stages alone, from tile predictions to those of images.
-
-        Raises:
-            TiledError: A stage cannot become a graph.
-        """
-        return joining_graph(self.ensemble, self.tiles[0].graph.outputs, any_batch=self.any_batch)
-
 
 def joining_graph(ensemble: EnsembleModel, outputs: tuple[str, ...], *, any_batch: bool) -> Graph:
     """Make a graph of the stages alone.
@@ -148,8 +140,7 @@ class TileGraphs:
         self.traced: list[tuple[TileGraph, nn.Module]] = []
         """The first tile of each graph, and its module."""
         self._models, size = ensemble.tile_models, ensemble.grid.tile_size
-        pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-        self._pixels = pixels if dtype == torch.float32 else (pixels * 255).round().to(dtype)
+        self._pixels = random_images(size, dtype)[0]
 
     def graph(self, tile: Tile) -> TileGraph:
         """Give the graph of a tile.

@@ -16,8 +16,8 @@ from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export import formats
 from anomalib_tiled.export.comparison import differences
+from anomalib_tiled.export.export import STEPS, write_tiles, write_whole
 from anomalib_tiled.export.formats import FORMATS, format_named
-from anomalib_tiled.export.writers import STEPS, Target, write_tiles, write_whole
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Gaussian, Max, Mean, Merger
 
@@ -43,12 +43,12 @@ def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once
     form, told = installed(name), list[str]()
     transposed = torch.rand(5, 5, generator=torch.Generator().manual_seed(1)).t()
     ensemble = make_ensemble(TWO, lambda tiles: tiles @ transposed, normalize_at="tile", threshold_at="tile")
-    written = write_whole(ensemble, Target(form, tmp_path, dtype, told.append))
+    written = write_whole(ensemble, form, tmp_path, dtype, told.append)
     assert (written.graph.batch, len(told)) == (None, len(TWO.tiles) + STEPS)
     pixels = torch.rand(3, 3, *TWO.image_size, generator=torch.Generator().manual_seed(0))
     images = pixels if dtype == torch.float32 else (pixels * 255).to(dtype)
     for part in (images[:1], images):
-        assert differences(ensemble, part, written.predict({"images": part.numpy()}))[1] == []
+        assert differences(ensemble, part, written.predict({"images": part.numpy()}))[1] == {}
     weights = sum(path.read_bytes().count(np.ones(10_000, np.float32).tobytes()) for path in tmp_path.iterdir())
     assert weights <= 1, "none, if the format computes what depends on weights alone beforehand"
 
@@ -64,10 +64,10 @@ def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(make_e
         return model
 
     ensemble.tile_models = TileModels(counted, budget=0)
-    written = write_tiles(ensemble, Target(form, tmp_path))
+    written = write_tiles(ensemble, form, tmp_path, torch.float32, print)
     assert held == [1, 1]
     images = torch.rand(2, 3, *TWO.image_size)
-    assert differences(ensemble, images, written.predict({"images": images.numpy()}))[1] == []
+    assert differences(ensemble, images, written.predict({"images": images.numpy()}))[1] == {}
 
 
 @pytest.mark.slow
@@ -77,8 +77,8 @@ def test_locations_without_a_model_are_left_out_in_every_format(
     make_ensemble: Make, images: torch.Tensor, tmp_path: Path, name: str, merger: Merger, grid: TileGrid
 ) -> None:
     ensemble = make_ensemble(grid.without(["r00_c00", "r01_c02"]), merger=merger)
-    written = write_whole(ensemble, Target(installed(name), tmp_path))
-    assert differences(ensemble, images[:1], written.predict({"images": images[:1].numpy()}))[1] == []
+    written = write_whole(ensemble, installed(name), tmp_path, torch.float32, print)
+    assert differences(ensemble, images[:1], written.predict({"images": images[:1].numpy()}))[1] == {}
 
 
 class Failing(formats.TorchFormat):

@@ -12,7 +12,7 @@ import torch
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import ConfigurationError, StageError
-from anomalib_tiled.export.graphs import WHERE_FROM, TileGraphs, Whole
+from anomalib_tiled.export.graphs import WHERE_FROM, TileGraphs, Whole, joining_graph
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.scoring import Scorer
 
@@ -43,7 +43,7 @@ def test_a_model_that_counts_its_images_gets_one_at_a_time(make_ensemble: Make, 
     whole = whole_of(ensemble)
     assert [tile.graph.batch for tile in whole.tiles] == [1]
     assert not whole.any_batch
-    assert whole.joining().batch == 1
+    assert joining_graph(ensemble, ("tile_scores", "tile_maps"), any_batch=False).batch == 1
 
 
 def test_a_model_that_depends_on_values_is_named(make_ensemble: Make, whole_of: WholeOf) -> None:
@@ -52,10 +52,10 @@ def test_a_model_that_depends_on_values_is_named(make_ensemble: Make, whole_of: 
         whole_of(ensemble)
 
 
-def test_a_stage_that_leaves_pytorch_is_named(make_ensemble: Make, whole_of: WholeOf) -> None:
+def test_a_stage_that_leaves_pytorch_is_named(make_ensemble: Make) -> None:
     name = re.escape(f"scoring ByNumpy ({__name__}.ByNumpy of no installed package) failed: ")
     with pytest.raises(StageError, match=name):
-        whole_of(make_ensemble(ONE, scorer=ByNumpy())).joining()
+        joining_graph(make_ensemble(ONE, scorer=ByNumpy()), ("tile_scores",), any_batch=True)
 
 
 def test_a_model_with_operators_of_another_package_is_refused(make_ensemble: Make, whole_of: WholeOf) -> None:

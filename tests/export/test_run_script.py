@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+from anomalib_tiled.export.export import RUNNER
 from anomalib_tiled.export.run_script import TiledModel
-from anomalib_tiled.export.writers import RUNNER
 
 SIZE = (4, 6)
 
