@@ -35,11 +35,9 @@ from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
-from anomalib_tiled.export.checkpoints import FORMAT as CHECKPOINTS
-from anomalib_tiled.export.checkpoints import export_checkpoints
-from anomalib_tiled.export.export import ExportRequest
+from anomalib_tiled.export.export import ExportRequest, export_checkpoints
 from anomalib_tiled.export.export import export as write_export
-from anomalib_tiled.export.formats import format_named
+from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
