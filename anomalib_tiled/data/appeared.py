@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anomalib.data import AnomalibDataModule, Folder
 from anomalib.data.utils.path import resolve_path
 
-from anomalib_tiled.data.endings import image_endings
+from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.data.setup import as_folder, several
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ import stat
 import struct
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
 
     Pixels = NDArray[np.uint8]
+
+NEVER_DECODED = ("EPS", "MPEG")
+"""Formats that Pillow opens but does not decode: EPS needs Ghostscript, and MPEG is a film."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
@@ -60,6 +64,21 @@ def set_limit(given: str | None) -> None:
 
 
 set_limit(os.environ.get(LIMIT))  # here, because every process that reads images imports this
+
+
+@cache
+def image_endings() -> tuple[str, ...]:
+    """Give the endings, in small letters, of all formats that the installed Pillow can read."""
+    Image.init()
+    formats = {name for name, (reader, _) in Image.OPEN.items() if _decodes(name, reader)}
+    return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in formats))
+
+
+def _decodes(name: str, reader: object) -> bool:
+    if name == "JPEG2000":  # Pillow opens it without its codec, too
+        return features.check_codec("jpg_2000")
+    is_stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)  # read by another program
+    return name not in NEVER_DECODED and not is_stub
 
 
 @contextmanager

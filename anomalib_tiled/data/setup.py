@@ -22,7 +22,7 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_tiled.data.endings import image_endings
+from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.data.mask_pairs import RULE, Candidates, differing_parts
 from anomalib_tiled.errors import DataError
 

@@ -15,8 +15,7 @@ from anomalib.visualization.image.item_visualizer import visualize_image_item
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.contradictions import captioned, contradiction
 from anomalib_tiled.results.regions import in_source_size
