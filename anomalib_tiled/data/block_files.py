@@ -3,7 +3,7 @@
     128 bytes of header | image 0 | image 1 | ...        each of them rows × columns × channels bytes
 
 They are plain ``.npy`` files of shape (images, rows, columns, channels). They are read, not mapped, so their pages do
-not count as memory of the process.
+not count as memory of the process. A file that is complete is never written to again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEADER = 128
-"""Bytes before the pixels in a ``.npy`` file with a short header."""
+"""Bytes before the pixels in a ``.npy`` file of up to four dimensions."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,12 @@ class BlockFiles:
         """CRC32 of each part, shape (images, blocks)."""
         return np.zeros((self.images, len(self.blocks)), np.uint32)
 
-    @cached_property
-    def _compared(self) -> NDArray[np.bool_]:
-        """Which parts this process has compared with their checksums."""
-        return np.zeros(self.checksums.shape, np.bool_)
-
-    @cached_property
-    def _modified(self) -> dict[int, int]:
-        """Modification times of the files that this process has seen."""
-        return {}
-
     def create(self) -> None:
         """Write the files without images."""
         for block in self.blocks if self.images else ():
-            _write_header(self._path(block), (self.images, *self._shape(block)))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (self.images, *self._shape(block))}
+            with self._path(block).open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
 
     def append(self, position: int, pixels: Pixels) -> None:
         """Write the next image, and note its checksums.
@@ -97,12 +89,12 @@ class BlockFiles:
         return False
 
     def read(self, position: int, area: tuple[slice, slice], decode: Callable[[], Pixels]) -> Pixels:
-        """Read whole blocks of an image. A process compares each part with its checksum on the first read.
+        """Read whole blocks of an image, and compare each part with its checksum.
 
         Args:
             position: Position of the image in the files.
             area: Rows and columns that the blocks cover.
-            decode: Decodes the whole image again, to repair damaged parts.
+            decode: Decodes the whole image again, in place of damaged parts.
 
         Raises:
             DataError: A part is damaged, and its image has changed as well.
@@ -111,30 +103,13 @@ class BlockFiles:
         pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self._channels), np.uint8)
         for number, block in enumerate(self.blocks):
             if _inside(block.rows, rows) and _inside(block.columns, columns):
-                target = pixels[_moved(block.rows, rows.start), _moved(block.columns, columns.start)]
-                target[...] = self._part(position, number, decode)
+                part = self._part(position, block)
+                if part is None or crc32(part.data) != self.checksums[position, number]:
+                    part = self._decoded(position, number, decode)
+                pixels[_moved(block.rows, rows.start), _moved(block.columns, columns.start)] = part
         return pixels
 
-    def _part(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
-        self._look_for_changes(number)
-        part = self._read(position, self.blocks[number])
-        if part is None:
-            return self._repaired(position, number, decode)
-        if not self._compared[position, number]:
-            if crc32(part.data) != self.checksums[position, number]:
-                return self._repaired(position, number, decode)
-            self._compared[position, number] = True
-        return part
-
-    def _look_for_changes(self, number: int) -> None:
-        """Compare parts again if their file has changed: another process may have repaired some of them."""
-        with suppress(OSError):
-            modified = self._path(self.blocks[number]).stat().st_mtime_ns
-            if self._modified.setdefault(number, modified) != modified:
-                self._modified[number] = modified
-                self._compared[:, number] = False
-
-    def _read(self, position: int, block: Block) -> Pixels | None:
+    def _part(self, position: int, block: Block) -> Pixels | None:
         """Read a part; ``None`` if it is unreadable or incomplete."""
         shape = self._shape(block)
         size = prod(shape)
@@ -144,22 +119,20 @@ class BlockFiles:
             return None
         return values.reshape(shape) if values.size == size else None
 
-    def _repaired(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
-        """Decode a part again, and write it back if permissions allow that."""
+    def _decoded(self, position: int, number: int, decode: Callable[[], Pixels]) -> Pixels:
         block = self.blocks[number]
         path = self._path(block)
-        logger.warning("%s is missing, cut short or changed. Decoding image %d again.", path, position)
+        logger.warning(
+            "%s is missing, cut short or changed. Decoding image %d again, which is slow. Delete %s after the run.",
+            *(path, position, self.folder),
+        )
         part = np.ascontiguousarray(decode()[block.rows, block.columns])
         if crc32(part.data) != self.checksums[position, number]:
             message = (
-                f"{path} was cut short or changed, and image {position} cannot be restored, because its own file has "
-                f"other pixels by now. Delete {self.folder}; the next fit makes it again."
+                f"{path} was cut short or changed, and image {position} cannot be decoded in its place, because its "
+                f"own file has other pixels by now. Delete {self.folder}; the next fit makes it again."
             )
             raise DataError(message)
-        self._compared[:, number] = False  # writing past the end of a file leaves zeros before
-        with suppress(OSError), path.open("r+b") as file:
-            file.seek(HEADER + position * part.nbytes)
-            file.write(part.data)
         return part
 
     @property
@@ -171,14 +144,6 @@ class BlockFiles:
 
     def _path(self, block: Block) -> Path:
         return self.folder / f"{self.kind}_r{block.row:02d}_c{block.column:02d}.npy"
-
-
-def _write_header(path: Path, shape: tuple[int, ...]) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        if file.tell() != HEADER:
-            message = f"The .npy header of {path} must take {HEADER} bytes, but takes {file.tell()}."
-            raise RuntimeError(message)
 
 
 def _inside(part: slice, whole: slice) -> bool:

@@ -23,14 +23,14 @@ from zlib import crc32
 import numpy as np
 
 from anomalib_tiled.data.block_files import BlockFiles
-from anomalib_tiled.data.cache_folder import INDEX, make
+from anomalib_tiled.data.cache_folder import make
 from anomalib_tiled.data.images import errors_naming_file, read_image, read_masks
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 File = TypeVar("File", bound="Hashable")
 
 logger = logging.getLogger(__name__)
+
+INDEX = "index.json"
+"""Contents of a cache; written last, so its presence means that the cache is complete."""
 
 CHECKSUMS = "checksums.npy"
 """CRC32 of each part of each image, then of each mask."""
@@ -165,9 +168,8 @@ class ImageCache:
 
     def fill(self) -> None:
         """Decode all images and masks into the folder, which must exist and be empty."""
-        size = self.grid.image_size
-        _write(self._images, [partial(read_image, path, size) for path in self.images])
-        _write(self._masks, [partial(read_masks, paths, size) for paths in self.masks])
+        _write(self._images, read_image, self.images, self.grid.image_size)
+        _write(self._masks, read_masks, self.masks, self.grid.image_size)
         np.save(self.folder / CHECKSUMS, np.concatenate([self._images.checksums, self._masks.checksums]))
         content = {
             "images": [str(path) for path in self.images],
@@ -210,10 +212,10 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     return cache if cache.open() else decoded
 
 
-def _write(files: BlockFiles, readers: Sequence[Callable[[], Pixels]]) -> None:
+def _write(files: BlockFiles, read: Callable[[File, Size], Pixels], images: Collection[File], size: Size) -> None:
     files.create()
-    for position, read in enumerate(track(readers, f"Reading {files.kind}s") if readers else ()):
-        files.append(position, read())
+    for position, file in enumerate(track(images, f"Reading {files.kind}s") if images else ()):
+        files.append(position, read(file, size))
 
 
 def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:

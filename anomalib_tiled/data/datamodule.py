@@ -1,7 +1,9 @@
-"""Takes images and subsets from a data module."""
+"""Takes images and subsets from a data module, and finds images that have appeared in its folders since."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -15,17 +17,55 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
+from anomalib.data.utils.path import resolve_path
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
 from anomalib_tiled.data.dataset_check import check_reading
-from anomalib_tiled.data.setup import set_up
+from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
     from anomalib_tiled.config.settings import Plain
+
+
+LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+"""The lowest allowed value of each number of a data module."""
+
+PATH_PARTS = re.compile(r"[/\\\x00-\x1f]")
+"""Characters that separate folders, here or on other systems, or end a path."""
+
+
+def check_numbers(datamodule: AnomalibDataModule) -> None:
+    """Refuse numbers with which nothing can be loaded.
+
+    Raises:
+        ConfigurationError: A batch size is below 1, or the number of processes is negative.
+    """
+    for name, least in LEAST.items():
+        value = getattr(datamodule, name, least)
+        if value < least:
+            message = f"data.init_args.{name} must be at least {least}, but is {value}. Raise it."
+            raise ConfigurationError(message)
+
+
+def folders_of(datamodule: AnomalibDataModule) -> list[str]:
+    """Give the folders of runs on a data module: its name, and its category if it has one.
+
+    Raises:
+        ConfigurationError: A name is no folder name, so a run would be written elsewhere.
+    """
+    names = {"name": datamodule.name, **({"category": datamodule.category} if datamodule.category else {})}
+    for setting, name in names.items():
+        if PATH_PARTS.search(str(name)) or str(name) in {"", ".", ".."}:
+            message = (
+                f"data.init_args.{setting} must be the name of a folder, because runs are written there, "
+                f"but is {name!r}. Give a name without / and \\; default_root_dir sets where runs go."
+            )
+            raise ConfigurationError(message)
+    return [str(name) for name in names.values()]
 
 
 def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> Split:
@@ -169,3 +209,33 @@ def _check_apart(split: Split, *, same_as_test: bool) -> None:
                 f"for example {shared[0]}. Check the folders of the data module."
             )
             raise DataError(message)
+
+
+def appeared(split: Split, datamodule: AnomalibDataModule) -> tuple[int, Path] | None:
+    """Find images that are in the folders of a data module, but in no subset.
+
+    Args:
+        split: The split of the run.
+        datamodule: Data module of the run. Only those that are known to search folders are checked.
+
+    Returns:
+        Number of such images, and the newest; ``None`` if there are none.
+    """
+    folder = as_folder(datamodule)
+    if folder is None:
+        return None
+    kinds = [
+        [resolve_path(each, folder.root).resolve() for each in several(kind)]
+        for kind in (folder.normal_dir, folder.normal_test_dir, folder.abnormal_dir)
+    ]
+    named = {sample.image_path for sample in split.samples}
+    used = [kind for kind in kinds if any(path.is_relative_to(each) for path in named for each in kind)]
+    found = {path for kind in used for each in kind for path in images_below(each, folder)} - named
+    number = len(found) - _painted(split, [each for kind in kinds for each in kind])
+    return (number, max(sorted(found), key=os.path.getctime)) if number > 0 else None
+
+
+def _painted(split: Split, folders: list[Path]) -> int:
+    """Count synthetic defects, each of which was painted on an image that is in no subset."""
+    anomalous = {sample.image_path for sample in split.samples if sample.label == 1}
+    return sum(not any(path.is_relative_to(folder) for folder in folders) for path in anomalous)

@@ -122,12 +122,12 @@ class MaskFolders:
     Args:
         images: Folders of images.
         masks: Folders of masks; if there are as many, each belongs to the folder of images at the same position.
-        endings: Endings of masks.
+        folder: The data module that names them.
     """
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
-    endings: tuple[str, ...]
+    folder: Folder
 
     @classmethod
     def of(cls, folder: Folder) -> MaskFolders:
@@ -136,7 +136,7 @@ class MaskFolders:
             tuple(validate_and_resolve_path(path, folder.root) for path in several(each))
             for each in (folder.abnormal_dir, folder.mask_dir)
         )
-        return cls(images, masks, tuple(each.lower() for each in folder.extensions or image_endings()))
+        return cls(images, masks, folder)
 
     def pairs(self, images: Sequence[Path]) -> dict[Path, Path]:
         """Give each image its mask.
@@ -161,8 +161,7 @@ class MaskFolders:
 
     def _below(self, folder: Path, images: Sequence[Path]) -> list[Path]:
         """Find masks; images are never masks, even where both are in the same folder."""
-        found = {path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file()}
-        return sorted(found - set(images))
+        return sorted(images_below(folder, self.folder) - set(images))
 
     def _check_order(self) -> None:
         """Refuse folders of masks in another order than the folders of images with the same names."""
@@ -196,6 +195,17 @@ def _plain_order(images: Sequence[str], masks: Sequence[str]) -> list[int]:
 def several(folders: Plain) -> list[str | Path]:
     """Give the folders that a setting names: none, one or several."""
     return [] if folders is None else [folders] if isinstance(folders, (str, Path)) else list(folders)
+
+
+def images_below(path: Path, folder: Folder) -> set[Path]:
+    """Find the files of a folder, with all subfolders, that have endings of images.
+
+    Args:
+        path: The folder.
+        folder: Data module that may name the endings.
+    """
+    endings = {ending.lower() for ending in folder.extensions or image_endings()}
+    return {each for each in path.glob("**/*") if each.suffix.lower() in endings and each.is_file()}
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:

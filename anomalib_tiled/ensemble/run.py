@@ -12,9 +12,8 @@ from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import PixelSource, open_source
-from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.image_sizes import TrainedOn, common_size
-from anomalib_tiled.data.module_settings import check_numbers
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.data.unlabelled_images import NewImages

@@ -8,8 +8,7 @@ import pytest
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, Tabular
 from PIL import Image
 
-from anomalib_tiled.data.appeared import appeared
-from anomalib_tiled.data.datamodule import keep_generated, split_once
+from anomalib_tiled.data.datamodule import appeared, keep_generated, split_once
 from anomalib_tiled.data.split import Split
 
 MODES = ("none", "same_as_test", "from_train", "from_test", "synthetic")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from anomalib.data import Folder
 
-from anomalib_tiled.data.module_settings import check_numbers, folders_of
+from anomalib_tiled.data.datamodule import check_numbers, folders_of
 from anomalib_tiled.errors import ConfigurationError
 
 
