@@ -120,6 +120,11 @@ class TileGrid:
         """
         return replace(self, left_out=frozenset(names))
 
+    @property
+    def whole(self) -> tuple[slice, slice]:
+        """Rows and columns of the whole image."""
+        return slice(0, self.image_size.height), slice(0, self.image_size.width)
+
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The locations with a model, row by row from the top left."""

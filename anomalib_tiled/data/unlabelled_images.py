@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
-from anomalib_tiled.errors import DataError, OutOfMemoryError
+from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 
 if TYPE_CHECKING:
@@ -20,30 +19,16 @@ if TYPE_CHECKING:
     from torchvision.transforms.v2 import Transform
 
     from anomalib_tiled.data.image_sizes import TrainedOn
-    from anomalib_tiled.errors import TiledError
     from anomalib_tiled.grid import Size, TileGrid
 
 LESS_MEMORY = "Make the image smaller, or predict it on a machine with more."
 
 
-@dataclass(frozen=True)
-class SourceBatch:
-    """Images in the size that the ensemble takes.
-
-    Args:
-        images: The images.
-        sizes: Sizes of the image files in pixels.
-    """
+class SourceBatch(NamedTuple):
+    """Images in the size that the ensemble takes, and the sizes of their files in pixels."""
 
     images: ImageBatch
     sizes: tuple[Size, ...]
-
-
-class ReadImage(NamedTuple):
-    """An image in the size that the ensemble takes, and the size of its file."""
-
-    item: ImageItem
-    size: Size
 
 
 class NewImages:
@@ -78,41 +63,35 @@ class NewImages:
             on_failure: Called with each image that cannot be read, and the reason: it is damaged, or there is too
                 little memory for it even after all images before have been passed on.
         """
-        read: list[ReadImage] = []
+        read: list[tuple[ImageItem, Size]] = []
         for path in paths:
             image = self._try(path)
             if isinstance(image, OutOfMemoryError) and read:
                 yield _batch_of(read)
                 image = self._try(path)
-            if isinstance(image, ReadImage):
-                read.append(image)
-            else:
+            if isinstance(image, TiledError):
                 on_failure(path, image)
+            else:
+                read.append(image)
             if len(read) == self._batch_size:
                 yield _batch_of(read)
         if read:
             yield _batch_of(read)
 
-    def _try(self, path: Path) -> ReadImage | TiledError:
-        """Read an image, or give the error."""
+    def _try(self, path: Path) -> tuple[ImageItem, Size] | TiledError:
+        """Read an image and the size of its file, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
                 size, item = size_of(path), self._read(path)
                 self._look_at(path, size)
-                return ReadImage(item, size)
+                return item, size
         except (DataError, OutOfMemoryError) as error:
             return type(error)(str(error))  # the error itself would keep the image in memory
 
     def _read(self, path: Path) -> ImageItem:
-        size = self._grid.image_size
-        dataset = AreaDataset(
-            DecodedFiles(size, has_masks=False),
-            [Sample("test", path, None, None)],
-            area=(slice(0, size.height), slice(0, size.width)),
-            grid=self._grid,
-            augmentations=self._augmentations,
-        )
-        return dataset[0]
+        source, sample = DecodedFiles(self._grid.image_size, has_masks=False), Sample("test", path, None, None)
+        area, augmentations = self._grid.whole, self._augmentations
+        return AreaDataset(source, [sample], area=area, grid=self._grid, augmentations=augmentations)[0]
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
@@ -124,8 +103,8 @@ class NewImages:
             self._report(f"warning: {remark}")
 
 
-def _batch_of(read: list[ReadImage]) -> SourceBatch:
+def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:
     """Join images to a batch, and empty the list."""
-    batch = SourceBatch(collate([image.item for image in read]), tuple(image.size for image in read))
+    items, sizes = zip(*read, strict=True)
     read.clear()
-    return batch
+    return SourceBatch(collate(items), sizes)
