@@ -6,7 +6,6 @@ They are laid out like MVTec AD, in a folder that is complete or does not exist.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,21 +39,8 @@ _SIDES = range(128, 8193)
 _FAST = 1
 
 
-@dataclass(frozen=True)
-class BoardSettings:
-    """Settings that determine the drawing, and are recorded beside it.
-
-    Args:
-        image_size: Height and width of the images in pixels.
-        train_images: Number of training images; they have no defects.
-        normal_test_images: Number of test images without defects.
-        anomalous_test_images: Number of test images with defects.
-        drawing_seed: Seed of layout, light, noise and defects.
-        version: Raised whenever the same settings draw other pictures than before.
-
-    Raises:
-        DataError: An image is too small or too large, there is nothing to train or test on, or a number is negative.
-    """
+class BoardSettings(NamedTuple):
+    """What determines the drawing; `version` is raised whenever the same settings draw other pictures than before."""
 
     image_size: Size
     train_images: int
@@ -63,8 +49,12 @@ class BoardSettings:
     drawing_seed: int
     version: int = 1
 
-    def __post_init__(self) -> None:
-        """Check that such boards can be drawn."""
+    def check(self) -> None:
+        """Check that such boards can be drawn.
+
+        Raises:
+            DataError: An image is too small or too large, or there are too few or too many.
+        """
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, but is {getattr(self, name)}. Raise {name}."
@@ -78,8 +68,8 @@ class BoardSettings:
             raise DataError(message)
 
     def record(self) -> dict[str, object]:
-        """Give the settings for the record."""
-        return {**asdict(self), "image_size": list(self.image_size)}
+        """Give the settings as they are recorded beside the images."""
+        return {**self._asdict(), "image_size": [*self.image_size]}
 
 
 class DemoBoards(AnomalibDataModule):
@@ -165,6 +155,7 @@ class DemoBoards(AnomalibDataModule):
             anomalous_test_images,
             drawing_seed,
         )
+        self.settings.check()
 
     def prepare_data(self) -> None:
         """Draw the images unless the folder holds them already.
@@ -182,13 +173,7 @@ class DemoBoards(AnomalibDataModule):
 
 
 class Shot(NamedTuple):
-    """One image to draw.
-
-    Args:
-        subset: ``train`` or ``test``.
-        label: ``good``, or the kind of its defects.
-        number: Number among the images of this subset and label, from 0.
-    """
+    """One image to draw: ``train`` or ``test``; ``good`` or the kind of its defects; its number among these, from 0."""
 
     subset: str
     label: str

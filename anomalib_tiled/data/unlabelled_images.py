@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.cache import DecodedFiles
@@ -9,6 +11,7 @@ from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
+from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 
 if TYPE_CHECKING:
@@ -18,10 +21,56 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.data.image_sizes import TrainedOn
+    from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Size, TileGrid
 
+SAME_SHAPE = 0.01
+"""Largest relative difference of aspect ratios without a warning."""
+
 LESS_MEMORY = "Make the image smaller, or predict it on a machine with more."
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Sizes of the training images of a run.
+
+    Args:
+        resized: Size that images are resized to.
+        usual: Size of the files.
+    """
+
+    resized: Size
+    usual: Size
+
+    @classmethod
+    def of(cls, split: Split, resized: Size) -> TrainedOn:
+        """Read the size of a training image; if it is missing, assume the size after resizing."""
+        first = next((sample.image_path for sample in split.subset("train")), None)
+        usual = resized
+        if first is not None and is_file(first):
+            with suppress(DataError):  # it may be damaged by now, but is not needed any more
+                usual = size_of(first)
+        return cls(resized, usual)
+
+    def remark(self, image: object, size: Size) -> str | None:
+        """Warn that an image is smaller or has another shape; ``None`` if it does not.
+
+        Args:
+            image: Name of the image.
+            size: Size of the image.
+        """
+        if size in {self.usual, self.resized} or not self._is_odd(size):
+            return None
+        trained = f"{self.resized}" if self.usual == self.resized else f"{self.resized} (made of {self.usual})"
+        return (
+            f"{image} has {size} pixels (height x width), but the tiles were trained on images of {trained}. "
+            "It is resized, like all others of its kind; scores of images that look different are less reliable."
+        )
+
+    def _is_odd(self, size: Size) -> bool:
+        smaller = size.height < self.resized.height or size.width < self.resized.width
+        shapes = size.width * self.usual.height, self.usual.width * size.height
+        return smaller or abs(shapes[0] - shapes[1]) > SAME_SHAPE * shapes[1]
 
 
 class SourceBatch(NamedTuple):

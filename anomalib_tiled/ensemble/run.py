@@ -13,10 +13,10 @@ from anomalib.data import AnomalibDataModule
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import PixelSource, open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
-from anomalib_tiled.data.image_sizes import TrainedOn, common_size
+from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.data.tile_dataset import Images
-from anomalib_tiled.data.unlabelled_images import NewImages
+from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named, device_of
 from anomalib_tiled.ensemble.ensemble import EnsembleModel

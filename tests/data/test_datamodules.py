@@ -21,7 +21,7 @@ from PIL import Image
 
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import split_once
-from anomalib_tiled.data.image_sizes import common_size
+from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.split import SUBSETS, Split, Subset
 from anomalib_tiled.data.tile_dataset import AreaDataset, Images, TileDataModule
 from anomalib_tiled.errors import DataError
