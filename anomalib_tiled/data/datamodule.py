@@ -23,7 +23,7 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from anomalib_tiled.data.dataset_check import check_reading
 from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
-from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.errors import ConfigurationError, DataError, TiledError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -79,15 +79,14 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         DataError: The data module cannot be set up or gives images that differ from their files, there is no normal
             training image, or an image is in two subsets.
     """
+    samples: list[Sample] = []
     with _errors_naming_datamodule(datamodule), _free_columns():
         datamodule.prepare_data()
         set_up(datamodule)
-        datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
-    samples: list[Sample] = []
-    for name, dataset in datasets.items():
-        if dataset is not None:
-            samples += (found := _samples_of(dataset, name))
-            check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
+        for name in SUBSETS:
+            if (dataset := _dataset(datamodule, name)) is not None:
+                samples += (found := _samples_of(dataset, name))
+                check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
     split = Split(tuple(samples))
     if for_training and not any(sample.label == 0 for sample in split.subset("train")):
         message = "There must be at least one normal training image, but the data module gives none. Check its folders."
@@ -101,7 +100,7 @@ def _errors_naming_datamodule(datamodule: AnomalibDataModule) -> Iterator[None]:
     """Name the data module in all errors that it raises."""
     try:
         yield
-    except DataError:
+    except (TiledError, MemoryError):
         raise
     except Exception as error:
         modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
@@ -160,11 +159,11 @@ def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, f
 
 
 def _moved(sample: Sample, source: Path, target: Path) -> Sample:
-    def move(path: Path) -> Path:
-        return target / path.relative_to(source) if path.is_relative_to(source) else path
-
-    masks = [move(path) for path in sample.masks]
-    return with_masks(replace(sample, image_path=move(sample.image_path)), masks)
+    image, *masks = (
+        target / path.relative_to(source) if path.is_relative_to(source) else path
+        for path in (sample.image_path, *sample.masks)
+    )
+    return with_masks(replace(sample, image_path=image), masks)
 
 
 def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:

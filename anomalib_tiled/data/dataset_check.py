@@ -53,25 +53,16 @@ def check_reading(dataset: AnomalibDataset, samples: Sequence[Sample], augmentat
     plain = copy(dataset)
     plain.augmentations = None
     for index, sample in enumerate(track(samples, f"Comparing images of {name}")):
-        if difference := _difference(_item(plain, index), sample):
+        if difference := _difference(plain[index], sample):
             message = f"Tiles are cut from files, but {name} gives {difference} for {sample.image_path}. {ADVICE}"
             raise DataError(message)
-
-
-def _item(dataset: AnomalibDataset, index: int) -> object:
-    try:
-        return dataset[index]
-    except Exception as error:
-        name = type(dataset).__name__
-        message = f"{name} cannot give image {index}: {type(error).__name__}: {error}. Fix the data set."
-        raise DataError(message) from error
 
 
 def _difference(item: object, sample: Sample) -> str | None:
     """Say how an item differs from its files; ``None`` if it does not."""
     if not isinstance(item, ImageItem):
         return f"a {type(item).__name__} instead of an ImageItem"
-    if not _is_label(item.gt_label, sample.label):
+    if (None if item.gt_label is None else int(item.gt_label)) != sample.label:
         return f"another label than its samples, {item.gt_label} instead of {sample.label},"
     size = size_of(sample.image_path)
     image = torch.from_numpy(read_image(sample.image_path, size)).permute(2, 0, 1)
@@ -81,10 +72,6 @@ def _difference(item: object, sample: Sample) -> str | None:
         return "a mask without a file" if item.gt_mask is not None and item.gt_mask.any() else None
     mask = torch.from_numpy(read_masks(sample.masks, size))
     return None if _is_alike(item.gt_mask, mask.float()) else "another mask than its file"
-
-
-def _is_label(given: torch.Tensor | None, expected: int | None) -> bool:
-    return (None if given is None else int(given)) == expected
 
 
 def _is_alike(given: torch.Tensor | None, expected: torch.Tensor) -> bool:

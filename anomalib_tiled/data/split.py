@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.files import open_table, read_table, replacing
 from anomalib_tiled.system.os_errors import readable
-
-if TYPE_CHECKING:
-    pass
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")

@@ -118,7 +118,7 @@ def test_every_image_is_compared(third_party: Callable[..., AnomalibDataModule])
 
 
 def test_an_image_that_cannot_be_given(third_party: Callable[..., AnomalibDataModule]) -> None:
-    message = "Own cannot give image 0: AttributeError: .*heat.*. Fix the data set."
+    message = r"ThirdParty could not be set up: .*heat.*\(AttributeError\)"
     with pytest.raises(DataError, match=message):
         split_once(third_party(lambda item: item.heat))
 
