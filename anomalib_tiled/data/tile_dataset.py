@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
 
@@ -158,7 +158,7 @@ class Images:
         area, augmentations = self.grid.whole, self.augmentations
         dataset = AreaDataset(self.source, self.samples, area=area, grid=self.grid, augmentations=augmentations)
         with_masks = any(sample.masks for sample in (self.whole or self).samples)
-        batches = _AlikeBatches(self.samples, self.batch_size, with_masks=with_masks)
+        batches = _alike_batches(self.samples, self.batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
@@ -220,7 +220,7 @@ class TileDataModule(LightningDataModule):
         """Validation tiles of known label; the training tiles if there are none."""
         dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
         with_masks = any(sample.masks for sample in dataset.samples)
-        batches = _AlikeBatches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
+        batches = _alike_batches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
@@ -241,24 +241,15 @@ class TileDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
-class _AlikeBatches(Sampler[list[int]]):
-    """Positions of images in order, batch by batch; the images of a batch have the same known parts."""
+def _alike_batches(samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> list[list[int]]:
+    """Divide the positions of images, in order, into batches whose images have the same known parts."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.with_masks = with_masks
+    def unknown(place: int) -> tuple[bool, bool]:
+        sample = samples[place]
+        return sample.label is None, with_masks and sample.label == 1 and not sample.masks
 
-    def __iter__(self) -> Iterator[list[int]]:
-        def unknown(place: int) -> tuple[bool, bool]:
-            sample = self.samples[place]
-            return sample.label is None, self.with_masks and sample.label == 1 and not sample.masks
-
-        for _, places in groupby(range(len(self.samples)), unknown):
-            yield from (list(batch) for batch in BatchSampler(places, self.batch_size, drop_last=False))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    runs = (list(places) for _, places in groupby(range(len(samples)), unknown))
+    return [batch for places in runs for batch in BatchSampler(places, batch_size, drop_last=False)]
 
 
 def collate(items: Sequence[ImageItem]) -> ImageBatch:
