@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from hashlib import blake2b
 from io import BytesIO
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -30,7 +30,7 @@ from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     Version = tuple[str, int, int]
-
-File = TypeVar("File", bound="Hashable")
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +101,15 @@ class ImageCache:
     Args:
         folder: The folder of this cache.
         grid: The grid whose cuts divide the images into blocks.
-        images: Position of each image in the files.
-        masks: Position of each joined mask in the files, by the paths of its mask files.
+        images: The images, in the order of the files.
+        masks: The mask files of each joined mask, in the order of the files.
         versions: Path, size in bytes and modification time of each decoded file.
     """
 
     folder: Path
     grid: TileGrid
-    images: dict[Path, int] = field(repr=False)
-    masks: dict[tuple[Path, ...], int] = field(repr=False)
+    images: tuple[Path, ...] = field(repr=False)
+    masks: tuple[tuple[Path, ...], ...] = field(repr=False)
     versions: list[Version] = field(repr=False)
 
     @property
@@ -122,30 +120,29 @@ class ImageCache:
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Read a rectangle of whole blocks of an image, shape (rows, columns, 3)."""
-        decode = partial(read_image, sample.image_path, self.grid.image_size)
-        return self._images.read(self.images[sample.image_path], (rows, columns), decode)
+        return self._images.read(sample.image_path, rows, columns)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
         if sample.masks:
-            decode = partial(read_masks, sample.masks, self.grid.image_size)
-            return self._masks.read(self.masks[sample.masks], (rows, columns), decode)
+            return self._masks.read(sample.masks, rows, columns)
         return _mask_without_file(sample, rows, columns) if self.masks else None
 
     @cached_property
-    def _images(self) -> BlockFiles:
-        return BlockFiles(self.folder, "image", self.grid.blocks, len(self.images), 3)
+    def _images(self) -> BlockFiles[Path]:
+        decode = partial(read_image, size=self.grid.image_size)
+        return BlockFiles(self.folder, "image", self.grid.blocks, self.images, decode, (3,))
 
     @cached_property
-    def _masks(self) -> BlockFiles:
-        return BlockFiles(self.folder, "mask", self.grid.blocks, len(self.masks), None)
+    def _masks(self) -> BlockFiles[tuple[Path, ...]]:
+        decode = partial(read_masks, size=self.grid.image_size)
+        return BlockFiles(self.folder, "mask", self.grid.blocks, self.masks, decode)
 
     def open(self) -> bool:
         """Read the checksums.
 
         Returns:
-            Whether the cache exists and is complete. Its contents are compared with the checksums part by part, on the
-            first read.
+            Whether the cache exists and is complete. Its contents are compared with the checksums at each read.
         """
         if not is_file(self.folder / INDEX):
             return False
@@ -168,8 +165,8 @@ class ImageCache:
 
     def fill(self) -> None:
         """Decode all images and masks into the folder, which must exist and be empty."""
-        _write(self._images, read_image, self.images, self.grid.image_size)
-        _write(self._masks, read_masks, self.masks, self.grid.image_size)
+        self._images.fill()
+        self._masks.fill()
         np.save(self.folder / CHECKSUMS, np.concatenate([self._images.checksums, self._masks.checksums]))
         content = {
             "images": [str(path) for path in self.images],
@@ -196,8 +193,8 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     decoded = DecodedFiles(grid.image_size, split.has_masks)
     if directory is None:
         return decoded
-    images = _positions(sample.image_path for sample in split.samples)
-    masks = _positions(sample.masks for sample in split.samples if sample.masks)
+    images = tuple(dict.fromkeys(sample.image_path for sample in split.samples))
+    masks = tuple(dict.fromkeys(sample.masks for sample in split.samples if sample.masks))
     files = [*images, *chain.from_iterable(masks)]
     if not build and not all(map(is_file, files)):
         return decoded  # images that are not needed now may be missing or inaccessible
@@ -212,12 +209,6 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     return cache if cache.open() else decoded
 
 
-def _write(files: BlockFiles, read: Callable[[File, Size], Pixels], images: Collection[File], size: Size) -> None:
-    files.create()
-    for position, file in enumerate(track(images, f"Reading {files.kind}s") if images else ()):
-        files.append(position, read(file, size))
-
-
 def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
     """Name a cache after everything that decides its contents."""
     content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
@@ -228,10 +219,6 @@ def _version(path: Path) -> Version:
     with errors_naming_file(path):
         status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns
-
-
-def _positions(files: Iterable[File]) -> dict[File, int]:
-    return {file: position for position, file in enumerate(dict.fromkeys(files))}
 
 
 def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | None:
