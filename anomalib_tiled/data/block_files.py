@@ -9,27 +9,22 @@ not count as memory of the process. Files that are complete are never written to
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Generic, TypeVar
+from pathlib import Path
+from typing import Generic, TypeVar
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
+from anomalib_tiled.data.images import Pixels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import Block
 from anomalib_tiled.system.progress import track
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.grid import Block
-
-    Pixels = NDArray[np.uint8]
 
 Image = TypeVar("Image", bound="Hashable")
 

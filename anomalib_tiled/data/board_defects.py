@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from anomalib_tiled.data.board_drawing import MARGIN, Board, Pen, develop
 from anomalib_tiled.data.board_layout import Part, Point
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
 
 VISIBLE = 8
 """Smallest change of a colour channel, of 255 steps, that belongs to a defect."""

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from anomalib_tiled.data.board_layout import SHORTER_SIDE, Box, Layout, Part, Point, Trace, lay_out, route
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size
 
 Colour = tuple[int, ...] | int
 

@@ -14,19 +14,16 @@ Traces are lines on a lattice of 8 units that never cross.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size
 
 SHORTER_SIDE = 1024
 BLOCK = 128

@@ -8,11 +8,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from anomalib.data import AnomalibDataModule, MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import Transform
 
@@ -23,9 +24,6 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.progress import track
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 RECORD = "boards.json"
 NORMAL = "good"

@@ -12,34 +12,30 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from io import BytesIO
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache_folder import make
-from anomalib_tiled.data.images import errors_naming_file, read_image, read_masks
+from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, read_masks
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.progress import track
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+Version = tuple[str, int, int]
 
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.data.split import Sample, Split
-    from anomalib_tiled.grid import Size, TileGrid
-
-    Pixels = NDArray[np.uint8]
-    Version = tuple[str, int, int]
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -15,10 +16,6 @@ from anomalib_tiled.errors import StorageError
 from anomalib_tiled.system.files import is_idle
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.progress import progress_bar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 

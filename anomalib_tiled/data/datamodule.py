@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import pandas as pd
@@ -20,16 +20,11 @@ from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.path import resolve_path
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
+from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.data.dataset_check import check_reading
 from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
 from anomalib_tiled.errors import ConfigurationError, DataError, TiledError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
-
-    from anomalib_tiled.config.settings import Plain
-
 
 LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
 """The lowest allowed value of each number of a data module."""

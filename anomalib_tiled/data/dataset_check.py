@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import AnomalibDataset, ImageItem
 from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
+from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 
 from anomalib_tiled.data.images import read_image, read_masks, size_of
+from anomalib_tiled.data.split import Sample
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.system.progress import track
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchvision.transforms.v2 import Transform
-
-    from anomalib_tiled.data.split import Sample
 
 KNOWN = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__)
 """Reading methods with the same results as ``read_image`` and ``read_masks``."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from glob import has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.system.paths import absolute
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 LISTED = "-"
 """Name for a list of images on standard input."""

@@ -7,31 +7,27 @@ import os
 import stat
 import struct
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, reduce
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.system.os_errors import ADVICE
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+Pixels = NDArray[np.uint8]
 
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.data.split import Sample, Split
-
-    Pixels = NDArray[np.uint8]
 
 NEVER_DECODED = ("EPS", "MPEG")
 """Formats that Pillow opens but does not decode: EPS needs Ghostscript, and MPEG is a film."""

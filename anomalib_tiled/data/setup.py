@@ -7,10 +7,11 @@ Most data modules of anomalib sort images and masks separately and join them by 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from anomalib import TaskType
 from anomalib.data import MPDD, VAD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Tabular
@@ -21,14 +22,10 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.data.mask_pairs import RULE, Candidates, differing_parts
 from anomalib_tiled.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
-
-    from anomalib_tiled.config.settings import Plain
 
 LIKE_MVTEC = (MVTecAD, MPDD, VAD)
 """Data modules with the folders ``train/good``, ``test/good``, and ``test`` and ``ground_truth`` for each defect."""

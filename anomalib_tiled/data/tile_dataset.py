@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_tiled.data.split import SUBSETS
+from anomalib_tiled.data.cache import PixelSource
+from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset
 from anomalib_tiled.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from anomalib.data import AnomalibDataModule
-    from torchvision.transforms.v2 import Transform
-
-    from anomalib_tiled.data.cache import Pixels, PixelSource
-    from anomalib_tiled.data.split import Sample, Split, Subset
-    from anomalib_tiled.grid import Tile, TileGrid
-
+from anomalib_tiled.grid import Tile, TileGrid
 
 CHANNELS = 3
 """Channels of images; files with other numbers are converted."""

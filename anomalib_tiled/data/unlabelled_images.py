@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
+
+from anomalib.data import ImageBatch, ImageItem
+from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
-from anomalib_tiled.data.split import Sample
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.out_of_memory import advising_on_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from anomalib.data import ImageBatch, ImageItem
-    from torchvision.transforms.v2 import Transform
-
-    from anomalib_tiled.data.split import Split
-    from anomalib_tiled.grid import Size, TileGrid
 
 SAME_SHAPE = 0.01
 """Largest relative difference of aspect ratios without a warning."""
