@@ -6,28 +6,42 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
 import pandas as pd
+import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
 from anomalib.data.utils.path import resolve_path
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2.functional import to_dtype
 
 from anomalib_tiled.config.settings import Plain
-from anomalib_tiled.data.dataset_check import check_reading
+from anomalib_tiled.data.images import read_image, read_masks, size_of
 from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
 from anomalib_tiled.errors import ConfigurationError, DataError, TiledError
+from anomalib_tiled.system.progress import track
 
 LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
 """The lowest allowed value of each number of a data module."""
+
+KNOWN = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__)
+"""Reading methods with the same results as ``read_image`` and ``read_masks``."""
+
+TOLERANCE = 2.5 / 255
+"""Largest difference of a colour between two decoders of one JPEG file, of a range from 0 to 1."""
+
+ADVICE = "Save the images that it gives as files, and name these in its samples."
 
 PATH_PARTS = re.compile(r"[/\\\x00-\x1f]")
 """Characters that separate folders, here or on other systems, or end a path."""
@@ -81,7 +95,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         for name in SUBSETS:
             if (dataset := _dataset(datamodule, name)) is not None:
                 samples += (found := _samples_of(dataset, name))
-                check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
+                _check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
     split = Split(tuple(samples))
     if for_training and not any(sample.label == 0 for sample in split.subset("train")):
         message = "There must be at least one normal training image, but the data module gives none. Check its folders."
@@ -131,6 +145,56 @@ def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | 
         return dataset
     message = f"{loader} must load an AnomalibDataset, but loads {type(dataset).__name__}. Fix the data module."
     raise DataError(message)
+
+
+def _check_reading(dataset: AnomalibDataset, samples: Sequence[Sample], augmentations: Transform | None) -> None:
+    """Compare every image of a data set with its file, if the data set has its own way of reading images.
+
+    Args:
+        dataset: The data set.
+        samples: The rows of its table.
+        augmentations: Augmentations of the data module for it; this package applies them, not the data set.
+
+    Raises:
+        DataError: The data set and its files differ.
+    """
+    name = type(dataset).__name__
+    if len(dataset) and dataset.augmentations is not augmentations:
+        message = (
+            f"A data set must have the augmentations that the data module names for it, but {name} has others: "
+            f"{dataset.augmentations}. Give them to the data module."
+        )
+        raise DataError(message)
+    if type(dataset).__getitem__ in KNOWN and not hasattr(dataset, "__getitems__"):
+        return
+    plain = copy(dataset)
+    plain.augmentations = None
+    for index, sample in enumerate(track(samples, f"Comparing images of {name}")):
+        if difference := _difference(plain[index], sample):
+            message = f"Tiles are cut from files, but {name} gives {difference} for {sample.image_path}. {ADVICE}"
+            raise DataError(message)
+
+
+def _difference(item: object, sample: Sample) -> str | None:
+    """Say how an item differs from its files; ``None`` if it does not."""
+    if not isinstance(item, ImageItem):
+        return f"a {type(item).__name__} instead of an ImageItem"
+    if (None if item.gt_label is None else int(item.gt_label)) != sample.label:
+        return f"another label than its samples, {item.gt_label} instead of {sample.label},"
+    size = size_of(sample.image_path)
+    image = torch.from_numpy(read_image(sample.image_path, size)).permute(2, 0, 1)
+    if not _is_alike(to_dtype(item.image, torch.float32, scale=True), to_dtype(image, torch.float32, scale=True)):
+        return "another image than its file"
+    if not sample.masks:
+        return "a mask without a file" if item.gt_mask is not None and item.gt_mask.any() else None
+    mask = torch.from_numpy(read_masks(sample.masks, size))
+    return None if _is_alike(item.gt_mask, mask.float()) else "another mask than its file"
+
+
+def _is_alike(given: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    if given is None or given.shape != expected.shape:
+        return False
+    return bool((given.float() - expected).abs().max() <= TOLERANCE)
 
 
 def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, final: Path | None = None) -> Split:

@@ -18,9 +18,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from anomalib_tiled.data import cache_folder
-from anomalib_tiled.data.cache import DecodedFiles, ImageCache, open_source
-from anomalib_tiled.data.cache_folder import make
+from anomalib_tiled.data import cache as cache_module
+from anomalib_tiled.data.cache import DecodedFiles, ImageCache, make, open_source
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.grid import Size, TileGrid
@@ -198,7 +197,7 @@ def test_what_killed_processes_of_this_machine_left_half_done_is_removed(tmp_pat
     half_done = [tmp_path / f".{key}.{platform.node()}.{running}.tmp" for key in KEYS]
     for folder in half_done:
         folder.mkdir()
-    cache_folder._clean_up(tmp_path / KEYS[0])
+    cache_module._clean_up(tmp_path / KEYS[0])
     assert list(tmp_path.iterdir()) == half_done[1:], "another process may be filling the other one"
 
 
@@ -212,7 +211,7 @@ def test_what_others_left_half_done_is_removed_once_nothing_in_it_has_changed_fo
     for written, stays in ((before + 60, True), (before - 60, False)):
         os.utime(half_done / "image_r00_c00.npy", (written, written))
         os.utime(half_done, (1, 1))
-        cache_folder._clean_up(tmp_path / KEYS[0])
+        cache_module._clean_up(tmp_path / KEYS[0])
         assert half_done.exists() == stays
 
 
@@ -220,7 +219,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     for name in (".tmp", ".download.12.tmp", f".{KEYS[0]}.tmp", f"{KEYS[0]}.host.12.tmp", KEYS[1]):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (1, 1))
-    cache_folder._clean_up(tmp_path / KEYS[0])
+    cache_module._clean_up(tmp_path / KEYS[0])
     assert len(list(tmp_path.iterdir())) == 5
 
 
