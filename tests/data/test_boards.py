@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +86,7 @@ def test_image_does_not_depend_on_how_many_there_are_and_comes_out_the_same_agai
 
 
 def test_another_drawing_seed_gives_another_board(board: Board) -> None:
-    other = draw_board(replace(SETTINGS, drawing_seed=8))
+    other = draw_board(SETTINGS._replace(drawing_seed=8))
     assert other.layout != board.layout
     assert other.traces != board.traces
 
@@ -162,15 +161,6 @@ def test_samples_are_those_of_other_data_modules(drawn: Path) -> None:
     assert set(test.label) == {"good", *DEFECTS}
     assert test.attrs["task"] == "segmentation"
     assert (boards.name, boards.category, len(boards.val_data)) == ("DemoBoards", "", 9)
-
-
-def test_validation_images_are_set_aside_from_the_test_images(drawn: Path) -> None:
-    boards = module(drawn, seed=0)
-    boards.setup()
-    validation, test = set(boards.val_data.samples.image_path), set(boards.test_data.samples.image_path)
-    assert not validation & test
-    assert len(validation | test) == 9
-    assert set(boards.val_data.samples.label_index) == set(boards.test_data.samples.label_index) == {0, 1}
 
 
 def test_boards_of_other_settings_are_an_error(drawn: Path) -> None:

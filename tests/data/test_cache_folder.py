@@ -144,16 +144,6 @@ def test_what_one_that_was_killed_has_left_is_removed(split: Split, image_folder
     assert len(list((image_folder / "cache").iterdir())) == 1
 
 
-def test_a_run_reads_while_another_opens_it_and_others_come_and_go(split: Split, tmp_path: Path) -> None:
-    first = open_source(split, GRID, tmp_path / "cache")
-    inode = (first.folder / "index.json").stat().st_ino
-    second = open_source(split, GRID, tmp_path / "cache")
-    open_source(Split(split.samples[1:]), GRID, tmp_path / "cache")
-    assert (second.folder / "index.json").stat().st_ino == inode, "it is the same, not made anew"
-    check(first, split)
-    check(second, split)
-
-
 def test_whoever_comes_second_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     folder, filling, go_on, filled = tmp_path / "key", Event(), Event(), []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import shutil
 from pathlib import Path
 from unittest.mock import Mock
 from urllib.error import URLError
@@ -125,12 +124,6 @@ def test_generated_images_are_kept_when_anomalib_removes_them(image_folder: Path
     assert kept.subset("train") == split.subset("train")
 
 
-def test_without_generated_images_nothing_is_copied(datamodule: Folder, tmp_path: Path) -> None:
-    split = split_once(datamodule)
-    assert keep_generated(split, datamodule, tmp_path / "kept") == split
-    assert not (tmp_path / "kept").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -213,14 +206,6 @@ def test_defects_and_normal_test_images(root: Path, tmp_path: Path) -> None:
     number, _ = appeared(split, parts(root)) or (0, None)
     assert number == 2, "a defect without a mask is one; a mask is none"
     assert appeared(split, parts(root, extensions=(".bmp",))) is None, "only endings that the user names"
-
-
-def test_folders_that_have_gone_are_no_error(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = split_of(parts(root), tmp_path / "kept")
-    shutil.move(root, tmp_path / "moved")
-    assert appeared(split, parts(root)) is None
-    monkeypatch.chdir(tmp_path / "moved")
-    assert appeared(split, parts(Path())) is None, "other folders of the same names"
 
 
 def test_the_layout_of_mvtec(tmp_path: Path) -> None:

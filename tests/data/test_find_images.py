@@ -214,24 +214,6 @@ def test_training_and_prediction_find_every_ending_that_can_be_read(tmp_path: Pa
         assert read_image(path, size := size_of(path)).shape == (*size, 3), path
 
 
-def test_endings_that_the_user_names_are_the_only_ones(tmp_path: Path, every_ending: list[Path]) -> None:
-    modes = {"test_split_mode": "none", "val_split_mode": "none"}
-    data = Folder("f", "good", tmp_path, extensions=(".png", ".JP2"), num_workers=0, **modes)
-    assert [sample.image_path.suffix for sample in split_once(data).samples] == [".jp2", ".png"]
-
-
-def test_masks_are_found_by_the_same_endings(tmp_path: Path, every_ending: list[Path]) -> None:
-    for folder, name in (("bad", "0.jp2"), ("masks", "0_mask.webp"), ("ok", "0.avif")):
-        (tmp_path / folder).mkdir()
-        assert write(tmp_path / folder / name)
-    folders = {"normal_test_dir": "ok", "abnormal_dir": "bad", "mask_dir": "masks"}
-    split = split_once(Folder("f", "good", tmp_path, num_workers=0, val_split_mode="none", **folders))
-    assert {(sample.image_path.name, *(mask.name for mask in sample.masks)) for sample in split.subset("test")} == {
-        ("0.avif",),
-        ("0.jp2", "0_mask.webp"),
-    }
-
-
 def test_what_pillow_opens_but_does_not_decode_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(IMG_EXTENSIONS) < set(image_endings())
     assert not {".h5", ".grib", ".wmf", ".mpg", ".eps", ".pdf", ".txt"} & set(image_endings())

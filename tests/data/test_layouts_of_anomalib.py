@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any
 
 import anomalib.data
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from anomalib.data import AnomalibDataModule, Folder, ImageItem, MVTecAD2, Tabular
+from anomalib.data import AnomalibDataModule, Folder, ImageItem, MVTecAD2
 from lightning.pytorch import seed_everything
 from PIL import Image
 
@@ -111,27 +109,6 @@ def kolektor(paint: Painter) -> dict[str, Any]:
     return {}
 
 
-def visa(paint: Painter) -> dict[str, Any]:
-    rows = [["object", "split", "label", "image", "mask"]]
-    for split, label, count in (("train", "normal", 4), ("test", "normal", 4), ("test", "anomaly", 4)):
-        for number in range(count):
-            image = f"candle/Data/Images/{split}_{label}/{split}{number}.JPG"
-            mask = f"candle/Data/Masks/{split}{number}.png" if label == "anomaly" else ""
-            paint.images(image)
-            paint.masks(*([mask] if mask else []))
-            rows.append(["candle", split, label, image, mask])
-    (paint.root / "split_csv").mkdir()
-    with (paint.root / "split_csv" / "1cls.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return {"category": "candle"}
-
-
-def vad(paint: Painter) -> dict[str, Any]:
-    paint.images(*four("vad/train/good/{}.png"), *four("vad/test/good/{}.png"), *four("vad/test/bad/{}.png"))
-    paint.masks(*four("vad/ground_truth/bad/{}_mask.png"))
-    return {"category": "vad"}
-
-
 def autovi(paint: Painter) -> dict[str, Any]:
     paint.images(
         *four("tank_screw/train/good/{}.png"),
@@ -199,9 +176,6 @@ LAYOUTS: dict[str, tuple[str, Callable[[Painter], dict[str, Any]]]] = {
     "MVTecAD2 private": ("MVTecAD2", lambda paint: mvtec2(paint) | {"test_type": "private"}),
     "BTech": ("BTech", btech),
     "Kolektor": ("Kolektor", kolektor),
-    "Visa": ("Visa", visa),
-    "MPDD": ("MPDD", mvtec),
-    "VAD": ("VAD", vad),
     "AutoVI": ("AutoVI", autovi),
     "BMAD": ("BMAD", bmad),
     "Datumaro": ("Datumaro", datumaro),
@@ -351,36 +325,6 @@ def test_relative_roots_blanks_and_linked_folders(
         assert all(sample.image_path.is_absolute() and sample.image_path.is_file() for sample in split.samples)
     monkeypatch.chdir("/")
     assert all(sample.image_path.is_file() for sample in split.samples)
-
-
-def test_letters_with_accents_work_where_anomalib_lets_them_pass(tmp_path: Path) -> None:
-    inside = Painter(tmp_path / "prüfling")
-    arguments = table(inside)
-    samples = pd.DataFrame(arguments["samples"])
-    for column in ("image_path", "mask_path"):
-        samples[column] = [str(inside.root / name) if name else "" for name in samples[column]]
-    split = split_once(Tabular("t", samples, num_workers=0))
-    split.write(tmp_path / "split.csv")
-    assert Split.read(tmp_path / "split.csv") == split
-    assert common_size(split, None) == SIZE
-    with pytest.raises(DataError, match=r"non-printable characters: .*prüfling"):
-        split_once(Folder(root=inside.root, num_workers=0, **folder(inside)))
-
-
-def test_a_hidden_file_that_is_no_image_is_named(paint: Painter) -> None:
-    datamodule = build("Folder", paint)
-    (paint.root / "good" / "._000.png").write_bytes(b"\0\5\26\7")
-    split = split_once(datamodule)
-    with pytest.raises(DataError, match=r"\._000\.png is no image that can be read"):
-        common_size(split, None)
-
-
-def test_a_folder_that_is_named_like_an_image(paint: Painter) -> None:
-    datamodule = build("MVTecAD", paint)
-    (paint.root / "part" / "train" / "good" / "folder.png").mkdir()
-    split = split_once(datamodule)
-    with pytest.raises(DataError, match=r"folder\.png is a folder, not an image. Replace it, or leave it out"):
-        common_size(split, None)
 
 
 def test_masks_named_for_normal_images_are_left_alone_as_in_anomalib(paint: Painter) -> None:

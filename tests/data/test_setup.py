@@ -87,12 +87,6 @@ def test_lists_whose_order_contradicts_their_names(folder: Path, abnormal: list[
     }
 
 
-def test_masks_of_images_that_are_no_longer_there(folder: Path) -> None:
-    draw(folder, "bad/1.png", "bad/3.png", *(f"masks/{number}_mask.png" for number in range(4)))
-    pairs = masks_of(fit_folder(folder, "bad", "masks"), folder)
-    assert pairs == {"bad/1.png": "masks/1_mask.png", "bad/3.png": "masks/3_mask.png"}
-
-
 def test_an_image_without_a_mask_in_its_folder(folder: Path) -> None:
     draw(folder, "bad/a/0.png", "bad/b/0.png", "gt/a/0.png", "gt/b/1.png")
     for abnormal, mask in ((["bad/a", "bad/b"], ["gt/a", "gt/b"]), ("bad", "gt")):
@@ -104,14 +98,6 @@ def test_an_image_is_no_mask(folder: Path) -> None:
     draw(folder, "bad/0.png", "bad/0_mask.png")
     with pytest.raises(DataError, match=r"bad/0\.png has none: no file in .*bad has its name"):
         fit_folder(folder, "bad", "bad")
-
-
-def test_test_images_of_another_data_module_are_paired_alike(folder: Path) -> None:
-    draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png")
-    data = Folder(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS, val_split_mode="none")
-    pairs = masks_of(split_once(data, for_training=False), folder)
-    assert pairs == {"bad/2.png": "masks/2_mask.png", "bad/10.png": "masks/10_mask.png"}
-    assert {Path(row.image_path).stem for row in data.test_data.samples.itertuples() if row.mask_path} == {"2", "10"}
 
 
 def test_the_layout_of_mvtec_without_zeros_before_numbers(tmp_path: Path) -> None:

@@ -68,23 +68,6 @@ def test_what_cannot_be_read_is_told_and_passed_over(said: list[str], tmp_path: 
         assert expected in error
 
 
-def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
-    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths, look = paint(tmp_path, (8, 12), (8, 12), (8, 12)), new_images.lost_bits
-
-    def gone(path: Path) -> str | None:
-        if path == paths[1]:
-            path.unlink()
-        return look(path)
-
-    monkeypatch.setattr(new_images, "lost_bits", gone)
-    failures: list[tuple[Path, str]] = []
-    (batch,) = images(said).batches(paths, lambda path, error: failures.append((path, str(error))))
-    assert batch.images.image_path == [str(paths[0]), str(paths[2])]
-    assert failures == [(paths[1], f"{paths[1]} is missing. Restore it, or leave it out.")]
-
-
 @pytest.mark.parametrize("again", [True, False])
 def test_an_image_for_which_there_is_too_little_memory_is_tried_by_itself(
     said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
@@ -150,14 +133,4 @@ def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"damaged")
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
     (tmp_path / "a.png").unlink()
-    assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
-
-
-def test_a_training_image_of_another_user_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    Image.new("RGB", (32, 18)).save(tmp_path / "a.png")
-    split = Split((Sample("train", tmp_path / "a.png", None, None),))
-    monkeypatch.setattr("os.stat", refuse)  # as root, who runs tests in containers, may look everywhere
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
