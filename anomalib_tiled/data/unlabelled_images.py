@@ -17,7 +17,6 @@ from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 
 SAME_SHAPE = 0.01
@@ -41,12 +40,10 @@ class TrainedOn:
     @classmethod
     def of(cls, split: Split, resized: Size) -> TrainedOn:
         """Read the size of a training image; if it is missing, assume the size after resizing."""
-        first = next((sample.image_path for sample in split.subset("train")), None)
-        usual = resized
-        if first is not None and is_file(first):
-            with suppress(DataError):  # it may be damaged by now, but is not needed any more
-                usual = size_of(first)
-        return cls(resized, usual)
+        for sample in split.subset("train")[:1]:
+            with suppress(DataError):  # it may be missing or damaged by now, but is not needed any more
+                return cls(resized, size_of(sample.image_path))
+        return cls(resized, resized)
 
     def remark(self, image: object, size: Size) -> str | None:
         """Warn that an image is smaller or has another shape; ``None`` if it does not.
