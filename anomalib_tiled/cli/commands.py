@@ -30,7 +30,7 @@ from anomalib_tiled.cli.options import (
 from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.config.differences import differences
 from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
-from anomalib_tiled.data.appeared import appeared
+from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.run import AUTO, Run

@@ -22,7 +22,7 @@ from PIL import Image
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
-from anomalib_tiled.data.images import read_mask
+from anomalib_tiled.data.images import read_masks
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.grid import Tile
@@ -93,7 +93,7 @@ def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
 
 def test_every_tile_location_is_measured_with_its_own_label(finished_run: Path) -> None:
     run = Run.open(RunFolder.open(finished_run))
-    masks = [read_mask(sample.mask_path, run.grid.image_size) for sample in run.split.subset("test") if sample.label]
+    masks = [read_masks(sample.masks, run.grid.image_size) for sample in run.split.subset("test") if sample.label]
     rows = table(finished_run / "tiles.csv")
     assert [row["tile"] for row in rows] == [tile.name for tile in run.grid.tiles]
     for row, tile in zip(rows, run.grid.tiles, strict=True):
