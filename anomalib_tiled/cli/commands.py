@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from argparse import ArgumentParser
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -20,14 +21,13 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.cli.options import (
     export_parser,
     fit_parser,
-    plain_parser,
     predict_parser,
     run_parser,
     settings_from,
     test_parser,
-    without_ckpt_dir,
 )
-from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
+from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
 from anomalib_tiled.config.differences import differences
 from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
 from anomalib_tiled.config.tiling import grid_of
@@ -97,7 +97,7 @@ def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
     with _observers() as observers:
         folder = _fitted(arguments, prog, observers)
-    _say(f"Run folder: {folder.path}")
+    say(f"Run folder: {folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
@@ -135,7 +135,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     output = _output(parsed.output) or folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # file names may hold any bytes
-    report = partial(_say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
+    report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
@@ -153,10 +153,10 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
         with _resume_hint(resume, report), _observers() as observers:
             predicted = pipeline.predict(folder, observers, request, report)
-    _say(str(predicted))
-    _say(f"Predictions: {output}")
+    say(str(predicted))
+    say(f"Predictions: {output}")
     if predicted.failed:
-        _say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
+        say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
     return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
 
@@ -173,7 +173,7 @@ def status(arguments: Sequence[str], prog: str) -> None:
     done, left_out = (sum(each.state == state for each in tiles) for state in ("done", "left out"))
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
     others = f", {left_out} left out" if left_out else ""
-    _say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
+    say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -186,7 +186,7 @@ def export(arguments: Sequence[str], prog: str) -> None:
         folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
         output = _output(parsed.output) or folder.path / "export" / CHECKPOINTS
         export_checkpoints(folder, output, overwrite=parsed.overwrite)
-        _say(f"Export: {output}")
+        say(f"Export: {output}")
         return
     form = format_named(parsed.format)
     folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
@@ -196,28 +196,26 @@ def export(arguments: Sequence[str], prog: str) -> None:
     request = ExportRequest(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(folder, request)
     for line in exported.lines(folder.settings().model.name):
-        _say(line)
-    _say(f"Export: {output}")
+        say(line)
+    say(f"Export: {output}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
     """List the installed stages and event hooks."""
-    plain_parser(prog, "List the installed stages.").parse_args(list(arguments))
-    found, terminal = find_plugins(), Console(emoji=False)
+    Parser(prog=prog, description="List the installed stages.").parse_args(list(arguments))
+    terminal = Console(emoji=False)
     wide = terminal if terminal.is_terminal else Console(width=WIDE, emoji=False)
-    wide.print(plugins_table(found))
-    for clash in found.clashes:
-        _say(f"Name clash: {clash}. Give the dotted path of the one you mean.")
+    wide.print(plugins_table(find_plugins()))
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
     request = _fit_request(list(arguments), prog, tested=tested)
-    _say(str(grid_of(request.folder.settings().tiling)))
+    say(str(grid_of(request.folder.settings().tiling)))
     _warn_of_large_images(request.folder)
-    with _resume_hint(request.resume_command(prog), partial(_say, console=Console(stderr=True))):
+    with _resume_hint(request.resume_command(prog), partial(say, console=Console(stderr=True))):
         calibration = pipeline.fit(request.folder, observers, request.retrain, keep_going=request.keep_going)
     for note in calibration.notes:
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     return request.folder
 
 
@@ -252,8 +250,11 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
         prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
-    parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
-    ckpt_dir, others = without_ckpt_dir(arguments)
+    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    run = ArgumentParser(add_help=False, allow_abbrev=False)
+    run.add_argument("--ckpt_dir", nargs="?", const="")
+    known, others = run.parse_known_args(arguments)  # with a run, the required settings are in its folder
+    ckpt_dir = known.ckpt_dir
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
@@ -300,9 +301,9 @@ def _open(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
         for note in changed_files(folder):
-            _say(f"warning: {note}", Console(stderr=True))
+            say(f"warning: {note}", Console(stderr=True))
     for note in changed_origins(folder.origins()):
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     return folder
 
 
@@ -312,7 +313,7 @@ def _note_new_images(folder: RunFolder) -> None:
     if found is not None:
         number, newest = found
         command = f"anomalib tiled fit --config {shlex.quote(str(folder.config_file))}"
-        _say(
+        say(
             f"Note: {number} images are new since the images of this run were split, for example {newest}. The split "
             f"is fixed, so this run does not use them. To use them, fit a new run: {command}"
         )
@@ -323,13 +324,13 @@ def _observers() -> Iterator[Observers]:
     """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
-        _say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
+        say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
     observers = Observers(plugins.loaded)
     try:
         yield observers
     finally:
         for failure in observers.failures:
-            _say(f"warning: {failure}", terminal)
+            say(f"warning: {failure}", terminal)
 
 
 def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> None:
@@ -364,18 +365,13 @@ def _report(
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
     for note in measured.notes:
-        _say(f"Note: {note}")
-    _say(f"Run folder: {folder.path}")
-    _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
+        say(f"Note: {note}")
+    say(f"Run folder: {folder.path}")
+    say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
     if folder.settings().visualize:
-        _say(f"Pictures:   {(output or folder.path) / 'images'}")
+        say(f"Pictures:   {(output or folder.path) / 'images'}")
 
 
 def _warn_of_large_images(folder: RunFolder) -> None:
     if remark := too_large(grid_of(folder.settings().tiling).image_size):
-        _say(f"warning: {remark}", Console(stderr=True))
-
-
-def _say(text: str, console: Console | None = None) -> None:
-    """Print a line without wrapping it, so that paths can be copied."""
-    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        say(f"warning: {remark}", Console(stderr=True))

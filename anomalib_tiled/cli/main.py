@@ -35,26 +35,23 @@ class Command:
     """A command, loaded only when it is used: anomalib takes seconds to import.
 
     Args:
-        name: What the user types.
+        name: What the user types; also the name of the function in ``anomalib_tiled.cli.commands``.
         help: What it does, in a line.
-        function: Name of the function in ``anomalib_tiled.cli.commands``.
         trains: Whether it may start processes that train.
         computes: Whether models take most of its time, so that it is worth using memory for speed.
     """
 
     name: str
     help: str
-    function: str
     trains: bool = False
     computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function, and make downloads fail early without internet."""
         with without_known_warnings():
-            function: Callable[[Sequence[str], str], int | None] = getattr(
-                import_module("anomalib_tiled.cli.commands"), self.function
-            )
+            commands = import_module("anomalib_tiled.cli.commands")
             import_module("anomalib_tiled.ensemble.missing_weights").turn_off_hub_retries()
+        function: Callable[[Sequence[str], str], int | None] = getattr(commands, self.name)
         return function
 
 
@@ -62,25 +59,15 @@ COMMANDS = (
     Command(
         "fit",
         "Train a model for every tile location and calibrate; or resume an interrupted run.",
-        "fit",
         trains=True,
         computes=True,
     ),
-    Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
-    Command("train", "Fit, then test.", "train", trains=True, computes=True),
-    Command(
-        "predict",
-        "Predict new images: scores, labels and anomalous regions, no labels needed.",
-        "predict",
-        computes=True,
-    ),
-    Command("status", "Show which tiles of a run are done, left out, missing or failed.", "status"),
-    Command(
-        "export",
-        "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib.",
-        "export",
-    ),
-    Command("plugins", "List the installed stages, and the packages that they come from.", "plugins"),
+    Command("test", "Measure a run on the test images: metrics, scores and pictures."),
+    Command("train", "Fit, then test.", trains=True, computes=True),
+    Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
+    Command("status", "Show which tiles of a run are done, left out, missing or failed."),
+    Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
+    Command("plugins", "List the installed stages, and the packages that they come from."),
 )
 
 

@@ -28,8 +28,8 @@ UNKNOWN = {
         {"trainer": {"max_epoch": 1}},
         "trainer has no setting 'max_epoch'. Did you mean 'max_epochs'?",
     ),
-    "a model": ({"model__class_path": "Padimm"}, "model: Expected a class: Padimm. Did you mean 'Padim'?"),
-    "a data module": ({"data__class_path": "Foldr"}, "data: Expected a class: Foldr. Did you mean 'Folder'?"),
+    "a model": ({"model__class_path": "Padimm"}, "There is no 'Padimm' for model. Did you mean 'Padim'?"),
+    "a data module": ({"data__class_path": "Foldr"}, "There is no 'Foldr' for data. Did you mean 'Folder'?"),
     "a merger": (
         {"merging": "Meen"},
         "There is no 'Meen' for merging. Did you mean 'Mean'? Allowed: Gaussian, Hann, Max",
@@ -37,7 +37,10 @@ UNKNOWN = {
     "a scorer": ({"scoring": "Maxx"}, "There is no 'Maxx' for scoring. Did you mean 'Max'?"),
     "a smoother": ({"seam_smoothing": "GausianSeams"}, "Did you mean 'GaussianSeams'?"),
     "a normalizer": ({"normalization__method": "MinMx"}, "There is no 'MinMx' for normalization.method."),
-    "a place": ({"normalization__stage": "imge"}, "normalization.stage: Expected a one of ['tile', 'image', 'none']"),
+    "a place": (
+        {"normalization__stage": "imge"},
+        "Expected a typing.Literal['tile', 'image', 'none']. Got",
+    ),
     "a metric": (
         {"metrics__image": ["AUROCC"]},
         "There is no metric 'AUROCC' for metrics.image. Did you mean 'AUROC'?",
@@ -61,7 +64,10 @@ MISFITS = {
     ),
     "stride 0": ({"tiling__stride": 0}, "stride is 0, tile height is 64 pixels. Change tiling.stride."),
     "stride larger than tile": ({"tiling__stride": [40, 73]}, "stride is 73, tile width is 72 pixels."),
-    "no number": ({"tiling__tile_size": "big"}, "tiling.tile_size: Expected a int; or Expected a tuple. Given: big."),
+    "no number": (
+        {"tiling__tile_size": "big"},
+        'tiling.tile_size":\n- Expected a int\n- Expected a tuple\nGiven value: big',
+    ),
     "sigma": ({"merging": {"class_path": "Gaussian", "init_args": {"sigma": -1}}}, "needs a positive sigma"),
     "tiles without number": (
         {"tiling": {"image_size": 10**7, "tile_size": 256}},
@@ -367,8 +373,6 @@ def test_a_configuration_beyond_bounds(
             ["--scoring", "{class_path: Max, class_path: Mean}"],
             "must hold each setting once, but 'class_path' is in line 1",
         ),
-        (["--data.root", "a\0b"], "--data.root must not hold a zero byte or more than 100 dots."),
-        ([f"--a{'.a' * 101}", "1"], "must not hold a zero byte or more than 100 dots."),
         (["--config", "/dev/zero"], "Path is not a file: '/dev/zero'"),
     ],
 )
