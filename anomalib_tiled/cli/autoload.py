@@ -50,9 +50,8 @@ def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) 
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    candidates = (finder.find_spec(name, path, target) for finder in _other_finders() if hasattr(finder, "find_spec"))
-    spec = next((spec for spec in candidates if spec is not None), None)
-    if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+    spec = next(filter(None, (finder.find_spec(name, path, target) for finder in _other_finders())), None)
+    if spec is not None and spec.loader is not None:
         spec.loader = ConnectingLoader(spec.loader)
     return spec
 
@@ -63,11 +62,7 @@ def _other_finders() -> list[MetaPathFinderProtocol]:
 
 
 class ConnectingLoader(Loader):
-    """Runs a module by its own loader, and connects the host to it afterwards.
-
-    Args:
-        loader: The module's own loader, which the module gets back before it runs.
-    """
+    """Runs a module by its own loader, which the module gets back, and connects the host to it afterwards."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

@@ -6,10 +6,11 @@ import io
 import shlex
 import sys
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
@@ -28,8 +29,7 @@ from anomalib_tiled.cli.options import (
 )
 from anomalib_tiled.cli.parser import Parser
 from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
-from anomalib_tiled.config.differences import differences
-from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
+from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, Settings, changeable, differences
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.appeared import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
@@ -54,12 +54,6 @@ from anomalib_tiled.system.memory import too_large
 from anomalib_tiled.system.paths import absolute
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from anomalib_tiled.config.settings import Settings
-
 UNREADABLE = 3
 """Exit status if images could not be read or predicted."""
 
@@ -71,26 +65,6 @@ WIDE = 200
 
 WEAKEST = 5
 """Number of tile locations that a test shows."""
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """A run to fit.
-
-    Args:
-        folder: The run folder, a new one or one to resume.
-        retrain: Names of the tiles to train again.
-        keep_going: Whether to try all tiles, even after two failed for the same reason.
-    """
-
-    folder: RunFolder
-    retrain: tuple[str, ...] = ()
-    keep_going: bool = False
-
-    def resume_command(self, prog: str) -> str:
-        """Give the command line that resumes the run after an interruption."""
-        tiles = ["--tiles", ",".join(self.retrain)] if self.retrain else []
-        return f"{prog} {shlex.join(['--ckpt_dir', str(self.folder.path), *tiles])}"
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
@@ -209,14 +183,53 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
-    request = _fit_request(list(arguments), prog, tested=tested)
-    say(str(grid_of(request.folder.settings().tiling)))
-    _warn_of_large_images(request.folder)
-    with _resume_hint(request.resume_command(prog), partial(say, console=Console(stderr=True))):
-        calibration = pipeline.fit(request.folder, observers, request.retrain, keep_going=request.keep_going)
+    folder, again, keep_going = _run_to_fit(list(arguments), prog, tested=tested)
+    say(str(grid_of(folder.settings().tiling)))
+    _warn_of_large_images(folder)
+    tiles = ["--tiles", ",".join(again)] if again else []
+    resume = f"{prog} {shlex.join(['--ckpt_dir', str(folder.path), *tiles])}"
+    with _resume_hint(resume, partial(say, console=Console(stderr=True))):
+        calibration = pipeline.fit(folder, observers, again, keep_going=keep_going)
     for note in calibration.notes:
         say(f"Note: {note}")
-    return request.folder
+    return folder
+
+
+def _run_to_fit(arguments: list[str], prog: str, *, tested: bool) -> tuple[RunFolder, list[str], bool]:
+    """Prepare a new run folder, or open the one to resume.
+
+    Args:
+        arguments: Arguments of the command.
+        prog: Name of the command in messages.
+        tested: Whether a test follows, which needs test images.
+
+    Returns:
+        The run folder, names of the tiles to train again, and whether to try all tiles even after two failed alike.
+    """
+    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    run = ArgumentParser(add_help=False, allow_abbrev=False)
+    run.add_argument("--ckpt_dir", nargs="?", const="")
+    known, others = run.parse_known_args(arguments)  # with a run, the required settings are in its folder
+    ckpt_dir = known.ckpt_dir
+    if ckpt_dir is None:
+        parsed = parser.parse_args(others)
+        if parsed.ckpt_dir is None:
+            if parsed.tiles is not None:
+                message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
+                raise ConfigurationError(message)
+            return prepare(settings_from(parser, parsed), report, tested=tested), [], parsed.keep_going
+        ckpt_dir = parsed.ckpt_dir
+    folder = _open(ckpt_dir)
+    if tested:
+        check_test_images(Split.read(folder.split_file))
+    _note_new_images(folder)
+    if not others:
+        return folder, [], False
+    # The run's own configuration comes first, so that only the other arguments can differ from it.
+    parsed = parser.parse_args(["--config", str(folder.config_file), *others])
+    seeded = not isinstance(parsed.seed_everything, bool)
+    _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
+    return folder, [] if parsed.tiles is None else parsed.tiles.split(","), parsed.keep_going
 
 
 @contextmanager
@@ -242,63 +255,29 @@ def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> N
         raise ConfigurationError(message)
 
 
-def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest:
-    """Prepare a new run folder, or open the one to resume.
-
-    Args:
-        arguments: Arguments of the command.
-        prog: Name of the command in messages.
-        tested: Whether a test follows, which needs test images.
-    """
-    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
-    run = ArgumentParser(add_help=False, allow_abbrev=False)
-    run.add_argument("--ckpt_dir", nargs="?", const="")
-    known, others = run.parse_known_args(arguments)  # with a run, the required settings are in its folder
-    ckpt_dir = known.ckpt_dir
-    if ckpt_dir is None:
-        parsed = parser.parse_args(others)
-        if parsed.ckpt_dir is None:
-            if parsed.tiles is not None:
-                message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
-                raise ConfigurationError(message)
-            folder = prepare(settings_from(parser, parsed), report, tested=tested)
-            return FitRequest(folder, keep_going=parsed.keep_going)
-        ckpt_dir = parsed.ckpt_dir
-    folder = _open(ckpt_dir)
-    if tested:
-        check_test_images(Split.read(folder.split_file))
-    _note_new_images(folder)
-    if not others:
-        return FitRequest(folder)
-    # The run's own configuration comes first, so that only the other arguments can differ from it.
-    parsed = parser.parse_args(["--config", str(folder.config_file), *others])
-    seeded = not isinstance(parsed.seed_everything, bool)
-    _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
-    return FitRequest(folder, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
-
-
 def _lines_of_stdin() -> Iterable[str]:
     """Give the lines of standard input; none if it was closed before Python started."""
     return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
+
+
+def _folder(option: str, given: str) -> Path:
+    if not given:
+        message = f"{option} must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    return absolute(given)
 
 
 def _output(given: str | None) -> Path | None:
     """Check ``--output`` and make it absolute; ``None`` for the command's own folder."""
     if given is None:
         return None
-    if not given:
-        message = "--output must name a folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    check_output(output := absolute(given))
+    check_output(output := _folder("--output", given))
     return output
 
 
 def _open(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
     """Open a run, and say which of its files have changed and which packages have other versions."""
-    if not ckpt_dir:
-        message = "--ckpt_dir must name a run folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
+    folder = RunFolder.open(_folder("--ckpt_dir", ckpt_dir), allow_altered=allow_altered)
     if allow_altered:
         for note in changed_files(folder):
             say(f"warning: {note}", Console(stderr=True))

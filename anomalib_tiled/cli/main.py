@@ -7,10 +7,11 @@ import os
 import sys
 import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
 from anomalib_tiled.system.allocation import keep_freed_memory
@@ -18,9 +19,6 @@ from anomalib_tiled.system.fork_server import probably_needed, start_fork_server
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.os_errors import is_of_system, refusal
 from anomalib_tiled.system.termination import Terminated, raised_when_terminated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 INTERRUPTED = 130
 TERMINATED = 143

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from argparse import HelpFormatter, RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer
 from rich.console import Console
 
@@ -21,9 +21,6 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.sensitivity import NEUTRAL
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),

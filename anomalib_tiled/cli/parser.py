@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import isabstract
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import anomalib.data
 import anomalib.models
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader
 from jsonargparse.typing import Path_fr
 from rich.console import Console
 
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.config.anomalib_config import HEADING, NAMED_HERE, is_reference, translate
+from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.data.boards import DemoBoards
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.system.bounds import LONGEST_CONFIGURATION, check_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from jsonargparse import Namespace
-
-    from anomalib_tiled.config.settings import Plain
 
 UNKNOWN = (
     r"Group '(\S+)' does not accept option '(\S+)'|Option '(\S+)' is not accepted|Unrecognized arguments: --([^\s=]+)"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
-    from anomalib_tiled.results.metric_adapter import Value
-    from anomalib_tiled.results.metrics import Images, Results
-    from anomalib_tiled.results.tile_metrics import TileResult
-
+from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
+from anomalib_tiled.results.metric_adapter import Value
+from anomalib_tiled.results.metrics import Images, Results
+from anomalib_tiled.results.tile_metrics import TileResult
 
 SHOWN = 4
 """How many numbers of a list to show in the terminal."""

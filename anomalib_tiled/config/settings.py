@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -17,13 +17,9 @@ from anomalib_tiled.config.allowed_classes import add_object, check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.sensitivity import NEUTRAL
 from anomalib_tiled.system.memory import as_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from anomalib_tiled.stages.kinds import StageKind
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -42,6 +38,9 @@ FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 
 NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
 """Fields of the settings that may be changed in a run."""
+
+FOLDERS = ("default_root_dir", "cache.directory")
+"""Settings that say where files are, not what is in them."""
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that change decisions, but nothing that the stages learn."""
@@ -249,7 +248,7 @@ class Settings:
 
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
-        return str(yaml.safe_dump(plain(self.to_mapping()), sort_keys=False))
+        return str(yaml.safe_dump(self.to_mapping(), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
@@ -295,13 +294,25 @@ def as_size(value: int | Sequence[int]) -> Size:
     return Size(value, value) if isinstance(value, int) else Size(*value)
 
 
-def plain(value: Plain) -> Plain:
-    """Turn tuples and mappings, nested ones too, into what YAML writes as lists and objects."""
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value
+def differences(own: Settings, given: Settings) -> list[str]:
+    """Name each setting that differs, such as ``tiling.stride is [64, 64], not [32, 32]``; folders do not count."""
+    ours, theirs = (_flat(yaml.safe_load(settings.to_yaml())) for settings in (own, given))
+    return [
+        f"{name} is {ours.get(name)}, not {theirs.get(name)}"
+        for name in ours | theirs
+        if name not in FOLDERS and theirs.get(name) != ours.get(name)
+    ]
+
+
+def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
+    """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
+    if not isinstance(value, Mapping):
+        return {name: [*as_size(value)] if value and name.startswith("tiling.") else value}
+    return {
+        inner: each
+        for key, nested in value.items()
+        for inner, each in _flat(nested, f"{name}.{key}" if name else key).items()
+    }
 
 
 def _call(class_type: Callable[..., T], **arguments: Plain) -> T:

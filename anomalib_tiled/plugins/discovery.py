@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import cleandoc, isabstract
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import pluggy
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS, hook_specifications
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.system.packages import GROUP, Origin
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from importlib.metadata import EntryPoint
-
-    from anomalib_tiled.stages.kinds import StageKind
 
 BUILT_IN = "builtin"
 """Name of the entry point of this package."""

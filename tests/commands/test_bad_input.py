@@ -401,4 +401,4 @@ def test_a_run_without_a_name_is_not_the_current_folder(
 ) -> None:
     monkeypatch.chdir(finished_run)
     assert main([*arguments, "--ckpt_dir", ""]) == 2
-    assert "--ckpt_dir must name a run folder, but the name is empty." in capsys.readouterr().err
+    assert "--ckpt_dir must name a folder, but the name is empty." in capsys.readouterr().err
