@@ -124,9 +124,9 @@ def _in_our_form(text: str) -> str:
         raise ConfigurationError(message)
     if not is_reference(configuration):
         return text
-    translation = translate(configuration)
-    say("\n".join([HEADING, *translation.notes]), Console(stderr=True))  # others read the output of commands
-    return str(yaml.safe_dump(dict(translation.settings), sort_keys=False))
+    settings, notes = translate(configuration)
+    say("\n".join([HEADING, *notes]), Console(stderr=True))  # others read the output of commands
+    return str(yaml.safe_dump(settings, sort_keys=False))
 
 
 def _explained(parser: ArgumentParser, message: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings, sections
 from anomalib_tiled.errors import ConfigurationError, allowed_names
@@ -69,29 +69,19 @@ LEARNED = "Thresholds of tiles are learned on the scale of their scores, not fix
 SPLIT = "Images are split once for all tiles, none is padded with black, and an error ends the command."
 
 
-@dataclass(frozen=True)
-class Translation:
-    """The translation of a configuration of the reference.
-
-    Args:
-        settings: The settings, by their names here.
-        notes: A line for each translated key and for each difference in behaviour.
-    """
-
-    settings: Mapping[str, Plain]
-    notes: tuple[str, ...]
-
-
 def is_reference(configuration: Plain) -> bool:
     """Whether a configuration has keys of anomalib's own tiled ensemble."""
     return isinstance(configuration, Mapping) and not NAMED_HERE.keys().isdisjoint(configuration)
 
 
-def translate(configuration: Mapping[str, Plain]) -> Translation:
+def translate(configuration: Mapping[str, Plain]) -> tuple[dict[str, Plain], list[str]]:
     """Translate a configuration of anomalib's own tiled ensemble.
 
     Args:
         configuration: The content of its file.
+
+    Returns:
+        The settings by their names here, and a line for each moved setting and for each difference in behaviour.
 
     Raises:
         ConfigurationError: A key is unknown, belongs to this package, or has a value that has no meaning here.
@@ -113,9 +103,8 @@ def translate(configuration: Mapping[str, Plain]) -> Translation:
             notes.append(f"  {old} → {new}")
     if (module := _value(settings, "data.class_path")) != (old := _value(configuration, "data.class_path")):
         notes.append(f"  {old} → {module}")
-    if _value(settings, "thresholding.stage") == "tile" != _value(settings, "normalization.stage"):
-        notes.append(LEARNED)
-    return Translation(settings, (*notes, MAXIMUM, SPLIT))
+    raw = _value(settings, "thresholding.stage") == "tile" != _value(settings, "normalization.stage")
+    return settings, [*notes, MAXIMUM, *([LEARNED] if raw else []), SPLIT]
 
 
 def _value(configuration: Mapping[str, Plain], name: str) -> Plain:

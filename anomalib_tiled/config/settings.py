@@ -30,9 +30,6 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
 
-UNFITTED_TILES = ("leave_out", "error")
-"""Choices for locations on which the model cannot be fitted."""
-
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
 
@@ -197,7 +194,7 @@ class Settings:
     cache: CacheSettings | None
     visualize: bool
     memory_budget: str | int | None = None
-    unfitted_tiles: str = UNFITTED_TILES[0]
+    unfitted_tiles: str = "leave_out"
 
     @property
     def memory_bytes(self) -> int | None:
@@ -258,11 +255,8 @@ class Settings:
             ConfigurationError: A key is unknown or missing.
         """
         new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
-        later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
+        later = {"memory_budget": None, "unfitted_tiles": "leave_out"}  # earlier versions had no such settings
         _check_keys(mapping := {**later, **new, **mapping}, sections())
-        if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
-            message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
-            raise ConfigurationError(message)
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),

@@ -45,11 +45,11 @@ def parsed(parser: Parser) -> Parsed:
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
-    return dict(translate(configuration).settings)
+    return translate(configuration)[0]
 
 
 def test_the_first_generation_is_read_whole() -> None:
-    assert translate(content(FIRST)).settings == {
+    assert settings_of(content(FIRST)) == {
         "seed_everything": 42,
         "default_root_dir": "results",
         "tiling": {"image_size": [256, 256], "tile_size": 128, "stride": 128},
@@ -78,7 +78,7 @@ def test_the_first_generation_is_read_whole() -> None:
 
 def test_the_second_generation_is_read_whole() -> None:
     given = content(SECOND)
-    assert translate(given).settings == {
+    assert settings_of(given) == {
         "seed_everything": 42,
         "default_root_dir": "results",
         "tiling": given["tiling"],
@@ -370,9 +370,9 @@ def test_the_notes_are_printed_once_and_only_for_the_reference(
 
 def test_a_note_on_thresholds_of_tiles() -> None:
     note = "Thresholds of tiles are learned on the scale of their scores, not fixed at 0.5."
-    assert note in translate({"thresholding_stage": "tile", "normalization_stage": "image"}).notes
-    assert note not in translate({"thresholding_stage": "tile", "normalization_stage": "tile"}).notes
-    assert note not in translate({"thresholding_stage": "image", "normalization_stage": "image"}).notes
+    assert note in translate({"thresholding_stage": "tile", "normalization_stage": "image"})[1]
+    assert note not in translate({"thresholding_stage": "tile", "normalization_stage": "tile"})[1]
+    assert note not in translate({"thresholding_stage": "image", "normalization_stage": "image"})[1]
 
 
 PROCESSOR = "anomalib.post_processing.PostProcessor"
