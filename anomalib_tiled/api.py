@@ -24,7 +24,7 @@ from anomalib_tiled.cli.options import fit_parser, settings_from
 from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
-from anomalib_tiled.data.image_sizes import TrainedOn
+from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.ensemble.torch_defaults import usual_defaults
@@ -34,7 +34,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
-from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.regions import in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -234,7 +234,7 @@ class TiledEnsemble(EnsembleModel):
             label=bool(label[number]),
             map=scores,
             mask=mask,
-            regions=() if mask is None else regions_of(mask, scores, RegionSettings()),
+            regions=() if mask is None else regions_of(mask, scores),
             image=as_bytes(pixels),
             image_path=path,
         )

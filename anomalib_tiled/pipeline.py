@@ -15,14 +15,12 @@ from anomalib_tiled.config.tiling import tiles_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.errors import DataError, TiledError
-from anomalib_tiled.results.measured import Measured, RunMeasurements
-from anomalib_tiled.results.output_check import check_free, picture_folders
+from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
 from anomalib_tiled.stages.contracts import checked_outcomes, image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -48,8 +46,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.prediction_folder import Predicted
-    from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
+    from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Workers
 
@@ -166,8 +163,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
             for item in batch:
                 observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
     measured = measurements.results()
-    write_metrics(output / "metrics.json", measured.metrics)
-    write_tiles(output / "tiles.csv", measured.tiles)
+    measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
@@ -188,8 +184,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         RunFolderError: The run is not complete, or a file was changed.
     """
     predictions = PredictionFolder(request.output)
-    check_free(predictions, request.settings, resume=request.skip_existing)  # before a log appears among other files
-    own_pictures = picture_folders(predictions, request.settings)
+    predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
+    own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from io import BufferedWriter, FileIO
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
@@ -18,8 +19,10 @@ from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import RawIOBase
     from pathlib import Path
 
+    from _typeshed import ReadableBuffer
     from anomalib.models.components import AnomalibModule
 
 Checkpoint = dict[str, Any]
@@ -73,44 +76,29 @@ def write_tensors(content: Checkpoint | Weights, path: Path) -> Checksum:
     Raises:
         OSError: The disk is full, for example; PyTorch itself would raise an error that does not say so.
     """
-    with path.open("wb") as opened:
-        file = _CheckedWriter(opened)
+    with _CheckedWriter(FileIO(path, "w")) as file:
         try:
-            torch.save(content, cast("BinaryIO", file))
+            torch.save(content, file)
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
             raise
-    return Checksum(file.size, file.digest.hexdigest())
+        return Checksum(file.tell(), file.digest.hexdigest())
 
 
-class _CheckedWriter:
-    """A file to write from beginning to end, which keeps size, checksum and the last error.
+class _CheckedWriter(BufferedWriter):
+    """A file to write from beginning to end, which keeps the checksum, and the error that PyTorch would lose."""
 
-    Args:
-        file: The file.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.error: OSError | None = None
+    def __init__(self, raw: RawIOBase) -> None:
+        super().__init__(raw)
         self.digest = sha256()
-        self.size = 0
-        self._file = file
+        self.error: OSError | None = None
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: ReadableBuffer) -> int:
         """Write, or remember the error."""
         self.digest.update(content)
-        self.size += len(content)
         try:
-            return self._file.write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Write buffered bytes, or remember the error."""
-        try:
-            self._file.flush()
+            return super().write(content)
         except OSError as error:
             self.error = error
             raise

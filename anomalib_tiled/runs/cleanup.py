@@ -15,9 +15,6 @@ OF_TEST = ("metrics.json", "scores.csv", "tiles.csv")
 PICTURES = "images"
 """Folder of the pictures of a test."""
 
-PREDICTED = "prediction.json"
-"""File beside pictures of predictions, which belong to the user and stay."""
-
 
 def remove_results(folder: Path) -> None:
     """Remove the results of a test from a run folder, since they are of other models or stages.
@@ -31,7 +28,7 @@ def remove_results(folder: Path) -> None:
     try:
         for path in found:
             path.unlink(missing_ok=True)
-        if not (pictures.is_symlink() or (folder / PREDICTED).exists() or (pictures / PREDICTED).exists()):
+        if not pictures.is_symlink():
             _remove_pictures(pictures)
     except OSError as error:
         logger.warning("Results of the last test could not be removed, and are of other models or stages: %s", error)

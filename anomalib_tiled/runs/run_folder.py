@@ -168,16 +168,8 @@ class RunFolder(RunFiles):
 
     def checksums(self) -> dict[str, Plain]:
         """Read the checksums of finished files by their names."""
-        if not self.checksums_file.is_file():
-            return {}
-        try:
-            return read_json(self.checksums_file)
-        except RunFolderError as error:
-            message = (
-                f"{self.checksums_file}, which holds checksums of finished files, cannot be read ({error.__cause__}). "
-                "Restore it, or fit a new run."
-            )
-            raise RunFolderError(message) from error
+        path, advice = self.checksums_file, "It holds checksums of finished files: restore it, or fit a new run."
+        return read_json(path, advice) if path.is_file() else {}
 
     def has_record(self, tile: Tile) -> bool:
         """Whether a tile has a record."""
@@ -193,17 +185,11 @@ class RunFolder(RunFiles):
         """Read the record of a trained tile.
 
         Raises:
-            RunFolderError: The record was changed, or written by anomalib-tiled 0.1.0.
+            RunFolderError: The record was changed.
         """
         path = self.record_file(tile)
-        if (content := read_json(path)).keys() == {"seconds", "epochs", "configuration"}:
-            message = (
-                f"{path} must hold the checksum of its checkpoint, but was written by anomalib-tiled 0.1.0, which "
-                f"recorded none. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
-            )
-            raise RunFolderError(message)
         try:
-            return TileRecord.from_json(content)
+            return TileRecord.from_json(read_json(path))
         except (TypeError, KeyError) as error:
             message = f"{path} was changed ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error

@@ -10,7 +10,6 @@ from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.os_errors import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 PIECE = 2**22
@@ -84,23 +83,3 @@ class Checksum:
         if digest != self.sha256:
             message = f"{path} was changed after it was finished. {advice}"
             raise RunFolderError(message)
-
-
-class CheckedFiles:
-    """Remembers which files have passed a check, so that a large file is not read again each time it is used."""
-
-    def __init__(self) -> None:
-        self._known: set[tuple[Path, int, int, int, int]] = set()
-
-    def once(self, path: Path, check: Callable[[], None]) -> None:
-        """Check a file, unless it passed the check before and was neither written nor replaced since.
-
-        Args:
-            path: The file.
-            check: Checks the file, and raises an error if it differs.
-        """
-        status = path.stat()  # before the check, so that the next one notices what is written meanwhile
-        state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if state not in self._known:
-            check()
-            self._known.add(state)

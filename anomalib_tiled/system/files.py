@@ -100,11 +100,14 @@ def table_of(content: bytes) -> StringIO:
     return StringIO(content.decode(errors=ANY_BYTES), newline="")
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(
+    path: Path, advice: str = "Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
+) -> dict[str, object]:
     """Read a JSON object.
 
     Args:
         path: The file.
+        advice: What to do if it cannot be read as JSON; a sentence.
 
     Raises:
         RunFolderError: The file is missing, cut short, unreadable, too large, or holds something else.
@@ -116,7 +119,6 @@ def read_json(path: Path) -> dict[str, object]:
             message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
             raise RunFolderError(message) from error
         except ValueError as error:
-            advice = "Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
             message = f"{path} cannot be read as JSON ({error}). {advice}"
             raise RunFolderError(message) from error
     if not isinstance(content, dict):

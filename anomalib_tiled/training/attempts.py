@@ -15,7 +15,7 @@ from anomalib_tiled.errors import (
 )
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.training.unfit import why_not_left_out
-from anomalib_tiled.training.worker import UnsentError, WorkerError, gpu_has_failed
+from anomalib_tiled.training.worker_pool import WorkerError, gpu_has_failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,5 +175,4 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
 
 def _is_temporary(error: Exception) -> bool:
     """Whether another tile may succeed, or this one later: a process, its memory or its GPU failed."""
-    died = isinstance(error, WorkerError) and not isinstance(error, UnsentError)
-    return died or isinstance(error, OutOfMemoryError) or gpu_has_failed(error)
+    return isinstance(error, (WorkerError, OutOfMemoryError)) or gpu_has_failed(error)

@@ -15,7 +15,7 @@ from anomalib.metrics import Evaluator
 from anomalib_tiled.config.settings import MetricSettings
 from anomalib_tiled.ensemble.tile_model import in_size
 from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError, allowed_names
-from anomalib_tiled.results.metric_specs import read_metrics
+from anomalib_tiled.results.class_metrics import read_metrics
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold

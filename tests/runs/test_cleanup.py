@@ -41,14 +41,6 @@ def test_what_else_lies_among_pictures_stays(measured: Path) -> None:
     assert [path.name for path in (measured / "images").rglob("*")] == ["bad", "notes.txt"]
 
 
-@pytest.mark.parametrize("name", ["prediction.json", "images/prediction.json"])
-def test_pictures_of_predictions_stay(measured: Path, name: str) -> None:
-    (measured / name).touch()
-    remove_results(measured)
-    assert (measured / "images" / "bad" / "0.jpg.png").is_file()
-    assert not (measured / "metrics.json").exists()
-
-
 def test_folders_elsewhere_that_there_are_links_to_stay_as_they_are(
     measured: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

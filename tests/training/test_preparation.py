@@ -95,7 +95,10 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
             {"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 0})},
             "must be at least 1",
         ),
-        ({"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))}, "no argument 'max_fpr'"),
+        (
+            {"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))},
+            "Option 'max_fpr' is not accepted",
+        ),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: dict[str, object], message: str) -> None:
