@@ -24,7 +24,7 @@ from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
-from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
+from anomalib_tiled.errors import StageError, TiledError, TrainingError
 from anomalib_tiled.stages.contracts import checked_outcomes, untrained
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
@@ -215,22 +215,13 @@ class PredictTile:
         """
         with log_to(self.log):
             try:
-                self.prediction.predict(tile, self._models.model(tile, self._device_of(device)), self.predictions)
+                where = self._device if device is None else self.prediction.job.device(device)
+                self.prediction.predict(tile, self._models.model(tile, where), self.predictions)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
                 if (known := out_of_memory(error, LESS_MEMORY)) is not None:
                     raise known from None
                 raise
-
-    def _device_of(self, index: int | None) -> torch.device:
-        """Give the GPU of this index, or the device of the configuration if this machine has fewer GPUs."""
-        if index is None:
-            return self._device
-        try:
-            return self.prediction.job.device(index)
-        except ConfigurationError as error:
-            logger.warning("%s Predicting on %s.", error, self._device)
-            return self._device
 
     @cached_property
     def _models(self) -> TileModels:

@@ -252,7 +252,10 @@ def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained:
     Run.open(folder).calibrated_ensemble()
     stages = {**folder.settings().stages, "seam_smoothing": ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")}
     folder.config_file.write_text(replace(folder.settings(), stages=stages).to_yaml())
-    with pytest.raises(RunFolderError, match="was calibrated with another configuration than its config"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"calibration\.json was made with another config\.yaml\..* Calibrate: ",
+    ):
         Run.open(folder).calibrated_ensemble()
 
 
@@ -260,7 +263,7 @@ def test_validation_scores_of_another_configuration_are_refused(folder: RunFolde
     assert Run.open(folder).validation_scores() is None
     none = NormalScores(np.zeros(0), np.zeros(0))
     ValidationScores(none, none, "another").write(folder.validation_scores_file)
-    with pytest.raises(RunFolderError, match=r"scores\.npz belongs to another configuration.*Calibrate: "):
+    with pytest.raises(RunFolderError, match=r"scores\.npz was made with another config\.yaml.*Calibrate: "):
         Run.open(folder).validation_scores()
 
 

@@ -31,7 +31,7 @@ from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
-from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
+from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
 
 Make = Callable[[float], AnomalibModule]
@@ -312,13 +312,6 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
         OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget in .* or workers\.init_args\.processes"
     ):
         passed(run)
-
-
-def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    task = predicting.PredictTile(PredictionJob(run.job, "test", run.folder.predictions), None, run.folder.log_file)
-    assert task._device_of(7) == torch.device("cpu")
-    assert "devices [7], which this machine does not have" in caplog.text
-    assert "Predicting on cpu." in caplog.text
 
 
 def test_another_configuration_predicts_anew(run: Run, models: Models) -> None:
