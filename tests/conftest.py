@@ -278,3 +278,12 @@ def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: 
     }
     settings = Settings.from_mapping(configuration | changes)
     return replace(settings, tiling=replace(settings.tiling, image_size=None))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``prepare`` make runs without the checks that take most of its time, which have tests of their own."""
+    from anomalib_tiled.training import preparation  # slow
+
+    for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
+        monkeypatch.setattr(preparation, name, lambda *_, **__: ())

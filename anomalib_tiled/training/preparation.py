@@ -138,11 +138,12 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
         split.write(folder.split_file)
         folder.note_checksum(folder.split_file)
         new.publish()
-        source = _decoded(split, open_source(split, grid, settings.cache_directory))
-        run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule)
-        if settings.trainer.get("callbacks"):
-            check_monitored(run.job)
-        _keep_log(run.folder, log)
+        with locked(new.path):
+            source = _decoded(split, open_source(split, grid, settings.cache_directory))
+            run = Run(RunFolder(new.path), settings_of(text), grid, split, source, datamodule)
+            if settings.trainer.get("callbacks"):
+                check_monitored(run.job)
+            _keep_log(run.folder, log)
     return run
 
 

@@ -27,6 +27,9 @@ from anomalib_tiled.training.train_tile import train_tile
 Fitting = Callable[..., Run]
 
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
 class Falling(AnomalibModule):
     """Its maps are the true masks times its one weight, which falls from 3 by one at every step."""
 

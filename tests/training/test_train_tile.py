@@ -34,6 +34,8 @@ from anomalib_tiled.training.stored_predictions import PredictionJob
 from anomalib_tiled.training.train_tile import TrainAndPredict, train_tile
 from anomalib_tiled.training.training_images import record_images, recorded_fingerprint
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 
 MakeRun = Callable[..., Run]

@@ -23,7 +23,7 @@ from anomalib_tiled.training.training_images import record_images, recorded_fing
 
 
 @pytest.fixture
-def run(settings: Settings) -> Run:
+def run(settings: Settings, unchecked: None) -> Run:
     """A run whose first two tiles are trained."""
     run = preparation.prepare(settings)
     assert recorded_fingerprint(run.folder) == ""
