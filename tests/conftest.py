@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.cli.parser import Parser
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -287,3 +288,18 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
         monkeypatch.setattr(preparation, name, lambda *_, **__: ())
+
+
+@pytest.fixture
+def new_run_folder() -> Callable[[Path, Settings], RunFolder]:
+    """Make the next run folder of a folder of runs, with nothing but a configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder  # slow, as is that below, and few tests need them
+    from anomalib_tiled.runs.versions import new_version
+
+    def make(root: Path, settings: Settings) -> RunFolder:
+        with new_version(root) as new:
+            RunFolder(new.path).config_file.write_text(settings.to_yaml(), encoding="utf-8")
+            new.publish()
+        return RunFolder(new.path)
+
+    return make

@@ -262,13 +262,9 @@ def lazy_predictions(
         first = 0
         for batch in track(part, description):
             number = len(cast("torch.Tensor", batch.image))
-            read = partial(_read, predictions, first, number)
+            read = partial(predictions.read, first=first, number=number)
             yield LazyPrediction(batch, partial(ensemble.join, number, read))
             first += number
-
-
-def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
-    return predictions.read(tile, first, number)
 
 
 def _predicted(prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:

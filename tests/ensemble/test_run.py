@@ -35,6 +35,8 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.training.preparation import prepare
 
+NewRunFolder = Callable[[Path, Settings], RunFolder]
+
 Arguments = dict[str, Any]
 
 
@@ -58,7 +60,9 @@ def arguments(image_folder: Path) -> Arguments:
 
 
 @pytest.fixture
-def folder(configuration: dict[str, object], arguments: Arguments, image_folder: Path) -> RunFolder:
+def folder(
+    configuration: dict[str, object], arguments: Arguments, image_folder: Path, new_run_folder: NewRunFolder
+) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
         "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "n_features": 10}},
@@ -67,7 +71,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
         "cache": {"directory": str(image_folder / "cache")},
         "thresholding": {**configuration["thresholding"], "stage": "image"},
     }
-    run = RunFolder.create(image_folder / "runs", Settings.from_mapping(configuration | changes))
+    run = new_run_folder(image_folder / "runs", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
     run.note_checksum(run.split_file)
     return run

@@ -34,6 +34,8 @@ from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
 
+NewRunFolder = Callable[[Path, Settings], RunFolder]
+
 Make = Callable[[float], AnomalibModule]
 
 
@@ -71,11 +73,17 @@ def models(brightness: Make, monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 @pytest.fixture
-def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path, models: Models) -> Run:
+def run(
+    configuration: dict[str, object],
+    datamodule: Folder,
+    image_folder: Path,
+    models: Models,
+    new_run_folder: NewRunFolder,
+) -> Run:
     """A run as if all of its tiles were trained, with images in the cache."""
     assert not models.loaded
     settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
-    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    folder, grid = new_run_folder(image_folder / "runs", settings), grid_of(settings.tiling)
     split = split_once(datamodule)
     return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
 
