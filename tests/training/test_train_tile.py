@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError, StorageError, UnfitLocationError
@@ -464,6 +465,19 @@ def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: Mak
     train_tile(run.job, first(run))
     weights = torch.load(run.folder.checkpoint(first(run)), weights_only=True)["state_dict"]
     assert (weights["weight"].dtype, weights["exact"].dtype) == (torch.float32, torch.float64)
+
+
+def test_training_and_predicting_are_two_steps_with_one_model(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(SavedModels, "load", lambda *_: pytest.fail("a model is loaded"))
+    run = make_run()
+    model = train_tile(run.job, run.grid.tiles[1])
+    assert (float(model.weight), model.training) == (1, True), "as the training left it"
+    assert not run.folder.predictions.exists()
+    TrainAndPredict(run.job)(first(run))
+    assert [path.name for path in run.folder.predictions.glob("*/*.json")] == ["r00_c00.json"]
 
 
 def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
