@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.settings import SENSITIVITIES
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 
 if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain, Settings, ThresholdingSettings

@@ -17,8 +17,7 @@ from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.sensitivity import NEUTRAL, check_sensitivity
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
+from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold, Thresholder, check_sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

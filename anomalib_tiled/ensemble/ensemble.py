@@ -22,7 +22,7 @@ from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.ensemble.torch_defaults import usual_defaults
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
-from anomalib_tiled.stages.sensitivity import decided
+from anomalib_tiled.stages.thresholding import decided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,7 +10,7 @@ import numpy as np
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
 from anomalib_tiled.ensemble.ensemble import EnsembleModel, Merging
 from anomalib_tiled.export.modules import scaled
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 
 if TYPE_CHECKING:
     import torch

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from anomalib_tiled.errors import StageError, StorageError
+from anomalib_tiled.grid import Tile
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.workers import Outcome, Workers
+from anomalib_tiled.stages.workers import Outcome, TrainTile, Workers
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 from anomalib_tiled.system.packages import origin_of
 from anomalib_tiled.system.termination import Terminated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.stages.workers import TrainTile
 
 SHOWN = 3
 """Images that a message names at most."""
@@ -147,17 +140,20 @@ def _next_outcome(workers: Workers, outcomes: Iterator[Outcome]) -> Outcome | No
         return next(outcomes, None)
 
 
-def learned_number(rule: Thresholder, value: object) -> float:
-    """Convert a learned threshold to a plain number.
+def learned_number(stage: object, value: object, name: str = "threshold") -> float:
+    """Convert a number that a stage learned to a plain number, as for a JSON file.
 
     Raises:
-        StageError: The threshold is no number, or not finite.
+        StageError: It is no number, or not finite.
     """
-    return _plain_number(rule, "threshold", value)
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return value if isinstance(value, int) else float(value)
+    message = f"{name_of(stage)} must learn finite numbers, but learned {name} = {value!r}. Fix it."
+    raise StageError(message)
 
 
 def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]:
-    """Convert what a normalizer learned to plain numbers, as for a JSON file.
+    """Convert what a normalizer learned to plain numbers.
 
     Raises:
         StageError: The normalizer did not learn finite numbers by name.
@@ -165,14 +161,7 @@ def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]
     if not isinstance(learned, Mapping) or not all(isinstance(name, str) for name in learned):
         message = f"{name_of(normalizer)} must learn numbers by name, but learned {learned!r}. Fix it."
         raise StageError(message)
-    return {name: _plain_number(normalizer, name, value) for name, value in learned.items()}
-
-
-def _plain_number(stage: object, what: str, value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return value if isinstance(value, int) else float(value)
-    message = f"{name_of(stage)} must learn finite numbers, but learned {what} = {value!r}. Fix it."
-    raise StageError(message)
+    return {name: learned_number(normalizer, value, name) for name, value in learned.items()}
 
 
 def _check_range(stage: object, lowest: float, highest: float) -> None:

@@ -6,16 +6,9 @@ is not defined because one of the two classes is empty. Scores in one bin are ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.stages.distribution import ScoreCounts
-
-    Floats = NDArray[np.float64]
+from anomalib_tiled.stages.distribution import Floats, ScoreCounts
 
 AUPRO_LIMIT = 0.3
 """False-positive rate up to which the per-region overlap is integrated, as in MVTec's and anomalib's definition."""
