@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from anomalib_tiled.config.settings import SENSITIVITIES
+from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
@@ -18,13 +20,6 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold, Thresholder, check_sensitivity
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.config.settings import Plain, Settings
 
 Place = Literal["tile", "image", "none"]
 NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")

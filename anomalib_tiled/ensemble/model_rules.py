@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import log2
 
 from anomalib_tiled.config.settings import Plain
-from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 
 
@@ -40,20 +39,6 @@ class Rule:
 
     text: str
     violation: Callable[[TrainingSetup], str | None]
-
-    def check(self, name: str, setup: TrainingSetup) -> None:
-        """Check the rule.
-
-        Args:
-            name: Name of the model.
-            setup: Tiles, arguments and images of the training.
-
-        Raises:
-            ConfigurationError: The rule does not hold.
-        """
-        if given := self.violation(setup):
-            message = f"{name} needs {self.text}, but {given}"
-            raise ConfigurationError(message)
 
 
 def at_least(side: int) -> Rule:

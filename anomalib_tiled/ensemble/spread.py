@@ -8,16 +8,11 @@ normal here too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from anomalib_tiled.ensemble.calibration import Observed
-from anomalib_tiled.stages.distribution import ROUNDING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from anomalib_tiled.stages.distribution import ScoreDistribution
+from anomalib_tiled.stages.distribution import ROUNDING, ScoreDistribution
 
 LEAST_SPREAD = 0.05
 """Least spread of normal scores, as a fraction of the median spread of all tiles; rounding alone has caused 0.015."""

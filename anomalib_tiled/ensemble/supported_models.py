@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from anomalib_tiled.config.settings import ClassSpec, Plain
 from anomalib_tiled.ensemble import model_rules as rule
 from anomalib_tiled.ensemble.model_rules import Rule, TrainingSetup
+from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 
@@ -129,7 +130,9 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
             raise ConfigurationError(message)
     setup = TrainingSetup(tile_size, _defaults(model_class) | arguments, train_batch_size, train_images)
     for each in support_of(model_class).rules:
-        each.check(model_class.__name__, setup)
+        if given := each.violation(setup):
+            message = f"{model_class.__name__} needs {each.text}, but {given}"
+            raise ConfigurationError(message)
 
 
 def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
@@ -142,7 +145,7 @@ def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
     Raises:
         ConfigurationError: The model cannot be exported.
     """
-    model_class, _ = cast("tuple[type[AnomalibModule], dict[str, Plain]]", spec.build(AnomalibModule, _read))
+    model_class = class_of(spec)
     known, name = support_of(model_class), model_class.__name__
     if known.not_exported:
         message = (

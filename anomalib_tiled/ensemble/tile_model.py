@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
+from anomalib_tiled.config.settings import ClassSpec, Plain
 from anomalib_tiled.ensemble.missing_weights import remedy
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.checkpoints import read_checkpoint, restore
+from anomalib_tiled.grid import Size
+from anomalib_tiled.runs.checkpoints import Restorer, read_checkpoint, restore
 from anomalib_tiled.system.out_of_memory import lack_of_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from anomalib_tiled.config.settings import ClassSpec, Plain
-    from anomalib_tiled.grid import Size
-    from anomalib_tiled.runs.checkpoints import Restorer
 
 FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
 """Pre-processing that is removed, because the model of a tile must see all pixels of the tile unchanged."""
@@ -64,12 +59,8 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     Raises:
         ConfigurationError: The model refuses its arguments or the tile size.
     """
-
-    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
-        return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
-
     try:
-        made = spec.build(AnomalibModule, make)
+        made = _make(spec, tile_size)
     except ConfigurationError as error:
         if (advice := remedy(error, spec, trained=False)) is None:
             raise
@@ -77,7 +68,8 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
         raise ConfigurationError(message) from error
     model = _fitted_to_tiles(made, tile_size)
     # Some versions of Python 3.11 pickle members of an Enum in a form that PyTorch does not load with weights_only.
-    model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
+    plain = {name: value.value for name, value in model.hparams.items() if isinstance(value, Enum)}
+    model.hparams.update(plain)
     return model
 
 
@@ -117,13 +109,8 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
 
 def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     """Make the model of a run, before a checkpoint replaces its weights."""
-
-    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
-        arguments = _arguments_for_tiles(model_class, arguments, tile_size)
-        return model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
-
     try:
-        return spec.build(AnomalibModule, make)
+        return _make(spec, tile_size, **ONLY_FOR_A_FRESH_MODEL)
     except ConfigurationError as error:
         if lack_of_memory(error) is not None:
             raise
@@ -193,7 +180,7 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
     if scores is None:
         message = (
             f"{name} gives neither scores nor anomaly maps, so it cannot be used with tiles. Its forward must return "
-            f"an InferenceBatch with pred_score or anomaly_map, but returned {_described(output)}."
+            f"an InferenceBatch with pred_score or anomaly_map, but returned {type(output).__name__}."
         )
         raise ConfigurationError(message)
     _check_number(name, "pred_score", scores, images.shape[0])
@@ -223,16 +210,14 @@ def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> No
         raise ConfigurationError(message)
 
 
-def _described(output: object) -> str:
-    if isinstance(output, InferenceBatch):
-        return "one with neither"
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    return f"a {type(output).__name__}"
+def _make(spec: ClassSpec, tile_size: Size, **fixed: Plain) -> AnomalibModule:
+    """Make a model with its arguments, and with fixed ones, if it has them."""
 
+    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
+        fitted = _arguments_for_tiles(model_class, arguments, tile_size)
+        return model_class(**{**fitted, **_accepted(model_class, fixed)})
 
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+    return spec.build(AnomalibModule, make)
 
 
 def _arguments_for_tiles(
@@ -286,16 +271,13 @@ def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any]
     sizes: dict[str, Plain] = {}
     for name in (name for name in SIZE_OF_THE_INPUT if name in parameters):
         default, given = parameters[name].default, arguments.get(name)
-        size = (*tile_size,) if _takes_pair(parameters[name]) else _side(model_class, name, tile_size)
+        takes_pair = isinstance(default, (tuple, list)) or "tuple" in str(parameters[name].annotation).lower()
+        size = (*tile_size,) if takes_pair else _side(model_class, name, tile_size)
         if given not in (None, default, size, [*tile_size]):  # not a set: lists have no hash
             message = f"model.init_args.{name} must be the tile size, {tile_size}, but is {given}. Leave it out."
             raise ConfigurationError(message)
         sizes[name] = size
     return sizes
-
-
-def _takes_pair(parameter: inspect.Parameter) -> bool:
-    return isinstance(parameter.default, (tuple, list)) or "tuple" in str(parameter.annotation).lower()
 
 
 def _side(model_class: type[AnomalibModule], name: str, tile_size: Size) -> int:

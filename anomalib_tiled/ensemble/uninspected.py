@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from anomalib.data import ImageBatch
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anomalib.data import ImageBatch
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.grid import TileGrid
+from anomalib_tiled.grid import TileGrid
 
 NAMED = 8
 """Tiles that a note names at most for one reason."""

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from anomalib_tiled.ensemble.calibration import Observed
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.normals import clear_of_rounding
 from anomalib_tiled.system.files import replacing
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.ensemble.calibration import Observed
-    from anomalib_tiled.stages.distribution import ScoreDistribution
 
 ROUNDING = 1e-9
 """Keeps 0.99 × 100 from being a hair more than 99."""

@@ -255,7 +255,7 @@ def test_predictions_of_no_use_are_known_after_one_tile(
 ) -> None:
     status, run = train(third_party, [24, 36], {"says": "a pair"})
     assert status == 2
-    message = "Its forward must return an InferenceBatch with pred_score or anomaly_map, but returned a tuple."
+    message = "Its forward must return an InferenceBatch with pred_score or anomaly_map, but returned tuple."
     assert message in capsys.readouterr().err
     assert not list(run.glob("tiles/*.ckpt"))
     assert [path.name for path in run.glob("logs/r*_c*.log")] == ["r00_c00.log"]

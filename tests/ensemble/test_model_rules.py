@@ -22,7 +22,6 @@ from anomalib_tiled.ensemble.model_rules import (
     square,
     whole_patches,
 )
-from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 
 LAYERS = {"layers": ["layer2", "layer3"], "positions": 64}
@@ -58,7 +57,6 @@ def setup(height: int, width: int, *, batch: int = 4, images: int | None = None,
 )
 def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> None:
     assert rule.violation(given) is None
-    rule.check("Padim", given)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> Non
         (
             at_least(128),
             setup(128, 96),
-            "Padim needs tiles of at least 128 x 128 pixels, but tiling.tile_size is 128 x 96. Set it to 128 x 128",
+            "needs tiles of at least 128 x 128 pixels, but tiling.tile_size is 128 x 96. Set it to 128 x 128",
         ),
         (multiple_of(14), setup(64, 5), "multiples of 14 pixels, but tiling.tile_size is 64 x 5. Set it to 70 x 14"),
         (power_of_two(), setup(72, 100), "powers of two, but tiling.tile_size is 72 x 100. Set it to 64 x 128"),
@@ -75,7 +73,7 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> Non
         (
             batches_of(1),
             setup(50, 50),
-            "Padim needs `train_batch_size: 1` of the data module, but it is 4. Set data.init_args.train_batch_size.",
+            "needs `train_batch_size: 1` of the data module, but it is 4. Set data.init_args.train_batch_size.",
         ),
         (
             exactly(448, backbone="mcait"),
@@ -105,9 +103,9 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> Non
         (
             images(2),
             setup(64, 64, images=1),
-            "Padim needs at least 2 training images, but it gets 1. Give the data module more normal images.",
+            "needs at least 2 training images, but it gets 1. Give the data module more normal images.",
         ),
-        (share("ratio"), setup(64, 96, ratio=0), "Padim needs a `ratio` between 0 and 1, but it is 0. Change it."),
+        (share("ratio"), setup(64, 96, ratio=0), "needs a `ratio` between 0 and 1, but it is 0. Change it."),
         (share("ratio"), setup(64, 96, ratio=1.5), "but it is 1.5. Change it."),
         (
             enough_positions("layers", "positions"),
@@ -117,9 +115,7 @@ def test_a_rule_that_holds_says_nothing(rule: Rule, given: TrainingSetup) -> Non
     ],
 )
 def test_a_rule_that_does_not_hold_says_what_to_do(rule: Rule, given: TrainingSetup, message: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        rule.check("Padim", given)
-    assert message in str(caught.value)
+    assert message in f"needs {rule.text}, but {rule.violation(given)}"
 
 
 @pytest.mark.parametrize(
