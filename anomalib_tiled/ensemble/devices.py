@@ -21,9 +21,6 @@ USUAL = torch.float32
 def device_of(trainer: Mapping[str, Plain]) -> torch.device:
     """Give the device that Lightning picks for the arguments of a trainer.
 
-    Args:
-        trainer: Its arguments.
-
     Raises:
         ConfigurationError: This machine has no such device.
     """

@@ -148,24 +148,6 @@ def share(argument: str) -> Rule:
     return Rule(f"a `{argument}` between 0 and 1", violation)
 
 
-def enough_patches(encoder: str, argument: str) -> Rule:
-    """At least as many patches in a tile as an argument requires.
-
-    Args:
-        encoder: The argument that names the encoder, whose name contains the patch side.
-        argument: The argument with the number of patches.
-    """
-
-    def violation(setup: TrainingSetup) -> str | None:
-        side = patch_side(str(setup.arguments[encoder])) or 1
-        patches = (setup.tile_size.height // side) * (setup.tile_size.width // side)
-        if patches >= int(setup.arguments[argument]):
-            return None
-        return f"{_tiles(setup)}, which has {patches} of {side} x {side} pixels. Set larger ones."
-
-    return Rule(f"tiles of at least `{argument}` patches", violation)
-
-
 def enough_positions(layers: str, argument: str) -> Rule:
     """At least as many positions in the feature maps of each training batch as an argument requires.
 

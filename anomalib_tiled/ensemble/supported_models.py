@@ -87,9 +87,7 @@ SUPPORT: Mapping[str, Support] = {
         needs=BACKBONE_IF_PRE_TRAINED,
     ),
     "Ganomaly": Support(rules=(rule.square(), rule.power_of_two())),
-    "GeneralAD": Support(
-        rules=(rule.square(), rule.enough_patches("backbone", "top_k")), needs=BACKBONE_IF_PRE_TRAINED
-    ),
+    "GeneralAD": Support(rules=(rule.square(),), needs=BACKBONE_IF_PRE_TRAINED),
     "Glass": Support(needs=f"{BACKBONE}; textures in `anomaly_source_path`, if given"),
     "InpFormer": Support(rules=(rule.whole_patches("encoder_name"),), needs=ENCODER),
     "L2BT": Support(rules=(rule.multiple_of(14),), needs=ENCODER),
@@ -111,12 +109,6 @@ SUPPORT: Mapping[str, Support] = {
 def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, train_images: int | None = None) -> None:
     """Refuse a model that cannot work with tiles, or not with these tiles, without making it.
 
-    Args:
-        spec: Class and arguments.
-        tile_size: Height and width of the tiles in pixels.
-        train_batch_size: Tiles in a training batch.
-        train_images: Number of training images; ``None`` while it is not known.
-
     Raises:
         ConfigurationError: The model cannot work with them.
     """
@@ -136,11 +128,7 @@ def check_model(spec: ClassSpec, tile_size: Size, *, train_batch_size: int, trai
 
 
 def check_export(spec: ClassSpec, *, by_onnx: bool) -> None:
-    """Refuse to export a model that cannot become a graph, without making it.
-
-    Args:
-        spec: Class and arguments.
-        by_onnx: Whether the format is ONNX or converted from it.
+    """Refuse to export a model that cannot become a graph, or not by way of ONNX, without making it.
 
     Raises:
         ConfigurationError: The model cannot be exported.

@@ -52,10 +52,6 @@ class TilePrediction(NamedTuple):
 def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     """Make an untrained model for tiles of one size.
 
-    Args:
-        spec: Class and arguments.
-        tile_size: Height and width of the tiles in pixels.
-
     Raises:
         ConfigurationError: The model refuses its arguments or the tile size.
     """
@@ -76,9 +72,6 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
 def class_of(spec: ClassSpec) -> type[AnomalibModule]:
     """Give the class of a model without making one.
 
-    Args:
-        spec: Class and arguments.
-
     Raises:
         ConfigurationError: There is no such class, or it is no model.
     """
@@ -90,12 +83,7 @@ def class_of(spec: ClassSpec) -> type[AnomalibModule]:
 
 
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
-    """Load a trained model, ready to predict.
-
-    Args:
-        spec: Class and arguments that it was trained with.
-        tile_size: Height and width of the tiles in pixels.
-        checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
+    """Load a trained model, ready to predict; only tensors and plain values are read from its checkpoint.
 
     Raises:
         ConfigurationError: The checkpoint belongs to another model.
@@ -131,13 +119,7 @@ def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
 
 
 def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
-    """Load another tile into a loaded model, which is faster than making a new model.
-
-    Args:
-        model: The model of another tile of the same run.
-        tile_size: Height and width of the tiles in pixels.
-        checkpoint: The checkpoint of the tile.
-        restorer: Reads checkpoints of the run.
+    """Load another tile into a loaded model of the same run, which is faster than making a new model.
 
     Raises:
         ConfigurationError: The checkpoint belongs to another model.
@@ -162,15 +144,7 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
 
 
 def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict a batch of tiles without inference mode, so that the prediction can be exported as a graph.
-
-    Args:
-        model: As for ``predict_tile``.
-        images: As for ``predict_tile``.
-
-    Raises:
-        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
-    """
+    """Predict as ``predict_tile``, but without inference mode, so that the prediction can be exported as a graph."""
     output, name = model(images), type(model).__name__
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:

@@ -80,15 +80,7 @@ def image_context(paths: Sequence[str | Path] | None) -> str:
 def call_stage(
     stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Call a stage, and check its result.
-
-    While a graph is exported, tensors have shapes and no values, so values are not checked.
-
-    Args:
-        stage: The stage.
-        method: Its method.
-        arguments: Arguments of the method.
-        shape: Shape that the result must have.
+    """Call a method of a stage, and check that its result has a shape and, unless a graph is exported, finite values.
 
     Raises:
         StageError: The stage raised an error, or returned another shape or type, infinities or NaN; a normalizer:
@@ -107,11 +99,6 @@ def call_stage(
 
 def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:
     """Let workers train tiles, and check what they report.
-
-    Args:
-        workers: The workers.
-        tiles: Tiles to train.
-        train_tile: Trains one tile.
 
     Raises:
         StageError: The workers raised an error, reported anything but an Outcome for each tile, or left out a tile.

@@ -46,12 +46,7 @@ def f1_scores(counts: ScoreCounts) -> Floats:
 
 
 def aupro(counts: ScoreCounts, limit: float = AUPRO_LIMIT) -> float | None:
-    """Area under mean overlap with a region over false-positive rate, up to a limit, divided by the limit.
-
-    Args:
-        counts: Counts with the weights of the regions.
-        limit: Highest false-positive rate.
-    """
+    """Area under mean overlap with a region over false-positive rate, up to a limit, divided by the limit."""
     if not counts.normal.sum() or not counts.regions.sum():
         return None
     overlap, false_positives = _rate(counts.regions), _rate(counts.normal)

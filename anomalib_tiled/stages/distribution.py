@@ -58,11 +58,7 @@ LOWEST_EXPONENT = -126
 
 
 def tile_bits(tiles: int) -> int:
-    """Give the number of bins for the scores of a tile, as a power of two.
-
-    Args:
-        tiles: Number of tiles that have their counts in memory at once.
-    """
+    """Give the bits for the scores of a tile, if so many tiles have their counts in memory at once."""
     return max(LEAST_TILE_BITS, TILE_BITS - math.ceil(math.log2(max(1, tiles / FINE_TILES))))
 
 
@@ -243,12 +239,7 @@ class ScoreDistribution:
         )
 
     def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ScoreDistribution:
-        """Join the anomalous scores of this distribution with the normal scores of another distribution.
-
-        Args:
-            other: A distribution with normal scores and the same number of bits.
-            shift: Added to the normal scores.
-        """
+        """Join the anomalous scores of this distribution with the shifted normal scores of another one of its bits."""
         own, others = self.counts(), other.counts()
         upper = np.minimum(others.upper, other.maximum_normal) + shift
         values = np.concatenate([own.lower, upper]).astype(np.float32)

@@ -57,22 +57,13 @@ def quantile_of_images(scores: ScoreDistribution, quantile: float) -> float:
     So the quantile is read at k = quantile × (n + 1), interpolated linearly between neighbours: type 6 of Hyndman and
     Fan, "Sample Quantiles in Statistical Packages", The American Statistician 50 (1996). For k > n it is the highest
     peak.
-
-    Args:
-        scores: At least one score.
-        quantile: Between 0 and 1.
     """
     peaks = peaks_of(scores)
     return clear_of_rounding(float(np.quantile(peaks, quantile, method="weibull")), peaks, scores.margin)
 
 
 def quantile_of_counts(counts: ScoreCounts, quantile: float) -> float:
-    """Give the highest score of the bin that holds a quantile of the normal scores, or of all scores if none is normal.
-
-    Args:
-        counts: Counts of at least one score.
-        quantile: Between 0 and 1.
-    """
+    """Give the highest score of the bin that holds a quantile of the normal scores; of all, if none is normal."""
     weights = _weights(counts)
     reached = np.cumsum(weights)
     # The first bin where the share is reached; rounding must not move it past the last bin that holds a score.
@@ -140,11 +131,7 @@ class Tail:
         return cls(level, count / (len(scores) + 1), shape, unit * scale)
 
     def threshold(self, rate: float) -> float:
-        """Give the score that is exceeded with a probability of at most that of the level.
-
-        Args:
-            rate: The probability, above 0.
-        """
+        """Give the score that is exceeded with a probability above 0 and of at most that of the level."""
         from scipy.stats import genpareto
 
         return self.level + float(genpareto.isf(min(1.0, rate / self.rate), self.shape, scale=self.scale))

@@ -231,13 +231,7 @@ def decided(raw: torch.Tensor, normalized: torch.Tensor, *, threshold: float, se
 
 
 def check_sensitivity(name: str, given: object, *, normalize_at: str, threshold_at: str) -> None:
-    """Check that a sensitivity has a meaning.
-
-    Args:
-        name: ``image_sensitivity`` or ``pixel_sensitivity``.
-        given: Its value.
-        normalize_at: ``tile``, ``image`` or ``none``.
-        threshold_at: ``tile`` or ``image``.
+    """Check that a sensitivity has a meaning with these places of normalization and thresholding.
 
     Raises:
         ConfigurationError: It is not between 0 and 1, or would be applied to scores that are not normalized.

@@ -53,9 +53,9 @@ def test_a_quantile_is_never_an_anomalous_score(kind: type[ScoreDistribution]) -
 def test_a_peak_is_exceeded_with_the_probability_of_its_rank() -> None:
     """The mean over many samples of what lies above the quantile is the rate, even with few images."""
     random = np.random.default_rng(0)
-    samples = [distribution(ExactScores, random.random(19), np.zeros(19)) for _ in range(1000)]
+    samples = [distribution(ExactScores, random.random(19), np.zeros(19)) for _ in range(400)]
     above = [1 - quantile_of_images(each, 0.9) for each in samples]
-    assert np.mean(above) == pytest.approx(0.1, abs=0.008)
+    assert np.mean(above) == pytest.approx(0.1, abs=0.012)
 
 
 @pytest.mark.parametrize(
