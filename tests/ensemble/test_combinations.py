@@ -213,17 +213,13 @@ def test_scores_are_normalized_to_0_to_1_or_stay_raw(calibrated: Calibrated) -> 
         assert 0 <= values.min() <= values.max() <= 1
 
 
-@about(lambda each: each.normalize_at == "tile")
-def test_the_threshold_of_each_tile_lands_at_one_half(calibrated: Calibrated) -> None:
-    levels = calibrated.ensemble.calibration.tiles
-    assert levels.keys() == {tile.name for tile in calibrated.run.grid.tiles}
-    for level in levels.values():
+@about(lambda each: each.normalize_at != "none")
+def test_thresholds_land_at_one_half(calibrated: Calibrated) -> None:
+    calibration, of_tiles = calibrated.ensemble.calibration, calibrated.combination.normalize_at == "tile"
+    if of_tiles:
+        assert calibration.tiles.keys() == {tile.name for tile in calibrated.run.grid.tiles}
+    for level in calibration.tiles.values() if of_tiles else [calibration.image]:
         assert at_the_threshold(calibrated, level) == [0.5, 0.5]
-
-
-@about(lambda each: each.normalize_at == "image")
-def test_the_threshold_of_images_lands_at_one_half(calibrated: Calibrated) -> None:
-    assert at_the_threshold(calibrated, calibrated.ensemble.calibration.image) == [0.5, 0.5]
 
 
 @about(lambda each: each.normalize_at != "none" and each.threshold_at == "image")
