@@ -208,7 +208,7 @@ def _arguments_for_tiles(
             raise ConfigurationError(message)
     pre_processor = arguments.get("pre_processor", True)
     if pre_processor is True:
-        pre_processor = _pre_processor(model_class, tile_size)
+        pre_processor = _pre_processor(model_class)
     if isinstance(pre_processor, PreProcessor):
         # Models read the size of their input from their pre-processor, while they are made.
         _transform_with(pre_processor, [Resize(list(tile_size), antialias=True), *_kept(pre_processor, tile_size)])
@@ -217,22 +217,10 @@ def _arguments_for_tiles(
     return {**arguments, **_accepted(model_class, {"evaluator": False, "visualizer": False})}
 
 
-def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.nn.Module | None:
-    """Give the class's own pre-processor for the tile size; ``None`` to leave the choice to the class."""
-    configure = model_class.configure_pre_processor
-    needs_instance = not isinstance(
-        inspect.getattr_static(model_class, "configure_pre_processor"), (staticmethod, classmethod)
-    )
-    if needs_instance or "image_size" not in inspect.signature(configure).parameters:
-        return None
-    try:
-        return configure((tile_size.height, tile_size.width))
-    except ValueError as error:
-        if "crop" in str(error).lower():  # the crop is larger than the tile, but crops are removed anyway
-            return configure()
-        reason = str(error).rstrip(".")
-        message = f"{model_class.__name__} cannot pre-process tiles of {tile_size}: {reason}. Set another tile_size."
-        raise ConfigurationError(message) from error
+def _pre_processor(model_class: type[AnomalibModule]) -> torch.nn.Module | None:
+    """Give the pre-processor of a class; ``None`` if it takes a model to know it."""
+    found = inspect.getattr_static(model_class, "configure_pre_processor")
+    return model_class.configure_pre_processor() if isinstance(found, (staticmethod, classmethod)) else None
 
 
 def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size) -> dict[str, Plain]:

@@ -70,15 +70,6 @@ class OfInstance(Weighted):
     """Its pre-processor cannot be asked for before there is a model."""
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:
-        assert image_size is None, "the size of the tile is for classes that take it"
-        return PreProcessor(Compose([Resize((8, 8)), NORMALIZE]))
-
-
-class OfOneSize(Weighted):
-    """Its pre-processor has one size and no other."""
-
-    @staticmethod
-    def configure_pre_processor() -> PreProcessor:
         return PreProcessor(Compose([Resize((8, 8)), NORMALIZE]))
 
 
@@ -190,45 +181,8 @@ def test_the_users_own_pre_processor_is_kept_but_for_resizing() -> None:
     torch.testing.assert_close(pre_processor(IMAGES), (IMAGES - 0.1) / 0.7)
 
 
-@pytest.mark.parametrize("model_class", [OfInstance, OfOneSize])
-def test_a_pre_processor_that_takes_no_size_is_left_to_the_class(model_class: type[AnomalibModule]) -> None:
-    assert kept(build_tile_model(spec(model_class), TILE).pre_processor.transform) == [Normalize]
-
-
-def test_a_class_is_asked_for_a_pre_processor_of_the_tiles_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    def configure(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        return PreProcessor(Normalize([0.0], [image_size[0] / image_size[1]]))
-
-    monkeypatch.setattr(Weighted, "configure_pre_processor", staticmethod(configure))
-    for arguments in ({}, {"pre_processor": True}):
-        pre_processor = build_tile_model(spec(Weighted, **arguments), TILE).pre_processor
-        torch.testing.assert_close(pre_processor(IMAGES), IMAGES * 96 / 64)
-
-
-def test_a_crop_larger_than_the_tile_is_of_no_concern(monkeypatch: pytest.MonkeyPatch) -> None:
-    def configure(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        if image_size is not None and min(image_size) < 224:
-            message = "Image size is smaller than the crop."
-            raise ValueError(message)
-        return PreProcessor(Compose([Resize(256), CenterCrop(224), NORMALIZE]))
-
-    monkeypatch.setattr(OfSize, "configure_pre_processor", staticmethod(configure))
-    model = build_tile_model(spec(OfSize), TILE)
-    assert kept(model.pre_processor.transform) == [Normalize]
-    assert model.sizes[-1] == (64, 96), "while it is made"
-
-
-def test_a_tile_that_a_model_cannot_pre_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def configure(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        if image_size is not None and image_size[0] % 14:
-            message = "The sides must be multiples of 14."
-            raise ValueError(message)
-        return PreProcessor(NORMALIZE)
-
-    monkeypatch.setattr(OfSize, "configure_pre_processor", staticmethod(configure))
-    message = r"OfSize cannot pre-process tiles of 64 x 96: The sides must be multiples of 14\. Set another tile_size"
-    with pytest.raises(ConfigurationError, match=message):
-        build_tile_model(spec(OfSize), TILE)
+def test_a_pre_processor_of_instances_is_left_to_the_class() -> None:
+    assert kept(build_tile_model(spec(OfInstance), TILE).pre_processor.transform) == [Normalize]
 
 
 @pytest.mark.parametrize("given", [{}, {"image_size": [64, 96]}])
