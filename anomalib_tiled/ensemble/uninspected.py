@@ -47,14 +47,11 @@ def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)
     causes = "; ".join(f"{_listed(names)} ({reason})" for reason, names in by_reason.items())
-    return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {_extent(grid)}"
-
-
-def _extent(grid: TileGrid) -> str:
-    if (pixels := uninspected_pixels(grid)) is None:
-        return "Other tiles cover all of their pixels."
-    share = 100 * pixels.mean()
-    return f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
+    extent = "Other tiles cover all of their pixels."
+    if (pixels := uninspected_pixels(grid)) is not None:
+        share = 100 * pixels.mean()
+        extent = f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
+    return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {extent}"
 
 
 def _listed(names: list[str]) -> str:
