@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import yaml
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
@@ -84,7 +83,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["logs", "tiles", "raw", "images", "predictions"])
+@pytest.mark.parametrize("name", ["logs", "predictions"])
 def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (run.path / name).symlink_to(tmp_path / "home")
@@ -96,40 +95,18 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path:
     assert RunFolder.open(tmp_path / "latest") == run
 
 
-PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
-
-
-def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
+def test_what_must_not_be_read_is_named(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
     run = RunFolder.create(shared_folder / "runs", settings)
-    for path in (shared_folder / "runs", run.path):
-        with (
-            forbidden(path),
-            pytest.raises(RunFolderError, match=f"{run.path} cannot be read: .*denied. {PERMISSIONS}"),
-        ):
-            RunFolder.open(run.path)
-
-
-def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
-    run = RunFolder.create(shared_folder, settings)
     run.split_file.write_text("subset\n")
     run.note_checksum(run.split_file)
     for path, read in {
+        run.path.parent: lambda: RunFolder.open(run.path),
         run.config_file: run.settings,
         run.split_file: lambda: run.check(run.split_file, ""),
         run.checksums_file: lambda: run.check(run.split_file, ""),
     }.items():
-        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
+        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*ermission"):
             read()
-
-
-def test_a_file_in_a_folder_that_must_not_be_looked_into(
-    shared_folder: Path, settings: Settings, forbidden: Forbid
-) -> None:
-    run = RunFolder.create(shared_folder, settings)
-    (run.path / "tiles").mkdir()
-    run.checkpoint(FIRST).touch()
-    with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
-        run.check(run.checkpoint(FIRST), "")
 
 
 def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
@@ -138,12 +115,7 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
-DATE = "seed_everything: 2024-13-45"
-
-
-@pytest.mark.parametrize(
-    "content", [b"tiling: [", b"", b"tilling: {}", b"just text", "model: ü".encode("utf-16"), b"m: \xfc", DATE.encode()]
-)
+@pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
     with pytest.raises(RunFolderError) as raised:
@@ -172,25 +144,11 @@ def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> N
         run.missing(GRID)
 
 
-def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
-    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
-    run.record_file(FIRST).write_text('{"seconds": 1.')
-    with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
-        run.is_done(FIRST, run.settings().training_hash)
-
-
 def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settings) -> None:
     assert run.threads(GRID) is None
     run.write_record(SECOND, TileRecord(1.5, 1, settings.training_hash, EMPTY, threads=3))
     assert run.threads(GRID) == 3
     assert run.record(SECOND).threads == 3
-
-
-def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
-    write_json(run.record_file(FIRST), {"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": vars(EMPTY)})
-    assert run.threads(GRID) is None
-    run.write_record(SECOND, TileRecord(1.5, 1, "", EMPTY, threads=3))
-    assert run.threads(GRID) == 3
 
 
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
@@ -318,18 +276,6 @@ def test_names_of_files(run: RunFolder) -> None:
     names = [run.split_file, run.calibration_file, run.log_file, run.tile_log(SECOND), run.checkpoint(SECOND)]
     relative = [str(path.relative_to(run.path)) for path in names]
     assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
-
-
-@pytest.mark.parametrize("tile_size", ["[64]", "[64, 64.0]", "null"])
-def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: str) -> None:
-    content = yaml.safe_load(run.config_file.read_text())
-    content["tiling"]["tile_size"] = yaml.safe_load(tile_size)
-    run.config_file.write_text(yaml.safe_dump(content))
-    message = (
-        r"config.yaml cannot be used any more: tiling.tile_size must be a whole number of pixels, or \[height, width"
-    )
-    with pytest.raises(RunFolderError, match=message):
-        run.settings()
 
 
 def test_results_do_not_go_into_a_run(run: RunFolder) -> None:

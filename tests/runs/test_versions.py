@@ -47,9 +47,9 @@ def test_the_link_is_that_of_the_newest_folder(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_no_versions(tmp_path: Path) -> None:
-    for name in ("v7", "v8.old", "vx", "8", ".vscode"):
+    for name in ("v9", "v10", "v11.old", "vx", "12", ".vscode"):
         (tmp_path / name).mkdir()
-    assert make(tmp_path).name == "v8"
+    assert make(tmp_path).name == "v11"
     assert (tmp_path / ".vscode").is_dir()
 
 

@@ -157,9 +157,6 @@ def test_a_configuration_that_holds_itself_again_and_again(run: Path, monkeypatc
         refuse_code_in(run, parts)
 
 
-@pytest.mark.parametrize(
-    ("path", "dotted"),
-    [("a.b_1.C", True), ("a", True), ("ev-il.X", False), ("1x.X", False), (".a", False), ("", False)],
-)
-def test_what_may_be_the_path_of_a_class(path: str, *, dotted: bool) -> None:
-    assert is_dotted(path) == dotted
+def test_what_may_be_the_path_of_a_class() -> None:
+    assert is_dotted("a.b_1.C")
+    assert not any(map(is_dotted, ("ev-il.X", "1x.X", ".a", "")))
