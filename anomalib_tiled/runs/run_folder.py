@@ -136,8 +136,8 @@ class RunFolder(RunFiles):
         """Record the checksum of a finished file."""
         write_json(self.checksums_file, {**self.checksums(), path.name: vars(Checksum.of(path))})
 
-    def check(self, path: Path, advice: str) -> None:
-        """Compare a file with its checksum.
+    def read(self, path: Path, advice: str) -> bytes:
+        """Read a file, and compare its content with its checksum.
 
         Args:
             path: A file whose checksum was recorded.
@@ -156,7 +156,7 @@ class RunFolder(RunFiles):
         except TypeError as error:
             message = f"{self.checksums_file} has no checksum of {path.name}. {advice}"
             raise RunFolderError(message) from error
-        checksum.check(path, advice)
+        return checksum.read(path, advice)
 
     def checksum_of(self, tile: Tile) -> Checksum:
         """Give the recorded checksum of a checkpoint."""
@@ -208,24 +208,23 @@ class RunFolder(RunFiles):
         path = self.failure_file(tile)
         return str(read_json(path).get("error")) if path.is_file() else None
 
-    def leave_out(self, tile: Tile, reason: str) -> None:
-        """Record that a location has no model, because none can be fitted there."""
+    def leave_out(self, tile: Tile, reason: str, configuration: str) -> None:
+        """Record that a location has no model, because none can be fitted there with this configuration."""
         self.forget(tile)
-        content = {"error": reason, "configuration": self.settings().training_hash}
-        write_json(self.left_out_file(tile), content)
+        write_json(self.left_out_file(tile), {"error": reason, "configuration": configuration})
         for note in (self.failure_file(tile), self.retrain_file(tile)):
             note.unlink(missing_ok=True)
 
-    def left_out(self, grid: TileGrid) -> dict[str, str]:
+    def left_out(self, grid: TileGrid, settings: Settings) -> dict[str, str]:
         """Give the names of the locations without a model, each with the reason why none could be fitted."""
-        reasons = {tile.name: self._reason_left_out(tile) for tile in grid.locations}
+        reasons = {tile.name: self._reason_left_out(tile, settings) for tile in grid.locations}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def _reason_left_out(self, tile: Tile) -> str | None:
+    def _reason_left_out(self, tile: Tile, settings: Settings) -> str | None:
         """Say why a location has no model; ``None`` if it needs one, or if the configuration has changed since."""
         if not (path := self.left_out_file(tile)).is_file():
             return None
-        content, settings = read_json(path), self.settings()
+        content = read_json(path)
         settled = content.get("configuration") == settings.training_hash
         return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
 
@@ -265,7 +264,7 @@ class RunFolder(RunFiles):
     def mark_for_training(self, tiles: Iterable[Tile]) -> None:
         """Request that tiles be trained again; their models stay usable until then."""
         for tile in tiles:
-            if self.has_record(tile) or self._reason_left_out(tile) is not None:
+            if self.has_record(tile) or self.left_out_file(tile).is_file():
                 write_text(self.retrain_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
@@ -279,18 +278,16 @@ class RunFolder(RunFiles):
         """Remove half-done work of killed commands."""
         remove_abandoned(self.path.rglob(TEMPORARY))
 
-    def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
+    def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""
-        configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
+        return tuple(tile for tile in grid.tiles if not self.is_done(tile, settings.training_hash))
 
-    def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
+    def to_train(self, grid: TileGrid, settings: Settings, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
         """Tiles that are untrained, to be trained again, or in ``again``."""
-        configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, configuration))
+        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, settings))
 
-    def is_to_train(self, tile: Tile, configuration: str) -> bool:
-        """Whether a tile is untrained or to be trained again; arguments and errors are those of `is_done`."""
+    def is_to_train(self, tile: Tile, settings: Settings) -> bool:
+        """Whether a tile is untrained or to be trained again; errors are those of `is_done`."""
         if self.retrain_file(tile).is_file():
             return True
-        return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None
+        return not self.is_done(tile, settings.training_hash) and self._reason_left_out(tile, settings) is None

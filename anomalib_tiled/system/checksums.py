@@ -69,6 +69,17 @@ class Checksum:
             RunFolderError: The file was cut short or changed.
         """
         self.check_size(path, advice)
-        if Checksum.of(path) != self:
+        self._compare(Checksum.of(path).sha256, path, advice)
+
+    def read(self, path: Path, advice: str) -> bytes:
+        """Read a small file, and compare what was read; arguments and errors are those of `check`."""
+        self.check_size(path, advice)
+        with readable(path):
+            content = path.read_bytes()
+        self._compare(sha256(content).hexdigest(), path, advice)
+        return content
+
+    def _compare(self, digest: str, path: Path, advice: str) -> None:
+        if digest != self.sha256:
             message = f"{path} was changed after it was finished. {advice}"
             raise RunFolderError(message)

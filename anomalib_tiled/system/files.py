@@ -92,7 +92,12 @@ def read_table(path: Path) -> StringIO:
         ValueError: The file is too large, or is a pipe, a socket or a device.
         OSError: The file cannot be read.
     """
-    return StringIO(read_bytes(path).decode(errors=ANY_BYTES), newline="")
+    return table_of(read_bytes(path))
+
+
+def table_of(content: bytes) -> StringIO:
+    """Read the content of a CSV file."""
+    return StringIO(content.decode(errors=ANY_BYTES), newline="")
 
 
 def read_json(

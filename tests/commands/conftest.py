@@ -16,7 +16,7 @@ from PIL import Image
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.config.settings import ClassSpec
-from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.grid import Size
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
@@ -165,14 +165,14 @@ def models() -> dict[Path, AnomalibModule]:
 
 @pytest.fixture
 def kept_models(models: dict[Path, AnomalibModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    load = run_module.load_tile_model
+    load = loaded_models.load_tile_model
 
     def load_once(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
         if checkpoint not in models:
             models[checkpoint] = load(spec, tile_size, checkpoint)
         return models[checkpoint]
 
-    monkeypatch.setattr(run_module, "load_tile_model", load_once)
+    monkeypatch.setattr(loaded_models, "load_tile_model", load_once)
 
 
 @pytest.fixture

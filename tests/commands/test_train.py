@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_mask
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -237,15 +239,15 @@ def test_interrupted_fit_goes_on_to_the_same_result(
 ) -> None:
     trained: list[str] = []
 
-    def stop_at_third(run: Run, tile: Tile) -> None:
+    def stop_at_third(job: TileJob, tile: Tile) -> None:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(tile.name)
-        train(run, tile)
+        train(job)(tile)
 
-    train = pipeline.train_tile
+    train = pipeline.TrainAndPredict
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "train_tile", stop_at_third)
+        patched.setattr(pipeline, "TrainAndPredict", lambda job: partial(stop_at_third, job))
         assert main(["fit", "--config", str(configure())]) == 130
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert f"fit --ckpt_dir {run}" in capsys.readouterr().err
@@ -297,15 +299,15 @@ def test_two_processes_give_what_one_gives(
 def test_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail_once(run: Run, tile: Tile) -> None:
+    def fail_once(job: TileJob, tile: Tile) -> None:
         if tile.name == "r01_c01":
             message = "out of luck"
             raise RuntimeError(message)
-        train(run, tile)
+        train(job)(tile)
 
-    train = pipeline.train_tile
+    train = pipeline.TrainAndPredict
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "train_tile", fail_once)
+        patched.setattr(pipeline, "TrainAndPredict", lambda job: partial(fail_once, job))
         assert main(["fit", "--config", str(configure())]) == 2
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert (
@@ -474,7 +476,7 @@ def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
 
     monkeypatch.setattr(pipeline, "fit", interrupted)
     (run := tmp_path / "my :100: run").mkdir()
-    for name in ("config.yaml", "origins.json", "split.csv"):
+    for name in ("config.yaml", "origins.json", "seals.json", "split.csv"):
         shutil.copy(finished_run / name, run)
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 130
     said = f"Resume with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"

@@ -22,7 +22,7 @@ from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import Thresholder
 from anomalib_tiled.stages.workers import Workers
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 BASES = (AnomalibModule, AnomalibDataModule, Merger, Scorer, SeamSmoother, Normalizer, Thresholder, Workers)
 

@@ -102,8 +102,8 @@ def test_what_must_not_be_read_is_named(shared_folder: Path, settings: Settings,
     for path, read in {
         run.path.parent: lambda: RunFolder.open(run.path),
         run.config_file: run.settings,
-        run.split_file: lambda: run.check(run.split_file, ""),
-        run.checksums_file: lambda: run.check(run.split_file, ""),
+        run.split_file: lambda: run.read(run.split_file, ""),
+        run.checksums_file: lambda: run.read(run.split_file, ""),
     }.items():
         with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*ermission"):
             read()
@@ -125,7 +125,7 @@ def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> Non
 
 
 def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, settings: Settings) -> None:
-    assert run.missing(GRID) == (FIRST, SECOND)
+    assert run.missing(GRID, settings) == (FIRST, SECOND)
     run.checkpoint(FIRST).parent.mkdir()
     run.checkpoint(FIRST).touch()
     assert not run.is_done(FIRST, run.settings().training_hash), "without a record it is not"
@@ -134,14 +134,14 @@ def test_a_tile_is_done_once_record_and_checkpoint_are_there(run: RunFolder, set
     assert not run.is_done(FIRST, run.settings().training_hash), "without a checkpoint it is not"
     run.checkpoint(FIRST).touch()
     assert run.is_done(FIRST, run.settings().training_hash)
-    assert run.missing(GRID) == (SECOND,)
+    assert run.missing(GRID, settings) == (SECOND,)
 
 
-def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder) -> None:
+def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder, settings: Settings) -> None:
     trained(run, TileRecord(1.5, 1, "0123456789abcdef", EMPTY))
     message = f"Tile r00_c00 in {run.path} was trained with another configuration .* --tiles r00_c00`"
     with pytest.raises(RunFolderError, match=message):
-        run.missing(GRID)
+        run.missing(GRID, settings)
 
 
 def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settings) -> None:
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Sett
         rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
     )
     with pytest.raises(RunFolderError, match=message):
-        run.missing(GRID)
+        run.missing(GRID, settings)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
@@ -191,13 +191,13 @@ def all_trained(run: RunFolder, settings: Settings) -> None:
 def test_a_tile_that_is_to_be_trained_again_can_be_used_until_then(run: RunFolder, settings: Settings) -> None:
     all_trained(run, settings)
     write_json(run.calibration_file, {})
-    assert run.to_train(GRID) == ()
+    assert run.to_train(GRID, settings) == ()
     run.mark_for_training([SECOND])
-    assert run.to_train(GRID) == (SECOND,)
-    assert run.missing(GRID) == ()
+    assert run.to_train(GRID, settings) == (SECOND,)
+    assert run.missing(GRID, settings) == ()
     assert run.calibration_file.exists()
     run.write_record(SECOND, run.record(SECOND))
-    assert run.to_train(GRID) == ()
+    assert run.to_train(GRID, settings) == ()
 
 
 def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings) -> None:
@@ -206,7 +206,7 @@ def test_a_tile_that_is_forgotten_is_missing(run: RunFolder, settings: Settings)
     run.validation_scores_file.touch()
     (run.path / "metrics.json").touch()
     run.forget(SECOND)
-    assert run.missing(GRID) == (SECOND,)
+    assert run.missing(GRID, settings) == (SECOND,)
     assert not run.calibration_file.exists(), "it was learned from the tile as it was"
     assert not run.validation_scores_file.exists()
     assert not (run.path / "metrics.json").exists()
@@ -243,22 +243,22 @@ def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) ->
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
-        run.check(run.split_file, "Look for it.")
+        run.read(run.split_file, "Look for it.")
     run.split_file.write_text("subset\n")
     with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv. Look at it."):
-        run.check(run.split_file, "Look at it.")
+        run.read(run.split_file, "Look at it.")
     for checksum in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
         write_json(run.checksums_file, {run.split_file.name: checksum})
         with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
-            run.check(run.split_file, "")
+            run.read(run.split_file, "")
     run.note_checksum(run.split_file)
-    run.check(run.split_file, "All is well.")
+    run.read(run.split_file, "All is well.")
     write_json(run.calibration_file, {})
     run.note_checksum(run.calibration_file)
-    run.check(run.split_file, "Both are known.")
+    run.read(run.split_file, "Both are known.")
     run.split_file.write_text("subsets\n")
     with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
-        run.check(run.split_file, "Restore it.")
+        run.read(run.split_file, "Restore it.")
 
 
 def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
@@ -268,7 +268,7 @@ def test_unreadable_checksums_must_not_be_deleted(run: RunFolder) -> None:
         RunFolderError,
         match=r"seals\.json cannot be read as JSON .* It holds checksums of finished files: restore it, or fit a new",
     ):
-        run.check(run.split_file, "")
+        run.read(run.split_file, "")
 
 
 def test_names_of_files(run: RunFolder) -> None:
