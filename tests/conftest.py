@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -225,6 +226,20 @@ def changed(configuration: dict[str, object]) -> Callable[[str, object], Setting
         return Settings.from_mapping(copied)
 
     return change
+
+
+@pytest.fixture
+def make_run() -> Callable[[Path, Settings], RunFolder]:
+    """Make a run folder with nothing but its configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.files import write_text
+
+    def make(path: Path, settings: Settings) -> RunFolder:
+        run = RunFolder(path)
+        write_text(run.config_file, settings.to_yaml())
+        return run
+
+    return make
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.data.endings import image_endings
 from anomalib_tiled.data.folder_search import GONE, Search
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.system.paths import absolute
+from anomalib_tiled.system.files import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -58,7 +58,12 @@ def arguments(image_folder: Path) -> Arguments:
 
 
 @pytest.fixture
-def folder(configuration: dict[str, object], arguments: Arguments, image_folder: Path) -> RunFolder:
+def folder(
+    configuration: dict[str, object],
+    arguments: Arguments,
+    image_folder: Path,
+    make_run: Callable[[Path, Settings], RunFolder],
+) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
         "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "n_features": 10}},
@@ -67,7 +72,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
         "cache": {"directory": str(image_folder / "cache")},
         "thresholding": {**configuration["thresholding"], "stage": "image"},
     }
-    run = RunFolder.create(image_folder / "runs", Settings.from_mapping(configuration | changes))
+    run = make_run(image_folder / "runs" / "v0", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
     run.note_checksum(run.split_file)
     return run

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,8 +29,8 @@ def settings(configuration: dict[str, object]) -> Settings:
 
 
 @pytest.fixture
-def run(tmp_path: Path, settings: Settings) -> RunFolder:
-    return RunFolder.create(tmp_path, settings)
+def run(tmp_path: Path, settings: Settings, make_run: Callable[[Path, Settings], RunFolder]) -> RunFolder:
+    return make_run(tmp_path / "v0", settings)
 
 
 def trained(run: RunFolder, record: TileRecord) -> None:
@@ -36,41 +38,8 @@ def trained(run: RunFolder, record: TileRecord) -> None:
     run.checkpoint(FIRST).touch()
 
 
-def test_runs_are_numbered_and_the_latest_is_linked(tmp_path: Path, settings: Settings) -> None:
-    runs = [RunFolder.create(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
-    assert [run.path.name for run in runs] == ["v0", "v1", "v2"]
-    latest = tmp_path / "Padim" / "tiny" / "latest"
-    assert latest.readlink() == Path("v2"), "a relative link, so that the folder can be moved"
-    assert RunFolder.open(latest) == runs[-1]
-
-
 def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
     assert RunFolder.open(run.path).settings() == settings
-
-
-def test_what_fills_a_run_is_told_its_path_which_is_not_there_yet(tmp_path: Path, settings: Settings) -> None:
-    seen = []
-
-    def fill(run: RunFolder, final: Path) -> None:
-        assert run.settings() == settings
-        seen.append((final, final.exists(), (tmp_path / "latest").is_symlink()))
-
-    run = RunFolder.create(tmp_path, settings, fill, lambda finished: seen.append(finished.config_file.is_file()))
-    assert seen == [(tmp_path / "v0", False, False), True]
-    assert run.path == tmp_path / "v0"
-
-
-@pytest.mark.parametrize("moment", ["fill", "check"])
-def test_failing_removes_the_folder_and_links_the_one_before(
-    tmp_path: Path, run: RunFolder, settings: Settings, moment: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        RunFolder.create(tmp_path, settings, **{moment: fail})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v0"]
-    assert (tmp_path / "latest").resolve() == run.path
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
@@ -88,15 +57,17 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path:
     (tmp_path / "home").mkdir()
     (run.path / name).symlink_to(tmp_path / "home")
     with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home\."):
-        RunFolder.open(tmp_path / "latest")
+        RunFolder.open(run.path)
     (run.path / name).unlink()
     (run.path / "inside").mkdir()
     (run.path / name).symlink_to("inside")
-    assert RunFolder.open(tmp_path / "latest") == run
+    assert RunFolder.open(run.path) == run
 
 
-def test_what_must_not_be_read_is_named(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
-    run = RunFolder.create(shared_folder / "runs", settings)
+def test_what_must_not_be_read_is_named(
+    shared_folder: Path, settings: Settings, forbidden: Forbid, make_run: Callable[[Path, Settings], RunFolder]
+) -> None:
+    run = make_run(shared_folder / "runs" / "v0", settings)
     run.split_file.write_text("subset\n")
     run.note_checksum(run.split_file)
     for path, read in {
@@ -281,6 +252,7 @@ def test_names_of_files(run: RunFolder) -> None:
 def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
     run.split_file.touch()
     run = run.path
+    (run.parent / "latest").symlink_to(run)
     for path, reason in {
         run: "is",
         run.parent / "latest": "is",
@@ -294,3 +266,55 @@ def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
             check_output(path)
     for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
         check_output(path)
+
+
+@pytest.mark.parametrize(("text", "held"), [("", "nothing"), ("- 1", r"\[1\]")])
+def test_a_configuration_without_settings_is_named(run: RunFolder, text: str, held: str) -> None:
+    run.config_file.write_text(text)
+    with pytest.raises(RunFolderError, match=rf"must hold settings by their names, but holds {held}\. Restore it"):
+        run.settings()
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A run folder with results of a test, and other files."""
+    for name in ("metrics.json", "scores.csv", "tiles.csv", "calibration.json", "images/0.png", "images/bad/0.jpg.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_results_are_removed_and_it_is_said(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        RunFolder(measured).remove_results()
+    assert [path.name for path in measured.iterdir()] == ["calibration.json"]
+    assert caplog.messages == [
+        f"Removing the results of the last test, which are of other models or stages, from {measured}."
+    ]
+
+
+def test_results_that_cannot_be_removed_are_told_of(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (measured / "metrics.json").unlink()
+    (measured / "metrics.json").mkdir()
+    RunFolder(measured).remove_results()
+    assert "could not be removed, and are of other models or stages" in caplog.text
+
+
+def test_what_else_lies_among_pictures_stays(measured: Path) -> None:
+    (measured / "images" / "bad" / "notes.txt").touch()
+    RunFolder(measured).remove_results()
+    assert [path.name for path in (measured / "images").rglob("*")] == ["bad", "notes.txt"]
+
+
+def test_folders_elsewhere_that_there_are_links_to_stay_as_they_are(
+    measured: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "0.png").touch()
+    for name in ("images/linked", "images"):
+        if name == "images":
+            shutil.rmtree(measured / name)
+        (measured / name).symlink_to(elsewhere, target_is_directory=True)
+        RunFolder(measured).remove_results()
+    assert list(elsewhere.iterdir()) == [elsewhere / "0.png"]
