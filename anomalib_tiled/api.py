@@ -25,7 +25,7 @@ from anomalib_tiled.cli.options import fit_parser, settings_from
 from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
-from anomalib_tiled.data.image_sizes import TrainedOn
+from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.ensemble.torch_defaults import usual_defaults

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
@@ -20,17 +22,15 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.cli.options import (
     export_parser,
     fit_parser,
-    plain_parser,
     predict_parser,
     run_parser,
     settings_from,
     test_parser,
-    without_ckpt_dir,
 )
-from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
-from anomalib_tiled.config.differences import differences
-from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
-from anomalib_tiled.data.appeared import appeared
+from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
+from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, Settings, changeable, differences
+from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.run import AUTO, Run
@@ -47,12 +47,6 @@ from anomalib_tiled.runs.run_folder import RunFolder, check_output
 from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.files import absolute
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from anomalib_tiled.config.settings import Settings
 
 UNREADABLE = 3
 """Exit status if images could not be read or predicted."""
@@ -91,7 +85,7 @@ def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
     with _observers() as observers:
         run = _fitted(arguments, prog, observers)
-    _say(f"Run folder: {run.folder.path}")
+    say(f"Run folder: {run.folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
@@ -128,7 +122,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     output = _output(parsed.output) or run.folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # file names may hold any bytes
-    report = partial(_say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
+    report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
@@ -146,10 +140,10 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
         with _resume_hint(resume, report), _observers() as observers:
             predicted = pipeline.predict(run, observers, request, report)
-    _say(str(predicted))
-    _say(f"Predictions: {output}")
+    say(str(predicted))
+    say(f"Predictions: {output}")
     if predicted.failed:
-        _say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
+        say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
     return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
 
@@ -157,9 +151,9 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 def status(arguments: Sequence[str], prog: str) -> None:
     """Show the state of each tile of a run."""
     parsed = run_parser(prog, "Show which tiles are done, left out, missing or failed.").parse_args(list(arguments))
-    folder = _folder(parsed.ckpt_dir)
+    folder = _run_folder(parsed.ckpt_dir)
     for note in changed_origins(folder.origins()):
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     tiles = tile_statuses(folder)
     table = Table("tile", "state", "detail")
     for each in tiles:
@@ -168,7 +162,7 @@ def status(arguments: Sequence[str], prog: str) -> None:
     done, left_out = (sum(each.state == state for each in tiles) for state in ("done", "left out"))
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
     others = f", {left_out} left out" if left_out else ""
-    _say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
+    say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -181,7 +175,7 @@ def export(arguments: Sequence[str], prog: str) -> None:
         run = _open(parsed.ckpt_dir)
         output = _output(parsed.output) or run.folder.path / "export" / CHECKPOINTS
         export_checkpoints(run, output, overwrite=parsed.overwrite)
-        _say(f"Export: {output}")
+        say(f"Export: {output}")
         return
     form = format_named(parsed.format)
     run = _open(parsed.ckpt_dir)
@@ -191,28 +185,26 @@ def export(arguments: Sequence[str], prog: str) -> None:
     request = ExportRequest(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
     exported = write_export(run, request)
     for line in exported.lines(run.settings.model.name):
-        _say(line)
-    _say(f"Export: {output}")
+        say(line)
+    say(f"Export: {output}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
     """List the installed stages and event hooks."""
-    plain_parser(prog, "List the installed stages.").parse_args(list(arguments))
-    found, terminal = find_plugins(), Console(emoji=False)
+    Parser(prog=prog, description="List the installed stages.").parse_args(list(arguments))
+    terminal = Console(emoji=False)
     wide = terminal if terminal.is_terminal else Console(width=WIDE, emoji=False)
-    wide.print(plugins_table(found))
-    for clash in found.clashes:
-        _say(f"Name clash: {clash}. Give the dotted path of the one you mean.")
+    wide.print(plugins_table(find_plugins()))
 
 
 def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> Run:
     request = _fit_request(list(arguments), prog, tested=tested)
-    _say(str(request.run.grid))
+    say(str(request.run.grid))
     _warn_of_large_images(request.run)
-    with _resume_hint(request.resume_command(prog), partial(_say, console=Console(stderr=True))):
+    with _resume_hint(request.resume_command(prog), partial(say, console=Console(stderr=True))):
         calibration = pipeline.fit(request.run, observers, request.retrain, keep_going=request.keep_going)
     for note in calibration.notes:
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     return request.run.without_left_out()
 
 
@@ -247,8 +239,11 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
         prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
-    parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
-    ckpt_dir, others = without_ckpt_dir(arguments)
+    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    run_only = ArgumentParser(add_help=False, allow_abbrev=False)
+    run_only.add_argument("--ckpt_dir", nargs="?", const="")
+    known, others = run_only.parse_known_args(arguments)  # with a run, the required settings are in its folder
+    ckpt_dir = known.ckpt_dir
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
@@ -276,28 +271,28 @@ def _lines_of_stdin() -> Iterable[str]:
     return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
+def _folder(option: str, given: str) -> Path:
+    if not given:
+        message = f"{option} must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    return absolute(given)
+
+
 def _output(given: str | None) -> Path | None:
     """Check ``--output`` and make it absolute; ``None`` for the command's own folder."""
     if given is None:
         return None
-    if not given:
-        message = "--output must name a folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    check_output(output := absolute(given))
+    check_output(output := _folder("--output", given))
     return output
 
 
 def _open(ckpt_dir: str) -> Run:
     """Open a run, once for the whole command, and say which packages have other versions."""
-    return Run.open(_folder(ckpt_dir), lambda note: _say(f"Note: {note}"))
+    return Run.open(_run_folder(ckpt_dir), lambda note: say(f"Note: {note}"))
 
 
-def _folder(ckpt_dir: str) -> RunFolder:
-    """Find the folder of a run."""
-    if not ckpt_dir:
-        message = "--ckpt_dir must name a run folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    return RunFolder.open(absolute(ckpt_dir))
+def _run_folder(ckpt_dir: str) -> RunFolder:
+    return RunFolder.open(_folder("--ckpt_dir", ckpt_dir))
 
 
 def _note_new_images(run: Run) -> None:
@@ -306,7 +301,7 @@ def _note_new_images(run: Run) -> None:
     if found is not None:
         number, newest = found
         command = f"anomalib tiled fit --config {shlex.quote(str(run.folder.config_file))}"
-        _say(
+        say(
             f"Note: {number} images are new since the images of this run were split, for example {newest}. The split "
             f"is fixed, so this run does not use them. To use them, fit a new run: {command}"
         )
@@ -317,13 +312,13 @@ def _observers() -> Iterator[Observers]:
     """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
-        _say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
+        say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
     observers = Observers(plugins.loaded)
     try:
         yield observers
     finally:
         for failure in observers.failures:
-            _say(f"warning: {failure}", terminal)
+            say(f"warning: {failure}", terminal)
 
 
 def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> Run:
@@ -360,18 +355,13 @@ def _report(
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
     for note in measured.notes:
-        _say(f"Note: {note}")
-    _say(f"Run folder: {run.folder.path}")
-    _say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
+        say(f"Note: {note}")
+    say(f"Run folder: {run.folder.path}")
+    say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
     if run.settings.visualize:
-        _say(f"Pictures:   {(output or run.folder.path) / 'images'}")
+        say(f"Pictures:   {(output or run.folder.path) / 'images'}")
 
 
 def _warn_of_large_images(run: Run) -> None:
     if remark := run.memory_remark():
-        _say(f"warning: {remark}", Console(stderr=True))
-
-
-def _say(text: str, console: Console | None = None) -> None:
-    """Print a line without wrapping it, so that paths can be copied."""
-    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        say(f"warning: {remark}", Console(stderr=True))

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from anomalib_tiled.config.settings import as_size
+from anomalib_tiled.config.settings import Plain, TilingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.grid import TileGrid
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anomalib_tiled.config.settings import Plain, TilingSettings
-    from anomalib_tiled.grid import Tile
+from anomalib_tiled.grid import Tile, TileGrid
 
 SIDES = 2
 """Height and width."""

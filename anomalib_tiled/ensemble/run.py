@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import ImageCache, open_source
-from anomalib_tiled.data.datamodule import split_once
-from anomalib_tiled.data.image_sizes import TrainedOn, common_size
-from anomalib_tiled.data.module_settings import check_numbers
+from anomalib_tiled.data.datamodule import check_numbers, split_once
+from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.tile_dataset import Images
-from anomalib_tiled.data.unlabelled_images import NewImages
+from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.ensemble import EnsembleModel

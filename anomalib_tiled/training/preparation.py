@@ -16,10 +16,8 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.datamodule import keep_generated, split_once
-from anomalib_tiled.data.image_sizes import common_size
-from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.data.module_settings import check_numbers, folders_of
+from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
+from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_model

@@ -7,7 +7,7 @@ import pluggy
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
 from anomalib_tiled.results.metrics import Images
