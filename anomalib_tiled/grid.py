@@ -110,6 +110,10 @@ class TileGrid:
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
 
+    def __reduce__(self) -> tuple[type[TileGrid], tuple[Size, Size, Size, frozenset[str]]]:
+        """Pickle the sizes only, not the locations that were listed from them."""
+        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out)
+
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
 

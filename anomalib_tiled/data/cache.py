@@ -36,9 +36,10 @@ from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, r
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.files import is_file, is_idle, read_json, write_json
+from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
-from anomalib_tiled.system.progress import progress_bar, track
+from anomalib_tiled.system.progress import progress_bar
+from anomalib_tiled.system.temporary import is_idle, track
 
 Version = tuple[str, int, int]
 

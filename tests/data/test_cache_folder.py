@@ -23,7 +23,7 @@ from anomalib_tiled.data.cache import DecodedFiles, ImageCache, make, open_sourc
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.files import A_DAY
+from anomalib_tiled.system.temporary import A_DAY
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 KEYS = "0123456789abcdef01234567", "ffffffffffffffffffffffff"

@@ -10,8 +10,8 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.training.failures import Failures
-from anomalib_tiled.training.worker import KilledError, UnsentError, WorkerError
+from anomalib_tiled.training.attempts import Failures
+from anomalib_tiled.training.worker_pool import KilledError, UnsentError, WorkerError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 

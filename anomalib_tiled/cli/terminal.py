@@ -1,23 +1,30 @@
-"""Tables for the terminal."""
+"""Lines and tables for the terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
-    from anomalib_tiled.results.metric_adapter import Value
-    from anomalib_tiled.results.metrics import Images, Results
-    from anomalib_tiled.results.tile_metrics import TileResult
-
+from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
+from anomalib_tiled.results.class_metrics import Value
+from anomalib_tiled.results.metrics import Images, Results
+from anomalib_tiled.results.tile_metrics import TileResult
 
 SHOWN = 4
 """How many numbers of a list to show in the terminal."""
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """Print text as it is, without wrapping lines, so that paths can be copied.
+
+    Args:
+        text: The text.
+        console: Where to print it; ``None`` for standard output.
+    """
+    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
