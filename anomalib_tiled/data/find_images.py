@@ -97,7 +97,10 @@ def _of_name(name: str) -> list[Path]:
         return [path]
     if has_magic(name):
         return _of_pattern(name)
-    message = f"--data must name files or folders that exist and can be read, but {path} does not, or cannot."
+    message = (
+        f"--data must name files or folders that exist, but there is no {path}. Correct the name, or the permissions "
+        "of the folders that it lies in."
+    )
     raise DataError(message)
 
 
