@@ -65,7 +65,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
     Args:
         paths: Files, links and folders; those with other names stay.
     """
-    for path in paths:
+    for path in list(paths):  # found before any is removed
         if (made := _NAME.fullmatch(path.name)) and _is_abandoned(path, made["machine"], int(made["process"])):
             logger.info("Removing %s, which a process that has ended left half done.", path)
             if path.is_dir() and not path.is_symlink():
