@@ -38,6 +38,14 @@ GRIDS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_early_fork_server() -> Iterator[None]:
+    """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
+        yield
+
+
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)
 def grid(request: pytest.FixtureRequest) -> TileGrid:
     """Each of several grids."""
