@@ -15,7 +15,7 @@ from anomalib_tiled.ensemble.supported_models import check_model, support_of
 from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.workers import Workers
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 ANY_SIZE = (1200, 1601)

@@ -7,7 +7,7 @@ import torch
 
 from anomalib_tiled.ensemble.devices import device_named, device_of
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.training.train_tile import check_trainer
+from anomalib_tiled.training.trainer import check_trainer
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one")
 
