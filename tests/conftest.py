@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,26 @@ GRIDS = {
     "gap between the last two": (Size(10, 10), Size(4, 4), Size(2, 4)),
     "one tile": (Size(6, 6), Size(6, 6), Size(6, 6)),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_early_fork_server() -> Iterator[None]:
+    """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_modules_are_not_searched_for_garbage() -> Iterator[None]:
+    """Each fit and each tile collects garbage: a tenth of a second, unless what is imported stays out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "anomalib_tiled.system.allocation.gc", SimpleNamespace(collect=gc.collect, freeze=gc.freeze, unfreeze=int)
+        )
+        gc.freeze()
+        yield
+        gc.unfreeze()
 
 
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)
