@@ -44,7 +44,7 @@ def datamodule(finished_run: Path) -> AnomalibDataModule:
 
 def test_a_loaded_run_is_the_ensemble_of_the_commands(ensemble: TiledEnsemble, finished_run: Path) -> None:
     opened = Run.open(RunFolder.open(finished_run)).calibrated_ensemble()
-    assert isinstance(ensemble, tensor_ensemble.TiledEnsemble)
+    assert isinstance(ensemble, tensor_ensemble.EnsembleModel)
     assert ensemble.run_folder == finished_run.resolve()
     images = torch.rand(1, 3, 112, 150)
     for ours, theirs in zip(ensemble(images), opened(images), strict=True):
