@@ -317,21 +317,6 @@ def test_results_in_the_folder_of_the_images_are_no_images(
     assert "3 predicted before" in capsys.readouterr().out
 
 
-def test_pictures_do_not_get_among_other_files(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = [output / name / "000.png" for name in ("images", "masks", "maps")]
-    for path in own:
-        path.parent.mkdir(parents=True)
-        shutil.copy(new / "left" / "000.png", path)
-    before = own[0].read_bytes()
-    assert predict("--data", new / "left", "--masks") == 2
-    assert "would overwrite " in capsys.readouterr().err
-    assert [path.read_bytes() for path in own] == [before] * 3
-    assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
-    assert lines(output)[-1]["image_path"] == str(own[0])
-
-
 def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, new: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, copy := tmp_path / "run")
     assert main(["predict", "--ckpt_dir", str(copy), "--data", str(new)]) == 0

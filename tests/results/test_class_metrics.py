@@ -187,13 +187,6 @@ def test_raw_scores_are_compared_as_they_are_in_every_batch(name: str, curve: ob
     assert made.compute() == pytest.approx(curve(exact().counts()), abs=1e-6)
 
 
-def test_a_threshold_that_a_metric_finds_is_on_the_scale_of_the_scores() -> None:
-    made = metric("BinaryPrecisionAtFixedRecall", raw=True, min_recall=0.3)
-    for scores, truth in BATCHES:
-        made.update(scores, None, truth.bool())
-    assert made.compute() == [pytest.approx(2 / 3), pytest.approx(0.7)]
-
-
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize(
     ("name", "init_args"),
