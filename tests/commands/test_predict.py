@@ -230,7 +230,16 @@ def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, mo
 def test_another_threshold_decides_again_without_asking_the_model(
     predict: Predict, photographs: Path, output: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = ["--data", photographs / "bad", photographs / "good_test", "--maps", "npy", "--masks", "--overlays"]
+    data = [
+        "--data",
+        photographs / "bad",
+        photographs / "good_test",
+        "--maps",
+        "npy",
+        "--masks",
+        "--overlays",
+        "--coco",
+    ]
     thresholds = ["--threshold", "1.5", "--pixel_threshold", "q0.9"]
     assert predict(*data) == 0
     calibrated = lines(output)
@@ -244,7 +253,10 @@ def test_another_threshold_decides_again_without_asking_the_model(
         patched.setattr(EnsembleModel, "predict_raw", refuse)
         patched.setattr(run_module, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
-    again = lines(output)
+    again, coco = lines(output), json.loads((output / "coco.json").read_text())
+    assert [each["bbox"] for each in coco["annotations"]] == [
+        each["bbox"] for line in again for each in line["regions"]
+    ]
     assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 1.5) for line in calibrated]
     assert sum(line["pred_label"] for line in again) < sum(line["pred_label"] for line in calibrated)
     masks = {path: path.read_bytes() for path in pictures}
@@ -292,20 +304,6 @@ def test_an_anomaly_can_be_a_failure(predict: Predict, new: Path, output: Path) 
     shutil.rmtree(output)
     assert predict("--data", new, "--fail_on_anomaly") == 4
     assert predict("--data", new, "--fail_on_anomaly", "--skip_existing") == 4, "those that were there count too"
-
-
-def test_an_image_of_another_shape_is_resized_and_told_once(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("a", "b"):
-        Image.new("RGB", (60, 50)).save(new / f"{name}.png")
-    Image.new("RGB", (300, 224)).save(new / "twice.png")
-    assert predict("--data", new) == 0
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1
-    assert f"{new / 'a.png'} has 50 x 60 pixels (height x width), but the tiles were trained on" in warnings[0]
-    assert "images of 112 x 150. It is resized" in warnings[0]
-    assert [line["image_size"] for line in lines(output)][:2] == [[50, 60]] * 2
 
 
 def test_results_in_the_folder_of_the_images_are_no_images(
@@ -384,14 +382,6 @@ def test_other_calibrations_do_not_mix(
     assert "holds predictions with calibration" in capsys.readouterr().err
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output.touch()
-    assert predict("--data", new) == 2
-    assert "cannot be written: a file is where a folder belongs" in capsys.readouterr().err
-
-
 def test_a_disk_that_is_full_loses_nothing(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -406,15 +396,6 @@ def test_a_disk_that_is_full_loses_nothing(
     assert "--skip_existing" in said.partition("Resume with: ")[2]
     assert predict("--data", new, "--masks", "--skip_existing") == 0
     assert len(lines(output)) == 3
-
-
-def test_a_run_that_is_not_complete_is_named(
-    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(finished_run, copy := tmp_path / "run")
-    (copy / "tiles" / "r00_c01.json").unlink()
-    assert predict("--data", new, run=copy) == 2
-    assert "lacks 1 tiles: r00_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
 
 
 def test_plugins_are_told_of_each_image(

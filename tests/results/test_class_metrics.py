@@ -228,12 +228,6 @@ def test_a_model_that_decides_nothing_has_no_metrics_of_decisions() -> None:
     assert made.compute() is None
 
 
-def test_several_numbers_are_lists() -> None:
-    made = metric("BinaryConfusionMatrix")
-    made.update(SCORES, DECIDED, ANOMALOUS)
-    assert made.compute() == [[2, 1], [2, 1]]
-
-
 NOTHING = torch.zeros(6).bool()
 UNDEFINED = {
     "anomalib.metrics.AUROC": (NOTHING, ~NOTHING),
