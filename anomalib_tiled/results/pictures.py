@@ -16,8 +16,7 @@ from anomalib.visualization.image.item_visualizer import visualize_image_item
 from PIL import ImageDraw, ImageFont
 from torch.nn.functional import interpolate
 
-from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import in_source_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -243,7 +244,9 @@ def test_engine_predicts_a_folder(ensemble: TiledEnsemble, photographs: Path, tm
     assert [bool(batch.pred_label) for batch in batches] == [each.label for each in ours]
 
 
-def test_engine_measures(ensemble: TiledEnsemble, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
+def test_engine_measures_what_the_command_measures(
+    ensemble: TiledEnsemble, datamodule: AnomalibDataModule, finished_run: Path, tmp_path: Path
+) -> None:
     engine = Engine(default_root_dir=tmp_path, logger=False)
     (measured,) = engine.test(ensemble, datamodule=datamodule, verbose=False)
-    assert measured["image_AUROC"] == 1
+    assert measured == pytest.approx(json.loads((finished_run / "metrics.json").read_text()), abs=1e-6)

@@ -18,6 +18,7 @@ from anomalib.data import ImageItem, InferenceBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
 from anomalib_tiled.results.prediction_row import PredictedImage
@@ -251,7 +252,7 @@ def test_another_threshold_decides_again_without_asking_the_model(
 
     with monkeypatch.context() as patched:
         patched.setattr(EnsembleModel, "predict_raw", refuse)
-        patched.setattr(run_module, "load_tile_model", refuse)
+        patched.setattr(loaded_models, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
     again, coco = lines(output), json.loads((output / "coco.json").read_text())
     assert [each["bbox"] for each in coco["annotations"]] == [
