@@ -60,7 +60,7 @@ def real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
         dtype: ``float32`` for values in [0, 1], ``uint8`` for 0 to 255.
     """
     try:
-        batch = next(iter(replace(run.calibration_images(), augmentations=None)))
+        batch = next(iter(replace(run.images("calibration"), augmentations=None)))
     except DataError as error:
         logger.warning("No image of the run could be compared: %s", error)
         return []

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.formats import Format
-    from anomalib_tiled.runs.run_folder import RunFolder
 
 LESS_MEMORY = {
     False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
@@ -122,11 +121,11 @@ class Written:
     facts: Mapping[str, object]
 
 
-def export(folder: RunFolder, request: ExportRequest) -> Exported:
+def export(run: Run, request: ExportRequest) -> Exported:
     """Export a run as files that predict whole images without anomalib and without this package.
 
     Args:
-        folder: A complete run.
+        run: A complete run.
         request: Format, folder and kind of the export.
 
     Raises:
@@ -136,13 +135,12 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     request.form.check_installed()
-    check_export(folder.settings().model, by_onnx="onnx" in request.form.packages)
+    check_export(run.settings.model, by_onnx="onnx" in request.form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
         log_to(work / LOG),
     ):
-        run = Run.open(folder)
         check_augmentations(run.datamodule.test_augmentations)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
@@ -162,11 +160,11 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
     return Exported(checked, written.graph.batch)
 
 
-def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> None:
+def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
     """Write a checkpoint for each tile that ``load_from_checkpoint`` of its model opens.
 
     Args:
-        folder: A run with all tiles trained.
+        run: A run with all tiles trained.
         output: Folder for the files.
         overwrite: Whether an earlier export there is replaced.
 
@@ -178,14 +176,13 @@ def export_checkpoints(folder: RunFolder, output: Path, *, overwrite: bool) -> N
         replacing_folder(output, overwrite=overwrite) as work,
         log_to(work / LOG),
     ):
-        run = Run.open(folder)
         run.check_tiles()
         with steps("Writing checkpoints", len(run.grid.tiles)) as done:
             for tile in run.grid.tiles:
-                write_tensors(run.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+                write_tensors(run.job.saved_models.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
                 done(f"tile {tile.name}")
         model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
-        facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(folder.path)}}
+        facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(run.folder.path)}}
         write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 LOG = "export.log"
 
-WORK = ".exporting-"
-"""Prefix of temporary folders inside the output, to which an export is written first."""
+WORK = ".exporting"
+"""Beginning of the names of temporary folders inside the output, to which an export is written first."""
 
 EARLIER = ".earlier-"
 """Prefix of temporary folders inside the output, which hold an earlier export while it is replaced."""
@@ -48,7 +48,7 @@ def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         is_new = not output.exists()
         output.mkdir(parents=True, exist_ok=True)
         try:
-            with working_folder(output, WORK) as work:
+            with working_folder(output, WORK.removeprefix(".")) as work:
                 new = work / "new"
                 new.mkdir()
                 yield new

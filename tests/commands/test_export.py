@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from weakref import ReferenceType, ref
 
@@ -17,6 +18,7 @@ import yaml
 from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -119,14 +121,14 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tile models were there, each time that one was loaded."""
     loaded: list[ReferenceType[AnomalibModule]] = []
     numbers: list[int] = []
-    load = Run._load_tile
+    load = SavedModels.load
 
-    def counted(run: Run, tile: Tile) -> AnomalibModule:
-        loaded.append(ref(model := load(run, tile)))
+    def counted(saved: SavedModels, tile: Tile) -> AnomalibModule:
+        loaded.append(ref(model := load(saved, tile)))
         numbers.append(sum(each() is not None for each in loaded))
         return model
 
-    monkeypatch.setattr(Run, "_load_tile", counted)
+    monkeypatch.setattr(SavedModels, "load", counted)
     return numbers
 
 
@@ -170,14 +172,19 @@ def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys:
 
 
 def test_augmentations_of_test_images_are_refused_before_tiles_are_loaded(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: list[int]
+    finished_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    held: list[int],
+    noted_again: Callable[[Path], None],
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     content = yaml.safe_load((run / "config.yaml").read_text())
     content["data"]["init_args"]["augmentations"] = {"class_path": "torchvision.transforms.v2.RandomHorizontalFlip"}
     (run / "config.yaml").write_text(yaml.safe_dump(content))
-    assert main(["export", "--ckpt_dir", str(run), "--allow_altered", "--format", "torch"]) == 2
+    noted_again(run)
+    assert main(["export", "--ckpt_dir", str(run), "--format", "torch"]) == 2
     assert "the data module augments test images (RandomHorizontalFlip)" in capsys.readouterr().err
     assert held == []
     assert not any((run / "export").iterdir())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError, StorageError
 from anomalib_tiled.export.output_folder import EARLIER, WORK, replacing_folder
+from anomalib_tiled.system.temporary import temporary_name
 
 Files = dict[str, str]
 
@@ -56,7 +58,8 @@ def test_an_earlier_export_stays_if_the_new_one_fails(tmp_path: Path) -> None:
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "load.pyc").touch()
     (tmp_path / "export.log").touch()
-    (tmp_path / f"{WORK}1").mkdir()  # of one that was killed
+    killed = temporary_name(WORK.removeprefix(".")).replace(f"-{os.getpid()}-", "-999999999-")
+    (tmp_path / killed).mkdir()
     with replacing_folder(tmp_path, overwrite=True) as work:
         write(work, "torch", model="new")
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "model"}, "nothing else is left"
