@@ -26,9 +26,9 @@ from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
 from anomalib_tiled.data.unlabelled_images import TrainedOn
+from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
-from anomalib_tiled.ensemble.torch_defaults import usual_defaults
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.plugins.discovery import find_plugins

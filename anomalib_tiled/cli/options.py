@@ -20,7 +20,7 @@ from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settin
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),

@@ -99,7 +99,7 @@ def test_the_blocks_that_resize_give_what_the_run_gives(
 def test_the_table_of_models_says_what_the_rule_says() -> None:
     table = PAGE.partition("<!-- models -->")[2].partition("<!-- end of models -->")[0]
     rows = {name: cells.split(" | ") for name, cells in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)}
-    assert sorted(rows) == sorted(name for name, support in SUPPORT.items() if support.trial)
+    assert sorted(rows) == sorted(name for name, support in SUPPORT.items() if not support.reason)
     refused = {name: f"no: {support.not_exported}" for name, support in SUPPORT.items() if support.not_exported}
     not_onnx = {name: f"no: {support.not_onnx}" for name, support in SUPPORT.items() if support.not_onnx}
     assert {name: row[0] for name, row in rows.items() if row[0].startswith("no:")} == refused
