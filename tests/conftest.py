@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.cli.parser import Parser
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -278,3 +280,38 @@ def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: 
     }
     settings = Settings.from_mapping(configuration | changes)
     return replace(settings, tiling=replace(settings.tiling, image_size=None))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``prepare`` make runs without the checks that take most of its time, which have tests of their own."""
+    from anomalib_tiled.training import preparation  # slow
+
+    for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
+        monkeypatch.setattr(preparation, name, lambda *_, **__: ())
+
+
+@pytest.fixture
+def new_run_folder() -> Callable[[Path, Settings], RunFolder]:
+    """Make the next run folder of a folder of runs, with nothing but a configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder  # slow, as is that below, and few tests need them
+    from anomalib_tiled.runs.versions import new_version
+
+    def make(root: Path, settings: Settings) -> RunFolder:
+        with new_version(root) as new:
+            RunFolder(new.path).config_file.write_text(settings.to_yaml(), encoding="utf-8")
+            new.publish()
+        return RunFolder(new.path)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def imports_kept_apart() -> None:
+    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
+
+    Commands do the same while they train, and undo it.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()
