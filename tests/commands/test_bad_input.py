@@ -81,11 +81,6 @@ def test_wrong_settings(
     assert message in _refused(configure(**changes), capsys)
 
 
-def _damage_image(root: Path) -> None:
-    path = root / "good" / "003.png"
-    path.write_bytes(path.read_bytes()[:2000])
-
-
 def _damage_test_image(root: Path) -> None:
     path = root / "bad" / "001.png"
     path.write_bytes(path.read_bytes()[:2000])
@@ -111,7 +106,6 @@ def _empty(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_damage_image, "good/003.png is damaged (image file is truncated)"),
         (_damage_test_image, "bad/001.png is damaged (image file is truncated)"),
         (_no_image, "good/003.png is no image that can be read. Replace it, or leave it out"),
         (_other_size, "there are 2: 90 x 100 (999.png); 112 x 150"),
@@ -312,11 +306,8 @@ DEEP = "[" * 101 + "]" * 101
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"more: {DEEP}", "configuration.yaml may nest 100 levels deep, but nests deeper. Lay it out flatter."),
-        ("more: &more [*more]", "*more stands for something that it is a part of. Correct it."),
         (f"more: [{'1, ' * 5000}]", "configuration.yaml may hold 5000 values, each counted as often as it is used,"),
         (f"# {'long' * 2**18}", "configuration.yaml may have 1048576 characters, but has more. Shorten it."),
-        (f"memory_budget: {'9' * 4001}", "a number has more than 4000 characters. Correct it."),
         ("visualize: true\nvisualize: false", "must hold each setting once, but 'visualize' is in line "),
     ],
 )
@@ -332,11 +323,6 @@ def test_a_configuration_beyond_bounds(
     ("arguments", "message"),
     [
         (["--model.layers", DEEP], "--model.layers may nest 100 levels deep, but nests deeper."),
-        ([f"--model.layers={DEEP}"], "--model.layers may nest 100 levels deep, but nests deeper."),
-        (
-            ["--config", "{a: 1, a: 2}"],
-            "--config must hold each setting once, but 'a' is in line 1 and again in line",
-        ),
         (
             ["--scoring", "{class_path: Max, class_path: Mean}"],
             "must hold each setting once, but 'class_path' is in line 1",
@@ -368,17 +354,13 @@ def test_a_configuration_may_come_from_a_pipe(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.yaml", f"a: {DEEP}", "cannot be used any more: it may nest 100 levels deep, but nests deeper"),
-        ("config.yaml", "a: &a [*a]", "cannot be used any more: it cannot be used: in line 1, *a stands for something"),
         (
             "split.csv",
             f"subset,image_path,mask_path,label\ntrain,{'a' * 131_073},,0\n",
             "field larger than field limit",
         ),
         ("calibration.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
-        ("seals.json", f'{{"a": {DEEP}}}', "cannot be read (it nests more than 100 levels deep)"),
         ("tiles/r00_c00.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
-        ("origins.json", f'{{"a": {DEEP}}}', "cannot be read as JSON (it nests more than 100 levels deep)"),
     ],
 )
 def test_a_run_beyond_bounds(
@@ -386,7 +368,7 @@ def test_a_run_beyond_bounds(
 ) -> None:
     shutil.copytree(finished_run, run := tmp_path / "run")
     (run / name).write_text(content)
-    if name not in {"config.yaml", "seals.json", "origins.json", "tiles/r00_c00.json"}:
+    if name != "tiles/r00_c00.json":
         RunFolder(run).note_checksum(run / name)
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     said = capsys.readouterr().err

@@ -318,16 +318,6 @@ def test_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(
     assert (run / "metrics.json").is_file()
 
 
-def test_the_same_configuration_may_be_given_again(
-    configure: Callable[..., Path], finished_run: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "again"
-    shutil.copytree(finished_run, run)
-    before = (run / "calibration.json").read_bytes()
-    assert main(["fit", "--config", str(configure()), "--ckpt_dir", str(run)]) == 0
-    assert (run / "calibration.json").read_bytes() == before
-
-
 @pytest.mark.slow
 def test_images_that_come_after_the_split_are_pointed_out_with_the_command_that_uses_them(
     configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
