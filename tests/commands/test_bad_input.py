@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +14,6 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.training import train_tile as training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,31 +234,6 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     assert main(["train", "--ckpt_dir", str(run.path)]) == 2
     assert message in capsys.readouterr().err
     assert fitted == [run]
-
-
-def test_altered_run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "altered"
-    shutil.copytree(finished_run, run)
-    configuration = run / "config.yaml"
-    configuration.write_text(configuration.read_text().replace("n_features: 20", "n_features: 21"))
-    assert main(["test", "--ckpt_dir", str(run)]) == 2
-    assert "Tile r00_c00" in (message := capsys.readouterr().err)
-    assert "was trained with another configuration than its config.yaml" in message
-
-
-def test_full_disk_while_training(
-    configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(training, "write_tensors", full)
-    assert main(["fit", "--config", str(configure())]) == 2
-    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
-    message = capsys.readouterr().err
-    assert f"No space left on the disk while writing {run / 'tiles' / 'r00_c00.ckpt'}" in message
-    assert f"fit --ckpt_dir {run}" in message
-    assert not list((run / "tiles").glob("*r00*"))
 
 
 @pytest.mark.parametrize(
