@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from anomalib_tiled.stages.distribution import ExactScores
-from anomalib_tiled.stages.tail import FEWEST_EXCESSES
+from anomalib_tiled.stages.normals import FEWEST_EXCESSES
 from anomalib_tiled.stages.thresholding import ExtremeValueThreshold, QuantileThreshold
 
 if TYPE_CHECKING:

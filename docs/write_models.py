@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anomalib.models
+import yaml
 
-from anomalib_tiled.ensemble.supported_models import Trial, reason_against, support_of
+from anomalib_tiled.ensemble.supported_models import reason_against, support_of
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
 PAGE = Path(__file__).with_name("models.md")
+TRIALS = yaml.safe_load((PAGE.parents[1] / "tests" / "commands" / "model_trials.yaml").read_text(encoding="utf-8"))
 
 BEFORE = """\
 # Models
@@ -81,16 +83,18 @@ def row(model_class: type[AnomalibModule]) -> str:
         return f"| `{model_class.__name__}` | no: {reason} | | | |"
     support = support_of(model_class)
     rules = "; ".join(rule.text for rule in support.rules)
-    tried = "not tried" if support.trial is None else described(support.trial)
+    tried = described(TRIALS[model_class.__name__])
     return f"| `{model_class.__name__}` | yes | {rules} | {support.needs} | {tried} |"
 
 
-def described(trial: Trial) -> str:
+def described(trial: dict[str, Any]) -> str:
     """Say how a model was tried."""
-    arguments = ", ".join(f"`{name}: {json.dumps(value)}`".replace('"', "") for name, value in trial.init_args.items())
-    parts = [f"tiles of {trial.tile_size[0]} x {trial.tile_size[1]}", f"batches of {trial.train_batch_size}", arguments]
-    weights = f"random: {trial.substituted}" if trial.substituted else "nothing downloaded"
-    return "; ".join(part for part in [*parts, weights] if part)
+    height, width = trial["tile_size"]
+    given = trial.get("init_args", {}).items()
+    arguments = ", ".join(f"`{name}: {json.dumps(value)}`".replace('"', "") for name, value in given)
+    weights = f"random: {trial['substituted']}" if "substituted" in trial else "nothing downloaded"
+    parts = [f"tiles of {height} x {width}", f"batches of {trial.get('train_batch_size', 4)}", arguments, weights]
+    return "; ".join(filter(None, parts))
 
 
 def page() -> str:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
 from anomalib_tiled.system.allocation import keep_freed_memory
-from anomalib_tiled.system.fork_server import probably_needed, start_fork_server
+from anomalib_tiled.system.fork_server import start_fork_server_early
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.os_errors import is_of_system, refusal
 from anomalib_tiled.system.termination import Terminated, raised_when_terminated
@@ -130,8 +130,8 @@ def _run(given: list[str], prog: str) -> int:
         return 0
     for command in COMMANDS:
         if command.name == given[0]:
-            if command.trains and probably_needed(given[1:]):
-                start_fork_server()
+            if command.trains and not {"-h", "--help"}.intersection(given):
+                start_fork_server_early()
             if command.computes:
                 keep_freed_memory()
             return command.load()(given[1:], f"{prog} {command.name}") or 0

@@ -20,7 +20,7 @@ from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settin
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
@@ -94,7 +94,7 @@ def fit_parser(prog: str) -> Parser:
 
 def test_parser(prog: str) -> Parser:
     """Give the options of ``test``."""
-    parser = _using_parser(prog, "Measure a run on its test images, or on others.")
+    parser = run_parser(prog, "Measure a run on its test images, or on others.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
     parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
     return parser
@@ -102,7 +102,7 @@ def test_parser(prog: str) -> Parser:
 
 def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
-    parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
+    parser = run_parser(prog, PREDICT, RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - for a list."
     )
@@ -131,9 +131,7 @@ def predict_parser(prog: str) -> Parser:
 
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
-    parser = _using_parser(
-        prog, "Write a run as files that predict without this package, or as checkpoints of anomalib."
-    )
+    parser = run_parser(prog, "Write a run as files that predict without this package, or as checkpoints of anomalib.")
     parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(
@@ -151,15 +149,6 @@ def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | Non
     """Give the options of commands that read a run folder."""
     parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
     parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
-    return parser
-
-
-def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
-    """Give the options of commands that use trained models."""
-    parser = run_parser(prog, description, formatter)
-    parser.add_argument(
-        "--allow_altered", action="store_true", help="Use files that were changed since fit, with a warning."
-    )
     return parser
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
-from anomalib_tiled.results.metric_adapter import Value
+from anomalib_tiled.results.class_metrics import Value
 from anomalib_tiled.results.metrics import Images, Results
 from anomalib_tiled.results.tile_metrics import TileResult
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings, sections
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 
 HEADING = "Configuration of anomalib's own tiled ensemble, read as (--print_config shows all of it):"
 

@@ -18,7 +18,7 @@ from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.kinds import StageKind
-from anomalib_tiled.stages.sensitivity import NEUTRAL
+from anomalib_tiled.stages.thresholding import NEUTRAL
 from anomalib_tiled.system.memory import as_bytes
 
 T = TypeVar("T")

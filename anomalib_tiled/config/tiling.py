@@ -58,7 +58,7 @@ def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
     Raises:
         ConfigurationError: The grid lacks one of them.
     """
-    tiles = {tile.name: tile for tile in grid.tiles}
+    tiles = {tile.name: tile for tile in grid.locations}
     for name in names:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from anomalib_tiled.config.settings import SENSITIVITIES
+from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
@@ -17,15 +19,7 @@ from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.sensitivity import NEUTRAL, check_sensitivity
-from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, Thresholder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.config.settings import Plain, Settings
+from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold, Thresholder, check_sensitivity
 
 Place = Literal["tile", "image", "none"]
 NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")
@@ -187,13 +181,7 @@ class Observed:
         self._uninspected = uninspected
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
-        """Count the predictions of a batch.
-
-        Args:
-            scores: Shape (batch,).
-            maps: Shape (batch, 1, height, width), or ``None``.
-            truth: Labels and masks.
-        """
+        """Count the predictions of a batch: scores (batch,), maps (batch, 1, height, width)."""
         seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
         self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
         if maps is not None:
@@ -205,9 +193,7 @@ class Observed:
     def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
         """Set how far rounding may move scores of images that are joined from normalized scores of tiles.
 
-        Args:
-            normalizer: Normalizes tiles. The narrower the scale of a tile, the larger the share of rounding in it.
-            tiles: Distributions and calibration of each tile.
+        The narrower the scale of a tile, the larger the share of rounding in it.
         """
         pairs = [
             (_rounding(normalizer, observed.scores, level.scores), _rounding(normalizer, observed.maps, level.maps))
@@ -216,14 +202,9 @@ class Observed:
         self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*pairs, strict=True))
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
-        """Let a threshold rule and the normalizer learn.
+        """Let a threshold rule, by default that of the stages, and, to ``normalize``, the normalizer learn.
 
         Without masks the threshold of the scores is used for the maps too, as in anomalib.
-
-        Args:
-            stages: The stages.
-            normalize: Whether the normalizer learns too.
-            rule: Finds the threshold; ``None`` for the thresholder of the stages.
 
         Raises:
             StageError: A stage fails, or does not learn finite numbers.

@@ -1,27 +1,25 @@
-"""The device that models predict on."""
+"""The device that models predict on, and the precision and device of new tensors meanwhile."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.system.out_of_memory import out_of_memory
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anomalib_tiled.config.settings import Plain
+USUAL = torch.float32
+"""Precision in which models are made and predict."""
 
 
 def device_of(trainer: Mapping[str, Plain]) -> torch.device:
     """Give the device that Lightning picks for the arguments of a trainer.
-
-    Args:
-        trainer: Its arguments.
 
     Raises:
         ConfigurationError: This machine has no such device.
@@ -60,7 +58,9 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-        _check_kind(device)
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            message = "it computes nothing, or is a second CPU"
+            raise RuntimeError(message)  # noqa: TRY301  # as PyTorch does for the others
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         if known := out_of_memory(
             error, "Other programs use it: wait for them, or predict on another device, such as cpu."
@@ -73,15 +73,32 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def _check_kind(device: torch.device) -> None:
-    """Refuse device names that PyTorch accepts, but that name no device.
+class _DefaultPrecision:
+    """Sets PyTorch's default precision, which all threads share: the first thread sets it, the last one resets it."""
 
-    Raises:
-        RuntimeError: The device computes nothing, or is a second CPU.
-    """
-    if device.type == "meta":
-        message = "it computes nothing"
-        raise RuntimeError(message)
-    if device.type == "cpu" and device.index:
-        message = "there is one cpu, which has no number"
-        raise RuntimeError(message)
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, USUAL
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(USUAL)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.set_default_dtype(self._before)
+
+
+_PRECISION = _DefaultPrecision()
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Make new tensors on the CPU and in single precision, as models expect; also a decorator."""
+    elsewhere = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with _PRECISION, elsewhere:
+        yield

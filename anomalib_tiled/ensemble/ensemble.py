@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from anomalib import LearningType
-from anomalib.data import InferenceBatch
+from anomalib.data import Batch, InferenceBatch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
+from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
-from anomalib_tiled.ensemble.torch_defaults import usual_defaults
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
+from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
-from anomalib_tiled.stages.sensitivity import decided
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from anomalib.data import Batch
-    from anomalib.metrics import Evaluator
-    from lightning.pytorch.utilities.types import STEP_OUTPUT
-
-    from anomalib_tiled.ensemble.loaded_models import TileModels
-    from anomalib_tiled.grid import Tile, TileGrid
-    from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.normalization import Normalizer
+from anomalib_tiled.stages.thresholding import decided
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
@@ -260,13 +255,10 @@ class Merging:
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
                 self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
-                self._mark(tile, masks)
+                self.masks[..., tile.rows, tile.columns] |= masks
         self.scores.append(scores)
         with errors_naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
-
-    def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
-        self.masks[..., tile.rows, tile.columns] |= masks
 
     def finish(self) -> RawPrediction:
         """Merge, smooth and score."""

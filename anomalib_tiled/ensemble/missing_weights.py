@@ -12,12 +12,10 @@ from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import default_client_factory  # no public name gives the client that is replaced
 
+from anomalib_tiled.config.settings import ClassSpec
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from httpx2 import Client, Request, Response
-
-    from anomalib_tiled.config.settings import ClassSpec
 
 UNREACHABLE = (LocalEntryNotFoundError, URLError, ConnectionError, TimeoutError)
 """Errors of a download that no server answers."""
@@ -41,11 +39,13 @@ def remedy(error: BaseException, spec: ClassSpec, *, trained: bool) -> str | Non
         One or two sentences; ``None`` if the error has another cause.
     """
     has_random = "pre_trained" in spec.init_args
-    if missing := [folder for folder in _local_folders(spec) if not (folder / CONFIGURATION).is_file()]:
+    texts = [value for value in spec.init_args.values() if isinstance(value, str)]
+    folders = [Path(text.removeprefix(LOCAL_FOLDER)) for text in texts if text.startswith(LOCAL_FOLDER)]
+    if missing := [folder for folder in folders if not (folder / CONFIGURATION).is_file()]:
         alone = trained and has_random  # the weights come from the checkpoint
         needed = f"only {CONFIGURATION} is read" if alone else f"it must hold {CONFIGURATION} and the weights"
         return f"{missing[0].absolute() / CONFIGURATION} is missing. Restore the folder; {needed}."
-    if not any(isinstance(each, UNREACHABLE) for each in _chain(error)):
+    if not _is_unreachable(error):
         return None
     caches = f"{constants.HF_HUB_CACHE} of Hugging Face, {torch.hub.get_dir()} of PyTorch"
     ways = ["connect it to the internet", f"copy to it the caches of a machine that has loaded such a model ({caches})"]
@@ -58,17 +58,11 @@ def remedy(error: BaseException, spec: ClassSpec, *, trained: bool) -> str | Non
     return f"Its weights are not on this machine, and cannot be downloaded. Do one of these: {'; '.join(ways)}."
 
 
-def _local_folders(spec: ClassSpec) -> list[Path]:
-    texts = [value for value in spec.init_args.values() if isinstance(value, str)]
-    return [Path(text.removeprefix(LOCAL_FOLDER)) for text in texts if text.startswith(LOCAL_FOLDER)]
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__ or following.__context__
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, says that no server answers."""
+    if error is None or isinstance(error, UNREACHABLE):
+        return error is not None
+    return _is_unreachable(error.__cause__ or error.__context__)
 
 
 def turn_off_hub_retries() -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log2
-from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from anomalib_tiled.config.settings import Plain
-    from anomalib_tiled.grid import Size
+from anomalib_tiled.config.settings import Plain
+from anomalib_tiled.grid import Size
 
 
 @dataclass(frozen=True)
@@ -45,28 +40,25 @@ class Rule:
     text: str
     violation: Callable[[TrainingSetup], str | None]
 
-    def check(self, name: str, setup: TrainingSetup) -> None:
-        """Check the rule.
-
-        Args:
-            name: Name of the model.
-            setup: Tiles, arguments and images of the training.
-
-        Raises:
-            ConfigurationError: The rule does not hold.
-        """
-        if given := self.violation(setup):
-            message = f"{name} needs {self.text}, but {given}"
-            raise ConfigurationError(message)
-
 
 def at_least(side: int) -> Rule:
     """Tiles that are at least this number of pixels high and wide."""
+    return _of_sides(f"tiles of at least {side} x {side} pixels", lambda given: max(side, given))
 
-    def violation(setup: TrainingSetup) -> str | None:
-        return _other_tiles(setup, *(max(side, each) for each in setup.tile_size))
 
-    return Rule(f"tiles of at least {side} x {side} pixels", violation)
+def multiple_of(step: int) -> Rule:
+    """Tiles whose sides are multiples of a number of pixels."""
+    return _of_sides(f"tiles whose sides are multiples of {step} pixels", lambda given: _nearest_multiple(given, step))
+
+
+def power_of_two() -> Rule:
+    """Tiles whose sides are powers of two."""
+    return _of_sides("tiles whose sides are powers of two", lambda given: 2 ** round(log2(given)))
+
+
+def square() -> Rule:
+    """Tiles as high as wide."""
+    return Rule("square tiles", lambda setup: _other_tiles(setup, *[max(setup.tile_size)] * 2))
 
 
 def not_below(argument: str) -> Rule:
@@ -80,20 +72,6 @@ def not_below(argument: str) -> Rule:
     return Rule(f"tiles of at least `{argument}` pixels a side", violation)
 
 
-def multiple_of(step: int) -> Rule:
-    """Tiles whose sides are multiples of a number of pixels."""
-    return Rule(f"tiles whose sides are multiples of {step} pixels", lambda setup: _not_multiple(setup, step))
-
-
-def power_of_two() -> Rule:
-    """Tiles whose sides are powers of two."""
-
-    def violation(setup: TrainingSetup) -> str | None:
-        return _other_tiles(setup, *(2 ** round(log2(each)) for each in setup.tile_size))
-
-    return Rule("tiles whose sides are powers of two", violation)
-
-
 def whole_patches(argument: str) -> Rule:
     """Tiles that an encoder can cut into whole patches.
 
@@ -103,8 +81,8 @@ def whole_patches(argument: str) -> Rule:
 
     def violation(setup: TrainingSetup) -> str | None:
         side = patch_side(str(setup.arguments[argument]))
-        other = None if side is None else _not_multiple(setup, side)
-        return other and f"that is {side} and {other}"
+        other = side and _other_tiles(setup, *(_nearest_multiple(each, side) for each in setup.tile_size))
+        return f"that is {side} and {other}" if other else None
 
     return Rule(f"tiles whose sides are multiples of the patch side of `{argument}`", violation)
 
@@ -125,11 +103,6 @@ def exactly(side: int, **arguments: Plain) -> Rule:
 
     values = ", ".join(f"`{name}: {value}`" for name, value in arguments.items())
     return Rule(f"tiles of {side} x {side} pixels with {values}", violation)
-
-
-def square() -> Rule:
-    """Tiles as high as wide."""
-    return Rule("square tiles", lambda setup: _other_tiles(setup, *[max(setup.tile_size)] * 2))
 
 
 def batches_of(size: int) -> Rule:
@@ -165,59 +138,14 @@ def images(least: int) -> Rule:
     return Rule(f"at least {least} training images", violation)
 
 
-def something_left(ratio: str, cell: Callable[[Mapping[str, Plain]], int | None]) -> Rule:
-    """A kept share of the patches of all training tiles that is at least one patch, and at most all.
-
-    Args:
-        ratio: The argument with the share.
-        cell: Computes the side of a patch in pixels from the arguments of the model; ``None`` if it is unknown, or if
-            all patches are kept.
-    """
+def share(argument: str) -> Rule:
+    """An argument that is a share, greater than 0 and at most 1."""
 
     def violation(setup: TrainingSetup) -> str | None:
-        share = float(setup.arguments[ratio])
-        if not 0 < share <= 1:
-            return f"it is {share:g}. Change it."
-        side = cell(setup.arguments)
-        if side is None or setup.train_images is None:
-            return None
-        patches = setup.train_images * -(-setup.tile_size.height // side) * -(-setup.tile_size.width // side)
-        if int(patches * share) > 0:
-            return None
-        least = min(1, 2 / patches)
-        return f"{setup.train_images} tiles have {patches} patches, and it is {share:g}. Set at least {least:.1g}."
+        given = float(setup.arguments[argument])
+        return None if 0 < given <= 1 else f"it is {given:g}. Change it."
 
-    return Rule(f"a `{ratio}` between 0 and 1 that leaves a patch", violation)
-
-
-def first_layer(arguments: Mapping[str, Plain]) -> int | None:
-    """Compute how many pixels, in one direction, become one value in the first of `layers`; ``None`` if unknown."""
-    layer = str(next(iter(arguments["layers"]), ""))
-    depth = re.fullmatch(r"layer(\d)", layer)
-    return patch_side(str(arguments["backbone"])) if depth is None else 2 ** (int(depth[1]) + 1)
-
-
-def encoder_if_subsampled(arguments: Mapping[str, Plain]) -> int | None:
-    """Give the side of a patch of `encoder_name` in pixels; ``None`` if all patches are kept."""
-    return patch_side(str(arguments["encoder_name"])) if arguments["coreset_subsampling"] else None
-
-
-def enough_patches(encoder: str, argument: str) -> Rule:
-    """At least as many patches in a tile as an argument requires.
-
-    Args:
-        encoder: The argument that names the encoder, whose name contains the patch side.
-        argument: The argument with the number of patches.
-    """
-
-    def violation(setup: TrainingSetup) -> str | None:
-        side = patch_side(str(setup.arguments[encoder])) or 1
-        patches = (setup.tile_size.height // side) * (setup.tile_size.width // side)
-        if patches >= int(setup.arguments[argument]):
-            return None
-        return f"{_tiles(setup)}, which has {patches} of {side} x {side} pixels. Set larger ones."
-
-    return Rule(f"tiles of at least `{argument}` patches", violation)
+    return Rule(f"a `{argument}` between 0 and 1", violation)
 
 
 def enough_positions(layers: str, argument: str) -> Rule:
@@ -252,8 +180,13 @@ def patch_side(encoder: str) -> int | None:
     return int(found[1] or found[2]) if found else None
 
 
-def _not_multiple(setup: TrainingSetup, step: int) -> str | None:
-    return _other_tiles(setup, *(max(step, round(each / step) * step) for each in setup.tile_size))
+def _nearest_multiple(given: int, step: int) -> int:
+    return max(step, round(given / step) * step)
+
+
+def _of_sides(text: str, nearest: Callable[[int], int]) -> Rule:
+    """A requirement of each side of a tile; ``nearest`` gives the allowed side that is nearest to a given one."""
+    return Rule(text, lambda setup: _other_tiles(setup, *map(nearest, setup.tile_size)))
 
 
 def _other_tiles(setup: TrainingSetup, height: int, width: int) -> str | None:

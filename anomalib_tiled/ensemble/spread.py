@@ -8,16 +8,11 @@ normal here too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from anomalib_tiled.ensemble.calibration import Observed
-from anomalib_tiled.stages.distribution import ROUNDING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from anomalib_tiled.stages.distribution import ScoreDistribution
+from anomalib_tiled.stages.distribution import ROUNDING, ScoreDistribution
 
 LEAST_SPREAD = 0.05
 """Least spread of normal scores, as a fraction of the median spread of all tiles; rounding alone has caused 0.015."""
@@ -27,14 +22,7 @@ SHOWN = 8
 
 
 def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
-    """Find the tiles without spread, and the tile from which each borrows normal scores.
-
-    Args:
-        tiles: Distributions of the scores of each tile, by its name.
-
-    Returns:
-        Names of tiles by names of tiles; empty if all scores vary, or none do.
-    """
+    """Name the tiles without spread, each with the tile from which it borrows; empty if all scores vary, or none do."""
     heights = {name: each.scores.peaks for name, each in tiles.items() if each.scores.peaks.size}
     spreads = {name: float(peaks.max() - peaks.min()) for name, peaks in heights.items()}
     highest = {name: float(peaks.max()) for name, peaks in heights.items()}
@@ -57,11 +45,7 @@ def lend(borrower: Observed, lender: Observed) -> Observed:
 
 
 def notes_on_spread(lenders: Mapping[str, str]) -> Sequence[str]:
-    """Write a note that names the tiles without spread.
-
-    Args:
-        lenders: Result of `borrowed`.
-    """
+    """Write a note that names the tiles that ``borrowed`` has found."""
     if not lenders:
         return ()
     more = f" and {len(lenders) - SHOWN} more (`anomalib tiled status` names them)" if len(lenders) > SHOWN else ""

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
+from anomalib_tiled.config.settings import ClassSpec, Plain
 from anomalib_tiled.ensemble.missing_weights import remedy
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.checkpoints import read_checkpoint, restore
+from anomalib_tiled.grid import Size
+from anomalib_tiled.runs.checkpoints import Restorer, read_checkpoint, restore
 from anomalib_tiled.system.out_of_memory import lack_of_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from anomalib_tiled.config.settings import ClassSpec, Plain
-    from anomalib_tiled.grid import Size
-    from anomalib_tiled.runs.checkpoints import Restorer
 
 FITTED_TO_TILES: tuple[type[Transform], ...] = (Resize, CenterCrop)
 """Pre-processing that is removed, because the model of a tile must see all pixels of the tile unchanged."""
@@ -57,19 +52,11 @@ class TilePrediction(NamedTuple):
 def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     """Make an untrained model for tiles of one size.
 
-    Args:
-        spec: Class and arguments.
-        tile_size: Height and width of the tiles in pixels.
-
     Raises:
         ConfigurationError: The model refuses its arguments or the tile size.
     """
-
-    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
-        return model_class(**_arguments_for_tiles(model_class, arguments, tile_size))
-
     try:
-        made = spec.build(AnomalibModule, make)
+        made = _make(spec, tile_size)
     except ConfigurationError as error:
         if (advice := remedy(error, spec, trained=False)) is None:
             raise
@@ -77,15 +64,13 @@ def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
         raise ConfigurationError(message) from error
     model = _fitted_to_tiles(made, tile_size)
     # Some versions of Python 3.11 pickle members of an Enum in a form that PyTorch does not load with weights_only.
-    model.hparams.update({name: _plain(value) for name, value in model.hparams.items()})
+    plain = {name: value.value for name, value in model.hparams.items() if isinstance(value, Enum)}
+    model.hparams.update(plain)
     return model
 
 
 def class_of(spec: ClassSpec) -> type[AnomalibModule]:
     """Give the class of a model without making one.
-
-    Args:
-        spec: Class and arguments.
 
     Raises:
         ConfigurationError: There is no such class, or it is no model.
@@ -98,12 +83,7 @@ def class_of(spec: ClassSpec) -> type[AnomalibModule]:
 
 
 def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
-    """Load a trained model, ready to predict.
-
-    Args:
-        spec: Class and arguments that it was trained with.
-        tile_size: Height and width of the tiles in pixels.
-        checkpoint: Its Lightning checkpoint; only tensors and plain values are read from it.
+    """Load a trained model, ready to predict; only tensors and plain values are read from its checkpoint.
 
     Raises:
         ConfigurationError: The checkpoint belongs to another model.
@@ -117,13 +97,8 @@ def load_tile_model(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> Anoma
 
 def _model_of_a_run(spec: ClassSpec, tile_size: Size) -> AnomalibModule:
     """Make the model of a run, before a checkpoint replaces its weights."""
-
-    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
-        arguments = _arguments_for_tiles(model_class, arguments, tile_size)
-        return model_class(**{**arguments, **_accepted(model_class, ONLY_FOR_A_FRESH_MODEL)})
-
     try:
-        return spec.build(AnomalibModule, make)
+        return _make(spec, tile_size, **ONLY_FOR_A_FRESH_MODEL)
     except ConfigurationError as error:
         if lack_of_memory(error) is not None:
             raise
@@ -144,13 +119,7 @@ def _errors_naming(checkpoint: Path, model: AnomalibModule) -> Iterator[None]:
 
 
 def reload_tile_model(model: AnomalibModule, tile_size: Size, checkpoint: Path, restorer: Restorer) -> None:
-    """Load another tile into a loaded model, which is faster than making a new model.
-
-    Args:
-        model: The model of another tile of the same run.
-        tile_size: Height and width of the tiles in pixels.
-        checkpoint: The checkpoint of the tile.
-        restorer: Reads checkpoints of the run.
+    """Load another tile into a loaded model of the same run, which is faster than making a new model.
 
     Raises:
         ConfigurationError: The checkpoint belongs to another model.
@@ -175,15 +144,7 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
 
 
 def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict a batch of tiles without inference mode, so that the prediction can be exported as a graph.
-
-    Args:
-        model: As for ``predict_tile``.
-        images: As for ``predict_tile``.
-
-    Raises:
-        ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
-    """
+    """Predict as ``predict_tile``, but without inference mode, so that the prediction can be exported as a graph."""
     output, name = model(images), type(model).__name__
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:
@@ -193,7 +154,7 @@ def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePre
     if scores is None:
         message = (
             f"{name} gives neither scores nor anomaly maps, so it cannot be used with tiles. Its forward must return "
-            f"an InferenceBatch with pred_score or anomaly_map, but returned {_described(output)}."
+            f"an InferenceBatch with pred_score or anomaly_map, but returned {type(output).__name__}."
         )
         raise ConfigurationError(message)
     _check_number(name, "pred_score", scores, images.shape[0])
@@ -223,16 +184,14 @@ def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> No
         raise ConfigurationError(message)
 
 
-def _described(output: object) -> str:
-    if isinstance(output, InferenceBatch):
-        return "one with neither"
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    return f"a {type(output).__name__}"
+def _make(spec: ClassSpec, tile_size: Size, **fixed: Plain) -> AnomalibModule:
+    """Make a model with its arguments, and with fixed ones, if it has them."""
 
+    def make(model_class: type[AnomalibModule], **arguments: Any) -> AnomalibModule:  # noqa: ANN401  # the model's own
+        fitted = _arguments_for_tiles(model_class, arguments, tile_size)
+        return model_class(**{**fitted, **_accepted(model_class, fixed)})
 
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+    return spec.build(AnomalibModule, make)
 
 
 def _arguments_for_tiles(
@@ -249,7 +208,7 @@ def _arguments_for_tiles(
             raise ConfigurationError(message)
     pre_processor = arguments.get("pre_processor", True)
     if pre_processor is True:
-        pre_processor = _pre_processor(model_class, tile_size)
+        pre_processor = _pre_processor(model_class)
     if isinstance(pre_processor, PreProcessor):
         # Models read the size of their input from their pre-processor, while they are made.
         _transform_with(pre_processor, [Resize(list(tile_size), antialias=True), *_kept(pre_processor, tile_size)])
@@ -258,22 +217,10 @@ def _arguments_for_tiles(
     return {**arguments, **_accepted(model_class, {"evaluator": False, "visualizer": False})}
 
 
-def _pre_processor(model_class: type[AnomalibModule], tile_size: Size) -> torch.nn.Module | None:
-    """Give the class's own pre-processor for the tile size; ``None`` to leave the choice to the class."""
-    configure = model_class.configure_pre_processor
-    needs_instance = not isinstance(
-        inspect.getattr_static(model_class, "configure_pre_processor"), (staticmethod, classmethod)
-    )
-    if needs_instance or "image_size" not in inspect.signature(configure).parameters:
-        return None
-    try:
-        return configure((tile_size.height, tile_size.width))
-    except ValueError as error:
-        if "crop" in str(error).lower():  # the crop is larger than the tile, but crops are removed anyway
-            return configure()
-        reason = str(error).rstrip(".")
-        message = f"{model_class.__name__} cannot pre-process tiles of {tile_size}: {reason}. Set another tile_size."
-        raise ConfigurationError(message) from error
+def _pre_processor(model_class: type[AnomalibModule]) -> torch.nn.Module | None:
+    """Give the pre-processor of a class; ``None`` if it takes a model to know it."""
+    found = inspect.getattr_static(model_class, "configure_pre_processor")
+    return model_class.configure_pre_processor() if isinstance(found, (staticmethod, classmethod)) else None
 
 
 def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any], tile_size: Size) -> dict[str, Plain]:
@@ -286,16 +233,13 @@ def _size_arguments(model_class: type[AnomalibModule], arguments: dict[str, Any]
     sizes: dict[str, Plain] = {}
     for name in (name for name in SIZE_OF_THE_INPUT if name in parameters):
         default, given = parameters[name].default, arguments.get(name)
-        size = (*tile_size,) if _takes_pair(parameters[name]) else _side(model_class, name, tile_size)
+        takes_pair = isinstance(default, (tuple, list)) or "tuple" in str(parameters[name].annotation).lower()
+        size = (*tile_size,) if takes_pair else _side(model_class, name, tile_size)
         if given not in (None, default, size, [*tile_size]):  # not a set: lists have no hash
             message = f"model.init_args.{name} must be the tile size, {tile_size}, but is {given}. Leave it out."
             raise ConfigurationError(message)
         sizes[name] = size
     return sizes
-
-
-def _takes_pair(parameter: inspect.Parameter) -> bool:
-    return isinstance(parameter.default, (tuple, list)) or "tuple" in str(parameter.annotation).lower()
 
 
 def _side(model_class: type[AnomalibModule], name: str, tile_size: Size) -> int:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from anomalib.data import ImageBatch
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anomalib.data import ImageBatch
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.grid import TileGrid
+from anomalib_tiled.grid import TileGrid
 
 NAMED = 8
 """Tiles that a note names at most for one reason."""
@@ -21,14 +17,7 @@ NAMED = 8
 
 @lru_cache(maxsize=8)
 def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
-    """Give the pixels that no tile with a model covers.
-
-    Args:
-        grid: The grid.
-
-    Returns:
-        Shape (height, width); ``None`` if there are none.
-    """
+    """Give the pixels that no tile with a model covers, shape (height, width); ``None`` if there are none."""
     if not grid.left_out:
         return None
     pixels = np.ones(grid.image_size, dtype=np.bool_)
@@ -38,14 +27,11 @@ def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
 
 
 def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Find the images whose defects all lie where no model sees them.
+    """Find the images whose defects all lie where no model sees them, shape (batch,).
 
     Args:
         masks: Defects, shape (batch, height, width).
-        uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none.
-
-    Returns:
-        Shape (batch,).
+        uninspected: Pixels that no model sees, as of ``uninspected_pixels``.
     """
     if uninspected is None:
         return np.zeros(len(masks), dtype=np.bool_)
@@ -54,26 +40,18 @@ def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | No
 
 
 def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
-    """Say which locations have no model, and how much of an image is not inspected; ``None`` if all have a model.
-
-    Args:
-        grid: The grid.
-        reasons: Why locations have no model, by their names.
-    """
+    """Say which locations have no model, by reason, and how much of an image is not inspected; ``None`` if all have."""
     if not reasons:
         return None
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)
     causes = "; ".join(f"{_listed(names)} ({reason})" for reason, names in by_reason.items())
-    return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {_extent(grid)}"
-
-
-def _extent(grid: TileGrid) -> str:
-    if (pixels := uninspected_pixels(grid)) is None:
-        return "Other tiles cover all of their pixels."
-    share = 100 * pixels.mean()
-    return f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
+    extent = "Other tiles cover all of their pixels."
+    if (pixels := uninspected_pixels(grid)) is not None:
+        share = 100 * pixels.mean()
+        extent = f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
+    return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {extent}"
 
 
 def _listed(names: list[str]) -> str:
@@ -82,11 +60,7 @@ def _listed(names: list[str]) -> str:
 
 
 class HiddenDefects:
-    """Counts images with defects that no model sees.
-
-    Args:
-        grid: The grid.
-    """
+    """Counts images with defects that no model sees."""
 
     def __init__(self, grid: TileGrid) -> None:
         self._pixels = uninspected_pixels(grid)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from anomalib_tiled.ensemble.calibration import Observed
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.normals import clear_of_rounding
 from anomalib_tiled.system.files import replacing
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.ensemble.calibration import Observed
-    from anomalib_tiled.stages.distribution import ScoreDistribution
 
 ROUNDING = 1e-9
 """Keeps 0.99 × 100 from being a hair more than 99."""
@@ -52,11 +47,7 @@ class NormalScores:
         return int(self.counts.sum())
 
     def quantile(self, fraction: float) -> float:
-        """Give the lowest score that at most 1 - fraction of all scores exceed, moved away from rounding.
-
-        Args:
-            fraction: Between 0 and 1.
-        """
+        """Give the lowest score that at most 1 - fraction of all scores exceed, moved away from rounding."""
         needed = max(fraction * self.total - ROUNDING, 0)
         score = self.scores[min(int(np.searchsorted(np.cumsum(self.counts), needed)), len(self.scores) - 1)]
         return clear_of_rounding(float(score), self.scores, self.margin)
@@ -79,12 +70,7 @@ class ValidationScores:
 
     @classmethod
     def of(cls, observed: Observed, configuration: str) -> ValidationScores:
-        """Take the normal scores of a calibration.
-
-        Args:
-            observed: Distributions of whole images.
-            configuration: Fingerprint of the settings of the calibration.
-        """
+        """Take the normal scores of whole images, from a calibration with settings of this fingerprint."""
         nothing = NormalScores(np.zeros(0), np.zeros(0))
         pixels = NormalScores.of(observed.maps) if observed.every_mask_known else nothing
         return cls(NormalScores.of(observed.scores), pixels, configuration)
@@ -112,9 +98,9 @@ class ValidationScores:
         try:
             with np.load(path) as content:
                 written = str(content["configuration"])
-                margins = content["margins"].tolist() if "margins" in content else (0.0, 0.0)  # of earlier versions
-                images = NormalScores(content["image_scores"], content["image_counts"], margins[0])
-                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"], margins[1])
+                of_images, of_pixels = content["margins"].tolist()
+                images = NormalScores(content["image_scores"], content["image_counts"], of_images)
+                pixels = NormalScores(content["pixel_scores"], content["pixel_counts"], of_pixels)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from anomalib_tiled.errors import StageError, StorageError
+from anomalib_tiled.grid import Tile
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.workers import Outcome, Workers
+from anomalib_tiled.stages.workers import Outcome, TrainTile, Workers
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 from anomalib_tiled.system.packages import origin_of
 from anomalib_tiled.system.termination import Terminated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.stages.workers import TrainTile
 
 SHOWN = 3
 """Images that a message names at most."""
@@ -87,15 +80,7 @@ def image_context(paths: Sequence[str | Path] | None) -> str:
 def call_stage(
     stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Call a stage, and check its result.
-
-    While a graph is exported, tensors have shapes and no values, so values are not checked.
-
-    Args:
-        stage: The stage.
-        method: Its method.
-        arguments: Arguments of the method.
-        shape: Shape that the result must have.
+    """Call a method of a stage, and check that its result has a shape and, unless a graph is exported, finite values.
 
     Raises:
         StageError: The stage raised an error, or returned another shape or type, infinities or NaN; a normalizer:
@@ -114,11 +99,6 @@ def call_stage(
 
 def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:
     """Let workers train tiles, and check what they report.
-
-    Args:
-        workers: The workers.
-        tiles: Tiles to train.
-        train_tile: Trains one tile.
 
     Raises:
         StageError: The workers raised an error, reported anything but an Outcome for each tile, or left out a tile.
@@ -147,17 +127,20 @@ def _next_outcome(workers: Workers, outcomes: Iterator[Outcome]) -> Outcome | No
         return next(outcomes, None)
 
 
-def learned_number(rule: Thresholder, value: object) -> float:
-    """Convert a learned threshold to a plain number.
+def learned_number(stage: object, value: object, name: str = "threshold") -> float:
+    """Convert a number that a stage learned to a plain number, as for a JSON file.
 
     Raises:
-        StageError: The threshold is no number, or not finite.
+        StageError: It is no number, or not finite.
     """
-    return _plain_number(rule, "threshold", value)
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return value if isinstance(value, int) else float(value)
+    message = f"{name_of(stage)} must learn finite numbers, but learned {name} = {value!r}. Fix it."
+    raise StageError(message)
 
 
 def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]:
-    """Convert what a normalizer learned to plain numbers, as for a JSON file.
+    """Convert what a normalizer learned to plain numbers.
 
     Raises:
         StageError: The normalizer did not learn finite numbers by name.
@@ -165,14 +148,7 @@ def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]
     if not isinstance(learned, Mapping) or not all(isinstance(name, str) for name in learned):
         message = f"{name_of(normalizer)} must learn numbers by name, but learned {learned!r}. Fix it."
         raise StageError(message)
-    return {name: _plain_number(normalizer, name, value) for name, value in learned.items()}
-
-
-def _plain_number(stage: object, what: str, value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return value if isinstance(value, int) else float(value)
-    message = f"{name_of(stage)} must learn finite numbers, but learned {what} = {value!r}. Fix it."
-    raise StageError(message)
+    return {name: learned_number(normalizer, value, name) for name, value in learned.items()}
 
 
 def _check_range(stage: object, lowest: float, highest: float) -> None:

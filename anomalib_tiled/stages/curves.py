@@ -6,16 +6,9 @@ is not defined because one of the two classes is empty. Scores in one bin are ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.stages.distribution import ScoreCounts
-
-    Floats = NDArray[np.float64]
+from anomalib_tiled.stages.distribution import Floats, ScoreCounts
 
 AUPRO_LIMIT = 0.3
 """False-positive rate up to which the per-region overlap is integrated, as in MVTec's and anomalib's definition."""
@@ -53,12 +46,7 @@ def f1_scores(counts: ScoreCounts) -> Floats:
 
 
 def aupro(counts: ScoreCounts, limit: float = AUPRO_LIMIT) -> float | None:
-    """Area under mean overlap with a region over false-positive rate, up to a limit, divided by the limit.
-
-    Args:
-        counts: Counts with the weights of the regions.
-        limit: Highest false-positive rate.
-    """
+    """Area under mean overlap with a region over false-positive rate, up to a limit, divided by the limit."""
     if not counts.normal.sum() or not counts.regions.sum():
         return None
     overlap, false_positives = _rate(counts.regions), _rate(counts.normal)

@@ -1,23 +1,23 @@
 """Distributions of scores, from which calibration and metrics are computed without keeping millions of pixels.
 
-Normal and anomalous scores are counted separately, in bins. The bins adapt to the range of the scores so far, so the
-range need not be known in advance, and one pass is enough.
+Normal and anomalous scores are counted separately, in bins: ranges of floats, fine enough for the range of the scores
+and for those near zero. They adapt to the range of the scores so far, so the range need not be known in advance, and
+one pass is enough.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from anomalib_tiled.stages.bins import Bins
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Singles = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 IMAGE_BITS = 19
 """The range of the scores of whole images is cut into at most 2^19 bins."""
@@ -43,14 +43,91 @@ UNKNOWN = 0.1
 AT_ONCE = 2**16
 """Scores that are counted together: few enough for the cache of the processor."""
 
+MOST_IGNORED_BITS = 12
+"""Bits of the mantissa's 23 that a bin ignores at most: its width is then a 2^11th of its scores."""
+
+MANTISSA_BITS = np.uint32(23)
+MANTISSA = np.uint32(0x007F_FFFF)
+SIGN_BIT = np.uint32(0x8000_0000)
+
+OCTAVES = 512
+"""Exponents of negative floats, highest first, then those of positive ones."""
+
+LOWEST_EXPONENT = -126
+"""Exponent of the smallest normal floats; subnormal floats share it."""
+
 
 def tile_bits(tiles: int) -> int:
-    """Give the number of bins for the scores of a tile, as a power of two.
+    """Give the bits for the scores of a tile, if so many tiles have their counts in memory at once."""
+    return max(LEAST_TILE_BITS, TILE_BITS - math.ceil(math.log2(max(1, tiles / FINE_TILES))))
+
+
+@dataclass(frozen=True)
+class Bins:
+    """How floats are cut into bins, numbered so that a higher float never has a lower bin.
+
+    A float32 has an exponent and 23 bits of mantissa; read as an integer of 32 bits, negative ones inverted, higher
+    floats are higher integers. Floats of one exponent, an octave, are cut into 2^23, 2^22, 2^21, ... bins by ignoring
+    trailing bits of the mantissa. How many are ignored is different from octave to octave:
+
+        ──┬────┬────┬────┬──┬──┬──┬─┬─┬┬┬┬┬|┬┬┬┬┬─┬─┬──┬──┬──┬────┬────┬────┬──
+          one width, a fraction of the range  0     narrower near zero: the score / 2^11
+
+    So no bin is wider than a given fraction of the range of the scores, and none wider than a 2^11th of its scores.
+    When the range grows, bins become twice as wide: each is the union of old ones then, and nothing has to be counted
+    again.
 
     Args:
-        tiles: Number of tiles that have their counts in memory at once.
+        width_exponent: Bins are 2 to the power of this wide, where that is neither too wide near zero, nor narrower
+            than floats can tell apart.
     """
-    return max(LEAST_TILE_BITS, TILE_BITS - math.ceil(math.log2(max(1, tiles / FINE_TILES))))
+
+    width_exponent: int
+
+    @classmethod
+    def for_range(cls, minimum: float, maximum: float, bits: int) -> Bins:
+        """Give the bins for scores between two numbers.
+
+        Args:
+            minimum: Lowest score.
+            maximum: Highest score.
+            bits: The range is cut into at least 2 to the power of ``bits`` - 1, and at most 2 to the power of ``bits``
+                bins of one width.
+        """
+        return cls(math.frexp(maximum - minimum)[1] - bits if maximum > minimum else LOWEST_EXPONENT * 2)
+
+    def of(self, scores: Singles) -> Integers:
+        """Give the bin of each score."""
+        bits = (scores + np.float32(0)).view(np.uint32)  # adding zero turns -0.0 into 0.0
+        ordered = np.where(bits & SIGN_BIT, ~bits, bits | SIGN_BIT)
+        octaves = ordered >> MANTISSA_BITS
+        ordered &= MANTISSA
+        ordered >>= self._ignored[octaves]
+        first: Integers = self._first[octaves]
+        return first + ordered
+
+    def lowest(self, bins: Integers) -> Singles:
+        """Give the lowest float of each bin."""
+        octaves = np.searchsorted(self._first, bins, side="right") - 1
+        mantissas = (bins - self._first[octaves]) << self._ignored[octaves]
+        ordered = (octaves << np.int64(MANTISSA_BITS)) + mantissas
+        bits = ordered.astype(np.uint32)
+        return np.where(bits & SIGN_BIT, bits & ~SIGN_BIT, ~bits).view(np.float32)
+
+    @cached_property
+    def _ignored(self) -> NDArray[np.uint32]:
+        """Trailing bits of the mantissa that the bins of each octave ignore."""
+        half = OCTAVES // 2
+        exponents = np.maximum(np.arange(half) - 1, 0) + LOWEST_EXPONENT
+        ignored = np.clip(self.width_exponent - exponents + int(MANTISSA_BITS), 0, MOST_IGNORED_BITS)
+        return np.concatenate([ignored[::-1], ignored]).astype(np.uint32)
+
+    @cached_property
+    def _first(self) -> Integers:
+        """First bin of each octave."""
+        numbers = np.int64(1) << (np.int64(MANTISSA_BITS) - self._ignored.astype(np.int64))
+        first: Integers = np.cumsum(numbers) - numbers
+        return first
 
 
 @dataclass(frozen=True)
@@ -89,13 +166,12 @@ class ScoreDistribution:
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.maximum_normal = float("-inf")
+        self.has_anomalous = False
         self.given_rounding: float | None = None
-        self._peaks: list[NDArray[np.float32]] = []
+        self._peaks: list[Singles] = []
         self._bins = Bins.for_range(0, 0, bits)
         self._first = 0
-        self._counts: Floats = np.zeros(
-            (2, 0)
-        )  # rows: all scores, anomalous scores, weights of regions if there are any
+        self._counts: Floats = np.zeros((2, 0))  # all scores, anomalous ones, weights of regions if there are any
 
     @property
     def peaks(self) -> Floats:
@@ -123,21 +199,14 @@ class ScoreDistribution:
     @property
     def empty(self) -> bool:
         """Whether no score was added yet."""
-        return self._counts.size == 0
+        return self.minimum > self.maximum
 
     @property
     def has_normal(self) -> bool:
         """Whether a normal score was added."""
-        return bool(np.any(self._counts[0] > self._counts[1]))
+        return self.maximum_normal > float("-inf")
 
-    @property
-    def has_anomalous(self) -> bool:
-        """Whether an anomalous score was added."""
-        return bool(np.any(self._counts[1]))
-
-    def add(
-        self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: NDArray[np.float64] | None = None
-    ) -> None:
+    def add(self, scores: Singles, anomalous: Flags, regions: Floats | None = None) -> None:
         """Count scores.
 
         Args:
@@ -148,10 +217,7 @@ class ScoreDistribution:
         if scores.size == 0:
             return
         flat, mask = np.ascontiguousarray(scores, dtype=np.float32).ravel(), np.ravel(anomalous)
-        self.minimum = min(self.minimum, float(flat.min()))
-        self.maximum = max(self.maximum, float(flat.max()))
-        self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
-        self._peaks.append(_peaks(flat.reshape(len(scores), -1), mask.reshape(len(scores), -1)))
+        self._observe(flat.reshape(len(scores), -1), mask.reshape(len(scores), -1))
         self._make_room(2 if regions is None else 3)
         for start in range(0, flat.size, AT_ONCE):
             part = slice(start, start + AT_ONCE)
@@ -173,12 +239,7 @@ class ScoreDistribution:
         )
 
     def with_normal_scores_of(self, other: ScoreDistribution, shift: float) -> ScoreDistribution:
-        """Join the anomalous scores of this distribution with the normal scores of another distribution.
-
-        Args:
-            other: A distribution with normal scores and the same number of bits.
-            shift: Added to the normal scores.
-        """
+        """Join the anomalous scores of this distribution with the shifted normal scores of another one of its bits."""
         own, others = self.counts(), other.counts()
         upper = np.minimum(others.upper, other.maximum_normal) + shift
         values = np.concatenate([own.lower, upper]).astype(np.float32)
@@ -188,6 +249,7 @@ class ScoreDistribution:
         result = ScoreDistribution(self.bits)
         result.minimum, result.maximum = float(values.min()), float(values.max())
         result.maximum_normal = float(values[weights > anomalous].max())
+        result.has_anomalous = self.has_anomalous
         result._peaks = [(other.peaks + shift).astype(np.float32)]
         result._make_room(2)
         bins = result._bins.of(values) - result._first
@@ -199,7 +261,15 @@ class ScoreDistribution:
     def _level(self) -> float:
         return float(np.abs([self.maximum_normal, *self.peaks]).max())
 
-    def _count(self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: Floats | None) -> None:
+    def _observe(self, scores: Singles, anomalous: Flags) -> None:
+        """Note the lowest and highest scores; both arguments of shape (images, scores)."""
+        self.minimum = min(self.minimum, float(scores.min()))
+        self.maximum = max(self.maximum, float(scores.max()))
+        self.maximum_normal = max(self.maximum_normal, float(scores.max(where=~anomalous, initial=-np.inf)))
+        self.has_anomalous |= bool(anomalous.any())
+        self._peaks.append(scores[~anomalous.any(axis=1)].max(axis=1))
+
+    def _count(self, scores: Singles, anomalous: Flags, regions: Floats | None) -> None:
         bins = self._bins.of(scores)
         bins -= self._first
         np.add.at(self._counts[0], bins, 1.0)  # unlike that of bincount, its time does not grow with the bins
@@ -228,27 +298,10 @@ class ExactScores(ScoreDistribution):
 
     def __init__(self) -> None:
         super().__init__()
-        self._scores: list[NDArray[np.float32]] = []
-        self._anomalous: list[NDArray[np.bool_]] = []
+        self._scores: list[Singles] = []
+        self._anomalous: list[Flags] = []
 
-    @property
-    def empty(self) -> bool:
-        """Whether no score was added yet."""
-        return not self._scores
-
-    @property
-    def has_normal(self) -> bool:
-        """Whether a normal score was added."""
-        return any((~anomalous).any() for anomalous in self._anomalous)
-
-    @property
-    def has_anomalous(self) -> bool:
-        """Whether an anomalous score was added."""
-        return any(anomalous.any() for anomalous in self._anomalous)
-
-    def add(
-        self, scores: NDArray[np.float32], anomalous: NDArray[np.bool_], regions: NDArray[np.float64] | None = None
-    ) -> None:
+    def add(self, scores: Singles, anomalous: Flags, regions: Floats | None = None) -> None:
         """Keep scores.
 
         Args:
@@ -260,18 +313,12 @@ class ExactScores(ScoreDistribution):
         if scores.size == 0:
             return
         flat, mask = np.asarray(scores, dtype=np.float32).ravel(), np.asarray(anomalous, dtype=bool).ravel()
+        self._observe(flat[:, None], mask[:, None])
         self._scores.append(flat)
         self._anomalous.append(mask)
-        self._peaks.append(flat[~mask])
-        self.minimum = min(self.minimum, float(flat.min()))
-        self.maximum = max(self.maximum, float(flat.max()))
-        self.maximum_normal = max(self.maximum_normal, float(flat.max(where=~mask, initial=-np.inf)))
 
     def counts(self) -> ScoreCounts:
         """Give one bin for each distinct score, in ascending order of score."""
-        if self.empty:
-            nothing: Floats = np.zeros(0)
-            return ScoreCounts(nothing, nothing, nothing, nothing, nothing)
         scores, mask = self._all()
         values, inverse = np.unique(scores.astype(np.float64), return_inverse=True)
         total = np.bincount(inverse, minlength=len(values)).astype(np.float64)
@@ -286,12 +333,7 @@ class ExactScores(ScoreDistribution):
         result.add(normal, np.zeros(len(normal), bool))
         return result
 
-    def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _all(self) -> tuple[Singles, Flags]:
         """Give every score, and whether it is anomalous."""
-        return np.concatenate(self._scores), np.concatenate(self._anomalous)
-
-
-def _peaks(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Give the highest score of each image without anomalous scores; both arguments of shape (images, scores)."""
-    highest: NDArray[np.float32] = scores[~anomalous.any(axis=1)].max(axis=1)
-    return highest
+        scores = np.concatenate([np.zeros(0, np.float32), *self._scores])
+        return scores, np.concatenate([np.zeros(0, bool), *self._anomalous])

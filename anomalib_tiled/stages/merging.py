@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.grid import Size, Tile, TileGrid
 
 
 class Merger(ABC):

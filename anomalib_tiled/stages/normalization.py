@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 
+from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.normals import deviation, quantile_of_counts
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anomalib_tiled.stages.distribution import ScoreDistribution
 
 
 class Normalizer(ABC):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from anomalib_tiled.grid import TileGrid
-
+from anomalib_tiled.grid import TileGrid
 
 WIDEST_BLUR = 100
 """Largest sigma in pixels: the blur reaches four times as far, and needs memory for all pixels within its reach."""

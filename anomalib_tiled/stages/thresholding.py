@@ -1,28 +1,27 @@
-"""Thresholding: the score above which an image or a pixel is anomalous."""
+"""Thresholding: the score above which an image or a pixel is anomalous, and how far a sensitivity moves that."""
 
 from __future__ import annotations
 
 import logging
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 
+from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.curves import f1_scores
-from anomalib_tiled.stages.distribution import ExactScores
+from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
 from anomalib_tiled.stages.normals import (
+    FEWEST_SCORES,
+    Tail,
     clear_of_rounding,
     peaks_of,
     quantile_of_counts,
-    quantile_of_peaks,
+    quantile_of_images,
 )
-from anomalib_tiled.stages.tail import FEWEST_SCORES, Tail
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anomalib_tiled.stages.distribution import ScoreCounts, ScoreDistribution
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,9 @@ MARGIN = 1e-5
 
 ROUNDING = 1e-9
 """In floating point, a quantile of 0.9 gives a rate of slightly less than 0.1."""
+
+NEUTRAL = 0.5
+"""The sensitivity that leaves decisions at the threshold."""
 
 
 class Thresholder(ABC):
@@ -158,8 +160,7 @@ class QuantileThreshold(Thresholder):
         if self.every_pixel and not isinstance(scores, ExactScores):
             quantile = min(quantile_of_counts(scores.counts(), self.quantile), scores.maximum_normal)
             return clear_of_rounding(quantile, np.array([scores.maximum_normal]), scores.margin)
-        peaks = peaks_of(scores)
-        return clear_of_rounding(quantile_of_peaks(peaks, self.quantile), peaks, scores.margin)
+        return quantile_of_images(scores, self.quantile)
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
         """Say if there are too few images for the quantile."""
@@ -203,13 +204,48 @@ class ExtremeValueThreshold(Thresholder):
             logger.warning(
                 "The tail of %d normal scores cannot be fitted: the threshold is their quantile.", len(peaks)
             )
-        return clear_of_rounding(quantile_of_peaks(peaks, 1 - self.false_positive_rate), peaks, scores.margin)
+        return quantile_of_images(scores, 1 - self.false_positive_rate)
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
         """Say if there are too few images for a tail, or for the rate."""
         images = len(scores.peaks)
         extrapolated = images >= FEWEST_SCORES and self.false_positive_rate < self.tail
         return _notes_on_few(images, self.false_positive_rate, extrapolated=extrapolated)
+
+
+def decided(raw: torch.Tensor, normalized: torch.Tensor, *, threshold: float, sensitivity: float) -> torch.Tensor:
+    """Decide what is anomalous: normalized scores greater than 1 - sensitivity, as in anomalib.
+
+    Args:
+        raw: Scores or maps of any shape, on the scale of the threshold.
+        normalized: The same scores, normalized; the raw scores again if there is no normalization.
+        threshold: Scores above it are anomalous.
+        sensitivity: Between 0 and 1; a higher sensitivity finds more.
+
+    Returns:
+        True where anomalous, of the same shape.
+    """
+    if sensitivity == NEUTRAL:  # greater than the threshold, which rounding in normalization may blur
+        return raw > threshold
+    return normalized > 1 - sensitivity
+
+
+def check_sensitivity(name: str, given: object, *, normalize_at: str, threshold_at: str) -> None:
+    """Check that a sensitivity has a meaning with these places of normalization and thresholding.
+
+    Raises:
+        ConfigurationError: It is not between 0 and 1, or would be applied to scores that are not normalized.
+    """
+    if not isinstance(given, (int, float)) or not 0 <= given <= 1:
+        message = f"thresholding.{name} must be a number between 0 and 1, but is {given!r}. Higher finds more."
+        raise ConfigurationError(message)
+    if given != NEUTRAL and normalize_at not in {"tile", threshold_at}:
+        message = (
+            f"thresholding.{name} is {given}, but a sensitivity needs normalized scores, and with normalization.stage "
+            f"{normalize_at} and thresholding.stage {threshold_at} thresholds apply to raw scores. Set both "
+            "stages to image or both to tile, or leave the sensitivity out and give a threshold by ManualThreshold."
+        )
+        raise ConfigurationError(message)
 
 
 def _notes_on_few(images: int, rate: float, *, extrapolated: bool) -> Sequence[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ MISFITS = {
     "a group": ({"tiling": 5}, "'tiling.tile_size' is required"),
     "a list of trainer arguments": ({"trainer": [1]}, "A setting has a value of the wrong type"),
     "a seed": ({"seed_everything": -5}, "seed_everything must be between 0 and 4294967295, or true, but is -5."),
-    "a pixel metric for images": ({"metrics__image": ["AUPRO"]}, "There is no metric 'AUPRO' for metrics.image."),
+    "a pixel metric for images": (
+        {"metrics__image": ["AUPRO"]},
+        "The metric 'AUPRO' in metrics.image measures regions of pixels. Move it to metrics.pixel.",
+    ),
     "tile larger than image": (
         {"tiling__tile_size": 120},
         "tile height is 120 pixels, image height is 112 pixels. Lower tiling.tile_size",
@@ -220,8 +224,8 @@ def test_a_setting_that_cannot_be_used_does_not_get_into_a_run(
 def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitted: list[RunFolder] = []
-    monkeypatch.setattr(pipeline, "fit", lambda folder, *_, **__: fitted.append(folder) or Calibration())
+    fitted: list[Run] = []
+    monkeypatch.setattr(pipeline, "fit", lambda run, *_, **__: fitted.append(run) or Calibration())
     none = dict.fromkeys(["data__init_args__normal_test_dir", "data__init_args__abnormal_dir"])
     none |= {"data__init_args__mask_dir": None, "data__init_args__test_split_mode": "none"}
     configuration = str(configure(**none, data__init_args__val_split_mode="none"))
@@ -231,7 +235,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     assert not list((tmp_path / "results").rglob("config.yaml"))
     assert main(["fit", "--config", configuration]) == 0
     (run,) = fitted
-    assert main(["train", "--ckpt_dir", str(run.path)]) == 2
+    assert main(["train", "--ckpt_dir", str(run.folder.path)]) == 2
     assert message in capsys.readouterr().err
     assert fitted == [run]
 
@@ -243,10 +247,8 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
         (["fit", "--config", "nowhere.yaml"], "File does not exist"),
         (["fit", "--tilling.stride", "3"], "There is no setting 'tilling'. Did you mean 'tiling'?"),
         (["test"], "'ckpt_dir' is required"),
-        (
-            ["test", "--ckpt_dir", ".", "--foo", "1"],
-            "There is no setting 'foo'. Allowed: allow_altered, ckpt_dir, data,",
-        ),
+        (["test", "--ckpt_dir", ".", "--foo", "1"], "There is no setting 'foo'. Allowed: ckpt_dir, data,"),
+        (["predict", "--ckpt_dir", ".", "--allow_altered"], "There is no setting 'allow_altered'"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

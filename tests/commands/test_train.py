@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ from PIL import Image
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
-from anomalib_tiled.data.images import read_mask
+from anomalib_tiled.data.images import read_masks
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -90,7 +92,7 @@ def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
 
 def test_every_tile_location_is_measured_with_its_own_label(finished_run: Path) -> None:
     run = Run.open(RunFolder.open(finished_run))
-    masks = [read_mask(sample.mask_path, run.grid.image_size) for sample in run.split.subset("test") if sample.label]
+    masks = [read_masks(sample.masks, run.grid.image_size) for sample in run.split.subset("test") if sample.label]
     rows = table(finished_run / "tiles.csv")
     assert [row["tile"] for row in rows] == [tile.name for tile in run.grid.tiles]
     for row, tile in zip(rows, run.grid.tiles, strict=True):
@@ -236,15 +238,15 @@ def test_interrupted_fit_goes_on_to_the_same_result(
 ) -> None:
     trained: list[str] = []
 
-    def stop_at_third(run: Run, tile: Tile) -> None:
+    def stop_at_third(job: TileJob, tile: Tile) -> None:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(tile.name)
-        train(run, tile)
+        train(job)(tile)
 
-    train = pipeline.train_tile
+    train = pipeline.TrainAndPredict
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "train_tile", stop_at_third)
+        patched.setattr(pipeline, "TrainAndPredict", lambda job: partial(stop_at_third, job))
         assert main(["fit", "--config", str(configure())]) == 130
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert f"fit --ckpt_dir {run}" in capsys.readouterr().err
@@ -423,7 +425,7 @@ def test_tiles_that_were_to_be_trained_again_are_not_forgotten(
 
     monkeypatch.setattr(pipeline, "fit", interrupted)
     (run := tmp_path / "my :100: run").mkdir()
-    for name in ("config.yaml", "origins.json", "split.csv"):
+    for name in ("config.yaml", "origins.json", "seals.json", "split.csv"):
         shutil.copy(finished_run / name, run)
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 130
     said = f"Resume with: anomalib-tiled fit --ckpt_dir '{run}' --tiles r01_c02,r00_c00\n"

@@ -17,7 +17,7 @@ from anomalib_tiled.config.allowed_classes import check_classes
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 
 class Part:

@@ -15,7 +15,7 @@ from anomalib_tiled.config.anomalib_config import HEADING, is_reference, read_po
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.thresholding import ManualThreshold, Thresholder
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 FIRST, SECOND = (Path(__file__).parents[1] / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
 

@@ -71,10 +71,9 @@ def test_a_calibration_survives_json() -> None:
     assert Calibration.from_json(of_earlier_version) == replace(calibration, borrowed={})
 
 
-@pytest.mark.parametrize("key", ["image", "tiles", "notes"])
-def test_a_calibration_that_was_altered(key: str) -> None:
-    content = {name: value for name, value in Calibration().to_json().items() if name != key}
-    with pytest.raises(RunFolderError, match=rf"calibration.json has changed \(KeyError\('{key}'\)\). Delete it, and"):
+def test_a_calibration_that_was_altered() -> None:
+    content = {name: value for name, value in Calibration().to_json().items() if name != "tiles"}
+    with pytest.raises(RunFolderError, match=r"calibration.json has changed \(KeyError\('tiles'\)\). Delete it, and"):
         Calibration.from_json(content)
 
 
@@ -133,24 +132,15 @@ def test_a_model_without_maps_has_one_scale() -> None:
     assert level.scores.normalization is None
 
 
-def test_without_labels_all_count_as_normal() -> None:
-    truth = Truth.of(None, None, 2)
-    assert truth.labels.tolist() == [False, False]
-    assert truth.masks is None
-
-
-def test_a_tile_is_anomalous_where_its_mask_is() -> None:
+def test_a_tile_is_anomalous_where_its_mask_is_or_without_masks_where_its_image_is() -> None:
     masks = np.zeros((2, 4, 6), dtype=bool)
     masks[1, 1, 4] = True
     truth = Truth(np.array([False, True]), masks)
     left, right = truth.cut(slice(0, 4), slice(0, 3)), truth.cut(slice(0, 4), slice(3, 6))
     assert (left.labels.tolist(), right.labels.tolist()) == ([False, False], [False, True])
     assert np.argwhere(right.masks).tolist() == [[1, 1, 1]]
-
-
-def test_a_tile_without_masks_is_what_its_image_is() -> None:
-    truth = Truth(np.array([False, True]), None)
-    assert truth.cut(slice(0, 1), slice(0, 1)).labels.tolist() == [False, True]
+    assert replace(truth, masks=None).cut(slice(0, 1), slice(0, 1)).labels.tolist() == [False, True]
+    assert Truth.of(None, None, 2).labels.tolist() == [False, False]
 
 
 def test_nothing_is_learned_from_pixels_and_defects_that_no_model_sees() -> None:

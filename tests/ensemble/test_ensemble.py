@@ -31,6 +31,7 @@ from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.seams import GaussianSeams
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.system import packages
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 OVERLAPPING = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
@@ -122,13 +123,11 @@ def test_without_calibration_nothing_is_decided() -> None:
 
 
 def test_each_tile_goes_through_its_own_model() -> None:
-    grid = replace(GRID)
-    maps = make_ensemble(replace(STAGES, smoother=None), model=scaled)(torch.ones(1, 3, 8, 12)).anomaly_map
-    assert [float(maps[0, 0, tile.rows.start, tile.columns.start]) for tile in grid.tiles] == [10, 20, 30, 20, 30, 40]
-
-
-def test_images_of_another_size_are_resized() -> None:
-    assert make_ensemble()(torch.zeros(1, 3, 20, 20)).anomaly_map.shape == (1, 1, 8, 12)
+    ensemble = make_ensemble(replace(STAGES, smoother=None), model=scaled)
+    maps = ensemble(torch.ones(1, 3, 20, 20)).anomaly_map  # images of another size are resized
+    assert maps.shape == (1, 1, 8, 12)
+    corners = [float(maps[0, 0, tile.rows.start, tile.columns.start]) for tile in GRID.tiles]
+    assert corners == pytest.approx([10, 20, 30, 20, 30, 40])
 
 
 def test_one_image_at_a_time_is_a_whole_batch() -> None:
@@ -152,45 +151,10 @@ def test_all_places_of_normalization_and_thresholding_find_the_defects(normalize
     assert (found & ~MASKS).sum() <= (threshold_at == "image")
 
 
-@pytest.mark.parametrize("threshold_at", ["tile", "image"])
-def test_without_normalization_scores_are_raw(threshold_at: str) -> None:
-    ensemble = calibrated(replace(STAGES, smoother=None, normalize_at="none", threshold_at=threshold_at))
-    prediction, raw = ensemble(IMAGES), ensemble.predict_raw(IMAGES)
-    assert torch.equal(prediction.pred_score, raw.scores)
-    assert torch.equal(prediction.anomaly_map, raw.maps)
-    assert raw.maps.max() > 1
-
-
-@pytest.mark.parametrize("threshold_at", ["tile", "image"])
-@pytest.mark.parametrize("normalize_at", ["tile", "image"])
-def test_normalized_scores_lie_between_0_and_1(normalize_at: str, threshold_at: str) -> None:
-    prediction = calibrated(replace(STAGES, smoother=None, normalize_at=normalize_at, threshold_at=threshold_at))(
-        IMAGES
-    )
-    for values in (prediction.pred_score, prediction.anomaly_map):
-        assert values.min() >= 0
-        assert values.max() <= 1
-    if normalize_at == threshold_at:  # then what is decided is what lies above one half
-        assert torch.equal(prediction.pred_label, prediction.pred_score > 0.5)
-        assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
-
-
-@pytest.mark.parametrize("normalize_at", ["tile", "image"])
-def test_the_threshold_of_images_lands_at_one_half(normalize_at: str) -> None:
-    ensemble = calibrated(replace(STAGES, normalize_at=normalize_at, threshold_at="image"))
-    prediction, raw, level = ensemble(IMAGES), ensemble.predict_raw(IMAGES), ensemble.calibration.image
-    assert torch.equal(prediction.pred_label, raw.scores > level.scores.threshold)
-    assert torch.equal(prediction.pred_label, prediction.pred_score > 0.5)
-    assert torch.equal(prediction.pred_mask, prediction.anomaly_map > 0.5)
-    at_threshold = replace(raw, scores=torch.full_like(raw.scores, level.scores.threshold))
-    torch.testing.assert_close(ensemble.decide(at_threshold).pred_score, torch.full((6,), 0.5))
-
-
-NORMALIZED = [("image", "image"), ("tile", "image"), ("tile", "tile")]
-
-
-@pytest.mark.parametrize(("normalize_at", "threshold_at"), NORMALIZED)
-@pytest.mark.parametrize(("image", "pixel"), [(0.3, 0.7), (0.8, 0.2), (0.5, 0.9)])
+@pytest.mark.parametrize(
+    ("normalize_at", "threshold_at", "image", "pixel"),
+    [("image", "image", 0.3, 0.7), ("tile", "image", 0.8, 0.2), ("tile", "tile", 0.8, 0.9)],
+)
 def test_sensitivities_move_decisions_and_nothing_else(
     normalize_at: str, threshold_at: str, image: float, pixel: float
 ) -> None:
@@ -234,7 +198,7 @@ def test_any_tile_makes_an_anomalous_image_and_pixel() -> None:
     assert torch.equal(prediction.pred_mask[0, 0], covered)
 
 
-@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), [("tile", "tile"), ("none", "image")])
 def test_a_model_without_maps_fills_tiles_with_their_scores(normalize_at: str, threshold_at: str) -> None:
     stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at)
     prediction = calibrated(stages, lambda tile: Brightness(maps=False))(IMAGES)
@@ -247,37 +211,26 @@ def test_a_model_without_maps_fills_tiles_with_their_scores(normalize_at: str, t
 
 
 class Wrong:
-    """Stands in for any stage and gives what it was made with."""
+    """Stands in for any stage."""
 
-    def __init__(self, result: object) -> None:
+    def __init__(self) -> None:
         self.start = self.add = lambda *args, **kwargs: None
-        self.finish = self.smooth = self.score = self.apply = lambda *args, **kwargs: result
+        self.finish = self.smooth = self.score = self.apply = lambda *args, **kwargs: torch.zeros(7, 7)
 
 
 @pytest.mark.parametrize("kind", ["merger", "smoother", "scorer", "normalizer"])
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        (torch.zeros(7, 7), r"must return floats of shape \(6.*\), but returned \(7, 7\), torch.float32. Fix it"),
-        ([1.0], "must return floats of shape .*, but returned list. Fix it"),
-        (None, "must return floats of shape .*, but returned NoneType. Fix it"),
-        ("nan", "returned infinities or NaN. Fix it"),
-        ("inf", "returned infinities or NaN. Fix it"),
-    ],
-)
-def test_a_stage_that_breaks_its_contract_is_named(kind: str, result: object, message: str) -> None:
+def test_a_stage_that_breaks_its_contract_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "packages_distributions", dict)  # reading every package takes most of a second
     ensemble = calibrated(STAGES)
-    if isinstance(result, str):
-        result = torch.full((6,) if kind in {"scorer", "normalizer"} else (6, 1, 8, 12), float(result))
-    ensemble.stages = replace(STAGES, **{kind: Wrong(result)})
-    with pytest.raises(StageError, match=rf"^stage Wrong \({__name__}.Wrong of no installed package\) {message}"):
+    ensemble.stages = replace(STAGES, **{kind: Wrong()})
+    named = rf"^stage Wrong \({__name__}.Wrong of no installed package\)"
+    with pytest.raises(StageError, match=named + r" must return floats of shape \(6.*\), but returned \(7, 7\), torch"):
         ensemble(IMAGES)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_tile_model_that_gives_nonsense_is_named(value: float) -> None:
+def test_a_tile_model_that_gives_nonsense_is_named() -> None:
     def model(tile: Tile) -> Brightness:
-        return Brightness(value if tile.name == "r01_c02" else 1.0)
+        return Brightness(float("nan") if tile.name == "r01_c02" else 1.0)
 
     with pytest.raises(StageError, match=r"The model of tile r01_c02 predicts infinities or NaN. Train the tile again"):
         make_ensemble(model=model)(IMAGES)
@@ -297,14 +250,6 @@ def test_steps_of_the_engine_fill_the_batch(step: Callable[..., ImageBatch]) -> 
     batch = step(ensemble, ImageBatch(image=IMAGES, gt_label=LABELS), 0)
     assert torch.equal(batch.pred_label, LABELS)
     assert batch.anomaly_map.shape == (6, 8, 12)
-
-
-def test_a_budget_of_nothing_predicts_the_same() -> None:
-    ensemble = make_ensemble(model=scaled)
-    expected = ensemble(IMAGES)
-    ensemble.tile_models = TileModels(scaled, budget=0)
-    assert torch.equal(ensemble(IMAGES).anomaly_map, expected.anomaly_map)
-    assert ensemble.tile_models.held == 0
 
 
 class Slow(Brightness):
@@ -357,14 +302,11 @@ class Dividing(Merger):
 
 
 @pytest.mark.parametrize("merger", [*MERGERS, Dividing()], ids=lambda merger: type(merger).__name__)
-@pytest.mark.parametrize("grid", [GRID, OVERLAPPING])
-def test_locations_without_a_model_change_nothing_elsewhere_and_have_the_lowest_score(
-    grid: TileGrid, merger: Merger
-) -> None:
+def test_locations_without_a_model_change_nothing_elsewhere_and_have_the_lowest_score(merger: Merger) -> None:
     stages = replace(STAGES, merger=merger, smoother=None)
-    lacking = grid.without(LEFT_OUT)
+    lacking = OVERLAPPING.without(LEFT_OUT)
     images = IMAGES.clone()
-    for tile in grid.locations:
+    for tile in OVERLAPPING.locations:
         if tile.name in LEFT_OUT:
             images[..., tile.rows, tile.columns] += 1  # nobody looks
     maps = make_ensemble(stages, grid=lacking)(images).anomaly_map
@@ -382,7 +324,7 @@ def test_the_score_of_an_image_is_that_of_the_tiles_with_a_model() -> None:
     assert ensemble(images).pred_score.tolist() == [0, 0.5]
 
 
-@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), [("tile", "tile"), ("image", "image")])
 def test_pixels_that_no_model_sees_are_never_called_anomalous(normalize_at: str, threshold_at: str) -> None:
     stages = replace(STAGES, normalize_at=normalize_at, threshold_at=threshold_at)
     grid = GRID.without(LEFT_OUT)
@@ -393,15 +335,6 @@ def test_pixels_that_no_model_sees_are_never_called_anomalous(normalize_at: str,
     found = Thresholds(pixels=Threshold(-1.0, raw=True)).decide(raw, ensemble.decide(raw))
     for mask in (ensemble(bright).pred_mask[:, 0], found.pred_mask[:, 0]):
         assert torch.equal(mask, ~pixels.expand(2, -1, -1))
-
-
-def test_with_locations_left_out_one_image_at_a_time_is_a_whole_batch() -> None:
-    ensemble = calibrated(STAGES, grid=GRID.without(LEFT_OUT))
-    whole = ensemble(IMAGES)
-    for index, image in enumerate(IMAGES):
-        alone = ensemble(image[None])
-        torch.testing.assert_close(alone.anomaly_map[0], whole.anomaly_map[index], atol=1e-6, rtol=0)
-        assert torch.equal(alone.pred_mask[0], whole.pred_mask[index])
 
 
 class Making(Brightness):
@@ -416,16 +349,14 @@ class Making(Brightness):
         return InferenceBatch(anomaly_map=summed + torch.zeros(summed.shape))
 
 
-@pytest.mark.parametrize("device", [None, "meta"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_a_program_asks_of_new_tensors_changes_nothing(dtype: torch.dtype, device: str | None) -> None:
+def test_what_a_program_asks_of_new_tensors_changes_nothing() -> None:
     expected = make_ensemble(model=lambda tile: Making(2.0))(IMAGES)
     ensemble = make_ensemble(model=lambda tile: Making(2.0))  # it makes the models when they are needed
-    torch.set_default_dtype(dtype)
-    torch.set_default_device(device)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
     try:
         found = ensemble(IMAGES)
-        assert torch.get_default_dtype() == dtype
+        assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
@@ -439,7 +370,7 @@ def test_a_process_that_is_forked_while_a_thread_predicts_predicts_too() -> None
     ensemble = make_ensemble(model=lambda tile: Slow())
     expected = ensemble(IMAGES)
     with ThreadPoolExecutor(1) as threads:
-        for _ in range(5):
+        for _ in range(3):
             busy = threads.submit(ensemble, IMAGES)
             child = os.fork()
             if not child:

@@ -35,13 +35,9 @@ NORMALIZERS = pytest.mark.parametrize(
 COMBINATIONS = pytest.mark.parametrize(
     ("normalizer", "normalize_at", "threshold_at", "rule"),
     [
-        (MinMax(), "tile", "tile", F1AdaptiveThreshold()),
         (Quantile(), "tile", "tile", F1AdaptiveThreshold()),
-        (Standardize(), "tile", "tile", QuantileThreshold()),
         (MinMax(), "tile", "image", F1AdaptiveThreshold()),
-        (Standardize(), "tile", "image", F1AdaptiveThreshold()),
-        (MinMax(), "image", "tile", F1AdaptiveThreshold()),
-        (MinMax(), "none", "tile", F1AdaptiveThreshold()),
+        (Standardize(), "image", "tile", F1AdaptiveThreshold()),
         (MinMax(), "none", "tile", QuantileThreshold()),
         (MinMax(), "image", "image", F1AdaptiveThreshold()),
     ],
@@ -107,9 +103,8 @@ def test_a_tile_whose_scores_do_not_vary_borrows_from_a_usual_one() -> None:
     assert borrowed({name: tiles[name] for name in ("low", "usual", "high")}) == {}
 
 
-@pytest.mark.parametrize("names", [["one"], ["one", "other"]])
-def test_where_no_scores_vary_nothing_can_be_borrowed(names: list[str]) -> None:
-    assert borrowed({name: observed(np.full(4, 0.01)) for name in names}) == {}
+def test_where_no_scores_vary_nothing_can_be_borrowed() -> None:
+    assert borrowed({name: observed(np.full(4, 0.01)) for name in ("one", "other")}) == {}
     assert borrowed({}) == {}
 
 
@@ -172,20 +167,14 @@ def test_batches_and_grey_levels_change_no_label_at_a_blank_tile_and_a_spot_does
 
 
 @NORMALIZERS
-def test_at_a_blank_tile_scores_do_not_depend_on_the_size_of_a_batch(normalizer: Normalizer) -> None:
-    ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, F1AdaptiveThreshold(), "tile", "tile"))
-    one, eight = ensemble(normal_images()[:1]).anomaly_map, ensemble(normal_images()[:8]).anomaly_map[:1]
-    torch.testing.assert_close(one[..., :8, :8], eight[..., :8, :8], atol=1e-4, rtol=0)
-
-
-@NORMALIZERS
 def test_an_export_decides_alike_at_a_blank_tile(normalizer: Normalizer) -> None:
     ensemble = calibrated(Stages(Mean(), Max(), None, normalizer, F1AdaptiveThreshold(), "tile", "tile"))
     exported = WholeImages(ensemble, [TileModule(Distance()) for _ in NAMES])
     images = normal_images()[:3].clone()
     images[1, :, 2:6, 2:6] += 1 / 255
     images[2, :, 2:6, 2:6] = 0
-    ours, theirs = ensemble(images), exported(images)
+    ours, theirs, alone = ensemble(images), exported(images), ensemble(images[:1])
+    torch.testing.assert_close(ours.anomaly_map[0, ..., :8, :8], alone.anomaly_map[0, ..., :8, :8], atol=1e-4, rtol=0)
     assert ours.pred_label.tolist() == theirs["pred_label"].tolist() == [False, False, True]
     assert torch.equal(ours.pred_mask, theirs["pred_mask"])
     torch.testing.assert_close(ours.pred_score, theirs["pred_score"])

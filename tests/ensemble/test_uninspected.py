@@ -77,11 +77,6 @@ def test_locations_are_named_by_reason_with_the_part_of_an_image_that_is_not_ins
     assert left_out_note(OVERLAPPING.without(["r00_c01"]), {"r00_c01": "singular"}) == (
         "1 of 3 tiles are left out: r00_c01 (singular). Other tiles cover all of their pixels."
     )
-
-
-def test_of_many_locations_a_few_are_named() -> None:
-    grid = TileGrid(Size(4, 80), Size(4, 4), Size(4, 4))
-    reasons = {tile.name: "singular" for tile in grid.tiles[:10]}
-    note = left_out_note(grid.without(reasons), reasons)
-    assert note.startswith("10 of 20 tiles are left out: r00_c00, r00_c01,")
-    assert "r00_c07 and 2 more (singular). 160 pixels of an image (50 %) are not inspected" in note
+    many = TileGrid(Size(4, 80), Size(4, 4), Size(4, 4))
+    reasons = {tile.name: "singular" for tile in many.tiles[:10]}
+    assert "r00_c07 and 2 more (singular). 160 pixels" in left_out_note(many.without(reasons), reasons)

@@ -38,15 +38,15 @@ def test_without_masks_nothing_is_known_of_pixels() -> None:
     assert (scores.images.total, scores.pixels.total) == (3, 0)
 
 
-@pytest.mark.parametrize("fraction", [0, 0.01, 0.1, 0.5, 0.9, 0.99, 0.995, 1])
-@pytest.mark.parametrize("count", [1, 2, 10, 100, 101])
-def test_at_most_the_rest_lies_above_a_quantile(fraction: float, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 10, 101])
+def test_at_most_the_rest_lies_above_a_quantile(count: int) -> None:
     values = np.random.default_rng(count).random(count)
-    threshold = of(*values).quantile(fraction)
-    assert threshold in values
-    assert np.mean(values > threshold) <= 1 - fraction + 1e-12
-    lower = values[values < threshold]
-    assert lower.size == 0 or np.mean(values > lower.max()) > 1 - fraction - 1e-9, "none lower would do"
+    for fraction in (0, 0.01, 0.5, 0.99, 1):
+        threshold = of(*values).quantile(fraction)
+        assert threshold in values
+        assert np.mean(values > threshold) <= 1 - fraction + 1e-12
+        lower = values[values < threshold]
+        assert lower.size == 0 or np.mean(values > lower.max()) > 1 - fraction - 1e-9, "none lower would do"
 
 
 def test_equal_scores_count_each() -> None:
@@ -63,6 +63,7 @@ def test_a_quantile_lies_above_what_rounding_may_make_of_its_score() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path, scores = tmp_path / "scores.npz", ValidationScores.of(observed(), "abc")
+    assert ValidationScores.read(path) is None, "a run may have none"
     scores.write(path)
     read = ValidationScores.read(path)
     assert read is not None
@@ -74,11 +75,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["scores.npz"]
 
 
-def test_a_run_may_have_none(tmp_path: Path) -> None:
-    assert ValidationScores.read(tmp_path / "scores.npz") is None
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 no archive"])
+@pytest.mark.parametrize("content", [b"text", b"PK\x03\x04 no archive"])
 def test_an_altered_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scores.npz").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"scores\.npz has changed .*Delete it, and run"):

@@ -31,31 +31,27 @@ def counts_of(
     return distribution.counts()
 
 
-@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-def test_exact_scores_give_the_metric_of_anomalib(name: str, scores: np.ndarray) -> None:
-    metric = THEIRS[name]()
+def test_exact_scores_give_the_curves_of_anomalib_and_scikit_learn(scores: np.ndarray) -> None:
+    counts = counts_of(scores, LABELS)
     # In double precision and already between 0 and 1, or torchmetrics would round the scores itself.
     ranks = np.unique(scores, return_inverse=True)[1] / scores.size
-    metric.update(torch.from_numpy(ranks), torch.from_numpy(LABELS.astype(int)))
-    assert OURS[name](counts_of(scores, LABELS)) == pytest.approx(float(metric.compute()), abs=1e-6)
-
-
-@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-def test_exact_scores_give_the_areas_of_scikit_learn(scores: np.ndarray) -> None:
-    counts = counts_of(scores, LABELS)
+    for name, curve in OURS.items():
+        metric = THEIRS[name]()
+        metric.update(torch.from_numpy(ranks), torch.from_numpy(LABELS.astype(int)))
+        assert curve(counts) == pytest.approx(float(metric.compute()), abs=1e-6)
     assert curves.auroc(counts) == pytest.approx(roc_auc_score(LABELS, scores), abs=1e-9)
     assert curves.aupr(counts) == pytest.approx(average_precision_score(LABELS, scores), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("scores", [SMOOTH, SMOOTH - 5, np.round(SMOOTH)], ids=["around zero", "negative", "tied"])
-def test_binned_scores_are_nearly_as_good(name: str, scores: np.ndarray) -> None:
-    exact, binned = (OURS[name](counts_of(scores, LABELS, kind=kind)) for kind in (ExactScores, ScoreDistribution))
-    assert binned == pytest.approx(exact, abs=1e-3)
+def test_binned_scores_are_nearly_as_good(scores: np.ndarray) -> None:
+    for curve in OURS.values():
+        exact, binned = (curve(counts_of(scores, LABELS, kind=kind)) for kind in (ExactScores, ScoreDistribution))
+        assert binned == pytest.approx(exact, abs=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_aupro_is_that_of_anomalib(seed: int) -> None:
     random = np.random.default_rng(seed)
     masks = np.stack([gaussian_filter(random.normal(size=(48, 64)), 3) > 0.08 for _ in range(3)])

@@ -29,14 +29,15 @@ def near_seams(grid: TileGrid, reach: int) -> torch.Tensor:
 
 
 # Reach in pixels is the fraction of the tile side of 16, rounded down: 1 (never 0), 1, 3 and 6.
-@pytest.mark.parametrize(("width", "reach"), [(0.01, 1), (0.1, 1), (0.2, 3), (0.4, 6)])
+@pytest.mark.parametrize(("sigma", "width", "reach"), [(0.7, 0.01, 1), (2.0, 0.1, 1), (0.7, 0.2, 3), (2.0, 0.4, 6)])
 @pytest.mark.parametrize("grid", [EXACT, NON_DIVIDING], ids=["exact", "non-dividing"])
-@pytest.mark.parametrize("sigma", [0.7, 2.0])
 def test_blurred_near_every_seam_and_untouched_elsewhere(
     grid: TileGrid, sigma: float, width: float, reach: int
 ) -> None:
     maps = random_maps(grid)
+    before = maps.clone()
     smoothed = GaussianSeams(sigma, width).smooth(maps, grid)
+    assert torch.equal(maps, before), "what is given is not changed"
     expected = torch.where(near_seams(grid, reach), GaussianBlur2d(sigma)(maps), maps)
     torch.testing.assert_close(smoothed, expected, atol=1e-6, rtol=0)
     untouched = ~near_seams(grid, reach).expand_as(maps)
@@ -50,12 +51,11 @@ def test_every_seam_of_a_non_dividing_grid_is_smoothed() -> None:
     assert rows == [13, 14, 15, 16, 23, 24, 29, 30]
 
 
-@pytest.mark.parametrize("width", [0.5, 1.0])
-def test_strips_that_overlap_cover_the_image(width: float) -> None:
+def test_strips_that_overlap_cover_the_image() -> None:
     """A strip wider than the stride neither vanishes nor is blurred twice."""
     grid = TileGrid(Size(32, 32), Size(16, 16), Size(4, 4))
     maps = random_maps(grid)
-    smoothed = GaussianSeams(1.0, width).smooth(maps, grid)
+    smoothed = GaussianSeams(1.0, 0.5).smooth(maps, grid)
     torch.testing.assert_close(smoothed, GaussianBlur2d(1.0)(maps), atol=1e-6, rtol=0)
 
 
@@ -64,23 +64,9 @@ def test_a_constant_map_stays_as_it_is(grid: TileGrid) -> None:
     torch.testing.assert_close(GaussianSeams(width=0.5).smooth(maps, grid), maps)
 
 
-def test_a_step_at_a_seam_becomes_gentler() -> None:
-    maps = torch.zeros(1, 1, 48, 64)
-    maps[..., 16:] = 1
-    smoothed = GaussianSeams(width=0.5).smooth(maps, EXACT)
-    assert smoothed.diff(dim=3).max() < 0.21  # instead of 1: the highest weight of the kernel
-    assert (smoothed.min(), smoothed.max()) == (0, pytest.approx(1))
-
-
 def test_one_tile_has_no_seams() -> None:
     grid = TileGrid(Size(16, 16), Size(16, 16), Size(16, 16))
     assert torch.equal(GaussianSeams(width=1.0).smooth(random_maps(grid), grid), random_maps(grid))
-
-
-def test_what_is_given_is_not_changed() -> None:
-    maps = random_maps(EXACT)
-    GaussianSeams().smooth(maps, EXACT)
-    assert torch.equal(maps, random_maps(EXACT))
 
 
 def test_a_blur_wider_than_the_image_mirrors_as_often_as_needed(grid: TileGrid) -> None:
@@ -107,15 +93,6 @@ def test_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) -> N
         assert smoothed.shape == maps.shape
 
 
-def test_seams_lie_where_tiles_begin_and_end_not_at_multiples_of_the_stride() -> None:
-    grid = TileGrid(Size(640, 640), Size(256, 256), Size(192, 192))
-    maps = torch.rand(1, 1, 640, 640, generator=torch.Generator().manual_seed(0))
-    smoothed = GaussianSeams(sigma=1.0, width=0.01).smooth(maps, grid)
-    for dim in (2, 3):  # a whole row, or column, changes only at a seam
-        changed = (smoothed != maps).all(dim=5 - dim)[0, 0].nonzero().flatten().tolist()
-        assert changed == [line for seam in (192, 256, 384, 448) for line in (seam - 2, seam - 1, seam, seam + 1)]
-
-
 def test_the_last_tile_that_is_moved_back_has_its_seams_where_it_is() -> None:
     grid = TileGrid(Size(1, 700), Size(1, 256), Size(1, 192))
     maps = torch.rand(1, 1, 1, 700, generator=torch.Generator().manual_seed(0))
@@ -124,30 +101,18 @@ def test_the_last_tile_that_is_moved_back_has_its_seams_where_it_is() -> None:
     assert changed == [line for seam in (192, 256, 384, 444, 448, 640) for line in (seam - 1, seam)]
 
 
-@pytest.mark.parametrize("width", [0.3, 0.6, 1.0])
-def test_a_strip_wider_than_the_stride_or_across_the_border_does_not_vanish(width: float) -> None:
+def test_a_strip_wider_than_the_stride_or_across_the_border_does_not_vanish() -> None:
     grid = TileGrid(Size(1, 40), Size(1, 20), Size(1, 5))
     maps = torch.rand(1, 1, 1, 40, generator=torch.Generator().manual_seed(0))
-    changed = (GaussianSeams(sigma=1.0, width=width).smooth(maps, grid) != maps).flatten()
-    near = near_seams(grid, int(width * 20)).flatten()
-    assert torch.equal(changed, near)
+    changed = (GaussianSeams(sigma=1.0, width=0.3).smooth(maps, grid) != maps).flatten()
+    assert torch.equal(changed, near_seams(grid, 6).flatten())
     assert changed[[5, 35]].all()
-
-
-@pytest.mark.parametrize("width", [1e-9, 0.001, 0.06])
-def test_a_width_that_rounds_to_nothing_still_smooths(width: float) -> None:
-    maps = torch.zeros(1, 1, 48, 64)
-    maps[..., 16:] = 1
-    smoothed = GaussianSeams(width=width).smooth(maps, EXACT)
-    assert smoothed[0, 0, 5, 15] > 0.3
-    assert smoothed[0, 0, 5, 16] < 0.7
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sigma": 0}, "needs a positive sigma of at most 100 pixels, got 0. Use null for no smoothing."),
-        ({"sigma": 1e9}, "needs a positive sigma of at most 100 pixels, got 1000000000.0. Use null"),
         ({"sigma": float("nan")}, "needs a positive sigma of at most 100 pixels, got nan. Use null"),
         ({"width": 0}, "needs a width between 0 and 1 of the tile side, got 0."),
         ({"width": 1.5}, "needs a width between 0 and 1 of the tile side, got 1.5."),

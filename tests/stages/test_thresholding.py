@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from anomalib.data import InferenceBatch
 from anomalib.metrics.threshold.f1_adaptive_threshold import _F1AdaptiveThreshold
+from anomalib.post_processing import PostProcessor
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from anomalib_tiled.stages.distribution import IMAGE_BITS, TILE_BITS, ExactScores, ScoreDistribution
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages.distribution import TILE_BITS, ExactScores, ScoreDistribution
+from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.thresholding import (
     At,
     ExtremeValueThreshold,
@@ -17,6 +23,8 @@ from anomalib_tiled.stages.thresholding import (
     ManualThreshold,
     QuantileThreshold,
     Thresholder,
+    check_sensitivity,
+    decided,
 )
 
 BOTH = pytest.mark.parametrize("kind", [ExactScores, ScoreDistribution])
@@ -38,9 +46,6 @@ FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "far from zero": lambda scores: 100 + 1 / (1 + np.exp(-scores)),
     "a few very high ones": lambda scores: np.exp(3 * scores),
 }
-
-
-AT = pytest.mark.parametrize("at", ["middle", "lowest_anomalous"])
 
 
 def adaptive(kind: type[ScoreDistribution], scores: object, anomalous: object, at: At = "middle") -> float:
@@ -66,22 +71,22 @@ def test_near_the_threshold_of_anomalib(scores: np.ndarray) -> None:
 
 
 @BOTH
-@AT
 @pytest.mark.parametrize("scores", CASES.values(), ids=CASES)
-def test_decisions_reach_the_best_f1_score(kind: type[ScoreDistribution], scores: np.ndarray, at: At) -> None:
+def test_decisions_reach_the_best_f1_score(kind: type[ScoreDistribution], scores: np.ndarray) -> None:
     precision, recall, _ = precision_recall_curve(LABELS, scores)
     best = (2 * precision * recall / (precision + recall)).max()
     tolerance = 1e-6 if kind is ExactScores else 1e-2  # bins part scores to one part in 2048
-    assert f1_score(LABELS, called(scores, adaptive(kind, scores, LABELS, at))) == pytest.approx(best, abs=tolerance)
+    for at in get_args(At):
+        reached = f1_score(LABELS, called(scores, adaptive(kind, scores, LABELS, at)))
+        assert reached == pytest.approx(best, abs=tolerance)
 
 
-@pytest.mark.parametrize("bits", [IMAGE_BITS, TILE_BITS])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_thresholds_from_counts_are_those_from_all_scores(form: Callable[[np.ndarray], np.ndarray], bits: int) -> None:
+def test_thresholds_from_counts_are_those_from_all_scores(form: Callable[[np.ndarray], np.ndarray]) -> None:
     """To a hundred-thousandth of the range, wherever it lies, and however many batches the scores come in."""
-    anomalous = np.random.default_rng(1).random(100_000) < 0.05
+    anomalous = np.random.default_rng(1).random(30_000) < 0.05
     scores = form(np.random.default_rng(2).normal(size=anomalous.size) + 2 * anomalous).astype(np.float32)
-    counted = ScoreDistribution(bits)
+    counted = ScoreDistribution(TILE_BITS)
     for part in np.array_split(np.arange(scores.size), 5):
         counted.add(scores[part], anomalous[part])
     expected = adaptive(ExactScores, scores, anomalous)
@@ -89,38 +94,22 @@ def test_thresholds_from_counts_are_those_from_all_scores(form: Callable[[np.nda
 
 
 @BOTH
-@pytest.mark.parametrize(("normal", "anomalous"), [(0.5, 0.625), (-2, -1), (0, 1), (-1, 0), (0, 1e-30), (100, 101)])
-def test_two_scores_are_parted(kind: type[ScoreDistribution], normal: float, anomalous: float) -> None:
-    assert called([normal, anomalous], adaptive(kind, [normal, anomalous], [False, True])) == [False, True]
+def test_two_scores_are_parted(kind: type[ScoreDistribution]) -> None:
+    for normal, anomalous in [(0.5, 0.625), (-2, -1), (0, 1), (-1, 0), (0, 1e-30), (3000, 3001)]:
+        for at in get_args(At):
+            threshold = adaptive(kind, [normal, anomalous], [False, True], at)
+            assert called([normal, anomalous], threshold) == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("kind", "normal", "anomalous"),
-    [
-        (ExactScores, 3000, 3001),
-        (ScoreDistribution, 3000, 3001),
-        (ExactScores, 1, np.nextafter(np.float32(1), np.float32(2))),
-    ],
-)
-def test_scores_that_are_near_for_their_size_are_parted(
-    kind: type[ScoreDistribution], normal: float, anomalous: float
-) -> None:
-    assert called([normal, anomalous], adaptive(kind, [normal, anomalous], [False, True])) == [False, True]
+def test_exact_scores_are_parted_that_bins_cannot_part() -> None:
+    scores = [1, np.nextafter(np.float32(1), np.float32(2))]
+    assert called(scores, adaptive(ExactScores, scores, [False, True])) == [False, True]
 
 
-@BOTH
-@AT
-def test_two_scores_are_parted_at_any_place(kind: type[ScoreDistribution], at: At) -> None:
-    assert called([2, 7], adaptive(kind, [2, 7], [False, True], at)) == [False, True]
-
-
-@BOTH
 @pytest.mark.parametrize(("factor", "offset"), [(1, 0), (3, -900), (1e-3, 1)])
-def test_the_middle_of_a_gap_leaves_most_of_it_to_defects(
-    kind: type[ScoreDistribution], factor: float, offset: float
-) -> None:
+def test_the_middle_of_a_gap_leaves_most_of_it_to_defects(factor: float, offset: float) -> None:
     scores = np.array([100, 120, 150, 167, 421.6, 500, 900])
-    threshold = adaptive(kind, factor * scores + offset, scores > 200)
+    threshold = adaptive(ScoreDistribution, factor * scores + offset, scores > 200)
     assert (threshold - offset) / factor == pytest.approx(248, abs=1), "the arithmetic middle is 294"
 
 
@@ -154,7 +143,7 @@ def test_without_anomalous_scores_none_is_called_anomalous(kind: type[ScoreDistr
 
 
 @BOTH
-@pytest.mark.parametrize("level", [5.0, -5.0, 1e-3])
+@pytest.mark.parametrize("level", [5.0, -5.0])
 def test_where_normal_scores_do_not_vary_nothing_up_to_a_tenth_above_is_anomalous(
     kind: type[ScoreDistribution], level: float
 ) -> None:
@@ -164,22 +153,17 @@ def test_where_normal_scores_do_not_vary_nothing_up_to_a_tenth_above_is_anomalou
 
 
 @BOTH
-@pytest.mark.parametrize("scores", [[3, 7], [-7, -3], [0, 0], [5, 5]])
-def test_without_normal_scores_all_are_called_anomalous(kind: type[ScoreDistribution], scores: list[float]) -> None:
-    assert all(called(scores, adaptive(kind, scores, [True, True])))
+def test_without_normal_scores_all_are_called_anomalous(kind: type[ScoreDistribution]) -> None:
+    for scores in ([3, 7], [-7, -3], [0, 0], [5, 5], [1e6, 1e6 + 1]):
+        assert all(called(scores, adaptive(kind, scores, [True, True])))
 
 
 @BOTH
-def test_without_normal_scores_all_large_ones_are_called_anomalous(kind: type[ScoreDistribution]) -> None:
-    assert all(called([1e6, 1e6 + 1], adaptive(kind, [1e6, 1e6 + 1], [True, True])))
-
-
-@BOTH
-@pytest.mark.parametrize("value", [-2.0, 0.0, 0.3])
-def test_a_normal_and_an_anomalous_image_of_one_score(kind: type[ScoreDistribution], value: float) -> None:
-    threshold = adaptive(kind, [value, value], [False, True])
-    assert threshold == pytest.approx(value, abs=1e-4)
-    assert called([value], threshold) == [True], "calling both anomalous has the higher F1 score"
+def test_a_normal_and_an_anomalous_image_of_one_score(kind: type[ScoreDistribution]) -> None:
+    for value in (-2.0, 0.0, 0.3):
+        threshold = adaptive(kind, [value, value], [False, True])
+        assert threshold == pytest.approx(value, abs=1e-4)
+        assert called([value], threshold) == [True], "calling both anomalous has the higher F1 score"
 
 
 def test_a_threshold_by_hand() -> None:
@@ -207,11 +191,9 @@ def maps_of(images: int, seed: int = 0) -> np.ndarray:
     return maps
 
 
-@BOTH
 @OF_NORMALS
-def test_anomalous_scores_are_ignored(kind: type[ScoreDistribution], rule: Thresholder) -> None:
-    normal = distribution(kind, SCORES)
-    mixed = distribution(kind, SCORES)
+def test_anomalous_scores_are_ignored(rule: Thresholder) -> None:
+    normal, mixed = distribution(ScoreDistribution, SCORES), distribution(ScoreDistribution, SCORES)
     mixed.add(np.full(300, 50, np.float32), np.ones(300, bool))
     assert rule.learn(mixed) == rule.learn(normal)
 
@@ -224,14 +206,11 @@ def test_pixels_are_judged_by_the_highest_one_of_each_image(rule: Thresholder) -
     )
 
 
-@pytest.mark.parametrize("rate", [0.3, 0.05, 0.01])
-@pytest.mark.parametrize("kind", [ExactScores, ScoreDistribution])
-def test_new_normal_images_are_called_anomalous_at_the_rate(kind: type[ScoreDistribution], rate: float) -> None:
+@pytest.mark.parametrize("rate", [0.3, 0.01])
+def test_new_normal_images_are_called_anomalous_at_the_rate(rate: float) -> None:
     seen, new = maps_of(4000), maps_of(20000, seed=1)
-    if kind is ExactScores:
-        seen, new = seen.max(axis=(1, 2)), new.max(axis=(1, 2))
     for rule in (QuantileThreshold(1 - rate), ExtremeValueThreshold(rate)):
-        threshold = rule.learn(distribution(kind, seen))
+        threshold = rule.learn(distribution(ScoreDistribution, seen))
         shown = (new.reshape(len(new), -1) > threshold).any(axis=1).mean()
         assert shown == pytest.approx(rate, abs=4 * (rate / 4000) ** 0.5)
 
@@ -250,18 +229,17 @@ def test_every_pixel_makes_no_difference_to_scores_of_images() -> None:
 
 @BOTH
 @OF_NORMALS
-@pytest.mark.parametrize("scores", [[1], [3, 1, 2], [-3, -1, -2], [0, 0, 0], np.ones(60), np.repeat([1, 2, 5], 30)])
 def test_few_or_equal_scores_give_at_most_just_above_the_highest(
-    kind: type[ScoreDistribution], rule: Thresholder, scores: object
+    kind: type[ScoreDistribution], rule: Thresholder
 ) -> None:
-    learned_from = distribution(kind, scores)
-    assert np.min(scores) <= rule.learn(learned_from) <= np.max(scores) + learned_from.margin
+    for scores in ([1], [3, 1, 2], [-3, -1, -2], [0, 0, 0], np.ones(60), np.repeat([1, 2, 5], 30)):
+        learned_from = distribution(kind, scores)
+        assert np.min(scores) <= rule.learn(learned_from) <= np.max(scores) + learned_from.margin
 
 
-@BOTH
 @OF_NORMALS
-def test_without_normal_scores_everything_is_anomalous(kind: type[ScoreDistribution], rule: Thresholder) -> None:
-    assert all(called([3, 7], rule.learn(distribution(kind, [3, 7], anomalous=1))))
+def test_without_normal_scores_everything_is_anomalous(rule: Thresholder) -> None:
+    assert all(called([3, 7], rule.learn(distribution(ScoreDistribution, [3, 7], anomalous=1))))
 
 
 def test_a_tail_that_cannot_be_fitted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -329,7 +307,7 @@ def test_a_note_names_a_wide_gap() -> None:
     assert not F1AdaptiveThreshold().notes(distribution(ExactScores, [1, 2], [True, True]))
 
 
-@pytest.mark.parametrize("value", [0, 1, -0.1, 99])
+@pytest.mark.parametrize("value", [0, 1])
 def test_rates_are_shares(value: float) -> None:
     with pytest.raises(ValueError, match=f"QuantileThreshold needs a quantile between 0 and 1, got {value}."):
         QuantileThreshold(value)
@@ -339,3 +317,54 @@ def test_rates_are_shares(value: float) -> None:
         ExtremeValueThreshold(value)
     with pytest.raises(ValueError, match=f"ExtremeValueThreshold needs a tail between 0 and 1, got {value}."):
         ExtremeValueThreshold(tail=value)
+
+
+RAW = torch.linspace(-2, 12, 29)
+LEARNED = {"minimum": 0.0, "maximum": 10.0, "threshold": 4.0}
+NORMALIZED = MinMax().apply(RAW, LEARNED)
+
+
+@pytest.mark.parametrize("sensitivity", [0.0, 0.3, 0.5, 1.0])
+def test_decisions_are_those_of_anomalibs_post_processor(sensitivity: float) -> None:
+    theirs = PostProcessor(image_sensitivity=sensitivity, pixel_sensitivity=sensitivity)
+    theirs.image_min, theirs.image_max, theirs._image_threshold = torch.tensor([0.0, 10.0, 4.0])
+    theirs.pixel_min, theirs.pixel_max, theirs._pixel_threshold = torch.tensor([0.0, 10.0, 4.0])
+    maps = RAW.view(1, 1, 1, -1)
+    expected = theirs(InferenceBatch(pred_score=RAW, anomaly_map=maps))
+    mine = decided(RAW, NORMALIZED, threshold=4.0, sensitivity=sensitivity)
+    assert torch.equal(mine, expected.pred_label)
+    assert torch.equal(mine.view(1, 1, 1, -1), expected.pred_mask)
+
+
+def test_scores_that_rounding_would_join_are_parted_at_the_threshold() -> None:
+    below, above = torch.tensor([1.0, 1 + 2**-23])
+    learned = {"minimum": 0.0, "maximum": 1000.0, "threshold": 1.0}
+    raw = torch.stack([below, above])
+    normalized = MinMax().apply(raw, learned)
+    assert normalized.tolist() == [0.5, 0.5]
+    assert decided(raw, normalized, threshold=1.0, sensitivity=0.5).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.1, "0.3", None, float("nan")])
+def test_a_sensitivity_is_between_0_and_1(given: object) -> None:
+    message = f"thresholding.pixel_sensitivity must be a number between 0 and 1, but is {given!r}. Higher finds more."
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        check_sensitivity("pixel_sensitivity", given, normalize_at="image", threshold_at="image")
+
+
+@pytest.mark.parametrize("threshold_at", ["tile", "image"])
+@pytest.mark.parametrize("normalize_at", ["tile", "image", "none"])
+def test_a_sensitivity_needs_normalized_scores(normalize_at: str, threshold_at: str) -> None:
+    places = {"normalize_at": normalize_at, "threshold_at": threshold_at}
+    check_sensitivity("image_sensitivity", 0.5, **places)
+    if (normalize_at, threshold_at) in {("image", "image"), ("tile", "image"), ("tile", "tile")}:
+        check_sensitivity("image_sensitivity", 0.3, **places)
+        return
+    message = (
+        "thresholding.image_sensitivity is 0.3, but a sensitivity needs normalized scores, and with "
+        f"normalization.stage {normalize_at} and thresholding.stage {threshold_at} thresholds apply to raw "
+        "scores. Set both stages to image or both to tile, or leave the sensitivity out and give a threshold by "
+        "ManualThreshold."
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        check_sensitivity("image_sensitivity", 0.3, **places)
