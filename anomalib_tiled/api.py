@@ -25,7 +25,7 @@ from anomalib_tiled.cli.options import fit_parser, settings_from
 from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
-from anomalib_tiled.data.image_sizes import TrainedOn
+from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
@@ -35,10 +35,9 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
-from anomalib_tiled.results.regions import RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.regions import in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
-from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
@@ -76,7 +75,6 @@ class TiledEnsemble(EnsembleModel):
     _trained_on: TrainedOn | None = None
 
     @classmethod
-    @usual_defaults()
     def load(
         cls,
         run_folder: str | Path,
@@ -84,7 +82,6 @@ class TiledEnsemble(EnsembleModel):
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
-        allow_altered: bool = False,
     ) -> Self:
         """Load a run that was fitted.
 
@@ -94,22 +91,32 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
-            allow_altered: Whether to use files that were changed after they were finished, with a warning for each.
 
         Raises:
-            RunFolderError: There is no run, it is not complete, a file was changed and that is not allowed, or the run
-                lacks the scores that a threshold is looked up in. Checkpoints whose size and time are unchanged are
-                not read here; if their content was changed, the first prediction raises this.
+            RunFolderError: There is no run, it is not complete, a file was changed, or the run lacks the scores that a
+                threshold is looked up in.
             ConfigurationError: The device does not exist, or a threshold is invalid.
         """
-        folder = RunFolder.open(Path(run_folder), allow_altered=allow_altered)
-        for note in changed_files(folder) if allow_altered else ():
-            warnings.warn(note, stacklevel=2)
-        run = Run.open(folder)
+        image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
+        decisions = PredictionSettings(threshold=image, pixel_threshold=pixel)
+        with usual_defaults():
+            run = Run.open(RunFolder.open(Path(run_folder)))
+        return cls.from_run(run, AUTO if device is None else str(device), decisions)
+
+    @classmethod
+    @usual_defaults()
+    def from_run(cls, run: Run, device: str = AUTO, decisions: PredictionSettings | None = None) -> Self:
+        """Load a run that is open already; errors and warnings are those of `load`.
+
+        Args:
+            run: The run.
+            device: Where to predict.
+            decisions: The thresholds; ``None`` for the calibrated ones.
+        """
         if remark := run.memory_remark():
-            warnings.warn(remark, stacklevel=2)
-        opened = run.calibrated_ensemble(AUTO if device is None else str(device), share=SHARE_ALONE)
-        run.check_changed()
+            warnings.warn(remark, stacklevel=4)
+        opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
+        run.check_checkpoints(run.grid.tiles)
         ensemble = cls(
             opened.grid,
             opened.tile_models,
@@ -117,10 +124,9 @@ class TiledEnsemble(EnsembleModel):
             calibration=opened.calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, run.settings, run.grid)),
         )
-        image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
-        ensemble._thresholds, notes = thresholds_of(run, PredictionSettings(threshold=image, pixel_threshold=pixel))
+        ensemble._thresholds, notes = thresholds_of(run, decisions or PredictionSettings())
         for note in filter(None, (*notes, run.left_out_note())):
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(note, stacklevel=4)
         augmentations = run.datamodule.test_augmentations
         ensemble._augmentations = () if augmentations is None else (augmentations,)
         ensemble.run_folder = run.folder.path
@@ -229,7 +235,7 @@ class TiledEnsemble(EnsembleModel):
             label=bool(label[number]),
             map=scores,
             mask=mask,
-            regions=() if mask is None else regions_of(mask, scores, RegionSettings()),
+            regions=() if mask is None else regions_of(mask, scores),
             image=as_bytes(pixels),
             image_path=path,
         )
@@ -292,9 +298,9 @@ def fit_ensemble(
     configuration.setdefault("workers", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
     parser = fit_parser("fit_ensemble")
     parsed = parser.parse_object(configuration)
-    folder = prepare(settings_from(parser, parsed))
-    pipeline.fit(folder, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
-    return TiledEnsemble.load(folder.path)
+    run = prepare(settings_from(parser, parsed))
+    pipeline.fit(run, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
+    return TiledEnsemble.from_run(run.without_left_out())
 
 
 def _model(model: object, arguments: Mapping[str, Plain] | None) -> Plain:

@@ -17,11 +17,8 @@ A message says what must hold, what was given, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class TiledError(Exception):

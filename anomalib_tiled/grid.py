@@ -14,15 +14,13 @@ Between two neighbouring cuts the set of covering tiles is constant. Interior cu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from anomalib_tiled.errors import GridError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MOST_PIXELS = 2**30
 """Most pixels of an image: a map of that size takes 4 GB."""
@@ -112,6 +110,10 @@ class TileGrid:
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
 
+    def __reduce__(self) -> tuple[type[TileGrid], tuple[Size, Size, Size, frozenset[str]]]:
+        """Pickle the sizes only, not the locations that were listed from them."""
+        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out)
+
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
 
@@ -119,6 +121,11 @@ class TileGrid:
             names: Names such as ``r00_c03``.
         """
         return replace(self, left_out=frozenset(names))
+
+    @property
+    def whole(self) -> tuple[slice, slice]:
+        """Rows and columns of the whole image."""
+        return slice(0, self.image_size.height), slice(0, self.image_size.width)
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:

@@ -1,34 +1,26 @@
-"""The steps of fit, test, predict and status."""
+"""The steps of fit, test and predict, each with a run that its caller has opened."""
 
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.config.tiling import grid_of, tiles_named
+from anomalib_tiled.config.tiling import tiles_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
-from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError, TiledError
-from anomalib_tiled.results.measured import Measured, RunMeasurements
-from anomalib_tiled.results.output_check import check_free, picture_folders
+from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.results.tables import scores_file, write_metrics, write_tiles
-from anomalib_tiled.runs.checkpoints import check_finished
-from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.runs.tile_status import TileStatus, tile_statuses
 from anomalib_tiled.stages.contracts import checked_outcomes, image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -37,29 +29,33 @@ from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
-from anomalib_tiled.training.downloads import download
+from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.preparation import download
 from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
-from anomalib_tiled.training.train_tile import check_monitored, train_tile
+from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
 from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from anomalib.data import AnomalibDataModule
     from rich.progress import Progress, TaskID
 
+    from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.prediction_folder import Predicted
-    from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
+    from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
+    from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Workers
 
 
-def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
+def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
     """Train every tile that is not trained yet, and let the stages learn from the validation images.
 
     Args:
-        folder: The run.
+        run: The run.
         observers: Notified of each trained tile, and of the calibration.
         again: Names of tiles to train again, such as ``r00_c03``; each keeps its model until the new one is trained.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
@@ -68,14 +64,12 @@ def fit(folder: RunFolder, observers: Observers, again: Sequence[str] = (), *, k
         TrainingError: Tiles failed; another fit of the same folder resumes.
         ConfigurationError: The model's predictions cannot be used on any tile.
     """
-    named = tiles_named(grid_of(folder.settings().tiling), again)
+    folder, named = run.folder, tiles_named(run.grid, again)
     with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
-        settings = folder.settings()
-        grid = grid_of(settings.tiling)
-        folder.to_train(grid, named)  # refuses a changed configuration before images are decoded for it
-        workers = workers_of(settings, threads=folder.threads(grid))
+        folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
+        workers = workers_of(run.settings, threads=folder.threads(run.grid))
         workers.start()
-        run = Run.open(folder, build_cache=True)
+        run = run.without_left_out().with_cache()
         with _without_half_done_files(folder):
             image_note = _train_missing(run, named, workers, observers, keep_going=keep_going)
             run = run.without_left_out()
@@ -103,15 +97,15 @@ def _train_missing(
     run: Run, again: Sequence[Tile], workers: Workers, observers: Observers, *, keep_going: bool
 ) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
-    missing = run.folder.to_train(run.grid, again)
-    check_finished(run.folder, (tile for tile in run.grid.tiles if tile not in missing))
+    missing = run.folder.to_train(run.grid, run.settings, again)
+    run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
-        download(run)
-        check_monitored(run)
+        download(run.job)
+        check_monitored(run.job)
     attempts = Attempts(run, workers, keep_going=keep_going)
-    with closing(checked_outcomes(workers, missing, partial(train_tile, run))) as outcomes:
+    with closing(checked_outcomes(workers, missing, TrainAndPredict(run.job))) as outcomes:
         for outcome in track(outcomes, "Training tiles", len(missing)):
             if outcome.error is None:
                 record = attempts.succeed(outcome.tile)
@@ -125,26 +119,25 @@ def _train_missing(
     return note
 
 
-def test(folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
+def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
     """Predict test images, measure, and write metrics, scores, tiles and pictures.
 
     Args:
-        folder: A complete run.
+        run: A complete run.
         observers: Notified of each predicted image, and of the metrics.
         data: Data module with other test images; ``None`` for those of the run.
         output: Folder for the results; ``None`` for the run folder.
 
     Raises:
-        RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
+        RunFolderError: The run is not complete, or a file was changed.
         DataError: There are no test images, or one cannot be read.
     """
-    with log_to(folder.log_file if output is None else output / "logs" / "run.log"):
-        run = Run.open(folder)
-        check_finished(folder, run.grid.tiles)  # tiles with stored predictions are not loaded
+    with log_to(run.folder.log_file if output is None else output / "logs" / "run.log"):
+        run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            measured = _measure(run, observers, output or folder.path)
+            measured = _measure(run, observers, output or run.folder.path)
         return measured if data is None else measured.with_notes_on(run.split.subset("test"))
 
 
@@ -156,7 +149,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
-        for batch, predicted in lazy_predictions(run, ensemble, run.images("test"), output / "raw", "Measuring"):
+        for batch, predicted in lazy_predictions(run, ensemble, "test", output / "raw", "Measuring"):
             with with_context(image_context(batch.image_path)):
                 raw = predicted(measurements.watch(batch))
                 decided = ensemble.decide(raw)._asdict()
@@ -170,20 +163,17 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
             for item in batch:
                 observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
     measured = measurements.results()
-    write_metrics(output / "metrics.json", measured.metrics)
-    write_tiles(output / "tiles.csv", measured.tiles)
+    measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
 
 
-def predict(
-    folder: RunFolder, observers: Observers, request: PredictionRequest, report: Callable[[str], None]
-) -> Predicted:
+def predict(run: Run, observers: Observers, request: PredictionRequest, report: Callable[[str], None]) -> Predicted:
     """Predict new images, and write the predictions batch by batch.
 
     Args:
-        folder: A complete run.
+        run: A complete run.
         observers: Notified of each predicted image.
         request: What to predict.
         report: Takes a line about each image that cannot be read, and notes for the reader of the results.
@@ -191,23 +181,22 @@ def predict(
     Raises:
         DataError: The request names an image that does not exist.
         ConfigurationError: The output folder is in use, or a threshold or device is invalid.
-        RunFolderError: The run is not complete; or a file was changed, and that is not allowed.
+        RunFolderError: The run is not complete, or a file was changed.
     """
     predictions = PredictionFolder(request.output)
-    check_free(predictions, request.settings, resume=request.skip_existing)  # before a log appears among other files
-    own_pictures = picture_folders(predictions, request.settings)
+    predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
+    own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-        run = Run.open(folder)
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         prediction = Prediction.begin(run, request, images, report)
         started = monotonic()
-        with progress_bar("images") as bar:
+        with progress_bar() as bar:
             task = bar.add_task("Predicting", total=len(prediction.missing))
             for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
                 for item in prediction.predict(batch, advance):
-                    observers.notify("image_predicted", run_folder=folder.path, prediction=item)
+                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=prediction.tried)
         return prediction.finish(seconds=monotonic() - started)
 
@@ -217,13 +206,11 @@ def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
     bar.advance(task, images)
 
 
-def rethreshold(
-    folder: RunFolder, output: Path, settings: PredictionSettings, report: Callable[[str], None]
-) -> Predicted:
+def rethreshold(run: Run, output: Path, settings: PredictionSettings, report: Callable[[str], None]) -> Predicted:
     """Apply other thresholds to images that were predicted before, without predicting them anew.
 
     Args:
-        folder: The run that predicted them.
+        run: The run that predicted them.
         output: Folder with the predictions; their labels, masks and regions are replaced.
         settings: The thresholds; for ``None``, the earlier decisions stay.
         report: Takes notes for the reader of the results, a line each.
@@ -235,13 +222,4 @@ def rethreshold(
     predictions = PredictionFolder(output)
     predictions.facts()  # before a log appears in a folder without predictions
     with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-        return rethreshold_predictions(Run.open(folder), predictions, settings, report)
-
-
-def status(folder: RunFolder) -> list[TileStatus]:
-    """Give the state of every tile: done, left out, missing or failed.
-
-    Raises:
-        RunFolderError: The configuration, the calibration or the record of a tile was changed.
-    """
-    return tile_statuses(folder)
+        return rethreshold_predictions(run, predictions, settings, report)

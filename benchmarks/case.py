@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.data.board_folder import BoardSettings, draw_folder, is_drawn
-from anomalib_tiled.grid import Size
+from anomalib_tiled.data import DemoBoards
 
 if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
@@ -108,11 +107,8 @@ class Case:
             output: Folder that drawn images are kept in.
         """
         anomalous = self.test // 2
-        size = Size(self.image_size, self.image_size)
-        settings = BoardSettings(size, self.train, self.test - anomalous, anomalous, drawing_seed=7)
         root = output.absolute() / "boards" / f"{self.image_size}-{self.train}-{self.test}"
-        if not is_drawn(root, settings):
-            draw_folder(root, settings)
+        DemoBoards(root, self.image_size, self.train, self.test - anomalous, anomalous, drawing_seed=7).prepare_data()
         return root
 
     def data(self, boards: Path) -> dict[str, Plain]:

@@ -141,9 +141,9 @@ def _rates(test: Images, threshold: float, pixel_threshold: float) -> tuple[floa
 
 
 def _trained(options: Namespace, seed: int) -> Run:
-    folder = prepare(_settings(options, seed))
-    fit(folder, Observers())
-    return Run.open(folder)
+    run = prepare(_settings(options, seed))
+    fit(run, Observers())
+    return run.without_left_out()
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anomalib.data import Folder, ImageBatch
     from anomalib.models.components import AnomalibModule
 
+    from anomalib_tiled.cli.parser import Parser
     from anomalib_tiled.config.settings import Settings
 
 GRIDS = {
@@ -181,6 +182,14 @@ def brightness() -> Callable[[float], AnomalibModule]:
         learning_type = LearningType.ONE_CLASS
 
     return Brightness
+
+
+@pytest.fixture(scope="session")
+def parser() -> Parser:
+    """The parser of ``fit``, which takes a second to make."""
+    from anomalib_tiled.cli.options import fit_parser  # slow
+
+    return fit_parser("anomalib tiled fit")
 
 
 @pytest.fixture

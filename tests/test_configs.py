@@ -15,7 +15,7 @@ from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.workers import Workers
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 CHECKOUT = Path(__file__).parents[1]
 CONFIGS = sorted((CHECKOUT / "configs").glob("*.yaml"))

@@ -19,6 +19,7 @@ from anomalib_tiled.config.settings import CacheSettings, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import (
     ConfigurationError,
     DataError,
@@ -32,9 +33,11 @@ from anomalib_tiled.errors import (
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.locks import locked
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
@@ -53,14 +56,14 @@ def record(folder: RunFolder, *names: str) -> None:
 
 
 def states(folder: RunFolder) -> list[tuple[str, str]]:
-    return [(each.state, each.detail) for each in pipeline.status(folder)]
+    return [(each.state, each.detail) for each in tile_statuses(folder)]
 
 
 def test_a_tile_is_missing_done_or_failed(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     assert states(folder) == [("missing", "")] * 6
     record(folder, "r00_c01")
-    folder.write_failure(pipeline.status(folder)[2].tile, "RuntimeError: out of luck")
+    folder.write_failure(tile_statuses(folder)[2].tile, "RuntimeError: out of luck")
     assert states(folder)[:4] == [
         ("missing", ""),
         ("done", ""),
@@ -70,14 +73,14 @@ def test_a_tile_is_missing_done_or_failed(settings: Settings) -> None:
 
 
 def test_a_tile_that_failed_once_and_then_was_trained_is_done(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
-    folder.write_failure(pipeline.status(folder)[2].tile, "RuntimeError: out of luck")
+    folder = preparation.prepare(settings).folder
+    folder.write_failure(tile_statuses(folder)[2].tile, "RuntimeError: out of luck")
     record(folder, "r00_c02")
     assert states(folder)[2] == ("done", "")
 
 
 def test_a_tile_whose_scores_do_not_vary_is_named(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     record(folder, "r00_c01", "r00_c02")
     content = Calibration(borrowed={"r00_c01": "r00_c02"}).to_json()
     folder.calibration_file.write_text(json.dumps(content))
@@ -89,27 +92,32 @@ def test_a_tile_whose_scores_do_not_vary_is_named(settings: Settings) -> None:
 
 
 def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     record(folder, "r00_c02")
     folder.config_file.write_text(replace(folder.settings(), seed_everything=8).to_yaml())
     with pytest.raises(RunFolderError, match=r"Tile r00_c02 in .* was trained with another configuration"):
-        pipeline.status(folder)
+        tile_statuses(folder)
 
 
-def fails(run: Run, tile: Tile) -> None:
+def training_by(monkeypatch: pytest.MonkeyPatch, train: Callable[[TileJob, Tile], None]) -> None:
+    """Let a function stand in for the training of a tile."""
+    monkeypatch.setattr(pipeline, "TrainAndPredict", lambda job: partial(train, job))
+
+
+def fails(job: TileJob, tile: Tile) -> None:
     """Stand in for the training; all tiles of the first row fail for one reason, one of the second for another."""
     reasons = dict.fromkeys(TILES[:3], "out of luck") | {"r01_c01": "out of money"}
     if tile.name in reasons:
         raise RuntimeError(reasons[tile.name])
-    record(run.folder, tile.name)
+    record(job.folder, tile.name)
 
 
 def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
-    monkeypatch.setattr(pipeline, "train_tile", fails)
+    folder = preparation.prepare(settings).folder
+    training_by(monkeypatch, fails)
     record(folder, "r01_c00")
     with pytest.raises(TrainingError) as raised:
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     command = f"anomalib tiled fit --ckpt_dir {folder.path}"
     assert str(raised.value) == (
         "2 tiles could not be trained. Training stopped, because 2 failed for the same reason: 1 of 6 tiles are "
@@ -126,10 +134,10 @@ def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypat
 def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_their_reasons(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = preparation.prepare(settings)
-    monkeypatch.setattr(pipeline, "train_tile", fails)
+    folder = preparation.prepare(settings).folder
+    training_by(monkeypatch, fails)
     with pytest.raises(TrainingError) as raised:
-        pipeline.fit(folder, Observers(), keep_going=True)
+        pipeline.fit(Run.open(folder), Observers(), keep_going=True)
     command = f"anomalib tiled fit --ckpt_dir {folder.path}"
     assert str(raised.value) == (
         "4 tiles could not be trained; all others are done.\n"
@@ -144,17 +152,21 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
     assert not folder.calibration_file.exists()
 
 
-def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+def of_stopped_worker(name: str) -> str:
+    return temporary_name(name).replace(f"-{os.getpid()}-", "-999999999-")
 
-    def fail(run: Run, tile: Tile) -> None:
-        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
+
+def test_what_stopped_workers_have_half_done_does_not_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings).folder
+
+    def fail(job: TileJob, tile: Tile) -> None:
+        (job.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
         message = "out of luck"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(pipeline, "train_tile", fail)
+    training_by(monkeypatch, fail)
     with pytest.raises(TrainingError, match="Training stopped"):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert {path.name for path in (folder.path / "tiles").iterdir()} == {"r00_c00.failed.json", "r00_c01.failed.json"}
 
 
@@ -162,31 +174,31 @@ def test_tiles_of_another_configuration_can_be_trained_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the error says that refuses to go on."""
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     record(folder, *TILES[:3])
     folder.config_file.write_text(replace(folder.settings(), trainer={"max_epochs": 2}).to_yaml())
     record(folder, TILES[3])
-    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: record(run.folder, tile.name))
+    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
     monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
     monkeypatch.setattr(pipeline, "keep_calibration", lambda *_: None)
     again = ",".join(TILES[:3])
     with pytest.raises(RunFolderError, match=rf"`anomalib tiled fit --ckpt_dir {folder.path} --tiles {again}`"):
-        pipeline.fit(folder, Observers())
-    pipeline.fit(folder, Observers(), again.split(","))
+        pipeline.fit(Run.open(folder), Observers())
+    pipeline.fit(Run.open(folder), Observers(), again.split(","))
     assert states(folder) == [("done", "")] * 6
 
 
 def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(run: Run, tile: Tile) -> None:
+    def refuse(job: TileJob, tile: Tile) -> None:
         message = "The model cannot be used."
         raise ConfigurationError(message)
 
-    monkeypatch.setattr(pipeline, "train_tile", refuse)
-    folder = preparation.prepare(settings)
+    training_by(monkeypatch, refuse)
+    folder = preparation.prepare(settings).folder
     with pytest.raises(ConfigurationError) as raised:
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert str(raised.value) == (
         "The model cannot be used.\n"
         f"Fix the cause, then resume with `anomalib tiled fit --ckpt_dir {folder.path}`.\n"
@@ -197,22 +209,22 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
 
 
 def test_only_missing_tiles_are_trained(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, tried = preparation.prepare(settings), []
+    folder, tried = preparation.prepare(settings).folder, []
 
-    def stop(run: Run, tile: Tile) -> None:
+    def stop(job: TileJob, tile: Tile) -> None:
         tried.append(tile.name)
         raise StorageError
 
     record(folder, *TILES[:4])
-    monkeypatch.setattr(pipeline, "train_tile", stop)
+    training_by(monkeypatch, stop)
     with pytest.raises(StorageError):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert tried == ["r01_c01"], "a full disk stops all"
 
 
 def finished(settings: Settings) -> RunFolder:
     """Give a run as if it were trained and calibrated."""
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     record(folder, *TILES)
     folder.calibration_file.write_text("{}")
     return folder
@@ -227,11 +239,11 @@ def test_what_cannot_be_fitted_again_stays_as_it_is(
     for path in (image_folder / "good").iterdir():
         path.rename(image_folder / path.name)
     with pytest.raises(DataError, match=r"\.png is missing"):
-        pipeline.fit(folder, Observers(), ["r00_c01"])
+        pipeline.fit(Run.open(folder), Observers(), ["r00_c01"])
     lacking = replace(settings.stages["workers"], init_args={"devices": [7]})
     folder.config_file.write_text(replace(folder.settings(), stages={**settings.stages, "workers": lacking}).to_yaml())
     with pytest.raises(ConfigurationError, match="devices names 7"):
-        pipeline.fit(folder, Observers(), ["r00_c01"])
+        pipeline.fit(Run.open(folder), Observers(), ["r00_c01"])
     assert {path: path.read_bytes() for path in folder.path.rglob("*.json")} == before
     assert states(folder) == [("done", "")] * 6
 
@@ -240,10 +252,10 @@ def test_a_tile_that_cannot_be_trained_again_stays_and_is_tried_by_the_next_fit(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = finished(settings)
-    monkeypatch.setattr(pipeline, "train_tile", fails)
+    training_by(monkeypatch, fails)
     for again in (["r00_c01", "r01_c01"], []):
         with pytest.raises(TrainingError, match=r"2 tiles could not be trained"):
-            pipeline.fit(folder, Observers(), again)
+            pipeline.fit(Run.open(folder), Observers(), again)
         assert folder.calibration_file.exists()
         reasons = {"r00_c01": "RuntimeError: out of luck", "r01_c01": "RuntimeError: out of money"}
         told = dict.fromkeys(TILES, "")
@@ -255,29 +267,29 @@ def test_workers_that_do_nothing_have_not_trained_a_tile_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = finished(settings)
-    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: None)
+    training_by(monkeypatch, lambda job, tile: None)
     with pytest.raises(StageError, match="left out r00_c01"):
-        pipeline.fit(folder, Observers(), ["r00_c01"])
+        pipeline.fit(Run.open(folder), Observers(), ["r00_c01"])
 
 
 def test_a_tile_that_is_not_there_cannot_be_trained_again(settings: Settings) -> None:
     folder = finished(settings)
     with pytest.raises(ConfigurationError, match=r"--tiles names 'r1_c1', but the grid has no such tile. Did you mean"):
-        pipeline.fit(folder, Observers(), ["r00_c01", "r1_c1"])
+        pipeline.fit(Run.open(folder), Observers(), ["r00_c01", "r1_c1"])
     assert states(folder) == [("done", "")] * 6, "all or nothing"
 
 
 def test_a_full_disk_leaves_nothing_half_done(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
 
-    def fill(run: Run, tile: Tile) -> None:
-        (run.folder.path / "tiles" / f".{tile.name}").mkdir(parents=True)
-        (run.folder.path / "tiles" / f".{tile.name}.ckpt.tmp").touch()
+    def fill(job: TileJob, tile: Tile) -> None:
+        (job.folder.path / "tiles" / of_stopped_worker(tile.name)).mkdir(parents=True)
+        (job.folder.path / "tiles" / of_stopped_worker(f"{tile.name}.ckpt")).touch()
         raise StorageError
 
-    monkeypatch.setattr(pipeline, "train_tile", fill)
+    training_by(monkeypatch, fill)
     with pytest.raises(StorageError):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert list((folder.path / "tiles").iterdir()) == []
 
 
@@ -291,7 +303,7 @@ def test_damage_that_keeps_the_size_is_known_before_anything_is_done(settings: S
         folder.write_record(tile, damaged(folder, path))
     for command in (pipeline.fit, partial(pipeline.test, data=None, output=None)):
         with pytest.raises(RunFolderError, match=f"{which} was changed after it was finished"):
-            command(folder, Observers())
+            command(Run.open(folder), Observers())
 
 
 def damaged(folder: RunFolder, path: Path) -> TileRecord:
@@ -300,31 +312,31 @@ def damaged(folder: RunFolder, path: Path) -> TileRecord:
 
 
 def test_tiles_that_saw_other_images_are_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
-    monkeypatch.setattr(pipeline, "train_tile", trained_or_full)
+    folder = preparation.prepare(settings).folder
+    training_by(monkeypatch, trained_or_full)
     with pytest.raises(StorageError):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     image = next(sample.image_path for sample in Run.open(folder).split.subset("train"))
     with Image.open(image) as opened:
         opened.rotate(180).save(image)
     with pytest.raises(DataError) as raised:
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert str(raised.value) == (
         "All tiles of a run must be trained on the same images, but 1 training images have changed "
         f"({image}) since tiles were trained. Restore the images, or train those tiles again: "
         f"`anomalib tiled fit --ckpt_dir {folder.path} --tiles r00_c00,r00_c01`."
     )
     with pytest.raises(StorageError):
-        pipeline.fit(folder, Observers(), ["r00_c00", "r00_c01"])
+        pipeline.fit(Run.open(folder), Observers(), ["r00_c00", "r00_c01"])
 
 
-def trained_or_full(run: Run, tile: Tile) -> None:
+def trained_or_full(job: TileJob, tile: Tile) -> None:
     """Stand in for the training of two tiles; there is no room for a third."""
     if tile.name == "r00_c02":
         raise StorageError
-    record(run.folder, tile.name)
-    noted = replace(run.folder.record(tile), images=recorded_fingerprint(run.folder))
-    run.folder.write_record(tile, noted)
+    record(job.folder, tile.name)
+    noted = replace(job.folder.record(tile), images=recorded_fingerprint(job.folder))
+    job.folder.write_record(tile, noted)
 
 
 def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
@@ -336,48 +348,48 @@ def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
     folder.config_file.write_text(replace(folder.settings(), tiling=tiling).to_yaml())
     monkeypatch.setattr("anomalib_tiled.training.workers.LocalWorkers.start", lambda _: pytest.fail("workers start"))
     with pytest.raises(RunFolderError, match=r"Tile r00_c00 in .* was trained with another configuration"):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
     assert list(folder.settings().cache_directory.iterdir()) == cached != []
 
 
 def test_two_fits_in_one_folder(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     with (
         locked(folder.path),
         pytest.raises(RunFolderError, match=rf"is being fitted by process {os.getpid()} on {platform.node()} since"),
     ):
-        pipeline.fit(folder, Observers())
+        pipeline.fit(Run.open(folder), Observers())
 
 
 def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> None:
     arguments = {name: settings.data.init_args[name] for name in ("name", "root", "normal_dir", "num_workers")}
     training_only = {**arguments, "test_split_mode": "none", "val_split_mode": "none"}
-    folder = preparation.prepare(replace(settings, data=replace(settings.data, init_args=training_only)))
+    run = preparation.prepare(replace(settings, data=replace(settings.data, init_args=training_only)))
     with pytest.raises(
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):
-        pipeline.test(folder, Observers(), data=None, output=None)
+        pipeline.test(run, Observers(), data=None, output=None)
 
 
 @pytest.mark.parametrize("command", ["calibrate", "_measure"])
 def test_a_lack_of_memory_beside_the_training_says_what_to_do(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    folder = preparation.prepare(settings)
-    monkeypatch.setattr(pipeline, "train_tile", lambda run, tile: record(run.folder, tile.name))
+    folder = preparation.prepare(settings).folder
+    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
     monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
     run = {
-        "calibrate": lambda: pipeline.fit(folder, Observers()),
-        "_measure": lambda: pipeline.test(folder, Observers(), data=None, output=None),
+        "calibrate": lambda: pipeline.fit(Run.open(folder), Observers()),
+        "_measure": lambda: pipeline.test(Run.open(folder), Observers(), data=None, output=None),
     }
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
         run[command]()
 
 
-def fails_at(*names: str, blank: bool = True, others: str | None = None) -> Callable[[Run, Tile], None]:
+def fails_at(*names: str, blank: bool = True, others: str | None = None) -> Callable[[TileJob, Tile], None]:
     """Stand in for a model that cannot be fitted on some tiles, and for another failure on one."""
 
-    def train(run: Run, tile: Tile) -> None:
+    def train(job: TileJob, tile: Tile) -> None:
         if tile.name in names:
             error = UnfitLocationError("Padim cannot be fitted on these tiles: singular")
             error.blank = blank
@@ -385,7 +397,7 @@ def fails_at(*names: str, blank: bool = True, others: str | None = None) -> Call
         if tile.name == others:
             message = "out of luck"
             raise RuntimeError(message)
-        record(run.folder, tile.name)
+        record(job.folder, tile.name)
 
     return train
 
@@ -401,16 +413,16 @@ def fitted(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, train: object, ag
         calibrated.extend(tile.name for tile in run.grid.tiles)
         return Calibration(notes=("learned",))
 
-    monkeypatch.setattr(pipeline, "train_tile", train)
+    training_by(monkeypatch, train)
     monkeypatch.setattr(pipeline, "calibrate", calibrate)
-    notes = pipeline.fit(folder, Observers(), again).notes
+    notes = pipeline.fit(Run.open(folder), Observers(), again).notes
     return [*calibrated, *notes]
 
 
 def test_locations_on_which_the_model_cannot_be_fitted_are_left_out(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     *tiles, note, learned = fitted(monkeypatch, folder, fails_at("r00_c00", "r01_c00"))
     assert tiles == ["r00_c01", "r00_c02", "r01_c01", "r01_c02"]
     assert note.startswith("2 of 6 " + NOTE.format("r00_c00, r01_c00", "32 pixels of an image (33.3 %)"))
@@ -425,18 +437,18 @@ def test_locations_on_which_the_model_cannot_be_fitted_are_left_out(
     assert folder.failure(left_out) is None
 
 
-def never(run: Run, tile: Tile) -> None:
+def never(job: TileJob, tile: Tile) -> None:
     pytest.fail(f"{tile.name} is trained again")
 
 
 def test_a_location_that_is_left_out_is_settled(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     said = fitted(monkeypatch, folder, fails_at("r00_c00"))
     assert fitted(monkeypatch, folder, never) == said
 
 
 def test_it_may_be_tried_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     said = fitted(monkeypatch, folder, fails_at("r00_c00"))
     assert fitted(monkeypatch, folder, fails_at("r00_c00"), ["r00_c00"]) == said
     with pytest.raises(TrainingError, match="out of luck"):
@@ -449,13 +461,13 @@ def test_it_may_be_tried_again(settings: Settings, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_fit_that_was_stopped_knows_what_it_has_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     unfit = fails_at("r00_c00")
 
-    def stopped(run: Run, tile: Tile) -> None:
+    def stopped(job: TileJob, tile: Tile) -> None:
         if tile.name == "r00_c02":
             raise KeyboardInterrupt
-        unfit(run, tile)
+        unfit(job, tile)
 
     with pytest.raises(KeyboardInterrupt):
         fitted(monkeypatch, folder, stopped)
@@ -476,25 +488,25 @@ def failure(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, train: object, a
 def test_locations_are_not_left_out_where_they_are_not_to_blame(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     cause = f"r00_c00: Padim cannot be fitted on these tiles: singular (log: {folder.path / 'logs' / 'r00_c00.log'})"
     others = f"r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c01.log'})"
     assert failure(monkeypatch, folder, fails_at("r00_c00", others="r00_c01"))[:2] == [cause, others]
-    all_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES))
+    all_fail = failure(monkeypatch, preparation.prepare(settings).folder, fails_at(*TILES))
     assert all_fail[1].startswith("No tile could be fitted, so the cause is the model")
-    most_fail = failure(monkeypatch, preparation.prepare(settings), fails_at(*TILES[2:], blank=False))
+    most_fail = failure(monkeypatch, preparation.prepare(settings).folder, fails_at(*TILES[2:], blank=False))
     assert most_fail[1].startswith("4 tiles that are not blank could not be fitted, and only 2 could, so the cause is")
 
 
 def test_a_tile_that_has_a_model_keeps_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     fitted(monkeypatch, folder, fails_at())
     failure(monkeypatch, folder, fails_at("r00_c00"), ["r00_c00"])
     assert states(folder)[0][0] == "done"
 
 
 def test_leaving_out_may_be_forbidden(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = preparation.prepare(replace(settings, unfitted_tiles="error"))
+    folder = preparation.prepare(replace(settings, unfitted_tiles="error")).folder
     lines = failure(monkeypatch, folder, fails_at("r00_c00"))
     assert lines[1] == "To leave out the locations where the model cannot be fitted, set unfitted_tiles: leave_out."
     folder.config_file.write_text(replace(folder.settings(), unfitted_tiles="leave_out").to_yaml())
@@ -506,7 +518,7 @@ def test_leaving_out_may_be_forbidden(settings: Settings, monkeypatch: pytest.Mo
 def test_a_location_that_was_left_out_with_another_configuration_is_tried(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     fitted(monkeypatch, folder, fails_at(*TILES[1:]))
     record_file = folder.record_file(grid_of(folder.settings().tiling).locations[0])
     record_file.unlink()

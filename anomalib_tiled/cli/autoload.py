@@ -2,13 +2,16 @@
 
 When Python starts, ``anomalib_tiled.pth`` installs a finder for the module with anomalib's command line. When a program
 imports that module, the finder calls `find_spec` here, which finds the module as Python would, and connects
-`anomalib_tiled.cli.host` to it once it has run.
+`TiledCommand` to it once it has run. anomalib's parser only shows ``tiled`` in its help: all arguments after it go to
+`anomalib_tiled.cli.main.main`, as they do from ``anomalib-tiled`` and ``python -m anomalib_tiled``. So all three behave
+alike, and anomalib's other commands do not wait for a parser that they do not need.
 
 The environment variable ``ANOMALIB_TILED_AUTOLOAD`` set to ``0`` turns this off; ``debug`` shows why it failed.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -16,16 +19,22 @@ from contextlib import nullcontext
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
 
 from anomalib_tiled.system.import_warnings import without_known_warnings
 
 if TYPE_CHECKING:
     from _typeshed.importlib import MetaPathFinderProtocol
+    from anomalib.cli.cli import AnomalibCLI
+else:
+    AnomalibCLI = object  # `connect` adds anomalib's class as a base later: this module never imports it
 
 SWITCH = "ANOMALIB_TILED_AUTOLOAD"
 FINDER = "AnomalibTiledFinder"
 COMMAND = "tiled"
+HELP = "Train, test and use one anomaly model per tile of large images."
 
 
 def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -41,9 +50,8 @@ def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) 
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    candidates = (finder.find_spec(name, path, target) for finder in _other_finders() if hasattr(finder, "find_spec"))
-    spec = next((spec for spec in candidates if spec is not None), None)
-    if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+    spec = next(filter(None, (finder.find_spec(name, path, target) for finder in _other_finders())), None)
+    if spec is not None and spec.loader is not None:
         spec.loader = ConnectingLoader(spec.loader)
     return spec
 
@@ -54,11 +62,7 @@ def _other_finders() -> list[MetaPathFinderProtocol]:
 
 
 class ConnectingLoader(Loader):
-    """Runs a module by its own loader, and connects the host to it afterwards.
-
-    Args:
-        loader: The module's own loader, which the module gets back before it runs.
-    """
+    """Runs a module by its own loader, which the module gets back, and connects the host to it afterwards."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -91,11 +95,70 @@ class ConnectingLoader(Loader):
 
 def _connect(host: ModuleType) -> None:
     try:
-        from anomalib_tiled.cli.host import connect
-
         connect(host)
     except Exception:  # noqa: BLE001
-        # `anomalib train` must work even if this package does not fit the host, was removed halfway, or is broken.
-        # `anomalib-tiled` reports the reason.
+        # `anomalib train` must work even if this package does not fit the host. `anomalib-tiled` reports the reason.
         if os.environ.get(SWITCH) == "debug":
             sys.excepthook(*sys.exc_info())
+
+
+def connect(host: ModuleType) -> None:
+    """Replace the host's command line by a subclass that handles ``tiled`` first; the host's class stays unchanged.
+
+    Args:
+        host: The module ``anomalib.cli.cli``.
+
+    Raises:
+        TypeError: The host's class is not the one that `TiledCommand` was written for.
+    """
+    inner = host.AnomalibCLI
+    if issubclass(inner, TiledCommand):
+        return
+    given = list(inspect.signature(inner.__init__).parameters)
+    if given != ["self", "args", "run"] or not callable(getattr(inner, "add_subcommands", None)):
+        message = (
+            "`anomalib tiled` needs an AnomalibCLI with __init__(self, args, run) and add_subcommands, "
+            f"but got __init__({', '.join(given)}). Use `anomalib-tiled`, which does not depend on it."
+        )
+        raise TypeError(message)
+    # pickle finds the subclass by the module and name of the host's class.
+    named = {name: getattr(inner, name) for name in ("__module__", "__qualname__", "__doc__")}
+    host.AnomalibCLI = type(inner.__name__, (TiledCommand, inner), named)  # type: ignore[attr-defined]
+
+
+class TiledCommand(AnomalibCLI):
+    """Adds the command ``tiled`` to the host's command line.
+
+    Args:
+        args: Arguments after the name of the program; ``None`` for those of the process.
+        run: Whether to run the command; otherwise the host only parses the arguments.
+
+    Raises:
+        SystemExit: The command ``tiled`` failed; the code is its exit status.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002
+        arguments = list(sys.argv[1:] if args is None else args)
+        if run and arguments[:1] == [COMMAND]:
+            _run(arguments[1:])
+        else:
+            super().__init__(args, run)
+
+    def add_subcommands(self, **settings: Any) -> None:  # noqa: ANN401
+        """Add the host's commands, then ``tiled``, for the list of commands in the help."""
+        super().add_subcommands(**settings)
+        # jsonargparse has no public name for it. If the private one changes, only a line of the help is lost.
+        commands = getattr(self.parser, "_subcommands_action", None)
+        if commands is not None:
+            commands.add_subcommand(COMMAND, ArgumentParser(), help=HELP)
+
+    def tiled(self) -> None:
+        """Run the command after options of the host, which calls commands by their names."""
+        _run([])
+
+
+def _run(arguments: list[str]) -> None:
+    from anomalib_tiled.cli.main import main
+
+    if (status := main(arguments, prog=f"anomalib {COMMAND}")) != 0:
+        raise SystemExit(status)

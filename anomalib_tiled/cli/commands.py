@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
@@ -20,45 +22,31 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.cli.options import (
     export_parser,
     fit_parser,
-    plain_parser,
     predict_parser,
     run_parser,
     settings_from,
     test_parser,
-    without_ckpt_dir,
 )
-from anomalib_tiled.cli.tables import metrics_table, plugins_table, tiles_table
-from anomalib_tiled.config.differences import differences
-from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, changeable
-from anomalib_tiled.config.tiling import grid_of
-from anomalib_tiled.data.appeared import appeared
+from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
+from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, Settings, changeable, differences
+from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
-from anomalib_tiled.data.split import Split
 from anomalib_tiled.ensemble.devices import device_named
-from anomalib_tiled.ensemble.run import AUTO
+from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
-from anomalib_tiled.export.checkpoints import FORMAT as CHECKPOINTS
-from anomalib_tiled.export.checkpoints import export_checkpoints
-from anomalib_tiled.export.export import ExportRequest
+from anomalib_tiled.export.export import ExportRequest, export_checkpoints
 from anomalib_tiled.export.export import export as write_export
-from anomalib_tiled.export.formats import format_named
+from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
-from anomalib_tiled.results.thresholds import ThresholdRules
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.changed_files import changed_files
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
-from anomalib_tiled.system.memory import too_large
+from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.paths import absolute
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from anomalib_tiled.config.settings import Settings
 
 UNREADABLE = 3
 """Exit status if images could not be read or predicted."""
@@ -78,26 +66,26 @@ class FitRequest:
     """A run to fit.
 
     Args:
-        folder: The run folder, a new one or one to resume.
+        run: The run, a new one or one to resume.
         retrain: Names of the tiles to train again.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
     """
 
-    folder: RunFolder
+    run: Run
     retrain: tuple[str, ...] = ()
     keep_going: bool = False
 
     def resume_command(self, prog: str) -> str:
         """Give the command line that resumes the run after an interruption."""
         tiles = ["--tiles", ",".join(self.retrain)] if self.retrain else []
-        return f"{prog} {shlex.join(['--ckpt_dir', str(self.folder.path), *tiles])}"
+        return f"{prog} {shlex.join(['--ckpt_dir', str(self.run.folder.path), *tiles])}"
 
 
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
     with _observers() as observers:
-        folder = _fitted(arguments, prog, observers)
-    _say(f"Run folder: {folder.path}")
+        run = _fitted(arguments, prog, observers)
+    say(f"Run folder: {run.folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
@@ -110,13 +98,13 @@ def test(arguments: Sequence[str], prog: str) -> None:
     """Measure a run on test images."""
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
-    folder, data = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered), None
-    _warn_of_large_images(folder)
+    run, data = _open(parsed.ckpt_dir), None
+    _warn_of_large_images(run)
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
     with _observers() as observers:
-        _report(folder, observers, data=data, output=output)
+        _report(run, observers, data=data, output=output)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -128,19 +116,18 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
-    ThresholdRules.read(settings.threshold, settings.pixel_threshold)
     if parsed.device != AUTO:
         device_named(parsed.device)  # before anything is written
-    folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-    output = _output(parsed.output) or folder.path / "predictions"
+    run = _open(parsed.ckpt_dir)
+    output = _output(parsed.output) or run.folder.path / "predictions"
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # file names may hold any bytes
-    report = partial(_say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
+    report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
         with _resume_hint(command, report):
-            predicted = pipeline.rethreshold(folder, output, settings, report)
+            predicted = pipeline.rethreshold(run, output, settings, report)
     else:
         request = PredictionRequest(
             tuple(parsed.data),
@@ -152,11 +139,11 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         )
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
         with _resume_hint(resume, report), _observers() as observers:
-            predicted = pipeline.predict(folder, observers, request, report)
-    _say(str(predicted))
-    _say(f"Predictions: {output}")
+            predicted = pipeline.predict(run, observers, request, report)
+    say(str(predicted))
+    say(f"Predictions: {output}")
     if predicted.failed:
-        _say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
+        say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
     return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
 
@@ -164,8 +151,10 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 def status(arguments: Sequence[str], prog: str) -> None:
     """Show the state of each tile of a run."""
     parsed = run_parser(prog, "Show which tiles are done, left out, missing or failed.").parse_args(list(arguments))
-    folder = _open(parsed.ckpt_dir)
-    tiles = pipeline.status(folder)
+    folder = _run_folder(parsed.ckpt_dir)
+    for note in changed_origins(folder.origins()):
+        say(f"Note: {note}")
+    tiles = tile_statuses(folder)
     table = Table("tile", "state", "detail")
     for each in tiles:
         table.add_row(each.tile.name, each.state, escape(each.detail))
@@ -173,7 +162,7 @@ def status(arguments: Sequence[str], prog: str) -> None:
     done, left_out = (sum(each.state == state for each in tiles) for state in ("done", "left out"))
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
     others = f", {left_out} left out" if left_out else ""
-    _say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
+    say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -183,42 +172,40 @@ def export(arguments: Sequence[str], prog: str) -> None:
         if parsed.per_tile or parsed.input != "float32":
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
             raise ConfigurationError(message)
-        folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
-        output = _output(parsed.output) or folder.path / "export" / CHECKPOINTS
-        export_checkpoints(folder, output, overwrite=parsed.overwrite)
-        _say(f"Export: {output}")
+        run = _open(parsed.ckpt_dir)
+        output = _output(parsed.output) or run.folder.path / "export" / CHECKPOINTS
+        export_checkpoints(run, output, overwrite=parsed.overwrite)
+        say(f"Export: {output}")
         return
     form = format_named(parsed.format)
-    folder = _open(parsed.ckpt_dir, allow_altered=parsed.allow_altered)
+    run = _open(parsed.ckpt_dir)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
-    output = _output(parsed.output) or folder.path / "export" / kind
+    output = _output(parsed.output) or run.folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
     request = ExportRequest(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
-    exported = write_export(folder, request)
-    for line in exported.lines(folder.settings().model.name):
-        _say(line)
-    _say(f"Export: {output}")
+    exported = write_export(run, request)
+    for line in exported.lines(run.settings.model.name):
+        say(line)
+    say(f"Export: {output}")
 
 
 def plugins(arguments: Sequence[str], prog: str) -> None:
     """List the installed stages and event hooks."""
-    plain_parser(prog, "List the installed stages.").parse_args(list(arguments))
-    found, terminal = find_plugins(), Console(emoji=False)
+    Parser(prog=prog, description="List the installed stages.").parse_args(list(arguments))
+    terminal = Console(emoji=False)
     wide = terminal if terminal.is_terminal else Console(width=WIDE, emoji=False)
-    wide.print(plugins_table(found))
-    for clash in found.clashes:
-        _say(f"Name clash: {clash}. Give the dotted path of the one you mean.")
+    wide.print(plugins_table(find_plugins()))
 
 
-def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> RunFolder:
+def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> Run:
     request = _fit_request(list(arguments), prog, tested=tested)
-    _say(str(grid_of(request.folder.settings().tiling)))
-    _warn_of_large_images(request.folder)
-    with _resume_hint(request.resume_command(prog), partial(_say, console=Console(stderr=True))):
-        calibration = pipeline.fit(request.folder, observers, request.retrain, keep_going=request.keep_going)
+    say(str(request.run.grid))
+    _warn_of_large_images(request.run)
+    with _resume_hint(request.resume_command(prog), partial(say, console=Console(stderr=True))):
+        calibration = pipeline.fit(request.run, observers, request.retrain, keep_going=request.keep_going)
     for note in calibration.notes:
-        _say(f"Note: {note}")
-    return request.folder
+        say(f"Note: {note}")
+    return request.run.without_left_out()
 
 
 @contextmanager
@@ -252,28 +239,31 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
         prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
-    parser, report = fit_parser(prog), partial(_say, console=Console(file=sys.stderr))
-    ckpt_dir, others = without_ckpt_dir(arguments)
+    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    run_only = ArgumentParser(add_help=False, allow_abbrev=False)
+    run_only.add_argument("--ckpt_dir", nargs="?", const="")
+    known, others = run_only.parse_known_args(arguments)  # with a run, the required settings are in its folder
+    ckpt_dir = known.ckpt_dir
     if ckpt_dir is None:
         parsed = parser.parse_args(others)
         if parsed.ckpt_dir is None:
             if parsed.tiles is not None:
                 message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
                 raise ConfigurationError(message)
-            folder = prepare(settings_from(parser, parsed), report, tested=tested)
-            return FitRequest(folder, keep_going=parsed.keep_going)
+            run = prepare(settings_from(parser, parsed), report, tested=tested)
+            return FitRequest(run, keep_going=parsed.keep_going)
         ckpt_dir = parsed.ckpt_dir
-    folder = _open(ckpt_dir)
+    run = _open(ckpt_dir)
     if tested:
-        check_test_images(Split.read(folder.split_file))
-    _note_new_images(folder)
+        check_test_images(run.split)
+    _note_new_images(run)
     if not others:
-        return FitRequest(folder)
+        return FitRequest(run)
     # The run's own configuration comes first, so that only the other arguments can differ from it.
-    parsed = parser.parse_args(["--config", str(folder.config_file), *others])
+    parsed = parser.parse_args(["--config", str(run.folder.config_file), *others])
     seeded = not isinstance(parsed.seed_everything, bool)
-    _change(folder, settings_from(parser, parsed), seeded=seeded, report=report)
-    return FitRequest(folder, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
+    run = _change(run, settings_from(parser, parsed), seeded=seeded, report=report)
+    return FitRequest(run, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
 
 
 def _lines_of_stdin() -> Iterable[str]:
@@ -281,38 +271,37 @@ def _lines_of_stdin() -> Iterable[str]:
     return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
+def _folder(option: str, given: str) -> Path:
+    if not given:
+        message = f"{option} must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    return absolute(given)
+
+
 def _output(given: str | None) -> Path | None:
     """Check ``--output`` and make it absolute; ``None`` for the command's own folder."""
     if given is None:
         return None
-    if not given:
-        message = "--output must name a folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    check_output(output := absolute(given))
+    check_output(output := _folder("--output", given))
     return output
 
 
-def _open(ckpt_dir: str, *, allow_altered: bool = False) -> RunFolder:
-    """Open a run, and say which of its files have changed and which packages have other versions."""
-    if not ckpt_dir:
-        message = "--ckpt_dir must name a run folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    folder = RunFolder.open(absolute(ckpt_dir), allow_altered=allow_altered)
-    if allow_altered:
-        for note in changed_files(folder):
-            _say(f"warning: {note}", Console(stderr=True))
-    for note in changed_origins(folder.origins()):
-        _say(f"Note: {note}")
-    return folder
+def _open(ckpt_dir: str) -> Run:
+    """Open a run, once for the whole command, and say which packages have other versions."""
+    return Run.open(_run_folder(ckpt_dir), lambda note: say(f"Note: {note}"))
 
 
-def _note_new_images(folder: RunFolder) -> None:
+def _run_folder(ckpt_dir: str) -> RunFolder:
+    return RunFolder.open(_folder("--ckpt_dir", ckpt_dir))
+
+
+def _note_new_images(run: Run) -> None:
     """Say that new images are in the folders of a run, which stays without them."""
-    found = appeared(Split.read(folder.split_file), folder.settings().data.build(AnomalibDataModule))
+    found = appeared(run.split, run.datamodule)
     if found is not None:
         number, newest = found
-        command = f"anomalib tiled fit --config {shlex.quote(str(folder.config_file))}"
-        _say(
+        command = f"anomalib tiled fit --config {shlex.quote(str(run.folder.config_file))}"
+        say(
             f"Note: {number} images are new since the images of this run were split, for example {newest}. The split "
             f"is fixed, so this run does not use them. To use them, fit a new run: {command}"
         )
@@ -323,22 +312,22 @@ def _observers() -> Iterator[Observers]:
     """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
-        _say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
+        say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
     observers = Observers(plugins.loaded)
     try:
         yield observers
     finally:
         for failure in observers.failures:
-            _say(f"warning: {failure}", terminal)
+            say(f"warning: {failure}", terminal)
 
 
-def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> None:
+def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], None]) -> Run:
     """Change settings of a run that need no training.
 
     Raises:
         ConfigurationError: Another setting differs from that of the run.
     """
-    own = folder.settings()
+    own = run.settings
     if given.tiling.image_size is None:  # null means the images' own size, which the run has looked up
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
     if not seeded:  # any seed will do
@@ -346,36 +335,33 @@ def _change(folder: RunFolder, given: Settings, *, seeded: bool, report: Callabl
     changed = replace(own, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
     if found := differences(changed, given):
         message = (
-            f"{folder.path} was made with another configuration: {found[0]}. To resume the run, leave the argument "
+            f"{run.folder.path} was made with another configuration: {found[0]}. To resume the run, leave the argument "
             f"out; to fit a new one, leave --ckpt_dir out. A run can change only {', '.join(changeable())}."
         )
         raise ConfigurationError(message)
-    if changed != own:
-        change_settings(folder, changed)
-        for each in differences(changed, own):
-            report(f"Changed in config.yaml: {each}")
+    if changed == own:
+        return run
+    run = change_settings(run, changed)
+    for each in differences(changed, own):
+        report(f"Changed in config.yaml: {each}")
+    return run
 
 
 def _report(
-    folder: RunFolder, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
+    run: Run, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
-    measured = pipeline.test(folder, observers, data=data, output=output)
+    measured = pipeline.test(run, observers, data=data, output=output)
     Console(emoji=False).print(metrics_table(measured.metrics, measured.images))
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
     for note in measured.notes:
-        _say(f"Note: {note}")
-    _say(f"Run folder: {folder.path}")
-    _say(f"Tiles:      {(output or folder.path) / 'tiles.csv'}")
-    if folder.settings().visualize:
-        _say(f"Pictures:   {(output or folder.path) / 'images'}")
+        say(f"Note: {note}")
+    say(f"Run folder: {run.folder.path}")
+    say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
+    if run.settings.visualize:
+        say(f"Pictures:   {(output or run.folder.path) / 'images'}")
 
 
-def _warn_of_large_images(folder: RunFolder) -> None:
-    if remark := too_large(grid_of(folder.settings().tiling).image_size):
-        _say(f"warning: {remark}", Console(stderr=True))
-
-
-def _say(text: str, console: Console | None = None) -> None:
-    """Print a line without wrapping it, so that paths can be copied."""
-    (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+def _warn_of_large_images(run: Run) -> None:
+    if remark := run.memory_remark():
+        say(f"warning: {remark}", Console(stderr=True))

@@ -7,20 +7,18 @@ import os
 import sys
 import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
 from anomalib_tiled.system.allocation import keep_freed_memory
-from anomalib_tiled.system.fork_server import probably_needed, start_fork_server
+from anomalib_tiled.system.fork_server import start_fork_server_early
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.os_errors import is_of_system, refusal
 from anomalib_tiled.system.termination import Terminated, raised_when_terminated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -35,26 +33,23 @@ class Command:
     """A command, loaded only when it is used: anomalib takes seconds to import.
 
     Args:
-        name: What the user types.
+        name: What the user types; also the name of the function in ``anomalib_tiled.cli.commands``.
         help: What it does, in a line.
-        function: Name of the function in ``anomalib_tiled.cli.commands``.
         trains: Whether it may start processes that train.
         computes: Whether models take most of its time, so that it is worth using memory for speed.
     """
 
     name: str
     help: str
-    function: str
     trains: bool = False
     computes: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function, and make downloads fail early without internet."""
         with without_known_warnings():
-            function: Callable[[Sequence[str], str], int | None] = getattr(
-                import_module("anomalib_tiled.cli.commands"), self.function
-            )
+            commands = import_module("anomalib_tiled.cli.commands")
             import_module("anomalib_tiled.ensemble.missing_weights").turn_off_hub_retries()
+        function: Callable[[Sequence[str], str], int | None] = getattr(commands, self.name)
         return function
 
 
@@ -62,25 +57,15 @@ COMMANDS = (
     Command(
         "fit",
         "Train a model for every tile location and calibrate; or resume an interrupted run.",
-        "fit",
         trains=True,
         computes=True,
     ),
-    Command("test", "Measure a run on the test images: metrics, scores and pictures.", "test"),
-    Command("train", "Fit, then test.", "train", trains=True, computes=True),
-    Command(
-        "predict",
-        "Predict new images: scores, labels and anomalous regions, no labels needed.",
-        "predict",
-        computes=True,
-    ),
-    Command("status", "Show which tiles of a run are done, left out, missing or failed.", "status"),
-    Command(
-        "export",
-        "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib.",
-        "export",
-    ),
-    Command("plugins", "List the installed stages, and the packages that they come from.", "plugins"),
+    Command("test", "Measure a run on the test images: metrics, scores and pictures."),
+    Command("train", "Fit, then test.", trains=True, computes=True),
+    Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
+    Command("status", "Show which tiles of a run are done, left out, missing or failed."),
+    Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
+    Command("plugins", "List the installed stages, and the packages that they come from."),
 )
 
 
@@ -145,8 +130,8 @@ def _run(given: list[str], prog: str) -> int:
         return 0
     for command in COMMANDS:
         if command.name == given[0]:
-            if command.trains and probably_needed(given[1:]):
-                start_fork_server()
+            if command.trains and not {"-h", "--help"}.intersection(given):
+                start_fork_server_early()
             if command.computes:
                 keep_freed_memory()
             return command.load()(given[1:], f"{prog} {command.name}") or 0

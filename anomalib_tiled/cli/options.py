@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import secrets
 from argparse import HelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Mapping
-from itertools import islice
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import Literal
 
 import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ActionConfigFile, ArgumentParser, get_loader
-from jsonargparse.typing import Path_fr
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from anomalib_tiled.cli.messages import explained
-from anomalib_tiled.cli.short_names import expand_arguments, expand_short_names
-from anomalib_tiled.config.anomalib_config import HEADING, is_reference, translate
-from anomalib_tiled.config.anomalib_post_processor import read_post_processor
+from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.terminal import say
+from anomalib_tiled.config.anomalib_config import read_post_processor
 from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settings, TilingSettings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.thresholding import NEUTRAL
-from anomalib_tiled.system.bounds import DEEPEST, LONGEST_CONFIGURATION, check_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from jsonargparse import Namespace
-
-    from anomalib_tiled.config.settings import Plain
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
@@ -62,63 +48,8 @@ exit status:
   1    any other error
 """
 
-LONGEST_SHOWN = 40
-"""Characters shown of an option that is too long."""
-
 SEEDS = 2**32
 """Number of seeds that numpy takes."""
-
-
-class Parser(ArgumentParser):
-    """A parser that also reads files of anomalib's own tiled ensemble, and lists allowed names in its errors."""
-
-    def __init__(self, **options: Plain) -> None:
-        # without_ckpt_dir and _files_first look for whole names, and would miss an abbreviated --ckpt_dir or --config.
-        super().__init__(**{"allow_abbrev": False, **options})
-
-    def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
-        """Parse arguments; options override files, in any order."""
-        check_arguments(args)
-        try:
-            return super().parse_args(expand_arguments(_files_first(args)), *arguments, **options)
-        except SystemExit as error:
-            if not error.code:  # --help and --print_config
-                raise
-            message = (
-                f"A class path must name a module that can be imported, but the import of one ended the program (exit "
-                f"{error.code}). Check the class paths, or fix that module."
-            )
-            raise ConfigurationError(message) from error
-        except UnicodeDecodeError as error:
-            message = f"A configuration must be text in UTF-8, but one of the files is not: {error}. Convert it."
-            raise ConfigurationError(message) from error
-
-    def parse_path(self, cfg_path: str | PathLike[str], *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse the file after ``--config``; reads no more of it than a configuration may have."""
-        if "://" in str(cfg_path):
-            return super().parse_path(cfg_path, *arguments, **options)
-        path = Path_fr(cfg_path)
-        with Path(path).open(encoding="utf-8") as file:
-            text = file.read(LONGEST_CONFIGURATION + 1)
-        with path.relative_path_context():
-            return self.parse_string(text, *arguments, **{**options, "cfg_path": Path(path).name})
-
-    def parse_string(self, cfg_str: str, *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse the text of a configuration: the value of ``--config``, or the content of the file that it names."""
-        check_yaml(cfg_str, options.get("cfg_path") or "The configuration")
-        return super().parse_string(_in_our_form(cfg_str), *arguments, **options)
-
-    def parse_object(self, cfg_obj: Plain, *arguments: Plain, **options: Plain) -> Namespace:
-        """Parse a configuration that is a Python object."""
-        return super().parse_object(expand_short_names(cfg_obj), *arguments, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an error instead of printing the usage.
-
-        Raises:
-            ConfigurationError: Always.
-        """
-        raise ConfigurationError(explained(self, message)) from ex
 
 
 def fit_parser(prog: str) -> Parser:
@@ -163,7 +94,7 @@ def fit_parser(prog: str) -> Parser:
 
 def test_parser(prog: str) -> Parser:
     """Give the options of ``test``."""
-    parser = _using_parser(prog, "Measure a run on its test images, or on others.")
+    parser = run_parser(prog, "Measure a run on its test images, or on others.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
     parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
     return parser
@@ -171,7 +102,7 @@ def test_parser(prog: str) -> Parser:
 
 def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
-    parser = _using_parser(prog, PREDICT, RawDescriptionHelpFormatter)
+    parser = run_parser(prog, PREDICT, RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - for a list."
     )
@@ -200,9 +131,7 @@ def predict_parser(prog: str) -> Parser:
 
 def export_parser(prog: str) -> Parser:
     """Give the options of ``export``."""
-    parser = _using_parser(
-        prog, "Write a run as files that predict without this package, or as checkpoints of anomalib."
-    )
+    parser = run_parser(prog, "Write a run as files that predict without this package, or as checkpoints of anomalib.")
     parser.add_argument("--format", type=str, required=True, help="torch, onnx, openvino or checkpoints.")
     parser.add_argument("--output", type=str | None, help="Folder for the files; RUN/export/FORMAT if left out.")
     parser.add_argument(
@@ -221,20 +150,6 @@ def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | Non
     parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
     parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
     return parser
-
-
-def _using_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
-    """Give the options of commands that use trained models."""
-    parser = run_parser(prog, description, formatter)
-    parser.add_argument(
-        "--allow_altered", action="store_true", help="Use files that were changed since fit, with a warning."
-    )
-    return parser
-
-
-def plain_parser(prog: str, description: str) -> Parser:
-    """Give the options of commands that take no arguments."""
-    return Parser(prog=prog, description=description)
 
 
 def settings_from(parser: Parser, parsed: Namespace) -> Settings:
@@ -257,7 +172,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         message = f"A setting has a value of the wrong type: {error}. See `anomalib tiled fit --help`."
         raise ConfigurationError(message) from error
     if note is not None:
-        _say(note)
+        say(note, Console(stderr=True))
     return settings
 
 
@@ -279,65 +194,3 @@ def _add_stages(parser: Parser) -> None:
             default=NEUTRAL,
             help=f"Between 0 and 1. {decided} is anomalous if its normalized score is greater than 1 minus this.",
         )
-
-
-def without_ckpt_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Separate ``--ckpt_dir`` from the other arguments: with it, the required settings come from the run folder."""
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--ckpt_dir":
-            used = 1 if equals else 2
-            value = value if equals else "".join(arguments[index + 1 : index + 2])
-            return value, arguments[:index] + arguments[index + used :]
-    return None, arguments
-
-
-def check_arguments(arguments: Iterable[str]) -> None:
-    """Check the size of arguments before they are parsed: each may be YAML.
-
-    Raises:
-        ConfigurationError: One is too large, or holds a setting twice.
-    """
-    option = "An argument"
-    for argument in arguments:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        option = name or option
-        if "\0" in argument or name.count(".") > DEEPEST:
-            message = f"{option[:LONGEST_SHOWN]} must not hold a zero byte or more than {DEEPEST} dots. Change it."
-            raise ConfigurationError(message)
-        if equals or not name:
-            check_yaml(value, option)
-
-
-def _files_first(arguments: Iterable[str]) -> list[str]:
-    files, others = [], []
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, _ = argument.partition("=")
-        if name in {"-c", "--config"}:
-            files += [argument] if equals else [argument, *islice(rest, 1)]
-        else:
-            others.append(argument)
-    return [*files, *others]
-
-
-def _in_our_form(text: str) -> str:
-    """Translate a configuration of anomalib's own tiled ensemble, and say so; give any other unchanged."""
-    try:
-        configuration = get_loader("yaml")(text)
-    except yaml.YAMLError:
-        return text  # the parser says what is wrong with it
-    if not isinstance(configuration, Mapping):
-        message = f"A configuration must hold settings by name, but holds {text.strip() or 'nothing'}."
-        raise ConfigurationError(message)
-    if not is_reference(configuration):
-        full = expand_short_names(configuration)
-        return text if full == configuration else str(yaml.safe_dump(full, sort_keys=False))
-    translation = translate(configuration)
-    _say("\n".join([HEADING, *translation.notes]))
-    return str(yaml.safe_dump(expand_short_names(dict(translation.settings)), sort_keys=False))
-
-
-def _say(text: str) -> None:
-    """Print to standard error, so that programs can read the output of commands."""
-    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

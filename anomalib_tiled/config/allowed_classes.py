@@ -7,20 +7,14 @@ and would call any function whose return type fits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.system.packages import is_dotted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jsonargparse import ArgumentParser
 
 PARTS = frozenset(
     {
@@ -40,6 +34,9 @@ PARTS = frozenset(
     }
 )
 """Classes of other packages whose subclasses are allowed. Paths and not classes, to import nothing."""
+
+
+ADVICE = "It was not called. Name another class."
 
 
 def add_object(parser: ArgumentParser, base: type) -> None:
@@ -73,7 +70,7 @@ def check_classes(parsed: object, package: str = "") -> None:
         elif isinstance(value, type):
             _check_class(value, package)
         elif callable(value) and not _is_allowed(type(value), package):
-            message = f"An argument must be a value or a class, but is the function {_path_of(value)}. {_advice()}"
+            message = f"An argument must be a value or a class, but is the function {_path_of(value)}. {ADVICE}"
             raise ConfigurationError(message)
 
 
@@ -95,7 +92,8 @@ def _leaves(value: object) -> Iterator[object]:
 def _check_path(path: str, package: str) -> None:
     found = _lookup(path)
     if not isinstance(found, type):
-        message = f"A class path must name a class, but {path} is {_described(found)}. {_advice()}"
+        kind = "not there" if found is None else f"a {type(found).__name__}"
+        message = f"A class path must name a class, but {path} is {kind}. {ADVICE}"
         raise ConfigurationError(message)
     _check_class(found, package)
 
@@ -116,7 +114,7 @@ def _lookup(path: str) -> object:
 def _check_class(found: type, package: str) -> None:
     if not _is_allowed(found, package):
         message = f"A class path must name a model, data module, stage or a part of one, but is {_path_of(found)}. "
-        raise ConfigurationError(message + _advice())
+        raise ConfigurationError(message + ADVICE)
 
 
 def _is_allowed(found: type, package: str) -> bool:
@@ -127,11 +125,3 @@ def _is_allowed(found: type, package: str) -> bool:
 
 def _path_of(found: object) -> str:
     return f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-
-
-def _described(found: object) -> str:
-    return "not there" if found is None else f"a {type(found).__name__}"
-
-
-def _advice() -> str:
-    return "It was not called. Name another class."

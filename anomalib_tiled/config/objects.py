@@ -15,7 +15,6 @@ from datetime import timedelta
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from anomalib.data import AnomalibDataModule
@@ -23,11 +22,8 @@ from anomalib.models.components import AnomalibModule
 from torch import nn
 
 from anomalib_tiled.config.allowed_classes import check_classes
-from anomalib_tiled.config.settings import ClassSpec
+from anomalib_tiled.config.settings import ClassSpec, Plain
 from anomalib_tiled.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from anomalib_tiled.config.settings import Plain
 
 COMPONENTS = {
     "pre_processor": "Give the class of the model, and its pre_processor in model_args={...}, instead.",

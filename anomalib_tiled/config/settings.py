@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -17,13 +17,9 @@ from anomalib_tiled.config.allowed_classes import add_object, check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.thresholding import NEUTRAL
 from anomalib_tiled.system.memory import as_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from anomalib_tiled.stages.kinds import StageKind
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -34,14 +30,14 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
 
-UNFITTED_TILES = ("leave_out", "error")
-"""Choices for locations on which the model cannot be fitted."""
-
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
 
 NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
 """Fields of the settings that may be changed in a run."""
+
+FOLDERS = ("default_root_dir", "cache.directory")
+"""Settings that say where files are, not what is in them."""
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that change decisions, but nothing that the stages learn."""
@@ -198,7 +194,7 @@ class Settings:
     cache: CacheSettings | None
     visualize: bool
     memory_budget: str | int | None = None
-    unfitted_tiles: str = UNFITTED_TILES[0]
+    unfitted_tiles: str = "leave_out"
 
     @property
     def memory_bytes(self) -> int | None:
@@ -249,7 +245,7 @@ class Settings:
 
     def to_yaml(self) -> str:
         """Write the settings in the form that ``--config`` reads."""
-        return str(yaml.safe_dump(plain(self.to_mapping()), sort_keys=False))
+        return str(yaml.safe_dump(self.to_mapping(), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Plain]) -> Settings:
@@ -259,11 +255,8 @@ class Settings:
             ConfigurationError: A key is unknown or missing.
         """
         new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
-        later = {"memory_budget": None, "unfitted_tiles": UNFITTED_TILES[0]}  # earlier versions had no such settings
+        later = {"memory_budget": None, "unfitted_tiles": "leave_out"}  # earlier versions had no such settings
         _check_keys(mapping := {**later, **new, **mapping}, sections())
-        if (given := mapping["unfitted_tiles"]) not in UNFITTED_TILES:
-            message = f"unfitted_tiles cannot be {given!r}. {allowed_names(str(given), UNFITTED_TILES)}"
-            raise ConfigurationError(message)
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
@@ -295,13 +288,25 @@ def as_size(value: int | Sequence[int]) -> Size:
     return Size(value, value) if isinstance(value, int) else Size(*value)
 
 
-def plain(value: Plain) -> Plain:
-    """Turn tuples and mappings, nested ones too, into what YAML writes as lists and objects."""
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value
+def differences(own: Settings, given: Settings) -> list[str]:
+    """Name each setting that differs, such as ``tiling.stride is [64, 64], not [32, 32]``; folders do not count."""
+    ours, theirs = (_flat(yaml.safe_load(settings.to_yaml())) for settings in (own, given))
+    return [
+        f"{name} is {ours.get(name)}, not {theirs.get(name)}"
+        for name in ours | theirs
+        if name not in FOLDERS and theirs.get(name) != ours.get(name)
+    ]
+
+
+def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
+    """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
+    if not isinstance(value, Mapping):
+        return {name: [*as_size(value)] if value and name.startswith("tiling.") else value}
+    return {
+        inner: each
+        for key, nested in value.items()
+        for inner, each in _flat(nested, f"{name}.{key}" if name else key).items()
+    }
 
 
 def _call(class_type: Callable[..., T], **arguments: Plain) -> T:

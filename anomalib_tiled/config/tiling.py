@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from anomalib_tiled.config.settings import as_size
+from anomalib_tiled.config.settings import Plain, TilingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.grid import TileGrid
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anomalib_tiled.config.settings import Plain, TilingSettings
-    from anomalib_tiled.grid import Tile
+from anomalib_tiled.grid import Tile, TileGrid
 
 SIDES = 2
 """Height and width."""
@@ -64,7 +58,7 @@ def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
     Raises:
         ConfigurationError: The grid lacks one of them.
     """
-    tiles = {tile.name: tile for tile in grid.tiles}
+    tiles = {tile.name: tile for tile in grid.locations}
     for name in names:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from anomalib_tiled.data.board_drawing import Board, develop
-from anomalib_tiled.data.board_layout import Point
-from anomalib_tiled.data.board_parts import MARGIN
-from anomalib_tiled.data.board_pen import Pen
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
+from anomalib_tiled.data.board_drawing import MARGIN, Board, Pen, develop
+from anomalib_tiled.data.board_layout import Part, Point
 
 VISIBLE = 8
 """Smallest change of a colour channel, of 255 steps, that belongs to a defect."""
@@ -49,14 +44,17 @@ class Damage:
         trace = self.board.traces[self.random.integers(len(self.board.traces))]
         return trace[self.random.integers(1, len(trace) - 1)]
 
+    def any_part(self, *kinds: str) -> Part:
+        """Choose a part of one of these kinds."""
+        parts = [part for part in self.board.layout.parts if part.kind in kinds]
+        return parts[self.random.integers(len(parts))]
+
     def blob(self, centre: Point, width: float, height: float) -> list[Point]:
         """Draw up a rough ellipse, ``width`` and ``height`` in units."""
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         reach = self.random.uniform(0.75, 1.0, size=angles.size) / 2
-        return [
-            Point(centre.x + width * part * np.cos(angle), centre.y + height * part * np.sin(angle))
-            for part, angle in zip(reach, angles, strict=True)
-        ]
+        radii = zip(reach, angles, strict=True)
+        return [centre.moved(width * part * np.cos(angle), height * part * np.sin(angle)) for part, angle in radii]
 
 
 def spoil(
@@ -89,17 +87,14 @@ def _scratch(damage: Damage) -> None:
     points = [start]
     for step in range(12):
         direction = angle + bend * step / 12
-        points.append(
-            Point(points[-1].x + length / 12 * np.cos(direction), points[-1].y + length / 12 * np.sin(direction))
-        )
+        points.append(points[-1].moved(length / 12 * np.cos(direction), length / 12 * np.sin(direction)))
     damage.pen.line(points, (78, 66, 40), width=6)
     damage.pen.line(points, (202, 192, 160), width=3.5)
 
 
 def _missing_part(damage: Damage) -> None:
     """Take a resistor or capacitor away: the bare board shows."""
-    small = [part for part in damage.board.layout.parts if part.kind in {"resistor", "capacitor"}]
-    frame = small[damage.random.integers(len(small))].body.grown(MARGIN / 2)
+    frame = damage.any_part("resistor", "capacitor").body.grown(MARGIN / 2)
     scale = damage.board.scale
     corner = (max(0, round(frame.left * scale)), max(0, round(frame.top * scale)))
     pixels = (*corner, round(frame.right * scale), round(frame.bottom * scale))
@@ -108,17 +103,14 @@ def _missing_part(damage: Damage) -> None:
 
 def _solder_bridge(damage: Damage) -> None:
     """Join two or three neighbouring pins of a chip by a drop of tin."""
-    chips = [part for part in damage.board.layout.parts if part.kind == "chip"]
-    pads = chips[damage.random.integers(len(chips))].pads
-    first = damage.random.choice(
-        [place for place in range(len(pads) - 1) if pads[place].outwards == pads[place + 1].outwards]
-    )
-    ends = pads[first].box.centre, pads[first + 1].box.centre
-    centre = Point((ends[0].x + ends[1].x) / 2, (ends[0].y + ends[1].y) / 2)
-    width, height = 22 + abs(ends[0].x - ends[1].x) / 2, 22 + abs(ends[0].y - ends[1].y) / 2
+    pads = damage.any_part("chip").pads
+    neighbours = [pair for pair in pairwise(pads) if pair[0].outwards == pair[1].outwards]
+    one, other = (pad.box.centre for pad in neighbours[damage.random.integers(len(neighbours))])
+    centre = Point((one.x + other.x) / 2, (one.y + other.y) / 2)
+    width, height = 22 + abs(one.x - other.x) / 2, 22 + abs(one.y - other.y) / 2
     damage.pen.polygon(damage.blob(centre, width + 4, height + 4), (84, 86, 88))
     damage.pen.polygon(damage.blob(centre, width, height), (182, 186, 190))
-    damage.pen.disc(Point(centre.x - 4, centre.y - 4), (212, 212, 212), radius=3.5)
+    damage.pen.disc(centre.moved(-4, -4), (212, 212, 212), radius=3.5)
 
 
 def _burnt_spot(damage: Damage) -> None:
@@ -126,7 +118,7 @@ def _burnt_spot(damage: Damage) -> None:
     centre, across = damage.on_trace(), damage.random.uniform(30, 56)
     scale = damage.board.scale
     veil = Image.new("L", (round(2 * across * scale),) * 2)
-    pen = Pen(veil, scale, Point(centre.x - across, centre.y - across))
+    pen = Pen(veil, scale, centre.moved(-across, -across))
     pen.polygon(damage.blob(centre, across * 1.15, across), 150)
     pen.polygon(damage.blob(centre, across * 0.8, across * 0.7), 235)
     veil = veil.filter(ImageFilter.GaussianBlur(2.5 * scale))

@@ -5,45 +5,52 @@ other on the disk.
 
     image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   checksums.npy   index.json
 
-Blocks that were cut short or changed are never used; their images are decoded again.
+Blocks that were cut short or changed are never used; their images are decoded again. A cache is made by one process
+at a time, completely or not at all, after a check for free space.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from io import BytesIO
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol
 from zlib import crc32
 
 import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from anomalib_tiled.data.block_files import BlockFiles
-from anomalib_tiled.data.cache_folder import INDEX, make
-from anomalib_tiled.data.images import errors_naming_file, read_image, read_masks
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, read_masks
+from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, read_json, write_json
-from anomalib_tiled.system.progress import track
+from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.progress import progress_bar
+from anomalib_tiled.system.temporary import is_idle, track
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
-    from pathlib import Path
+Version = tuple[str, int, int]
 
-    from numpy.typing import NDArray
-
-    from anomalib_tiled.data.split import Sample, Split
-    from anomalib_tiled.grid import Size, TileGrid
-
-    Pixels = NDArray[np.uint8]
-    Version = tuple[str, int, int]
-
-File = TypeVar("File", bound="Hashable")
 
 logger = logging.getLogger(__name__)
+
+INDEX = "index.json"
+"""Contents of a cache; written last, so its presence means that the cache is complete."""
+
+HALF_DONE = f".{24 * '[0-9a-f]'}.*.tmp"
+"""Names of folders while they are filled."""
 
 CHECKSUMS = "checksums.npy"
 """CRC32 of each part of each image, then of each mask."""
@@ -100,15 +107,15 @@ class ImageCache:
     Args:
         folder: The folder of this cache.
         grid: The grid whose cuts divide the images into blocks.
-        images: Position of each image in the files.
-        masks: Position of each joined mask in the files, by the paths of its mask files.
+        images: The images, in the order of the files.
+        masks: The mask files of each joined mask, in the order of the files.
         versions: Path, size in bytes and modification time of each decoded file.
     """
 
     folder: Path
     grid: TileGrid
-    images: dict[Path, int] = field(repr=False)
-    masks: dict[tuple[Path, ...], int] = field(repr=False)
+    images: tuple[Path, ...] = field(repr=False)
+    masks: tuple[tuple[Path, ...], ...] = field(repr=False)
     versions: list[Version] = field(repr=False)
 
     @property
@@ -119,30 +126,29 @@ class ImageCache:
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Read a rectangle of whole blocks of an image, shape (rows, columns, 3)."""
-        decode = partial(read_image, sample.image_path, self.grid.image_size)
-        return self._images.read(self.images[sample.image_path], (rows, columns), decode)
+        return self._images.read(sample.image_path, rows, columns)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
         if sample.masks:
-            decode = partial(read_masks, sample.masks, self.grid.image_size)
-            return self._masks.read(self.masks[sample.masks], (rows, columns), decode)
+            return self._masks.read(sample.masks, rows, columns)
         return _mask_without_file(sample, rows, columns) if self.masks else None
 
     @cached_property
-    def _images(self) -> BlockFiles:
-        return BlockFiles(self.folder, "image", self.grid.blocks, len(self.images), 3)
+    def _images(self) -> BlockFiles[Path]:
+        decode = partial(read_image, size=self.grid.image_size)
+        return BlockFiles(self.folder, "image", self.grid.blocks, self.images, decode, (3,))
 
     @cached_property
-    def _masks(self) -> BlockFiles:
-        return BlockFiles(self.folder, "mask", self.grid.blocks, len(self.masks), None)
+    def _masks(self) -> BlockFiles[tuple[Path, ...]]:
+        decode = partial(read_masks, size=self.grid.image_size)
+        return BlockFiles(self.folder, "mask", self.grid.blocks, self.masks, decode)
 
     def open(self) -> bool:
         """Read the checksums.
 
         Returns:
-            Whether the cache exists and is complete. Its contents are compared with the checksums part by part, on the
-            first read.
+            Whether the cache exists and is complete. Its contents are compared with the checksums at each read.
         """
         if not is_file(self.folder / INDEX):
             return False
@@ -165,9 +171,8 @@ class ImageCache:
 
     def fill(self) -> None:
         """Decode all images and masks into the folder, which must exist and be empty."""
-        size = self.grid.image_size
-        _write(self._images, [partial(read_image, path, size) for path in self.images])
-        _write(self._masks, [partial(read_masks, paths, size) for paths in self.masks])
+        self._images.fill()
+        self._masks.fill()
         np.save(self.folder / CHECKSUMS, np.concatenate([self._images.checksums, self._masks.checksums]))
         content = {
             "images": [str(path) for path in self.images],
@@ -194,8 +199,8 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     decoded = DecodedFiles(grid.image_size, split.has_masks)
     if directory is None:
         return decoded
-    images = _positions(sample.image_path for sample in split.samples)
-    masks = _positions(sample.masks for sample in split.samples if sample.masks)
+    images = tuple(dict.fromkeys(sample.image_path for sample in split.samples))
+    masks = tuple(dict.fromkeys(sample.masks for sample in split.samples if sample.masks))
     files = [*images, *chain.from_iterable(masks)]
     if not build and not all(map(is_file, files)):
         return decoded  # images that are not needed now may be missing or inaccessible
@@ -210,12 +215,6 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     return cache if cache.open() else decoded
 
 
-def _write(files: BlockFiles, readers: Sequence[Callable[[], Pixels]]) -> None:
-    files.create()
-    for position, read in enumerate(track(readers, f"Reading {files.kind}s") if readers else ()):
-        files.append(position, read())
-
-
 def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
     """Name a cache after everything that decides its contents."""
     content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
@@ -228,12 +227,98 @@ def _version(path: Path) -> Version:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def _positions(files: Iterable[File]) -> dict[File, int]:
-    return {file: position for position, file in enumerate(dict.fromkeys(files))}
-
-
 def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | None:
     """Give an empty mask for a normal image; masks of others are unknown."""
     if sample.label != 0:
         return None
     return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.uint8)
+
+
+def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
+    """Fill a folder with a temporary name and rename it when it is complete.
+
+    If another process makes the same folder, this one waits, and takes over if the other is killed.
+
+    Args:
+        folder: The folder; an existing one that cannot be used is removed.
+        fill: Fills the given folder.
+        is_made: Whether the folder can be used.
+        needed: Size of the folder in bytes.
+
+    Raises:
+        StorageError: There is too little free space, which is checked first, or the disk cannot be written. No files
+            are left behind.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if is_made():  # another process has made it meanwhile, and reads it
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            _clean_up(folder)
+            _check_space(folder.parent, needed)
+            temporary = folder.with_name(f"{_half_done(folder)}{os.getpid()}.tmp")
+            try:
+                temporary.mkdir()
+                fill(temporary)
+                temporary.rename(folder)
+            except OSError:
+                if not is_made():  # another machine, which the lock does not reach, may have been faster
+                    raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("The image cache %s takes %s.", folder, _readable(needed))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes the folder."""
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Waiting for another process, which decodes the same images into %s.", folder)
+        with progress_bar() as bar:
+            bar.add_task("Waiting for another run that decodes the same images", total=None)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # a process that has opened it notices that, and makes a new one
+        lock.release()
+
+
+def _clean_up(folder: Path) -> None:
+    """Remove half-filled folders of killed processes.
+
+    A running process of this machine holds the lock of its folder. Locks of other folders and machines say nothing
+    here, so their half-filled folders stay until nothing in them has changed for a day.
+
+    Args:
+        folder: The folder to make; this process holds its lock.
+    """
+    for temporary in folder.parent.glob(HALF_DONE):
+        if temporary.name.startswith(_half_done(folder)) or is_idle(temporary):
+            logger.info("Removing %s, which a process that has ended left half done.", temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _half_done(folder: Path) -> str:
+    """Begin the name of a half-filled folder, with this machine, because others may fill one on a shared disk."""
+    return f".{folder.name}.{platform.node()}."
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        message = (
+            f"The image cache needs {_readable(needed)} in {directory}, but only {_readable(free)} are free. "
+            "Make room, point cache.directory to another disk, or set cache to null (slower)."
+        )
+        raise StorageError(message)
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # bytes in a gigabyte

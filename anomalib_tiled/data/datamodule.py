@@ -1,31 +1,80 @@
-"""Takes images and subsets from a data module."""
+"""Takes images and subsets from a data module, and finds images that have appeared in its folders since."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import warnings
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import pandas as pd
+import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
+from anomalib.data.utils.path import resolve_path
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2.functional import to_dtype
 
-from anomalib_tiled.data.dataset_check import check_reading
-from anomalib_tiled.data.setup import set_up
+from anomalib_tiled.config.settings import Plain
+from anomalib_tiled.data.images import read_image, read_masks, size_of
+from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
-from anomalib_tiled.errors import DataError
+from anomalib_tiled.errors import ConfigurationError, DataError, TiledError
+from anomalib_tiled.system.progress import track
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+"""The lowest allowed value of each number of a data module."""
 
-    from anomalib_tiled.config.settings import Plain
+KNOWN = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__)
+"""Reading methods with the same results as ``read_image`` and ``read_masks``."""
+
+TOLERANCE = 2.5 / 255
+"""Largest difference of a colour between two decoders of one JPEG file, of a range from 0 to 1."""
+
+ADVICE = "Save the images that it gives as files, and name these in its samples."
+
+PATH_PARTS = re.compile(r"[/\\\x00-\x1f]")
+"""Characters that separate folders, here or on other systems, or end a path."""
+
+
+def check_numbers(datamodule: AnomalibDataModule) -> None:
+    """Refuse numbers with which nothing can be loaded.
+
+    Raises:
+        ConfigurationError: A batch size is below 1, or the number of processes is negative.
+    """
+    for name, least in LEAST.items():
+        value = getattr(datamodule, name, least)
+        if value < least:
+            message = f"data.init_args.{name} must be at least {least}, but is {value}. Raise it."
+            raise ConfigurationError(message)
+
+
+def folders_of(datamodule: AnomalibDataModule) -> list[str]:
+    """Give the folders of runs on a data module: its name, and its category if it has one.
+
+    Raises:
+        ConfigurationError: A name is no folder name, so a run would be written elsewhere.
+    """
+    names = {"name": datamodule.name, **({"category": datamodule.category} if datamodule.category else {})}
+    for setting, name in names.items():
+        if PATH_PARTS.search(str(name)) or str(name) in {"", ".", ".."}:
+            message = (
+                f"data.init_args.{setting} must be the name of a folder, because runs are written there, "
+                f"but is {name!r}. Give a name without / and \\; default_root_dir sets where runs go."
+            )
+            raise ConfigurationError(message)
+    return [str(name) for name in names.values()]
 
 
 def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> Split:
@@ -39,15 +88,14 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
         DataError: The data module cannot be set up or gives images that differ from their files, there is no normal
             training image, or an image is in two subsets.
     """
+    samples: list[Sample] = []
     with _errors_naming_datamodule(datamodule), _free_columns():
         datamodule.prepare_data()
         set_up(datamodule)
-        datasets = {name: _dataset(datamodule, name) for name in SUBSETS}
-    samples: list[Sample] = []
-    for name, dataset in datasets.items():
-        if dataset is not None:
-            samples += (found := _samples_of(dataset, name))
-            check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
+        for name in SUBSETS:
+            if (dataset := _dataset(datamodule, name)) is not None:
+                samples += (found := _samples_of(dataset, name))
+                _check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
     split = Split(tuple(samples))
     if for_training and not any(sample.label == 0 for sample in split.subset("train")):
         message = "There must be at least one normal training image, but the data module gives none. Check its folders."
@@ -61,7 +109,7 @@ def _errors_naming_datamodule(datamodule: AnomalibDataModule) -> Iterator[None]:
     """Name the data module in all errors that it raises."""
     try:
         yield
-    except DataError:
+    except (TiledError, MemoryError):
         raise
     except Exception as error:
         modes = f"val_split_mode {datamodule.val_split_mode.value}, test_split_mode {datamodule.test_split_mode.value}"
@@ -99,6 +147,56 @@ def _dataset(datamodule: AnomalibDataModule, name: Subset) -> AnomalibDataset | 
     raise DataError(message)
 
 
+def _check_reading(dataset: AnomalibDataset, samples: Sequence[Sample], augmentations: Transform | None) -> None:
+    """Compare every image of a data set with its file, if the data set has its own way of reading images.
+
+    Args:
+        dataset: The data set.
+        samples: The rows of its table.
+        augmentations: Augmentations of the data module for it; this package applies them, not the data set.
+
+    Raises:
+        DataError: The data set and its files differ.
+    """
+    name = type(dataset).__name__
+    if len(dataset) and dataset.augmentations is not augmentations:
+        message = (
+            f"A data set must have the augmentations that the data module names for it, but {name} has others: "
+            f"{dataset.augmentations}. Give them to the data module."
+        )
+        raise DataError(message)
+    if type(dataset).__getitem__ in KNOWN and not hasattr(dataset, "__getitems__"):
+        return
+    plain = copy(dataset)
+    plain.augmentations = None
+    for index, sample in enumerate(track(samples, f"Comparing images of {name}")):
+        if difference := _difference(plain[index], sample):
+            message = f"Tiles are cut from files, but {name} gives {difference} for {sample.image_path}. {ADVICE}"
+            raise DataError(message)
+
+
+def _difference(item: object, sample: Sample) -> str | None:
+    """Say how an item differs from its files; ``None`` if it does not."""
+    if not isinstance(item, ImageItem):
+        return f"a {type(item).__name__} instead of an ImageItem"
+    if (None if item.gt_label is None else int(item.gt_label)) != sample.label:
+        return f"another label than its samples, {item.gt_label} instead of {sample.label},"
+    size = size_of(sample.image_path)
+    image = torch.from_numpy(read_image(sample.image_path, size)).permute(2, 0, 1)
+    if not _is_alike(to_dtype(item.image, torch.float32, scale=True), to_dtype(image, torch.float32, scale=True)):
+        return "another image than its file"
+    if not sample.masks:
+        return "a mask without a file" if item.gt_mask is not None and item.gt_mask.any() else None
+    mask = torch.from_numpy(read_masks(sample.masks, size))
+    return None if _is_alike(item.gt_mask, mask.float()) else "another mask than its file"
+
+
+def _is_alike(given: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    if given is None or given.shape != expected.shape:
+        return False
+    return bool((given.float() - expected).abs().max() <= TOLERANCE)
+
+
 def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, final: Path | None = None) -> Split:
     """Copy images that anomalib draws into a temporary folder, so that later commands find them.
 
@@ -120,11 +218,11 @@ def keep_generated(split: Split, datamodule: AnomalibDataModule, folder: Path, f
 
 
 def _moved(sample: Sample, source: Path, target: Path) -> Sample:
-    def move(path: Path) -> Path:
-        return target / path.relative_to(source) if path.is_relative_to(source) else path
-
-    masks = [move(path) for path in sample.masks]
-    return with_masks(replace(sample, image_path=move(sample.image_path)), masks)
+    image, *masks = (
+        target / path.relative_to(source) if path.is_relative_to(source) else path
+        for path in (sample.image_path, *sample.masks)
+    )
+    return with_masks(replace(sample, image_path=image), masks)
 
 
 def _samples_of(dataset: AnomalibDataset, subset: Subset) -> list[Sample]:
@@ -169,3 +267,33 @@ def _check_apart(split: Split, *, same_as_test: bool) -> None:
                 f"for example {shared[0]}. Check the folders of the data module."
             )
             raise DataError(message)
+
+
+def appeared(split: Split, datamodule: AnomalibDataModule) -> tuple[int, Path] | None:
+    """Find images that are in the folders of a data module, but in no subset.
+
+    Args:
+        split: The split of the run.
+        datamodule: Data module of the run. Only those that are known to search folders are checked.
+
+    Returns:
+        Number of such images, and the newest; ``None`` if there are none.
+    """
+    folder = as_folder(datamodule)
+    if folder is None:
+        return None
+    kinds = [
+        [resolve_path(each, folder.root).resolve() for each in several(kind)]
+        for kind in (folder.normal_dir, folder.normal_test_dir, folder.abnormal_dir)
+    ]
+    named = {sample.image_path for sample in split.samples}
+    used = [kind for kind in kinds if any(path.is_relative_to(each) for path in named for each in kind)]
+    found = {path for kind in used for each in kind for path in images_below(each, folder)} - named
+    number = len(found) - _painted(split, [each for kind in kinds for each in kind])
+    return (number, max(sorted(found), key=os.path.getctime)) if number > 0 else None
+
+
+def _painted(split: Split, folders: list[Path]) -> int:
+    """Count synthetic defects, each of which was painted on an image that is in no subset."""
+    anomalous = {sample.image_path for sample in split.samples if sample.label == 1}
+    return sum(not any(path.is_relative_to(folder) for folder in folders) for path in anomalous)

@@ -7,30 +7,30 @@ import os
 import stat
 import struct
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from functools import cache, reduce
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.system.os_errors import ADVICE
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+Pixels = NDArray[np.uint8]
 
-    from numpy.typing import NDArray
 
-    from anomalib_tiled.data.split import Sample
-
-    Pixels = NDArray[np.uint8]
+NEVER_DECODED = ("EPS", "MPEG")
+"""Formats that Pillow opens but does not decode: EPS needs Ghostscript, and MPEG is a film."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
@@ -60,6 +60,21 @@ def set_limit(given: str | None) -> None:
 
 
 set_limit(os.environ.get(LIMIT))  # here, because every process that reads images imports this
+
+
+@cache
+def image_endings() -> tuple[str, ...]:
+    """Give the endings, in small letters, of all formats that the installed Pillow can read."""
+    Image.init()
+    formats = {name for name, (reader, _) in Image.OPEN.items() if _decodes(name, reader)}
+    return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in formats))
+
+
+def _decodes(name: str, reader: object) -> bool:
+    if name == "JPEG2000":  # Pillow opens it without its codec, too
+        return features.check_codec("jpg_2000")
+    is_stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)  # read by another program
+    return name not in NEVER_DECODED and not is_stub
 
 
 @contextmanager
@@ -102,11 +117,7 @@ def _fault(path: Path, error: Exception) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, and name it in errors.
-
-    Raises:
-        DataError: The file is missing, no image, damaged, or a pipe, which would block.
-    """
+    """Open an image, and name it in errors; refuse a pipe, which would block."""
     with errors_naming_file(path):
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -137,44 +148,29 @@ def read_image(path: Path, size: Size) -> Pixels:
     return np.ascontiguousarray(resize(channels_first, list(size), antialias=True).permute(1, 2, 0).numpy())
 
 
-def read_mask(path: Path, size: Size) -> Pixels:
-    """Read a mask as anomalib does: 1 where the grey value is not zero.
+def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
+    """Read masks as anomalib does, and join those that each show some of the defects of an image.
 
     Args:
-        path: The mask.
-        size: Height and width to resize to, if the mask has another size; nearest pixel.
+        paths: The masks; at least one.
+        size: Height and width to resize to, if a mask has another size; nearest pixel.
 
     Returns:
-        Zeros and ones of shape (height, width).
+        Shape (height, width): 1 where the grey value of any mask is not zero, else 0.
 
     Raises:
-        DataError: The file cannot be decoded.
+        DataError: A file cannot be decoded.
     """
+    return reduce(np.maximum, (_read_mask(path, size) for path in paths))
+
+
+def _read_mask(path: Path, size: Size) -> Pixels:
     with _opened(path) as image:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
     if mask.shape == tuple(size):
         return mask
     resized: Pixels = resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0].numpy()
     return resized
-
-
-def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
-    """Join masks that each show some of the defects of an image: 1 where any of them has 1.
-
-    Args:
-        paths: The masks; at least one.
-        size: Height and width to resize to.
-
-    Returns:
-        Zeros and ones of shape (height, width).
-
-    Raises:
-        DataError: A file cannot be decoded.
-    """
-    joined = read_mask(paths[0], size)
-    for path in paths[1:]:
-        joined |= read_mask(path, size)
-    return joined
 
 
 def size_of(path: Path) -> Size:
@@ -248,3 +244,37 @@ def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
     """Whether colours have 16 bits in the file; Pillow has no such mode, and drops half of them when decoding."""
     bits = image.tag_v2.get(BITSPERSAMPLE, ()) if isinstance(image, TiffImageFile) else ()
     return max(bits, default=8) > 8 or any(";16" in str(tile.args) for tile in image.tile)  # noqa: PLR2004  # a byte
+
+
+def common_size(split: Split, image_size: Size | None) -> Size:
+    """Give the size that all images have in the ensemble.
+
+    Args:
+        split: All images and masks; every header is read.
+        image_size: Size that images are resized to; ``None`` if they keep their own.
+
+    Raises:
+        DataError: A file is no image, a mask has another size than its image, or images that keep their own size
+            have several.
+    """
+    sizes = {sample.image_path: size_of(sample.image_path) for sample in split.samples}
+    for sample in split.samples:
+        image = sizes[sample.image_path]
+        for path in sample.masks:
+            if (mask := size_of(path)) != image:
+                message = (
+                    f"A mask must have the size of its image: {path} has {mask} pixels (height x width), "
+                    f"{sample.image_path} has {image}. Replace the mask."
+                )
+                raise DataError(message)
+    if image_size is not None:
+        return image_size
+    examples = {size: path for path, size in sizes.items()}
+    if len(examples) > 1:
+        listed = "; ".join(f"{size} ({path.name})" for size, path in sorted(examples.items())[:5])
+        message = (
+            f"All images must have one size where tiling.image_size is null, but there are {len(examples)}: {listed}. "
+            "Set tiling.image_size to [height, width] to resize them."
+        )
+        raise DataError(message)
+    return next(iter(examples))

@@ -10,16 +10,14 @@ the masks has the name of the folder of the image below the root of the images:
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product, takewhile
-from os.path import commonpath
+from itertools import product
+from os.path import commonpath, commonprefix
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from anomalib_tiled.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 HERE = "."
 """Folder of files in the root itself."""
@@ -32,27 +30,20 @@ LOOKED_AT = 20
 """Rough number of images to check for an error message."""
 
 
-@dataclass(frozen=True, order=True)
-class Name:
-    """Name of a file below its root.
-
-    Args:
-        folder: Its folder, ``.`` for the root.
-        stem: Its name, with the ending only if that distinguishes images.
-    """
+class Name(NamedTuple):
+    """Name of a file: its folder below its root, and its stem, with the ending only if that distinguishes images."""
 
     folder: str
     stem: str
 
+    @classmethod
+    def of(cls, path: Path, root: Path, *, part: str = "stem", fold: Callable[[str], str] = str) -> Name:
+        """Take the name of a file; ``part`` is ``stem`` or ``name``."""
+        return cls(fold(path.parent.relative_to(root).as_posix()), fold(getattr(path, part)))
 
-@dataclass(frozen=True)
-class Affix:
-    """The same text before and after each name.
 
-    Args:
-        before: Text before.
-        after: Text after.
-    """
+class Affix(NamedTuple):
+    """The same text before and after each name."""
 
     before: str = ""
     after: str = ""
@@ -62,8 +53,7 @@ class Affix:
         return name if name == HERE else f"{self.before}{name}{self.after}"
 
 
-@dataclass(frozen=True)
-class Scheme:
+class Scheme(NamedTuple):
     """Rule by which masks are named after their images.
 
     Args:
@@ -119,40 +109,35 @@ class Candidates:
 
     def plain_pairs(self) -> dict[Path, Path] | None:
         """Give each image its mask; ``None`` if any is ambiguous or missing."""
-        for fold, name_of in product(
-            (_as_written, str.casefold), (_stem, _whole_name)
-        ):  # not all systems tell case apart
+        folds: tuple[Callable[[str], str], ...] = (str, str.casefold)  # not all systems tell case apart
+        for fold, part in product(folds, ("stem", "name")):
             masks = self._named_masks(fold)
-            images = {image: _name(image, self.image_root, name_of, fold) for image in self.images}
-            mappings = _mappings(list(images.values()), masks)
+            images = [Name.of(image, self.image_root, part=part, fold=fold) for image in self.images]
+            mappings = _mappings(images, masks)
             if not mappings and len(self.masks) == len(self.images):
-                mappings = _mapping_by_overlap(list(images.values()), masks)
+                mappings = _mapping_by_overlap(images, masks)
             if len(mappings) == 1 and all(len(masks[name]) == 1 for name in mappings[0]):
-                return {image: masks[name][0] for image, name in zip(images, mappings[0], strict=True)}
+                return {image: masks[name][0] for image, name in zip(self.images, mappings[0], strict=True)}
             if mappings:
                 return None
         return None
 
-    def _named_masks(self, fold: Callable[[str], str]) -> Masks:
+    def _named_masks(self, fold: Callable[[str], str] = str) -> Masks:
         masks: Masks = defaultdict(list)
         for mask in self.masks:
-            masks[_name(mask, self.mask_root, _stem, fold)].append(mask)
+            masks[Name.of(mask, self.mask_root, fold=fold)].append(mask)
         return dict(masks)
 
     def _why_not(self) -> str:
         """Say for one image why its mask is ambiguous or missing."""
-        masks = self._named_masks(_as_written)
-        images = {image: _name(image, self.image_root, _stem, _as_written) for image in self.images}
+        masks = self._named_masks()
+        images = {image: Name.of(image, self.image_root) for image in self.images}
         if mappings := _mappings(list(images.values()), masks):
             for image, names in zip(images, zip(*mappings, strict=True), strict=True):
                 candidates = [mask for name in dict.fromkeys(names) for mask in masks[name]]
                 if len(candidates) > 1:
                     return f"{RULE}, but {image} may have {candidates[0]} or {candidates[1]}. Leave one of them out."
-        return self._first_without(images, masks)
-
-    def _first_without(self, images: Mapping[Path, Name], masks: Masks) -> str:
-        """Name the first image without its own mask, and the mask that it would need."""
-        first = next(iter(images))
+        first = self.images[0]
         scheme = _closest(list(images.values()), masks)
         if scheme is None:
             return f"{RULE}, but {first} has none: no file in {self.mask_root} has its name. {ADVICE}"
@@ -165,22 +150,6 @@ class Candidates:
                 return f"{RULE}, but {masks[mask][0]} may be that of {taken[mask]} or of {image}. {ADVICE}"
             taken[mask] = image
         return f"{RULE}, but {first} and {masks[scheme.mask_of(images[first])][0]} do not match. {ADVICE}"
-
-
-def _stem(path: Path) -> str:
-    return path.stem
-
-
-def _whole_name(path: Path) -> str:
-    return path.name
-
-
-def _as_written(text: str) -> str:
-    return text
-
-
-def _name(path: Path, root: Path, name_of: Callable[[Path], str], fold: Callable[[str], str]) -> Name:
-    return Name(fold(path.parent.relative_to(root).as_posix()), fold(name_of(path)))
 
 
 def _mappings(images: Sequence[Name], masks: Mapping[Name, Sequence[Path]]) -> list[tuple[Name, ...]]:
@@ -246,14 +215,13 @@ def _ends_number(left: str, right: str) -> bool:
 def differing_parts(names: Sequence[str]) -> list[str]:
     """Take away what all names begin or end with, in whole words and numbers: ``big`` is left of ``crack_big_mask``."""
     for _ in ("begin", "end"):  # each name is turned around twice
-        names = [name[_common_start(names) :][::-1] for name in names]
+        names = [name[_common_start(list(names)) :][::-1] for name in names]
     return [name.casefold().strip("_-. /\\") for name in names]
 
 
-def _common_start(names: Sequence[str]) -> int:
+def _common_start(names: list[str]) -> int:
     """Count the letters that all names begin with, up to the end of a word or number in each of them."""
-    shared = list(takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False)))
-    places = range(len(shared), 0, -1)
+    places = range(len(commonprefix(names)), 0, -1)  # noqa: RUF071  # letters are meant, not folders
     ends = (place for place in places if all(_ends_word(name[place - 1], name[place : place + 1]) for name in names))
     return next(ends, 0)
 

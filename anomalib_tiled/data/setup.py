@@ -7,11 +7,11 @@ Most data modules of anomalib sort images and masks separately and join them by 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from anomalib import TaskType
 from anomalib.data import MPDD, VAD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Tabular
@@ -22,14 +22,10 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_tiled.data.endings import image_endings
+from anomalib_tiled.config.settings import Plain
+from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.data.mask_pairs import RULE, Candidates, differing_parts
 from anomalib_tiled.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
-
-    from anomalib_tiled.config.settings import Plain
 
 LIKE_MVTEC = (MVTecAD, MPDD, VAD)
 """Data modules with the folders ``train/good``, ``test/good``, and ``test`` and ``ground_truth`` for each defect."""
@@ -72,18 +68,13 @@ def _has_mask_folders(datamodule: AnomalibDataModule) -> TypeGuard[Folder]:
 
 
 def _set_up_by_names(datamodule: AnomalibDataModule, folder: Folder) -> None:
-    """Set a data module up without masks, then add the masks.
-
-    Args:
-        datamodule: The data module, which gets the data sets.
-        folder: The same images as folders.
-    """
+    """Set a data module, whose images ``folder`` describes, up without masks, then add the masks."""
     bare = copy(folder)
     bare.mask_dir = None
     bare.setup(TrainerFn.FITTING)
     datasets = _datasets(bare)
     images = {Path(row["image_path"]) for row in _rows(datasets) if row["label_index"] == LabelName.ABNORMAL}
-    pairs = MaskFolders.of(folder).pairs(sorted(images))
+    pairs = _pairs(folder, sorted(images))
     for dataset in datasets:
         _write(dataset, {image: str(mask) for image, mask in pairs.items()})
         dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
@@ -115,73 +106,42 @@ def as_folder(datamodule: AnomalibDataModule) -> Folder | None:
     )
 
 
-@dataclass(frozen=True)
-class MaskFolders:
-    """Folders of anomalous images, and folders of their masks.
+def _pairs(folder: Folder, images: Sequence[Path]) -> dict[Path, Path]:
+    """Give each image its mask.
 
-    Args:
-        images: Folders of images.
-        masks: Folders of masks; if there are as many, each belongs to the folder of images at the same position.
-        endings: Endings of masks.
+    Where there are as many folders of masks as of images, each belongs to the folder of images at the same position.
+    Images are never masks, even where both are in the same folder.
+
+    Raises:
+        DataError: The mask of an image is ambiguous or missing, or the folders are in another order than their names.
     """
+    image_folders, mask_folders = (
+        [validate_and_resolve_path(path, folder.root) for path in several(each)]
+        for each in (folder.abnormal_dir, folder.mask_dir)
+    )
+    masks = {each: sorted(images_below(each, folder) - set(images)) for each in mask_folders}
+    if not len(image_folders) == len(mask_folders) == len(masks):
+        together = sorted({mask for below in masks.values() for mask in below})
+        return Candidates(images, together, Path(commonpath(image_folders)), Path(commonpath(mask_folders))).pairs()
+    _check_order(image_folders, mask_folders)
+    found: dict[Path, Path] = {}
+    for image_folder, mask_folder in zip(image_folders, mask_folders, strict=True):
+        if own := [image for image in images if image.is_relative_to(image_folder)]:
+            found |= Candidates(own, masks[mask_folder], image_folder, mask_folder).pairs()
+    return found
 
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
-    endings: tuple[str, ...]
 
-    @classmethod
-    def of(cls, folder: Folder) -> MaskFolders:
-        """Read the folders of a data module."""
-        images, masks = (
-            tuple(validate_and_resolve_path(path, folder.root) for path in several(each))
-            for each in (folder.abnormal_dir, folder.mask_dir)
-        )
-        return cls(images, masks, tuple(each.lower() for each in folder.extensions or image_endings()))
-
-    def pairs(self, images: Sequence[Path]) -> dict[Path, Path]:
-        """Give each image its mask.
-
-        Raises:
-            DataError: The mask of an image is ambiguous or missing.
-        """
-        self._check_order()
-        found: dict[Path, Path] = {}
-        for candidates in self._candidates(images):
-            found |= candidates.pairs()
-        return found
-
-    def _candidates(self, images: Sequence[Path]) -> Iterator[Candidates]:
-        if not self._are_paired:
-            masks = sorted({mask for folder in self.masks for mask in self._below(folder, images)})
-            yield Candidates(images, masks, Path(commonpath(self.images)), Path(commonpath(self.masks)))
-            return
-        for folder, mask_folder in zip(self.images, self.masks, strict=True):
-            if own := [image for image in images if image.is_relative_to(folder)]:
-                yield Candidates(own, self._below(mask_folder, images), folder, mask_folder)
-
-    def _below(self, folder: Path, images: Sequence[Path]) -> list[Path]:
-        """Find masks; images are never masks, even where both are in the same folder."""
-        found = {path for path in folder.glob("**/*") if path.suffix.lower() in self.endings and path.is_file()}
-        return sorted(found - set(images))
-
-    def _check_order(self) -> None:
-        """Refuse folders of masks in another order than the folders of images with the same names."""
-        if not self._are_paired:
-            return
-        images, masks = (differing_parts(list(map(str, folders))) for folders in (self.images, self.masks))
-        for place, other in enumerate(_plain_order(images, masks)):
-            if other != place:
-                message = (
-                    f"The first of mask_dir must have the masks of the first of abnormal_dir, and so on, but "
-                    f"{self.images[place]} has the position of {self.masks[place]} and the name of "
-                    f"{self.masks[other]}. Change the order, or name the folders alike."
-                )
-                raise DataError(message)
-
-    @property
-    def _are_paired(self) -> bool:
-        """Whether each folder of images has a folder of masks of its own."""
-        return len(self.images) == len(self.masks) == len(set(self.masks))
+def _check_order(image_folders: Sequence[Path], mask_folders: Sequence[Path]) -> None:
+    """Refuse folders of masks in another order than the folders of images with the same names."""
+    images, masks = (differing_parts(list(map(str, folders))) for folders in (image_folders, mask_folders))
+    for place, other in enumerate(_plain_order(images, masks)):
+        if other != place:
+            message = (
+                f"The first of mask_dir must have the masks of the first of abnormal_dir, and so on, but "
+                f"{image_folders[place]} has the position of {mask_folders[place]} and the name of "
+                f"{mask_folders[other]}. Change the order, or name the folders alike."
+            )
+            raise DataError(message)
 
 
 def _plain_order(images: Sequence[str], masks: Sequence[str]) -> list[int]:
@@ -196,6 +156,17 @@ def _plain_order(images: Sequence[str], masks: Sequence[str]) -> list[int]:
 def several(folders: Plain) -> list[str | Path]:
     """Give the folders that a setting names: none, one or several."""
     return [] if folders is None else [folders] if isinstance(folders, (str, Path)) else list(folders)
+
+
+def images_below(path: Path, folder: Folder) -> set[Path]:
+    """Find the files of a folder, with all subfolders, that have endings of images.
+
+    Args:
+        path: The folder.
+        folder: Data module that may name the endings.
+    """
+    endings = {ending.lower() for ending in folder.extensions or image_endings()}
+    return {each for each in path.glob("**/*") if each.suffix.lower() in endings and each.is_file()}
 
 
 def _datasets(datamodule: AnomalibDataModule) -> list[AnomalibDataset]:
@@ -219,25 +190,20 @@ def _write(dataset: AnomalibDataset, masks: Mapping[Path, Plain]) -> None:
 
 
 def _pair_again(datasets: Sequence[AnomalibDataset]) -> None:
-    """Give images their own masks where a data module has exchanged them.
-
-    Raises:
-        DataError: Masks of normal and anomalous images are exchanged, and labels come from masks.
-    """
-    given = {Path(row["image_path"]): row for row in _rows(datasets) if _mask_of(row) is not None}
-    masks = {image: mask for image, row in given.items() if (mask := _mask_of(row)) is not None}
-    if not given:
+    """Give images their own masks where a data module has exchanged them."""
+    rows = {Path(row["image_path"]): row for row in _rows(datasets)}
+    masks = {image: mask for image, row in rows.items() if (mask := _mask_of(row)) is not None}
+    if not masks:
         return
     own = Candidates.below_common_folders(list(masks), list(dict.fromkeys(masks.values()))).plain_pairs() or masks
     exchanged = [image for image, mask in masks.items() if own[image] != mask]
     for image in exchanged:
-        if given[image]["label_index"] != LabelName.ABNORMAL:
+        if rows[image]["label_index"] != LabelName.ABNORMAL:  # labels may come from masks
             message = f"{RULE}, but {image} gets {masks[image]} instead of {own[image]}. Rename the masks."
             raise DataError(message)
-    written = {mask: given[image]["mask_path"] for image, mask in masks.items()}
-    if exchanged:
-        for dataset in datasets:
-            _write(dataset, {image: written[own[image]] for image in exchanged})
+    written = {mask: rows[image]["mask_path"] for image, mask in masks.items()}
+    for dataset in datasets if exchanged else ():
+        _write(dataset, {image: written[own[image]] for image in exchanged})
 
 
 def _mask_of(row: Mapping[Hashable, Plain]) -> Path | None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system.files import open_table, read_table, replacing
-from anomalib_tiled.system.os_errors import readable
-
-if TYPE_CHECKING:
-    pass
+from anomalib_tiled.system.files import open_table, replacing, table_of
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")
@@ -89,22 +85,22 @@ class Split:
                 writer.writerow([sample.subset, sample.image_path, masks, label])
 
     @classmethod
-    def read(cls, path: Path) -> Split:
-        """Read a split from its file.
+    def parse(cls, content: bytes, path: Path) -> Split:
+        """Read a split from the content of its file.
+
+        Args:
+            content: What `write` wrote.
+            path: The file, for messages.
 
         Raises:
-            RunFolderError: The file is missing or is not a split.
+            RunFolderError: The content is not a split.
         """
-        with readable(path):
-            try:
-                return cls(tuple(map(_sample_of_row, csv.DictReader(read_table(path)))))
-            except FileNotFoundError as error:
-                message = f"{path}, which lists the training images, is missing. Restore it, or fit a new run."
-                raise RunFolderError(message) from error
-            except (KeyError, ValueError, TypeError, csv.Error) as error:
-                columns = ", ".join(COLUMNS)
-                message = f"{path} must have the columns {columns}, but was changed ({error!r}). Fit a new run."
-                raise RunFolderError(message) from error
+        try:
+            return cls(tuple(map(_sample_of_row, csv.DictReader(table_of(content)))))
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
+            columns = ", ".join(COLUMNS)
+            message = f"{path} must have the columns {columns}, but was changed ({error!r}). Fit a new run."
+            raise RunFolderError(message) from error
 
 
 def _sample_of_row(row: dict[str, str]) -> Sample:

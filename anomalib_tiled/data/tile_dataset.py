@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
 
+from anomalib_tiled.data.cache import PixelSource
+from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset
 from anomalib_tiled.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from anomalib.data import AnomalibDataModule
-    from torchvision.transforms.v2 import Transform
-
-    from anomalib_tiled.data.cache import Pixels, PixelSource
-    from anomalib_tiled.data.split import Sample, Split, Subset
-    from anomalib_tiled.grid import Tile, TileGrid
-
+from anomalib_tiled.grid import Tile, TileGrid
 
 CHANNELS = 3
 """Channels of images; files with other numbers are converted."""
@@ -54,7 +48,7 @@ class AreaDataset(Dataset[ImageItem]):
         self.source = source
         self.samples = samples
         self.area = area
-        self.whole = slice(0, grid.image_size.height), slice(0, grid.image_size.width)
+        self.grid = grid
         self.augmentations = augmentations
 
     def __len__(self) -> int:
@@ -80,38 +74,39 @@ class AreaDataset(Dataset[ImageItem]):
         Args:
             pixels: Whether to leave out rectangles without a mask.
         """
-        masks = [self.source.mask(sample, *self.area) for sample in self.samples]
-        both = zip(self.samples, masks, strict=True)
+        both = ((sample, self.source.mask(sample, *self.area)) for sample in self.samples)
         return [self._label(sample, mask) for sample, mask in both if not pixels or mask is not None]
 
     def _label(self, sample: Sample, mask: Mask | Pixels | None) -> int | None:
         # A whole image keeps its own label: resizing can make the few pixels of a defect vanish from its mask.
-        return sample.label if mask is None or self.area == self.whole else int(mask.any())
+        return sample.label if mask is None or self.area == self.grid.whole else int(mask.any())
 
     def _tensors(self, sample: Sample) -> tuple[Image, Mask | None]:
         if self.augmentations is None:
-            return _as_tensors(self.source, sample, self.area)
-        image, mask = self._augmented(*_as_tensors(self.source, sample, self.whole))
-        rows, columns = self.area
+            return self._read(sample, self.area)
+        whole, mask = self._read(sample, self.grid.whole)
+        # Image and mask are augmented together; without a mask the image alone, as anomalib does.
+        image, mask = (self.augmentations(whole), None) if mask is None else self.augmentations(whole, mask)
         if len(image) != CHANNELS:
             message = (
                 f"Augmentations must keep the {CHANNELS} channels of images, but give {len(image)}. Fix or remove the "
                 "one that changes them: Grayscale, for example, needs num_output_channels: 3."
             )
             raise DataError(message)
-        if image.shape[-2:] != (self.whole[0].stop, self.whole[1].stop):
+        if image.shape[-2:] != self.grid.image_size:
             message = (
-                f"Augmentations must keep the size of images, {self.whole[0].stop} x {self.whole[1].stop}, but give "
+                f"Augmentations must keep the size of images, {self.grid.image_size}, but give "
                 f"{image.shape[-2]} x {image.shape[-1]}. Remove the resizing, and set tiling.image_size instead."
             )
             raise DataError(message)
+        rows, columns = self.area
         return Image(image[:, rows, columns]), None if mask is None else Mask(mask[rows, columns])
 
-    def _augmented(self, image: Image, mask: Mask | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Augment image and mask together; without a mask the image alone, as anomalib does."""
-        if self.augmentations is None:
-            return image, mask
-        return (self.augmentations(image), None) if mask is None else self.augmentations(image, mask)
+    def _read(self, sample: Sample, area: tuple[slice, slice]) -> tuple[Image, Mask | None]:
+        pixels = torch.from_numpy(self.source.image(sample, *area)).permute(2, 0, 1)
+        mask = self.source.mask(sample, *area)
+        image = to_dtype(Image(pixels), torch.float32, scale=True)  # equal to anomalib's reader to the last bit
+        return image, None if mask is None else Mask(torch.from_numpy(mask))
 
 
 @dataclass(frozen=True)
@@ -153,10 +148,10 @@ class Images:
 
     @property
     def _loader(self) -> DataLoader[ImageItem]:
-        whole = slice(0, self.grid.image_size.height), slice(0, self.grid.image_size.width)
-        dataset = AreaDataset(self.source, self.samples, area=whole, grid=self.grid, augmentations=self.augmentations)
+        area, augmentations = self.grid.whole, self.augmentations
+        dataset = AreaDataset(self.source, self.samples, area=area, grid=self.grid, augmentations=augmentations)
         with_masks = any(sample.masks for sample in (self.whole or self).samples)
-        batches = _AlikeBatches(self.samples, self.batch_size, with_masks=with_masks)
+        batches = _alike_batches(self.samples, self.batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
@@ -190,22 +185,15 @@ class TileDataModule(LightningDataModule):
         self, source: PixelSource, split: Split, *, grid: TileGrid, tile: Tile, datamodule: AnomalibDataModule
     ) -> None:
         super().__init__()
-        self.name = datamodule.name
-        self.category = datamodule.category
-        self.train_batch_size = datamodule.train_batch_size
-        self.eval_batch_size = datamodule.eval_batch_size
-        augmentations: Mapping[Subset, Transform | None] = {
-            "train": datamodule.train_augmentations,
-            "val": datamodule.val_augmentations,
-            "test": datamodule.test_augmentations,
-        }
-        samples = {subset: split.subset(subset) for subset in augmentations}
+        self.name, self.category = datamodule.name, datamodule.category
+        self.train_batch_size, self.eval_batch_size = datamodule.train_batch_size, datamodule.eval_batch_size
+        samples = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
+        augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
+        area = tile.rows, tile.columns
         self._datasets = {
-            subset: AreaDataset(
-                source, samples[subset], area=(tile.rows, tile.columns), grid=grid, augmentations=transform
-            )
-            for subset, transform in augmentations.items()
+            subset: AreaDataset(source, samples[subset], area=area, grid=grid, augmentations=augmentations[subset])
+            for subset in SUBSETS
         }
 
     @property
@@ -225,7 +213,7 @@ class TileDataModule(LightningDataModule):
         """Validation tiles of known label; the training tiles if there are none."""
         dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
         with_masks = any(sample.masks for sample in dataset.samples)
-        batches = _AlikeBatches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
+        batches = _alike_batches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
@@ -246,24 +234,15 @@ class TileDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
-class _AlikeBatches(Sampler[list[int]]):
-    """Positions of images in order, batch by batch; the images of a batch have the same known parts."""
+def _alike_batches(samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> list[list[int]]:
+    """Divide the positions of images, in order, into batches whose images have the same known parts."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.with_masks = with_masks
+    def unknown(place: int) -> tuple[bool, bool]:
+        sample = samples[place]
+        return sample.label is None, with_masks and sample.label == 1 and not sample.masks
 
-    def __iter__(self) -> Iterator[list[int]]:
-        def unknown(place: int) -> tuple[bool, bool]:
-            sample = self.samples[place]
-            return sample.label is None, self.with_masks and sample.label == 1 and not sample.masks
-
-        for _, places in groupby(range(len(self.samples)), unknown):
-            yield from (list(batch) for batch in BatchSampler(places, self.batch_size, drop_last=False))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    runs = (list(places) for _, places in groupby(range(len(samples)), unknown))
+    return [batch for places in runs for batch in BatchSampler(places, batch_size, drop_last=False)]
 
 
 def collate(items: Sequence[ImageItem]) -> ImageBatch:
@@ -280,10 +259,3 @@ def collate(items: Sequence[ImageItem]) -> ImageBatch:
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     known = [value for value in values if value is not None]
     return torch.stack(known) if len(known) == len(values) else None
-
-
-def _as_tensors(source: PixelSource, sample: Sample, area: tuple[slice, slice]) -> tuple[Image, Mask | None]:
-    pixels = torch.from_numpy(source.image(sample, *area)).permute(2, 0, 1)
-    mask = source.mask(sample, *area)
-    image = to_dtype(Image(pixels), torch.float32, scale=True)  # equal to anomalib's reader to the last bit
-    return image, None if mask is None else Mask(torch.from_numpy(mask))

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
+
+from anomalib.data import ImageBatch, ImageItem
+from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
-from anomalib_tiled.data.split import Sample
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
-from anomalib_tiled.errors import DataError, OutOfMemoryError
+from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from anomalib.data import ImageBatch, ImageItem
-    from torchvision.transforms.v2 import Transform
-
-    from anomalib_tiled.data.image_sizes import TrainedOn
-    from anomalib_tiled.errors import TiledError
-    from anomalib_tiled.grid import Size, TileGrid
+SAME_SHAPE = 0.01
+"""Largest relative difference of aspect ratios without a warning."""
 
 LESS_MEMORY = "Make the image smaller, or predict it on a machine with more."
 
 
 @dataclass(frozen=True)
-class SourceBatch:
-    """Images in the size that the ensemble takes.
+class TrainedOn:
+    """Sizes of the training images of a run.
 
     Args:
-        images: The images.
-        sizes: Sizes of the image files in pixels.
+        resized: Size that images are resized to.
+        usual: Size of the files.
     """
+
+    resized: Size
+    usual: Size
+
+    @classmethod
+    def of(cls, split: Split, resized: Size) -> TrainedOn:
+        """Read the size of a training image; if it is missing, assume the size after resizing."""
+        for sample in split.subset("train")[:1]:
+            with suppress(DataError):  # it may be missing or damaged by now, but is not needed any more
+                return cls(resized, size_of(sample.image_path))
+        return cls(resized, resized)
+
+    def remark(self, image: object, size: Size) -> str | None:
+        """Warn that an image is smaller or has another shape; ``None`` if it does not.
+
+        Args:
+            image: Name of the image.
+            size: Size of the image.
+        """
+        if size in {self.usual, self.resized} or not self._is_odd(size):
+            return None
+        trained = f"{self.resized}" if self.usual == self.resized else f"{self.resized} (made of {self.usual})"
+        return (
+            f"{image} has {size} pixels (height x width), but the tiles were trained on images of {trained}. "
+            "It is resized, like all others of its kind; scores of images that look different are less reliable."
+        )
+
+    def _is_odd(self, size: Size) -> bool:
+        smaller = size.height < self.resized.height or size.width < self.resized.width
+        shapes = size.width * self.usual.height, self.usual.width * size.height
+        return smaller or abs(shapes[0] - shapes[1]) > SAME_SHAPE * shapes[1]
+
+
+class SourceBatch(NamedTuple):
+    """Images in the size that the ensemble takes, and the sizes of their files in pixels."""
 
     images: ImageBatch
     sizes: tuple[Size, ...]
-
-
-class ReadImage(NamedTuple):
-    """An image in the size that the ensemble takes, and the size of its file."""
-
-    item: ImageItem
-    size: Size
 
 
 class NewImages:
@@ -78,41 +105,35 @@ class NewImages:
             on_failure: Called with each image that cannot be read, and the reason: it is damaged, or there is too
                 little memory for it even after all images before have been passed on.
         """
-        read: list[ReadImage] = []
+        read: list[tuple[ImageItem, Size]] = []
         for path in paths:
             image = self._try(path)
             if isinstance(image, OutOfMemoryError) and read:
                 yield _batch_of(read)
                 image = self._try(path)
-            if isinstance(image, ReadImage):
-                read.append(image)
-            else:
+            if isinstance(image, TiledError):
                 on_failure(path, image)
+            else:
+                read.append(image)
             if len(read) == self._batch_size:
                 yield _batch_of(read)
         if read:
             yield _batch_of(read)
 
-    def _try(self, path: Path) -> ReadImage | TiledError:
-        """Read an image, or give the error."""
+    def _try(self, path: Path) -> tuple[ImageItem, Size] | TiledError:
+        """Read an image and the size of its file, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
                 size, item = size_of(path), self._read(path)
                 self._look_at(path, size)
-                return ReadImage(item, size)
+                return item, size
         except (DataError, OutOfMemoryError) as error:
             return type(error)(str(error))  # the error itself would keep the image in memory
 
     def _read(self, path: Path) -> ImageItem:
-        size = self._grid.image_size
-        dataset = AreaDataset(
-            DecodedFiles(size, has_masks=False),
-            [Sample("test", path, None, None)],
-            area=(slice(0, size.height), slice(0, size.width)),
-            grid=self._grid,
-            augmentations=self._augmentations,
-        )
-        return dataset[0]
+        source, sample = DecodedFiles(self._grid.image_size, has_masks=False), Sample("test", path, None, None)
+        area, augmentations = self._grid.whole, self._augmentations
+        return AreaDataset(source, [sample], area=area, grid=self._grid, augmentations=augmentations)[0]
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
@@ -124,8 +145,8 @@ class NewImages:
             self._report(f"warning: {remark}")
 
 
-def _batch_of(read: list[ReadImage]) -> SourceBatch:
+def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:
     """Join images to a batch, and empty the list."""
-    batch = SourceBatch(collate([image.item for image in read]), tuple(image.size for image in read))
+    items, sizes = zip(*read, strict=True)
     read.clear()
-    return batch
+    return SourceBatch(collate(items), sizes)

@@ -1,4 +1,4 @@
-"""The tile models of an ensemble, within a budget of memory."""
+"""The trained tile models of an ensemble: loaded from checkpoints, and kept within a budget of memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.runs.checkpoints import equal, exchange, tensors_of
+from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
+from anomalib_tiled.runs.checkpoints import Restorer, equal, exchange, read_checkpoint, tensors_of
+from anomalib_tiled.runs.verified_checkpoints import VerifiedCheckpoints
 from anomalib_tiled.system.memory import SHARE, memory_budget
 
 if TYPE_CHECKING:
@@ -14,8 +16,55 @@ if TYPE_CHECKING:
 
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.checkpoints import Weights
+    from anomalib_tiled.config.settings import ClassSpec
+    from anomalib_tiled.grid import Size, Tile
+    from anomalib_tiled.runs.checkpoints import Checkpoint, Weights
+    from anomalib_tiled.runs.run_folder import RunFolder
+
+
+class SavedModels:
+    """Loads the models of tiles from their checkpoints, each after its checksum was compared.
+
+    Args:
+        folder: The run folder.
+        spec: Class and arguments of the models.
+        tile_size: Height and width of the tiles in pixels.
+        alike: Whether models differ only in what checkpoints hold.
+    """
+
+    def __init__(self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool) -> None:
+        self._spec, self._tile_size, self._alike = spec, tile_size, alike
+        self._restorer = Restorer()
+        self.checkpoints = VerifiedCheckpoints(folder)
+
+    def load(self, tile: Tile) -> AnomalibModule:
+        """Load the model of a tile.
+
+        Raises:
+            RunFolderError: The checkpoint is missing, has changed or cannot be loaded.
+        """
+        with self.checkpoints.of(tile) as checkpoint:
+            if not self._alike:
+                return load_tile_model(self._spec, self._tile_size, checkpoint)
+            with torch.inference_mode(mode=False):  # so that it can be reloaded in any mode
+                model = load_tile_model(self._spec, self._tile_size, checkpoint)
+        self.reload(model, tile)  # shares equal weights
+        return model
+
+    def reload(self, model: AnomalibModule, tile: Tile) -> None:
+        """Load the weights of a tile into the model of another tile; errors are those of `load`."""
+        with self.checkpoints.of(tile) as checkpoint:
+            reload_tile_model(model, self._tile_size, checkpoint, self._restorer)
+
+    def whole_checkpoint(self, tile: Tile) -> Checkpoint:
+        """Read the checkpoint of a tile, with the weights that it shares with other tiles.
+
+        Raises:
+            RunFolderError: The checkpoint is missing, or has changed.
+        """
+        model_class = class_of(self._spec)
+        with self.checkpoints.of(tile) as checkpoint:
+            return read_checkpoint(checkpoint, model_class)
 
 
 class TileModels:

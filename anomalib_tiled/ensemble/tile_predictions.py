@@ -64,6 +64,10 @@ class TilePredictions:
         self._images = images
         self._records: dict[str, _Record] = {}
 
+    def __reduce__(self) -> tuple[type[TilePredictions], tuple[Path, TileGrid, str]]:
+        """Pickle without the records that were read."""
+        return TilePredictions, (self.folder, self.grid, self._images)
+
     @staticmethod
     def bytes_for(grid: TileGrid, images: int) -> int:
         """Give the bytes that the predictions of this number of images take up on the disk."""

@@ -1,63 +1,63 @@
-"""The whole story of an export: try out, write, compare, describe."""
+"""The whole story of an export: write, compare, describe."""
 
 from __future__ import annotations
 
-import logging
+import gc
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torchvision.transforms.v2 import Compose
 
-from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_export
-from anomalib_tiled.errors import ConfigurationError, DataError
-from anomalib_tiled.export.augmentations import Augmenting
-from anomalib_tiled.export.comparison import TOLERANCE, differences
-from anomalib_tiled.export.fault_finder import culprit
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.export.comparison import compare, random_images, real_images
+from anomalib_tiled.export.formats import CHECKPOINTS
+from anomalib_tiled.export.graphs import Graph, TileGraphs, Whole, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
-from anomalib_tiled.export.modules import scaled
+from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
-from anomalib_tiled.export.writers import STEPS, Target, write_tiles, write_whole
-from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
+    from torchvision.transforms.v2 import Transform
+
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
+    from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.formats import Format
-    from anomalib_tiled.export.writers import Written
-    from anomalib_tiled.runs.run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
-
-SEED = 0
-RANDOM_BATCHES = (1, 2)
-"""Sizes of the batches of random images that are compared."""
-
-REAL_IMAGES = 2
-"""Number of images of the run that are compared."""
 
 LESS_MEMORY = {
     False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
-    True: "One tile model at a time is in memory with --per_tile: export on a machine with more.",
+    True: "One tile model at a time is in memory: export on a machine with more.",
 }
-"""Advice if memory runs out, without and with ``--per_tile``."""
-
-TRIAL_TILES = 2
-"""Rows and columns of tiles that are exported first, as a trial: it shows at once whether the export fails."""
-
-TILES_WORTH_A_TRIAL = 16
-"""Number of tiles above which a trial is worth its time."""
+"""Advice if memory runs out, while all tile models are in memory and while one is."""
 
 PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
+
+STEPS = 2
+"""Steps of writing besides one for each tile."""
+
+JOINING = "joining.onnx"
+WEIGHTS = "weights.data"
+
+LOADER = Path(__file__).with_name("load_script.py")
+"""The program that is copied beside a file of PyTorch."""
+
+RUNNER = Path(__file__).with_name("run_script.py")
+"""The program that is copied beside tile models."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,10 @@ class Exported:
     Args:
         checked: How the files were compared to the ensemble.
         batch: Batch size of the files; ``None`` for any.
-        augmented: Whether augmentations are a part of the files.
     """
 
     checked: Checked
     batch: int | None
-    augmented: bool = False
 
     def lines(self, model: str) -> Iterator[str]:
         """Give the lines to print about the export.
@@ -105,17 +103,29 @@ class Exported:
         if not self.checked.real_images:
             yield "Note: Only random images were compared, because the images of the run are missing."
         if self.batch is not None:
-            reason = (
-                "augmentations are applied to each" if self.augmented else f"{model} or a stage fixes the batch size"
-            )
-            yield f"Note: The files take {self.batch} image at a time: {reason}."
+            yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the batch size."
 
 
-def export(folder: RunFolder, request: ExportRequest) -> Exported:
+@dataclass(frozen=True)
+class Written:
+    """Written files, and how to run them.
+
+    Args:
+        graph: A graph with the outputs and the batch size of the files.
+        predict: Runs the files on ``images`` as an array.
+        facts: Entries of the manifest about the files.
+    """
+
+    graph: Graph
+    predict: Predict
+    facts: Mapping[str, object]
+
+
+def export(run: Run, request: ExportRequest) -> Exported:
     """Export a run as files that predict whole images without anomalib and without this package.
 
     Args:
-        folder: A complete run.
+        run: A complete run.
         request: Format, folder and kind of the export.
 
     Raises:
@@ -125,137 +135,156 @@ def export(folder: RunFolder, request: ExportRequest) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     request.form.check_installed()
-    check_export(folder.settings().model, by_onnx="onnx" in request.form.packages)
+    check_export(run.settings.model, by_onnx="onnx" in request.form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
         log_to(work / LOG),
     ):
-        run = Run.open(folder)
-        augmenting = _augmenting(run, request, _folder(work / "augmentations"))
+        check_augmentations(run.datamodule.test_augmentations)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
-        real = _real_images(run, request.dtype)
-        batches = [*_random_images(ensemble, request.dtype), *real]
-        first = _first_tiles(ensemble)
-        trial = len(ensemble.grid.tiles) > TILES_WORTH_A_TRIAL and bool(first.grid.tiles)
-        with steps("Exporting", trial + len(ensemble.grid.tiles) + STEPS + len(batches)) as done:
-            if trial:
-                _try_out(first, request, _folder(work / "trial"))
-                done("trial with the first tiles")
-            target = Target(request.form, work, request.dtype, done)
-            written, largest = _check(ensemble, target, batches, augmenting, per_tile=request.per_tile)
-        checked = Checked(sum(RANDOM_BATCHES), sum(map(len, real)), largest)
+        made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
+        with steps("Exporting", len(ensemble.grid.tiles) + STEPS + len(made) + len(real)) as done:
+            write = write_tiles if request.per_tile else write_whole
+            written, largest = write(ensemble, request.form, work, request.dtype, done), 0.0
+            for images in (*made, *real):
+                parts = images.split(written.graph.batch or len(images))
+                largest = max(largest, compare(ensemble, written.predict, parts))
+                done(f"comparison of {len(images)} images")
+        checked = Checked(sum(map(len, made)), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
-        described_run = described(run, ensemble, written.graph, request.dtype)
-        changes = {"augmentations": [] if augmenting is None else augmenting.names}
-        form = {"format": request.form.name, "needs": request.form.needs}
-        content = {**form, **written.facts, **changes, **described_run}
+        form = {"format": request.form.name, "needs": request.form.needs, "augmentations": []}
+        content = {**form, **written.facts, **described(run, ensemble, written.graph, request.dtype)}
         write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": checksums_of(work, files)})
-    return Exported(checked, written.graph.batch, augmented=augmenting is not None)
+    return Exported(checked, written.graph.batch)
 
 
-def _augmenting(run: Run, request: ExportRequest, folder: Path) -> Augmenting | None:
-    """Give the augmentations of ``predict``; ``None`` if there are none.
+def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
+    """Write a checkpoint for each tile that ``load_from_checkpoint`` of its model opens.
 
-    Raises:
-        ConfigurationError: The augmentations cannot be exported.
-    """
-    try:
-        if (change := run.datamodule.test_augmentations) is None:
-            return None
-        augmenting = Augmenting(change)
-        if request.per_tile:
-            message = augmenting.refused("--per_tile cannot export them; leave it out")
-            raise ConfigurationError(message)
-        augmenting.check(run.grid.image_size, request.form, folder)
-        return augmenting
-    finally:
-        shutil.rmtree(folder)
-
-
-def _try_out(ensemble: EnsembleModel, request: ExportRequest, folder: Path) -> None:
-    """Export as a trial.
+    Args:
+        run: A run with all tiles trained.
+        output: Folder for the files.
+        overwrite: Whether an earlier export there is replaced.
 
     Raises:
-        ConfigurationError: The exported files predict something else.
+        TiledError: The user has to change something; no files are left.
     """
-    target = Target(request.form, folder, request.dtype)
-    _check(ensemble, target, _random_images(ensemble, request.dtype), per_tile=request.per_tile)
-    shutil.rmtree(folder)
+    with (
+        advising_on_memory(LESS_MEMORY[True]),
+        replacing_folder(output, overwrite=overwrite) as work,
+        log_to(work / LOG),
+    ):
+        run.check_tiles()
+        with steps("Writing checkpoints", len(run.grid.tiles)) as done:
+            for tile in run.grid.tiles:
+                write_tensors(run.job.saved_models.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+                done(f"tile {tile.name}")
+        model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
+        facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(run.folder.path)}}
+        write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})
 
 
-def _check(
-    ensemble: EnsembleModel,
-    target: Target,
-    batches: list[torch.Tensor],
-    augmenting: Augmenting | None = None,
-    *,
-    per_tile: bool,
-) -> tuple[Written, float]:
-    """Write an ensemble, and compare the predictions of the files to those of the ensemble for augmented images.
+def check_augmentations(augmentations: Transform | None) -> None:
+    """Check that images are predicted as they are: exported files do not augment them.
+
+    Args:
+        augmentations: The augmentations of test images.
 
     Raises:
-        ConfigurationError: The predictions differ.
+        ConfigurationError: There are augmentations.
     """
-    written = write_tiles(ensemble, target) if per_tile else write_whole(ensemble, target, augmenting)
-    sizes = [0.0]
-    for batch in batches:
-        for images in batch.split(written.graph.batch or len(batch)):
-            changed = scaled(images) if augmenting is None else augmenting.of_each(images)
-            size, wrong = differences(ensemble, changed, written.predict({"images": images.numpy()}))
-            sizes.append(size)
-            if wrong:
-                found = ", ".join(f"{each.name} by {each.size:.3g}" for each in wrong)
-                source = culprit(ensemble, target.form, _folder(target.folder / "culprit"), changed)
-                message = (
-                    f"The exported files must predict what the ensemble predicts, to {TOLERANCE:g}, but differ in "
-                    f"{found}. The cause is {source}: the graph that PyTorch traces of it computes something else, for "
-                    "example because of random numbers, or of numbers kept between calls. Choose another one, or "
-                    "predict with `anomalib tiled predict`. No files were kept."
-                )
-                raise ConfigurationError(message)
-        target.done(f"comparison of {len(batch)} images")
-    return written, max(sizes)
+    if augmentations is not None:
+        parts = augmentations.transforms if isinstance(augmentations, Compose) else [augmentations]
+        names = ", ".join(type(each).__name__ for each in parts)
+        message = (
+            f"An export predicts images as they are, but the data module augments test images ({names}). Predict with "
+            "`anomalib tiled predict`; or fit a run whose data module has train_augmentations instead of "
+            "augmentations, and no test_augmentations."
+        )
+        raise ConfigurationError(message)
 
 
-def _random_images(ensemble: EnsembleModel, dtype: torch.dtype) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(SEED)
-    size = ensemble.grid.image_size
-    return [_of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
+def write_whole(
+    ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
+) -> Written:
+    """Write an ensemble as one model.
+
+    Args:
+        ensemble: The ensemble, calibrated.
+        form: The format.
+        folder: Folder for the files.
+        dtype: Type of the images.
+        done: Called after each step: one for each tile, and ``STEPS`` more.
+
+    Raises:
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
+        OSError: The disk is full, for example.
+    """
+    graphs, tiles = TileGraphs(ensemble), []
+    for tile in ensemble.grid.tiles:
+        tiles.append(graphs.graph(tile))
+        done(f"tile {tile.name}")
+    path = folder / f"model{form.suffix}"
+    graph = form.write(Whole(ensemble, tuple(tiles), dtype), path)
+    done(f"file of format {form.name}")
+    facts = {"model": path.name}
+    if form.loader is not None:
+        shutil.copyfile(LOADER, folder / form.loader)
+        facts["loader"] = form.loader
+    predict = form.load(path)
+    done("loading of the file")
+    return Written(graph, predict, facts)
 
 
-def _real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Read the first images of the calibration without augmentations; empty if they are missing."""
-    try:
-        batch = next(iter(replace(run.calibration_images(), augmentations=None)))
-    except DataError as error:
-        logger.warning("No image of the run could be compared: %s", error)
-        return []
-    return [_of_type(cast("torch.Tensor", batch.image)[:REAL_IMAGES], dtype)]
+def write_tiles(
+    ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
+) -> Written:
+    """Write a file for each tile model, one for the stages, and a program that runs them one by one.
+
+    Args:
+        ensemble: The ensemble, calibrated.
+        form: The format, which is ONNX.
+        folder: Folder for the files.
+        dtype: Type of the images.
+        done: Called after each step: one for each tile, and ``STEPS`` more.
+
+    Raises:
+        TiledError: The ensemble cannot become a graph, or the format cannot express it.
+        OSError: The disk is full, for example.
+    """
+    (folder / "tiles").mkdir()
+    weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, dtype)
+    any_batch, outputs = True, tuple[str, ...]()
+    for tile in ensemble.grid.tiles:
+        graph = graphs.graph(tile)
+        with form.step("written"):
+            weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
+        any_batch, outputs = any_batch and graph.graph.batch is None, graph.graph.outputs
+        del graph
+        gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
+        done(f"tile {tile.name}")
+    joining = joining_graph(ensemble, outputs, any_batch=any_batch)
+    with form.step("written"):
+        save_graph(joining, folder / JOINING)
+    done(f"file of format {form.name}")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    predict = _one_after_the_other(ensemble, form, folder, joining.inputs)
+    done("program beside the files")
+    return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
 
-def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    plain = images.as_subclass(torch.Tensor)
-    return plain if dtype == torch.float32 else (plain * 255).round().to(dtype)
+def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, names: tuple[str, ...]) -> Predict:
+    """Predict as the program beside the files does; the program itself needs the manifest, which is written later."""
 
+    def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        predictions = []
+        for tile in ensemble.grid.tiles:
+            part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
+            predictions.append(form.load(folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+        return form.load(folder / JOINING)(
+            {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
+        )
 
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def _first_tiles(ensemble: EnsembleModel) -> EnsembleModel:
-    """Give the ensemble of the first rows and columns of tiles."""
-    grid = ensemble.grid
-    sides = [
-        min(image, tile + (TRIAL_TILES - 1) * stride)
-        for image, tile, stride in zip(grid.image_size, grid.tile_size, grid.stride, strict=True)
-    ]
-    return EnsembleModel(
-        TileGrid(Size(*sides), grid.tile_size, grid.stride, grid.left_out),
-        ensemble.tile_models,
-        stages=ensemble.stages,
-        calibration=ensemble.calibration,
-        evaluator=False,
-    ).eval()
+    return predict

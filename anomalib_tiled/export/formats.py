@@ -1,4 +1,4 @@
-"""File formats of graphs: how each is written, and run again to compare its predictions."""
+"""File formats of an ensemble: how each is written, and run again to compare its predictions."""
 
 from __future__ import annotations
 
@@ -12,34 +12,29 @@ import numpy as np
 import torch
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.export.checkpoints import FORMAT as CHECKPOINTS
-from anomalib_tiled.export.load_script import check
 from anomalib_tiled.export.modules import explaining
-from anomalib_tiled.export.onnx_graph import save_onnx
-from anomalib_tiled.export.whole import Parts, ensemble_graph, ensemble_parts
+from anomalib_tiled.export.onnx_files import save_ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from numpy.typing import NDArray
+    from anomalib_tiled.export.comparison import Array, Predict
+    from anomalib_tiled.export.graphs import Graph, Whole
 
-    from anomalib_tiled.export.tracing import Graph, Interface
-    from anomalib_tiled.export.whole import Whole
-
-    Arrays = Mapping[str, NDArray[np.generic]]
-    Predict = Callable[[Arrays], dict[str, NDArray[np.generic]]]
+CHECKPOINTS = "checkpoints"
+"""Format without a graph: a checkpoint of Lightning for each tile."""
 
 
 class Format(ABC):
-    """A file format of graphs.
+    """A file format of an ensemble.
 
     Args:
         name: Name on the command line.
         packages: Packages that it needs besides those of the ensemble.
         suffix: Suffix of the main file.
         needs: Package that runs the files, with its oldest version, as a requirement of pip.
-        loader: Name of the program that is copied beside the files to load them safely; ``None`` for no program.
+        loader: Name of the program that is copied beside the files to load them; ``None`` for no program.
     """
 
     name: ClassVar[str]
@@ -61,54 +56,45 @@ class Format(ABC):
             )
             raise ConfigurationError(message)
 
-    def graph(self, whole: Whole) -> Graph | Parts:
-        """Make the graph of a whole ensemble, or its parts.
+    def write(self, whole: Whole, path: Path) -> Graph:
+        """Write an ensemble as one model.
 
         Args:
-            whole: The ensemble.
-
-        Raises:
-            TiledError: The ensemble cannot become a graph.
-        """
-        return ensemble_parts(whole)
-
-    def write(self, graph: Graph | Parts, path: Path) -> None:
-        """Write a graph.
-
-        Args:
-            graph: The graph, or its parts where the format can join them.
+            whole: The ensemble, with the graphs of its tiles.
             path: Name of the main file; others lie beside it.
 
+        Returns:
+            A graph with the outputs and the batch size of the file.
+
         Raises:
-            ConfigurationError: The format cannot express it.
+            TiledError: The ensemble cannot become a graph, or the format cannot express it.
         """
         with self.step("written"):
-            self._write(graph, path)
+            return self._write(whole, path)
 
-    def load(self, graph: Interface, path: Path) -> Predict:
-        """Return a function that runs a written graph, as a user of the files does.
+    def load(self, path: Path) -> Predict:
+        """Return a function that runs a file, as its users do.
 
         Args:
-            graph: The graph, for its names.
             path: Name of the main file.
 
         Raises:
-            ConfigurationError: The graph cannot be loaded, or, later, cannot be run.
+            ConfigurationError: The file cannot be loaded, or, later, cannot be run.
         """
         with self.step("loaded"):
-            predict = self._load(graph, path)
+            predict = self._load(path)
 
-        def errors_explained(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def errors_explained(inputs: Mapping[str, Array]) -> dict[str, Array]:
             with self.step("run"):
                 return predict(inputs)
 
         return errors_explained
 
     @abstractmethod
-    def _write(self, graph: Graph | Parts, path: Path) -> None: ...
+    def _write(self, whole: Whole, path: Path) -> Graph: ...
 
     @abstractmethod
-    def _load(self, graph: Interface, path: Path) -> Predict: ...
+    def _load(self, path: Path) -> Predict: ...
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Name the format and the step in errors of other packages.
@@ -122,11 +108,8 @@ class Format(ABC):
         others = " or ".join(each for each in FORMATS if each != self.name)
         packages = " and ".join(self.packages or ("torch",))
         return explaining(
-            lambda reason: (
-                f"The files of format {self.name} could not be {name}: {reason} See whether the disk is full, try "
-                f"other versions of {packages}, export with --format {others}, or predict with "
-                "`anomalib tiled predict`."
-            ),
+            f"The files of format {self.name} could not be {name}: {{}} See whether the disk is full, try other "
+            f"versions of {packages}, export with --format {others}, or predict with `anomalib tiled predict`.",
             passing=(OSError,),
         )
 
@@ -139,36 +122,19 @@ class TorchFormat(Format):
     needs = "torch>=2.9"
     loader = "load.py"
 
-    def graph(self, whole: Whole) -> Graph:
-        """Make one graph, because this format cannot join several."""
-        return ensemble_graph(whole)
-
-    def _write(self, graph: Graph | Parts, path: Path) -> None:
-        """Write graph and weights into one file; weights that tiles share are written once.
-
-        Raises:
-            ConfigurationError: load.py would refuse the file.
-        """
-        if isinstance(graph, Parts):
-            message = "This format takes a single graph."
-            raise TypeError(message)
+    def _write(self, whole: Whole, path: Path) -> Graph:
+        """Write graph and weights into one file; weights that tiles share are written once."""
+        graph = whole.graph()
         torch.export.save(graph.program, path)
-        try:
-            check(path)
-        except ValueError as error:
-            message = (
-                f"The ensemble cannot be exported to {self.name}: {error} load.py would not load it. "
-                "Choose another format."
-            )
-            raise ConfigurationError(message) from error
+        return graph
 
-    def _load(self, graph: Interface, path: Path) -> Predict:
+    def _load(self, path: Path) -> Predict:
         """Load it with PyTorch."""
         program = torch.export.load(path).module()
 
-        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-            tensors = (torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in graph.inputs)
-            return {name: values.numpy() for name, values in program(*tensors).items()}
+        def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            images = torch.from_numpy(np.ascontiguousarray(inputs["images"]))
+            return {name: values.numpy() for name, values in program(images).items()}
 
         return predict
 
@@ -181,20 +147,17 @@ class OnnxFormat(Format):
     suffix = ".onnx"
     needs = "onnxruntime>=1.18"
 
-    def _write(self, graph: Graph | Parts, path: Path) -> None:
+    def _write(self, whole: Whole, path: Path) -> Graph:
         """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
-        save_onnx(graph, path)
+        return save_ensemble(whole, path)
 
-    def _load(self, graph: Interface, path: Path) -> Predict:
+    def _load(self, path: Path) -> Predict:
         """Load it with onnxruntime."""
         from onnxruntime import InferenceSession
 
         session = InferenceSession(path, providers=["CPUExecutionProvider"])
-
-        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-            return dict(zip(graph.outputs, session.run(list(graph.outputs), dict(inputs)), strict=True))
-
-        return predict
+        names = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 class OpenVinoFormat(Format):
@@ -205,25 +168,27 @@ class OpenVinoFormat(Format):
     suffix = ".xml"
     needs = "openvino"
 
-    def _write(self, graph: Graph | Parts, path: Path) -> None:
+    def _write(self, whole: Whole, path: Path) -> Graph:
         """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
         import openvino
 
         with TemporaryDirectory(dir=path.parent) as folder:
-            save_onnx(graph, Path(folder) / "model.onnx")
+            graph = save_ensemble(whole, Path(folder) / "model.onnx")
             model = openvino.convert_model(Path(folder) / "model.onnx")
             openvino.save_model(model, path, compress_to_fp16=False)
             del model  # it maps the weights of the temporary file
+        return graph
 
-    def _load(self, graph: Interface, path: Path) -> Predict:
+    def _load(self, path: Path) -> Predict:
         """Load it with OpenVINO, and compute in single precision on every processor."""
         import openvino
 
         compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        names = [output.get_any_name() for output in compiled.outputs]
 
-        def predict(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        def predict(inputs: Mapping[str, Array]) -> dict[str, Array]:
             found = compiled(dict(inputs))
-            return {name: np.array(found[name]) for name in graph.outputs}
+            return {name: np.array(found[name]) for name in names}
 
         return predict
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Piece = tuple[slice, torch.Tensor]
 
 IN_PLACE = ("start", "add", "finish")
-"""Methods of built-in mergers that this module replaces, if a subclass has not overridden them."""
+"""Methods of built-in mergers that this module replaces, unless a subclass overrides them."""
 
 
 def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join, nothing: float = 0) -> torch.Tensor:
@@ -65,39 +65,8 @@ def _joined(pieces: list[Piece], dim: int, join: Join) -> torch.Tensor:
     return torch.cat(parts, dim)
 
 
-class AssembledMean(Merger):
-    """Gives the same result as a merger with a window.
-
-    Args:
-        merger: The merger.
-        grid: Where the tiles lie.
-    """
-
-    def __init__(self, merger: WindowMerger, grid: TileGrid) -> None:
-        window = merger.window(grid.tile_size)
-        self.overlapping = any(len(cuts) > tiles + 1 for cuts, tiles in _cuts_and_tiles(grid))
-        self.window = window
-        weights = assembled(grid, {tile.name: window for tile in grid.tiles}, torch.add)
-        self.weights = weights.masked_fill(weights == 0, 1)  # where no tile lies
-
-    def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
-        """Begin without tiles."""
-        del batch, device
-        self._grid = grid
-        self._tiles: dict[str, torch.Tensor] = {}
-
-    def add(self, tile: Tile, maps: torch.Tensor) -> None:
-        """Keep the weighted maps; where no two tiles overlap, weights cancel."""
-        self._tiles[tile.name] = maps * self.window if self.overlapping else maps
-
-    def finish(self) -> torch.Tensor:
-        """Join the maps, and divide by the weights."""
-        merged = assembled(self._grid, self._tiles, torch.add)
-        return merged / self.weights if self.overlapping else merged
-
-
-class AssembledMax(Merger):
-    """Gives the same result as ``Max``."""
+class _Assembled(Merger):
+    """Keeps the maps until all are there."""
 
     def start(self, grid: TileGrid, batch: int, *, device: torch.device | None = None) -> None:
         """Begin without tiles."""
@@ -108,6 +77,29 @@ class AssembledMax(Merger):
     def add(self, tile: Tile, maps: torch.Tensor) -> None:
         """Keep the maps."""
         self._tiles[tile.name] = maps
+
+
+class AssembledMean(_Assembled):
+    """Gives the same result as a merger with a window.
+
+    Args:
+        merger: The merger.
+        grid: Where the tiles lie.
+    """
+
+    def __init__(self, merger: WindowMerger, grid: TileGrid) -> None:
+        self.window = merger.window(grid.tile_size)
+        weights = assembled(grid, {tile.name: self.window for tile in grid.tiles}, torch.add)
+        self.weights = weights.masked_fill(weights == 0, 1)  # where no tile lies
+
+    def finish(self) -> torch.Tensor:
+        """Join the weighted maps, and divide by the weights."""
+        weighted = {name: maps * self.window for name, maps in self._tiles.items()}
+        return assembled(self._grid, weighted, torch.add) / self.weights
+
+
+class AssembledMax(_Assembled):
+    """Gives the same result as ``Max``."""
 
     def finish(self) -> torch.Tensor:
         """Join the maps by the higher score."""
@@ -125,8 +117,3 @@ def for_graphs(merger: Merger, grid: TileGrid) -> Merger:
 
 def _unchanged(merger: Merger, known: type[Merger]) -> bool:
     return all(getattr(type(merger), name) is getattr(known, name) for name in IN_PLACE)
-
-
-def _cuts_and_tiles(grid: TileGrid) -> tuple[tuple[tuple[int, ...], int], ...]:
-    rows, columns = grid.shape
-    return (grid.row_cuts, rows), (grid.column_cuts, columns)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.export.tracing import Interface
+    from anomalib_tiled.export.graphs import Graph
 
 MANIFEST = "manifest.json"
 
@@ -56,13 +56,13 @@ class Checked:
     largest_difference: float
 
 
-def described(run: Run, ensemble: EnsembleModel, graph: Interface, dtype: torch.dtype) -> dict[str, object]:
+def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtype) -> dict[str, object]:
     """Describe inputs, outputs, grid, decisions and origin.
 
     Args:
         run: The run.
         ensemble: Its ensemble, calibrated.
-        graph: The graph of whole images; names inputs and outputs.
+        graph: A graph with the outputs and the batch size of the files.
         dtype: Type of the images.
     """
     batch = "any" if graph.batch is None else graph.batch

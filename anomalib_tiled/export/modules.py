@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from dataclasses import replace
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +16,7 @@ from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.export.graph_merging import assembled, for_graphs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from anomalib.models.components import AnomalibModule
 
@@ -28,19 +27,13 @@ Outputs = dict[str, torch.Tensor]
 LONGEST = 300
 """Characters of another package's message that are shown at most."""
 
-WITHOUT_REASON = re.compile(
-    r"Exception from \S+:|Check '.*' failed at \S+:"
-    r"|FrontEnd API failed with \w+:|Model wasn't fully converted\.|Summary:"
-)
-"""Lines of OpenVINO's messages before the line with the reason."""
-
 
 @contextmanager
-def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def explaining(template: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Explain errors of other packages in a few lines; errors about memory and TiledErrors are raised unchanged.
 
     Args:
-        explain: Makes the message from the reason, which is a sentence.
+        template: The message; ``{}`` stands for the reason, which is a sentence.
         passing: Further errors that are raised unchanged.
 
     Raises:
@@ -52,25 +45,12 @@ def explaining(explain: Callable[[str], str], *, passing: tuple[type[Exception],
     except passed:
         raise
     except Exception as error:
-        message = explain(briefly(error))
-        raise ConfigurationError(message) from error
-
-
-def errors_naming_model(model: object) -> AbstractContextManager[None]:
-    """Name the model in errors of its export, as `explaining` does."""
-    return explaining(
-        lambda reason: (
-            f"{type(model).__name__} cannot be exported: {reason} Its forward must consist of PyTorch operations that "
-            "do not depend on the values of tensors. Choose another model, or predict with `anomalib tiled predict`."
-        )
-    )
+        raise ConfigurationError(template.format(briefly(error))) from error
 
 
 def briefly(error: BaseException) -> str:
-    """Give the type and the first informative line of an error as a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not WITHOUT_REASON.fullmatch(line)] or lines
-    said = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:LONGEST]
+    """Give the type and the beginning of the message of an error as a sentence."""
+    said = shorten(f"{type(error).__name__}: {error}", LONGEST, placeholder=" ...")
     return said if said.endswith(".") else f"{said}."
 
 
@@ -94,7 +74,10 @@ class TileModule(nn.Module):
         Returns:
             ``tile_scores``, shape (batch,), and ``tile_maps``, shape (batch, height, width), if the model gives maps.
         """
-        with errors_naming_model(self.model):
+        with explaining(
+            f"{type(self.model).__name__} cannot be exported: {{}} Its forward must consist of PyTorch operations that "
+            "do not depend on the values of tensors. Choose another model, or predict with `anomalib tiled predict`."
+        ):
             scores, maps = traceable_prediction(self.model, scaled(images))
         return {"tile_scores": scores} | ({} if maps is None else {"tile_maps": maps.squeeze(1)})
 
@@ -126,7 +109,7 @@ class JoinStages(nn.Module):
         """
         return self.joined(
             [
-                TilePrediction(tile_scores[:, index], None if tile_maps is None else tile_maps[:, index].unsqueeze(1))
+                _prediction(tile_scores[:, index], None if tile_maps is None else tile_maps[:, index])
                 for index in range(len(self.ensemble.grid.tiles))
             ]
         )
@@ -146,12 +129,10 @@ class WholeImages(nn.Module):
     Args:
         ensemble: The ensemble.
         tiles: For each tile of the grid a module with the outputs of ``TileModule``.
-        before: Augments images first; its output is named ``images``.
     """
 
-    def __init__(self, ensemble: EnsembleModel, tiles: Sequence[nn.Module], before: nn.Module | None = None) -> None:
+    def __init__(self, ensemble: EnsembleModel, tiles: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.before = before
         self.tiles = nn.ModuleList(tiles)
         self.joining = JoinStages(ensemble)
 
@@ -165,13 +146,14 @@ class WholeImages(nn.Module):
             ``pred_score`` and ``pred_label``, shape (batch,), ``anomaly_map`` and ``pred_mask``, shape (batch, 1,
             height, width); labels and masks only if the stages have thresholds.
         """
-        images = scaled(images if self.before is None else self.before(images)["images"])
+        images = scaled(images)
         places = self.joining.ensemble.grid.tiles
-        predictions = [
-            _prediction(model(images[..., tile.rows, tile.columns]))
-            for tile, model in zip(places, self.tiles, strict=True)
-        ]
-        return self.joining.joined(predictions)
+        return self.joining.joined(
+            [
+                _prediction(**model(images[..., tile.rows, tile.columns]))
+                for tile, model in zip(places, self.tiles, strict=True)
+            ]
+        )
 
 
 class _GraphMerging(Merging):
@@ -192,6 +174,5 @@ def scaled(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _prediction(outputs: Outputs) -> TilePrediction:
-    maps = outputs.get("tile_maps")
-    return TilePrediction(outputs["tile_scores"], None if maps is None else maps.unsqueeze(1))
+def _prediction(tile_scores: torch.Tensor, tile_maps: torch.Tensor | None = None) -> TilePrediction:
+    return TilePrediction(tile_scores, None if tile_maps is None else tile_maps.unsqueeze(1))

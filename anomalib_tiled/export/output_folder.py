@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.export.manifest import MANIFEST
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.temporary import working_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 LOG = "export.log"
 
-WORK = ".exporting-"
-"""Prefix of temporary folders inside the output, to which an export is written first."""
+WORK = ".exporting"
+"""Beginning of the names of temporary folders inside the output, to which an export is written first."""
 
 EARLIER = ".earlier-"
 """Prefix of temporary folders inside the output, which hold an earlier export while it is replaced."""
@@ -48,7 +48,7 @@ def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         is_new = not output.exists()
         output.mkdir(parents=True, exist_ok=True)
         try:
-            with working_folder(output, WORK) as work:
+            with working_folder(output, WORK.removeprefix(".")) as work:
                 new = work / "new"
                 new.mkdir()
                 yield new
@@ -59,39 +59,19 @@ def replacing_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _exchange(earlier: list[Path], output: Path, new: Path) -> None:
-    """Move earlier files away and new files to their place; undo both if that fails.
-
-    Raises:
-        StorageError: It failed, and the earlier files, which are kept, could not be moved back.
-    """
+    """Move earlier files away and new files to their place; undo all moves if one fails."""
     old = Path(mkdtemp(prefix=EARLIER, dir=output))  # outside the working folder, which is always removed
-    added = [output / path.name for path in new.iterdir()]
     try:
-        _move(earlier, old)
-        _move([new / path.name for path in added], output)
-    except BaseException as error:
-        for path in (path for path in added if not (new / path.name).exists()):
-            with suppress(OSError):
-                _move([path], new)
-        for path in list(old.iterdir()):
-            with suppress(OSError):
-                _move([path], output)
-        if any(old.iterdir()):
-            message = (
-                f"{output} could not be replaced ({type(error).__name__}: {error}), and the export that was there "
-                f"could not be moved back: {old} holds its files. Move them to {output}."
-            )
-            raise StorageError(message) from error
-        old.rmdir()
-        raise
+        with ExitStack() as undo:
+            for path, folder in [*((each, old) for each in earlier), *((each, output) for each in new.iterdir())]:
+                path.replace(target := folder / path.name)
+                undo.callback(target.replace, path)
+            undo.pop_all()
+    finally:
+        with suppress(OSError):
+            old.rmdir()  # it stays if it holds anything
     for path in output.glob(f"{EARLIER}*"):  # also those that earlier exports could not remove
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _move(paths: Iterable[Path], folder: Path) -> None:
-    """Move files and folders into a folder."""
-    for path in paths:
-        path.replace(folder / path.name)
 
 
 def _check_free(output: Path, *, overwrite: bool) -> None:
@@ -104,11 +84,7 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
         raise ConfigurationError(message)
     if not output.exists() or (output.is_dir() and not any(_others(output))):
         return
-    if not (output / MANIFEST).is_file():
-        message = f"--output must be a new or empty folder, or an earlier export, but {output} is not. Choose another."
-        raise ConfigurationError(message)
-    strangers = _strangers(output)
-    if strangers:
+    if strangers := _strangers(output):
         message = (
             f"--output must be a new or empty folder, or an earlier export, but {output} holds {strangers[0]}, which "
             "no export has written. Move it away, or choose another folder."
@@ -124,9 +100,9 @@ def _strangers(output: Path) -> list[str]:
     try:
         content = read_json(output / MANIFEST)
     except RunFolderError:
-        return [MANIFEST]
-    files = content.get("files") if isinstance(content, dict) and "format" in content else None
-    known = {MANIFEST, LOG, *files} if isinstance(files, dict) else {LOG}
+        content = {}
+    files = content.get("files")
+    known = {MANIFEST, LOG, *files} if "format" in content and isinstance(files, dict) else {LOG}
     names = [
         path.relative_to(output).as_posix()
         for top in _others(output)

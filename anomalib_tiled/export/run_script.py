@@ -25,15 +25,14 @@ class TiledModel:
 
     Args:
         folder: Folder of manifest.json.
-        allow_altered: Whether to use files that have changed since their export.
     """
 
-    def __init__(self, folder: str | Path = FOLDER, *, allow_altered: bool = False) -> None:
+    def __init__(self, folder: str | Path = FOLDER) -> None:
         self.folder = folder = Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, known in {}.items() if allow_altered else self.manifest["files"].items():
+        for name, known in self.manifest["files"].items():
             if not name.endswith(".py") and _checksum(folder / name) != known["sha256"]:
-                message = f"{folder / name} has changed since its export. Export again, or set allow_altered=True."
+                message = f"{folder / name} has changed since its export. Export it again."
                 raise ValueError(message)
         self.joining = self._session(self.manifest["joining"])
 

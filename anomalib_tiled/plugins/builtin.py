@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from anomalib.data import ImageItem
+
+from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.training.workers import LocalWorkers
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from anomalib.data import ImageItem
-
-    from anomalib_tiled.ensemble.calibration import Calibration
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.stages.workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import cleandoc, isabstract
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import pluggy
 
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS, hook_specifications
 from anomalib_tiled.stages import kinds
+from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.system.packages import GROUP, Origin
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from importlib.metadata import EntryPoint
-
-    from anomalib_tiled.stages.kinds import StageKind
 
 BUILT_IN = "builtin"
 """Name of the entry point of this package."""
@@ -117,17 +112,6 @@ class Plugins:
         """Give the choices of one kind."""
         return tuple(choice for choice in self.choices if choice.kind == kind)
 
-    @property
-    def clashes(self) -> tuple[str, ...]:
-        """A sentence for each short name that several classes share."""
-        sentences = {}
-        for choice in self.choices:
-            same = [each for each in self.of(choice.kind) if each.name == choice.name]
-            if len({each.class_path for each in same}) > 1:
-                listed = " and ".join(f"{each.class_path} of {each.plugin.origin}" for each in same)
-                sentences[choice.kind, choice.name] = f"{choice.kind} {choice.name!r} is both {listed}"
-        return tuple(sentences.values())
-
 
 def find_plugins() -> Plugins:
     """Load every installed plugin, including the built-in one.
@@ -159,32 +143,18 @@ def _entries() -> list[EntryPoint]:
     wanted = set() if limit == "off" else {name.strip() for name in limit.split(",")}
     names = {entry: {entry.name, str(_origin(entry).package)} for entry in entries}
     for name in sorted(wanted.difference(chain.from_iterable(names.values()))):
-        message = f"{LIMIT} names {name!r}, but there is no such plugin. {allowed_names(name, _others(entries))}"
+        others = [entry.name for entry in entries if entry.name != BUILT_IN]
+        message = f"{LIMIT} names {name!r}, but there is no such plugin. {allowed_names(name, ['off', *others])}"
         raise ConfigurationError(message)
     return [entry for entry in entries if entry.name == BUILT_IN or names[entry] & wanted]
-
-
-def _others(entries: list[EntryPoint]) -> list[str]:
-    return ["off", *(entry.name for entry in entries if entry.name != BUILT_IN)]
 
 
 def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hook_specifications())
     manager.register(entry.load(), name=entry.name)
-    _check_names(manager)
+    manager.check_pending()  # refuses a function that is marked as a hook but does not have the name of one
     return Plugin(_origin(entry), entry.name, manager)
-
-
-def _check_names(manager: pluggy.PluginManager) -> None:
-    """Refuse a function that is marked as a hook but does not have the name of one."""
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        hooks = [*(kind.hook for kind in kinds.STAGE_KINDS), *EVENT_HOOKS]
-        unknown = next(name for name in vars(manager.hook) if not name.startswith("_") and name not in hooks)
-        message = f"there is no hook {unknown!r}. {allowed_names(unknown, hooks)}"
-        raise TypeError(message) from error
 
 
 def _choices_of(plugin: Plugin) -> Iterator[Choice]:

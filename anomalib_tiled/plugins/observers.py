@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from anomalib_tiled.plugins.discovery import Plugin
+from anomalib_tiled.plugins.discovery import Plugin
 
 logger = logging.getLogger(__name__)
 

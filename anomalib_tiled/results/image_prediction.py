@@ -12,8 +12,8 @@ from anomalib.data import NumpyImageItem
 from PIL import Image
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import captioned, contradiction
-from anomalib_tiled.results.pictures import overlay
+from anomalib_tiled.results.pictures import captioned, overlay, stretched
+from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class ImagePrediction:
 
         Where label and mask contradict each other, the picture says so.
         """
-        lowest, highest = float(self.map.min()), float(self.map.max())
-        normalized = self.map
-        if lowest < 0 or highest > 1:  # raw scores are stretched over the colours
-            normalized = (self.map - lowest) / max(highest - lowest, float(np.finfo(np.float32).tiny))
+        is_raw = self.map.min() < 0 or self.map.max() > 1
+        normalized = stretched(self.map) if is_raw else self.map
         item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
         drawn = overlay(item, Size(*self.image.shape[:2]))
         return captioned(Image.fromarray(self.image) if drawn is None else drawn, self.contradiction)

@@ -1,25 +1,33 @@
-"""The results of a test: metrics, tile locations, and notes on the images that they come from."""
+"""The results of a test: metrics, tile locations, notes, and the files of numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import csv
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
-from anomalib_tiled.results.contradictions import contradiction, count_of
 from anomalib_tiled.results.metrics import Images, Measurements, Results
+from anomalib_tiled.results.prediction_row import contradiction, count_of
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
+from anomalib_tiled.system.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
+
+SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label", "contradiction")
+TILE_COLUMNS = tuple(field.name.replace("auroc", "AUROC") for field in fields(TileResult))
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,20 @@ class Measured:
     metrics: Results
     images: dict[str, Images]
     tiles: list[TileResult]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def with_notes_on(self, samples: Sequence[Sample]) -> Measured:
         """Add notes on image files, for test images that the fit has not seen."""
         of_files = (*depth_notes(sample.image_path for sample in samples), *grey_mask_notes(samples))
         return replace(self, notes=(*of_files, *self.notes))
+
+    def write(self, folder: Path) -> None:
+        """Write ``metrics.json`` and ``tiles.csv``, with null and empty cells for undefined values."""
+        write_json(folder / "metrics.json", self.metrics)
+        with replacing(folder / "tiles.csv") as temporary, open_table(temporary, "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(TILE_COLUMNS)
+            writer.writerows(map(_cell, astuple(tile)) for tile in self.tiles)
 
 
 class RunMeasurements:
@@ -76,13 +92,36 @@ class RunMeasurements:
     def results(self) -> Measured:
         """Give the results, once all batches are measured."""
         metrics, images = self._metrics.compute(), self._metrics.images
-        notes = (*self._notes(), *_unmeasured(self._run.split.subset("test"), images), *self._metrics.lacks)
-        return Measured(metrics, images, self._tiles.results(), notes)
-
-    def _notes(self) -> list[str]:
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        return [note for note in (self._run.left_out_note(), self._hidden.note(), advice) if note]
+        notes = (self._run.left_out_note(), self._hidden.note(), advice)
+        unmeasured = _unmeasured(self._run.split.subset("test"), images)
+        return Measured(
+            metrics, images, self._tiles.results(), (*filter(None, notes), *unmeasured, *self._metrics.lacks)
+        )
+
+
+@contextmanager
+def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
+    """Write ``scores.csv`` batch by batch.
+
+    Args:
+        path: The finished file.
+
+    Yields:
+        Function that writes a batch.
+    """
+    with replacing(path) as temporary, open_table(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(SCORE_COLUMNS)
+
+        def write(batch: ImageBatch) -> None:
+            for item in batch:
+                words = contradiction(item.pred_label, item.pred_mask)
+                score = None if item.pred_score is None else float(item.pred_score)
+                writer.writerow([item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words])
+
+        yield write
 
 
 def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> list[str]:
@@ -95,3 +134,13 @@ def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> li
     if 0 < known < labelled:
         notes.append(f"Metrics of pixels come from {known} of {labelled} test images: the others have no mask.")
     return notes
+
+
+def _cell(value: str | float | None) -> str | float | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def _label(value: torch.Tensor | None) -> int | None:
+    return None if value is None else int(value)

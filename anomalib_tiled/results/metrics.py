@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -13,8 +12,7 @@ from anomalib.metrics import Evaluator
 from scipy import ndimage
 
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
-from anomalib_tiled.results.metric_adapter import ClassMetric, Value
-from anomalib_tiled.results.metric_specs import read_metrics
+from anomalib_tiled.results.class_metrics import ClassMetric, Value, read_metrics
 from anomalib_tiled.stages import curves
 from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
 
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import MetricSettings, Plain, Settings
     from anomalib_tiled.grid import TileGrid
+    from anomalib_tiled.results.class_metrics import MetricSpec
 
 Number = TypeVar("Number", bound=np.generic)
 Curve = Callable[[ScoreCounts], "float | None"]
@@ -36,8 +35,6 @@ CURVES: dict[str, Curve] = {
     "F1Max": curves.f1_max,
     "AUPRO": curves.aupro,
 }
-F1_SCORE = "F1Score"
-
 TOUCHING = np.ones((3, 3))
 """Pixels that touch at a corner are one region."""
 
@@ -46,23 +43,19 @@ TOUCHING = np.ones((3, 3))
 class Decisions:
     """Counts of decisions against the truth, for the F1 score."""
 
-    true_positives: int = 0
-    false_positives: int = 0
-    false_negatives: int = 0
+    hits: int = 0
+    wrong: int = 0
+    anomalous: int = 0
 
     def add(self, predicted: NDArray[np.bool_], anomalous: NDArray[np.bool_]) -> None:
         """Count decisions of any shape."""
-        hits = int(np.count_nonzero(predicted & anomalous))
-        self.true_positives += hits
-        self.false_positives += int(np.count_nonzero(predicted)) - hits
-        self.false_negatives += int(np.count_nonzero(anomalous)) - hits
+        self.hits += int(np.count_nonzero(predicted & anomalous))
+        self.wrong += int(np.count_nonzero(predicted != anomalous))
+        self.anomalous += int(np.count_nonzero(anomalous))
 
     def f1_score(self) -> float | None:
         """F1 score; ``None`` if nothing is anomalous."""
-        if not self.true_positives + self.false_negatives:
-            return None
-        wrong = self.false_positives + self.false_negatives
-        return 2 * self.true_positives / (2 * self.true_positives + wrong)
+        return 2 * self.hits / (2 * self.hits + self.wrong) if self.anomalous else None
 
 
 @dataclass
@@ -199,15 +192,11 @@ class _LevelMeasurements:
         raw: bool,
         inspected: NDArray[np.bool_] | None = None,
     ) -> None:
-        specs = read_metrics(level, metrics)
+        self._specs = read_metrics(level, metrics)
+        self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in self._specs if not spec.is_counted}
         self.name, self.images = level, Images()
-        self._counted = {spec.name: spec.class_path for spec in specs if spec.is_counted}
-        self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in specs if not spec.is_counted}
-        self._names = [spec.name for spec in specs]
-        self._scores = scores
-        self._inspected = inspected
-        self._decisions = Decisions()
-        self._needs_regions = "AUPRO" in self._counted.values()
+        self._scores, self._decisions, self._inspected = scores, Decisions(), inspected
+        self._needs_regions = any(spec.is_counted and spec.class_path == "AUPRO" for spec in self._specs)
 
     def update(self, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]) -> None:
         anomalous = anomalous if self._inspected is None else anomalous & self._inspected
@@ -229,13 +218,12 @@ class _LevelMeasurements:
         if self._scores.empty:
             return {}
         counts = self._scores.counts()
-        known: dict[str, Callable[[], Value]] = {
-            **{name: partial(curve, counts) for name, curve in CURVES.items()},
-            F1_SCORE: self._decisions.f1_score,
-        }
-        values = {name: known[counted] for name, counted in self._counted.items()}
-        values |= {name: metric.compute for name, metric in self._others.items()}
-        return {f"{self.name}_{name}": values[name]() for name in self._names}
+        return {f"{self.name}_{spec.name}": self._value(spec, counts) for spec in self._specs}
+
+    def _value(self, spec: MetricSpec, counts: ScoreCounts) -> Value:
+        if spec.name in self._others:
+            return self._others[spec.name].compute()
+        return CURVES[spec.class_path](counts) if spec.class_path in CURVES else self._decisions.f1_score()
 
     def lacks(self) -> list[str]:
         given = ((name, metric.lack) for name, metric in self._others.items())

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from PIL import ImageDraw, ImageFont
+from torch.nn.functional import interpolate
 
-from anomalib_tiled.data.endings import image_endings
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.contradictions import captioned, contradiction
+from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.paths import absolute
@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from anomalib.data import ImageBatch, NumpyImageItem
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from anomalib_tiled.grid import Size
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
+
+CAPTION_COLOUR, FRAME_COLOUR = (0, 0, 0), (255, 224, 0)
+CAPTION_HEIGHT = 1 / 32
+"""Fraction of the shorter side of the picture, where the width leaves room for that."""
 
 
 def given_folders(names: Iterable[str]) -> list[Path]:
@@ -160,34 +165,40 @@ def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
     return None if picture is None else picture.convert("RGB")
 
 
+def captioned(picture: Image, words: str) -> Image:
+    """Frame a picture in yellow, and write words along its upper edge; without words, return it unchanged."""
+    if not words:
+        return picture
+    picture = picture.copy()
+    draw, (width, height) = ImageDraw.Draw(picture), picture.size
+    size = max(1.0, min(width, height) * CAPTION_HEIGHT)
+    size = max(1.0, min(size, size * 0.95 * width / ImageFont.load_default(size).getlength(words)))
+    draw.rectangle((0, 0, width - 1, round(1.4 * size)), fill=FRAME_COLOUR)
+    draw.text((width / 40, 0.1 * size), words, fill=CAPTION_COLOUR, font=ImageFont.load_default(size))
+    draw.rectangle((0, 0, width - 1, height - 1), outline=FRAME_COLOUR, width=max(1, min(width, height) // 100))
+    return picture
+
+
+def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around."""
+    lowest, highest = scores.min(), scores.max()
+    scaled: NDArray[np.float32] = (scores - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
+    return scaled
+
+
 def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
+    """Resize map and masks to the image, as regions are resized, so that the picture shows the reported regions."""
+    scores, mask, truth = item.anomaly_map, item.pred_mask, item.gt_mask
+    if scores is not None:
+        resized = in_source_size(scores, size)
+        scores = torch.from_numpy(stretched(resized) if stretch else resized)
+    if truth is not None:
+        layer = truth.byte().reshape(1, 1, *truth.shape[-2:])
+        truth = interpolate(layer, tuple(size), mode="nearest-exact")[0, 0] > 0
     return ImageItem(
         image=item.image,
         image_path=item.image_path,
-        anomaly_map=_in_range(_highest(item.anomaly_map, size), stretch=stretch),
-        pred_mask=None if (mask := _highest(item.pred_mask, size)) is None else mask > 0,
-        gt_mask=_resized(item.gt_mask, size),
+        anomaly_map=scores,
+        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, size) > 0),
+        gt_mask=truth,
     )
-
-
-def _in_range(maps: torch.Tensor | None, *, stretch: bool) -> torch.Tensor | None:
-    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around."""
-    if maps is None or not stretch:
-        return maps
-    lowest, highest = maps.aminmax()
-    return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)
-
-
-def _highest(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
-    """Resize a map or mask to its image in the same way as regions, so that the picture shows the reported regions."""
-    return None if values is None else torch.from_numpy(in_source_size(values, size))
-
-
-def _resized(values: torch.Tensor | None, size: Size) -> torch.Tensor | None:
-    """Resize a mask of the ground truth to its image."""
-    if values is None or tuple(values.shape[-2:]) == tuple(size):
-        return values
-    layer = values.to(torch.uint8) if values.dtype == torch.bool else values
-    nearest = InterpolationMode.NEAREST_EXACT
-    resized: torch.Tensor = resize(layer.reshape(1, *layer.shape[-2:]), list(size), nearest, antialias=False)
-    return resized[0].to(values.dtype)

@@ -1,26 +1,31 @@
-"""Predictions on the disk: one line for each image, written batch by batch."""
+"""Predictions on the disk: settings, a line and a row for each image, failures, regions in COCO's format.
+
+The lines are the predictions in full; table and COCO file can be made from them. All files are written so that a
+prediction that was interrupted can be resumed, and nothing is mixed with other predictions or overwrites other files.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.csv_files import append, row
-from anomalib_tiled.results.failures import append_failure, forget_failures
-from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
+from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, PredictedImage
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
-from anomalib_tiled.system.files import open_table, read_json, replacing, write_json
-from anomalib_tiled.system.os_errors import readable, storage_errors
+from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
+from anomalib_tiled.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
     from pathlib import Path
+    from typing import TextIO
 
     from anomalib_tiled.config.settings import Plain
-
 
 HAS_MAPS = "has_maps"
 """Key of the facts: whether the model gives anomaly maps."""
@@ -31,35 +36,10 @@ RETHRESHOLDING = "deciding"
 NEEDED = {"common", *(field.name for field in fields(PredictionSettings))}
 """Facts that are necessary to use predictions."""
 
+FAILURE_COLUMNS = ["image_path", "error"]
 
-@dataclass(frozen=True)
-class Predicted:
-    """Summary of a prediction.
-
-    Args:
-        images: Images that were predicted.
-        existing: Images that had been predicted before.
-        anomalous: Anomalous images among both.
-        failed: Images that could not be read or predicted.
-        seconds: Duration, without loading.
-        contradictions: A sentence on images whose labels contradict their masks; empty if there are none.
-    """
-
-    images: int
-    existing: int
-    anomalous: int
-    failed: int
-    seconds: float
-    contradictions: str = ""
-
-    def __str__(self) -> str:
-        """The summary in a line."""
-        speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
-        existing = f", {self.existing} predicted before" if self.existing else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
-        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
-        return f"{summary} {self.contradictions}" if self.contradictions else summary
+PICTURES = ("images", "masks", "maps")
+"""Folders of the files for each image."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +82,50 @@ class PredictionFolder:
         """Log, with the messages of other packages."""
         return self.path / "logs" / "run.log"
 
+    def picture_folders(self, settings: PredictionSettings) -> list[Path]:
+        """Give the folders for the requested overlays, masks and maps."""
+        requested = (settings.overlays, settings.masks, settings.maps is not None)
+        return [self.path / name for name, is_requested in zip(PICTURES, requested, strict=True) if is_requested]
+
+    def check_free(self, settings: PredictionSettings, *, resume: bool) -> None:
+        """Refuse a folder in which a prediction would mix with another one, or overwrite other files.
+
+        Args:
+            settings: Settings of the prediction.
+            resume: Whether to resume the predictions in the folder.
+
+        Raises:
+            ConfigurationError: The folder holds predictions already, or files that would be replaced.
+            RunFolderError: The folder holds predictions without their settings.
+        """
+        if self._is_begun():
+            if resume or not self.holds_results():
+                return
+            message = (
+                f"{self.path} holds predictions already. Choose another folder with --output, resume with "
+                "--skip_existing, leave --data out to apply other thresholds to its images, or delete it."
+            )
+            raise ConfigurationError(message)
+        if _is_filled(self.lines_file):
+            message = (
+                f"{self.lines_file} holds predictions, but {self.settings_file.name} with their settings is missing "
+                "beside it. Restore it, or choose another folder with --output."
+            )
+            raise RunFolderError(message)
+        coco = [self.coco_file] if settings.coco else []
+        written = [*self.picture_folders(settings), *coco, self.rows_file, self.failures_file]
+        if taken := [path.name for path in written if _is_filled(path)]:
+            message = (
+                f"A prediction into {self.path} would overwrite {', '.join(taken)} there. "
+                "Choose another folder with --output, or move these away."
+            )
+            raise ConfigurationError(message)
+
+    def holds_results(self) -> bool:
+        """Whether there are results of a prediction; one without any may still leave its settings and failures."""
+        pictures = (self.path / name for name in PICTURES)
+        return self._is_begun() and any(map(_is_filled, (self.lines_file, self.coco_file, *pictures)))
+
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
         """Write the settings and facts of the predictions."""
         write_json(self.settings_file, {**facts, **asdict(settings)})
@@ -113,9 +137,7 @@ class PredictionFolder:
             ConfigurationError: The folder holds no predictions.
             RunFolderError: The settings cannot be read.
         """
-        with readable(self.settings_file):
-            is_there = self.settings_file.is_file()
-        if not is_there:
+        if not self._is_begun():
             message = (
                 f"There must be predictions in {self.path}, but there is no {self.settings_file.name}. "
                 "Choose their folder with --output, or give --data to predict images into it."
@@ -123,8 +145,8 @@ class PredictionFolder:
             raise ConfigurationError(message)
         try:
             facts = read_json(self.settings_file)
-            lacking = NEEDED - facts.keys()
-            reason = f"lacks {', '.join(sorted(lacking))}" if lacking else None
+            lacking = ", ".join(sorted(NEEDED - facts.keys()))
+            reason = f"lacks {lacking}" if lacking else None
         except RunFolderError as error:
             reason = f"cannot be read ({error.__cause__ or 'it holds no JSON object'})"
         if reason is not None:
@@ -222,27 +244,65 @@ class PredictionFolder:
     def append(self, images: Iterable[PredictedImage]) -> None:
         """Append predictions. The lines come first: the table can be made from them."""
         images = list(images)
-        append(self.lines_file, "".join(f"{image.to_line()}\n" for image in images))
-        append(self.rows_file, "".join(row(image.to_row()) for image in images))
+        with _appending(self.lines_file) as file:
+            file.write("".join(f"{image.to_line()}\n" for image in images))
+        with _appending(self.rows_file) as file:
+            _write_rows(file, (image.to_row() for image in images))
 
     def append_failure(self, path: Path, error: str) -> None:
-        """Note an image that could not be read."""
-        append_failure(self.failures_file, path, error)
+        """Note an image that could not be read, and the reason."""
+        heading = [] if self.failures_file.exists() else [FAILURE_COLUMNS]
+        with _appending(self.failures_file) as file:
+            _write_rows(file, [*heading, [path, error]])
 
     def forget_failures(self, paths: Container[str]) -> None:
         """Remove images from the list of those that could not be read, to try them again.
 
         Args:
             paths: The images; others stay in the list.
+
+        Raises:
+            RunFolderError: The file was changed, and is no such list.
         """
-        forget_failures(self.failures_file, paths)
+        if not self.failures_file.exists():
+            return
+        try:
+            table = list(csv.reader(read_table(self.failures_file)))
+        except (ValueError, csv.Error) as error:
+            message = (
+                f"{self.failures_file} must be a list of images that failed, but was changed ({error}). Move it away."
+            )
+            raise RunFolderError(message) from error
+        whole = [cells for cells in table[1:] if len(cells) == len(FAILURE_COLUMNS)]  # the last row may be cut off
+        if others := [cells for cells in whole if cells[0] not in paths]:
+            with replacing(self.failures_file) as temporary, open_table(temporary, "w") as file:
+                _write_rows(file, [FAILURE_COLUMNS, *others])
+        else:
+            with storage_errors(self.failures_file):
+                self.failures_file.unlink()
+
+    def write_coco(self) -> None:
+        """Write ``coco.json``. The lines are read twice, so that memory does not depend on their number."""
+        numbers = count(1)
+        images = (image.coco_image(number) for number, image in enumerate(self.predicted(), start=1))
+        regions = (image.coco_annotations(number, numbers) for number, image in enumerate(self.predicted(), start=1))
+        with replacing(self.coco_file) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(f'{{"categories": [{json.dumps(CATEGORY)}],\n"images": [')
+            _write_list(file, images)
+            file.write('],\n"annotations": [')
+            _write_list(file, chain.from_iterable(regions))
+            file.write("]}\n")
+
+    def _is_begun(self) -> bool:
+        with storage_errors(self.path):
+            return self.settings_file.exists()
 
     @contextmanager
-    def _table(self) -> Iterator[Callable[[PredictedImage], int]]:
+    def _table(self) -> Iterator[Callable[[PredictedImage], None]]:
         """Write a new table, row by row."""
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
-            file.write(row(COLUMNS))
-            yield lambda image: file.write(row(image.to_row()))
+            _write_rows(file, [COLUMNS])
+            yield lambda image: _write_rows(file, [image.to_row()])
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:
         """Yield the predictions, each with the position in bytes where it ends."""
@@ -259,3 +319,23 @@ class PredictionFolder:
         except ValueError as error:
             message = f"Line {number} of {self.lines_file} was changed ({error}). Choose another --output."
             raise RunFolderError(message) from error
+
+
+def _is_filled(path: Path) -> bool:
+    with storage_errors(path):
+        return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[TextIO]:
+    with storage_errors(path), open_table(path, "a") as file:
+        yield file
+
+
+def _write_rows(file: TextIO, rows: Iterable[Iterable[object]]) -> None:
+    csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _write_list(file: TextIO, entries: Iterable[Mapping[str, Plain]]) -> None:
+    separators = chain(["\n"], repeat(",\n"))
+    file.writelines(before + json_line(entry) for entry, before in zip(entries, separators))  # noqa: B905  # separators never end

@@ -1,4 +1,4 @@
-"""The prediction of an image as a line of JSON and as a row of a table."""
+"""The prediction of an image as a line of JSON, as a row of a table and in COCO's format, and what it contradicts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import contradiction
 from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import torch
+
     from anomalib_tiled.config.settings import Plain
 
 COLUMNS = (
@@ -20,6 +23,12 @@ COLUMNS = (
     "contradiction",
 )
 """Columns of the table."""
+
+CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
+"""The category of all regions in COCO's format."""
+
+NORMAL = "normal, but with anomalous pixels"
+ANOMALOUS = "anomalous, but without anomalous pixels"
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,59 @@ class PredictedImage:
         area = sum(region.area for region in self.regions)
         label, score = self.pred_label, rounded(self.pred_score)
         return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+
+    def coco_image(self, number: int) -> dict[str, Plain]:
+        """Give the entry of the image in COCO's format.
+
+        Args:
+            number: Number of the image, counted from 1.
+        """
+        height, width = self.image_size
+        return {"id": number, "file_name": self.image_path, "height": height, "width": width}
+
+    def coco_annotations(self, number: int, numbers: Iterator[int]) -> Iterator[dict[str, Plain]]:
+        """Give the entries of the regions in COCO's format.
+
+        Args:
+            number: Number of the image.
+            numbers: Gives the number of each region.
+        """
+        for region in self.regions:
+            yield {
+                "id": next(numbers),
+                "image_id": number,
+                "category_id": CATEGORY["id"],
+                "bbox": [*region.bbox],
+                "area": region.area,
+                "segmentation": {"size": [*self.image_size], "counts": [*(region.segmentation or ())]},
+                "iscrowd": 0,
+                "score": rounded(region.peak_score),
+            }
+
+
+def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool | None) -> str:  # noqa: FBT001
+    """Say how the label of an image contradicts its mask; empty if it does not.
+
+    Args:
+        label: Whether the image is anomalous; ``None`` if unknown.
+        mask: Which pixels are anomalous, or whether any is; ``None`` if the model gives no anomaly maps.
+    """
+    if label is None or mask is None:
+        return ""
+    found = mask if isinstance(mask, bool) else bool(mask.any())
+    if bool(label) == found:
+        return ""
+    return NORMAL if found else ANOMALOUS
+
+
+def count_of(contradictions: Iterable[str]) -> str:
+    """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
+    each = list(contradictions)
+    parts = [
+        f"{number} {'is' if number == 1 else 'are'} {words}"
+        for words in (NORMAL, ANOMALOUS)
+        if (number := each.count(words))
+    ]
+    if not parts:
+        return ""
+    return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."

@@ -1,10 +1,10 @@
-"""Writes batches of predictions: lines, table, masks, maps and overlays."""
+"""Writes the files of each prediction: masks, maps and overlays."""
 
 from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,26 +14,22 @@ import torch
 from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
-from anomalib_tiled.results.output_check import check_free, holds_results
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of
+from anomalib_tiled.results.regions import Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.thresholds import given_thresholds
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.data import ImageItem
+    from numpy.typing import NDArray
 
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Size
     from anomalib_tiled.results.request import PredictionRequest
-
-    OnFailure = Callable[[Path, DataError], None]
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,10 @@ class PredictionWriter:
             RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
-        check_free(folder, settings, resume=request.skip_existing)
+        folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
-        if holds_results(folder):
+        if folder.holds_results():
             folder.check_rethresholded()
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
@@ -92,59 +88,46 @@ class PredictionWriter:
             ConfigurationError: There are no predictions, another run made them, or applying other thresholds was
                 interrupted.
         """
-        facts = folder.facts()
-        folder.check_rethresholded(given_thresholds(settings))
+        facts, given = folder.facts(), settings.given_thresholds
+        folder.check_rethresholded(given)
         folder.check_same(calibration=_fingerprint(run))
-        earlier = PredictionSettings(**{name: facts[name] for name in asdict(settings)})
-        given: dict[str, Any] = {**given_thresholds(settings)}
-        return cls(folder, replace(earlier, **given), _files(run, folder, Path(str(facts["common"]))))
+        changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
+        return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
-    def write(
-        self, batch: ImageBatch, sizes: Sequence[Size], raw: RawPrediction, on_failure: OnFailure
-    ) -> list[PredictedImage]:
-        """Write the predictions of a batch.
+    def write(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+        """Write the requested files of an image, and give its prediction.
 
         Args:
-            batch: Images with predictions, on the CPU.
-            sizes: Sizes of the image files.
-            raw: Scores and maps before the normalization of images, on any device.
-            on_failure: Called with each image whose files cannot be written, and with the reason. Such an image gets no
-                line.
+            item: The image with its prediction, on the CPU.
+            size: Size of the image file.
+            raw_score: Score before the normalization of images.
+            raw_map: Map before the normalization of images, shape (height, width), on the CPU.
 
-        Returns:
-            Predictions of the other images.
+        Raises:
+            DataError: The image is missing or has changed, or its name is too long.
         """
-        predictions, failures = [], []
-        for item, size, score, raw_map in zip(batch, sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
-            try:
-                predictions.append(self._write_one(item, size, score, raw_map[0]))
-            except DataError as error:
-                failures.append((Path(str(item.image_path)), error))
-        self.folder.append(predictions)
-        for path, reason in failures:  # only now: if memory runs out, all are tried again
-            on_failure(path, reason)
-        return predictions
-
-    def _write_one(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
-        """Write the files of an image, and give its prediction."""
         path = Path(str(item.image_path))
         with _errors_naming_image(path):
-            self.draw(item)
+            prediction = self.write_decision(item, size, raw_score)
             if self.settings.maps is not None and item.pred_mask is not None:
-                self._write_map(path, raw_map)
-            return self.prediction_of(item, size, raw_score)
+                with replacing(self._map_file(path)) as temporary:
+                    _write_map(temporary, raw_map.numpy().astype(np.float32), self.settings.maps)
+            return prediction
 
-    def prediction_of(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
-        """Give the prediction of an image, and write its mask if requested."""
-        regions = RegionSettings(self.settings.min_area, segmentation=self.settings.coco)
+    def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+        """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
+        if self.settings.overlays:
+            self.files.below("images").draw_one(item)
         found: tuple[Region, ...] = ()
         any_pixel: bool | None = None
         if item.pred_mask is not None and item.anomaly_map is not None:
             mask = in_source_size(item.pred_mask, size) > 0
             any_pixel = bool(mask.any())
-            found = regions_of(mask, in_source_size(item.anomaly_map, size), regions)
+            scores = in_source_size(item.anomaly_map, size)
+            found = regions_of(mask, scores, self.settings.min_area, segmentation=self.settings.coco)
             if self.settings.masks:
-                self._write_mask(Path(str(item.image_path)), mask)
+                with replacing(self.files.below("masks").path_of(Path(str(item.image_path)))) as temporary:
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
         return PredictedImage(
             image_path=str(item.image_path),
             image_size=size,
@@ -154,11 +137,6 @@ class PredictionWriter:
             regions=found,
             any_pixel=any_pixel,
         )
-
-    def draw(self, item: ImageItem) -> None:
-        """Write an image with its heat map, if requested."""
-        if self.settings.overlays:
-            self.files.below("images").draw_one(item)
 
     def read_map(self, image_path: Path) -> torch.Tensor:
         """Read a raw map, shape (height, width).
@@ -194,21 +172,16 @@ class PredictionWriter:
                     )
                     raise RunFolderError(message)
 
-    def _write_map(self, image_path: Path, raw_map: torch.Tensor) -> None:
-        values = raw_map.cpu().numpy().astype(np.float32)
-        with replacing(self._map_file(image_path)) as temporary:
-            if self.settings.maps == "npy":
-                with temporary.open("wb") as file:
-                    np.save(file, values)
-            else:
-                Image.fromarray(values).save(temporary, format="TIFF")
-
-    def _write_mask(self, image_path: Path, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
-        with replacing(self.files.below("masks").path_of(image_path)) as temporary:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-
     def _map_file(self, image_path: Path) -> Path:
         return self.files.below("maps").path_of(image_path).with_suffix(f".{self.settings.maps}")
+
+
+def _write_map(path: Path, values: NDArray[np.float32], form: str) -> None:
+    if form == "npy":
+        with path.open("wb") as file:
+            np.save(file, values)
+    else:
+        Image.fromarray(values).save(path, format="TIFF")
 
 
 def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:

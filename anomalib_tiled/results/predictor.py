@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anomalib_tiled.data.tile_dataset import collate
 from anomalib_tiled.data.unlabelled_images import SourceBatch
-from anomalib_tiled.errors import NotFiniteError, OutOfMemoryError
-from anomalib_tiled.results.coco import write_coco
-from anomalib_tiled.results.contradictions import count_of
-from anomalib_tiled.results.prediction_folder import Predicted
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.request import PredictionRequest
+from anomalib_tiled.results.request import Predicted
 from anomalib_tiled.results.thresholds import thresholds_of
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.memory import SHARE_ALONE
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.errors import TiledError
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.results.request import PredictionRequest
     from anomalib_tiled.results.thresholds import Thresholds
 
     OnTile = Callable[[Tile, TilePrediction], None]
@@ -61,10 +59,8 @@ class Prediction:
         done = writer.folder.repair()
         writer.folder.forget_failures({*map(str, images), *done})
         self.missing = [path for path in images if str(path) not in done]
-        self._existing = len(images) - len(self.missing)
-        self._anomalous = sum(done.get(str(path), 0) for path in images)
-        self._predicted = self._failed = 0
-        self._contradictions: list[str] = []
+        anomalous = sum(done.get(str(path), 0) for path in images)
+        self._summary = Predicted(len(images) - len(self.missing), anomalous=anomalous)
         self._one_by_one = self._maps_noted = False
         self._out_of_memory: str | None = None
 
@@ -90,7 +86,7 @@ class Prediction:
     @property
     def tried(self) -> int:
         """Number of missing images that were predicted or have failed."""
-        return self._predicted + self._failed
+        return self._summary.images + self._summary.failed
 
     def fail(self, path: Path, error: TiledError) -> None:
         """Record an image that cannot be read or predicted, or whose files cannot be written.
@@ -107,7 +103,7 @@ class Prediction:
             if self._out_of_memory is not None:
                 raise error
             self._out_of_memory, reason = reason, f"{path} is left out. {reason}"
-        self._failed += 1
+        self._summary.failed += 1
         self._writer.folder.append_failure(path, reason)
         self._report(f"skipped: {reason}")
 
@@ -159,19 +155,29 @@ class Prediction:
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
-        if not self._maps_noted:
-            self._note_maps(has_maps=raw.has_maps)
-        predictions = self._writer.write(images, batch.sizes, raw, self.fail)
-        self._anomalous += sum(image.pred_label for image in predictions)
-        self._predicted += len(predictions)
-        self._contradictions += [image.contradiction for image in predictions]
+        self._note_maps(has_maps=raw.has_maps)
+        items, predictions, failures = [], [], []
+        for item, size, score, raw_map in zip(images, batch.sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+            try:
+                predictions.append(self._writer.write(item, size, score, raw_map[0]))
+                items.append(item)
+            except DataError as error:
+                failures.append((Path(str(item.image_path)), error))
+        self._writer.folder.append(predictions)
+        for path, reason in failures:  # only now: if memory runs out, all are tried again
+            self.fail(path, reason)
+        self._summary.images += len(predictions)
+        for image in predictions:
+            self._summary.count(image)
         self._out_of_memory = None
-        kept = {image.image_path for image in predictions}
-        return [item for item in images if str(item.image_path) in kept]
+        return items
 
     def _note_maps(self, *, has_maps: bool) -> None:
-        self._writer.folder.note_maps(has_maps=has_maps)
+        """Record after the first batch whether the model gives anomaly maps."""
+        if self._maps_noted:
+            return
         self._maps_noted = True
+        self._writer.folder.note_maps(has_maps=has_maps)
         if not has_maps:
             self._report("Note: The model gives no anomaly maps, so there are no masks, regions and raw maps.")
 
@@ -184,9 +190,10 @@ class Prediction:
         Raises:
             OutOfMemoryError: There was too little memory for an image, and no other image was ever predicted.
         """
-        if self._out_of_memory is not None and not (self._predicted or self._existing):
+        summary = self._summary
+        if self._out_of_memory is not None and not (summary.images or summary.existing):
             raise OutOfMemoryError(self._out_of_memory)
         if self._writer.settings.coco:
-            write_coco(self._writer.folder)
-        contradictions = count_of(self._contradictions)
-        return Predicted(self._predicted, self._existing, self._anomalous, self._failed, seconds, contradictions)
+            self._writer.folder.write_coco()
+        summary.seconds = seconds
+        return summary

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     Scores = NDArray[np.float32]
     Indices = NDArray[np.int64]
 
-DIGITS = 9
-"""Significant digits that represent a single-precision number exactly."""
-
 
 @dataclass(frozen=True)
 class Region:
@@ -64,15 +61,12 @@ class Region:
 
     def to_json(self) -> dict[str, Plain]:
         """Give the entry of the region in a line of ``predictions.jsonl``."""
-        shown: dict[str, Plain] = {
-            "bbox": [*self.bbox],
-            "area": self.area,
+        shortened = {
             "centroid": [round(value, 2) for value in self.centroid],
-            "peak": [*self.peak],
             "peak_score": rounded(self.peak_score),
             "mean_score": rounded(self.mean_score),
         }
-        return shown if self.segmentation is None else {**shown, "segmentation": [*self.segmentation]}
+        return {name: value for name, value in {**vars(self), **shortened}.items() if value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Region:
@@ -81,19 +75,6 @@ class Region:
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
         }
         return cls(**plain)
-
-
-@dataclass(frozen=True)
-class RegionSettings:
-    """Which regions to list, and with which details.
-
-    Args:
-        min_area: Area of the smallest region to list, in pixels of the image.
-        segmentation: Whether to list their pixels too.
-    """
-
-    min_area: int = 1
-    segmentation: bool = False
 
 
 def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
@@ -112,13 +93,14 @@ def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
     return cast("NDArray[np.float32]", layer[0].numpy())
 
 
-def regions_of(mask: Mask, scores: Scores, settings: RegionSettings) -> tuple[Region, ...]:
+def regions_of(mask: Mask, scores: Scores, min_area: int = 1, *, segmentation: bool = False) -> tuple[Region, ...]:
     """Find the regions of a mask.
 
     Args:
         mask: Which pixels are anomalous, shape (height, width).
         scores: Score of each pixel, same shape.
-        settings: Which regions to list.
+        min_area: Area of the smallest region to list, in pixels of the image.
+        segmentation: Whether to list the pixels of each region, too.
 
     Returns:
         Regions; the one with the highest peak first.
@@ -127,50 +109,30 @@ def regions_of(mask: Mask, scores: Scores, settings: RegionSettings) -> tuple[Re
     if not count:
         return ()
     rows, columns = np.nonzero(mask)
-    pixels = _Pixels(labels[rows, columns] - 1, rows, columns, scores[rows, columns])
-    areas = np.bincount(pixels.labels)
-    centres = [np.bincount(pixels.labels, weights=each) / areas for each in (columns, rows)]
-    means = np.bincount(pixels.labels, weights=pixels.scores) / areas
-    peaks = pixels.peaks()
+    numbers, values = labels[rows, columns] - 1, scores[rows, columns]  # of each anomalous pixel
+    areas = np.bincount(numbers)
+    x, y, means = (np.bincount(numbers, weights=each) / areas for each in (columns, rows, values))
+    order = np.lexsort((-values, numbers))
+    peaks = order[np.unique(numbers[order], return_index=True)[1]]  # the first pixel with the highest score
     regions = []
     for number, (high, wide) in enumerate(ndimage.find_objects(labels)):
-        if areas[number] < settings.min_area:
+        if areas[number] < min_area:
             continue
-        peak, inside = peaks[number], pixels.inside(labels, number, high, wide) if settings.segmentation else None
-        regions.append(
-            Region(
-                bbox=(wide.start, high.start, wide.stop - wide.start, high.stop - high.start),
-                area=int(areas[number]),
-                centroid=(float(centres[0][number]), float(centres[1][number])),
-                peak=(int(columns[peak]), int(rows[peak])),
-                peak_score=float(pixels.scores[peak]),
-                mean_score=float(means[number]),
-                segmentation=None if inside is None else run_lengths(*inside, mask.shape),
-            )
+        runs, peak = None, peaks[number]
+        if segmentation:
+            inside = np.nonzero(labels[high, wide] == number + 1)
+            runs = run_lengths(inside[0] + high.start, inside[1] + wide.start, mask.shape)
+        region = Region(
+            bbox=(wide.start, high.start, wide.stop - wide.start, high.stop - high.start),
+            area=int(areas[number]),
+            centroid=(float(x[number]), float(y[number])),
+            peak=(int(columns[peak]), int(rows[peak])),
+            peak_score=float(values[peak]),
+            mean_score=float(means[number]),
+            segmentation=runs,
         )
+        regions.append(region)
     return tuple(sorted(regions, key=lambda region: -region.peak_score))
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """Anomalous pixels of a mask, each an entry of four arrays: region counted from 0, row, column, score."""
-
-    labels: Indices
-    rows: Indices
-    columns: Indices
-    scores: Scores
-
-    def peaks(self) -> Indices:
-        """Give for each region the index of its first pixel with the highest score."""
-        order = np.lexsort((-self.scores, self.labels))
-        _, first = np.unique(self.labels[order], return_index=True)
-        return order[first]
-
-    @staticmethod
-    def inside(labels: Indices, number: int, high: slice, wide: slice) -> tuple[Indices, Indices]:
-        """Give rows and columns of one region."""
-        rows, columns = np.nonzero(labels[high, wide] == number + 1)
-        return rows + high.start, columns + wide.start
 
 
 def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,5 +152,5 @@ def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tupl
 
 
 def rounded(score: float) -> float:
-    """Round a score to the digits that represent single precision exactly."""
-    return float(f"{score:.{DIGITS}g}")
+    """Round a score to the nine digits that represent single precision exactly."""
+    return float(f"{score:.9g}")

@@ -1,15 +1,26 @@
-"""The request for a prediction: images, settings, folder."""
+"""The request for a prediction: images, settings, folder; and the summary that answers it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.results.prediction_row import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from anomalib_tiled.results.prediction_row import PredictedImage
+
+THRESHOLDS = ("threshold", "pixel_threshold")
+"""Settings that can change without predicting again."""
+
+FORM = re.compile(r"(q|fpr)?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+"""A number, or a fraction after ``q`` or ``fpr``."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class PredictionSettings:
         masks: Whether to write masks.
         maps: Format of raw maps to write, ``tiff`` or ``npy``; ``None`` for no maps.
         coco: Whether to write regions in COCO's format too.
+
+    Raises:
+        ConfigurationError: A threshold has another form, or the smallest area is negative.
     """
 
     threshold: str | None = None
@@ -56,7 +70,91 @@ class PredictionSettings:
     coco: bool = False
 
     def __post_init__(self) -> None:
-        """Check the smallest area."""
+        """Check thresholds and smallest area."""
         if self.min_area < 0:
             message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
             raise ConfigurationError(message)
+        _ = self.rules
+
+    @property
+    def given_thresholds(self) -> dict[str, str]:
+        """The thresholds that replace calibrated ones, as typed, by the names of their options."""
+        return {name: text for name in THRESHOLDS if (text := getattr(self, name)) is not None}
+
+    @property
+    def rules(self) -> dict[str, ThresholdRule]:
+        """The same, read."""
+        return {name: ThresholdRule.read(f"--{name}", text) for name, text in self.given_thresholds.items()}
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """A threshold as the user types it.
+
+    Args:
+        text: The typed text.
+        fraction: Fraction of normal validation scores at or below the threshold; ``None`` for a score.
+        score: The score; NaN for a fraction.
+    """
+
+    text: str
+    fraction: float | None
+    score: float
+
+    @classmethod
+    def read(cls, option: str, text: str) -> ThresholdRule:
+        """Read ``0.7``, ``q0.99`` (a quantile of normal scores) or ``fpr0.01`` (a rate of false alarms).
+
+        Args:
+            option: Name of the option, for messages.
+            text: The typed text.
+
+        Raises:
+            ConfigurationError: The text is none of these.
+        """
+        kind, typed = found.groups() if (found := FORM.fullmatch(text.strip())) else (None, "nan")
+        number = float(typed)
+        if not math.isfinite(number) or (kind is not None and not 0 <= number <= 1):
+            message = (
+                f"{option} must be a score such as 0.7, a quantile of normal validation scores such as q0.99, or a "
+                f"rate of false alarms such as fpr0.01 (both between 0 and 1), but is {text!r}."
+            )
+            raise ConfigurationError(message)
+        if kind is None:
+            return cls(text, None, number)
+        return cls(text, number if kind == "q" else 1 - number, math.nan)
+
+
+@dataclass
+class Predicted:
+    """Summary of a prediction.
+
+    Args:
+        existing: Images that had been predicted before.
+        images: Images that were predicted.
+        failed: Images that could not be read or predicted.
+        anomalous: Anomalous images among those of now and before.
+        seconds: Duration, without loading.
+        contradictions: How label and pixels of each image contradict each other; empty words if they do not.
+    """
+
+    existing: int
+    images: int = 0
+    failed: int = 0
+    anomalous: int = 0
+    seconds: float = 0.0
+    contradictions: list[str] = field(default_factory=list)
+
+    def count(self, image: PredictedImage) -> None:
+        """Take in the decisions about an image."""
+        self.anomalous += image.pred_label
+        self.contradictions.append(image.contradiction)
+
+    def __str__(self) -> str:
+        """The summary in a line."""
+        speed = f" ({self.images / self.seconds:.1f} images/s)" if self.images and self.seconds else ""
+        existing = f", {self.existing} predicted before" if self.existing else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
+        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        return f"{summary} {count_of(self.contradictions)}".rstrip()

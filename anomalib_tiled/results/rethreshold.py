@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageItem
 
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.results.coco import write_coco
-from anomalib_tiled.results.contradictions import count_of
-from anomalib_tiled.results.prediction_folder import HAS_MAPS, Predicted
+from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.thresholds import Thresholds, given_thresholds, thresholds_of
+from anomalib_tiled.results.request import Predicted
+from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
@@ -52,21 +50,22 @@ def rethreshold(
     for note in notes:
         report(f"Note: {note}")
     done = folder.repair()
-    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds)
+    summary = Predicted(existing=len(done))
+    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds, summary)
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    with folder.rethresholding(writer.settings, given_thresholds(settings)):
-        folder.replace(track(rethresholding.images(), "Applying thresholds", len(done)))
+    with folder.rethresholding(writer.settings, settings.given_thresholds):
+        images = map(rethresholding.decide, folder.predicted())
+        folder.replace(track(images, "Applying thresholds", len(done)))
         if writer.settings.coco:
-            write_coco(folder)
+            folder.write_coco()
     if rethresholding.outdated:
         report(
             f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
             "other, because --threshold alone draws no picture again."
         )
-    anomalous = sum(image.pred_label for image in folder.predicted())
-    contradictions = count_of(image.contradiction for image in folder.predicted())
-    return Predicted(0, len(done), anomalous, 0, monotonic() - started, contradictions)
+    summary.seconds = monotonic() - started
+    return summary
 
 
 class Rethresholding:
@@ -76,12 +75,18 @@ class Rethresholding:
         ensemble: Normalizes scores; its models are never used.
         writer: Reads and writes the predictions.
         thresholds: The new thresholds; ``None`` keeps the earlier decisions.
+        summary: Counts the images.
+
+    Attributes:
+        outdated: Number of pictures that show another contradiction than the new decisions.
 
     Raises:
         ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
     """
 
-    def __init__(self, ensemble: EnsembleModel, writer: PredictionWriter, thresholds: Thresholds) -> None:
+    def __init__(
+        self, ensemble: EnsembleModel, writer: PredictionWriter, thresholds: Thresholds, summary: Predicted
+    ) -> None:
         if thresholds.pixels is not None and writer.folder.facts().get(HAS_MAPS) is False:
             message = (
                 "--pixel_threshold needs anomaly maps, but the model gives none, so there are no masks and regions. "
@@ -95,23 +100,23 @@ class Rethresholding:
             )
             raise ConfigurationError(message)
         self._ensemble, self._writer, self._thresholds = ensemble, writer, thresholds
-        self.outdated = 0
+        self._summary, self.outdated = summary, 0
 
-    def images(self) -> Iterator[PredictedImage]:
-        """Yield the images with new decisions, one by one."""
-        for image in self._writer.folder.predicted():
-            yield self._decided(image)
-
-    def _decided(self, image: PredictedImage) -> PredictedImage:
+    def decide(self, image: PredictedImage) -> PredictedImage:
+        """Give the prediction of an image with new decisions, and write its files again if pixels change."""
+        decided = image
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
-            before, image = image, replace(image, pred_label=int(threshold.exceeded(raw, final)))
-            drawn_before = self._writer.settings.overlays and self._thresholds.pixels is None
-            self.outdated += drawn_before and before.contradiction != image.contradiction
-        return image if self._thresholds.pixels is None else self._with_regions(image, image.path)
+            decided = replace(image, pred_label=int(threshold.exceeded(raw, final)))
+        if self._thresholds.pixels is not None:
+            decided = self._with_regions(decided)
+        elif self._writer.settings.overlays:
+            self.outdated += decided.contradiction != image.contradiction
+        self._summary.count(decided)
+        return decided
 
-    def _with_regions(self, image: PredictedImage, path: Path) -> PredictedImage:
-        maps = self._writer.read_map(path)[None, None]
+    def _with_regions(self, image: PredictedImage) -> PredictedImage:
+        maps = self._writer.read_map(image.path)[None, None]
         raw = RawPrediction(
             scores=torch.tensor([image.raw_score]),
             maps=maps,
@@ -121,14 +126,12 @@ class Rethresholding:
             uninspected=self._ensemble.uninspected,
         )
         decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
-        batch = ImageBatch(
-            image=torch.zeros(1, 3, *maps.shape[-2:]),  # pictures show the file itself
-            image_path=[image.image_path],
-            pred_score=torch.tensor([image.pred_score]),
-            pred_label=torch.tensor([bool(image.pred_label)]),
-            anomaly_map=decided.anomaly_map,
-            pred_mask=decided.pred_mask,
+        item = ImageItem(
+            image=torch.zeros(3, *maps.shape[-2:]),  # pictures show the file itself
+            image_path=image.image_path,
+            pred_score=torch.tensor(image.pred_score),
+            pred_label=torch.tensor(bool(image.pred_label)),
+            anomaly_map=cast("torch.Tensor", decided.anomaly_map)[0],
+            pred_mask=cast("torch.Tensor", decided.pred_mask)[0],
         )
-        item = next(iter(batch))
-        self._writer.draw(item)
-        return self._writer.prediction_of(item, image.image_size, image.raw_score)
+        return self._writer.write_decision(item, image.image_size, image.raw_score)

@@ -5,26 +5,25 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from io import BufferedWriter, FileIO
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.runs.file_names import SHARED_FILES, checksum_named, shared_name
-from anomalib_tiled.runs.run_folder import USE_ANYWAY
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import temporary_name
 from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+    from io import RawIOBase
     from pathlib import Path
 
+    from _typeshed import ReadableBuffer
     from anomalib.models.components import AnomalibModule
-
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder
 
 Checkpoint = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -77,44 +76,29 @@ def write_tensors(content: Checkpoint | Weights, path: Path) -> Checksum:
     Raises:
         OSError: The disk is full, for example; PyTorch itself would raise an error that does not say so.
     """
-    with path.open("wb") as opened:
-        file = _CheckedWriter(opened)
+    with _CheckedWriter(FileIO(path, "w")) as file:
         try:
-            torch.save(content, cast("BinaryIO", file))
+            torch.save(content, file)
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
             raise
-    return Checksum(file.size, file.digest.hexdigest())
+        return Checksum(file.tell(), file.digest.hexdigest())
 
 
-class _CheckedWriter:
-    """A file to write from beginning to end, which keeps size, checksum and the last error.
+class _CheckedWriter(BufferedWriter):
+    """A file to write from beginning to end, which keeps the checksum, and the error that PyTorch would lose."""
 
-    Args:
-        file: The file.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.error: OSError | None = None
+    def __init__(self, raw: RawIOBase) -> None:
+        super().__init__(raw)
         self.digest = sha256()
-        self.size = 0
-        self._file = file
+        self.error: OSError | None = None
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: ReadableBuffer) -> int:
         """Write, or remember the error."""
         self.digest.update(content)
-        self.size += len(content)
         try:
-            return self._file.write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Write buffered bytes, or remember the error."""
-        try:
-            self._file.flush()
+            return super().write(content)
         except OSError as error:
             self.error = error
             raise
@@ -307,26 +291,11 @@ def check_shared(folder: Path) -> None:
         _check_shared(path, status.st_mtime_ns, status.st_size)
 
 
-def check_finished(folder: RunFolder, tiles: Iterable[Tile]) -> None:
-    """Compare trained tiles and shared weights with their checksums.
-
-    Args:
-        folder: The run.
-        tiles: The tiles; untrained ones are skipped.
-
-    Raises:
-        RunFolderError: A file was changed, and the run does not allow that.
-    """
-    folder.check_checkpoints(tiles)
-    if not folder.allow_altered:
-        check_shared(folder.path / "tiles")
-
-
 @lru_cache(maxsize=2)
 def _check_shared(path: Path, changed: int, size: int) -> None:
     del changed, size  # keys of the cache: they differ between files of one name
     if checksum_named(path) != Checksum.of(path).sha256:
-        advice = f"It holds weights of all tiles: restore it, or fit a new run. {USE_ANYWAY}"
+        advice = "It holds weights of all tiles: restore it, or fit a new run."
         message = f"{path} was changed after it was finished. {advice}"
         raise RunFolderError(message)
 

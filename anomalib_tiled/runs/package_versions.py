@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,9 @@ from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.packages import Origin, is_dotted, origin_of, version_of
 
 if TYPE_CHECKING:
-    from anomalib_tiled.config.settings import ClassSpec, Plain, Settings
+    from collections.abc import Mapping
+
+    from anomalib_tiled.config.settings import Plain, Settings
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 """Pattern of package names."""
@@ -25,7 +26,7 @@ def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
     """
     return {
         setting: {"class_path": spec.class_path, **vars(origin_of(spec.class_path))}
-        for setting, spec in _classes_of(settings).items()
+        for setting, spec in {"model": settings.model, "data": settings.data, **settings.stages}.items()
     }
 
 
@@ -43,12 +44,9 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
     """
     notes = {}
     for setting, origin in recorded.items():
-        if not _is_whole(origin):
-            message = f"origins.json was changed: {setting} is {origin!r}. Restore it, or delete it."
-            raise RunFolderError(message)
-        made_with = Origin(origin["package"], origin["version"])
-        if not _is_there(origin["class_path"], made_with):
-            raise RunFolderError(_missing(setting, origin["class_path"], made_with))
+        class_path, made_with = _recorded(setting, origin)
+        if not _is_there(class_path, made_with):
+            raise RunFolderError(_missing(setting, class_path, made_with))
         if made_with.package is not None and (now := version_of(made_with.package)) != made_with.version:
             notes[made_with.package] = (
                 f"The run was made with {made_with}, but {now} is installed now; results may differ. "
@@ -57,20 +55,15 @@ def changed_origins(recorded: Mapping[str, Plain]) -> tuple[str, ...]:
     return tuple(notes.values())
 
 
-def _classes_of(settings: Settings) -> dict[str, ClassSpec]:
-    return {"model": settings.model, "data": settings.data, **settings.stages}
-
-
-def _is_whole(origin: Plain) -> bool:
-    """Whether the record of a class has the form that `origins_of` gives."""
-    if not isinstance(origin, Mapping) or not origin.keys() >= {"class_path", "package", "version"}:
-        return False
-    class_path, package, version = (origin[key] for key in ("class_path", "package", "version"))
-    return (
-        (isinstance(class_path, str) and is_dotted(class_path))
-        and (package is None or (isinstance(package, str) and NAME.fullmatch(package) is not None))
-        and (version is None or (isinstance(version, str) and version.isprintable()))
-    )
+def _recorded(setting: str, origin: Plain) -> tuple[str, Origin]:
+    """Read the record of a class, in the form that `origins_of` gives."""
+    match origin:
+        case {"class_path": str(path), "package": str() | None as package, "version": str() | None as version} if (
+            is_dotted(path) and (package is None or NAME.fullmatch(package)) and (version or "none").isprintable()
+        ):
+            return path, Origin(package, version)
+    message = f"origins.json was changed: {setting} is {origin!r}. Restore it, or delete it."
+    raise RunFolderError(message)
 
 
 def _is_there(class_path: str, origin: Origin) -> bool:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.cleanup import remove_half_written, remove_results
+from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.runs.saved_settings import read_settings
 from anomalib_tiled.runs.tile_states import TileRecord
 from anomalib_tiled.runs.versions import new_version
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import WRITER, is_abandoned, is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.os_errors import readable
+from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,17 +28,11 @@ if TYPE_CHECKING:
     Fill = Callable[["RunFolder", Path], None]
     Check = Callable[["RunFolder"], None]
 
-USE_ANYWAY = "To use it as it is: --allow_altered with test, predict or export, allow_altered=True in Python."
-"""How to use a changed file anyway."""
-
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
 OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
 """Folders of a run that belong to it alone."""
-
-HALF_DONE = re.compile(r"\.r\d+_c\d+|\.(r\d+_c\d+|shared)\b.*\.tmp")
-"""Names in ``tiles`` of half-done work: folders of tiles in training, and files before they are renamed."""
 
 
 def _nothing(*_: object) -> None:
@@ -72,10 +66,7 @@ class RunFolder(RunFiles):
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
-        allow_altered: Whether to use files that have changed since they were finished.
     """
-
-    allow_altered: bool = False
 
     @classmethod
     def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
@@ -95,18 +86,19 @@ class RunFolder(RunFiles):
             fill(run, new.final)
             new.publish()
             run = cls(new.path)
-            check(run)
+            with locked(run.path):
+                check(run)
         return run
 
     @classmethod
-    def open(cls, path: Path, *, allow_altered: bool = False) -> RunFolder:
-        """Open the folder of an earlier run; the arguments are those of the class.
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
 
         Raises:
             RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
                 write.
         """
-        run = cls(Path(os.path.realpath(path)), allow_altered)  # Path.resolve fails where links lead in a circle
+        run = cls(Path(os.path.realpath(path)))  # Path.resolve fails where links lead in a circle
         with readable(run.path):
             is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
         if not is_folder:
@@ -144,69 +136,40 @@ class RunFolder(RunFiles):
         """Record the checksum of a finished file."""
         write_json(self.checksums_file, {**self.checksums(), path.name: vars(Checksum.of(path))})
 
-    def check(self, path: Path, advice: str) -> None:
-        """Compare a file with its checksum.
+    def read(self, path: Path, advice: str) -> bytes:
+        """Read a file, and compare its content with its checksum.
 
         Args:
             path: A file whose checksum was recorded.
             advice: What to do if it differs; a sentence.
 
         Raises:
-            RunFolderError: The file is missing, or was cut short or changed, and the run does not allow that.
+            RunFolderError: The file is missing, or was cut short or changed.
         """
         with readable(path):
             is_there = path.is_file()
         if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
-        if self.allow_altered:
-            return
         try:
             checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
         except TypeError as error:
-            message = f"{self.checksums_file} has no checksum of {path.name}. {advice} {USE_ANYWAY}"
+            message = f"{self.checksums_file} has no checksum of {path.name}. {advice}"
             raise RunFolderError(message) from error
-        checksum.check(path, f"{advice} {USE_ANYWAY}")
-
-    def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
-        """Compare checkpoints of trained tiles with their checksums, unless size and time are unchanged.
-
-        Raises:
-            RunFolderError: A checkpoint was changed, and the run does not allow that.
-        """
-        for tile in tiles:
-            if self.has_record(tile) and (path := self.checkpoint(tile)).is_file() and not self.allow_altered:
-                record, status = self.record(tile), path.stat()
-                if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
-                    self.check_checkpoint(tile)
-
-    def check_checkpoint(self, tile: Tile) -> None:
-        """Compare the checkpoint of a tile with its checksum."""
-        if not self.allow_altered:
-            self.record(tile).checkpoint.check(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
+        return checksum.read(path, advice)
 
     def checksum_of(self, tile: Tile) -> Checksum:
-        """Give the recorded checksum of a checkpoint; the present one if the run allows changed files."""
-        return Checksum.of(self.checkpoint(tile)) if self.allow_altered else self.record(tile).checkpoint
+        """Give the recorded checksum of a checkpoint."""
+        return self.record(tile).checkpoint
 
     def shared_checksums(self) -> list[str]:
-        """Give the recorded checksums of shared weights; the present ones if the run allows changed files."""
-        if self.allow_altered:
-            return [Checksum.of(path).sha256 for path in self.shared_files]
+        """Give the recorded checksums of shared weights."""
         return [checksum_named(path) for path in self.shared_files]
 
     def checksums(self) -> dict[str, Plain]:
         """Read the checksums of finished files by their names."""
-        if not self.checksums_file.is_file():
-            return {}
-        try:
-            return read_json(self.checksums_file)
-        except RunFolderError as error:
-            message = (
-                f"{self.checksums_file}, which holds checksums of finished files, cannot be read ({error.__cause__}). "
-                f"Restore it, or fit a new run. {USE_ANYWAY}"
-            )
-            raise RunFolderError(message) from error
+        path, advice = self.checksums_file, "It holds checksums of finished files: restore it, or fit a new run."
+        return read_json(path, advice) if path.is_file() else {}
 
     def has_record(self, tile: Tile) -> bool:
         """Whether a tile has a record."""
@@ -222,25 +185,17 @@ class RunFolder(RunFiles):
         """Read the record of a trained tile.
 
         Raises:
-            RunFolderError: The record was changed, or written by anomalib-tiled 0.1.0.
+            RunFolderError: The record was changed.
         """
         path = self.record_file(tile)
-        if (content := read_json(path)).keys() == {"seconds", "epochs", "configuration"}:
-            message = (
-                f"{path} must hold the checksum of its checkpoint, but was written by anomalib-tiled 0.1.0, which "
-                f"recorded none. Fit a new run: `anomalib tiled fit --config {self.config_file}`."
-            )
-            raise RunFolderError(message)
         try:
-            return TileRecord.from_json(content)
+            return TileRecord.from_json(read_json(path))
         except (TypeError, KeyError) as error:
             message = f"{path} was changed ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             raise RunFolderError(message) from error
 
     def threads(self, grid: TileGrid) -> int | None:
         """Number of threads that trained the finished tiles; ``None`` if there are none yet."""
-        if self.allow_altered:
-            return None
         noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
         return next((threads for threads in noted if threads is not None), None)
 
@@ -253,25 +208,24 @@ class RunFolder(RunFiles):
         path = self.failure_file(tile)
         return str(read_json(path).get("error")) if path.is_file() else None
 
-    def leave_out(self, tile: Tile, reason: str) -> None:
-        """Record that a location has no model, because none can be fitted there."""
+    def leave_out(self, tile: Tile, reason: str, configuration: str) -> None:
+        """Record that a location has no model, because none can be fitted there with this configuration."""
         self.forget(tile)
-        content = {"error": reason, "configuration": self.settings().training_hash}
-        write_json(self.left_out_file(tile), content)
+        write_json(self.left_out_file(tile), {"error": reason, "configuration": configuration})
         for note in (self.failure_file(tile), self.retrain_file(tile)):
             note.unlink(missing_ok=True)
 
-    def left_out(self, grid: TileGrid) -> dict[str, str]:
+    def left_out(self, grid: TileGrid, settings: Settings) -> dict[str, str]:
         """Give the names of the locations without a model, each with the reason why none could be fitted."""
-        reasons = {tile.name: self._reason_left_out(tile) for tile in grid.locations}
+        reasons = {tile.name: self._reason_left_out(tile, settings) for tile in grid.locations}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def _reason_left_out(self, tile: Tile) -> str | None:
+    def _reason_left_out(self, tile: Tile, settings: Settings) -> str | None:
         """Say why a location has no model; ``None`` if it needs one, or if the configuration has changed since."""
         if not (path := self.left_out_file(tile)).is_file():
             return None
-        content, settings = read_json(path), self.settings()
-        settled = self.allow_altered or content.get("configuration") == settings.training_hash
+        content = read_json(path)
+        settled = content.get("configuration") == settings.training_hash
         return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
 
     def is_done(self, tile: Tile, configuration: str) -> bool:
@@ -286,18 +240,16 @@ class RunFolder(RunFiles):
         """
         if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
             return False
-        if self.allow_altered:
-            return True
         record = self.record(tile)
         if record.configuration != configuration:
             others = ",".join(self._of_other_configurations(configuration))
             message = (
                 f"Tile {tile.name} in {self.path} was trained with another configuration than its config.yaml. "
                 "Restore config.yaml, or train all tiles of the other configuration again: "
-                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`. {USE_ANYWAY}"
+                f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`."
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), f"{self.retrain_advice(tile)} {USE_ANYWAY}")
+        record.checkpoint.check_size(self.checkpoint(tile), self.retrain_advice(tile))
         return True
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
@@ -312,7 +264,7 @@ class RunFolder(RunFiles):
     def mark_for_training(self, tiles: Iterable[Tile]) -> None:
         """Request that tiles be trained again; their models stay usable until then."""
         for tile in tiles:
-            if self.has_record(tile) or self._reason_left_out(tile) is not None:
+            if self.has_record(tile) or self.left_out_file(tile).is_file():
                 write_text(self.retrain_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
@@ -323,30 +275,19 @@ class RunFolder(RunFiles):
         self.record_file(tile).unlink(missing_ok=True)
 
     def clean_up(self) -> None:
-        """Remove half-done work of killed fits; the caller holds the lock of the run."""
-        remove_half_written(self.path)
-        for path in self.predictions.glob("*/.*.tmp"):
-            # A test may be running.
-            if WRITER.search(path.name) and not path.parent.is_symlink() and is_abandoned(path):
-                path.unlink(missing_ok=True)
-        for path in filter(lambda path: HALF_DONE.fullmatch(path.name), (self.path / "tiles").glob(".*")):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        """Remove half-done work of killed commands."""
+        remove_abandoned(self.path.rglob(TEMPORARY))
 
-    def missing(self, grid: TileGrid) -> tuple[Tile, ...]:
+    def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""
-        configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.tiles if not self.is_done(tile, configuration))
+        return tuple(tile for tile in grid.tiles if not self.is_done(tile, settings.training_hash))
 
-    def to_train(self, grid: TileGrid, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
+    def to_train(self, grid: TileGrid, settings: Settings, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
         """Tiles that are untrained, to be trained again, or in ``again``."""
-        configuration = self.settings().training_hash
-        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, configuration))
+        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, settings))
 
-    def is_to_train(self, tile: Tile, configuration: str) -> bool:
-        """Whether a tile is untrained or to be trained again; arguments and errors are those of `is_done`."""
+    def is_to_train(self, tile: Tile, settings: Settings) -> bool:
+        """Whether a tile is untrained or to be trained again; errors are those of `is_done`."""
         if self.retrain_file(tile).is_file():
             return True
-        return not self.is_done(tile, configuration) and self._reason_left_out(tile) is None
+        return not self.is_done(tile, settings.training_hash) and self._reason_left_out(tile, settings) is None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from copy import deepcopy
-from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import check_sizes
@@ -15,9 +12,12 @@ from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.packages import refuse_code_in
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def read_settings(config_file: Path) -> Settings:
-    """Read the configuration that a run was made with; the same text is checked only once.
+    """Read the configuration that a run was made with.
 
     Args:
         config_file: The file in the run folder.
@@ -29,29 +29,25 @@ def read_settings(config_file: Path) -> Settings:
     try:
         with readable(config_file):
             text = read_bytes(config_file).decode()
-        return deepcopy(_settings_of(text, config_file.parent, _places()))
+        return settings_of(text, config_file.parent)
     except (ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
         message = f"{config_file} cannot be used any more: {error}. Restore it, or fit a new run."
         raise RunFolderError(message) from error
 
 
-def _places() -> tuple[str, ...]:
-    """Give the places that Python imports modules from."""
-    try:
-        return (str(Path.cwd()), *sys.path)
-    except OSError:  # the working directory was deleted
-        return (*sys.path,)
+def settings_of(text: str, folder: Path | None = None) -> Settings:
+    """Parse and check the text of a run's configuration.
 
-
-@lru_cache(maxsize=8)
-def _settings_of(text: str, folder: Path, places: tuple[str, ...]) -> Settings:
-    """Parse and check a configuration; the places decide where its classes come from."""
-    del places
+    Args:
+        text: The text.
+        folder: The run folder, in which no module may lie that the text names; ``None`` for a run that is made.
+    """
     content = parse_yaml(text, "it")
     if not isinstance(content, Mapping):
         message = f"it must hold settings by their names, but holds {'nothing' if content is None else repr(content)}"
         raise ConfigurationError(message)
-    refuse_code_in(folder, content)
+    if folder is not None:
+        refuse_code_in(folder, content)
     settings = Settings.from_mapping(content)
     check_sizes(settings.tiling)
     return settings

@@ -37,7 +37,7 @@ def tile_statuses(folder: RunFolder) -> list[TileStatus]:
     """
     settings = folder.settings()
     grid, configuration, lenders = grid_of(settings.tiling), settings.training_hash, _lenders(folder)
-    left_out = folder.left_out(grid)
+    left_out = folder.left_out(grid, settings)
     return [
         _left_out(folder, tile, left_out[tile.name])
         if tile.name in left_out and not folder.is_done(tile, configuration)

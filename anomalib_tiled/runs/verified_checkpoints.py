@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.checkpoints import check_shared
-from anomalib_tiled.system.checksums import CheckedFiles, Checksum
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
 if TYPE_CHECKING:
@@ -17,10 +15,14 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.checksums import Checksum
 
 
 class VerifiedCheckpoints:
-    """The checkpoints of a run; each checksum is compared once, not on every load.
+    """The checkpoints of a run.
+
+    One with the size and time of its record is unchanged, and is not read for its checksum. Any other, as in a run that
+    was copied without the times, is read once.
 
     Args:
         folder: The run folder.
@@ -28,28 +30,22 @@ class VerifiedCheckpoints:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._checked = CheckedFiles()
+        self._verified: dict[str, tuple[int, ...]] = {}
         self._checksums: dict[str, Checksum] = {}
 
-    def check_changed(self, tiles: Iterable[Tile]) -> None:
-        """Compare checkpoints with their checksums where size or time has changed since they were finished.
-
-        Unchanged ones are not read. In a copied run without the original times, all are read here instead of on the
-        first load.
+    def check(self, tiles: Iterable[Tile]) -> None:
+        """Compare checkpoints and shared weights with their checksums.
 
         Args:
-            tiles: The tiles, all trained.
+            tiles: The tiles; untrained ones are skipped.
 
         Raises:
-            RunFolderError: A checkpoint was changed, and the run does not allow that.
+            RunFolderError: A file was changed.
         """
-        if self.folder.allow_altered:
-            return
         for tile in tiles:
-            record, checkpoint = self.folder.record(tile), self.folder.checkpoint(tile)
-            status = checkpoint.stat()
-            if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
-                self._checked.once(checkpoint, partial(self._check, tile))
+            if self.folder.has_record(tile) and self.folder.checkpoint(tile).is_file():
+                self._check(tile)
+        check_shared(self.folder.path / "tiles")
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:
@@ -63,9 +59,8 @@ class VerifiedCheckpoints:
                 because the checkpoint is not its cause.
         """
         checkpoint = self.folder.checkpoint(tile)
-        if not self.folder.allow_altered:
-            self._checked.once(checkpoint, partial(self._check, tile))
-            check_shared(checkpoint.parent)
+        self._check(tile)
+        check_shared(checkpoint.parent)
         try:
             yield checkpoint
         except ConfigurationError as error:
@@ -76,8 +71,15 @@ class VerifiedCheckpoints:
             raise RunFolderError(message) from error
 
     def _check(self, tile: Tile) -> None:
-        checksum = self.folder.record(tile).checkpoint
-        if self._checksums.setdefault(tile.name, checksum) != checksum:
+        path = self.folder.checkpoint(tile)
+        status = path.stat()
+        state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._verified.get(tile.name) == state:
+            return
+        record = self.folder.record(tile)
+        if self._checksums.setdefault(tile.name, record.checkpoint) != record.checkpoint:
             message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run again."
             raise RunFolderError(message)
-        self.folder.check_checkpoint(tile)
+        if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
+            record.checkpoint.check(path, self.folder.retrain_advice(tile))
+        self._verified[tile.name] = state

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from anomalib_tiled.runs.cleanup import remove_abandoned
-from anomalib_tiled.system.files import temporary_name
-from anomalib_tiled.system.locks import FIT, is_deserted, locked
 from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"v(\d+)|\.v(\d+)\..*\.tmp")
+"""Names of folders, and of those that are being filled."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class NewVersion:
 
 @contextmanager
 def new_version(root: Path) -> Iterator[NewVersion]:
-    """Make the next folder, under a name that begins with a dot, and keep it locked.
+    """Make the next folder, under a temporary name.
 
     The caller must publish it. After an error, before or after that, it is removed, and so are half-filled folders of
     killed processes.
@@ -55,55 +57,32 @@ def new_version(root: Path) -> Iterator[NewVersion]:
     Raises:
         StorageError: The folder cannot be written.
     """
-    with ExitStack() as stack:
-        new = _claim(root, stack)
-        try:
-            yield new
-        except BaseException:
-            shutil.rmtree(new.path, ignore_errors=True)
-            link_newest(root)
-            raise
-        finally:
-            FIT.holder(new.path).unlink(missing_ok=True)  # the lock does not find it under the new name
+    new = _next(root)
+    try:
+        yield new
+    except BaseException:
+        shutil.rmtree(new.path, ignore_errors=True)
+        link_newest(root)
+        raise
 
 
-def _claim(root: Path, stack: ExitStack) -> NewVersion:
-    """Take the next number, while no other process can, and lock the folder."""
+def _next(root: Path) -> NewVersion:
+    """Take the next number, while no other process can."""
     door = root / ".lock"
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(door):
-            _remove_abandoned(root)
-            if _next_number(root, "v"):
-                link_newest(root)  # a killed process may not have done so
-            new = _make_hidden(root)
-            stack.enter_context(locked(new.path))
-            door.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
-    return new
-
-
-def _make_hidden(root: Path) -> NewVersion:
-    number = _next_number(root, "v", ".v")
-    while True:  # without working locks, another process may take the number at the same moment
-        hidden = root / f".v{number}"
-        try:
+            remove_abandoned(root.glob(TEMPORARY))
+            name = f"v{_newest(root) + 1}"
+            hidden = root / temporary_name(name)
             hidden.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return NewVersion(root / f"v{number}", hidden)
-
-
-def _remove_abandoned(root: Path) -> None:
-    for hidden in root.glob(".v*"):
-        if hidden.name.removeprefix(".v").isdecimal() and is_deserted(hidden):
-            shutil.rmtree(hidden, ignore_errors=True)
-    remove_abandoned(root.glob(".latest.*.tmp"))
+            door.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
+    return NewVersion(root / name, hidden)
 
 
 def link_newest(root: Path) -> None:
     """Point the link ``latest`` to the newest folder; remove the link if there is no folder."""
-    name, latest = f"v{_next_number(root, 'v') - 1}", root / "latest"
+    name, latest = f"v{_newest(root, 'v*')}", root / "latest"
     if not (root / name).is_dir():
         latest.unlink(missing_ok=True)
         return
@@ -116,7 +95,7 @@ def link_newest(root: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _next_number(root: Path, *prefixes: str) -> int:
-    """Give the number after the highest one behind any of the prefixes."""
-    names = [path.name.removeprefix(prefix) for prefix in prefixes for path in root.glob(f"{prefix}*")]
-    return max((int(number) for number in names if number.isdecimal()), default=-1) + 1
+def _newest(root: Path, pattern: str = "*") -> int:
+    """Give the highest number of a folder, hidden or not; -1 if there is none."""
+    found = (NAME.fullmatch(path.name) for path in root.glob(pattern))
+    return max((int(each[1] or each[2]) for each in found if each is not None), default=-1)

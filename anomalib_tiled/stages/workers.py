@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from anomalib_tiled.errors import StorageError
-from anomalib_tiled.system.out_of_memory import out_of_memory
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib_tiled.grid import Tile
 
@@ -89,37 +85,3 @@ class Workers(ABC):
         Raises:
             StorageError: The disk is full; no other tile could be stored either.
         """
-
-
-def attempt(tile: Tile, train_tile: Callable[[Tile], None], *, processes: int = 1) -> Outcome:
-    """Train a tile, and return its outcome.
-
-    Args:
-        tile: The tile.
-        train_tile: Trains it.
-        processes: How many tiles are trained at the same time on this machine.
-
-    Raises:
-        StorageError: The disk is full.
-    """
-    try:
-        train_tile(tile)
-    except StorageError:
-        raise
-    except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
-        fewer = "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit"
-        advice = f"{fewer if processes > 1 else 'Fit'} a new run with a smaller {MEMORY_SETTINGS}."
-        outcome = Outcome(tile, out_of_memory(error, advice) or _without_traceback(error))
-    else:
-        return Outcome(tile, None)
-    gc.collect()  # failed models refer to themselves, and would keep memory from the next tile
-    return outcome
-
-
-def _without_traceback(error: Exception) -> Exception:
-    """Remove tracebacks, which keep the failed model in memory; the log of the tile has them."""
-    parts: list[BaseException] = [error]
-    for part in parts:
-        part.__traceback__ = None
-        parts += [each for each in (part.__cause__, part.__context__) if each is not None and each not in parts]
-    return error

@@ -1,7 +1,7 @@
 """Limits of the size of configurations and of the files of a run, checked before a parser reads them.
 
-With aliases, a short YAML text may stand for a very long one, or nest deeper than a program can follow; a parser finds
-out when memory is full. So this module measures a text first, in one pass that stops at the first exceeded limit.
+With aliases, a short YAML text may stand for a very long one, or nest deeper than a program can follow; a parser that
+builds objects finds out when memory is full. So this module measures the parts of a text first, each part once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import json
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -41,8 +40,7 @@ LONGEST_NUMBER = 4_000
 LARGEST_FILE = 2**26
 """Bytes of a JSON or CSV file of a run, or of one line where a file is read line by line."""
 
-EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Reads YAML as a stream of events, without building objects."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 TEXT = re.compile(rb'"[^"]*"?')
 STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -138,40 +136,28 @@ def check_yaml(text: str, name: str, *, settings: bool = True) -> None:
         raise ConfigurationError(message)
     measure = _Measure(name, settings=settings)
     with suppress(yaml.YAMLError, UnicodeEncodeError):  # file names may hold any bytes
-        for event in yaml.parse(text, Loader=EVENTS):
-            measure.take(event)
+        level = 0
+        for event in yaml.parse(text, Loader=LOADER):  # before the nodes are built, which takes recursion
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            measure.check_depth(level)
+        if (node := yaml.compose(text, Loader=LOADER)) is not None:
+            measure.size_of(node)
 
 
-@dataclass
-class _Node:
-    """A list or mapping that has begun, or a complete value.
+class _Size(NamedTuple):
+    """How large a part of a text is.
 
     Args:
-        anchor: Name for aliases; ``None`` if there is none.
-        level: Levels above this node; dots in the names of settings are levels too.
-        lines: Lines of the settings in a mapping, by name; ``None`` for lists and scalars.
-        values: Number of values in the node, itself included.
-        depth: Number of levels in the node, itself included.
-        parts: Number of direct parts so far; in a mapping, names and values in turn.
-        dots: Levels that the dots in the name of the last setting stand for.
+        values: Number of values, the part itself included.
+        depth: Levels of nesting.
     """
 
-    anchor: str | None
-    level: int = 0
-    lines: dict[str, int] | None = None
     values: int = 1
-    depth: int = 1
-    parts: int = 0
-    dots: int = 0
-
-    @property
-    def awaits_name(self) -> bool:
-        """Whether the name of a setting comes next."""
-        return self.lines is not None and self.parts % 2 == 0
+    depth: int = 0
 
 
 class _Measure:
-    """Measures a YAML text, event by event.
+    """Measures the parts of a YAML text.
 
     Args:
         name: What the text is, for messages.
@@ -180,86 +166,70 @@ class _Measure:
 
     def __init__(self, name: str, *, settings: bool) -> None:
         self._name, self._settings = name, settings
-        self._open: list[_Node] = []
-        self._known: dict[str, _Node] = {}
+        self._sizes: dict[yaml.Node, _Size | None] = {}
 
-    def take(self, event: yaml.Event) -> None:
-        """Take in the next event.
+    def size_of(self, node: yaml.Node) -> _Size:
+        """Measure a part; what aliases repeat is measured once, and counts each time.
 
         Raises:
             ConfigurationError: A limit is exceeded.
         """
-        if isinstance(event, yaml.CollectionStartEvent):
-            lines: dict[str, int] | None = {} if isinstance(event, yaml.MappingStartEvent) else None
-            self._open.append(_Node(event.anchor, self._level + 1, lines))
-            self._check_depth(0)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            self._add(self._open.pop())
-        elif isinstance(event, yaml.AliasEvent):
-            self._add(self._behind(event))
-        elif isinstance(event, yaml.ScalarEvent):
-            self._take_scalar(event)
+        if node not in self._sizes:
+            self._sizes[node] = None
+            self._sizes[node] = self._scalar(node) if isinstance(node, yaml.ScalarNode) else self._collection(node)
+        if (size := self._sizes[node]) is None:
+            raise self._refusal(node, "an anchor stands for something that it is a part of")
+        return size
 
-    @property
-    def _level(self) -> int:
-        return self._open[-1].level + self._open[-1].dots if self._open else 0
-
-    def _behind(self, alias: yaml.AliasEvent) -> _Node:
-        if any(node.anchor == alias.anchor for node in self._open):
-            raise self._refusal(alias, f"*{alias.anchor} stands for something that it is a part of")
-        node = self._known.get(alias.anchor, _Node(None))
-        return _Node(None, values=node.values, depth=node.depth)
-
-    def _take_scalar(self, event: yaml.ScalarEvent) -> None:
-        """Take in a scalar: the name of a setting, or a value, which may be YAML text itself."""
-        if not event.style and len(event.value) > LONGEST_NUMBER and event.value[0] in "+-.0123456789":
-            raise self._refusal(event, f"a number has more than {LONGEST_NUMBER} characters")
-        if "\0" in event.value:
-            raise self._refusal(event, "a value holds a zero byte")
-        if self._open and self._open[-1].awaits_name:
-            self._take_name(self._open[-1], event)
-        elif self._open and (len(event.value) > DEEPEST or "&" in event.value):
-            check_yaml(event.value, f"{self._name} (line {_line(event)})", settings=False)
-        self._add(_Node(event.anchor, depth=0))
-
-    def _take_name(self, mapping: _Node, event: yaml.ScalarEvent) -> None:
-        lines = cast("dict[str, int]", mapping.lines)
-        if self._settings and event.value in lines:
-            message = (
-                f"{self._name} must hold each setting once, but {event.value!r} is in line {lines[event.value]} "
-                f"and again in line {_line(event)}. Remove one of them."
-            )
+    def check_depth(self, depth: int) -> None:
+        """Refuse a text that nests too deeply."""
+        if depth > DEEPEST:
+            message = f"{self._name} may nest {DEEPEST} levels deep, but nests deeper. Lay it out flatter."
             raise ConfigurationError(message)
-        lines[event.value] = _line(event)
-        mapping.dots = event.value.count(".")
-        self._check_depth(0)
 
-    def _add(self, node: _Node) -> None:
-        """Count a value for the list or mapping around it."""
-        self._check_depth(node.depth)
-        if node.anchor is not None:
-            self._known[node.anchor] = node
-        if not self._open:
-            return
-        whole = self._open[-1]
-        whole.depth = max(whole.depth, node.depth + whole.dots + 1)
-        whole.parts += 1
-        whole.values += node.values
-        if whole.values > MOST_VALUES:
+    def _scalar(self, node: yaml.ScalarNode) -> _Size:
+        if not node.style and len(node.value) > LONGEST_NUMBER and node.value[0] in "+-.0123456789":
+            raise self._refusal(node, f"a number has more than {LONGEST_NUMBER} characters")
+        if "\0" in node.value:
+            raise self._refusal(node, "a value holds a zero byte")
+        return _Size()
+
+    def _collection(self, node: yaml.CollectionNode) -> _Size:
+        """Measure a list or mapping."""
+        total, lines = _Size(), dict[str, int]()
+        for part in node.value:
+            name, value = part if isinstance(node, yaml.MappingNode) else (None, part)
+            size, names, dots = self.size_of(value), 0, 0
+            if isinstance(value, yaml.ScalarNode) and (len(value.value) > DEEPEST or "&" in value.value):
+                # The text may be YAML itself, which jsonargparse reads.
+                check_yaml(value.value, f"{self._name} (line {_line(value)})", settings=False)
+            if name is not None:
+                names, dots = self.size_of(name).values, str(name.value).count(".")
+                self._check_unique(name, lines)
+            total = _Size(total.values + size.values + names, max(total.depth, size.depth + dots))
+        if total.values > MOST_VALUES:
             message = (
                 f"{self._name} may hold {MOST_VALUES} values, each counted as often as it is used, but holds more. "
                 "Shorten it."
             )
             raise ConfigurationError(message)
+        self.check_depth(total.depth + 1)
+        return _Size(total.values, total.depth + 1)
 
-    def _check_depth(self, further: int) -> None:
-        if self._level + further > DEEPEST:
-            message = f"{self._name} may nest {DEEPEST} levels deep, but nests deeper. Lay it out flatter."
+    def _check_unique(self, node: yaml.Node, lines: dict[str, int]) -> None:
+        """Refuse a setting that occurs twice, of which YAML would take the last."""
+        name = str(node.value)
+        if self._settings and name in lines:
+            message = (
+                f"{self._name} must hold each setting once, but {name!r} is in line {lines[name]} "
+                f"and again in line {_line(node)}. Remove one of them."
+            )
             raise ConfigurationError(message)
+        lines[name] = _line(node)
 
-    def _refusal(self, event: yaml.Event, reason: str) -> ConfigurationError:
-        return ConfigurationError(f"{self._name} cannot be used: in line {_line(event)}, {reason}. Correct it.")
+    def _refusal(self, node: yaml.Node, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._name} cannot be used: in line {_line(node)}, {reason}. Correct it.")
 
 
-def _line(event: yaml.Event) -> int:
-    return int(event.start_mark.line) + 1
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

@@ -10,7 +10,6 @@ from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.os_errors import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 PIECE = 2**22
@@ -70,26 +69,17 @@ class Checksum:
             RunFolderError: The file was cut short or changed.
         """
         self.check_size(path, advice)
-        if Checksum.of(path) != self:
+        self._compare(Checksum.of(path).sha256, path, advice)
+
+    def read(self, path: Path, advice: str) -> bytes:
+        """Read a small file, and compare what was read; arguments and errors are those of `check`."""
+        self.check_size(path, advice)
+        with readable(path):
+            content = path.read_bytes()
+        self._compare(sha256(content).hexdigest(), path, advice)
+        return content
+
+    def _compare(self, digest: str, path: Path, advice: str) -> None:
+        if digest != self.sha256:
             message = f"{path} was changed after it was finished. {advice}"
             raise RunFolderError(message)
-
-
-class CheckedFiles:
-    """Remembers which files have passed a check, so that a large file is not read again each time it is used."""
-
-    def __init__(self) -> None:
-        self._known: set[tuple[Path, int, int, int, int]] = set()
-
-    def once(self, path: Path, check: Callable[[], None]) -> None:
-        """Check a file, unless it passed the check before and was neither written nor replaced since.
-
-        Args:
-            path: The file.
-            check: Checks the file, and raises an error if it differs.
-        """
-        status = path.stat()  # before the check, so that the next one notices what is written meanwhile
-        state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if state not in self._known:
-            check()
-            self._known.add(state)

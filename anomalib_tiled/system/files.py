@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, TextIO, cast
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.bounds import parse_json, read_bytes
 from anomalib_tiled.system.os_errors import readable, storage_errors
+from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-A_DAY = 24 * 60 * 60
-"""Seconds without a change after which a half-written file counts as abandoned."""
-
-WRITER = re.compile(r"\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp$")
-"""End of a temporary name: machine and process that write the file."""
-
-_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
-"""Name of this machine without dots, which separate the parts of temporary names."""
-
 ANY_BYTES = "surrogateescape"
 """How tables store file names that are not UTF-8."""
-
-LONGEST_BEGINNING = 128
-"""Bytes of a name that its temporary name begins with, so that the temporary name is not too long."""
 
 
 def is_file(path: Path) -> bool:
@@ -47,49 +33,6 @@ def leads_out(path: Path) -> bool:
         path: The file or folder; it need not exist.
     """
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
-
-
-def temporary_name(name: str) -> str:
-    """Give a unique name for an incomplete file, with the machine and the process that write it.
-
-    Args:
-        name: Name of the finished file.
-    """
-    beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # cuts no character in half
-    return f".{beginning}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether the process that was writing a temporary file has ended.
-
-    Processes of other machines are invisible here: their files count as abandoned after a day without a change.
-
-    Args:
-        path: The file.
-    """
-    if (writer := WRITER.search(path.name)) and writer["host"] == _HOST:
-        return not is_running(writer["process"])
-    with suppress(FileNotFoundError):
-        return time() - path.stat().st_mtime > A_DAY
-    return False
-
-
-def is_idle(folder: Path) -> bool:
-    """Whether nothing in a folder has changed for a day."""
-    with suppress(OSError):  # a file was deleted meanwhile, or is inaccessible
-        return time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) > A_DAY
-    return False
-
-
-def is_running(process: str) -> bool:
-    """Whether a process with this number runs on this machine."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager
@@ -149,14 +92,22 @@ def read_table(path: Path) -> StringIO:
         ValueError: The file is too large, or is a pipe, a socket or a device.
         OSError: The file cannot be read.
     """
-    return StringIO(read_bytes(path).decode(errors=ANY_BYTES), newline="")
+    return table_of(read_bytes(path))
 
 
-def read_json(path: Path) -> dict[str, object]:
+def table_of(content: bytes) -> StringIO:
+    """Read the content of a CSV file."""
+    return StringIO(content.decode(errors=ANY_BYTES), newline="")
+
+
+def read_json(
+    path: Path, advice: str = "Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
+) -> dict[str, object]:
     """Read a JSON object.
 
     Args:
         path: The file.
+        advice: What to do if it cannot be read as JSON; a sentence.
 
     Raises:
         RunFolderError: The file is missing, cut short, unreadable, too large, or holds something else.
@@ -168,7 +119,6 @@ def read_json(path: Path) -> dict[str, object]:
             message = f"{path} is missing. Finish the run with `anomalib tiled fit --ckpt_dir`."
             raise RunFolderError(message) from error
         except ValueError as error:
-            advice = "Delete it, and run `anomalib tiled fit --ckpt_dir` on the run."
             message = f"{path} cannot be read as JSON ({error}). {advice}"
             raise RunFolderError(message) from error
     if not isinstance(content, dict):

@@ -1,29 +1,29 @@
-"""The fork server, from which workers are copied. Its imports take seconds, so commands start it first."""
+"""How processes that train start: as copies of the fork server, a process that has imported what they need."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
-import re
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.system.limits import cores
+from anomalib_tiled.system.limits import available_memory, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
     from multiprocessing.context import BaseContext
-    from multiprocessing.process import BaseProcess
-
-logger = logging.getLogger(__name__)
 
 PRELOAD = "anomalib_tiled.training.preload"
 """Module that the fork server imports once for all workers."""
+
+MEMORY_OF_A_WORKER = 4 * 10**9
+"""Bytes of free memory per process; a process needs less, but how much depends on the model."""
 
 GPU = Path("/dev/nvidiactl")
 
@@ -35,112 +35,65 @@ KNOWS_SAFE_PATH = sys.version_info >= (3, 11)
 OURS = "anomalib-tiled"
 """Value of that variable where this package has set it."""
 
-LOST = 3
-"""Exit status of a copied process that cannot use the GPU."""
 
-PROCESSES = re.compile(r"\bprocesses['\"]?\s{0,9}[:= ]\s{0,9}(\d+|auto)")
-"""The number of processes in a configuration or on a command line.
+def room_for_workers(threads: int = 1) -> int:
+    """Give the number of processes that this machine has cores and memory for.
 
-The number of blanks is limited, because matching many of them takes a time that grows with their square.
-"""
-
-
-def process_context() -> BaseContext:
-    """Give a start method that copies neither threads nor the state of a GPU."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD])
-    return context
-
-
-def working_context() -> BaseContext:
-    """Give `process_context`, but ``spawn`` where copied processes could not use the GPU.
-
-    Packages query GPUs while they are imported. Where NVML does not work, as for a part of a GPU (MIG) and in some
-    containers, PyTorch initializes CUDA instead, and processes that are copied afterwards cannot use it.
+    Args:
+        threads: Processor threads of each process.
     """
-    import torch  # slow, and not needed to start
+    return min(cores() // threads, available_memory() // MEMORY_OF_A_WORKER)
 
-    context = process_context()
-    if context.get_start_method() == "forkserver" and torch.cuda.is_available() and _loses_gpu(context):
-        logger.info("Processes import everything themselves: copies could not use the GPU of this machine.")
+
+def worker_context() -> BaseContext:
+    """Give the start method of workers, and start the fork server if they are copies of it.
+
+    They are, unless there is a GPU. Packages query GPUs while they are imported. Where NVML does not work, as for a
+    part of a GPU (MIG) and in some containers, PyTorch initializes CUDA instead, and a copy could not use CUDA.
+    """
+    import torch  # slow, and the command line starts the fork server before it
+
+    if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
-    return context
-
-
-def _loses_gpu(context: BaseContext) -> bool:
-    process = start_process(context, _end_with_state_of_gpu)
-    process.join()
-    return process.exitcode == LOST
-
-
-def _end_with_state_of_gpu() -> None:
-    import torch
-
-    sys.exit(LOST if torch.cuda._is_in_bad_fork() else 0)  # noqa: SLF001  # there is no public way
+    start_fork_server()
+    return multiprocessing.get_context("forkserver")
 
 
 def start_fork_server() -> None:
     """Start the fork server, which imports in the background what workers need."""
-    if process_context().get_start_method() == "forkserver":
-        with _safe_path() if KNOWS_SAFE_PATH else _safe_folder(), _interrupted_later():
-            forkserver.ensure_running()
+    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOAD])
+    with nullcontext() if KNOWS_SAFE_PATH else _in_root_folder(), starting_process():
+        forkserver.ensure_running()
 
 
-def start_process(context: BaseContext, work: Callable[..., None], *arguments: object) -> BaseProcess:
-    """Start a process that ends with this one.
+def start_fork_server_early() -> None:
+    """Start it before the command itself imports anything, if several processes can train here.
 
-    Args:
-        context: How to start it.
-        work: Function that it calls.
-        *arguments: Arguments of the function.
+    This saves seconds, unless the configuration says that one process trains: then the fork server is not used.
     """
-    process: BaseProcess = context.Process(target=_begin, args=(work, *arguments), daemon=True)  # type: ignore[attr-defined]
-    if context.get_start_method() == "forkserver":
+    if sys.platform == "linux" and not GPU.exists() and room_for_workers() > 1:
         start_fork_server()
-    with _safe_path(), _interrupted_later():
-        process.start()
-    return process
-
-
-def _begin(work: Callable[..., None], *arguments: object) -> None:
-    if os.environ.get(SAFE_PATH) == OURS:  # programs that the process starts must not inherit it
-        del os.environ[SAFE_PATH]
-    work(*arguments)
 
 
 @contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Keep Ctrl-C from a process that is just starting, which would print a traceback; this process gets it later."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
+def starting_process() -> Iterator[None]:
+    """Let processes that start meanwhile import nothing from the working directory, and never notice Ctrl-C.
+
+    A ``random.py`` there would be imported instead of Python's own. This process gets a Ctrl-C afterwards.
+    """
+    os.environ.setdefault(SAFE_PATH, OURS)
     resource_tracker.ensure_running()  # starting it below would unblock signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        _forget_safe_path()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep Python programs that start meanwhile from importing, say, a ``random.py`` in the working directory."""
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = before or OURS
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[SAFE_PATH]
-        else:
-            os.environ[SAFE_PATH] = before
-
-
-@contextmanager
-def _safe_folder() -> Iterator[None]:
-    """Do the same for Python 3.10, which has no such variable: start processes in the root folder."""
+def _in_root_folder() -> Iterator[None]:
+    """Start a process there with Python 3.10, which does not know that variable."""
     before = Path.cwd()
     os.chdir(os.sep)
     try:
@@ -149,34 +102,20 @@ def _safe_folder() -> Iterator[None]:
         os.chdir(before)
 
 
-LONGEST_CONFIGURATION = 2**20
-"""Characters to read of a file: more than a configuration has."""
+def _forget_safe_path() -> None:
+    """Keep the variable from other programs that this process starts."""
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
 
 
-def probably_needed(arguments: Sequence[str]) -> bool:
-    """Guess, without parsing a configuration, whether several processes will train tiles.
-
-    A wrong guess costs an unused process, or some seconds of waiting for the fork server.
-
-    Args:
-        arguments: Arguments of ``fit`` or ``train``.
-    """
-    if {"-h", "--help"} & set(arguments):
-        return False
-    numbers = PROCESSES.findall(" ".join([*_files_named_by(arguments), *arguments]))
-    if not numbers or numbers[-1] == "auto":
-        return sys.platform == "linux" and cores() > 1 and not GPU.exists()
-    return numbers[-1].lstrip("0") not in {"", "1"}
+def prepare_worker() -> None:
+    """Prepare a process that has just started, so that it ends with the command, but not by Ctrl-C."""
+    _forget_safe_path()
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _files_named_by(arguments: Sequence[str]) -> list[str]:
-    """Give the contents of the configurations that arguments name; the parser reports unreadable ones later."""
-    contents = []
-    for argument in " ".join(arguments).replace("=", " ").split():
-        path = Path(argument)
-        with suppress(OSError, ValueError):
-            file = path / "config.yaml" if path.is_dir() else path
-            if file.is_file():  # not a pipe, which can be read only once
-                with file.open(encoding="utf-8") as opened:
-                    contents.append(opened.read(LONGEST_CONFIGURATION))
-    return contents
+def _end_with_parent() -> None:
+    """End when the command ends, even if it is killed: two processes must not work on one tile."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)

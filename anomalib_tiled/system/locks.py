@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system.files import is_idle, read_json, write_json
+from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
@@ -34,14 +34,6 @@ class Work:
     description: str
     kept: str
 
-    def lock(self, folder: Path) -> FileLock:
-        """Give the lock of a folder."""
-        return FileLock(folder / f"{self.name}.lock", timeout=0)
-
-    def holder(self, folder: Path) -> Path:
-        """Give the file that names the process that holds the lock."""
-        return folder / f"{self.name}.lock.json"
-
 
 FIT = Work("fit", "is being fitted", "what it has trained is kept")
 PREDICTION = Work("predict", "is being predicted into", "what it has predicted is kept")
@@ -58,7 +50,7 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
     Raises:
         RunFolderError: Another process works in the folder.
     """
-    holder, lock = work.holder(folder), work.lock(folder)
+    lock, holder = FileLock(folder / f"{work.name}.lock", timeout=0), folder / f"{work.name}.lock.json"
     try:
         with storage_errors(folder):
             lock.acquire()
@@ -73,24 +65,6 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def is_deserted(folder: Path) -> bool:
-    """Whether the process that had locked a folder has ended.
-
-    Args:
-        folder: The folder. Locks of other machines may be invisible here, so a folder that was locked on one counts as
-            used until nothing in it has changed for a day.
-    """
-    with suppress(RunFolderError, KeyError):
-        host = read_json(FIT.holder(folder))["host"]
-        if host != platform.node() and not is_idle(folder):
-            return False
-    try:
-        with FIT.lock(folder):
-            return True
-    except Timeout:
-        return False
 
 
 def _described(holder: Path) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import re
 import sys
 import warnings
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, TextIO
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import StorageError, TiledError
 from anomalib_tiled.system.files import leads_out
@@ -20,19 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    TextHandler = logging.StreamHandler[TextIO]
-else:
-    TextHandler = logging.StreamHandler  # takes no type before Python 3.11
-
 logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-CONTINUED = "\n  | "
-"""Begins each further line of a record, so that no logged text looks like a record of its own."""
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that a terminal or a reader of lines may interpret."""
 
 TALKATIVE = (
     "lightning",
@@ -60,61 +47,51 @@ def log_to(path: Path) -> Iterator[None]:
     Raises:
         StorageError: The log cannot be written, or is a link.
     """
+    _refuse_link(path)
     with ExitStack() as stack:
         with storage_errors(path):
-            handler = _Handler(_opened(path))
-        stack.callback(handler.end, path)
-        for each in _loggers():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        stack.callback(handler.close)
+        for each in (logging.getLogger(), *map(logging.getLogger, TALKATIVE)):
             stack.enter_context(_only(each, handler))
         stack.enter_context(warnings.catch_warnings())
         logging.captureWarnings(capture=True)
         stack.callback(logging.captureWarnings, capture=False)
-        printed = _Printed(logging.getLogger("printed"))
-        stack.callback(printed.finish)
+        printed = stack.enter_context(_Printed())
         stack.enter_context(redirect_stdout(printed))
         stack.enter_context(redirect_stderr(printed))
         try:
             yield
-        except TiledError as error:
-            if error.__cause__ is not None and error not in handler.logged:
+        except (TiledError, OSError) as error:
+            if (error.__cause__ is not None or isinstance(error, OSError)) and id(error) != handler.last_error:
                 logger.exception("This error ended the command; its cause comes first.")
             raise
-        except OSError:
-            logger.exception("This error ended the command.")
-            raise
 
 
-def _opened(path: Path) -> TextIO:
-    """Open a log for appending, unless a link in a run folder from elsewhere leads to another file of the user.
-
-    Raises:
-        StorageError: The log is a link, or its folder is a link that leads out of the run.
-    """
+def _refuse_link(path: Path) -> None:
+    """Refuse a log in a run folder from elsewhere that would be written into another file of the user."""
     link = path if path.is_symlink() else path.parent if leads_out(path.parent) else None
     if link is not None:
         message = f"{link} must not be a link, but leads to {link.readlink()}. Remove the link."
         raise StorageError(message)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_not_following)
 
 
-def _not_following(path: str, flags: int) -> int:
-    """Open a file unless it has become a link meanwhile, where the system supports that."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+class _LogFile(logging.FileHandler):
+    """A log that survives a full disk: what cannot be written is dropped, and the screen says so in the end."""
 
-
-class _Handler(TextHandler):
-    """Writes records of any content to a stream.
-
-    Args:
-        stream: The stream.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, path: Path, *, encoding: str, errors: str) -> None:
+        super().__init__(path, encoding=encoding, errors=errors)
         self.setFormatter(logging.Formatter(FORMAT))
-        self.logged: WeakSet[TiledError] = WeakSet()
+        self.last_error = 0
+        """Identity of the error that was logged last, so that it is not logged again."""
         self._failure: OSError | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if record.exc_info:
+            self.last_error = id(record.exc_info[1])
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Drop a record that cannot be written; show other errors as logging does."""
@@ -124,29 +101,14 @@ class _Handler(TextHandler):
         else:
             super().handleError(record)
 
-    def end(self, path: Path) -> None:
-        """Close the stream; say once on the screen if records were lost, mostly because the disk is full.
-
-        Args:
-            path: The log.
-        """
+    def close(self) -> None:
+        """Close the file."""
         try:
-            self.stream.close()
+            super().close()
         except OSError as error:
             self._failure = error
         if self._failure is not None:
-            print(f"warning: {path} lacks lines: {self._failure}", file=sys.stderr)  # noqa: T201  # the log itself fails
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, and remember the error that it reports."""
-        if record.exc_info and isinstance(record.exc_info[1], TiledError):
-            self.logged.add(record.exc_info[1])
-        super().emit(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give a record as text; its further lines begin differently from records."""
-        text = super().format(record).replace("\r\n", "\n").rstrip("\n")
-        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", CONTINUED)
+            print(f"warning: {self.baseFilename} lacks lines: {self._failure}", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager
@@ -164,25 +126,19 @@ def _only(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _loggers() -> list[logging.Logger]:
-    """Give the root logger and those that do not pass their records to it."""
-    return [logging.getLogger(), *(logging.getLogger(name) for name in TALKATIVE)]
-
-
 class _Printed(io.TextIOBase):
     """A stream that logs the lines written to it."""
 
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-        self._rest = ""
+    _rest = ""
 
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if shown := line.rpartition("\r")[2].strip():
-                self._logger.info("%s", shown)
+                logging.getLogger("printed").info("%s", shown)
         return len(text)
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Log the last line, which has no line end."""
-        self.write("\n")
+        if self._rest:
+            self.write("\n")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from anomalib_tiled.errors import RunFolderError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-CHANGE_PERMISSIONS = "Change its permissions, or those of the folders that it lies in."
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 """Error numbers of a full disk and of a used-up quota."""
@@ -27,12 +26,9 @@ IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
 PARTLY_WRITTEN = re.compile(r"\d+ requested and \d+ written")
 """Message of NumPy's error, which has no number, when the system writes only some of the bytes."""
 
-ZERO_BYTE = re.compile(r"embedded null (?:byte|character)")
-"""Message of Python's ``ValueError`` for a path with a zero byte."""
-
 ADVICE: Mapping[int | None, str] = {
     **dict.fromkeys(FULL, "Make room, then resume."),
-    **dict.fromkeys(FORBIDDEN, CHANGE_PERMISSIONS),
+    **dict.fromkeys(FORBIDDEN, "Change its permissions, or those of the folders that it lies in."),
     errno.EFBIG: "Raise the limit for the size of files (`ulimit -f`), or use a disk that takes files of this size.",
     errno.ENAMETOOLONG: "Shorten the name, or use a folder with a shorter path.",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit for open files (`ulimit -n`)."),
@@ -44,18 +40,19 @@ ADVICE: Mapping[int | None, str] = {
 TO_READ = "Restore it, or check its disk."
 """What to do about any other error while reading."""
 
-TO_WRITE = "Change its permissions or choose another folder."
-"""What to do about an error of `FORBIDDEN` while writing."""
+TO_WRITE: Mapping[int | None, str] = {
+    **ADVICE,
+    **dict.fromkeys(FORBIDDEN, "Change its permissions or choose another folder."),
+    **dict.fromkeys(IN_THE_WAY, "Move it away."),
+}
 
 ELSEWHERE = "Check its disk, or choose another folder."
 """What to do about any other error while writing."""
 
 
-def is_of_system(error: BaseException) -> bool:
-    """Whether an error comes from the operating system: it has a number, or is a short write or a zero byte."""
-    if isinstance(error, OSError):
-        return error.errno is not None or _is_short(error)
-    return isinstance(error, ValueError) and bool(ZERO_BYTE.search(str(error)))
+def is_of_system(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error comes from the operating system: it has a number, or is a short write."""
+    return isinstance(error, OSError) and (error.errno is not None or _is_short(error))
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -63,16 +60,15 @@ def is_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and (error.errno in {*FULL, errno.EFBIG} or _is_short(error))
 
 
-def refusal(error: BaseException) -> str:
+def refusal(error: OSError) -> str:
     """Say what the system refused and what to do, for an error that no other code has explained.
 
     Args:
         error: An error of the operating system.
     """
-    named = getattr(error, "filename", None)
-    name = named.decode(errors="backslashreplace") if isinstance(named, bytes) else named
-    subject = "" if name is None else f"{name}: "
-    return f"{subject}{_reason(error)}. {ADVICE.get(_number(error), TO_READ if subject else ELSEWHERE)}"
+    if not error.filename:
+        return f"{_reason(error)}. {ADVICE.get(error.errno, ELSEWHERE)}"
+    return f"{os.fsdecode(error.filename)}: {_reason(error)}. {ADVICE.get(error.errno, TO_READ)}"
 
 
 @contextmanager
@@ -87,10 +83,10 @@ def readable(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:
-        if not is_of_system(error) or _number(error) == errno.ENOMEM:
+    except OSError as error:
+        if not is_of_system(error) or error.errno == errno.ENOMEM:
             raise
-        message = f"{path} cannot be read: {_reason(error)}. {ADVICE.get(_number(error), TO_READ)}"
+        message = f"{path} cannot be read: {_reason(error)}. {ADVICE.get(error.errno, TO_READ)}"
         raise RunFolderError(message) from error
 
 
@@ -107,13 +103,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         with full_disk(path):
             yield
-    except (OSError, ValueError) as error:
-        if not is_of_system(error) or (number := _number(error)) == errno.ENOMEM:
+    except OSError as error:
+        if not is_of_system(error) or error.errno == errno.ENOMEM:
             raise
-        reason, advice = _reason(error), TO_WRITE if number in FORBIDDEN else ADVICE.get(number, ELSEWHERE)
-        if number in IN_THE_WAY:
-            reason, advice = "a file is where a folder belongs, or the other way round", "Move it away."
-        message = f"{_culprit(error, path)} cannot be written: {reason}. {advice}"
+        in_the_way = error.errno in IN_THE_WAY
+        reason = "a file is where a folder belongs, or the other way round" if in_the_way else _reason(error)
+        message = f"{_culprit(error, path)} cannot be written: {reason}. {TO_WRITE.get(error.errno, ELSEWHERE)}"
         raise StorageError(message) from error
 
 
@@ -145,22 +140,15 @@ def _is_short(error: OSError) -> bool:
     return bool(PARTLY_WRITTEN.search(str(error)))
 
 
-def _number(error: BaseException) -> int | None:
-    return getattr(error, "errno", None)
-
-
-def _reason(error: BaseException) -> str:
+def _reason(error: OSError) -> str:
     """Give the system's own words."""
-    if ZERO_BYTE.search(str(error)):
-        return "its name holds a zero byte"
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
+    return str(error.strerror or error).rstrip(".")
 
 
-def _culprit(error: BaseException, path: Path) -> Path:
+def _culprit(error: OSError, path: Path) -> Path:
     """Give the file that the system names, unless it is in, beside or above the path."""
-    named = getattr(error, "filename", None)
-    if not isinstance(named, str) or not named:
+    if not isinstance(error.filename, str) or not error.filename:
         return path
-    whole, other = path.absolute(), Path(named).absolute()
+    whole, other = path.absolute(), Path(error.filename).absolute()
     is_near = other.parent == whole.parent or whole.is_relative_to(other) or other.is_relative_to(whole)
     return path if is_near else other

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, packages_distributions
 from importlib.util import find_spec
@@ -50,9 +51,16 @@ def origin_of(class_path: str) -> Origin:
             return Origin(entry.dist.name, entry.dist.version)
     if (version := version_of(top)) is not None:  # mostly package and module have the same name
         return Origin(top, version)
-    for package in packages_distributions().get(top, ()):  # slow: reads the files of every package
+    for package in _packages_with_modules((*sys.path,)).get(top, ()):
         return Origin(package, version_of(package))
     return Origin(None, None)
+
+
+@lru_cache(maxsize=1)
+def _packages_with_modules(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """List the packages of each module, once for a ``sys.path``: that reads the files of every package."""
+    del path
+    return packages_distributions()
 
 
 def code_of(class_path: str) -> list[str]:

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sized
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from rich.progress import Task
 
 T = TypeVar("T")
 
@@ -34,42 +22,12 @@ SECONDS_BETWEEN_LINES = 10
 """Time between two progress lines where there is no terminal."""
 
 
-class SpeedColumn(ProgressColumn):
-    """Speed, such as images per second.
-
-    Args:
-        unit: What is counted, such as ``images``.
-    """
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        """Show the speed of the last half minute."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
-
-
-@contextmanager
-def progress_bar(unit: str | None = None) -> Iterator[Progress]:
-    """Open a bar on the process's own standard error, so that redirecting ``sys.stderr`` into a log keeps it visible.
-
-    Args:
-        unit: What is counted, to show the speed; ``None`` for no speed.
-    """
+def progress_bar() -> Progress:
+    """Give a bar on the standard error of the process, where it is visible while ``sys.stderr`` goes into a log."""
     console = Console(file=sys.__stderr__)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        *([] if unit is None else [SpeedColumn(unit)]),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, redirect_stderr=False) as progress:
-        yield progress
+    description, left = TextColumn("{task.description}"), TextColumn("left")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, redirect_stderr=False)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -84,7 +42,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         The items, one by one.
     """
     with progress_bar() as progress:
-        yield from progress.track(items, description=description, total=total if total is not None else _length(items))
+        yield from progress.track(items, total=total, description=description)
 
 
 @contextmanager
@@ -117,7 +75,3 @@ def steps(description: str, total: int) -> Iterator[Callable[[str], None]]:
                 print(line, file=sys.__stderr__, flush=True)  # a line instead of a bar
 
         yield step
-
-
-def _length(items: Iterable[T]) -> int | None:
-    return len(items) if isinstance(items, Sized) else None

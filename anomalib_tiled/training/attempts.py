@@ -1,19 +1,33 @@
-"""The tiles that a fit has tried: which are trained, which failed, and which locations are left out."""
+"""The tiles that a fit has tried: which are trained, which failed for which reason, which locations are left out."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import ConfigurationError, StageError, TrainingError, UnfitLocationError
+from anomalib_tiled.errors import (
+    ConfigurationError,
+    OutOfMemoryError,
+    StageError,
+    TrainingError,
+    UnfitLocationError,
+)
 from anomalib_tiled.stages.contracts import untrained
-from anomalib_tiled.training.failures import Failures, advice
 from anomalib_tiled.training.unfit import why_not_left_out
+from anomalib_tiled.training.worker_pool import WorkerError, gpu_has_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.runs.tile_states import TileRecord
     from anomalib_tiled.stages.workers import Workers
+
+ALIKE = 2
+"""Tiles that fail for the same reason before training stops: such a reason would stop every tile."""
 
 
 class Attempts:
@@ -41,7 +55,7 @@ class Attempts:
         Raises:
             StageError: The tile is not trained.
         """
-        if self._run.folder.is_to_train(tile, self._run.settings.training_hash):
+        if self._run.folder.is_to_train(tile, self._run.settings):
             raise StageError(untrained(self._workers, [tile]))
         return self._run.folder.record(tile)
 
@@ -69,7 +83,96 @@ class Attempts:
         run = self._run
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
-            left = len(run.folder.to_train(run.grid))
+            left = len(run.folder.to_train(run.grid, run.settings))
             raise TrainingError(self._failures.message(run.folder, run.grid.tiles, left, refusal))
         for tile, error in self._unfit:
-            run.folder.leave_out(tile, str(error))
+            run.folder.leave_out(tile, str(error), run.settings.training_hash)
+
+
+@dataclass
+class Failures:
+    """Tiles that could not be trained.
+
+    Args:
+        keep_going: Whether to try all other tiles, however many fail for the same reason.
+    """
+
+    keep_going: bool = False
+    _reasons: dict[str, str] = field(default_factory=dict)
+    _tiles: dict[str, list[Tile]] = field(default_factory=dict)
+    _lasting: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tile: Tile, error: Exception, *, others_fitted: bool) -> str:
+        """Record a failure, and return its reason for the record of the tile.
+
+        Args:
+            tile: The tile.
+            error: Why it failed.
+            others_fitted: Whether the model was fitted on another tile.
+        """
+        of_location = isinstance(error, UnfitLocationError) and (error.blank or others_fitted)
+        reason = str(error) if isinstance(error, UnfitLocationError) else f"{type(error).__name__}: {error}"
+        kind = reason.replace(tile.name, "the tile")  # other tiles may fail with the same error and their own name
+        self._reasons.setdefault(kind, reason)
+        self._tiles.setdefault(kind, []).append(tile)
+        self._lasting[kind] += not of_location and not _is_temporary(error)
+        return reason
+
+    def __len__(self) -> int:
+        """Number of tiles that could not be trained."""
+        return sum(map(len, self._tiles.values()))
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether training should stop, because every other tile would fail for the same reason."""
+        return not self.keep_going and any(number >= ALIKE for number in self._lasting.values())
+
+    def message(self, folder: RunFolder, tiles: Sequence[Tile], left: int, refusal: str | None = None) -> str:
+        """List which tiles failed for which reason, and how to resume.
+
+        Args:
+            folder: The run.
+            tiles: All tiles of the run.
+            left: Number of tiles that are still to be trained.
+            refusal: Why the run does not leave out locations where the model cannot be fitted; ``None`` if there are
+                none.
+        """
+        causes = [
+            f"{', '.join(tile.name for tile in failed)}: {self._reasons[kind]} (log: {folder.tile_log(failed[0])})"
+            for kind, failed in self._tiles.items()
+        ]
+        refusals = [] if refusal is None else [refusal]
+        further = advice(folder, tiles, stopped=self.are_alike)
+        return "\n".join([self._heading(len(tiles), left), *causes, *refusals, *further])
+
+    def _heading(self, number: int, left: int) -> str:
+        if not self.are_alike:
+            done = "all others are done" if len(self) < number else "none is done"
+            return f"{len(self)} tiles could not be trained; {done}."
+        return (
+            f"{len(self)} tiles could not be trained. Training stopped, because {ALIKE} failed for the same "
+            f"reason: {number - left} of {number} tiles are done, {left} are left."
+        )
+
+
+def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -> list[str]:
+    """Say how to fix a run whose training has failed, and how to resume it; a line each.
+
+    Args:
+        folder: The run.
+        tiles: All tiles of the run.
+        stopped: Whether training stopped before all tiles were tried.
+    """
+    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
+    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
+    lines = [
+        f"Fix the cause, then resume with `{command}`.",
+        f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
+    ]
+    return [*lines, f"To try all other tiles anyway: `{command} --keep_going`."] if stopped else lines
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Whether another tile may succeed, or this one later: a process, its memory or its GPU failed."""
+    return isinstance(error, (WorkerError, OutOfMemoryError)) or gpu_has_failed(error)

@@ -159,7 +159,7 @@ def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
 
 def _validation_images(run: Run, ensemble: EnsembleModel) -> Iterable[LazyPrediction]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # every pass augments alike
-    return lazy_predictions(run, ensemble, run.calibration_images(), run.folder.predictions, "Calibrating")
+    return lazy_predictions(run, ensemble, "calibration", run.folder.predictions, "Calibrating")
 
 
 def _observe(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.config.settings import ClassSpec, Plain
-    from anomalib_tiled.data.cache import Pixels
+    from anomalib_tiled.data.images import Pixels
     from anomalib_tiled.data.split import Sample, Split, Subset
     from anomalib_tiled.grid import Size, TileGrid
 

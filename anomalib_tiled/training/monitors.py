@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from anomalib.engine import Engine
 from anomalib.metrics import Evaluator
 
 from anomalib_tiled.config.settings import MetricSettings
 from anomalib_tiled.ensemble.tile_model import in_size
-from anomalib_tiled.errors import ConfigurationError, TrainingError, allowed_names
-from anomalib_tiled.results.metric_specs import read_metrics
+from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError, allowed_names
+from anomalib_tiled.results.class_metrics import read_metrics
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.stages.workers import MEMORY_SETTINGS
+from anomalib_tiled.system.out_of_memory import advising_on_memory
+from anomalib_tiled.training.trainer import interrupts_raised, trainer_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from anomalib.data import ImageBatch
+    from anomalib.data import AnomalibDataModule, ImageBatch
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.data.tile_dataset import TileDataModule
+    from anomalib_tiled.ensemble.tile_job import TileJob
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +40,9 @@ ALWAYS = ("AUROC", "AUPR", "F1Max")
 """Metrics that callbacks can always monitor, also if ``metrics`` does not name them."""
 
 LEVELS = ("image", "pixel")
+
+TRAINING_MEMORY_ADVICE = f"Fit a new run with a smaller {MEMORY_SETTINGS}."
+"""Advice if there is too little memory to train a tile."""
 
 
 def monitors_of(callbacks: Iterable[Callback]) -> dict[str, str]:
@@ -78,40 +87,58 @@ def without_undefined(callbacks: Sequence[Callback], data: TileDataModule, metri
     return [each for each in callbacks if each not in left_out]
 
 
-def check_monitors(
-    settings: Settings, split: Split, monitored: Mapping[str, str], logged: Callable[[], Iterable[str]]
-) -> None:
+def check_monitored(job: TileJob) -> None:
     """Refuse callbacks that monitor a value which nothing measures or logs.
 
-    Args:
-        settings: The configuration.
-        split: Which image is used for what.
-        monitored: Names of callbacks by the value that they monitor.
-        logged: Trains one batch to list the values that the model logs; called only if a monitored value is no metric.
+    If a monitored value is no metric, one batch of one tile is trained, to see which values the model logs.
 
     Raises:
         ConfigurationError: A monitored value does not exist, is not defined on these images, or cannot be measured.
     """
+    settings = job.settings
+    if not (monitored := monitors_of(trainer_arguments(settings.trainer)["callbacks"])):
+        return
     known = _measurable(settings.metrics)
-    lacking = {level: _lacking(level, split) for level in LEVELS}
-    for monitor, callback in monitored.items():
-        level = monitor.partition("_")[0]
-        if monitor in known and (reason := lacking[level]):
-            message = f"{callback} monitors {monitor!r}, which needs {reason}"
+    lacking = {level: _lacking(level, job.data.split) for level in LEVELS}
+    for monitor in (each for each in monitored if each in known):
+        if reason := lacking[monitor.partition("_")[0]]:
+            message = f"{monitored[monitor]} monitors {monitor!r}, which needs {reason}"
             raise ConfigurationError(message)
-        if monitor in known:
-            _check_scale(settings, callback, monitor)
-    if unknown := {monitor: callback for monitor, callback in monitored.items() if monitor not in known}:
-        measurable = [name for name in known if not lacking[name.partition("_")[0]]]
-        allowed = {*measurable, *logged()}
-        for monitor, callback in unknown.items():
-            if monitor not in allowed:
-                meant = f"image_{monitor}"
-                message = (
-                    f"{callback} monitors {monitor!r}, which {settings.model.name} does not log and metrics does not "
-                    f"name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
-                )
-                raise ConfigurationError(message)
+        _check_scale(settings, monitored[monitor], monitor)
+    if not (unknown := [monitor for monitor in monitored if monitor not in known]):
+        return
+    allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job)
+    for monitor in unknown:
+        if monitor not in allowed:
+            meant = f"image_{monitor}"
+            message = (
+                f"{monitored[monitor]} monitors {monitor!r}, which {settings.model.name} does not log and metrics does "
+                f"not name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
+            )
+            raise ConfigurationError(message)
+
+
+def _logged_names(job: TileJob) -> set[str]:
+    """Train and validate with one batch of a tile, and give the names that the model logs.
+
+    Raises:
+        ConfigurationError: The training failed.
+    """
+    data = job.tile_data(job.grid.tiles[0])
+    arguments = {**trainer_arguments(job.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
+    try:
+        with TemporaryDirectory() as workspace, interrupts_raised(), advising_on_memory(TRAINING_MEMORY_ADVICE):
+            engine = Engine(default_root_dir=workspace, **arguments)
+            engine.fit(job.fresh_models.model(), datamodule=cast("AnomalibDataModule", data))
+    except TiledError:
+        raise
+    except Exception as error:  # a model may raise anything
+        message = (
+            f"Callbacks monitor a value that is no metric, so {job.settings.model.name} was trained on one batch to "
+            f"list the values that it logs. That failed: {type(error).__name__}: {error}"
+        )
+        raise ConfigurationError(message) from error
+    return set(engine.trainer.callback_metrics)
 
 
 class TileEvaluator(Evaluator):

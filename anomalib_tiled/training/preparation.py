@@ -7,51 +7,66 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
+from anomalib.utils.path import get_pretrained_weights_dir
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
-from anomalib_tiled.data.datamodule import keep_generated, split_once
-from anomalib_tiled.data.image_sizes import common_size
-from anomalib_tiled.data.images import depth_notes
-from anomalib_tiled.data.module_settings import check_numbers, folders_of
-from anomalib_tiled.data.split import Split
+from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
+from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.supported_models import check_model
+from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.saved_settings import settings_of
+from anomalib_tiled.runs.versions import new_version
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
+from anomalib_tiled.training.monitors import check_monitored
 from anomalib_tiled.training.stage_check import check_stages
-from anomalib_tiled.training.train_tile import check_monitored, check_trainer
+from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.data.cache import PixelSource
+    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.ensemble.tile_job import TileJob
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS = "prepare_pretrained_model"
+IMAGES = "prepare_imagenette_data"
+"""Methods of anomalib's models that download missing weights and images."""
 
-def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, *, tested: bool = False) -> RunFolder:
+GENERATED = "synthetic"
+"""Folder of a run for images that anomalib draws."""
+
+
+def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, *, tested: bool = False) -> Run:
     """Check everything that can be wrong before training, and make the run folder.
 
     Args:
         settings: The configuration.
         report: Receives warnings, a line each, before the training starts.
         tested: Whether the run will be measured on its test images, so that there must be some.
+
+    Returns:
+        The new run, open.
 
     Raises:
         TiledError: The user has to change something; no files are left.
@@ -74,29 +89,30 @@ def check_test_images(split: Split) -> None:
         raise DataError(message)
 
 
-def change_settings(folder: RunFolder, settings: Settings) -> None:
+def change_settings(run: Run, settings: Settings) -> Run:
     """Give a run another configuration, after the same checks as for a new run.
 
     Args:
-        folder: The run. Test results of another configuration are removed.
+        run: The run. Test results of another configuration are removed.
         settings: The configuration; it differs from that of the run only in settings that need no training.
 
     Raises:
         TiledError: A setting cannot be used, or another process works in the run.
     """
-    before = folder.settings()
+    folder = run.folder
     with locked(folder.path), log_to(folder.log_file):
         _try_out(settings)
-        deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (before, settings)]
+        deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (run.settings, settings)]
         if deciding[0] != deciding[1]:
             remove_results(folder.path)
         known, now = folder.origins(), origins_of(settings)
         same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
         write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training
         write_text(folder.config_file, settings.to_yaml())
+    return replace(run, settings=settings)
 
 
-def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> RunFolder:
+def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> Run:
     _try_out(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
@@ -114,28 +130,54 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
     check_augmentations(datamodule, split, grid)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
-
-    def fill(folder: RunFolder, final: Path) -> None:
+    with new_version(root) as new:
+        folder = RunFolder(new.path)
+        write_text(folder.config_file, text := settings.in_order().to_yaml())
         write_json(folder.origins_file, origins_of(settings))
-        generated = "synthetic"
-        keep_generated(split, datamodule, folder.path / generated, final / generated).write(folder.split_file)
+        split = keep_generated(split, datamodule, new.path / GENERATED, new.final / GENERATED)
+        split.write(folder.split_file)
         folder.note_checksum(folder.split_file)
-
-    def check(folder: RunFolder) -> None:
-        _read_images(folder)
+        new.publish()
+        source = _decoded(split, open_source(split, grid, settings.cache_directory))
+        run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule)
         if settings.trainer.get("callbacks"):
-            check_monitored(Run.open(folder))
-        _keep_log(folder, log)
+            check_monitored(run.job)
+        _keep_log(run.folder, log)
+    return run
 
-    return RunFolder.create(root, settings.in_order(), fill, check)
 
-
-def _read_images(folder: RunFolder) -> None:
-    """Decode all images, into the cache if there is one."""
-    settings, split = folder.settings(), Split.read(folder.split_file)
-    source = open_source(split, grid_of(settings.tiling), settings.cache_directory)
-    if isinstance(source, DecodedFiles):  # a cache has already read every file
+def _decoded(split: Split, source: PixelSource) -> PixelSource:
+    """Decode all images once, to find damaged ones before training; a cache has already done so."""
+    if isinstance(source, DecodedFiles):
         source.check(split)
+    return source
+
+
+def download(job: TileJob) -> None:
+    """Download what a model needs once, before several processes do so at the same time.
+
+    A process would otherwise take the half-downloaded file of another process for the whole file.
+
+    Args:
+        job: The job of training the tiles.
+
+    Raises:
+        ConfigurationError: The download failed.
+    """
+    if not hasattr(class_of(job.settings.model), WEIGHTS):
+        return
+    model = cast("Any", job.fresh_models.model())
+    try:
+        getattr(model, WEIGHTS)()
+        if hasattr(model, IMAGES):
+            getattr(model, IMAGES)(tuple(job.grid.tile_size))
+    except (OSError, RuntimeError, ValueError) as error:
+        message = (
+            f"{type(model).__name__} downloads weights or images before training, and the download failed: {error}. "
+            "Try again with an internet connection and free disk space; or copy from another machine "
+            f"{get_pretrained_weights_dir()} (weights) and the image folder that the model's arguments name."
+        )
+        raise ConfigurationError(message) from error
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:

@@ -11,21 +11,23 @@ import logging
 import re
 import shutil
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, get_args
 
 import torch
 from anomalib.data import ImageBatch
 
 from anomalib_tiled.data.cache import ImageCache
+from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
 from anomalib_tiled.stages.contracts import checked_outcomes, untrained
 from anomalib_tiled.system.logs import log_to
-from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.system.packages import code_of
 from anomalib_tiled.system.progress import track
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
 
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.data.tile_dataset import Images
     from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
     from anomalib_tiled.ensemble.loaded_models import TileModels
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.ensemble.tile_job import TileJob
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
 
@@ -89,84 +91,125 @@ class LazyPrediction(NamedTuple):
     predict: Predict
 
 
-def lazy_predictions(
-    run: Run, ensemble: EnsembleModel, images: Images, folder: Path, description: str
-) -> Iterator[LazyPrediction]:
-    """Yield images with their raw predictions, batch by batch.
-
-    Augmented images and images that are not in the cache are predicted whole, when ``predict`` is called.
+@dataclass(frozen=True)
+class PredictionJob:
+    """Predicting images of a run, tile by tile. Like the job of tiles, it is small enough to be sent to any process.
 
     Args:
-        run: The run.
-        ensemble: Its stages; and its models, where images are predicted whole.
-        images: The images.
+        job: Tiles and their models.
+        purpose: Which images of the run.
         folder: Folder for kept predictions.
-        description: Text of the progress bar.
-
-    Raises:
-        TiledError: A tile cannot be predicted.
+        first: Position of the first image.
+        number: How many images; ``None`` for all that follow.
     """
-    if not _tile_by_tile(images):
-        for batch in track(images, description):
-            yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
-        return
-    for part, predictions in _predicted(run, images, folder):
-        first = 0
-        for batch in track(part, description):
-            number = len(cast("torch.Tensor", batch.image))
-            read = partial(_read, predictions, first, number)
-            yield LazyPrediction(batch, partial(ensemble.join, number, read))
-            first += number
+
+    job: TileJob
+    purpose: Purpose
+    folder: Path
+    first: int = 0
+    number: int | None = None
+
+    @property
+    def images(self) -> Images:
+        """The images."""
+        end = None if self.number is None else self.first + self.number
+        samples = self.job.data.samples(self.purpose)[self.first : end]
+        augmentations = self.job.data.augmentations(self.purpose)
+        return Images(self.job.data.source, samples, self.job.grid, batch_size=1, augmentations=augmentations)
+
+    @property
+    def is_tile_by_tile(self) -> bool:
+        """Whether a tile can be read without the rest of its image."""
+        return self.images.augmentations is None and isinstance(self.images.source, ImageCache)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
+        job, images = self.job, self.images
+        cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
+        code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
+        content = [cache, [str(sample.image_path) for sample in images.samples], *code]
+        return sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def kept(self) -> TilePredictions:
+        """Predictions that are kept for later commands."""
+        return TilePredictions(self.folder / self.fingerprint[:16], self.job.grid, self.fingerprint)
+
+    @property
+    def stays(self) -> bool:
+        """Whether predictions are kept on the disk; if some are there already, the others follow."""
+        needed = TilePredictions.bytes_for(self.job.grid, len(self.images.samples))
+        return needed <= KEPT or self.kept.folder.exists() or needed <= SHARE_THAT_STAYS * self._free_disk
+
+    @property
+    def room(self) -> int:
+        """Number of images whose predictions fit on the disk."""
+        return int(SHARE_OF_DISK * self._free_disk // TilePredictions.bytes_for(self.job.grid, 1))
+
+    @property
+    def _free_disk(self) -> int:
+        with storage_errors(self.folder):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self.folder.parent).free
+
+    def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
+        """List the tiles without predictions of their present checkpoint."""
+        checksum_of = self.job.folder.checksum_of
+        return [tile for tile in self.job.grid.tiles if not predictions.find(tile, checksum_of(tile), compare=compare)]
+
+    def predict(self, tile: Tile, model: AnomalibModule, predictions: TilePredictions) -> None:
+        """Predict one tile of all images, in batches, and store the predictions.
+
+        Raises:
+            NotFiniteError: The model predicts infinities or NaN.
+            StorageError: The disk is full.
+        """
+        batches = self.images.tile(tile, self.job.at_once(self.job.grid.tile_size, TILE_PIXELS_AT_ONCE))
+        predicted = (predict_tile(model, tiles.to(model.device)) for tiles in batches)
+        predictions.write(tile, self.job.folder.checksum_of(tile), predicted)
 
 
-def remove_outdated(run: Run) -> None:
-    """Remove predictions of images that the run no longer uses, and predictions of another version of the code.
-
-    Args:
-        run: The run.
-    """
-    folder = run.folder.predictions
-    used = {
-        _kept(run, each, folder).folder
-        for each in (run.calibration_images(), run.images("test"))
-        if _tile_by_tile(each)
-    }
-    for kept in folder.glob("*"):
-        if KEPT_SET.fullmatch(kept.name) and kept not in used:
-            shutil.rmtree(kept, ignore_errors=True)
-
-
-def predict_trained(run: Run, tile: Tile, model: AnomalibModule) -> None:
+def predict_trained(job: TileJob, tile: Tile, model: AnomalibModule, device: torch.device) -> None:
     """Predict the validation images with a model right after its training, so that it need not be loaded again.
 
-    Does nothing if predictions are not kept, or do not fit on the disk.
+    Does nothing if predictions are not kept, or do not fit on the disk. After an error the tile is predicted again
+    before calibration, which raises the error: the tile is stored by now. Only a full disk stops the training, because
+    other tiles could not be stored either.
 
     Args:
-        run: The run.
+        job: The job of the tile.
         tile: The tile, which is done.
-        model: Its model, on the device where it predicts.
+        model: Its model, as it was trained.
+        device: Where to predict.
 
     Raises:
-        TiledError: Its predictions cannot be used, or the disk is full.
+        StorageError: The disk is full.
     """
-    images, folder = run.calibration_images(), run.folder.predictions
-    if _tile_by_tile(images) and _stays(run, images, folder) and _room(images, folder) >= len(images.samples):
-        _kept(run, images, folder).write(tile, run.folder.checksum_of(tile), _predicted_tiles(run, tile, model, images))
+    prediction = PredictionJob(job, "calibration", job.folder.predictions)
+    with log_to(job.folder.tile_log(tile)):
+        try:
+            if prediction.is_tile_by_tile and prediction.stays and prediction.room >= len(prediction.images.samples):
+                prediction.predict(tile, model.to(device).eval(), prediction.kept)
+        except Exception as error:
+            if is_full(error.__cause__):
+                raise
+            logger.exception(
+                "Tile %s could not be predicted yet. It is predicted again when all tiles are trained.", tile.name
+            )
 
 
 @dataclass(frozen=True)
 class PredictTile:
-    """Predicts one tile of all images. Can be sent to other processes, and uses one model object for all its tiles.
+    """Predicts one tile of all images with its saved model. Uses one model object for all its tiles.
 
     Args:
-        run: The run.
-        images: The images.
+        prediction: Which images.
         predictions: Where predictions are stored.
         log: Log file.
     """
 
-    run: Run
-    images: Images
+    prediction: PredictionJob
     predictions: TilePredictions
     log: Path
 
@@ -182,9 +225,7 @@ class PredictTile:
         """
         with log_to(self.log):
             try:
-                model = self._models.model(tile, self._device_of(device))
-                predicted = _predicted_tiles(self.run, tile, model, self.images)
-                self.predictions.write(tile, self.run.folder.checksum_of(tile), predicted)
+                self.prediction.predict(tile, self._models.model(tile, self._device_of(device)), self.predictions)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
                 if (known := out_of_memory(error, LESS_MEMORY)) is not None:
@@ -196,101 +237,85 @@ class PredictTile:
         if index is None:
             return self._device
         try:
-            return self.run.device(index)
+            return self.prediction.job.device(index)
         except ConfigurationError as error:
             logger.warning("%s Predicting on %s.", error, self._device)
             return self._device
 
     @cached_property
     def _models(self) -> TileModels:
-        return self.run.tile_models(one_at_a_time=True)
+        return self.prediction.job.tile_models(one_at_a_time=True)
 
     @cached_property
     def _device(self) -> torch.device:
-        return self.run.device()
+        return self.prediction.job.device()
 
-    def __getstate__(self) -> dict[str, object]:
-        """Pickle the fields only, without models."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-
-def _predicted_tiles(run: Run, tile: Tile, model: AnomalibModule, images: Images) -> Iterator[TilePrediction]:
-    """Predict one tile of all images, in batches."""
-    for tiles in images.tile(tile, run.at_once(run.grid.tile_size, TILE_PIXELS_AT_ONCE)):
-        yield predict_tile(model, tiles.to(model.device))
+    def __reduce__(self) -> tuple[type[PredictTile], tuple[PredictionJob, TilePredictions, Path]]:
+        """Pickle without models."""
+        return PredictTile, (self.prediction, self.predictions, self.log)
 
 
-def _tile_by_tile(images: Images) -> bool:
-    """Whether a tile can be read without the rest of its image."""
-    return images.augmentations is None and isinstance(images.source, ImageCache)
+def lazy_predictions(
+    run: Run, ensemble: EnsembleModel, purpose: Purpose, folder: Path, description: str
+) -> Iterator[LazyPrediction]:
+    """Yield images with their raw predictions, batch by batch.
 
+    Augmented images and images that are not in the cache are predicted whole, when ``predict`` is called.
 
-def _stays(run: Run, images: Images, folder: Path) -> bool:
-    """Whether predictions of the images are kept on the disk; if some are there already, the others follow."""
-    needed = TilePredictions.bytes_for(images.grid, len(images.samples))
-    return (
-        needed <= KEPT or _kept(run, images, folder).folder.exists() or needed <= SHARE_THAT_STAYS * _free_disk(folder)
-    )
+    Args:
+        run: The run.
+        ensemble: Its stages; and its models, where images are predicted whole.
+        purpose: Which images of the run.
+        folder: Folder for kept predictions.
+        description: Text of the progress bar.
 
-
-def _room(images: Images, folder: Path) -> int:
-    """Count the images whose predictions fit on the disk."""
-    return int(SHARE_OF_DISK * _free_disk(folder) // TilePredictions.bytes_for(images.grid, 1))
-
-
-def _free_disk(folder: Path) -> int:
-    with storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(folder.parent).free
+    Raises:
+        TiledError: A tile cannot be predicted.
+    """
+    images, prediction = run.images(purpose), PredictionJob(run.job, purpose, folder)
+    if not prediction.is_tile_by_tile:
+        for batch in track(images, description):
+            yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
+        return
+    for part, predictions in _predicted(prediction, images):
+        first = 0
+        for batch in track(part, description):
+            number = len(cast("torch.Tensor", batch.image))
+            read = partial(_read, predictions, first, number)
+            yield LazyPrediction(batch, partial(ensemble.join, number, read))
+            first += number
 
 
 def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
     return predictions.read(tile, first, number)
 
 
-def _kept(run: Run, images: Images, folder: Path) -> TilePredictions:
-    """Give the predictions of images that are kept."""
-    fingerprint = _fingerprint(run, images)
-    return TilePredictions(folder / fingerprint[:16], images.grid, fingerprint)
-
-
-def _fingerprint(run: Run, images: Images) -> str:
-    """Give a fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
-    cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
-    code = [code_of(run.settings.model.class_path), run.settings.training_hash, run.folder.shared_checksums()]
-    content = [cache, [str(sample.image_path) for sample in images.samples], *code]
-    return sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _predicted(run: Run, images: Images, folder: Path) -> Iterator[tuple[Images, TilePredictions]]:
+def _predicted(prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:
     """Predict the tiles that have no stored predictions, in parts if the disk is small."""
-    log, kept, room = folder.parent / "logs" / "run.log", _kept(run, images, folder), _room(images, folder)
-    if _stays(run, images, folder) and (room >= len(images.samples) or not _missing(run, kept)):
-        _predict_missing(run, images, kept, log)
+    folder, kept, room = prediction.folder, prediction.kept, prediction.room
+    if prediction.stays and (room >= len(images.samples) or not prediction.missing(kept)):
+        _predict_missing(prediction, kept)
         yield images, kept
         return
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     with working_folder(folder) as work:
+        first = 0
         for part in images.parts(max(1, room)):
-            predictions = TilePredictions(work / "part", part.grid, _fingerprint(run, part))
-            _predict_missing(run, part, predictions, log)
+            some = replace(prediction, first=first, number=len(part.samples))
+            predictions = TilePredictions(work / "part", part.grid, some.fingerprint)
+            _predict_missing(some, predictions)
             yield part, predictions
             shutil.rmtree(predictions.folder)
+            first += len(part.samples)
 
 
-def _missing(run: Run, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
-    """List the tiles without predictions of their present checkpoint."""
-    return [
-        tile for tile in run.grid.tiles if not predictions.find(tile, run.folder.checksum_of(tile), compare=compare)
-    ]
-
-
-def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log: Path) -> None:
-    if not (tiles := _missing(run, predictions)):
+def _predict_missing(prediction: PredictionJob, predictions: TilePredictions) -> None:
+    if not (tiles := prediction.missing(predictions)):
         return
-    workers = workers_of(run.settings, threads=run.folder.threads(run.grid))
-    with closing(checked_outcomes(workers, tiles, PredictTile(run, images, predictions, log))) as outcomes:
+    job, log = prediction.job, prediction.folder.parent / "logs" / "run.log"
+    workers = workers_of(job.settings, threads=job.folder.threads(job.grid))
+    with closing(checked_outcomes(workers, tiles, PredictTile(prediction, predictions, log))) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles)):
             if isinstance(outcome.error, TiledError):
                 raise outcome.error
@@ -298,5 +323,19 @@ def _predict_missing(run: Run, images: Images, predictions: TilePredictions, log
                 reason = f"{type(outcome.error).__name__}: {outcome.error}"
                 message = f"Tile {outcome.tile.name} could not be predicted: {reason} (log: {log})"
                 raise TrainingError(message) from outcome.error
-    if left := _missing(run, predictions, compare=False):
+    if left := prediction.missing(predictions, compare=False):
         raise StageError(untrained(workers, left))
+
+
+def remove_outdated(run: Run) -> None:
+    """Remove predictions of images that the run no longer uses, and predictions of another version of the code.
+
+    Args:
+        run: The run.
+    """
+    folder, purposes = run.folder.predictions, get_args(Purpose)
+    jobs = [PredictionJob(run.job, purpose, folder) for purpose in purposes]
+    used = {each.kept.folder for each in jobs if each.is_tile_by_tile}
+    for kept in folder.glob("*"):
+        if KEPT_SET.fullmatch(kept.name) and kept not in used:
+            shutil.rmtree(kept, ignore_errors=True)

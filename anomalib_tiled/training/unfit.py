@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_tiled.errors import UnfitLocationError
 from anomalib_tiled.system.out_of_memory import lack_of_memory
-from anomalib_tiled.training.worker import gpu_has_failed
+from anomalib_tiled.training.worker_pool import gpu_has_failed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.ensemble.tile_job import RunData, TileJob
     from anomalib_tiled.grid import Tile
 
 ARITHMETIC = (RuntimeError, ValueError, ArithmeticError, IndexError)
@@ -34,7 +35,7 @@ WHOLE_RANGE = 1.0
 
 
 @contextmanager
-def errors_naming_unfit_locations(run: Run, tile: Tile) -> Iterator[None]:
+def errors_naming_unfit_locations(job: TileJob, tile: Tile) -> Iterator[None]:
     """Turn an error of the model itself into an UnfitLocationError; raise all other errors unchanged.
 
     Raises:
@@ -46,20 +47,20 @@ def errors_naming_unfit_locations(run: Run, tile: Tile) -> Iterator[None]:
         if lack_of_memory(error) is not None or gpu_has_failed(error) or not _is_of_a_model(error):
             raise
         reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise unfit_location(run, tile, f"{type(error).__name__.lstrip('_')}: {reason}") from error
+        raise unfit_location(job, tile, f"{type(error).__name__.lstrip('_')}: {reason}") from error
 
 
-def unfit_location(run: Run, tile: Tile, reason: str) -> UnfitLocationError:
+def unfit_location(job: TileJob, tile: Tile, reason: str) -> UnfitLocationError:
     """Make the error for a location where the model cannot be fitted.
 
     Args:
-        run: The run.
+        job: The job of training the location.
         tile: The location.
         reason: Why the model cannot be fitted.
     """
-    blank = _is_blank(run, tile)
+    blank = _is_blank(job.data, tile)
     shown = ", which are blank, or the same in all images" if blank else ""
-    error = UnfitLocationError(f"{run.settings.model.name} cannot be fitted on these tiles{shown}: {reason}")
+    error = UnfitLocationError(f"{job.settings.model.name} cannot be fitted on these tiles{shown}: {reason}")
     error.blank = blank
     return error
 
@@ -97,12 +98,12 @@ def _is_of_a_model(error: BaseException) -> bool:
     return False
 
 
-def _is_blank(run: Run, tile: Tile) -> bool:
+def _is_blank(data: RunData, tile: Tile) -> bool:
     """Whether a location is blank: no training image has any contrast there, or all are the same."""
     lowest = highest = None
     plain = True
-    for sample in run.split.subset("train"):
-        pixels = run.source.image(sample, tile.rows, tile.columns)
+    for sample in data.split.subset("train"):
+        pixels = data.source.image(sample, tile.rows, tile.columns)
         scaled = pixels / (np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else WHOLE_RANGE)
         plain = plain and _nearly_all_within(np.abs(scaled - np.median(scaled, axis=(0, 1))))
         lowest = scaled if lowest is None else np.minimum(lowest, scaled)

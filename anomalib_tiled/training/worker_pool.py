@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
-import time
-from collections import Counter, deque
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+import re
+import signal
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
-from anomalib_tiled.stages.workers import Outcome
-from anomalib_tiled.system.fork_server import working_context
-from anomalib_tiled.training.worker import KilledError, Worker
+from anomalib_tiled.stages.workers import MEMORY_SETTINGS, Outcome
+from anomalib_tiled.system.fork_server import prepare_worker, starting_process, worker_context
+from anomalib_tiled.system.import_warnings import without_known_warnings
+from anomalib_tiled.system.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from multiprocessing.process import BaseProcess
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.stages.workers import TrainTile
-    from anomalib_tiled.training.worker import Place
 
 logger = logging.getLogger(__name__)
 
-MOST_CRASHES = 3
-"""Processes that may end in a row on a device before no more are started there, if there are other devices."""
+FAILED_GPU = re.compile(r"(CUDA|HIP|cuDNN|MIOpen) error", re.IGNORECASE)
+"""Beginning of messages about GPU errors for which PyTorch has no class."""
 
-RESTART_DELAY = 0.1
-"""Seconds until the end of the process that workers are forked from has been noticed."""
+KILLED = (
+    "the process was killed, as the system does when memory is short. "
+    "Lower workers.init_args.processes, or the data module's train_batch_size."
+)
+
+
+class WorkerError(RuntimeError):
+    """A process ended while it was training a tile."""
+
+
+class KilledError(WorkerError):
+    """The process was killed, as the system does when memory is short."""
+
+
+class UnsentError(RuntimeError):
+    """Replaces an error that cannot be sent from one process to another."""
 
 
 def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Sequence[Place]) -> Iterator[Outcome]:
     """Train tiles in one process for each place; each tile goes to the first idle process.
 
-    A tile whose process ends, or whose GPU fails, is retried once by another process, on another device if there is
-    one, and then reported. If several processes in a row end on a device, no more are started there while there are
-    other devices.
+    A tile whose process ends, whose GPU fails, or that runs out of memory beside others is retried once, alone, when
+    all others are done.
 
     Args:
         tiles: Tiles to train.
@@ -45,136 +67,235 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     Raises:
         StorageError: The disk is full.
     """
-    pool = WorkerPool(tiles, pickle.dumps(train_tile))
+    pool = WorkerPool(pickle.dumps(train_tile), places[: len(tiles)])
     try:
-        pool.start(places[: len(tiles)])
-        yield from pool.outcomes()
+        yield from pool.train(tiles)
+        yield from pool.retry()
     finally:
         pool.stop()
 
 
-class WorkerPool:
-    """Processes, the tiles that wait for them, and the devices where processes have ended.
+@dataclass(frozen=True)
+class Place:
+    """Threads and device of a process.
 
     Args:
-        tiles: Tiles to train.
+        threads: Processor threads that the process may use.
+        device: Index of the GPU that the process works on; ``None`` for the device of the configuration.
+        processes: Number of processes on this machine.
+    """
+
+    threads: int
+    device: int | None = None
+    processes: int = 1
+
+    def attempt(self, tile: Tile, train_tile: TrainTile) -> Outcome:
+        """Train a tile in this process.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            train_tile(tile) if self.device is None else train_tile(tile, device=self.device)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # reported with the tile's name once all tiles were tried
+            fewer = "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit"
+            advice = f"{fewer if self.processes > 1 else 'Fit'} a new run with a smaller {MEMORY_SETTINGS}."
+            outcome = Outcome(tile, out_of_memory(error, advice) or _without_traceback(error))
+        else:
+            return Outcome(tile, None)
+        finally:
+            torch.set_num_threads(before)
+        gc.collect()  # failed models refer to themselves, and would keep memory from the next tile
+        return outcome
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """Remove tracebacks, which keep the failed model in memory; the log of the tile has them."""
+    parts: list[BaseException] = [error]
+    for part in parts:
+        part.__traceback__ = None
+        parts += [each for each in (part.__cause__, part.__context__) if each is not None and each not in parts]
+    return error
+
+
+class Answer(NamedTuple):
+    """The report of a worker about a tile.
+
+    Args:
+        error: Why the training failed; ``None`` if it succeeded.
+        lost: Whether every further tile would fail too: the process has ended, or its GPU has failed for it.
+    """
+
+    error: Exception | None
+    lost: bool = False
+
+
+class Worker:
+    """A process that starts when it gets its first tile.
+
+    Args:
+        place: Threads and device of the process.
         work: Function that trains a tile, pickled.
     """
 
-    def __init__(self, tiles: Sequence[Tile], work: bytes) -> None:
-        self._context, self._work = working_context(), work
-        self._workers: list[Worker] = []
-        self._waiting = deque(tiles)
-        self._crashed_on: dict[str, int | None] = {}
-        self._out_of_memory = set[str]()
-        self._crashes = Counter[int | None]()
-        self._busy = 0
+    def __init__(self, place: Place, work: bytes) -> None:
+        self.place, self._work = place, work
+        self._executor = ProcessPoolExecutor(1, worker_context(), initializer=prepare_worker)
+        self._started: list[BaseProcess] = []
 
-    def start(self, places: Iterable[Place]) -> None:
-        """Start a process at each place."""
-        for place in places:
-            self._workers.append(self._start(place))
+    def train(self, tile: Tile) -> Future[Answer]:
+        """Send a tile to the process.
 
-    def _start(self, place: Place) -> Worker:
-        """Start a process; once more if the process that it is forked from was just killed, as that is replaced."""
+        Raises:
+            BrokenProcessPool: The process has ended since its last tile.
+        """
+        with starting_process():
+            future = self._executor.submit(_train, self.place, tile, self._work)
+            self._started = [*self._executor._processes.values()]  # noqa: SLF001  # nothing else gives the exit code
+        return future
+
+    def answer(self, future: Future[Answer]) -> Answer:
+        """Wait for the report about a tile, and say how the process ended if it did.
+
+        Raises:
+            StorageError: The disk is full.
+        """
         try:
-            return Worker.start(place, self._work, self._context)
-        except (EOFError, ConnectionError) as error:
-            logger.warning("A process could not be started. It is started once more: %r", error)
-            time.sleep(RESTART_DELAY)
-            return Worker.start(place, self._work, self._context)
+            return future.result()
+        except BrokenProcessPool:
+            [process] = self._started
+            process.join(timeout=5)
+            if process.exitcode == -signal.SIGKILL:
+                return Answer(KilledError(KILLED), lost=True)
+            return Answer(WorkerError(f"the process ended with exit code {process.exitcode}"), lost=True)
+
+    def stop(self) -> None:
+        """Kill the process; finished tiles are on the disk."""
+        for process in self._started:
+            process.kill()
+        self._executor.shutdown()
+
+
+class WorkerPool:
+    """One worker for each place, and the tiles that were lost.
+
+    Args:
+        work: Function that trains a tile, pickled.
+        places: Threads and device of each process.
+    """
+
+    def __init__(self, work: bytes, places: Sequence[Place]) -> None:
+        self._work, self._places = work, places
+        self._workers = [Worker(place, work) for place in places]
+        self._idle = deque(self._workers)
+        self._busy: dict[Future[Answer], tuple[Worker, Tile]] = {}
+        self._lost: list[tuple[Tile, Place]] = []
+
+    def train(self, tiles: Sequence[Tile]) -> Iterator[Outcome]:
+        """Train tiles side by side, and yield the outcome of each as it comes in, except of lost tiles.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        waiting = deque(tiles)
+        while waiting or self._busy:
+            while waiting and self._idle:
+                self._give(self._idle.popleft(), waiting.popleft())
+            done, alone = wait(self._busy, return_when=FIRST_COMPLETED).done, len(self._busy) == 1
+            yield from filter(None, (self._outcome(future, alone=alone) for future in done))
+
+    def retry(self) -> Iterator[Outcome]:
+        """Train the lost tiles one at a time, on another device than before if there is one.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        self.stop()
+        for tile, before in self._lost:
+            place = next((each for each in self._places if each.device != before.device), before)
+            worker = Worker(replace(place, processes=1), self._work)
+            try:
+                yield Outcome(tile, worker.answer(worker.train(tile)).error)
+            finally:
+                worker.stop()
 
     def stop(self) -> None:
         """Kill all processes."""
         for worker in self._workers:
             worker.stop()
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Train all tiles, and yield each outcome as it comes in.
-
-        Raises:
-            StorageError: The disk is full.
-        """
-        while self._waiting or any(worker.tile for worker in self._workers):
-            for worker in self._workers:
-                if worker.tile is None and (tile := self._next_at(worker.place.device)) is not None:
-                    self._waiting.remove(tile)
-                    worker.give(tile)
-            for worker, tile in self._finished():
-                if (outcome := self._outcome(worker, tile)) is not None:
-                    yield outcome
-
-    def _next_at(self, device: int | None) -> Tile | None:
-        """Give the next tile for a device; a tile whose process ended there waits for another device, if there is one.
-
-        A tile that ran out of memory beside others comes last, and alone.
-        """
-        at_work = [worker.tile.name for worker in self._workers if worker.tile is not None]
-        if self._out_of_memory.intersection(at_work):
-            return None
-        others, alone = self._elsewhere(device), not at_work
-        possible = [tile for tile in self._waiting if not others or self._crashed_on.get(tile.name) != device]
-        eligible = (tile for tile in possible if tile.name not in self._out_of_memory)
-        return next(eligible, possible[0] if possible and alone else None)
-
-    def _elsewhere(self, device: int | None) -> bool:
-        """Whether there are processes on other devices."""
-        return any(worker.place.device != device for worker in self._workers)
-
-    def _finished(self) -> list[tuple[Worker, Tile]]:
-        """Wait until a busy worker has finished or ended, and list all that have."""
-        busy = {worker.connection: (worker, worker.tile) for worker in self._workers if worker.tile is not None}
-        self._busy = len(busy)
-        return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]
-
-    def _outcome(self, worker: Worker, tile: Tile) -> Outcome | None:
-        """Give the outcome of a tile; ``None`` if the tile is retried.
-
-        Raises:
-            StorageError: The disk is full.
-        """
+    def _give(self, worker: Worker, tile: Tile) -> None:
         try:
-            answer = worker.answer()
-        except EOFError:
-            return self._lost(worker, tile, worker.exit_report(again=self._was_lost_before(tile)))
-        if isinstance(answer.error, StorageError):
-            raise answer.error
-        if answer.error is not None and (answer.lost or self._are_too_many(answer.error)):
-            return self._lost(worker, tile, answer.error)
-        worker.tile = None
-        self._crashes[worker.place.device] = 0
-        return Outcome(tile, answer.error)
+            future = worker.train(tile)
+        except BrokenProcessPool:  # the process has ended since its last tile
+            worker = self._replace(worker)
+            future = worker.train(tile)
+        self._busy[future] = worker, tile
 
-    def _was_lost_before(self, tile: Tile) -> bool:
-        """Whether the training of a tile was lost before."""
-        return tile.name in self._crashed_on or tile.name in self._out_of_memory
-
-    def _are_too_many(self, error: Exception) -> bool:
-        """Whether the machine ran out of memory because several tiles were trained at the same time."""
-        short = isinstance(error, KilledError) or (isinstance(error, OutOfMemoryError) and error.of_machine)
-        return short and self._busy > 1 and len(self._workers) > 1
-
-    def _lost(self, worker: Worker, tile: Tile, error: Exception) -> Outcome | None:
-        """Replace a worker, and retry its tile, or report the tile if this was its second loss."""
-        device, are_too_many = worker.place.device, self._are_too_many(error)
+    def _replace(self, worker: Worker) -> Worker:
         worker.stop()
         self._workers.remove(worker)
-        if are_too_many:
-            text = "Tile %s is retried. From now on tiles are trained by one process less, %d: %s"
-            logger.warning(text, tile.name, len(self._workers), error)
-            self._out_of_memory.add(tile.name)
-            self._waiting.append(tile)
-            return None
-        self._crashes[device] += 1
-        if self._crashes[device] < MOST_CRASHES or not self._elsewhere(device):
-            self.start([worker.place])
-        else:
-            logger.warning(
-                "On GPU %s, %d processes in a row have ended. No more are started there.", device, MOST_CRASHES
-            )
-        if self._was_lost_before(tile):
+        self._workers.append(replacement := Worker(worker.place, self._work))
+        return replacement
+
+    def _outcome(self, future: Future[Answer], *, alone: bool) -> Outcome | None:
+        """Give the outcome of a tile; ``None`` if it is to be retried.
+
+        Where the machine lacks memory for all processes, it may have enough for one less.
+        """
+        worker, tile = self._busy.pop(future)
+        error, lost = worker.answer(future)
+        of_machine = isinstance(error, KilledError) or (isinstance(error, OutOfMemoryError) and error.of_machine)
+        too_many = of_machine and not alone
+        if not (lost or too_many):
+            self._idle.append(worker)
             return Outcome(tile, error)
-        logger.warning("Tile %s is retried: %s", tile.name, error)
-        self._crashed_on[tile.name] = device
-        self._waiting.append(tile)
+        self._lost.append((tile, worker.place))
+        logger.warning("Tile %s is retried alone when all others are done: %s", tile.name, error)
+        if too_many and len(self._workers) > 1:
+            worker.stop()
+            self._workers.remove(worker)
+            logger.warning("From now on tiles are trained by one process less: %d.", len(self._workers))
+        else:
+            self._idle.append(self._replace(worker))
         return None
+
+
+def _train(place: Place, tile: Tile, work: bytes) -> Answer:
+    """Train a tile in the process of a worker."""
+    # Unpickled inside, so that an error is reported with the tile.
+    error = place.attempt(tile, lambda tile, **device: _unpickled(work)(tile, **device)).error  # noqa: PLW0108
+    return Answer(_sendable(error), lost=gpu_has_failed(error))
+
+
+@lru_cache(maxsize=1)
+def _unpickled(work: bytes) -> TrainTile:
+    """Unpickle the function that trains a tile, once in a process."""
+    with without_known_warnings():  # imports everything, unless this process is a copy of one that has
+        train_tile: TrainTile = pickle.loads(work)  # noqa: S301  # made by the process that started this one
+    return train_tile
+
+
+def gpu_has_failed(error: BaseException | None) -> bool:
+    """Whether a GPU refuses all further work of the process after this error.
+
+    Such errors are, for example, invalid memory accesses, and assertions that fail on the device.
+    """
+    if error is None or isinstance(error, OutOfMemoryError):
+        return False
+    if isinstance(error, torch.AcceleratorError) or FAILED_GPU.match(str(error)):
+        return True
+    return gpu_has_failed(error.__cause__)
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """Return an error that can be pickled; of an error that cannot, only its message is kept."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # was pickled on the same line
+    except Exception:  # noqa: BLE001  # pickling errors of other packages may raise anything
+        return UnsentError(f"{type(error).__name__}: {error}")
+    return error

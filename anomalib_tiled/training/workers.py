@@ -9,11 +9,10 @@ import torch
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.contracts import errors_naming_stage
-from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
-from anomalib_tiled.system.fork_server import start_fork_server
-from anomalib_tiled.system.limits import available_memory, cores
-from anomalib_tiled.training.worker import Place
-from anomalib_tiled.training.worker_pool import train_side_by_side
+from anomalib_tiled.stages.workers import Conditions, Workers
+from anomalib_tiled.system.fork_server import room_for_workers, worker_context
+from anomalib_tiled.system.limits import cores
+from anomalib_tiled.training.worker_pool import Place, train_side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 MOST_PROCESSES = 1_000
 """More than any machine has cores for."""
-
-MEMORY_OF_A_PROCESS = 4 * 10**9
-"""Bytes of free memory per process; a process needs less, but how much depends on the model."""
 
 
 class LocalWorkers(Workers):
@@ -71,7 +67,7 @@ class LocalWorkers(Workers):
             )
             raise ConfigurationError(message)
         if len(self._places()) > 1:
-            start_fork_server()
+            worker_context()  # starts the fork server
 
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""
@@ -104,7 +100,7 @@ class LocalWorkers(Workers):
         if devices != [None] or (self._conditions.accelerator != "cpu" and torch.accelerator.is_available()):
             number = len(devices)
         else:
-            number = min(cores() // (self._conditions.threads or 1), available_memory() // MEMORY_OF_A_PROCESS)
+            number = room_for_workers(self._conditions.threads or 1)
         return max(1, number if tiles is None else min(number, tiles))
 
 

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from jsonargparse import ArgumentParser
 
-from anomalib_tiled.cli import autoload, host
+from anomalib_tiled.cli import autoload
 
 START_UP_FILE = Path(__file__).parents[2] / "anomalib_tiled.pth"
 HOST = "anomalib.cli.cli"
@@ -59,7 +60,7 @@ def waiting() -> list[str]:
 
 
 def has_tiled(module: ModuleType) -> bool:
-    return issubclass(module.AnomalibCLI, host.TiledCommand)
+    return issubclass(module.AnomalibCLI, autoload.TiledCommand)
 
 
 def test_the_host_is_connected_when_its_command_line_is_imported(stand_in: Path, tmp_path: Path) -> None:
@@ -110,7 +111,6 @@ def test_looking_for_the_module_leaves_it_findable(stand_in: Path, tmp_path: Pat
     assert spec.origin == str(stand_in)
     assert spec.loader.get_source(HOST) == COMMAND_LINE
     assert copy.copy(spec.loader).loader is spec.loader.loader
-    assert pickle.loads(pickle.dumps(spec.loader)).path == str(stand_in)  # noqa: S301
     assert has_tiled(importlib.import_module(HOST))
 
 
@@ -182,14 +182,19 @@ def test_a_host_that_does_not_fit_works_without_tiled(
     assert not printed.out
 
 
-# In turn: the package is gone, was removed halfway, is broken.
-@pytest.mark.parametrize("package", [{}, {"host.py": ""}, {"__init__.py": "", "autoload.py": "def find_spec(: broken"}])
-@pytest.mark.parametrize("switch", ["", "debug"])
+@pytest.mark.parametrize(
+    ("switch", "package"),
+    {
+        "the package is gone": ("", {}),
+        "it is broken": ("", {"__init__.py": "", "cli/__init__.py": "", "cli/autoload.py": "def find_spec(: broken"}),
+        "somebody wants to know": ("debug", {}),
+    }.values(),
+)
 def test_a_start_up_file_left_behind_stops_nobody(
-    stand_in: Path, tmp_path: Path, package: dict[str, str], switch: str
+    stand_in: Path, tmp_path: Path, switch: str, package: dict[str, str]
 ) -> None:
     (tmp_path / START_UP_FILE.name).write_text(START_UP_FILE.read_text())
-    (tmp_path / "anomalib_tiled").mkdir()
+    (tmp_path / "anomalib_tiled" / "cli").mkdir(parents=True)
     for name, text in package.items():
         (tmp_path / "anomalib_tiled" / name).write_text(text)
     # -I -S: neither this folder nor the environment of the tests, where the package is whole.
@@ -205,3 +210,103 @@ def test_a_start_up_file_left_behind_stops_nobody(
     assert done.stdout.startswith("<anomalib.cli.cli.AnomalibCLI object")
     assert ("Traceback" in done.stderr) == (switch == "debug")
     assert bool(done.stderr) == (switch == "debug")
+
+
+class AnomalibCLI:
+    """A command line with one command, ``train``."""
+
+    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002
+        self.parser = ArgumentParser(prog="anomalib")
+        self.parser.add_argument("--config")
+        self.add_subcommands()
+        self.config = self.parser.parse_args(args)
+        if run and self.config.subcommand != "train":
+            getattr(self, self.config.subcommand)()
+
+    def add_subcommands(self, **kwargs: object) -> None:
+        self.parser.add_subcommands().add_subcommand("train", ArgumentParser(), help="Train one model.")
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    module = ModuleType("anomalib.cli.cli")
+    module.AnomalibCLI = AnomalibCLI
+    autoload.connect(module)
+    return module
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
+    """What `anomalib_tiled.cli.main.main` was called with; it answers 2 to ``fail`` and 0 to anything else."""
+    calls = []
+
+    def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled") -> int:
+        calls.append((arguments, prog))
+        return 2 if arguments == ["fail"] else 0
+
+    monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.main", SimpleNamespace(main=main))
+    return calls
+
+
+def test_the_help_lists_tiled_after_the_commands_of_the_host(
+    module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        module.AnomalibCLI(["--help"])
+    printed = capsys.readouterr().out
+    assert left.value.code == 0
+    assert autoload.HELP in " ".join(printed.split())
+    assert printed.index("Train one model.") < printed.index("Train, test and use one")
+
+
+def test_everything_after_tiled_goes_to_our_command_line(module: ModuleType, calls: list[object]) -> None:
+    module.AnomalibCLI(["tiled", "fit", "--config", "no_such_file.yaml", "--help"])
+    assert calls == [(["fit", "--config", "no_such_file.yaml", "--help"], "anomalib tiled")]
+
+
+def test_without_arguments_those_of_the_process_count(
+    module: ModuleType, calls: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["anomalib", "tiled", "status"])
+    module.AnomalibCLI()
+    assert calls == [(["status"], "anomalib tiled")]
+
+
+def test_a_status_other_than_zero_ends_the_program_with_it(module: ModuleType, calls: list[object]) -> None:
+    with pytest.raises(SystemExit) as left:
+        module.AnomalibCLI(["tiled", "fail"])
+    assert left.value.code == 2
+    assert len(calls) == 1
+
+
+def test_other_commands_are_the_business_of_the_host(module: ModuleType, calls: list[object]) -> None:
+    assert module.AnomalibCLI(["train"]).config.subcommand == "train"
+    with pytest.raises(SystemExit):
+        module.AnomalibCLI(["train", "tiled"])
+    assert calls == []
+
+
+def test_an_option_of_the_host_may_stand_before_tiled(module: ModuleType, calls: list[object]) -> None:
+    module.AnomalibCLI(["--config=any", "tiled"])
+    assert calls == [([], "anomalib tiled")]
+
+
+def test_what_is_not_to_be_run_is_not_run(module: ModuleType, calls: list[object]) -> None:
+    assert module.AnomalibCLI(["tiled"], run=False).config.subcommand == "tiled"
+    assert calls == []
+
+
+def test_connecting_twice_is_connecting_once(module: ModuleType) -> None:
+    connected = module.AnomalibCLI
+    autoload.connect(module)
+    assert module.AnomalibCLI is connected
+    assert connected.__mro__[1:3] == (autoload.TiledCommand, AnomalibCLI)
+
+
+@pytest.mark.parametrize("members", [{}, {"__init__": lambda self, arguments: None, "add_subcommands": print}])
+def test_a_host_that_does_not_fit_is_refused(members: dict[str, object]) -> None:
+    module = ModuleType("anomalib.cli.cli")
+    module.AnomalibCLI = inner = type("AnomalibCLI", (), members)
+    with pytest.raises(TypeError, match=r"needs an AnomalibCLI .* but got __init__\(.* Use `anomalib-tiled`"):
+        autoload.connect(module)
+    assert module.AnomalibCLI is inner

@@ -16,9 +16,11 @@ from PIL import Image
 
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.config.settings import ClassSpec
-from anomalib_tiled.ensemble import run as run_module
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.grid import Size
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
+from anomalib_tiled.system.files import read_json, write_json
 
 SIZE = (112, 150)
 DEFECT = 14
@@ -132,6 +134,24 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def noted_again() -> Callable[[Path], None]:
+    """Note that a run was made with its present configuration and files, as somebody who knows the format would."""
+
+    def note(run: Path) -> None:
+        folder = RunFolder(run)
+        settings = folder.settings()
+        for record in (run / "tiles").glob("r*_c*.json"):
+            checkpoint = vars(Checksum.of(record.with_suffix(".ckpt")))
+            write_json(record, read_json(record) | {"configuration": settings.training_hash, "checkpoint": checkpoint})
+        calibration = read_json(folder.calibration_file)
+        write_json(folder.calibration_file, calibration | {"configuration": settings.calibration_hash})
+        for path in (folder.calibration_file, folder.validation_scores_file):
+            folder.note_checksum(path)
+
+    return note
+
+
+@pytest.fixture(scope="session")
 def checkpoints() -> Callable[[Path], dict[str, Checksum]]:
     """Say what the checkpoints of a run are like, by their names."""
     return lambda run: {path.name: Checksum.of(path) for path in (run / "tiles").glob("*.ckpt")}
@@ -145,14 +165,14 @@ def models() -> dict[Path, AnomalibModule]:
 
 @pytest.fixture
 def kept_models(models: dict[Path, AnomalibModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    load = run_module.load_tile_model
+    load = loaded_models.load_tile_model
 
     def load_once(spec: ClassSpec, tile_size: Size, checkpoint: Path) -> AnomalibModule:
         if checkpoint not in models:
             models[checkpoint] = load(spec, tile_size, checkpoint)
         return models[checkpoint]
 
-    monkeypatch.setattr(run_module, "load_tile_model", load_once)
+    monkeypatch.setattr(loaded_models, "load_tile_model", load_once)
 
 
 @pytest.fixture

@@ -17,18 +17,15 @@ from anomalib_tiled.cli.main import main
 Configure = Callable[..., Path]
 
 PACKAGE = '''
-from anomalib.data import Folder
+from anomalib.data import Tabular
 
 
-class Walls(Folder):
-    """Knows its own folders."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__("walls", "good", root, "bad", "good_test", "mask", num_workers=0)
+class Walls(Tabular):
+    """A table of walls."""
 '''
 
 
-def test_a_table_below_a_relative_root_with_images_that_nobody_has_judged(
+def test_a_third_partys_table_below_a_relative_root_with_images_of_unknown_label(
     configure: Configure, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(str(path.relative_to(photographs)) for path in photographs.glob("*/*.png"))
@@ -43,8 +40,11 @@ def test_a_table_below_a_relative_root_with_images_that_nobody_has_judged(
         "mask_path": [f"mask/{Path(name).name}" if label == 1 else "" for name, label in judged],
     }
     arguments = {"name": "table", "root": photographs.name, "samples": samples, "val_split_mode": "same_as_test"}
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "walls_of_houses.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path / "package")
     monkeypatch.chdir(photographs.parent)
-    data = {"class_path": "Tabular", "init_args": arguments | {"num_workers": 0}}
+    data = {"class_path": "walls_of_houses.Walls", "init_args": arguments | {"num_workers": 0}}
     assert main(["fit", "--config", str(configure(data=data, tiling__stride=None))]) == 0
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "results" / "Padim" / "table" / "v0"
@@ -52,17 +52,6 @@ def test_a_table_below_a_relative_root_with_images_that_nobody_has_judged(
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["image_AUROC"] == 1.0
     assert metrics["pixel_AUROC"] > 0.9
-
-
-def test_a_third_partys_data_module_by_its_dotted_path(
-    configure: Configure, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "walls_of_houses.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(tmp_path / "package")
-    data = {"class_path": "walls_of_houses.Walls", "init_args": {"root": str(photographs)}}
-    assert main(["fit", "--config", str(configure(data=data, tiling__stride=None))]) == 0
-    assert (tmp_path / "results" / "Padim" / "walls" / "v0" / "calibration.json").is_file()
 
 
 @pytest.mark.slow

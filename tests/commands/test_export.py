@@ -16,11 +16,10 @@ import torch
 import yaml
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.data.images import read_image
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.grid import Size, Tile
+from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
 
@@ -123,65 +122,34 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tile models were there, each time that one was loaded."""
     loaded: list[ReferenceType[AnomalibModule]] = []
     numbers: list[int] = []
-    load = Run._load_tile
+    load = SavedModels.load
 
-    def counted(run: Run, tile: Tile) -> AnomalibModule:
-        loaded.append(ref(model := load(run, tile)))
+    def counted(saved: SavedModels, tile: Tile) -> AnomalibModule:
+        loaded.append(ref(model := load(saved, tile)))
         numbers.append(sum(each() is not None for each in loaded))
         return model
 
-    monkeypatch.setattr(Run, "_load_tile", counted)
+    monkeypatch.setattr(SavedModels, "load", counted)
     return numbers
 
 
-@pytest.mark.slow
-def test_an_export_predicts_an_image_with_its_augmentations(configure: Callable[..., Path], tmp_path: Path) -> None:
-    augmentations = {"class_path": "torchvision.transforms.v2.Normalize", "init_args": {"mean": [0.2], "std": [0.7]}}
-    changes = {"data__init_args__augmentations": augmentations, "tiling": {"tile_size": [112, 80]}}
-    path = configure(**changes)
-    assert main(["fit", "--config", str(path)]) == 0
-    run = path.parent / "results" / "Padim" / "photographs" / "v0"
-    assert main(["export", "--ckpt_dir", str(run), "--format", "torch", "--output", str(tmp_path / "export")]) == 0
-    image = next((Path(yaml.safe_load(path.read_text())["data"]["init_args"]["root"]) / "bad").iterdir())
-    decoded = torch.from_numpy(read_image(image, Size(112, 150))).permute(2, 0, 1)[None] / 255
-    found = torch.export.load(tmp_path / "export" / "model.pt2").module()(decoded)
-    expected = TiledEnsemble.load(run, device="cpu").predict(image)
-    np.testing.assert_allclose(float(found["pred_score"]), expected.score, atol=1e-4)
-    np.testing.assert_allclose(found["anomaly_map"][0, 0].numpy(), expected.map, atol=1e-4)
-    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
-    assert (manifest["augmentations"], manifest["inputs"][0]["shape"][0]) == (["Normalize"], 1)
-
-
-@pytest.mark.parametrize(
-    ("changed", "options", "message"),
-    [
-        ("RandomHorizontalFlip", [], "(RandomHorizontalFlip) cannot be exported: they draw random numbers"),
-        (
-            "Identity",
-            ["--format", "onnx", "--per_tile"],
-            "(Identity) cannot be exported: --per_tile cannot export them",
-        ),
-    ],
-)
-def test_augmentations_that_cannot_be_exported_are_refused_before_tiles_are_loaded(
+def test_augmentations_of_test_images_are_refused_before_tiles_are_loaded(
     finished_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     held: list[int],
-    changed: str,
-    options: list[str],
-    message: str,
+    noted_again: Callable[[Path], None],
 ) -> None:
-    if options:
-        pytest.importorskip("onnxscript")
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     content = yaml.safe_load((run / "config.yaml").read_text())
-    content["data"]["init_args"]["augmentations"] = {"class_path": f"torchvision.transforms.v2.{changed}"}
+    content["data"]["init_args"]["augmentations"] = {"class_path": "torchvision.transforms.v2.RandomHorizontalFlip"}
     (run / "config.yaml").write_text(yaml.safe_dump(content))
-    assert main(["export", "--ckpt_dir", str(run), "--allow_altered", *(options or ["--format", "torch"])]) == 2
-    assert message in capsys.readouterr().err
+    noted_again(run)
+    assert main(["export", "--ckpt_dir", str(run), "--format", "torch"]) == 2
+    assert "the data module augments test images (RandomHorizontalFlip)" in capsys.readouterr().err
     assert held == []
+    assert not any((run / "export").iterdir())
 
 
 @pytest.mark.slow
@@ -232,23 +200,13 @@ def check_manifest(output: Path, finished_run: Path, form: str) -> None:
         assert Checksum(**checksum) == Checksum.of(output / name)
 
 
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        ("manifest.json", "holds an earlier export. Replace it by --overwrite, or choose another folder by --output."),
-        ("thesis.txt", "must be a new or empty folder, or an earlier export, but"),
-    ],
-)
-def test_what_is_there_is_not_replaced(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, message: str
+def test_an_earlier_export_is_not_replaced_unasked(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / made).write_text('{"format": "torch", "files": {}}')
-    options = [] if made == "manifest.json" else ["--overwrite"]
-    assert (
-        main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(tmp_path), *options]) == 2
-    )
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [made]
+    (tmp_path / "manifest.json").write_text('{"format": "torch", "files": {}}')
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--output", str(tmp_path)]) == 2
+    assert "holds an earlier export. Replace it by --overwrite, or choose another" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_an_incomplete_run_is_refused_and_nothing_is_left(
@@ -267,9 +225,7 @@ def test_an_unknown_format_is_refused_before_the_run_is_looked_at(capsys: pytest
     assert "--format cannot be 'onyx'." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--per_tile"], ["--input", "uint8"]])
-def test_whole_checkpoints_are_of_one_kind(
-    finished_run: Path, option: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "checkpoints", *option]) == 2
-    assert "--per_tile and --input have no meaning with --format checkpoints" in capsys.readouterr().err
+def test_whole_checkpoints_are_of_one_kind(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--per_tile"], ["--input", "uint8"]):
+        assert main(["export", "--ckpt_dir", str(finished_run), "--format", "checkpoints", *option]) == 2
+        assert "--per_tile and --input have no meaning with --format checkpoints" in capsys.readouterr().err

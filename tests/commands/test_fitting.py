@@ -229,5 +229,5 @@ def test_wrong_models_are_refused(photographs: Path) -> None:
 def test_wrong_settings_are_explained(photographs: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"There is no setting 'mergin'\. Did you mean 'merging'\?"):
         fit_ensemble(Padim, folder(photographs), 64, mergin="Mean")
-    with pytest.raises(ConfigurationError, match=r"model: Expected a class: Padimm\. Did you mean 'Padim'"):
+    with pytest.raises(ConfigurationError, match=r"no 'Padimm' for model\. Did you mean 'Padim'"):
         fit_ensemble("Padimm", folder(photographs), 64)

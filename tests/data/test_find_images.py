@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from anomalib.data import Folder
+from PIL import Image, features
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.find_images import find_images
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.images import image_endings, read_image, size_of
 from anomalib_tiled.errors import DataError
 
 IMAGES = ["b/2.png", "b/deep/1.JPG", "a.tif", "b/10.png"]
@@ -51,74 +54,60 @@ def test_each_image_is_found_once(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("b/*.png", ["b/10.png", "b/2.png"]),
+        ("b/**.png", ["b/10.png", "b/2.png"]),
         ("**/*.[jJ]*", ["b/deep/1.JPG"]),
         ("b/**", ["b/10.png", "b/2.png", "b/deep/1.JPG"]),
         ("*/dee*", ["b/deep/1.JPG"]),
         ("[ab].tif", ["a.tif"]),
+        (".hid*", [".hidden.png"]),
+        ("b/.c*/*", ["b/.cache/1.png"]),
     ],
 )
 def test_patterns(folder: Path, pattern: str, expected: list[str]) -> None:
-    assert found(folder, pattern) == expected
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(folder: Path) -> None:
-    (folder / "[1].png").touch()
-    assert found(folder, "[1].png") == ["[1].png"]
-
-
-def test_a_list_may_name_files_folders_patterns_and_what_has_gone(folder: Path) -> None:
-    lines = ("b/deep\n", "a.tif\r\n", "\n", "  \n", "gone.png\n", "b/1*.png")
-    assert found(folder, "-", listed=lines) == ["b/deep/1.JPG", "a.tif", "gone.png", "b/10.png"]
-    assert found(folder, "-", listed=("empty", "x*.png", "a.tif")) == ["empty", "x*.png", "a.tif"]
-
-
-def test_blanks_in_a_list_belong_to_the_names(folder: Path) -> None:
-    for name in (" a.tif", "a.tif "):
-        (folder / name).touch()
-    assert found(folder, "-", listed=(" a.tif\n", "a.tif \r\n", "a.tif")) == [" a.tif", "a.tif ", "a.tif"]
-
-
-def test_blanks_that_belong_to_no_name_are_left_out(folder: Path) -> None:
-    assert found(folder, "-", listed=("  a.tif\n", "b/deep \n", "gone.png ")) == ["a.tif", "b/deep/1.JPG", "gone.png"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("run [1]/*.png", ["run [1]/1.png"]),
-        ("run [1]/in*/[23].png", ["run [1]/in?/2.png"]),
-        ("run [1]/in?/*.png", ["run [1]/in?/2.png"]),
-        ("run [12]/*.png", ["run 1/0.png"]),
-        ("**/run [1]/**/2.*", ["run [1]/in?/2.png"]),
-    ],
-)
-def test_folders_of_a_pattern_whose_names_look_like_patterns(folder: Path, pattern: str, expected: list[str]) -> None:
-    for name in ("run [1]/1.png", "run [1]/in?/2.png", "run 1/0.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
     assert found(folder, pattern) == found(folder, str(folder / pattern)) == expected
 
 
-def test_the_folder_that_it_is_called_in_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "batch [3]").mkdir()
-    (tmp_path / "batch [3]" / "1.png").touch()
-    monkeypatch.chdir(tmp_path / "batch [3]")
-    assert found(tmp_path / "batch [3]", "*.png") == ["1.png"]
+def test_files_and_first_folders_whose_names_look_like_patterns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("[1].png", "run [1]/1.png", "run [1]/in?/2.png", "run 1/0.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert found(folder, "[1].png") == ["[1].png"]
+    assert found(folder, "run [1]/*.png") == ["run [1]/1.png"]
+    assert found(folder, "run [1]/in?/*.png") == found(folder, "run [1]/**/2.*") == ["run [1]/in?/2.png"]
+    assert found(folder, "run [12]/*.png") == ["run 1/0.png"]
+    monkeypatch.chdir(folder / "run [1]")
+    assert found(folder, "*.png") == ["run [1]/1.png"]
+
+
+def test_a_list_may_name_files_folders_patterns_and_what_has_gone(folder: Path) -> None:
+    lines = ("\ufeffb/deep\n", "a.tif\r\n", "\n", "  \n", "gone.png\n", "b/1*.png")
+    assert found(folder, "-", listed=lines) == ["b/deep/1.JPG", "a.tif", "gone.png", "b/10.png"]
+    lines = ("empty", "x*.png", "~nobody_has_this_name/1.png", f"{'long' * 100}.png", "round", "round/1.png", "a.tif")
+    assert found(folder, "-", listed=lines) == list(lines), "no line stops the others"
+
+
+def test_blanks_in_a_list_belong_to_the_names_where_such_files_exist(folder: Path) -> None:
+    assert found(folder, "-", listed=("  a.tif\n", "b/deep \n", "gone.png ")) == ["a.tif", "b/deep/1.JPG", "gone.png"]
+    for name in (" a.tif", "a.tif "):
+        (folder / name).touch()
+    assert found(folder, "-", listed=(" a.tif\n", "a.tif \r\n", "a.tif")) == [" a.tif", "a.tif ", "a.tif"]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("empty", "There must be images in .*empty or its subfolders, but there are none. Use one of .apng, .avif"),
-        ("gone.png", "--data must name files or folders that exist, but there is no .*gone.png"),
+        (
+            "gone.png",
+            "--data must name files or folders that exist and can be read, but .*gone.png does not, or cannot",
+        ),
         ("*.gif", r"No image matches \*.gif. Quote it to keep"),
         ("-", "--data - reads a list with one image in each line from standard input, which is empty or closed"),
         ("out", "--data must name images apart from the pictures of predictions in .*out/images, .*out/masks"),
         ("", "--data must name files or folders, but one name is empty. Check for an unset shell"),
-        ("~nobody_has_this_name/1.png", "that exist, but there is no .*/data/~nobody_has_this_name/1.png"),
-        (f"{'long' * 100}.png", "--data must name files or folders that can be read, but .*long.png cannot: File name"),
-        ("round", "--data must name files or folders that exist, but there is no .*/data/round"),
+        ("~nobody_has_this_name/1.png", "that exist and can be read, but .*/data/~nobody_has_this_name/1.png does not"),
+        (f"{'long' * 100}.png", "that exist and can be read, but .*long.png does not"),
+        ("round", "that exist and can be read, but .*/data/round does not"),
     ],
 )
 def test_nothing_found_is_an_error(folder: Path, given: str, message: str) -> None:
@@ -126,9 +115,11 @@ def test_nothing_found_is_an_error(folder: Path, given: str, message: str) -> No
         found(folder, given)
 
 
-def test_a_line_without_end_is_not_read_to_its_end(folder: Path) -> None:
-    with pytest.raises(DataError, match="a line is longer than 65536 characters"):
-        found(folder, "-", listed=("1.png\n", "a" * 65_537, "never read"))
+@pytest.mark.parametrize("line", ["a" * 65_537, "a.tif\0b/2.png"])
+def test_a_list_with_other_ends_of_lines_is_not_read_to_its_end(folder: Path, line: str) -> None:
+    with pytest.raises(DataError, match=r"a line holds zero bytes or more than 65536 characters\. Leave -print0 out"):
+        found(folder, "-", listed=(lines := iter(("1.png\n", line, "never read"))))
+    assert next(lines) == "never read"
 
 
 def test_a_list_that_cannot_be_read(folder: Path) -> None:
@@ -140,20 +131,6 @@ def test_a_list_that_cannot_be_read(folder: Path) -> None:
         found(folder, "-", listed=lines())
 
 
-def test_what_of_the_list_has_no_end_of_line_is_reported(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"it holds zero bytes\. Leave -print0 out"):
-        found(folder, "-", listed=("a.tif\0b/2.png",))
-
-
-@pytest.mark.parametrize("line", ["", "~nobody_has_this_name/1.png", f"{'long' * 100}.png", "round", "round/1.png"])
-def test_no_line_of_a_list_stops_the_others(folder: Path, line: str) -> None:
-    assert found(folder, "-", listed=("a.tif", f"{line}\n", "b/2.png")) == ["a.tif", *filter(None, [line]), "b/2.png"]
-
-
-def test_a_byte_order_mark_is_not_part_of_the_first_name(folder: Path) -> None:
-    assert found(folder, "-", listed=("\ufeffa.tif\n", "b/2.png\n")) == ["a.tif", "b/2.png"]
-
-
 @pytest.mark.parametrize("above", ["b/..", "../data", "empty/../b/../../data", "link/.."])
 def test_paths_with_dots_are_the_paths_without(folder: Path, above: str) -> None:
     (folder / "link").symlink_to("b")
@@ -161,33 +138,17 @@ def test_paths_with_dots_are_the_paths_without(folder: Path, above: str) -> None
     assert found(folder, *names) == ["b/2.png", "b/10.png", "a.tif"]
 
 
-def test_dots_after_a_link_lead_to_where_the_link_leads(folder: Path) -> None:
-    (folder / "link").symlink_to("b/deep")
-    (folder / "b" / "deep" / "er").mkdir()
-    names = ["link/../2.png", "link/1.JPG", "link/er/../1.JPG"]
-    assert found(folder, *names) == ["b/2.png", "link/1.JPG"], "links stay otherwise"
-
-
-@pytest.mark.parametrize("pattern", ["", "**", "**/*.*", "*"])
-def test_links_that_lead_in_a_circle_have_an_end(folder: Path, pattern: str) -> None:
+def test_links_to_folders_are_followed_and_circles_of_them_end(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "out")
-    for link, target in {
-        "b/self": ".",
-        "b/up": "..",
-        "b/deep/up": "../..",
-        "a link": "b",
-        "b/deep/a": "../../a link",
-    }.items():
-        (folder / link).symlink_to(target)
-    expected = ["a.tif", "b/10.png", "b/2.png", "b/deep/1.JPG"]
-    assert found(folder, str(folder / pattern)) == (expected[:1] if pattern == "*" else expected), "by their own names"
-
-
-def test_links_to_folders_elsewhere_are_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "7.png").touch()
-    (folder / "b" / "deep" / "link").symlink_to(tmp_path / "else")
-    assert found(folder, "b/deep") == found(folder, "b/deep/**/*.*") == ["b/deep/1.JPG", "b/deep/link/7.png"]
+    links = {"b/self": ".", "b/up": "..", "b/deep/up": "../..", "b/deep/elsewhere": "../../../else"}
+    for link, target in links.items():
+        (folder / link).symlink_to(target)
+    images = ["a.tif", "b/10.png", "b/2.png", "b/deep/1.JPG"]
+    assert found(folder, str(folder)) == [*images, "b/deep/elsewhere/7.png"], "each once"
+    assert found(folder, "**/*.*") == images, "but ** passes links over"
+    assert found(folder, "b/d*/else*/*.png") == ["b/deep/elsewhere/7.png"]
 
 
 def test_own_pictures_are_no_images_whatever_way_leads_to_them(folder: Path) -> None:
@@ -196,9 +157,8 @@ def test_own_pictures_are_no_images_whatever_way_leads_to_them(folder: Path) -> 
     (folder / "seen").symlink_to("out/masks")
     names = ["a.tif", "out", "out/masks/a.png", "b/../out/images/a.png", "seen", "seen/*", "b/deep/../../seen/a.png"]
     assert found(folder, *names[:1], "-", listed=tuple(names)) == ["a.tif"]
-    for name in names[1:]:
-        with pytest.raises(DataError, match="apart from the pictures of predictions"):
-            found(folder, name)
+    with pytest.raises(DataError, match="apart from the pictures of predictions"):
+        found(folder, *names[1:])
 
 
 def test_all_else_in_the_folder_of_the_results_is_an_image(folder: Path) -> None:
@@ -208,54 +168,54 @@ def test_all_else_in_the_folder_of_the_results_is_an_image(folder: Path) -> None
     assert found(folder, "out", "a.tif") == ["out/1.png", "out/maps/m.tiff", "a.tif"]
 
 
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """Run as somebody whom permissions hold for, which they do not for root."""
-    user = os.geteuid()
-    os.seteuid(user or 65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
+def test_an_unreadable_folder_is_not_passed_over_in_silence(
+    shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    for name in ("1.png", "inner/2.png", "other/3.png"):
+        (shared_folder / name).parent.mkdir(exist_ok=True)
+        (shared_folder / name).touch()
+    with forbidden(shared_folder / "inner"):
+        assert found(shared_folder, str(shared_folder)) == ["1.png", "other/3.png", "inner"]
+        with pytest.raises(DataError, match=r"inner cannot be read \(Permission denied\)"):
+            size_of(shared_folder / "inner")
+        with pytest.raises(DataError, match=r"that exist and can be read, but .*/inner/2\.png does not, or cannot"):
+            found(shared_folder, str(shared_folder / "inner" / "2.png"))
+
+
+def write(path: Path) -> bool:
+    """Write an image in the first mode that its format takes; tell whether there is one."""
+    for mode in ("RGB", "L", "P", "1", "F"):
+        try:
+            Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).convert(mode).save(path)
+        except (OSError, ValueError, KeyError):
+            path.unlink(missing_ok=True)
+        else:
+            return True
+    return False
 
 
 @pytest.fixture
-def locked() -> Iterator[Path]:
-    """Folder of an image and of a folder that nobody may read; not in that of pytest, which is root's alone."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        for path in (folder / "1.png", folder / "inner" / "2.png", folder / "other" / "3.png"):
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-        (folder / "inner").chmod(0)
-        with without_privileges():
-            yield folder
-        (folder / "inner").chmod(0o755)
+def every_ending(tmp_path: Path) -> list[Path]:
+    """An image of every ending that Pillow can write too."""
+    (tmp_path / "good").mkdir()
+    for ending in image_endings():
+        write(tmp_path / "good" / f"image{ending.upper() if ending == '.bmp' else ending}")
+    for other in ("notes.txt", "scan.h5", "film.mpg", "drawing.eps", "drawing.ps", "report.pdf", "labels.json"):
+        (tmp_path / "good" / other).write_text("no image")
+    return sorted(path for path in (tmp_path / "good").iterdir() if path.stem == "image")
 
 
-@pytest.mark.parametrize("pattern", ["", "**", "*/*.png", "**/*.png", "*/3.png"])
-def test_a_folder_that_must_not_be_read_is_not_passed_over_in_silence(locked: Path, pattern: str) -> None:
-    assert found(locked, str(locked / "1.png"), str(locked / pattern)) == ["1.png", "other/3.png", "inner"]
-    with pytest.raises(DataError, match=r"inner cannot be read \(Permission denied\)"):
-        size_of(locked / "inner")
+def test_training_and_prediction_find_every_ending_that_can_be_read(tmp_path: Path, every_ending: list[Path]) -> None:
+    assert {".jp2", ".avif", ".webp", ".gif", ".tga", ".jfif", ".BMP"} <= {path.suffix for path in every_ending}
+    assert find_images([str(tmp_path / "good")], [], apart_from=[]) == every_ending
+    data = Folder("f", "good", tmp_path, test_split_mode="none", val_split_mode="none", num_workers=0)
+    assert sorted(sample.image_path for sample in split_once(data).samples) == every_ending
+    for path in every_ending:
+        assert read_image(path, size := size_of(path)).shape == (*size, 3), path
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "inner",
-            "There must be images to predict, but .*/inner cannot be searched: Permission denied. Change its perm",
-        ),
-        ("in*/*.png", "There must be images to predict, but .*/inner cannot be searched: Permission denied. Change"),
-        ("inner/2.png", "--data must name files or folders that can be read, but .*/inner/2.png cannot: Permission"),
-    ],
-)
-def test_what_must_not_be_read_at_all_is_an_error_or_a_failure_of_its_line(
-    locked: Path, name: str, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        found(locked, str(locked / name))
-    listed = (str(locked / name), str(locked / "1.png"))
-    assert found(locked, "-", listed=listed) == [name, "1.png"]
+def test_what_pillow_opens_but_does_not_decode_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(IMG_EXTENSIONS) < set(image_endings())
+    assert not {".h5", ".grib", ".wmf", ".mpg", ".eps", ".pdf", ".txt"} & set(image_endings())
+    monkeypatch.setattr(features, "check_codec", lambda name: name != "jpg_2000")
+    assert ".jp2" not in image_endings.__wrapped__()

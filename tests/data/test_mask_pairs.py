@@ -43,7 +43,7 @@ def candidates(images: list[str], masks: list[str]) -> Candidates:
 def test_names_tell_whose_a_mask_is_in_whatever_order_they_come(name: str) -> None:
     pairs = PLAIN[name]
     expected = {IMAGES / image: MASKS / mask for image, mask in pairs.items()}
-    for seed in range(5):
+    for seed in range(2):
         random = np.random.default_rng(seed)
         images, masks = random.permutation(list(pairs)), random.permutation(list(pairs.values()))
         assert candidates(list(images), list(masks)).pairs() == expected

@@ -43,7 +43,7 @@ def fit_folder(root: Path, abnormal: str | Sequence[str], mask: str | Sequence[s
     return split_once(Folder(root=root, abnormal_dir=abnormal, mask_dir=mask, **FOLDERS, **more))
 
 
-@pytest.mark.parametrize("mode", ["same_as_test", "from_test", "none", "from_train"])
+@pytest.mark.parametrize("mode", ["same_as_test", "from_test"])
 def test_folders_whose_masks_sort_otherwise(folder: Path, mode: str) -> None:
     for kind in ("crack", "crack_big"):
         draw(folder, *(f"bad/{kind}/{number}.png" for number in range(3)))
@@ -71,7 +71,6 @@ def test_the_order_of_lists_tells_where_names_do_not(folder: Path) -> None:
     ("abnormal", "mask"),
     [
         (["a/bad", "b/bad"], ["b/gt", "a/gt"]),
-        (["bad/a", "bad/b"], ["gt/b_mask", "gt/a_mask"]),
         (["bad_crack", "bad_crack_big"], ["gt_crack_big", "gt_crack"]),
         (["bad1", "bad10"], ["mask10", "mask1"]),
         (["bad/Crack", "bad/Hole"], ["gt/hole", "gt/crack"]),
@@ -88,18 +87,6 @@ def test_lists_whose_order_contradicts_their_names(folder: Path, abnormal: list[
     }
 
 
-def test_one_folder_of_masks_named_for_each_folder_of_images(folder: Path) -> None:
-    pairs = {f"bad/{kind}/{n}.png": f"gt/{kind}_mask/{n}.png" for kind in ("crack", "crack_big") for n in (1, 10)}
-    draw(folder, *pairs, *pairs.values())
-    assert masks_of(fit_folder(folder, ["bad/crack", "bad/crack_big"], ["gt", "gt"]), folder) == pairs
-
-
-def test_masks_of_images_that_are_no_longer_there(folder: Path) -> None:
-    draw(folder, "bad/1.png", "bad/3.png", *(f"masks/{number}_mask.png" for number in range(4)))
-    pairs = masks_of(fit_folder(folder, "bad", "masks"), folder)
-    assert pairs == {"bad/1.png": "masks/1_mask.png", "bad/3.png": "masks/3_mask.png"}
-
-
 def test_an_image_without_a_mask_in_its_folder(folder: Path) -> None:
     draw(folder, "bad/a/0.png", "bad/b/0.png", "gt/a/0.png", "gt/b/1.png")
     for abnormal, mask in ((["bad/a", "bad/b"], ["gt/a", "gt/b"]), ("bad", "gt")):
@@ -111,14 +98,6 @@ def test_an_image_is_no_mask(folder: Path) -> None:
     draw(folder, "bad/0.png", "bad/0_mask.png")
     with pytest.raises(DataError, match=r"bad/0\.png has none: no file in .*bad has its name"):
         fit_folder(folder, "bad", "bad")
-
-
-def test_test_images_of_another_data_module_are_paired_alike(folder: Path) -> None:
-    draw(folder, "bad/2.png", "bad/10.png", "masks/2_mask.png", "masks/10_mask.png")
-    data = Folder(root=folder, abnormal_dir="bad", mask_dir="masks", **FOLDERS, val_split_mode="none")
-    pairs = masks_of(split_once(data, for_training=False), folder)
-    assert pairs == {"bad/2.png": "masks/2_mask.png", "bad/10.png": "masks/10_mask.png"}
-    assert {Path(row.image_path).stem for row in data.test_data.samples.itertuples() if row.mask_path} == {"2", "10"}
 
 
 def test_the_layout_of_mvtec_without_zeros_before_numbers(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
-from anomalib_tiled.data.image_sizes import TrainedOn
-from anomalib_tiled.data.unlabelled_images import NewImages
+from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.errors import OutOfMemoryError, TiledError
 from anomalib_tiled.grid import Size, TileGrid
 
@@ -68,23 +68,6 @@ def test_what_cannot_be_read_is_told_and_passed_over(said: list[str], tmp_path: 
         assert expected in error
 
 
-def test_an_image_that_goes_while_it_is_looked_at_stops_no_other(
-    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths, look = paint(tmp_path, (8, 12), (8, 12), (8, 12)), new_images.lost_bits
-
-    def gone(path: Path) -> str | None:
-        if path == paths[1]:
-            path.unlink()
-        return look(path)
-
-    monkeypatch.setattr(new_images, "lost_bits", gone)
-    failures: list[tuple[Path, str]] = []
-    (batch,) = images(said).batches(paths, lambda path, error: failures.append((path, str(error))))
-    assert batch.images.image_path == [str(paths[0]), str(paths[2])]
-    assert failures == [(paths[1], f"{paths[1]} is missing. Restore it, or leave it out.")]
-
-
 @pytest.mark.parametrize("again", [True, False])
 def test_an_image_for_which_there_is_too_little_memory_is_tried_by_itself(
     said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
@@ -121,21 +104,33 @@ def test_images_are_changed_as_test_images_are(said: list[str], tmp_path: Path) 
     assert batch.images.image.unique().tolist() == [pytest.approx(0.8)]
 
 
-@pytest.mark.parametrize("size", [(4, 6), (8, 11), (16, 30), (8, 8)])
-def test_another_shape_is_told_once(said: list[str], tmp_path: Path, size: tuple[int, int]) -> None:
-    list(images(said).batches(paint(tmp_path, (8, 12), size, size), fail))
+def test_another_shape_is_reported_once(said: list[str], tmp_path: Path) -> None:
+    list(images(said).batches(paint(tmp_path, (8, 12), (8, 11), (4, 6)), fail))
     assert len(said) == 1
-    assert (
-        f"1.png has {Size(*size)} pixels (height x width), but the tiles were trained on images of 8 x 12." in said[0]
-    )
+    assert said[0].startswith(f"warning: {tmp_path / '1.png'} has 8 x 11 pixels (height x width), but the tiles were")
 
 
-@pytest.mark.parametrize("size", [(30, 30), (120, 120), (8, 12)])
-@pytest.mark.parametrize("odd", [(6, 6), (80, 120)])
-def test_what_is_larger_or_as_the_images_that_were_trained_on_is_not_told(
-    said: list[str], tmp_path: Path, size: tuple[int, int], odd: tuple[int, int]
-) -> None:
-    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, size), fail))
-    assert said == []
-    list(images(said, usual=Size(30, 30)).batches(paint(tmp_path, odd), fail))
-    assert "images of 8 x 12 (made of 30 x 30)" in said[0]
+WIDE = TrainedOn(resized=Size(8, 8), usual=Size(18, 32))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (18, 32), (36, 64), (9, 16), (180, 321)])
+def test_images_of_the_shape_that_was_trained_on_are_not_remarked(size: tuple[int, int]) -> None:
+    assert WIDE.remark("a.png", Size(*size)) is None
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 18), (7, 12), (180, 325)])
+def test_images_that_are_small_or_of_another_shape_are(size: tuple[int, int]) -> None:
+    remark = WIDE.remark("a.png", Size(*size))
+    assert remark is not None
+    assert f"a.png has {Size(*size)} pixels" in remark
+    assert "images of 8 x 8 (made of 18 x 32)." in remark
+
+
+def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 18)).save(tmp_path / "a.png")
+    split = Split((Sample("train", tmp_path / "a.png", None, None),))
+    assert TrainedOn.of(split, Size(8, 8)) == WIDE
+    (tmp_path / "a.png").write_bytes(b"damaged")
+    assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
+    (tmp_path / "a.png").unlink()
+    assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))

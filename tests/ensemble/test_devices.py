@@ -10,7 +10,7 @@ import torch
 
 from anomalib_tiled.ensemble.devices import device_named, device_of, usual_defaults
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.training.train_tile import check_trainer
+from anomalib_tiled.training.trainer import check_trainer
 
 NO_ACCELERATOR = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one")
 

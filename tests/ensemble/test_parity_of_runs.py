@@ -24,7 +24,6 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled import pipeline
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.data.boards import DemoBoards
-from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.training import preparation
 
@@ -122,10 +121,9 @@ def ours(case: Case) -> Outcome:
         "cache": {"directory": None},
         "visualize": False,
     }
-    folder = preparation.prepare(Settings.from_mapping(settings))
-    level = pipeline.fit(folder, Observers()).image
-    metrics = pipeline.test(folder, Observers(), data=None, output=None).metrics
-    run = Run.open(folder)
+    run = preparation.prepare(Settings.from_mapping(settings))
+    level = pipeline.fit(run, Observers()).image
+    metrics = pipeline.test(run, Observers(), data=None, output=None).metrics
     ensemble = run.calibrated_ensemble()
     images, raws, finals = [], [], []
     for batch in run.images("test"):

@@ -22,7 +22,7 @@ from anomalib_tiled.config.settings import ClassSpec, Settings, TilingSettings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache
 from anomalib_tiled.data.datamodule import split_once
-from anomalib_tiled.data.tile_dataset import TileDataModule
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble import run as module
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.run import Run
@@ -76,8 +76,8 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
 @pytest.fixture
 def trained(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Note tiles as trained, by name; all of them if none is given."""
-    monkeypatch.setattr(module, "load_tile_model", lambda spec, tile_size, checkpoint: Brightness())
-    monkeypatch.setattr(module, "reload_tile_model", lambda *_: None)
+    monkeypatch.setattr(loaded_models, "load_tile_model", lambda spec, tile_size, checkpoint: Brightness())
+    monkeypatch.setattr(loaded_models, "reload_tile_model", lambda *_: None)
 
     def note(*names: str) -> None:
         settings = folder.settings()
@@ -116,13 +116,13 @@ def test_a_package_of_another_version_is_noted(folder: RunFolder, caplog: pytest
 def test_images_are_decoded_beforehand_only_where_it_pays(folder: RunFolder, image_folder: Path) -> None:
     assert isinstance(Run.open(folder).source, DecodedFiles)
     assert not (image_folder / "cache").exists()
-    assert isinstance(Run.open(folder, build_cache=True).source, ImageCache)
+    assert isinstance(Run.open(folder).with_cache().source, ImageCache)
     assert isinstance(Run.open(folder).source, ImageCache), "once it is there it is used"
 
 
 def test_a_run_without_cache_decodes_on_the_fly(folder: RunFolder, image_folder: Path) -> None:
     folder.config_file.write_text(replace(folder.settings(), cache=None).to_yaml())
-    assert isinstance(Run.open(folder, build_cache=True).source, DecodedFiles)
+    assert isinstance(Run.open(folder).with_cache().source, DecodedFiles)
     assert not (image_folder / "cache").exists()
 
 
@@ -187,7 +187,7 @@ def test_images_are_whole_and_in_the_order_of_the_split(folder: RunFolder) -> No
 def test_each_subset_has_the_augmentations_that_are_meant_for_it(folder: RunFolder) -> None:
     run = Run.open(folder)
     run.datamodule.val_augmentations, run.datamodule.test_augmentations = Identity(), None
-    assert [run.images(name).augmentations is None for name in ("val", "test")] == [False, True]
+    assert [run.images(name).augmentations is None for name in ("calibration", "test")] == [False, True]
 
 
 @pytest.mark.parametrize("mode", ["from_test", "from_train", "synthetic"])
@@ -209,13 +209,13 @@ def test_tiles_and_commands_see_the_same_images_whatever_the_random_state(
         "model": {"class_path": "anomalib.models.Padim", "init_args": {"pre_trained": False, "n_features": 5}},
         "cache": None,
     }
-    folder = prepare(Settings.from_mapping(configuration | changes))
+    folder = prepare(Settings.from_mapping(configuration | changes)).folder
     seen = set()
     for state in range(6):
         seed_everything(state)
         run = Run.open(folder)
         for tile in run.grid.tiles:
-            data = TileDataModule(run.source, run.split, grid=run.grid, tile=tile, datamodule=run.datamodule)
+            data = run.job.tile_data(tile)
             loaders = data.train_dataloader(), data.val_dataloader(), run.images("test")
             paths = [frozenset(path for batch in loader for path in batch.image_path) for loader in loaders]
             assert not paths[0] & (paths[1] | paths[2])
@@ -260,18 +260,15 @@ def test_validation_scores_of_another_configuration_are_refused(folder: RunFolde
     assert Run.open(folder).validation_scores() is None
     none = NormalScores(np.zeros(0), np.zeros(0))
     ValidationScores(none, none, "another").write(folder.validation_scores_file)
-    with pytest.raises(
-        RunFolderError, match=r"scores\.npz belongs to another configuration.*Calibrate: .*allow_altered"
-    ):
+    with pytest.raises(RunFolderError, match=r"scores\.npz belongs to another configuration.*Calibrate: "):
         Run.open(folder).validation_scores()
-    assert Run.open(RunFolder.open(folder.path, allow_altered=True)).validation_scores() is not None
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named(folder: RunFolder, trained: Callable[..., None]) -> None:
     trained()
     run = Run.open(folder)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "load_tile_model", load_tile_model)
+        patched.setattr(loaded_models, "load_tile_model", load_tile_model)
         with pytest.raises(
             RunFolderError, match=r"r00_c00\.ckpt cannot be loaded: .* Train the tile again: .*r00_c00`"
         ):
@@ -337,7 +334,7 @@ def test_other_images_take_the_place_of_the_runs_own(folder: RunFolder, argument
     for name in ("good", "test", "bad", "masks"):
         shutil.copytree(tmp_path / name, others / name)
     Image.new("RGB", (24, 16), "white").save(others / "test" / "0.png")
-    run = Run.open(folder, build_cache=True)
+    run = Run.open(folder).with_cache()
     other = run.with_images_of(Folder(**(arguments | {"root": str(others), "eval_batch_size": 1})))
     samples = other.split.subset("test")
     assert all(sample.image_path.is_relative_to(others) for sample in samples)

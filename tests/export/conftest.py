@@ -14,8 +14,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.export.tile_graphs import TileGraphs
-from anomalib_tiled.export.whole import Whole
+from anomalib_tiled.export.graphs import TileGraphs, Whole
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
@@ -79,14 +78,12 @@ def make_ensemble() -> Callable[..., EnsembleModel]:
 
 
 @pytest.fixture
-def whole_of() -> Callable[..., Whole]:
-    """Give what is written of an ensemble: ``whole_of(ensemble, dtype, before)``."""
+def whole_of() -> Callable[[EnsembleModel], Whole]:
+    """Trace the tiles of an ensemble."""
 
-    def whole(
-        ensemble: EnsembleModel, dtype: torch.dtype = torch.float32, before: torch.nn.Module | None = None
-    ) -> Whole:
+    def whole(ensemble: EnsembleModel) -> Whole:
         graphs = TileGraphs(ensemble)
-        return Whole(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles), dtype, before)
+        return Whole(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles))
 
     return whole
 

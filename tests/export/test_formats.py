@@ -4,72 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import v2
+from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export import formats
-from anomalib_tiled.export.augmentations import Augmenting
 from anomalib_tiled.export.comparison import differences
+from anomalib_tiled.export.export import STEPS, write_tiles, write_whole
 from anomalib_tiled.export.formats import FORMATS, format_named
-from anomalib_tiled.export.whole import Whole
+from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.stages.merging import Gaussian, Max, Mean, Merger
 
 Make = Callable[..., EnsembleModel]
-WholeOf = Callable[..., Whole]
+
+APART, OVERLAPPING = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)), TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
+TWO = TileGrid(Size(5, 8), Size(5, 5), Size(3, 3))
 
 
-@pytest.fixture(params=FORMATS)
-def form(request: pytest.FixtureRequest) -> formats.Format:
-    form = format_named(request.param)
+def installed(name: str) -> formats.Format:
+    form = format_named(name)
     for package in form.packages:
         pytest.importorskip(package)
     return form
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("torch", torch.float32), ("onnx", torch.uint8), ("openvino", torch.float32)]
+)
 def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once(
-    make_ensemble: Make, whole_of: WholeOf, images: torch.Tensor, form: formats.Format, tmp_path: Path
+    make_ensemble: Make, tmp_path: Path, name: str, dtype: torch.dtype
 ) -> None:
-    ensemble = make_ensemble(normalize_at="tile", threshold_at="tile")
-    graph = form.graph(whole_of(ensemble))
-    form.write(graph, tmp_path / f"model{form.suffix}")
-    predict = form.load(graph, tmp_path / f"model{form.suffix}")
-    for number in (1, 3):
-        part = images[:number]
-        assert differences(ensemble, part, predict({"images": part.numpy()}))[1] == []
+    form, told = installed(name), list[str]()
+    transposed = torch.rand(5, 5, generator=torch.Generator().manual_seed(1)).t()
+    ensemble = make_ensemble(TWO, lambda tiles: tiles @ transposed, normalize_at="tile", threshold_at="tile")
+    written = write_whole(ensemble, form, tmp_path, dtype, told.append)
+    assert (written.graph.batch, len(told)) == (None, len(TWO.tiles) + STEPS)
+    pixels = torch.rand(3, 3, *TWO.image_size, generator=torch.Generator().manual_seed(0))
+    images = pixels if dtype == torch.float32 else (pixels * 255).to(dtype)
+    for part in (images[:1], images):
+        assert differences(ensemble, part, written.predict({"images": part.numpy()}))[1] == {}
     weights = sum(path.read_bytes().count(np.ones(10_000, np.float32).tobytes()) for path in tmp_path.iterdir())
     assert weights <= 1, "none, if the format computes what depends on weights alone beforehand"
 
 
-def test_weights_that_are_a_transpose_are_written(
-    make_ensemble: Make, whole_of: WholeOf, images: torch.Tensor, form: formats.Format, tmp_path: Path
-) -> None:
-    transposed = torch.rand(5, 5, generator=torch.Generator().manual_seed(1)).t()
-    ensemble = make_ensemble(predict=lambda tiles: tiles @ transposed)
-    graph = form.graph(whole_of(ensemble))
-    form.write(graph, tmp_path / f"model{form.suffix}")
-    predict = form.load(graph, tmp_path / f"model{form.suffix}")
-    assert differences(ensemble, images, predict({"images": images.numpy()}))[1] == []
+def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(make_ensemble: Make, tmp_path: Path) -> None:
+    form = installed("onnx")
+    ensemble = make_ensemble(TWO)
+    models, loaded, held = ensemble.tile_models, list[ReferenceType[AnomalibModule]](), list[int]()
+
+    def counted(tile: Tile) -> AnomalibModule:
+        loaded.append(ref(model := models._load(tile)))
+        held.append(sum(each() is not None for each in loaded))
+        return model
+
+    ensemble.tile_models = TileModels(counted, budget=0)
+    written = write_tiles(ensemble, form, tmp_path, torch.float32, print)
+    assert held == [1, 1]
+    images = torch.rand(2, 3, *TWO.image_size)
+    assert differences(ensemble, images, written.predict({"images": images.numpy()}))[1] == {}
 
 
-@pytest.mark.parametrize("change", [None, v2.Normalize([0.2], [0.7])], ids=["as they are", "augmented"])
-def test_parts_that_are_joined_take_bytes_and_augment_them(
-    make_ensemble: Make, whole_of: WholeOf, tmp_path: Path, change: v2.Transform | None
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("merger", "grid"), [(Mean(), APART), (Max(), OVERLAPPING), (Gaussian(), OVERLAPPING)])
+def test_locations_without_a_model_are_left_out_in_every_format(
+    make_ensemble: Make, images: torch.Tensor, tmp_path: Path, name: str, merger: Merger, grid: TileGrid
 ) -> None:
-    form = format_named("onnx")
-    for package in form.packages:
-        pytest.importorskip(package)
-    ensemble, before = make_ensemble(), None if change is None else Augmenting(change)
-    graph = form.graph(whole_of(ensemble, torch.uint8, before))
-    assert graph.batch == (None if before is None else 1)
-    form.write(graph, tmp_path / f"model{form.suffix}")
-    pixels = torch.randint(0, 256, (1, 3, *ensemble.grid.image_size), generator=torch.Generator().manual_seed(0))
-    given = pixels.to(torch.uint8)
-    found = form.load(graph, tmp_path / f"model{form.suffix}")({"images": given.numpy()})
-    assert differences(ensemble, given / 255 if before is None else before.of_each(given), found)[1] == []
+    ensemble = make_ensemble(grid.without(["r00_c00", "r01_c02"]), merger=merger)
+    written = write_whole(ensemble, installed(name), tmp_path, torch.float32, print)
+    assert differences(ensemble, images[:1], written.predict({"images": images[:1].numpy()}))[1] == {}
 
 
 class Failing(formats.TorchFormat):
@@ -82,19 +91,17 @@ class Failing(formats.TorchFormat):
         if at == self.at:
             raise self.error
 
-    def _write(self, graph: object, path: Path) -> None:
-        del graph, path
+    def _write(self, whole: object, path: Path) -> None:
         self._fail("written")
 
-    def _load(self, graph: object, path: Path) -> formats.Predict:
-        del graph, path
+    def _load(self, path: Path) -> formats.Predict:
         self._fail("loaded")
         return lambda _: self._fail("run")
 
 
 def written_loaded_and_run(form: formats.Format) -> None:
     form.write(None, Path())
-    form.load(None, Path())({})
+    form.load(Path())({})
 
 
 @pytest.mark.parametrize("step", ["written", "loaded", "run"])
@@ -104,7 +111,7 @@ def test_what_fails_is_named_with_the_format_and_the_step(step: str) -> None:
         "with --format onnx or openvino, or predict with `anomalib tiled predict`"
     )
     with pytest.raises(ConfigurationError, match=message):
-        written_loaded_and_run(Failing(step, RuntimeError("too new\nmore")))
+        written_loaded_and_run(Failing(step, RuntimeError("too new.")))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left"), ConfigurationError("known")])
@@ -114,11 +121,13 @@ def test_what_is_told_elsewhere_is_passed_on(error: Exception) -> None:
     assert caught.value is error
 
 
-def test_a_file_that_the_runtime_refuses_is_no_traceback(form: formats.Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_the_runtime_refuses_is_no_traceback(name: str, tmp_path: Path) -> None:
+    form = installed(name)
     path = tmp_path / f"model{form.suffix}"
     path.write_text("something else")
-    with pytest.raises(ConfigurationError, match=rf"The files of format {form.name} could not be loaded: \w+: \S+"):
-        form.load(None, path)
+    with pytest.raises(ConfigurationError, match=rf"The files of format {name} could not be loaded: \w+: \S+"):
+        form.load(path)
 
 
 def test_a_missing_package_is_named_with_how_to_install_it() -> None:

@@ -15,7 +15,6 @@ from anomalib_tiled.export.modules import (
     TileModule,
     WholeImages,
     briefly,
-    errors_naming_model,
     explaining,
     scaled,
 )
@@ -32,13 +31,7 @@ def whole(ensemble: EnsembleModel) -> WholeImages:
     return WholeImages(ensemble, [TileModule(deepcopy(model)) for model in models])
 
 
-@pytest.mark.parametrize("maps", [True, False])
-@pytest.mark.parametrize("normalize_at", ["tile", "image", "none"])
-@pytest.mark.parametrize("threshold_at", ["tile", "image"])
-def test_all_places_of_normalization_and_thresholding_give_the_same(
-    make_ensemble: Make, images: torch.Tensor, normalize_at: str, threshold_at: str, *, maps: bool
-) -> None:
-    ensemble = make_ensemble(normalize_at=normalize_at, threshold_at=threshold_at, maps=maps)
+def assert_the_same(ensemble: EnsembleModel, images: torch.Tensor) -> None:
     expected = {name: values for name, values in ensemble(images)._asdict().items() if values is not None}
     found = whole(ensemble)(images)
     assert list(found) == list(expected)
@@ -47,18 +40,22 @@ def test_all_places_of_normalization_and_thresholding_give_the_same(
 
 
 @pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize(
+    ("normalize_at", "threshold_at"), [("tile", "tile"), ("tile", "image"), ("image", "image"), ("none", "tile")]
+)
+def test_all_places_of_normalization_and_thresholding_give_the_same(
+    make_ensemble: Make, images: torch.Tensor, normalize_at: str, threshold_at: str, *, maps: bool
+) -> None:
+    assert_the_same(make_ensemble(normalize_at=normalize_at, threshold_at=threshold_at, maps=maps), images)
+
+
 @pytest.mark.parametrize("threshold_at", ["tile", "image"])
-@pytest.mark.parametrize("merger", [Mean(), Max()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(("merger", "maps"), [(Mean(), True), (Max(), True), (Mean(), False)])
 def test_locations_without_a_model_are_left_out_too(
     make_ensemble: Make, images: torch.Tensor, merger: Merger, threshold_at: str, *, maps: bool
 ) -> None:
     grid = GRID.without(["r00_c00", "r01_c02"])
-    ensemble = make_ensemble(grid, threshold_at=threshold_at, merger=merger, maps=maps)
-    expected = {name: values for name, values in ensemble(images)._asdict().items() if values is not None}
-    found = whole(ensemble)(images)
-    assert list(found) == list(expected)
-    for name, values in expected.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+    assert_the_same(make_ensemble(grid, threshold_at=threshold_at, merger=merger, maps=maps), images)
 
 
 def test_the_stages_alone_give_the_same_of_what_the_tiles_said(make_ensemble: Make, images: torch.Tensor) -> None:
@@ -72,38 +69,38 @@ def test_the_stages_alone_give_the_same_of_what_the_tiles_said(make_ensemble: Ma
     assert torch.equal(found["pred_mask"], expected.pred_mask)
 
 
-def test_bytes_become_fractions_and_fractions_stay() -> None:
+def test_bytes_become_fractions_and_fractions_stay(make_ensemble: Make, images: torch.Tensor) -> None:
     assert torch.equal(scaled(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([0.0, 0.2, 1.0]))
     assert torch.equal(scaled(torch.tensor([0.0, 0.2, 1.0])), torch.tensor([0.0, 0.2, 1.0]))
+    ensemble, pixels = make_ensemble(), (images * 255).to(torch.uint8)
+    torch.testing.assert_close(whole(ensemble)(pixels)["anomaly_map"], ensemble(pixels / 255).anomaly_map)
 
 
-def test_a_line_that_says_only_where_is_passed_over() -> None:
-    said = "Exception from src/core.cpp:132:\nCheck 'a(b)' failed at src/x.cpp:5:\nUnable to read the model.\n\nmore"
-    assert briefly(RuntimeError(said)) == "RuntimeError: Unable to read the model."
-    assert (
-        briefly(RuntimeError("Exception from src/core.cpp:132:\n")) == "RuntimeError: Exception from src/core.cpp:132:."
+def test_a_message_is_put_on_one_line_and_cut() -> None:
+    said = "Exception from src/core.cpp:132:\nCheck 'a(b)' failed:\nUnable to read the model.\n"
+    assert briefly(RuntimeError(said)) == (
+        "RuntimeError: Exception from src/core.cpp:132: Check 'a(b)' failed: Unable to read the model."
     )
+    assert briefly(ValueError("too small")) == "ValueError: too small."
+    assert briefly(ValueError("too small " * 99)).endswith(" too small too ...")
 
 
-def test_what_hinders_a_model_is_said_in_a_line() -> None:
-    with (
-        pytest.raises(ConfigurationError, match=r"^dict cannot be exported: KeyError: 'a'\. .* Choose another model"),
-        errors_naming_model({}),
-    ):
-        {}["a"]
-    assert briefly(ValueError("too small\n\nmore")) == "ValueError: too small."
+def test_what_hinders_a_model_is_said_in_a_line(make_ensemble: Make, images: torch.Tensor) -> None:
+    message = r"^Brightness cannot be exported: KeyError: '\{a\}'\. Its forward must .* Choose another model"
+    with pytest.raises(ConfigurationError, match=message):
+        whole(make_ensemble(predict=lambda images: {}["{a}"]))(images)
 
 
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError(), RunFolderError("a file is missing"), OSError("no space left")]
 )
 def test_what_is_said_already_is_passed_on(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, explaining(str.upper, passing=(OSError,)):
+    with pytest.raises(type(error)) as raised, explaining("Why: {}", passing=(OSError,)):
         raise error
     assert raised.value is error
 
 
 def test_a_disk_is_passed_on_only_where_that_is_asked_for() -> None:
     error = OSError("no space left")
-    with pytest.raises(ConfigurationError, match=r"^OSERROR: NO SPACE LEFT\.$"), explaining(str.upper):
+    with pytest.raises(ConfigurationError, match=r"^Why: OSError: no space left\.$"), explaining("Why: {}"):
         raise error

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+from anomalib_tiled.export.export import RUNNER
 from anomalib_tiled.export.run_script import TiledModel
-from anomalib_tiled.export.writers import RUNNER
 
 SIZE = (4, 6)
 
@@ -52,15 +52,12 @@ def test_several_images_are_predicted_one_by_one(folder: Path) -> None:
 
 WRONG = {
     "float64": (np.zeros((1, 3, *SIZE)), r"must be float32 of shape \[1, 3, 4, 6\], but are float64"),
-    "bytes": (np.zeros((1, 3, *SIZE), np.uint8), "must be float32 .* but are uint8"),
     "channels last": (np.zeros((1, *SIZE, 3), np.float32), r"but are float32, \(1, 4, 6, 3\)"),
-    "no batch": (np.zeros((3, *SIZE), np.float32), r"but are float32, \(3, 4, 6\)"),
     "0 to 255": (
         np.full((1, 3, *SIZE), 255, np.float32),
         r"from 0 to 1, but have values from 255\.0 to 255\.0",
     ),
     "not a number": (np.full((1, 3, *SIZE), np.nan, np.float32), "but have values from nan to nan"),
-    "none": (np.zeros((0, 3, *SIZE), np.float32), "Images must have values .* but have none: the batch is empty"),
 }
 
 

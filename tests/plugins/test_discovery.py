@@ -55,7 +55,6 @@ def test_the_built_in_stages_are_found() -> None:
     assert plugins.broken == ()
     assert {choice.name for choice in plugins.of("merging")} >= {"Mean", "Gaussian", "Hann", "Max"}
     assert {choice.plugin.origin.package for choice in plugins.choices} == {"anomalib-tiled"}
-    assert plugins.clashes == ()
     for kind in STAGE_KINDS:
         assert plugins.of(kind.name), kind
     assert all(choice.description for choice in plugins.choices)
@@ -94,7 +93,7 @@ def test_a_broken_plugin_is_listed_and_spoils_nothing(install: Install, source: 
 def test_a_misspelled_hook_is_found(install: Install) -> None:
     install("misspelled", MISSPELLED)
     (broken,) = find_plugins().broken
-    assert "there is no hook 'register_scorer'. Did you mean 'register_scorers'? Allowed: image_pred" in broken.error
+    assert "unknown hook 'register_scorer' in plugin" in broken.error
 
 
 def test_a_broken_plugin_does_not_hide_another_one(install: Install) -> None:
@@ -115,21 +114,6 @@ def test_a_class_that_lacks_a_method_is_listed_as_broken(install: Install) -> No
     install("unfinished", MEDIAN.replace("def score(", "def rate("))
     (broken,) = find_plugins().broken
     assert "Median of register_scorers must implement every method of Scorer, but lacks score" in broken.error
-
-
-def test_two_classes_of_one_name_are_a_clash_of_both_packages(install: Install) -> None:
-    install("first", MEDIAN)
-    install("second", MEDIAN, "0.3")
-    (clash,) = find_plugins().clashes
-    assert clash == "scoring 'Median' is both first.Median of first 1.2 and second.Median of second 0.3"
-
-
-def test_a_class_that_two_packages_register_is_no_clash(install: Install) -> None:
-    install("first", MEDIAN)
-    install("second", "from first import Median, hookimpl\n" + MEDIAN[MEDIAN.index("@hookimpl") :])
-    plugins = find_plugins()
-    assert not plugins.broken
-    assert not plugins.clashes
 
 
 @pytest.mark.parametrize(

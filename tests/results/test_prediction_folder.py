@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.coco import write_coco
-from anomalib_tiled.results.prediction_folder import Predicted, PredictionFolder
+from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
 from anomalib_tiled.results.regions import Region
-from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.request import Predicted, PredictionSettings
 
 
 def image(name: str, *regions: Region) -> PredictedImage:
@@ -78,7 +77,7 @@ def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
     assert table(folder)[-1] == rows[0]
 
 
-@pytest.mark.parametrize("cut", [1, 10, 100])
+@pytest.mark.parametrize("cut", [1, 100])
 def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
     folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
     assert folder.repair() == {"/data/ä.png": 1, "/data/b,c.png": 0}
@@ -95,9 +94,7 @@ def test_a_folder_without_predictions_is_repaired_to_an_empty_one(tmp_path: Path
     assert table(folder) == [list(COLUMNS)]
 
 
-@pytest.mark.parametrize(
-    "line", ["{}", "[]", "null", "text", '{"image_path": "a"}', '{"regions": 5, "image_size": [1]}']
-)
+@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"regions": 5, "image_size": [1]}'])
 def test_an_changed_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
@@ -127,8 +124,6 @@ def test_other_settings_are_refused(folder: PredictionFolder) -> None:
 
 DAMAGED = {
     "cut": ('{"common": "/data", ', r"cannot be read \(Expecting property name"),
-    "empty": ("", r"cannot be read \(Expecting value"),
-    "no text": (b"\xff\x00", r"cannot be read \('utf-8' codec"),
     "no object": ("[1]", r"cannot be read \(it holds no JSON object\)"),
     "not all": (
         '{"common": "/data", "masks": true}',
@@ -139,22 +134,29 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
 def test_what_says_how_predictions_were_made_is_named_if_it_is_damaged(
-    folder: PredictionFolder, content: str | bytes, reason: str
+    folder: PredictionFolder, content: str, reason: str
 ) -> None:
-    folder.settings_file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    folder.settings_file.write_text(content)
     message = rf"prediction\.json must hold the settings of the predictions beside it, but {reason}.*\. Restore it, or"
     with pytest.raises(RunFolderError, match=message):
         folder.facts()
 
 
-def test_predictions_that_must_not_be_read(
+def test_a_folder_that_must_not_be_looked_into(
     shared_folder: Path, forbidden: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
     folder = PredictionFolder(shared_folder / "inner")
     folder.begin(PredictionSettings(), common="/data")
-    for path in (folder.path, folder.settings_file):
-        with forbidden(path), pytest.raises(RunFolderError, match=r"prediction\.json .*cannot be read.*ermission"):
-            folder.facts()
+    message = rf"{folder.path} cannot be written: Permission denied\. Change its permissions or choose another folder"
+    with forbidden(folder.path):
+        for look in (folder.facts, lambda: folder.check_free(PredictionSettings(), resume=True)):
+            with pytest.raises(StorageError, match=message):
+                look()
+    with (
+        forbidden(folder.settings_file),
+        pytest.raises(RunFolderError, match=r"prediction\.json .*cannot be read.*ermiss"),
+    ):
+        folder.facts()
 
 
 def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
@@ -205,7 +207,7 @@ def test_failures_of_images_that_are_not_tried_again_stay(folder: PredictionFold
 
 
 def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:
-    write_coco(folder)
+    folder.write_coco()
     coco = json.loads(folder.coco_file.read_text())
     assert [(each["id"], each["file_name"]) for each in coco["images"]] == [
         (1, "/data/ä.png"),
@@ -225,17 +227,26 @@ def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:
 
 def test_no_predictions_are_coco_too(tmp_path: Path) -> None:
     folder = PredictionFolder(tmp_path)
-    write_coco(folder)
+    folder.write_coco()
     content = json.loads(folder.coco_file.read_text())
     assert (content["images"], content["annotations"]) == ([], [])
 
 
 def test_a_prediction_is_told_in_a_line() -> None:
-    assert str(Predicted(6, 2, 3, 1, 2.0)) == (
+    assert str(Predicted(existing=2, images=6, failed=1, anomalous=3, seconds=2.0)) == (
         "6 images predicted in 2.0 s (3.0 images/s), 2 predicted before, 1 failed: 3 of 8 are anomalous."
     )
-    assert str(Predicted(1, 0, 0, 0, 0.0, "One of them.")).endswith("0 of 1 are anomalous. One of them.")
-    assert str(Predicted(0, 0, 0, 1, 0.1)) == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
+    assert (
+        str(Predicted(existing=0, failed=1, seconds=0.1))
+        == "0 images predicted in 0.1 s, 1 failed: 0 of 0 are anomalous."
+    )
+    summary = Predicted(existing=3)
+    for each in IMAGES:
+        summary.count(each)
+    assert str(summary).endswith(
+        "2 of 3 are anomalous. Of 3 images, 1 is normal, but with anomalous pixels: images and pixels have separate "
+        "thresholds."
+    )
 
 
 def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
@@ -248,5 +259,80 @@ def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
     folder.replace(list(folder.predicted()))
     for path in (folder.rows_file, folder.failures_file):
         assert os.fsencode(name) in path.read_bytes()
-    write_coco(folder)
+    folder.write_coco()
     assert json.loads(folder.coco_file.read_text())["images"][0]["file_name"] == name
+
+
+ALL_KEPT = {"overlays": True, "masks": True, "maps": "npy", "coco": True}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_new_folder_and_one_with_other_things_are_free(tmp_path: Path, *, resume: bool) -> None:
+    folder = PredictionFolder(tmp_path)
+    PredictionFolder(tmp_path / "new").check_free(PredictionSettings(), resume=resume)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "000.png").write_text("somebody's")
+    (tmp_path / "masks").mkdir()  # empty
+    folder.rows_file.touch()
+    before = sorted(tmp_path.rglob("*"))
+    folder.check_free(PredictionSettings(**ALL_KEPT), resume=resume)
+    assert sorted(tmp_path.rglob("*")) == before, "it only looks"
+
+
+def test_predictions_are_resumed_only_on_request(folder: PredictionFolder) -> None:
+    folder.check_free(PredictionSettings(), resume=True)
+    with pytest.raises(ConfigurationError, match=r"holds predictions already\. Choose another folder with --output"):
+        folder.check_free(PredictionSettings(), resume=False)
+
+
+def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path)
+    folder.begin(PredictionSettings(), common="/data")
+    folder.repair()
+    folder.append_failure(Path("a.png"), "too large")
+    assert not folder.holds_results()
+    for resume in (True, False):
+        folder.check_free(PredictionSettings(**ALL_KEPT), resume=resume)
+
+
+@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "coco.json"])
+def test_whatever_a_prediction_has_left_is_a_result(tmp_path: Path, name: str) -> None:
+    folder = PredictionFolder(tmp_path)
+    (path := folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("begun")
+    assert not folder.holds_results(), "it may be anybody's"
+    folder.begin(PredictionSettings(), common="/data")
+    assert folder.holds_results()
+    with pytest.raises(ConfigurationError, match="holds predictions already"):
+        folder.check_free(PredictionSettings(), resume=False)
+
+
+def test_predictions_without_their_settings(folder: PredictionFolder) -> None:
+    folder.settings_file.unlink()
+    message = r"\.jsonl holds predictions, but prediction\.json with their settings is missing .*\. Restore it, or"
+    for resume in (True, False):
+        with pytest.raises(RunFolderError, match=message):
+            folder.check_free(PredictionSettings(), resume=resume)
+
+
+OTHERS = {
+    "images/a/000.png": {"overlays": True},
+    "maps/000.npy": {"maps": "npy"},
+    "coco.json": {"coco": True},
+    "predictions.csv": {},
+    "failures.csv": {},
+}
+
+
+@pytest.mark.parametrize(("name", "requested"), OTHERS.items(), ids=OTHERS)
+def test_nothing_of_others_is_written_over(tmp_path: Path, name: str, requested: dict[str, object]) -> None:
+    folder, path = PredictionFolder(tmp_path), tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("somebody's")
+    message = rf"would overwrite {name.partition('/')[0]} there\. Choose another folder with --output, or"
+    for resume in (True, False):
+        with pytest.raises(ConfigurationError, match=message):
+            folder.check_free(PredictionSettings(**requested), resume=resume)
+        if requested:
+            others = {key: value for key, value in ALL_KEPT.items() if key not in requested}
+            folder.check_free(PredictionSettings(**others), resume=resume)

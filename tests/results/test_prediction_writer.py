@@ -10,13 +10,12 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anomalib_tiled.ensemble.ensemble import RawPrediction
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import ANOMALOUS, NORMAL
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.results.request import PredictionSettings
@@ -41,29 +40,24 @@ def batch(*, has_maps: bool = True) -> ImageBatch:
     )
 
 
-def written(
-    kept: PredictionWriter, given: ImageBatch, raw: torch.Tensor = RAW
-) -> tuple[list[int], list[tuple[str, str]]]:
-    """Write a batch; give the labels of what was written, and what failed and why."""
-    failed: list[tuple[str, str]] = []
-    predicted = RawPrediction(torch.tensor([9.0, 1.0]), raw, has_maps=True, labels=None, masks=None)
-    predictions = kept.write(given, SIZES, predicted, lambda path, error: failed.append((str(path), str(error))))
-    assert [image.image_path for image in kept.folder.predicted()] == [image.image_path for image in predictions]
-    return [image.pred_label for image in predictions], failed
+def written(kept: PredictionWriter, given: ImageBatch) -> list[PredictedImage]:
+    """Write a batch; give what was predicted."""
+    rows = zip(given, SIZES, [9.0, 1.0], RAW[:, 0], strict=True)
+    return [kept.write(item, size, score, raw_map) for item, size, score, raw_map in rows]
 
 
 @pytest.mark.parametrize("maps", ["npy", "tiff"])
 def test_a_raw_map_is_kept_to_the_last_bit(tmp_path: Path, maps: str) -> None:
     kept = writer(tmp_path, maps)
-    assert written(kept, batch()) == ([1, 0], [])
+    assert [image.pred_label for image in written(kept, batch())] == [1, 0]
     for path, raw in zip(("/data/a/1.png", "/data/b/1.png"), RAW, strict=True):
         assert torch.equal(kept.read_map(Path(path)), raw[0])
     assert sorted(path.name for path in (tmp_path / "maps").rglob("*.*")) == [f"1.{maps}"] * 2
 
 
 def test_regions_are_in_pixels_of_each_image(tmp_path: Path) -> None:
-    written(writer(tmp_path, None), batch())
-    areas = [sum(region.area for region in image.regions) for image in PredictionFolder(tmp_path).predicted()]
+    predictions = written(writer(tmp_path, None), batch())
+    areas = [sum(region.area for region in image.regions) for image in predictions]
     counts = (RAW > 0.8).sum(dim=(1, 2, 3)).tolist()
     assert areas == [counts[0], 4 * counts[1]]
     assert not (tmp_path / "maps").exists()
@@ -74,8 +68,7 @@ def test_a_label_that_contradicts_its_mask_is_reported(tmp_path: Path) -> None:
     given.pred_mask = torch.stack([torch.zeros(1, 4, 6, dtype=torch.bool), RAW[1] > 0.8])
     kept = writer(tmp_path)
     kept = replace(kept, settings=replace(kept.settings, min_area=1000))
-    written(kept, given)
-    predictions = list(kept.folder.predicted())
+    predictions = written(kept, given)
     assert [image.contradiction for image in predictions] == [ANOMALOUS, NORMAL]
     assert [image.regions for image in predictions] == [(), ()], "though regions so small are not listed"
 
@@ -104,9 +97,12 @@ def test_a_picture_says_how_label_and_mask_contradict_each_other(tmp_path: Path)
 
 
 def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None:
-    assert written(writer(tmp_path), batch(has_maps=False)) == ([1, 0], [])
-    assert [image.regions for image in PredictionFolder(tmp_path).predicted()] == [(), ()]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.jsonl"]
+    predictions = written(writer(tmp_path), batch(has_maps=False))
+    assert [(image.pred_label, image.regions, image.any_pixel) for image in predictions] == [
+        (1, (), None),
+        (0, (), None),
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
@@ -122,20 +118,18 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
         kept.read_map(Path("/data/a/1.png"))
 
 
-@pytest.mark.parametrize("kept", [{"masks": True}, {"maps": "npy"}, {"maps": "tiff"}])
-def test_a_name_that_is_too_long_costs_its_own_image_only(tmp_path: Path, kept: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kept", [{"masks": True}, {"maps": "npy"}])
+def test_a_name_that_is_too_long_is_an_error_of_its_image(tmp_path: Path, kept: dict[str, Any]) -> None:
     name = f"/data/{'缺' * 83}.jpg"  # 253 bytes; with .png or .npy more than 255
     files = Pictures(tmp_path, Path("/data"), stretch=False)
     given = batch()
     given.image_path = [name, "/data/b/1.png"]
-    labels, failed = written(PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(**kept), files), given)
-    assert labels == [0]
-    [(path, error)] = failed
-    assert path == name
-    assert error.startswith(f"{name} has a name or a path that is too long for the files of its prediction")
+    message = f"^{name} has a name or a path that is too long for the files of its prediction"
+    with pytest.raises(DataError, match=message):
+        written(PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(**kept), files), given)
 
 
-@pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12), Size(8, 5)])
+@pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12)])
 @pytest.mark.parametrize("stretch", [True, False])
 def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *, stretch: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -148,7 +142,7 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
         Pictures(tmp_path / "out", tmp_path, stretch=stretch),
     )
     item = next(iter(given))
-    kept.draw(item)
+    kept.write_decision(item, size, 1.0)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
     predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
@@ -156,18 +150,11 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
     assert difference.max() <= 1
 
 
-def test_an_image_that_has_gone_before_it_was_drawn_costs_itself_only(tmp_path: Path) -> None:
+def test_of_an_image_that_has_gone_before_it_was_drawn_nothing_is_written(tmp_path: Path) -> None:
     given, output = batch(), tmp_path / "out"
-    given.image_path = [str(tmp_path / "gone.png"), str(tmp_path / "there.png")]
-    Image.new("RGB", (12, 8)).save(tmp_path / "there.png")
+    given.image_path = [str(tmp_path / "gone.png")] * 2
     settings = PredictionSettings(overlays=True, masks=True, maps="npy")
     kept = PredictionWriter(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
-    labels, failed = written(kept, given)
-    assert labels == [0]
-    assert failed == [(str(tmp_path / "gone.png"), f"{tmp_path / 'gone.png'} is missing. Restore it, or leave it out.")]
-    assert sorted(path.name for path in output.rglob("*.*")) == [
-        "predictions.csv",
-        "predictions.jsonl",
-        "there.npy",
-        *["there.png"] * 2,
-    ]
+    with pytest.raises(DataError, match=r"gone\.png is missing\. Restore it, or leave it out\.$"):
+        written(kept, given)
+    assert not list(output.rglob("*.*"))

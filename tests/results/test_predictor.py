@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Prediction
+
+
+@pytest.fixture(autouse=True)
+def few_objects() -> Iterator[None]:
+    """Leave out of garbage collections what was there before: they come after each failure."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Ensemble:
@@ -48,13 +57,16 @@ class Written:
         self.folder = SimpleNamespace(
             repair=dict,
             forget_failures=lambda _: None,
+            append=lambda images: self.names.extend(image.image_path for image in images),
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,
         )
 
-    def write(self, images: ImageBatch, *_: object) -> list[SimpleNamespace]:
-        self.names += images.image_path
-        return [SimpleNamespace(image_path=path, pred_label=0, contradiction="") for path in images.image_path]
+    def write(self, item: ImageItem, *_: object) -> SimpleNamespace:
+        if str(item.image_path) in {"gone", "moved"}:
+            message = f"{item.image_path} is missing"
+            raise DataError(message)
+        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="")
 
 
 def too_large_together(number: int) -> None:
@@ -79,6 +91,15 @@ def test_each_tile_of_a_batch_is_heard_of_before_its_images_are_written() -> Non
     list(predicting.predict(batch(*"abc"), lambda *_: heard.append(len(written.names))))
     assert heard == [0]
     assert written.names == [*"abc"]
+
+
+def test_images_whose_files_cannot_be_written_cost_only_themselves() -> None:
+    predicting, _, written, said = prediction(lambda _: None)
+    items = list(predicting.predict(batch("a", "gone", "b", "moved")))
+    assert [item.image_path for item in items] == written.names == [*"ab"]
+    assert written.failures == ["gone", "moved"]
+    assert said == ["skipped: gone is missing", "skipped: moved is missing"]
+    assert str(predicting.finish(1.0)).startswith("2 images predicted in 1.0 s (2.0 images/s), 2 failed")
 
 
 def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:

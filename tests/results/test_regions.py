@@ -9,9 +9,7 @@ import torch
 from scipy import ndimage
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.regions import Region, RegionSettings, in_source_size, regions_of, run_lengths
-
-EVERYTHING = RegionSettings(min_area=1, segmentation=True)
+from anomalib_tiled.results.regions import Region, in_source_size, regions_of, run_lengths
 
 
 @pytest.fixture
@@ -30,26 +28,26 @@ def test_two_boxes_by_hand() -> None:
     mask[1:3, 2:5] = True
     mask[5, 8] = True
     scores[2, 4], scores[5, 8] = 0.6, 0.9
-    assert regions_of(mask, scores, RegionSettings()) == (
+    assert regions_of(mask, scores) == (
         Region((8, 5, 1, 1), 1, (8.0, 5.0), (8, 5), pytest.approx(0.9), pytest.approx(0.9)),
         Region((2, 1, 3, 2), 6, (3.0, 1.5), (4, 2), pytest.approx(0.6), pytest.approx(0.1)),
     )
 
 
 def test_nothing_anomalous_no_region(scores: np.ndarray) -> None:
-    assert regions_of(scores > 1, scores, EVERYTHING) == ()
+    assert regions_of(scores > 1, scores, segmentation=True) == ()
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
     mask = np.eye(4, dtype=bool)
-    (region,) = regions_of(mask, mask.astype(np.float32), RegionSettings())
+    (region,) = regions_of(mask, mask.astype(np.float32))
     assert (region.bbox, region.area) == ((0, 0, 4, 4), 4)
 
 
 def test_regions_are_what_scipy_measures(scores: np.ndarray) -> None:
     mask = ndimage.gaussian_filter(scores, 2) > 0.53
     labels, count = ndimage.label(mask, np.ones((3, 3)))
-    found = regions_of(mask, scores, EVERYTHING)
+    found = regions_of(mask, scores, segmentation=True)
     assert len(found) == count > 3
     assert [region.peak_score for region in found] == sorted((region.peak_score for region in found), reverse=True)
     union = np.zeros(mask.shape, int)
@@ -71,12 +69,12 @@ def test_regions_are_what_scipy_measures(scores: np.ndarray) -> None:
 def test_small_regions_are_left_out() -> None:
     mask = np.zeros((5, 5), bool)
     mask[0, 0] = mask[3:, 3:] = True
-    assert [each.area for each in regions_of(mask, mask.astype(np.float32), RegionSettings(min_area=4))] == [4]
+    assert [each.area for each in regions_of(mask, mask.astype(np.float32), min_area=4)] == [4]
 
 
 def test_a_region_is_read_as_it_was_written(scores: np.ndarray) -> None:
-    for settings in (EVERYTHING, RegionSettings()):
-        for region in regions_of(scores > 0.9, scores, settings):
+    for segmentation in (True, False):
+        for region in regions_of(scores > 0.9, scores, segmentation=segmentation):
             content = json.loads(json.dumps(region.to_json()))
             assert Region.from_json(content).to_json() == region.to_json()
             assert np.float32(content["peak_score"]) == np.float32(region.peak_score)

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.contradictions import NORMAL
-from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.prediction_row import NORMAL, PredictedImage
+from anomalib_tiled.results.request import Predicted, PredictionSettings
 from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
 
@@ -19,9 +18,9 @@ SPOTTED = PredictedImage("/data/1.png", Size(6, 9), 0.6, 12.5, 1, (), any_pixel=
 def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_counted(
     threshold: float, words: str, outdated: int, *, overlays: bool
 ) -> None:
-    folder = SimpleNamespace(facts=dict, predicted=lambda: [SPOTTED])
-    writer = SimpleNamespace(folder=folder, settings=PredictionSettings(overlays=overlays))
-    rethresholding = Rethresholding(SimpleNamespace(), writer, Thresholds(images=Threshold(threshold, raw=False)))
-    (image,) = rethresholding.images()
-    assert image.contradiction == words
+    writer = SimpleNamespace(folder=SimpleNamespace(facts=dict), settings=PredictionSettings(overlays=overlays))
+    thresholds, summary = Thresholds(images=Threshold(threshold, raw=False)), Predicted(existing=1)
+    rethresholding = Rethresholding(SimpleNamespace(), writer, thresholds, summary)
+    assert rethresholding.decide(SPOTTED).contradiction == words
+    assert (summary.anomalous, summary.contradictions) == (threshold < 0.6, [words])
     assert rethresholding.outdated == (outdated if overlays else 0)

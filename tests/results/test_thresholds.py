@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,22 @@ from anomalib.data import InferenceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.thresholds import Threshold, ThresholdRules, Thresholds
+from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.thresholds import Threshold, Thresholds, thresholds_of
 
 HUNDRED = NormalScores(np.arange(1.0, 101), np.ones(100))
 NOTHING = NormalScores(np.zeros(0), np.zeros(0))
 SCORES = ValidationScores(HUNDRED, NormalScores(np.array([7.0]), np.array([1e6])), "abc")
+
+
+def looked_up(
+    images: str | None, pixels: str | None, scores: ValidationScores | None = SCORES, stage: str = "image"
+) -> tuple[Thresholds, tuple[str, ...]]:
+    """Look thresholds up in a run that keeps these scores."""
+    place = SimpleNamespace(stage=stage)
+    settings = SimpleNamespace(normalization=place, thresholding=place)
+    run = SimpleNamespace(settings=settings, validation_scores=lambda: scores, folder=SimpleNamespace(path="RUN"))
+    return thresholds_of(run, PredictionSettings(images, pixels))
 
 
 def raw(*, has_maps: bool = True) -> RawPrediction:
@@ -43,42 +56,43 @@ def decided(given: RawPrediction) -> InferenceBatch:
     ],
 )
 def test_what_can_be_asked_for(text: str, threshold: Threshold) -> None:
-    thresholds, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
-    assert thresholds == Thresholds(threshold, None)
-    assert notes == ()
+    assert looked_up(text, None) == (Thresholds(threshold, None), ())
 
 
-@pytest.mark.parametrize("text", ["", "high", "q", "q1.1", "fpr-0.1", "q99", "nan", "inf", "0.5%", "1e999", "x0.5"])
-@pytest.mark.parametrize("option", ["--threshold", "--pixel_threshold"])
-def test_what_cannot(text: str, option: str) -> None:
-    arguments = (text, None) if option == "--threshold" else (None, text)
-    with pytest.raises(ConfigurationError, match=f"^{option} must be a score such as 0.7, .* but is '{text}'"):
-        ThresholdRules.read(*arguments)
+@pytest.mark.parametrize("text", ["", "high", "q", "q1.1", "fpr-0.1", "nan", "0.5%", "1e999"])
+def test_what_cannot(text: str) -> None:
+    for option in ("threshold", "pixel_threshold"):
+        with pytest.raises(ConfigurationError, match=f"^--{option} must be a score such as 0.7, .* but is '{text}'"):
+            PredictionSettings(**{option: text})
+
+
+def test_the_smallest_area_is_no_less_than_nothing() -> None:
+    with pytest.raises(ConfigurationError, match=r"^--min_area must be a number of pixels, 0 for .*, but is -1.$"):
+        PredictionSettings(min_area=-1)
 
 
 def test_a_number_needs_no_validation_scores() -> None:
-    rules = ThresholdRules.read("0.5", "0.6")
-    assert not rules.need_scores
-    assert rules.thresholds(None, "lacking")[0] == Thresholds(Threshold(0.5, raw=False), Threshold(0.6, raw=False))
+    assert looked_up("0.5", "0.6", None)[0] == Thresholds(Threshold(0.5, raw=False), Threshold(0.6, raw=False))
 
 
 def test_images_and_pixels_are_looked_up_each_among_their_own() -> None:
-    rules = ThresholdRules.read("q0.5", "q0.5")
-    assert rules.need_scores
-    thresholds, _ = rules.thresholds(SCORES, "")
-    assert thresholds == Thresholds(Threshold(50, raw=True), Threshold(7, raw=True))
+    assert looked_up("q0.5", "q0.5")[0] == Thresholds(Threshold(50, raw=True), Threshold(7, raw=True))
 
 
 def test_without_scores_a_fraction_says_why() -> None:
-    with pytest.raises(RunFolderError, match=r"q0\.5 is looked up among the scores of normal .* It keeps none\.$"):
-        ThresholdRules.read(None, "q0.5").thresholds(None, "It keeps none.")
+    with pytest.raises(
+        RunFolderError, match=r"q0\.5 is looked up among the scores of normal .* RUN keeps none, because"
+    ):
+        looked_up(None, "q0.5", None)
+    with pytest.raises(RunFolderError, match=r"A run that normalizes and thresholds tiles has no such scores\."):
+        looked_up(None, "q0.5", None, "tile")
     with pytest.raises(RunFolderError, match=r"There are none, or masks are unknown\. Give a number\.$"):
-        ThresholdRules.read(None, "q0.5").thresholds(ValidationScores(HUNDRED, NOTHING, "abc"), "It keeps none.")
+        looked_up(None, "q0.5", ValidationScores(HUNDRED, NOTHING, "abc"))
 
 
 @pytest.mark.parametrize(("text", "told"), [("q0.99", False), ("fpr0.01", False), ("q0.991", True), ("q1", False)])
 def test_a_fraction_finer_than_the_scores_is_reported(text: str, *, told: bool) -> None:
-    _, notes = ThresholdRules.read(text, None).thresholds(SCORES, "")
+    _, notes = looked_up(text, None)
     assert notes == ((f"{text} is finer than 100 normal validation scores resolve: it is the highest of them.",) * told)
 
 

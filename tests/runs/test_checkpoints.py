@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,25 @@ from anomalib_tiled.runs.checkpoints import (
 from anomalib_tiled.system.checksums import Checksum
 
 
-def unseeded() -> Padim:
+@cache
+def untrained() -> Padim:
+    """Make a model once: that takes a second."""
+    seed_everything(3, verbose=False)
     arguments = {"backbone": "resnet18", "layers": ["layer1", "layer2"], "n_features": 20, "pre_trained": False}
     return Padim(**arguments, post_processor=False, evaluator=False, visualizer=False)
 
 
 def fresh() -> Padim:
-    seed_everything(3, verbose=False)
-    return unseeded()
+    return deepcopy(untrained())
+
+
+def other() -> Padim:
+    """A model with other weights."""
+    changed = fresh()
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(1)
+    return changed
 
 
 def store(model: AnomalibModule, sharing: Sharing, path: Path) -> None:
@@ -73,8 +85,13 @@ def test_the_checksum_is_taken_while_writing(tmp_path: Path) -> None:
     assert checksum.size > 1_000_000
 
 
+def test_a_lack_of_room_is_the_error_of_the_system(tmp_path: Path, limited_files: None) -> None:
+    with pytest.raises(OSError, match="File too large"):
+        write_tensors({"weights": torch.zeros(100_000)}, tmp_path / "tile.ckpt")
+
+
 def test_a_model_gets_its_own_weights_and_those_it_shares(tiles: Path) -> None:
-    model, expected = unseeded(), trained(fresh(), 2.0)
+    model, expected = other(), trained(fresh(), 2.0)
     for number in (1, 2):  # the same object becomes that of one tile after the other
         restore(model, read_checkpoint(tiles / f"tile{number}.ckpt", Padim))
     weights, again = expected.state_dict(), model.state_dict()
@@ -113,24 +130,19 @@ def test_what_is_read_is_a_checkpoint_of_lightning(tiles: Path) -> None:
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
-def test_shared_weights_that_are_not_as_they_were_are_never_used(tiles: Path, tmp_path: Path, harm: str) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(tiles, copy, ignore=shutil.ignore_patterns("copy"))
-    [path] = copy.glob("shared-*.ckpt")
+def test_shared_weights_that_were_changed_or_removed_are_never_used(tiles: Path) -> None:
+    [path] = tiles.glob("shared-*.ckpt")
     content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
     path.unlink()
-    if harm != "remove":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content if harm == "flip" else content[:1000])
-    if harm == "remove":
-        with pytest.raises(RunFolderError, match=f"{path} is missing"):
-            read_checkpoint(copy / "tile1.ckpt", Padim)
-        return
+    path.write_bytes(content)
     with pytest.raises(RunFolderError, match=f"{path} was changed"):
-        check_shared(copy)
+        check_shared(tiles)
     with pytest.raises(RunFolderError, match=f"{path} was changed"):
-        Sharing(copy, fresh())
+        Sharing(tiles, fresh())
+    path.unlink()
+    with pytest.raises(RunFolderError, match=f"{path} is missing"):
+        read_checkpoint(tiles / "tile1.ckpt", Padim)
 
 
 def test_what_is_written_lies_in_the_order_in_which_it_is_used(tmp_path: Path) -> None:
@@ -156,7 +168,7 @@ def in_file(tensor: torch.Tensor) -> bool:
 def test_large_weights_are_read_out_of_the_file_and_are_the_same(tmp_path: Path) -> None:
     for number in (1, 2):
         store(large(number), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
-    model, expected = large(0.0), unseeded()
+    model, expected = large(0.0), other()
     model.model.gaussian.inv_covariance = model.model.gaussian.inv_covariance.contiguous()
     for number in (1, 2):
         with torch.inference_mode():
@@ -172,7 +184,7 @@ def test_large_weights_are_read_out_of_the_file_and_are_the_same(tmp_path: Path)
 def test_who_keeps_the_weights_of_a_tile_keeps_them_and_what_tiles_share_is_there_once(tmp_path: Path) -> None:
     for number in (1, 2):
         store(trained(fresh(), float(number)), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
-    model, restorer, kept = unseeded(), Restorer(), []
+    model, restorer, kept = other(), Restorer(), []
     for number in (1, 2):
         restorer.restore_from(model, tmp_path / f"tile{number}.ckpt")
         kept.append({name: tensor.data for name, tensor in tensors_of(model)})
@@ -198,7 +210,7 @@ def test_weights_in_another_order_are_copied(tmp_path: Path) -> None:
 
 def test_what_a_model_does_to_its_weights_stays_with_it(tmp_path: Path) -> None:
     store(large(1.0), Sharing(tmp_path, fresh()), tmp_path / "tile.ckpt")
-    checksum, model = Checksum.of(tmp_path / "tile.ckpt"), unseeded()
+    checksum, model = Checksum.of(tmp_path / "tile.ckpt"), other()
     restore(model, read_checkpoint(tmp_path / "tile.ckpt", Padim))
     Restorer().restore_from(model, tmp_path / "tile.ckpt")
     assert in_file(model.model.gaussian.inv_covariance)
@@ -212,7 +224,7 @@ def test_what_a_model_does_to_its_weights_stays_with_it(tmp_path: Path) -> None:
 
 
 def test_a_model_that_reads_out_of_a_file_may_become_larger(tmp_path: Path) -> None:
-    places = (900, 1000, 100)
+    places = (900, 100)
     for number in places:
         store(large(1.0, number), Sharing(tmp_path, fresh()), tmp_path / f"tile{number}.ckpt")
     model = large(1.0)

@@ -79,13 +79,10 @@ def test_a_module_of_no_package_must_still_be_found(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"class_path": ""},
         {"class_path": ".evil"},
         {"class_path": 5},
-        {"package": 5},
         {"package": ""},
         {"package": "a; rm"},
-        {"version": 1},
         {"version": "1\n2"},
     ],
 )

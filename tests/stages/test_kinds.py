@@ -93,7 +93,7 @@ def test_the_commands_take_it(plugin: type, capsys: pytest.CaptureFixture[str]) 
     ("given", "message"),
     [
         ("ByCornes", "There is no 'ByCornes' for alignment. Did you mean 'ByCorners'? Allowed: ByCorners. Or give a"),
-        ("anomalib_tiled.stages.scoring.Max", "alignment: Import path does not correspond to a subclass of Aligner."),
+        ("anomalib_tiled.stages.scoring.Max", "Import path does not correspond to a subclass of Aligner"),
     ],
 )
 def test_another_class_is_refused(plugin: type, capsys: pytest.CaptureFixture[str], given: str, message: str) -> None:

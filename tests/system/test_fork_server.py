@@ -1,4 +1,4 @@
-"""Whether the process that workers are copied from is started early."""
+"""The process that workers are copied from: when it starts, and what its start does to others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from time import monotonic
 
 import pytest
 import torch
 
 from anomalib_tiled.system import fork_server
-from anomalib_tiled.system.fork_server import probably_needed, process_context, working_context
 
 PROGRAM = """
 import multiprocessing, os, random, signal, sys, time
@@ -23,12 +21,9 @@ from pathlib import Path
 from anomalib_tiled.system import fork_server
 
 def report(*words):
+    fork_server.prepare_worker()
     variable = os.environ.get("PYTHONSAFEPATH")
     Path("said.txt").write_text("|".join([*words, os.getcwd(), str(variable), os.path.dirname(random.__file__)]))
-
-def report_gpu():
-    import torch
-    Path("said.txt").write_text(f"{torch.cuda._is_in_bad_fork()} {torch.__name__}")
 
 if __name__ == "__main__":
     [way] = sys.argv[1:]
@@ -40,8 +35,10 @@ START = """
         fork_server.KNOWS_SAFE_PATH = False
     fork_server.start_fork_server()
     assert os.environ.get("PYTHONSAFEPATH") is None, "the program's own environment is as it was"
-    context = multiprocessing.get_context("spawn") if way == "spawn" else fork_server.process_context()
-    process = fork_server.start_process(context, report, "worker", way)
+    context = multiprocessing.get_context("spawn" if way == "spawn" else "forkserver")
+    process = context.Process(target=report, args=("worker", way))
+    with fork_server.starting_process():
+        process.start()
     process.join()
     sys.exit(process.exitcode)
 """
@@ -54,22 +51,11 @@ INTERRUPTED = """
         print("started", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        fork_server.start_process(fork_server.process_context(), report).join()
+        process = multiprocessing.get_context("forkserver").Process(target=report)
+        with fork_server.starting_process():
+            process.start()
+        process.join()
 """
-
-GPU_IS_LOST = """
-    import torch
-    torch.cuda.is_available = lambda: True
-    context = fork_server.working_context()
-    fork_server.start_process(context, report_gpu).join()
-    sys.exit(context.get_start_method() != way)
-"""
-
-LOSES = """
-import os, torch
-os.register_at_fork(after_in_child=lambda: setattr(torch.cuda, "_is_in_bad_fork", lambda: True))
-"""
-"""What CUDA does to a process that is asked for its GPUs and then copied."""
 
 
 def program(folder: Path, source: str, preloaded: str = "", way: str = "forkserver") -> subprocess.Popen[str]:
@@ -77,7 +63,7 @@ def program(folder: Path, source: str, preloaded: str = "", way: str = "forkserv
     (folder / "programs").mkdir()
     (folder / "programs" / "program.py").write_text(PROGRAM + source)
     (folder / "programs" / "preloaded.py").write_text(preloaded)
-    paths = os.pathsep.join([str(folder / "programs"), str(Path(fork_server.__file__).parents[1])])
+    paths = os.pathsep.join([str(folder / "programs"), str(Path(fork_server.__file__).parents[2])])
     return subprocess.Popen(
         [sys.executable, str(folder / "programs" / "program.py"), way],
         cwd=folder,
@@ -89,66 +75,33 @@ def program(folder: Path, source: str, preloaded: str = "", way: str = "forkserv
     )
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cores and no GPU."""
-    monkeypatch.setattr(fork_server, "cores", lambda: 2)
-    monkeypatch.setattr(fork_server, "GPU", tmp_path / "no such device")
+@pytest.mark.parametrize(
+    ("cores", "memory", "gpu", "starts"), [(2, 8, False, 1), (1, 8, False, 0), (2, 7, False, 0), (2, 8, True, 0)]
+)
+def test_it_starts_early_where_several_processes_can_train(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    memory: int,
+    gpu: bool,  # noqa: FBT001
+    starts: int,
+) -> None:
+    started = []
+    monkeypatch.setattr(fork_server, "cores", lambda: cores)
+    monkeypatch.setattr(fork_server, "available_memory", lambda: memory * 10**9)
+    monkeypatch.setattr(fork_server, "GPU", tmp_path if gpu else tmp_path / "no such device")
+    monkeypatch.setattr(fork_server, "start_fork_server", lambda: started.append(1))
+    fork_server.start_fork_server_early()
+    assert len(started) == starts
 
 
-def written(folder: Path, processes: str) -> str:
-    path = folder / "config.yaml"
-    path.write_text(f"workers: {{class_path: LocalWorkers, init_args: {{processes: {processes}}}}}\n")
-    return str(path)
-
-
-@pytest.mark.parametrize(("processes", "needed"), [("1", False), ("2", True), ("12", True), ("auto", True)])
-def test_configurations_are_looked_into(tmp_path: Path, processes: str, *, needed: bool) -> None:
-    path = written(tmp_path, processes)
-    assert probably_needed(["--config", path]) == needed
-    assert probably_needed([f"--config={path}"]) == needed
-    assert probably_needed(["--ckpt_dir", str(tmp_path)]) == needed
-
-
-def test_no_number_takes_long_to_read(tmp_path: Path) -> None:
-    assert probably_needed(["--workers.init_args.processes", "9" * 5000])
-    assert not probably_needed(["--workers.init_args.processes", "0001"])
-    (path := tmp_path / "configuration.yaml").write_text(
-        f"processes{' ' * 100_000}\nprocesses: 1\n{'#' * 2**21}processes: 2"
-    )
-    started = monotonic()
-    assert not probably_needed(["--config", str(path)])
-    assert monotonic() - started < 5
-
-
-@pytest.mark.parametrize("argument", ["--workers.init_args.processes=1", "--workers.init_args.processes 1"])
-def test_arguments_go_before_configurations(tmp_path: Path, argument: str) -> None:
-    path = written(tmp_path, "2")
-    assert not probably_needed(["--config", path, *argument.split()])
-    assert probably_needed(["--config", written(tmp_path, "1"), *argument.replace("1", "2").split()])
-
-
-def test_without_a_word_it_is_as_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probably_needed(["--config", "no such file"])
-    assert not probably_needed(["--help"])
-    monkeypatch.setattr(fork_server, "GPU", tmp_path)
-    assert not probably_needed([])
-
-
-def test_one_core_trains_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "cores", lambda: 1)
-    assert not probably_needed([])
-
-
-def test_processes_are_copied_where_the_system_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert process_context().get_start_method() == "forkserver"
-    monkeypatch.setattr(fork_server.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    assert process_context().get_start_method() == "spawn"
-
-
-def test_a_configuration_that_can_be_read_only_once_is_left_alone(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert probably_needed(["--config", str(tmp_path / "pipe")])  # would wait for ever
+@pytest.mark.parametrize(("gpu", "method"), [(False, "forkserver"), (True, "spawn")])
+def test_where_there_is_a_gpu_no_process_is_copied(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, method: str) -> None:
+    started = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(fork_server, "start_fork_server", lambda: started.append(1))
+    assert fork_server.worker_context().get_start_method() == method
+    assert bool(started) != gpu
 
 
 @pytest.mark.slow
@@ -209,18 +162,3 @@ def test_what_the_user_says_of_paths_stays(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fork_server.forkserver, "ensure_running", lambda: said.append(os.environ["PYTHONSAFEPATH"]))
     fork_server.start_fork_server()
     assert [*said, os.environ["PYTHONSAFEPATH"]] == ["yes", "yes"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("preloaded", "way"), [(LOSES, "spawn"), ("import torch", "forkserver")])
-def test_where_copies_lose_the_gpu_processes_are_started_anew(tmp_path: Path, preloaded: str, way: str) -> None:
-    running = program(tmp_path, GPU_IS_LOST, preloaded, way)
-    _, errors = running.communicate(timeout=120)
-    assert (running.returncode, errors) == (0, "")
-    assert (tmp_path / "said.txt").read_text() == "False torch"
-
-
-def test_without_a_gpu_no_process_is_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(fork_server, "start_process", None)
-    assert working_context().get_start_method() == "forkserver"

@@ -6,6 +6,7 @@ import errno
 import logging
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,12 +25,33 @@ def test_it_is_said_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "of_machine"),
-    [(MemoryError(), True), (OSError(errno.ENOMEM, "no"), True), (torch.OutOfMemoryError(CUDA), False)],
+    ("error", "whose"),
+    [
+        (torch.OutOfMemoryError(CUDA), "GPU 1"),
+        (torch.OutOfMemoryError("no more"), "the GPU"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "the GPU"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "the GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "the GPU"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate"), "the machine"),
+        (MemoryError(), "the machine"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "the machine"),
+    ],
 )
-def test_it_is_known_in_other_processes_whose_it_was(error: Exception, *, of_machine: bool) -> None:
-    pickled = pickle.dumps(out_of_memory(error, "Buy more."))
-    assert pickle.loads(pickled).of_machine == of_machine  # noqa: S301  # was pickled on the line before
+def test_whose_memory_ran_out_is_known_in_other_processes_too(error: Exception, whose: str) -> None:
+    reason = (str(error) or "MemoryError").splitlines()[0].rstrip(".")
+    sent = pickle.loads(pickle.dumps(out_of_memory(error, "Buy more.")))  # noqa: S301  # was pickled on the same line
+    assert str(sent) == f"The memory of {whose} ran out ({reason}). Buy more."
+    assert sent.of_machine == (whose == "the machine")
+    assert sent.__cause__ is None, "it does not keep the model in memory"
+
+
+def test_an_array_that_is_too_large() -> None:
+    """A real failure of NumPy."""
+    with (
+        pytest.raises(OutOfMemoryError, match=r"machine ran out \(Unable to allocate"),
+        advising_on_memory("Buy more."),
+    ):
+        np.ones(2**59)
 
 
 def test_the_first_advice_holds() -> None:

@@ -30,7 +30,13 @@ def test_a_plugin_is_known_before_it_is_imported(install: Callable[..., None]) -
     assert str(origin_of("factory.Median")) == "factory 1.2"
 
 
-def test_a_module_that_lies_about_belongs_to_no_package() -> None:
+@pytest.fixture
+def no_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through the files of all packages takes seconds."""
+    monkeypatch.setattr(origin, "packages_distributions", dict)
+
+
+def test_a_module_that_lies_about_belongs_to_no_package(no_other_packages: None) -> None:
     assert origin_of("no_such_module.Median") == Origin(None, None)
     assert str(Origin(None, None)) == "no installed package"
 
@@ -47,7 +53,7 @@ def test_the_code_of_a_model_is_known_by_its_package(monkeypatch: pytest.MonkeyP
 
 
 def test_the_code_of_a_model_without_package_is_that_of_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_packages: None
 ) -> None:
     module = tmp_path / "of_no_package.py"
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -75,18 +81,15 @@ def run(tmp_path: Path) -> Path:
 
 FROM_ABOVE = [
     "results.Padim.parts.v0.evil.Evil",
-    "results.Padim.parts.v0.ev-il.Evil",
-    "results.Padim.parts.latest.evil.Evil",
+    "results.Padim.parts.latest.ev-il.Evil",
     "results.Padim.parts.v0.evil.\0.Evil",
     "linked.evil.Evil",
 ]
-FROM_WITHIN = ["evil.Evil", "ev-il.Evil", "1x.Evil", "evil.Evil ", "away.Evil", "more.yaml"]
+FROM_WITHIN = ["evil.Evil", "1x.Evil", "evil.Evil ", "away.Evil", "more.yaml"]
 NESTED: list[Callable[[str], object]] = [
     lambda text: {"metrics": {"image": [text]}},
-    lambda text: {"metrics": {"image": {text}}},
-    lambda text: [("a", text)],
+    lambda text: [("a", {text})],
     lambda text: {"model": {"init_args": {"pre_processor": f"{{'class_path': '{text}'}}"}}},
-    lambda text: {"trainer": {"callbacks": f"[class_path: '{text}']"}},
     lambda text: {text: None},
 ]
 
@@ -129,8 +132,8 @@ def test_a_package_that_takes_in_folders_of_its_name(run: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "value",
     [
-        *("anomalib.models.Padim", "elsewhere.Evil", "no_such.Evil", "images", "evil", ".evil.Evil", "", ".", "a..b"),
-        *(1.5, None, "1.5", "{", "\0.x", "__main__.Evil", "sys.Evil", "x" * 5000 + ".y", "./v0.old/good", "{1: [.2]}"),
+        *("anomalib.models.Padim", "elsewhere.Evil", "no_such.Evil", "images", "evil", ".evil.Evil", "a..b", ""),
+        *(1.5, "{", "\0.x", "__main__.Evil", "x" * 5000 + ".y", "./v0.old/good", "{1: [.2]}"),
     ],
 )
 def test_everything_else_is_left_alone(run: Path, monkeypatch: pytest.MonkeyPatch, value: object) -> None:

@@ -21,7 +21,9 @@ from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
@@ -63,8 +65,10 @@ def run(
     settings = Settings.from_mapping(configuration | changes)
     folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
-    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: False))  # there are no checkpoints to reload
-    monkeypatch.setattr(Run, "_load_tile", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
+    monkeypatch.setattr(
+        TileJob, "checkpoint_is_complete", property(lambda _: False)
+    )  # there are no checkpoints to reload
+    monkeypatch.setattr(SavedModels, "load", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
     return Run(folder, settings, grid, split, source, datamodule)
@@ -293,7 +297,7 @@ def test_results_stay_as_long_as_the_stages_know_the_same(run: Run) -> None:
     keep_calibration(run, replace(calibrate(run), notes=("said otherwise",)))
     assert all(path.is_file() for path in results)
     assert read_json(run.folder.calibration_file)["notes"] == ["said otherwise"]
-    run.folder.check(run.folder.calibration_file, "")
+    run.folder.read(run.folder.calibration_file, "")
 
 
 @pytest.mark.parametrize("before", [None, "{", "another merging", "another number"])

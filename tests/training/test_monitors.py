@@ -21,7 +21,8 @@ from anomalib_tiled.config.settings import ClassSpec, MetricSettings, Settings
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError
 from anomalib_tiled.training import preparation
-from anomalib_tiled.training.train_tile import check_monitored, train_tile
+from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.train_tile import train_tile
 
 Fitting = Callable[..., Run]
 
@@ -104,8 +105,8 @@ def configured(settings: Settings, monitor: str, model: type[Falling] = Falling,
 
 def first_tile(settings: Settings) -> Run:
     """Train the tile that both defects lie in."""
-    run = Run.open(preparation.prepare(settings))
-    train_tile(run, run.grid.tiles[0])
+    run = preparation.prepare(settings)
+    train_tile(run.job, run.grid.tiles[0])
     return run
 
 
@@ -214,8 +215,8 @@ def test_a_model_without_maps_is_not_monitored_by_them(settings: Settings) -> No
 
 def test_scores_that_are_no_numbers_end_the_training(settings: Settings) -> None:
     """It is for the callback to say what happens then."""
-    run = Run.open(preparation.prepare(configured(settings, "image_AUROC", Diverging)))
-    train_tile(run, run.grid.tiles[0])
+    run = preparation.prepare(configured(settings, "image_AUROC", Diverging))
+    train_tile(run.job, run.grid.tiles[0])
     assert epochs(run) == 2
 
 
@@ -253,16 +254,16 @@ def test_a_model_that_cannot_be_tried_says_why(settings: Settings) -> None:
 
 def test_masks_of_some_images_are_enough(settings: Settings, image_folder: Path) -> None:
     """A defect of unknown place takes nothing from the others."""
-    run = Run.open(preparation.prepare(configured(settings, "pixel_AUPRO")))
+    run = preparation.prepare(configured(settings, "pixel_AUPRO"))
     masked = [sample for sample in run.split.samples if sample.masks]
     samples = [replace(sample, mask_path=None) if sample in masked[1::2] else sample for sample in run.split.samples]
     partly = replace(run, split=replace(run.split, samples=tuple(samples)))
-    train_tile(partly, run.grid.tiles[0])
+    train_tile(partly.job, run.grid.tiles[0])
     assert epochs(partly) == 2
 
 
 def test_a_run_that_goes_on_is_checked_too(settings: Settings) -> None:
-    run = Run.open(preparation.prepare(configured(settings, "train_loss")))
-    run.folder.config_file.write_text(configured(run.settings, "val_loss").to_yaml())
+    run = preparation.prepare(configured(settings, "train_loss"))
+    changed = replace(run, settings=configured(run.settings, "val_loss"))
     with pytest.raises(ConfigurationError, match="monitors 'val_loss', which Falling does not log"):
-        check_monitored(Run.open(run.folder))
+        check_monitored(changed.job)

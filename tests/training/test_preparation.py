@@ -6,19 +6,25 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from anomalib.models.components import AnomalibModule
 from PIL import Image
 
 from anomalib_tiled.config.settings import CacheSettings, ClassSpec, MetricSettings, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError, DataError, StorageError, TiledError
+from anomalib_tiled.grid import Size
 from anomalib_tiled.training import preparation
+from anomalib_tiled.training.preparation import download
 
 
 def left_behind(settings: Settings) -> list[Path]:
@@ -28,7 +34,7 @@ def left_behind(settings: Settings) -> list[Path]:
 
 
 def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_folder: Path) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     assert folder.path == image_folder / "results" / "Untrained" / "tiny" / "v0"
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml",
@@ -41,18 +47,20 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
     assert folder.settings().tiling.image_size == (8, 12), "that of the images"
     assert replace(folder.settings(), tiling=settings.tiling) == settings
     assert "Initializing Untrained model." in folder.log_file.read_text()
-    assert folder.missing(grid_of(folder.settings().tiling)) == grid_of(folder.settings().tiling).tiles
+    assert (
+        folder.missing(grid_of(folder.settings().tiling), folder.settings()) == grid_of(folder.settings().tiling).tiles
+    )
 
 
 def test_names_of_images_may_be_of_any_bytes(settings: Settings, image_folder: Path) -> None:
     for folder in ("good", "bad", "masks"):
         (image_folder / folder / "0.png").rename(image_folder / folder / os.fsdecode(b"0\xfc.png"))
-    folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache"))))
-    split = Split.read(folder.split_file)
+    folder = preparation.prepare(replace(settings, cache=CacheSettings(str(image_folder / "cache")))).folder
+    split = Split.parse(folder.split_file.read_bytes(), folder.split_file)
     odd = [sample for sample in split.samples if "\udcfc" in str(sample.image_path)]
     assert {sample.image_path.parent.name for sample in odd} == {"good", "bad"}
     assert all(path.is_file() for sample in odd for path in (sample.image_path, *sample.masks))
-    Run.open(folder, build_cache=True)
+    Run.open(folder).with_cache()
     assert folder.split_file.read_bytes().count(b"0\xfc.png") == 5
 
 
@@ -62,13 +70,13 @@ def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
     splits = []
     for seed in (1, 1, 2, 3, 4, 5):
         torch.manual_seed(len(splits))  # whatever was drawn before
-        splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).split_file.read_text())
+        splits.append(preparation.prepare(replace(drawing, seed_everything=seed)).folder.split_file.read_text())
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
 
 
 def test_another_program_may_write_the_configuration_of_a_run_again(settings: Settings) -> None:
-    folder = preparation.prepare(settings)
+    folder = preparation.prepare(settings).folder
     before = folder.settings()
     folder.config_file.write_text(yaml.safe_dump(yaml.safe_load(folder.config_file.read_text())))  # sorts all names
     assert folder.settings().training_hash == before.training_hash
@@ -87,7 +95,10 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
             {"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 0})},
             "must be at least 1",
         ),
-        ({"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))}, "no argument 'max_fpr'"),
+        (
+            {"metrics": MetricSettings(({"class_path": "AUROC", "init_args": {"max_fpr": 1}},))},
+            "Option 'max_fpr' is not accepted",
+        ),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing_behind(settings: Settings, change: dict[str, object], message: str) -> None:
@@ -110,7 +121,7 @@ def test_data_that_cannot_be_used_is_known_before_images_are_looked_for(
     with pytest.raises(ConfigurationError, match=message):
         preparation.prepare(replace(settings, data=data))
     assert left_behind(settings) == []
-    assert not [*image_folder.rglob("evil"), *image_folder.parent.rglob("evil")]
+    assert not [*image_folder.rglob("evil")]
 
 
 def test_a_model_that_cannot_be_made_leaves_nothing_behind(settings: Settings) -> None:
@@ -132,7 +143,7 @@ def test_a_damaged_image_leaves_nothing_behind_though_it_is_found_last(settings:
 def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
     settings: Settings, failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = preparation.prepare(settings)
+    before = preparation.prepare(settings).folder
 
     def fail(*_: object, **__: object) -> None:
         raise failure
@@ -143,7 +154,7 @@ def test_a_failure_at_the_very_end_leaves_the_runs_before_as_they_were(
             preparation.prepare(settings)
     assert sorted(path.name for path in before.path.parent.iterdir()) == ["latest", "v0"]
     assert (before.path.parent / "latest").resolve() == before.path.resolve()
-    assert preparation.prepare(settings).path.name == "v1"
+    assert preparation.prepare(settings).folder.path.name == "v1"
 
 
 def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_behind(
@@ -172,3 +183,49 @@ def test_images_that_lose_something_are_known_before_any_work(settings: Settings
     with pytest.raises(DataError, match="damaged"):
         preparation.prepare(settings, said.append)
     assert said == ["warning: 1 images have more than 8 bits per channel: anomalib reads values above 255 as white."]
+
+
+class Fetching:
+    """Stands for a model that downloads."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.fetched: list[object] = []
+        self.error = error
+
+    def prepare_pretrained_model(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.fetched.append("weights")
+
+    def prepare_imagenette_data(self, image_size: tuple[int, int]) -> None:
+        self.fetched.append(image_size)
+
+
+def job_with(model: object, monkeypatch: pytest.MonkeyPatch) -> TileJob:
+    monkeypatch.setattr(preparation, "class_of", lambda _: type(model))
+    fresh_models, settings = SimpleNamespace(model=lambda: model), SimpleNamespace(model=ClassSpec("a.Model"))
+    grid = SimpleNamespace(tile_size=Size(4, 6))
+    return cast("TileJob", SimpleNamespace(fresh_models=fresh_models, settings=settings, grid=grid))
+
+
+def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Fetching()
+    download(job_with(model, monkeypatch))
+    assert model.fetched == ["weights", (4, 6)]
+
+
+def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    fresh_models = SimpleNamespace(model=lambda: made.append("a model"))
+    monkeypatch.setattr(preparation, "class_of", lambda _: AnomalibModule)
+    download(cast("TileJob", SimpleNamespace(settings=SimpleNamespace(model=None), fresh_models=fresh_models)))
+    assert not made
+
+
+def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Fetching(ConnectionError("no route"))
+    message = (
+        r"Fetching downloads weights or images .* failed: no route\. Try .*; or copy .*pre_trained \(weights\) and"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        download(job_with(model, monkeypatch))

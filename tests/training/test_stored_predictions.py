@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,6 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
-from filelock import FileLock
 from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.config.settings import Settings
@@ -21,6 +21,7 @@ from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
@@ -28,9 +29,9 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.temporary import LOCK
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
-from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
+from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
 
 Make = Callable[[float], AnomalibModule]
@@ -64,8 +65,8 @@ def models(brightness: Make, monkeypatch: pytest.MonkeyPatch) -> Models:
     models = Models(brightness)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
     monkeypatch.setattr(RunFolder, "record", models.record)
-    monkeypatch.setattr(Run, "_load_tile", models.load)
-    monkeypatch.setattr(Run, "_reload_tile", models.reload)
+    monkeypatch.setattr(SavedModels, "load", models.load)
+    monkeypatch.setattr(SavedModels, "reload", models.reload)
     return models
 
 
@@ -82,7 +83,7 @@ def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path
 def passed(run: Run) -> list[RawPrediction]:
     """Predict the test images, and give what comes."""
     ensemble = run.ensemble(Calibration())
-    batches = lazy_predictions(run, ensemble, run.images("test"), run.folder.predictions, "Testing")
+    batches = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Testing")
     return [predict() for _, predict in batches]
 
 
@@ -128,7 +129,7 @@ def keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(run: Run, models: Models) -> None:
     """Predict with models as if they had just been trained."""
     for tile in run.grid.tiles:
-        predict_trained(run, tile, models.load(tile))
+        predict_trained(run.job, tile, models.load(tile), torch.device("cpu"))
     models.loaded.clear()
 
 
@@ -157,9 +158,7 @@ def test_a_model_predicts_later_what_is_not_kept(
 
 def test_what_tiles_say_is_told(run: Run) -> None:
     told = []
-    [(_, predict), *_] = lazy_predictions(
-        run, run.ensemble(Calibration()), run.images("test"), run.folder.predictions, "Testing"
-    )
+    [(_, predict), *_] = lazy_predictions(run, run.ensemble(Calibration()), "test", run.folder.predictions, "Testing")
     predict(lambda tile, raw: told.append((tile.name, raw.maps.shape)))
     assert told == [(tile.name, (2, 1, 4, 4)) for tile in run.grid.tiles]
 
@@ -208,12 +207,12 @@ def test_only_what_can_be_used_again_stays(run: Run, models: Models, monkeypatch
 
 def test_what_killed_processes_have_left_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_nothing(monkeypatch)
-    left, used = run.folder.predictions / ".left", run.folder.predictions / ".used"
+    used = run.folder.predictions / temporary_name("work")
+    left = used.with_name(used.name.replace(f"-{os.getpid()}-", "-999999999-"))
     for folder in (left, used):
         folder.mkdir(parents=True)
-    with FileLock(used / LOCK):
-        passed(run)
-    assert [path.name for path in run.folder.predictions.iterdir()] == [".used"]
+    passed(run)
+    assert list(run.folder.predictions.iterdir()) == [used]
 
 
 def test_code_that_has_changed_predicts_anew(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,18 +285,18 @@ def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.M
 
 
 def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Run, tile: Tile) -> AnomalibModule:
+    def broken(_: SavedModels, tile: Tile) -> AnomalibModule:
         message = f"no {tile.name}"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(Run, "_load_tile", broken)
+    monkeypatch.setattr(SavedModels, "load", broken)
     with pytest.raises(TrainingError, match=r"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: "):
         passed(run)
     assert "Predicting tile r00_c00 failed." in run.folder.log_file.read_text()
 
 
 def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "_load_tile", lambda *_: models.brightness(float("nan")))
+    monkeypatch.setattr(SavedModels, "load", lambda *_: models.brightness(float("nan")))
     assert not models.made
     with pytest.raises(StageError, match="The model of tile r00_c00 predicts infinities or NaN"):
         passed(run)
@@ -308,7 +307,7 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
         message = "CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB."
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr(Run, "_load_tile", large)
+    monkeypatch.setattr(SavedModels, "load", large)
     with pytest.raises(
         OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget in .* or workers\.init_args\.processes"
     ):
@@ -316,7 +315,7 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
 
 
 def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    task = predicting.PredictTile(run, run.images("test"), None, run.folder.log_file)
+    task = predicting.PredictTile(PredictionJob(run.job, "test", run.folder.predictions), None, run.folder.log_file)
     assert task._device_of(7) == torch.device("cpu")
     assert "devices [7], which this machine does not have" in caplog.text
     assert "Predicting on cpu." in caplog.text
@@ -330,15 +329,14 @@ def test_another_configuration_predicts_anew(run: Run, models: Models) -> None:
     assert models.loaded == [tile.name for tile in run.grid.tiles]
 
 
-def test_shared_weights_that_were_altered_predict_anew(run: Run, models: Models) -> None:
+def test_other_shared_weights_predict_anew(run: Run, models: Models) -> None:
     for tile in run.grid.tiles:
         run.folder.checkpoint(tile).parent.mkdir(exist_ok=True)
         run.folder.checkpoint(tile).write_text(tile.name)
     shared = run.folder.path / "tiles" / "shared-0a1b.ckpt"
-    shared.write_text("one")
-    run = replace(run, folder=RunFolder(run.folder.path, allow_altered=True))
-    for content, loaded in (("one", 6), ("one", 0), ("two", 6)):
-        shared.write_text(content)
+    shared.touch()
+    for checksum, loaded in (("0a1b", 6), ("0a1b", 0), ("2c3d", 6)):
+        shared = shared.rename(shared.with_name(f"shared-{checksum}.ckpt"))
         models.loaded.clear()
         passed(run)
         assert len(models.loaded) == loaded

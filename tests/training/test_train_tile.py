@@ -10,7 +10,6 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,15 @@ from PIL import Image
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training import train_tile as training
-from anomalib_tiled.training.train_tile import check_trainer, train_tile, trainer_arguments
+from anomalib_tiled.training.stored_predictions import PredictionJob
+from anomalib_tiled.training.train_tile import TrainAndPredict, train_tile
 from anomalib_tiled.training.training_images import record_images, recorded_fingerprint
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
@@ -195,7 +196,7 @@ def make_run(
             "data": {"class_path": "anomalib.data.Folder", "init_args": data},
             "trainer": {"accelerator": "cpu", "max_epochs": 1, **trainer},
         }
-        return Run.open(preparation.prepare(Settings.from_mapping(configuration | changes)))
+        return preparation.prepare(Settings.from_mapping(configuration | changes))
 
     (image_folder / "elsewhere").mkdir()
     monkeypatch.chdir(image_folder / "elsewhere")
@@ -224,7 +225,7 @@ def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
 ) -> None:
     run = make_run()
     before = files(image_folder)
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     folder = run.folder.path.relative_to(image_folder)
     added = {f"{folder}/tiles/r00_c00.ckpt", f"{folder}/tiles/r00_c00.json", f"{folder}/logs/r00_c00.log"}
     assert files(image_folder) - before == added
@@ -236,7 +237,7 @@ def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
 def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
     given = {"max_epochs": 3, "gradient_clip_val": 7.0, "limit_train_batches": 1, "check_val_every_n_epoch": 2}
     run = make_run(**given, callbacks={"class_path": f"{__name__}.Noting"})
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     (noted,) = Falling.trainers
     assert given.items() <= noted.items()
     assert noted["logger"] is None
@@ -247,7 +248,7 @@ def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
 def test_every_tile_has_callbacks_of_its_own(make_run: MakeRun) -> None:
     run = make_run(callbacks=[{"class_path": f"{__name__}.Noting"}])
     for tile in run.grid.tiles[:2]:
-        train_tile(run, tile)
+        train_tile(run.job, tile)
     one, other = (noted["callback"] for noted in Falling.trainers)
     assert one is not other
 
@@ -259,13 +260,13 @@ def stopping(**arguments: object) -> dict[str, object]:
 @pytest.mark.parametrize("monitor", ["pixel_AUROC", "image_AUROC", "pixel_AUPR", "image_F1Max"])
 def test_early_stopping_finds_its_metric(make_run: MakeRun, monitor: str) -> None:
     run = make_run(max_epochs=9, callbacks=[stopping(monitor=monitor, mode="max", patience=1, stopping_threshold=0.9)])
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert epochs_of(run) == 1, "all defects are found after the first epoch"
 
 
 def test_early_stopping_stops_when_it_becomes_no_better(make_run: MakeRun) -> None:
     run = make_run(max_epochs=9, callbacks=[stopping(monitor="pixel_AUROC", mode="max", patience=2)])
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert epochs_of(run) == 3
     assert weight_of(run) == -3, "the last weights"
 
@@ -278,7 +279,7 @@ def test_a_metric_of_two_classes_is_not_monitored_where_a_tile_has_one(make_run:
     }
     run = make_run(max_epochs=5, callbacks=[watching])
     tile = run.grid.tile("r01_c02")
-    train_tile(run, tile)
+    train_tile(run.job, tile)
     assert weight_of(run, tile) == -7, "all five epochs, and the last weights"
     said = f"{name} is not used: pixel_AUROC is not defined, because all validation tiles are of one class."
     assert said in run.folder.tile_log(tile).read_text()
@@ -290,7 +291,7 @@ def test_a_monitored_checkpoint_gives_the_weights_of_the_best_epoch(
 ) -> None:
     best = {"class_path": CHECKPOINT, "init_args": {"monitor": "pixel_AUROC", "mode": mode}}
     run = make_run(max_epochs=4, callbacks=[best])
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert weight_of(run) == weight
     assert epochs_of(run) == 4
 
@@ -300,7 +301,7 @@ def test_a_checkpoint_that_monitors_nothing_gives_the_last_weights(
     make_run: MakeRun, arguments: dict[str, object]
 ) -> None:
     run = make_run(max_epochs=3, callbacks=[{"class_path": CHECKPOINT, "init_args": arguments}])
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert weight_of(run) == -3
 
 
@@ -311,7 +312,7 @@ def test_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_k
     arguments = {"dirpath": str(tmp_path / "own"), "filename": "mine-{epoch}", **monitor}
     run = make_run(max_epochs=3, callbacks=[{"class_path": CHECKPOINT, "init_args": arguments}])
     for tile, weight in zip(run.grid.tiles, weights, strict=False):  # the second finds files of the first
-        train_tile(run, tile)
+        train_tile(run.job, tile)
         assert weight_of(run, tile) == weight
     assert {path.name for path in (run.folder.path / "tiles").iterdir()} == {
         f"{tile.name}.{ending}" for tile in run.grid.tiles[:2] for ending in ("ckpt", "json")
@@ -321,21 +322,21 @@ def test_checkpoints_of_the_user_go_where_they_are_wanted_and_those_of_the_run_k
 
 def test_validation_is_left_out_where_nothing_reads_it(make_run: MakeRun) -> None:
     run = make_run(max_epochs=2)
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert Falling.validated == []
 
 
 @pytest.mark.parametrize("model", [Learning, LearningAtTheEnd])
 def test_a_model_that_learns_from_validation_tiles_sees_them(make_run: MakeRun, model: type[Falling]) -> None:
     run = make_run(model)
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert [seen for seen in Falling.validated if seen in {"start", "end"}] != []
     assert len([seen for seen in Falling.validated if seen not in {"start", "end"}]) == 4
 
 
 def test_validation_happens_for_a_callback_that_monitors(make_run: MakeRun) -> None:
     run = make_run(max_epochs=2, callbacks=[stopping(monitor="pixel_AUROC", mode="max")])
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert len(Falling.validated) == 2 * 4
 
 
@@ -343,10 +344,10 @@ def test_weights_depend_neither_on_the_order_of_tiles_nor_on_what_was_drawn_befo
     one, other = make_run(Random, max_epochs=2), make_run(Random, max_epochs=2)
     tiles = one.grid.tiles[:2]
     for tile in tiles:
-        train_tile(one, tile)
+        train_tile(one.job, tile)
     torch.manual_seed(99)
     for tile in reversed(tiles):
-        train_tile(other, tile)
+        train_tile(other.job, tile)
     for tile in tiles:
         assert weight_of(one, tile) == weight_of(other, tile)
     assert weight_of(one, tiles[0]) != weight_of(one, tiles[1]), "they see different pixels"
@@ -358,7 +359,7 @@ def test_an_interrupt_comes_out_as_one_and_leaves_no_checkpoint(
 ) -> None:
     run = make_run(model)
     with pytest.raises(KeyboardInterrupt) as raised:
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert type(raised.value) is interruption
     assert not files(run.folder.path / "tiles")
 
@@ -366,7 +367,7 @@ def test_an_interrupt_comes_out_as_one_and_leaves_no_checkpoint(
 def test_an_exit_of_the_model_is_no_interrupt(make_run: MakeRun) -> None:
     run = make_run(Exiting)
     with pytest.raises(SystemExit) as left:
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert left.value.code == 3
     assert not files(run.folder.path / "tiles")
 
@@ -376,9 +377,9 @@ def test_a_failure_of_the_model_names_its_cause_and_leaves_no_checkpoint(make_ru
     with pytest.raises(
         UnfitLocationError, match=r"^Failing cannot be fitted on these tiles: RuntimeError: out of luck$"
     ):
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     log = run.folder.tile_log(first(run)).read_text()
-    assert "Training tile r00_c00 failed.\n  | Traceback" in log
+    assert "Training tile r00_c00 failed.\nTraceback" in log
     assert "RuntimeError: out of luck" in log
     assert not files(run.folder.path / "tiles")
 
@@ -386,7 +387,7 @@ def test_a_failure_of_the_model_names_its_cause_and_leaves_no_checkpoint(make_ru
 def test_predictions_of_no_use_are_known_after_training_and_leave_no_checkpoint(make_run: MakeRun) -> None:
     run = make_run(Deciding)
     with pytest.raises(ConfigurationError, match="Deciding must give one pred_score for each tile, but gives 1 for 2"):
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert not list((run.folder.path / "tiles").iterdir())
 
 
@@ -399,7 +400,7 @@ def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
 ) -> None:
     run = make_run(model)
     with pytest.raises(ConfigurationError) as raised:
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert str(raised.value) == (
         f"{model.__name__} predicts infinities or NaN after it was trained on r00_c00, the first tile, so training "
         f"stopped. Training images: 4. Fit with {advice}."
@@ -411,10 +412,10 @@ def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fit which goes on does not train it again and again; it is told when all are trained."""
-    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
     monkeypatch.setattr(training, "_try_out", lambda *_: None)
     run = make_run(Dividing)
-    train_tile(run, first(run))
+    TrainAndPredict(run.job)(first(run))
     assert run.folder.is_done(first(run), run.settings.training_hash)
     assert "The model of tile r00_c00 predicts infinities or NaN." in run.folder.tile_log(first(run)).read_text()
 
@@ -426,7 +427,7 @@ def test_a_model_whose_predictions_are_no_numbers_cannot_be_fitted_on_a_later_ti
     record.touch()
     message = r"^Dividing cannot be fitted on these tiles: its predictions are infinities or NaN$"
     with pytest.raises(UnfitLocationError, match=message) as raised:
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert not raised.value.blank
     assert files(record.parent) == {record.name}
 
@@ -442,30 +443,30 @@ def test_where_the_images_show_nothing_other_locations_are_not_to_blame(
     with pytest.raises(
         UnfitLocationError, match=f"^{model.__name__} cannot be fitted on these tiles, {shown}"
     ) as raised:
-        train_tile(run, first(run))
+        train_tile(run.job, first(run))
     assert raised.value.blank
 
 
 def test_a_tile_that_is_done_stays_as_it_is(make_run: MakeRun) -> None:
     """Its process may have died after it."""
     run = make_run()
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     before = run.folder.checkpoint(first(run)).stat()
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert run.folder.checkpoint(first(run)).stat() == before
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
 def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: MakeRun, precision: str) -> None:
     run = make_run(Exact, precision=precision)
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     weights = torch.load(run.folder.checkpoint(first(run)), weights_only=True)["state_dict"]
     assert (weights["weight"].dtype, weights["exact"].dtype) == (torch.float32, torch.float64)
 
 
 def assert_trained_but_not_predicted(run: Run, reason: str) -> None:
     assert run.folder.is_done(first(run), run.settings.training_hash)
-    run.folder.check_checkpoint(first(run))
+    run.check_checkpoints([first(run)])
     log = run.folder.tile_log(first(run)).read_text()
     assert "Tile r00_c00 could not be predicted yet. It is predicted again when all tiles are trained." in log
     assert reason in log
@@ -478,10 +479,10 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
         message = "no room for predictions"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
-    monkeypatch.setattr(training, "predict_trained", fail)
+    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(PredictionJob, "predict", fail)
     run = make_run()
-    train_tile(run, first(run))
+    TrainAndPredict(run.job)(first(run))
     assert_trained_but_not_predicted(run, "RuntimeError: no room for predictions")
 
 
@@ -490,12 +491,12 @@ def unwritable(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     """Make a run whose predictions cannot be written, for a reason of the system."""
 
     def make(reason: int) -> Run:
-        def fail(run: Run, *_: object) -> None:
-            with storage_errors(run.folder.predictions):
+        def fail(prediction: PredictionJob, *_: object) -> None:
+            with storage_errors(prediction.folder):
                 raise OSError(reason, "not written")
 
-        monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
-        monkeypatch.setattr(training, "predict_trained", fail)
+        monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+        monkeypatch.setattr(PredictionJob, "predict", fail)
         return make_run()
 
     return make
@@ -505,23 +506,23 @@ def test_predictions_that_must_not_be_written_are_none_of_the_trainings_concern(
     unwritable: Callable[[int], Run],
 ) -> None:
     run = unwritable(errno.EACCES)
-    train_tile(run, first(run))
+    TrainAndPredict(run.job)(first(run))
     assert_trained_but_not_predicted(run, "raw cannot be written: not written.")
 
 
 def test_a_full_disk_ends_the_training_though_the_tile_is_stored(unwritable: Callable[[int], Run]) -> None:
     run = unwritable(errno.ENOSPC)
     with pytest.raises(StorageError, match="No space left"):
-        train_tile(run, first(run))
-    assert run.folder.to_train(run.grid) == run.grid.tiles[1:], "it is not trained again"
+        TrainAndPredict(run.job)(first(run))
+    assert run.folder.to_train(run.grid, run.settings) == run.grid.tiles[1:], "it is not trained again"
 
 
 def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
     run = make_run(Stuck)
-    train_tile(run, first(run))
+    TrainAndPredict(run.job)(first(run))
     assert_trained_but_not_predicted(run, "RuntimeError: no room left")
 
 
@@ -529,7 +530,7 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     run.folder.calibration_file.write_text("{}")
     run.folder.mark_for_training([first(run)])
     before = run.folder.checkpoint(first(run)).stat().st_ino
@@ -541,20 +542,20 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     with monkeypatch.context() as patched:
         patched.setattr(training, "write_tensors", fail)
         with pytest.raises(RuntimeError, match="out of luck"):
-            train_tile(run, first(run))
+            train_tile(run.job, first(run))
     assert run.folder.is_done(first(run), run.settings.training_hash)
     assert run.folder.calibration_file.exists()
     assert run.folder.checkpoint(first(run)).stat().st_ino == before
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert run.folder.checkpoint(first(run)).stat().st_ino != before
     assert not run.folder.calibration_file.exists(), "it was learned from the tile as it was"
-    assert not run.folder.is_to_train(first(run), run.settings.training_hash)
+    assert not run.folder.is_to_train(first(run), run.settings)
 
 
 def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_seen(make_run: MakeRun) -> None:
     run = make_run()
     record_images(run, run.grid.tiles)
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     record = run.folder.record(first(run))
     assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
     assert record.images == recorded_fingerprint(run.folder) != ""
@@ -565,49 +566,8 @@ def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_scr
 ) -> None:
     run = make_run(Talking)
     capfd.readouterr()
-    train_tile(run, first(run))
+    train_tile(run.job, first(run))
     assert capfd.readouterr() == ("", "")
     log = run.folder.tile_log(first(run)).read_text()
     for said in ("Initializing Talking model.", "a print", "UserWarning: a warning", "talking: a record"):
         assert said in log
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_without_a_gpu_the_setting_to_give_is_named(accelerator: str) -> None:
-    message = r"The trainer refuses its arguments: .* To train on the CPU, set --trainer\.accelerator cpu\."
-    with pytest.raises(ConfigurationError, match=message):
-        check_trainer({"accelerator": accelerator})
-
-
-@pytest.mark.parametrize(
-    ("trainer", "message"),
-    [
-        ({"accelerator": "warp"}, "The trainer refuses its arguments: You selected an invalid accelerator name"),
-        ({"max_epoch": 1}, r"The trainer refuses its arguments: .*max_epoch"),
-        ({"max_epochs": "many"}, r"The trainer refuses its arguments: (?s:.*)many"),
-        ({"devices": 2}, r"A tile is trained on one device, but trainer\.devices is 2\. Give 1, or one index"),
-        ({"callbacks": [stopping(monitor="pixel_AUROC", mode="best")]}, "The trainer refuses its arguments: "),
-        ({"fast_dev_run": True, "barebones": True, "profiler": "simple"}, "The trainer refuses its arguments: "),
-    ],
-)
-def test_what_a_trainer_refuses_is_known_beforehand(trainer: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        check_trainer(trainer)
-
-
-def test_what_a_trainer_takes_passes_and_stays_as_it_is() -> None:
-    callbacks = [stopping(monitor="image_AUROC", patience=3)]
-    trainer = {"accelerator": "cpu", "max_epochs": 2, "callbacks": callbacks}
-    before = deepcopy(trainer)
-    check_trainer(trainer)
-    assert trainer == before
-    assert [type(each).__name__ for each in trainer_arguments(trainer)["callbacks"]] == ["EarlyStopping"]
-
-
-def test_the_screen_belongs_to_the_command() -> None:
-    arguments = trainer_arguments({"enable_progress_bar": True, "enable_model_summary": True})
-    assert (arguments["enable_progress_bar"], arguments["enable_model_summary"]) == (False, False)
-    assert arguments["logger"] is False
-    assert arguments["callbacks"] == []
-    assert "default_root_dir" not in arguments

@@ -25,7 +25,7 @@ from anomalib_tiled.training.training_images import record_images, recorded_fing
 @pytest.fixture
 def run(settings: Settings) -> Run:
     """A run whose first two tiles are trained."""
-    run = Run.open(preparation.prepare(settings))
+    run = preparation.prepare(settings)
     assert recorded_fingerprint(run.folder) == ""
     assert record_images(run, run.grid.tiles) is None
     for tile in run.grid.tiles[:2]:

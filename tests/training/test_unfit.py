@@ -40,14 +40,16 @@ IMAGES = 4
 
 
 def run_on(draw: Draw, *, fitted: int = 0, unfitted_tiles: str = "leave_out") -> Run:
-    """Give what is asked of a run, on drawn images, with so many tiles fitted."""
+    """Stand in for a run and for its job, on drawn images, with so many tiles fitted."""
     random, done = np.random.default_rng(0), {tile.name for tile in GRID.tiles[:fitted]}
     images = [draw(random) for _ in range(IMAGES)]
     stand_in = SimpleNamespace(
         grid=GRID,
         settings=SimpleNamespace(model=SimpleNamespace(name="Untrained"), unfitted_tiles=unfitted_tiles),
-        split=SimpleNamespace(subset=lambda _: range(IMAGES)),
-        source=SimpleNamespace(image=lambda sample, rows, columns: images[sample][rows, columns]),
+        data=SimpleNamespace(
+            split=SimpleNamespace(subset=lambda _: range(IMAGES)),
+            source=SimpleNamespace(image=lambda sample, rows, columns: images[sample][rows, columns]),
+        ),
         folder=SimpleNamespace(has_record=lambda tile: tile.name in done),
     )
     return cast("Run", stand_in)

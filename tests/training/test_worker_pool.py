@@ -1,4 +1,4 @@
-"""Several processes train tiles side by side; one that dies costs no more than its tile."""
+"""Several processes train tiles side by side; one that ends costs no more than another try of its tile."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from anomalib_tiled.errors import OutOfMemoryError, StorageError
 from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.system import fork_server
 from anomalib_tiled.training import worker_pool as pool
-from anomalib_tiled.training.worker import Answer, KilledError, Place, WorkerError
-from anomalib_tiled.training.worker_pool import MOST_CRASHES, train_side_by_side
+from anomalib_tiled.training.worker_pool import (
+    Answer,
+    KilledError,
+    Place,
+    UnsentError,
+    WorkerError,
+    gpu_has_failed,
+    train_side_by_side,
+)
 
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
 MANY = TileGrid(Size(4, 48), Size(4, 4), Size(4, 4)).tiles
-TWO = [Place(1), Place(1)]
+NAMES = [tile.name for tile in MANY]
+TWO = [Place(1, processes=2), Place(1, processes=2)]
 
 # What is sent to another process is found there by its name, so it stands in a module of its own.
 WORKBENCH = """
@@ -57,18 +69,14 @@ def fails(folder, tile, device=None):
         raise ValueError("out of luck")
     if tile.name == "r01_c00":
         raise Stubborn("this", "that")
-
-
-def dies_once(folder, tile, device=None):
-    first = not list(folder.glob(f"{tile.name}.*"))
-    note(folder, tile)
-    if tile.name in {"r00_c01", "r01_c02"} and first:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if tile.name == "r01_c02":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB.")
 
 
 def dies(folder, tile, device=None):
+    first = not list(folder.glob(f"{tile.name}.*"))
     note(folder, tile)
-    if tile.name == "r00_c01":
+    if tile.name == "r00_c01" or (tile.name == "r01_c02" and first):
         os.kill(os.getpid(), signal.SIGKILL)
     if tile.name == "r00_c02":
         os._exit(7)
@@ -79,14 +87,6 @@ def on_sick_gpu(folder, tile, device=None):
     if device == 0:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     time.sleep(0.2)
-
-
-def too_large(folder, tile, device=None):
-    note(folder, tile)
-    if tile.name == "r00_c01":
-        torch.empty(2**60)
-    if tile.name == "r01_c00":
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 3 has 1 GiB.")
 
 
 def open_run():
@@ -118,9 +118,12 @@ def notes(folder: Path) -> list[list[str]]:
     return [path.read_text().split() for path in paths]
 
 
-def test_every_tile_is_trained_once_in_as_many_processes_as_there_are_places(
-    workbench: ModuleType, tmp_path: Path
-) -> None:
+@pytest.fixture(autouse=True)
+def less_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "PRELOAD", pool.__name__)
+
+
+def test_each_tile_is_trained_once_in_a_process_of_one_of_the_places(workbench: ModuleType, tmp_path: Path) -> None:
     places = [Place(1, device=0), Place(2, device=3)]
     outcomes = list(train_side_by_side(TILES, partial(workbench.slow, tmp_path), places))
     assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
@@ -132,265 +135,55 @@ def test_every_tile_is_trained_once_in_as_many_processes_as_there_are_places(
     assert {(device, threads) for _, _, device, threads in notes(tmp_path)} == {("0", "1"), ("3", "2")}
 
 
-def test_no_more_processes_than_tiles(workbench: ModuleType, tmp_path: Path) -> None:
-    outcomes = list(train_side_by_side(TILES[:1], partial(workbench.note, tmp_path), TWO * 8))
-    assert [outcome.tile for outcome in outcomes] == [TILES[0]]
-
-
-def test_a_tile_that_fails_does_not_stop_the_others(workbench: ModuleType, tmp_path: Path) -> None:
+def test_a_tile_that_fails_stops_no_other(workbench: ModuleType, tmp_path: Path) -> None:
     outcomes = list(train_side_by_side(TILES, partial(workbench.fails, tmp_path), TWO))
-    errors = {outcome.tile.name: outcome.error for outcome in outcomes}
-    assert len(errors) == len(TILES)
-    assert isinstance(errors["r00_c01"], ValueError)
-    assert isinstance(errors["r01_c00"], WorkerError), "an exception that cannot be copied keeps its words"
-    assert str(errors["r01_c00"]) == "Stubborn: this and that"
-    assert sum(error is not None for error in errors.values()) == 2
-    assert len(notes(tmp_path)) == len(TILES), "a tile that fails is not tried again"
-
-
-def test_a_tile_that_is_too_large_does_not_stop_the_others(workbench: ModuleType, tmp_path: Path) -> None:
-    places = [Place(1, processes=2)] * 2
-    outcomes = list(train_side_by_side(TILES, partial(workbench.too_large, tmp_path), places))
     errors = {outcome.tile.name: outcome.error for outcome in outcomes if outcome.error is not None}
-    assert len(outcomes) == len(TILES)
-    assert sorted(errors) == ["r00_c01", "r01_c00"]
-    assert all(isinstance(error, OutOfMemoryError) for error in errors.values())
-    assert str(errors["r00_c01"]).startswith("The memory of the machine ran out (")
-    assert str(errors["r01_c00"]).startswith("The memory of GPU 3 ran out (CUDA out of memory.")
-    assert all("Lower workers.init_args.processes" in str(error) for error in errors.values())
+    assert len(outcomes) == len(notes(tmp_path)) == len(TILES), "none is tried again"
+    assert errors.keys() == {"r00_c01", "r01_c00", "r01_c02"}
+    assert isinstance(errors["r00_c01"], ValueError)
+    assert isinstance(errors["r01_c00"], UnsentError), "an exception that cannot be copied keeps its words"
+    assert str(errors["r01_c00"]) == "Stubborn: this and that"
+    assert isinstance(errors["r01_c02"], OutOfMemoryError)
+    assert str(errors["r01_c02"]).startswith("The memory of GPU 3 ran out (CUDA out of memory.")
+    assert "Lower workers.init_args.processes" in str(errors["r01_c02"])
 
 
-def test_the_tile_of_a_process_that_dies_is_tried_again_by_another(workbench: ModuleType, tmp_path: Path) -> None:
-    outcomes = list(train_side_by_side(TILES, partial(workbench.dies_once, tmp_path), TWO))
-    assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
-    assert all(outcome.error is None for outcome in outcomes)
-    for name in ("r00_c01", "r01_c02"):
-        first, second = [process for tile, process, _, _ in notes(tmp_path) if tile == name]
-        assert first != second
-
-
-def test_a_tile_that_kills_its_process_twice_is_reported(workbench: ModuleType, tmp_path: Path) -> None:
+def test_the_tile_of_a_process_that_ends_is_tried_once_more(workbench: ModuleType, tmp_path: Path) -> None:
     outcomes = list(train_side_by_side(TILES, partial(workbench.dies, tmp_path), TWO))
     errors = {outcome.tile.name: str(outcome.error) for outcome in outcomes if outcome.error is not None}
-    assert len(outcomes) == len(TILES)
-    assert errors.keys() == {"r00_c01", "r00_c02"}
-    assert errors["r00_c01"].startswith(
-        "the process was killed more than once, as the system does when memory is short. Lower"
-    )
-    assert errors["r00_c02"] == "the process ended more than once with exit code 7"
-    assert len(notes(tmp_path)) == len(TILES) + 2
-
-
-def test_the_tile_of_a_gpu_that_failed_is_tried_again_on_another(workbench: ModuleType, tmp_path: Path) -> None:
-    places = [Place(1, device=0), Place(1, device=1)]
-    outcomes = list(train_side_by_side(TILES, partial(workbench.on_sick_gpu, tmp_path), places))
     assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
+    assert errors.keys() == {"r00_c01", "r00_c02"}
+    assert errors["r00_c01"] == (
+        "the process was killed, as the system does when memory is short. "
+        "Lower workers.init_args.processes, or the data module's train_batch_size."
+    )
+    assert errors["r00_c02"] == "the process ended with exit code 7"
+    tries = Counter(tile for tile, *_ in notes(tmp_path))
+    assert {tile for tile, number in tries.items() if number == 2} == {"r00_c01", "r00_c02", "r01_c02"}
+    assert tries.total() == len(TILES) + 3
+
+
+def test_a_process_whose_gpu_has_failed_trains_no_other_tile(workbench: ModuleType, tmp_path: Path) -> None:
+    places = [Place(1, device=0), Place(1, device=1)]
+    outcomes = list(train_side_by_side(TILES[:4], partial(workbench.on_sick_gpu, tmp_path), places))
+    assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES[:4]]
     assert all(outcome.error is None for outcome in outcomes)
     processes = [process for _, process, device, _ in notes(tmp_path) if device == "0"]
-    assert 1 <= len(processes) <= MOST_CRASHES
-    assert len(set(processes)) == len(processes), "none is given another tile"
+    assert len(set(processes)) == len(processes) >= 1
 
 
-class Devices:
-    """Stands for processes: says how each tile ends, by the device that it is given to."""
-
-    def __init__(self, ending: Callable[[int, str], Exception | None]) -> None:
-        self.ending = ending
-        self.given: list[tuple[int, str]] = []
-        self.at_work: list[Devices.Process] = []
-
-    def start(self, place: Place, *_: object) -> Devices.Process:
-        self.at_work.append(self.Process(self, place))
-        return self.at_work[-1]
-
-    @property
-    def busy(self) -> int:
-        """How many tiles are trained at the same time."""
-        return sum(process.tile is not None for process in self.at_work)
-
-    class Process:
-        """One of them; a dead one tells nothing, one whose GPU has failed says so."""
-
-        def __init__(self, devices: Devices, place: Place) -> None:
-            self.devices, self.place, self.connection = devices, place, object()
-            self.tile: Tile | None = None
-
-        def give(self, tile: Tile) -> None:
-            self.tile = tile
-            self.devices.given.append((self.place.device, tile.name))
-
-        def answer(self) -> Answer:
-            ending = self.devices.ending(self.place.device, self.tile.name)
-            if isinstance(ending, EOFError):
-                raise ending
-            return Answer(ending, isinstance(ending, torch.AcceleratorError))
-
-        def exit_report(self, *, again: bool) -> WorkerError:
-            killed = self.devices.ending(self.place.device, self.tile.name) is KILLED
-            return (KilledError if killed else WorkerError)(f"died{' again' if again else ''}")
-
-        def stop(self) -> None:
-            if self in self.devices.at_work:  # the second time is in the end, for all
-                self.devices.at_work.remove(self)
-
-
-Ending = Callable[[int, str], Exception | None]
-FAILED_GPU = torch.AcceleratorError("CUDA error: device-side assert triggered")
-DEAD = EOFError()
-KILLED = EOFError()
-SHORT = OutOfMemoryError("The memory of the machine ran out.")
-SHORT.of_machine = True
-
-
-@pytest.fixture
-def trained_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str], list[tuple[int, str]]]]:
-    """Have devices train many tiles: give what became of each tile, and who was given what."""
-
-    def train(devices: list[int | None], ending: Ending) -> tuple[dict[str, str], list[tuple[int, str]]]:
-        stand_in = Devices(ending)
-        monkeypatch.setattr(pool, "Worker", stand_in)
-        monkeypatch.setattr(pool, "wait", lambda connections: connections)
-        outcomes = list(train_side_by_side(MANY, print, [Place(1, device) for device in devices]))
-        assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in MANY]
-        return {outcome.tile.name: str(outcome.error or "done") for outcome in outcomes}, stand_in.given
-
-    return train
-
-
-@pytest.mark.parametrize("ending", [FAILED_GPU, DEAD])
-def test_a_sick_device_loses_few_tiles_and_those_are_trained_elsewhere(trained_by: Callable, ending: Exception) -> None:
-    became, given = trained_by([0, 1], lambda device, _: ending if device == 0 else None)
-    assert set(became.values()) == {"done"}
-    tried = [tile for device, tile in given if device == 0]
-    assert len(tried) == len(set(tried)) == MOST_CRASHES
-    assert set(tried) <= {tile for device, tile in given if device == 1}
-
-
-def test_a_tile_waits_for_another_device_than_the_one_that_it_was_lost_at(trained_by: Callable) -> None:
-    lost = MANY[-2].name
-    became, given = trained_by([0, 1], lambda device, tile: DEAD if (device, tile) == (0, lost) else None)
-    assert set(became.values()) == {"done"}
-    assert [device for device, tile in given if tile == lost] == [0, 1]
-
-
-def test_a_device_where_some_tiles_are_trained_is_kept(trained_by: Callable) -> None:
-    def ending(device: int, tile: str) -> Exception | None:
-        if device == 0:
-            endings.append(DEAD if (len(endings) + 1) % MOST_CRASHES else None)
-        return endings[-1] if device == 0 else None
-
-    endings: list[Exception | None] = []
-    became, _ = trained_by([0, 1], ending)
-    assert set(became.values()) == {"done"}
-    assert endings.count(DEAD) > MOST_CRASHES
-
-
-@pytest.mark.parametrize("devices", [[0], [0, 0], [0, 1], [0, 1, 0, 1], [None, None]])
-def test_where_all_devices_are_sick_each_tile_is_tried_twice(trained_by: Callable, devices: list[int | None]) -> None:
-    became, given = trained_by(devices, lambda *_: DEAD)
-    assert set(became.values()) == {"died again"}
-    assert Counter(tile for _, tile in given) == {tile.name: 2 for tile in MANY}
-
-
-class Machine:
-    """Stands for a machine with room for a number of tiles at the same time; the system ends what is too much."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, ending: Exception) -> None:
-        self.room, self.ending, self.most = room, ending, []
-        self.processes = Devices(self.end)
-        monkeypatch.setattr(pool, "Worker", self.processes)
-        monkeypatch.setattr(pool, "wait", lambda connections: connections[:1])
-
-    def end(self, *_: object) -> Exception | None:
-        self.most.append(self.processes.busy)
-        return self.ending if self.processes.busy > self.room else None
-
-    def train(self, places: list[Place]) -> dict[str, str]:
-        return {each.tile.name: str(each.error or "done") for each in train_side_by_side(MANY, print, places)}
-
-
-@pytest.mark.parametrize("ending", [KILLED, SHORT])
-@pytest.mark.parametrize("room", [1, 2, 3])
-@pytest.mark.parametrize("devices", [[None] * 4, [0, 1, 2, 3], [0, 0, 1, 1]])
-def test_where_memory_is_short_fewer_tiles_are_trained_side_by_side(
-    monkeypatch: pytest.MonkeyPatch, room: int, ending: Exception, devices: list[int | None]
-) -> None:
-    machine = Machine(monkeypatch, room, ending)
-    became = machine.train([Place(1, device) for device in devices])
-    assert became == {tile.name: "done" for tile in MANY}
-    assert len(machine.processes.given) == len(MANY) + 4 - room, "each that was one too many costs one try"
-    assert max(machine.most[-len(MANY) + 4 :]) <= room
-
-
-@pytest.mark.parametrize(("ending", "tries"), [(KILLED, 2), (SHORT, 1)])
-def test_where_there_is_no_room_for_one_tile_all_are_reported(
-    monkeypatch: pytest.MonkeyPatch, ending: Exception, tries: int
-) -> None:
-    machine = Machine(monkeypatch, 0, ending)
-    said = "died again" if ending is KILLED else str(SHORT)
-    assert machine.train(TWO) == {tile.name: said for tile in MANY}
-    assert len(machine.processes.given) <= tries * len(MANY) + 1
-
-
-def test_a_single_tile_that_is_too_large_is_not_tried_by_all_that_are_idle(trained_by: Callable) -> None:
-    became, given = trained_by([None] * 8, lambda _, tile: KILLED if tile == MANY[-1].name else None)
-    assert {name for name, what in became.items() if what != "done"} == {MANY[-1].name}
-    assert len(given) <= len(MANY) + 2
-
-
-@pytest.mark.parametrize("large", [MANY[0].name, MANY[-2].name])
-def test_a_tile_that_is_too_large_costs_the_others_one_process(trained_by: Callable, large: str) -> None:
-    became, given = trained_by([None] * 4, lambda _, tile: SHORT if tile == large else None)
-    assert {name for name, what in became.items() if what != "done"} == {large}
-    assert [tile for _, tile in given].count(large) == 2
-    assert given[-1][1] == large, "the second time it comes last, and alone"
-
-
-def test_it_is_said_that_fewer_tiles_are_trained_side_by_side(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    Machine(monkeypatch, 1, KILLED).train(TWO)
-    [said] = caplog.messages
-    assert said.startswith("Tile r00_c00 is retried. From now on tiles are trained by one process less, 1: ")
-
-
-@pytest.mark.parametrize("error", [EOFError("no answer"), ConnectionResetError("gone"), BrokenPipeError("gone")])
-def test_a_process_that_could_not_be_started_is_started_once_more(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    machine, failures = Machine(monkeypatch, 2, KILLED), [error]
-
-    def start(place: Place, *_: object) -> Devices.Process:
-        if failures:
-            raise failures.pop()
-        return started(place)
-
-    started = machine.processes.start
-    monkeypatch.setattr(machine.processes, "start", start)
-    assert set(machine.train(TWO).values()) == {"done"}
-    failures += [error, error]
-    with pytest.raises(type(error)):
-        machine.train(TWO)
-    assert machine.processes.at_work == []
-
-
-def test_it_is_said_how_the_gpu_failed(trained_by: Callable) -> None:
-    became, _ = trained_by([0, 0], lambda *_: FAILED_GPU)
-    assert set(became.values()) == {"CUDA error: device-side assert triggered"}
-
-
-def test_what_no_process_can_begin_is_said_of_each_tile(workbench: ModuleType, tmp_path: Path) -> None:
-    outcomes = list(train_side_by_side(TILES[:2], partial(workbench.note, workbench.Unopened()), [Place(1)] * 2))
+def test_work_that_no_process_can_load_fails_each_tile(workbench: ModuleType) -> None:
+    outcomes = list(train_side_by_side(TILES[:2], partial(workbench.note, workbench.Unopened()), TWO))
     assert [str(outcome.error) for outcome in outcomes] == ["the run has gone"] * 2
 
 
-def test_a_full_disk_ends_it(workbench: ModuleType, tmp_path: Path) -> None:
+def test_a_full_disk_stops_all(workbench: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left"):
         list(train_side_by_side(TILES, partial(workbench.full, tmp_path), TWO))
     assert len(notes(tmp_path)) <= 2
 
 
-def test_who_stops_listening_leaves_no_process_behind(workbench: ModuleType, tmp_path: Path) -> None:
+def test_closing_the_outcomes_ends_all_processes(workbench: ModuleType, tmp_path: Path) -> None:
     training = train_side_by_side(TILES, partial(workbench.slow, tmp_path), TWO)
     next(training)
     training.close()
@@ -400,6 +193,7 @@ def test_who_stops_listening_leaves_no_process_behind(workbench: ModuleType, tmp
         assert not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text()
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp_path: Path) -> None:
     source = (
         "import sys, workbench\n"
@@ -407,8 +201,7 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
         "from pathlib import Path\n"
         "from anomalib_tiled.grid import Size, TileGrid\n"
         "from anomalib_tiled.system import fork_server\n"
-        "from anomalib_tiled.training.worker_pool import train_side_by_side\n"
-        "from anomalib_tiled.training.worker import Place\n"
+        "from anomalib_tiled.training.worker_pool import Place, train_side_by_side\n"
         "if __name__ == '__main__':\n"
         "    fork_server.PRELOAD = 'json'\n"
         "    tiles = TileGrid(Size(400, 4), Size(4, 4), Size(4, 4)).tiles\n"
@@ -420,17 +213,210 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
     program = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py"), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
     )
-    wait_until(lambda: len(notes(tmp_path)) >= 3)
+    started = time.monotonic()
+    while len(notes(tmp_path)) < 3:
+        assert time.monotonic() < started + 60
+        time.sleep(0.05)
     program.kill()
     program.wait()
     time.sleep(1)
     done = len(notes(tmp_path))
     time.sleep(1)
-    assert len(notes(tmp_path)) == done, "nobody goes on"
+    assert len(notes(tmp_path)) == done, "no process continues"
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
-    started = time.monotonic()
-    while not happened():
-        assert time.monotonic() < started + seconds
-        time.sleep(0.05)
+Ending = Callable[[int | None, str, int], Answer]
+DONE = Answer(None)
+FAILED_GPU = Answer(torch.AcceleratorError("CUDA error: device-side assert triggered"), lost=True)
+ENDED = Answer(WorkerError("ended"), lost=True)
+KILLED = Answer(KilledError("killed"), lost=True)
+SHORT = Answer(OutOfMemoryError("The memory of the machine ran out."))
+SHORT.error.of_machine = True
+
+
+class Machine:
+    """Stands for processes: says how each tile ends, by its device and by how many are trained at that moment."""
+
+    def __init__(self, ending: Ending) -> None:
+        self.ending = ending
+        self.given: list[tuple[int | None, str]] = []
+        self.busy: list[FakeWorker] = []
+        self.most: list[int] = []
+
+    def __call__(self, place: Place, _: bytes) -> FakeWorker:
+        return FakeWorker(self, place)
+
+    def train(self, devices: list[int | None]) -> dict[str, str]:
+        outcomes = list(train_side_by_side(MANY, print, [Place(1, device) for device in devices]))
+        assert sorted(outcome.tile.name for outcome in outcomes) == NAMES
+        return {outcome.tile.name: str(outcome.error or "done") for outcome in outcomes}
+
+
+class FakeWorker:
+    def __init__(self, machine: Machine, place: Place) -> None:
+        self.machine, self.place, self.tile = machine, place, ""
+
+    def train(self, tile: Tile) -> Future[Answer]:
+        self.tile = tile.name
+        self.machine.busy.append(self)
+        self.machine.given.append((self.place.device, tile.name))
+        return Future()
+
+    def answer(self, _: Future[Answer]) -> Answer:
+        self.machine.most.append(len(self.machine.busy))
+        answer = self.machine.ending(self.place.device, self.tile, len(self.machine.busy))
+        self.machine.busy.remove(self)
+        return answer
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ending], Machine]:
+    """Make a machine on which the first busy process is the first to be done."""
+
+    def make(ending: Ending) -> Machine:
+        made = Machine(ending)
+        monkeypatch.setattr(pool, "Worker", made)
+        monkeypatch.setattr(pool, "wait", lambda busy, **_: SimpleNamespace(done=[next(iter(busy))]))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("ending", [FAILED_GPU, ENDED])
+def test_tiles_that_a_device_loses_are_retried_on_another(machine: Callable, ending: Answer) -> None:
+    made = machine(lambda device, *_: ending if device == 0 else DONE)
+    assert made.train([0, 1]) == dict.fromkeys(NAMES, "done")
+    lost = [tile for device, tile in made.given if device == 0]
+    assert len(lost) == len(set(lost)) >= 1
+    assert made.given[-len(lost) :] == [(1, tile) for tile in lost], "after all others"
+
+
+@pytest.mark.parametrize(
+    ("ending", "report"),
+    [(ENDED, "ended"), (KILLED, "killed"), (FAILED_GPU, "CUDA error: device-side assert triggered")],
+)
+@pytest.mark.parametrize("devices", [[0], [0, 1], [None, None]])
+def test_each_tile_is_tried_twice(machine: Callable, devices: list[int | None], ending: Answer, report: str) -> None:
+    made = machine(lambda *_: ending)
+    assert made.train(devices) == dict.fromkeys(NAMES, report)
+    assert Counter(tile for _, tile in made.given) == dict.fromkeys(NAMES, 2)
+
+
+@pytest.mark.parametrize("ending", [KILLED, SHORT])
+@pytest.mark.parametrize("room", [1, 3])
+@pytest.mark.parametrize("devices", [[None] * 4, [0, 0, 1, 1]])
+def test_where_memory_is_short_fewer_tiles_are_trained_side_by_side(
+    machine: Callable, room: int, ending: Answer, devices: list[int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = machine(lambda _, __, busy: ending if busy > room else DONE)
+    assert made.train(devices) == dict.fromkeys(NAMES, "done")
+    assert len(made.given) == len(MANY) + 4 - room, "each that was one too many costs one try"
+    assert max(made.most[4 - room :]) == room
+    assert caplog.messages[0] == f"Tile r00_c00 is retried alone when all others are done: {ending.error}"
+    assert caplog.messages[1] == "From now on tiles are trained by one process less: 3."
+
+
+@pytest.mark.parametrize("large", [MANY[0].name, MANY[-1].name])
+def test_a_tile_that_is_too_large_is_reported_after_a_try_without_others(machine: Callable, large: str) -> None:
+    made = machine(lambda _, tile, __: SHORT if tile == large else DONE)
+    became = made.train([None] * 4)
+    assert {name: error for name, error in became.items() if error != "done"} == {large: str(SHORT.error)}
+    assert [tile for _, tile in made.given].count(large) == (1 if made.most[-1] == 1 and large == NAMES[-1] else 2)
+
+
+def test_a_process_that_ended_while_it_was_idle_costs_no_try(
+    machine: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(worker: FakeWorker, tile: Tile) -> Future[Answer]:
+        if tile.name == NAMES[5] and not failed:
+            failed.append(worker)
+            raise BrokenProcessPool
+        return train(worker, tile)
+
+    failed: list[FakeWorker] = []
+    train = FakeWorker.train
+    monkeypatch.setattr(FakeWorker, "train", broken)
+    made = machine(lambda *_: DONE)
+    assert made.train([None, None]) == dict.fromkeys(NAMES, "done")
+    assert len(failed) == 1
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("HIP error: invalid device function"),
+        caused(ValueError("the model cannot be fitted"), RuntimeError("CUDA error: device-side assert triggered")),
+    ],
+)
+def test_a_gpu_may_fail_for_good(error: Exception) -> None:
+    assert gpu_has_failed(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        ValueError("This is no CUDA error"),
+        OutOfMemoryError("The memory of GPU 1 ran out (CUDA error: out of memory)."),
+        caused(OutOfMemoryError("The memory of GPU 1 ran out."), RuntimeError("CUDA error: out of memory")),
+    ],
+)
+def test_after_other_errors_a_gpu_works(error: Exception | None) -> None:
+    assert not gpu_has_failed(error)
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("out of luck"), KeyboardInterrupt()])
+def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException | None) -> None:
+    def train(tile: Tile) -> None:
+        seen.append(torch.get_num_threads())
+        if failure is not None:
+            raise failure
+
+    seen: list[int] = []
+    before = torch.get_num_threads()
+    try:
+        assert Place(before + 1).attempt(TILES[0], train).error is failure
+    except KeyboardInterrupt:
+        assert isinstance(failure, KeyboardInterrupt)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_less_memory_is_needed_by_smaller_tiles_or_by_fewer_processes(processes: int) -> None:
+    error = Place(1, processes=processes).attempt(TILES[0], lambda tile: torch.empty(2**60)).error
+    assert isinstance(error, OutOfMemoryError)
+    fewer = "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit"
+    advice = " a new run with a smaller data.init_args.train_batch_size or tiling.tile_size."
+    assert str(error).startswith("The memory of the machine ran out (")
+    assert str(error).endswith(f"). {fewer if processes > 1 else 'Fit'}{advice}")
+
+
+def test_a_model_that_failed_is_freed() -> None:
+    """Its traceback would keep the model in memory while the next tile is trained."""
+
+    class Model:
+        pass
+
+    def fail(tile: Tile) -> None:
+        model = Model()
+        models.append(weakref.ref(model))
+        try:
+            {}["a"]
+        except KeyError as error:
+            message = "out of luck"
+            raise ValueError(message) from error
+
+    models: list[weakref.ref[Model]] = []
+    assert str(Place(1).attempt(TILES[0], fail).error) == "out of luck"
+    assert models[0]() is None

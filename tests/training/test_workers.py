@@ -8,8 +8,9 @@ import pytest
 from anomalib_tiled.errors import ConfigurationError, StorageError, TrainingError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.workers import Conditions, Outcome
+from anomalib_tiled.system import fork_server
 from anomalib_tiled.training import workers
-from anomalib_tiled.training.worker import Place
+from anomalib_tiled.training.worker_pool import Place
 from anomalib_tiled.training.workers import LocalWorkers
 
 TILES = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
@@ -17,7 +18,7 @@ MANY = TileGrid(Size(4, 64), Size(4, 4), Size(4, 4)).tiles
 
 
 class Training:
-    """Trains tiles by with_context their names; at the second one it fails in a given way."""
+    """Trains tiles by noting their names; at the second one it fails in a given way."""
 
     def __init__(self, failure: BaseException | None = None) -> None:
         self.failure = failure
@@ -94,7 +95,8 @@ class Machine:
         self.seen: list[Place] = []
         self.cores, self.threads, self.gpus, self.memory = 4, 64, 0, 64
         monkeypatch.setattr(workers, "cores", lambda: self.cores)
-        monkeypatch.setattr(workers, "available_memory", lambda: self.memory * workers.MEMORY_OF_A_PROCESS)
+        monkeypatch.setattr(fork_server, "cores", lambda: self.cores)
+        monkeypatch.setattr(fork_server, "available_memory", lambda: self.memory * fork_server.MEMORY_OF_A_WORKER)
         monkeypatch.setattr(workers.torch, "get_num_threads", lambda: self.threads)
         monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: self.gpus)
         monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: self.gpus)

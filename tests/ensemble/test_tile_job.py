@@ -1,0 +1,119 @@
+"""The job of training and predicting tiles: small, and sent to processes that have not opened the run."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
+from anomalib.models.components import AnomalibModule
+
+from anomalib_tiled.config.settings import ClassSpec, Settings
+from anomalib_tiled.data.cache import ImageCache, PixelSource
+from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import RunData, TileJob
+from anomalib_tiled.ensemble.tile_predictions import TilePredictions
+from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.training.preparation import prepare
+from anomalib_tiled.training.stored_predictions import PredictionJob, PredictTile
+from anomalib_tiled.training.train_tile import TrainAndPredict
+
+T = TypeVar("T")
+
+
+class Constant(AnomalibModule):
+    """Always gives its one weight."""
+
+    def __init__(self) -> None:
+        super().__init__(pre_processor=False)
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, batch: torch.Tensor, *args: object) -> InferenceBatch:
+        return InferenceBatch(pred_score=self.weight.expand(len(batch)))
+
+    def training_step(self, batch: ImageBatch, *args: object) -> torch.Tensor:
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=1)
+
+    trainer_arguments = {}  # noqa: RUF012  # a property in anomalib
+    learning_type = LearningType.ONE_CLASS
+
+
+MANY_IMAGES = 10_000
+EIGHT_BY_EIGHT = TileGrid(Size(2048, 2048), Size(384, 384), Size(240, 240))
+MOST_BYTES = 20_000
+
+
+def sent(task: T) -> T:
+    """Give what another process gets."""
+    return pickle.loads(pickle.dumps(task))  # noqa: S301  # was pickled on the same line
+
+
+@pytest.fixture
+def large(settings: Settings, tmp_path: Path) -> TileJob:
+    """A job of 64 tiles of many images, all of which this process has read."""
+    samples = tuple(
+        Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES)
+    )
+    source: PixelSource = ImageCache(
+        tmp_path, EIGHT_BY_EIGHT, {sample.image_path: place for place, sample in enumerate(samples)}, {}, []
+    )
+    job = TileJob(
+        RunFolder(tmp_path / "v0"),
+        settings,
+        EIGHT_BY_EIGHT,
+        RunData(Split(samples), source, settings.data.build(AnomalibDataModule)),
+    )
+    assert len(job.grid.tiles) == 64
+    assert job.grid.blocks
+    assert job.fresh_models is job.fresh_models
+    return job
+
+
+def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Path) -> None:
+    predictions = TilePredictions(tmp_path, large.grid, "fingerprint")
+    predictions._records = {tile.name: [0.0] * MANY_IMAGES for tile in large.grid.tiles}  # as if all were read
+    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions, tmp_path)
+    assert all(len(pickle.dumps(task)) < MOST_BYTES for task in tasks)
+    assert len(pickle.dumps(large.data.split)) > 20 * MOST_BYTES, "the images are not in it"
+
+
+def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepare(replace(settings, model=ClassSpec(f"{__name__}.Constant")))
+    job = sent(run.job)
+    monkeypatch.setattr(Run, "open", lambda *_: pytest.fail("a run is opened"))
+    run.folder.config_file.unlink()
+    run.folder.origins_file.unlink()
+    assert job.settings == run.settings
+    assert job.data.split == run.split
+    assert job.device().type == "cpu"
+    task = TrainAndPredict(job)
+    task(run.grid.tiles[0])
+    sent(task)(run.grid.tiles[1])
+    assert [run.folder.has_record(tile) for tile in run.grid.tiles[:3]] == [True, True, False]
+
+
+def test_a_process_that_has_read_the_images_reads_them_no_more(settings: Settings) -> None:
+    run = prepare(settings)
+    run.folder.split_file.unlink()
+    assert run.job.data.split is run.split
+    job = sent(run.job)
+    with pytest.raises(RunFolderError, match=r"split\.csv is missing"):
+        _ = job.data
+
+
+def test_a_split_that_was_changed_is_not_trained_on(settings: Settings) -> None:
+    run = prepare(settings)
+    run.folder.split_file.write_text(run.folder.split_file.read_text().replace("train", "test", 1))
+    with pytest.raises(RunFolderError, match=r"split\.csv (was changed|had) .*lists the training images: restore it"):
+        _ = replace(run.job, known=None).data
