@@ -38,8 +38,8 @@ from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
-from anomalib_tiled.system.progress import progress_bar
-from anomalib_tiled.system.temporary import is_idle, track
+from anomalib_tiled.system.progress import progress_bar, track
+from anomalib_tiled.system.temporary import is_idle
 
 Version = tuple[str, int, int]
 
