@@ -224,7 +224,10 @@ class RunFolder(RunFiles):
         try:
             return TileRecord.from_json(read_json(path))
         except (TypeError, KeyError) as error:
-            message = f"{path} was changed ({error}). Delete it, and train the tile again with fit --ckpt_dir."
+            message = (
+                f"{path} must hold the record of a trained tile with the checksum of its checkpoint, but does not "
+                f"({error}). Delete it, and train the tile again with fit --ckpt_dir."
+            )
             raise RunFolderError(message) from error
 
     def threads(self, grid: TileGrid) -> int | None:

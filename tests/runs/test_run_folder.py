@@ -132,10 +132,10 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
-def test_an_changed_record(run: RunFolder, settings: Settings, record: str) -> None:
+def test_a_record_without_a_checksum(run: RunFolder, settings: Settings, record: str) -> None:
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     run.record_file(FIRST).write_text(record)
-    with pytest.raises(RunFolderError, match=r"r00_c00.json was changed .* Delete it, and train the tile again"):
+    with pytest.raises(RunFolderError, match=r"r00_c00.json must hold .* Delete it, and train the tile again"):
         run.record(FIRST)
 
 
