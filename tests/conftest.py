@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.cli.parser import Parser
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -37,6 +40,26 @@ GRIDS = {
     "gap between the last two": (Size(10, 10), Size(4, 4), Size(2, 4)),
     "one tile": (Size(6, 6), Size(6, 6), Size(6, 6)),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_early_fork_server() -> Iterator[None]:
+    """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_modules_are_not_searched_for_garbage() -> Iterator[None]:
+    """Each fit and each tile collects garbage: a tenth of a second, unless what is imported stays out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "anomalib_tiled.system.allocation.gc", SimpleNamespace(collect=gc.collect, freeze=gc.freeze, unfreeze=int)
+        )
+        gc.freeze()
+        yield
+        gc.unfreeze()
 
 
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)
@@ -237,6 +260,20 @@ def changed(configuration: dict[str, object]) -> Callable[[str, object], Setting
 
 
 @pytest.fixture
+def make_run() -> Callable[[Path, Settings], RunFolder]:
+    """Make a run folder with nothing but its configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.files import write_text
+
+    def make(path: Path, settings: Settings) -> RunFolder:
+        run = RunFolder(path)
+        write_text(run.config_file, settings.to_yaml())
+        return run
+
+    return make
+
+
+@pytest.fixture
 def ending_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules that end the tests if they are imported; their names are none that Python's ``import`` takes."""
     (tmp_path / "a").mkdir()
@@ -278,3 +315,23 @@ def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: 
     }
     settings = Settings.from_mapping(configuration | changes)
     return replace(settings, tiling=replace(settings.tiling, image_size=None))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``prepare`` make runs without the checks that take most of its time, which have tests of their own."""
+    from anomalib_tiled.training import preparation  # slow
+
+    for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
+        monkeypatch.setattr(preparation, name, lambda *_, **__: ())
+
+
+@pytest.fixture(autouse=True)
+def imports_kept_apart() -> None:
+    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
+
+    Commands do the same while they train, and undo it.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()

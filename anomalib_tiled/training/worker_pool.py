@@ -144,17 +144,17 @@ class Worker:
 
     def __init__(self, place: Place, work: bytes) -> None:
         self.place, self._work = place, work
-        self._executor = ProcessPoolExecutor(1, worker_context(), initializer=prepare_worker)
         self._started: list[BaseProcess] = []
+        self._executor = ProcessPoolExecutor(1, worker_context(), initializer=prepare_worker)
 
     def train(self, tile: Tile) -> Future[Answer]:
-        """Send a tile to the process.
-
-        Raises:
-            BrokenProcessPool: The process has ended since its last tile.
-        """
+        """Send a tile to the process."""
         with starting_process():
-            future = self._executor.submit(_train, self.place, tile, self._work)
+            try:
+                future = self._executor.submit(_train, self.place, tile, self._work)
+            except BrokenProcessPool:  # the process has ended since its last tile
+                self.restart()
+                future = self._executor.submit(_train, self.place, tile, self._work)
             self._started = [*self._executor._processes.values()]  # noqa: SLF001  # nothing else gives the exit code
         return future
 
@@ -178,6 +178,11 @@ class Worker:
         for process in self._started:
             process.kill()
         self._executor.shutdown()
+
+    def restart(self) -> None:
+        """Replace the process."""
+        self.stop()
+        self._executor = ProcessPoolExecutor(1, worker_context(), initializer=prepare_worker)
 
 
 class WorkerPool:
@@ -204,7 +209,8 @@ class WorkerPool:
         waiting = deque(tiles)
         while waiting or self._busy:
             while waiting and self._idle:
-                self._give(self._idle.popleft(), waiting.popleft())
+                worker, tile = self._idle.popleft(), waiting.popleft()
+                self._busy[worker.train(tile)] = worker, tile
             done, alone = wait(self._busy, return_when=FIRST_COMPLETED).done, len(self._busy) == 1
             yield from filter(None, (self._outcome(future, alone=alone) for future in done))
 
@@ -228,20 +234,6 @@ class WorkerPool:
         for worker in self._workers:
             worker.stop()
 
-    def _give(self, worker: Worker, tile: Tile) -> None:
-        try:
-            future = worker.train(tile)
-        except BrokenProcessPool:  # the process has ended since its last tile
-            worker = self._replace(worker)
-            future = worker.train(tile)
-        self._busy[future] = worker, tile
-
-    def _replace(self, worker: Worker) -> Worker:
-        worker.stop()
-        self._workers.remove(worker)
-        self._workers.append(replacement := Worker(worker.place, self._work))
-        return replacement
-
     def _outcome(self, future: Future[Answer], *, alone: bool) -> Outcome | None:
         """Give the outcome of a tile; ``None`` if it is to be retried.
 
@@ -261,7 +253,8 @@ class WorkerPool:
             self._workers.remove(worker)
             logger.warning("From now on tiles are trained by one process less: %d.", len(self._workers))
         else:
-            self._idle.append(self._replace(worker))
+            worker.restart()
+            self._idle.append(worker)
         return None
 
 

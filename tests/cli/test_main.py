@@ -67,6 +67,15 @@ def test_memory_is_kept_where_models_work(play: Play, monkeypatch: pytest.Monkey
     assert asked == ["fit", "train", "predict"]
 
 
+def test_the_fork_server_starts_early_for_commands_that_train(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    play(None)
+    for given in [[name] for name in NAMES] + [["fit", "--help"], ["train", "-h"]]:
+        monkeypatch.setattr(cli, "start_fork_server_early", lambda given=given: started.append(given))
+        main(given)
+    assert started == [["fit"], ["train"]]
+
+
 @pytest.mark.parametrize("status", [0, 3, 4])
 def test_a_command_may_give_an_exit_status(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = SimpleNamespace(predict=lambda arguments, prog: status)

@@ -45,7 +45,7 @@ def test_a_third_partys_table_below_a_relative_root_with_images_of_unknown_label
     monkeypatch.syspath_prepend(tmp_path / "package")
     monkeypatch.chdir(photographs.parent)
     data = {"class_path": "walls_of_houses.Walls", "init_args": arguments | {"num_workers": 0}}
-    assert main(["fit", "--config", str(configure(data=data, tiling__stride=None))]) == 0
+    assert main(["fit", "--config", str(configure(data=data, tiling={"tile_size": [112, 75]}))]) == 0
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "results" / "Padim" / "table" / "v0"
     assert main(["test", "--ckpt_dir", str(run)]) == 0

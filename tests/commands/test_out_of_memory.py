@@ -12,8 +12,6 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.system import memory
 
 ONE = {"class_path": "LocalWorkers", "init_args": {"processes": 1}}
 ADVICE = "Fit a new run with a smaller data.init_args.train_batch_size or tiling.tile_size."
@@ -81,17 +79,25 @@ def test_a_model_that_cannot_be_loaded_for_lack_of_memory(
     assert ("--skip_existing" in said) == (command == "predict")
 
 
-def test_an_image_that_may_be_too_large_is_warned_of_before_anything_is_done(
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [("predict", "ensemble.ensemble.EnsembleModel.predict_raw"), ("test", "pipeline.test"), ("fit", "pipeline.fit")],
+)
+def test_an_image_that_may_be_too_large_is_warned_of_before_any_work(
     finished_run: Path,
     photographs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    command: str,
+    work: str,
 ) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    monkeypatch.setattr(run_module, "available_memory", lambda: 1000)
-    data = ["--data", str(photographs / "bad" / "000.png")]
-    assert main(["predict", "--ckpt_dir", str(finished_run), *data, "--output", str(tmp_path / "one")]) == 0
-    assert capsys.readouterr().err.count("warning: Predicting an image of 112 x 150 pixels takes about") == 1
-    assert main(["test", "--ckpt_dir", str(finished_run), "--output", str(tmp_path / "two")]) == 0
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"anomalib_tiled.{work}", interrupted)
+    for module in ("system.memory", "ensemble.run"):
+        monkeypatch.setattr(f"anomalib_tiled.{module}.available_memory", lambda: 1000)
+    data = ["--data", str(photographs / "bad" / "000.png"), "--output", str(tmp_path / "output")]
+    assert main([command, "--ckpt_dir", str(finished_run), *(data if command == "predict" else [])]) == 130
     assert capsys.readouterr().err.count("warning: Predicting an image of 112 x 150 pixels takes about") == 1

@@ -32,12 +32,6 @@ def hook() -> None:
     sys.addaudithook(_note)
 
 
-@pytest.fixture(autouse=True)
-def no_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the guess, before anything is imported, whether processes will be needed: it reads what is named."""
-    monkeypatch.setattr("anomalib_tiled.cli.main.probably_needed", lambda _: False, raising=False)
-
-
 def reads(*arguments: str) -> dict[str, int]:
     """Run a command, and count how often it reads the files of a run that hold what is in the run."""
     _opened.clear()

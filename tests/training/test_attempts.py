@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -61,6 +60,6 @@ def test_the_reason_names_the_error() -> None:
 
 
 @pytest.mark.parametrize(("tiles", "done"), [((ONE, TWO, THREE), "all others are done"), ((ONE, TWO), "none is done")])
-def test_the_heading_says_what_is_done(settings: Settings, tmp_path: Path, tiles: tuple[Tile, ...], done: str) -> None:
-    said = after(ValueError("a"), ValueError("b")).message(RunFolder.create(tmp_path, settings), tiles, left=2)
+def test_the_heading_says_what_is_done(tmp_path: Path, tiles: tuple[Tile, ...], done: str) -> None:
+    said = after(ValueError("a"), ValueError("b")).message(RunFolder(tmp_path), tiles, left=2)
     assert said.startswith(f"2 tiles could not be trained; {done}.\n")

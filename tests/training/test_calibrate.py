@@ -63,7 +63,7 @@ def run(
     """A run as if all of its tiles were trained."""
     changes = {"trainer": {"accelerator": "cpu"}, "thresholding": configuration["thresholding"] | {"stage": "image"}}
     settings = Settings.from_mapping(configuration | changes)
-    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    folder, grid = RunFolder(image_folder / "runs" / "v0"), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
     monkeypatch.setattr(
         TileJob, "checkpoint_is_complete", property(lambda _: False)

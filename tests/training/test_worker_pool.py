@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +13,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,6 +29,7 @@ from anomalib_tiled.training.worker_pool import (
     KilledError,
     Place,
     UnsentError,
+    Worker,
     WorkerError,
     gpu_has_failed,
     train_side_by_side,
@@ -172,6 +174,19 @@ def test_a_process_whose_gpu_has_failed_trains_no_other_tile(workbench: ModuleTy
     assert len(set(processes)) == len(processes) >= 1
 
 
+def test_a_process_that_ends_while_it_is_idle_costs_no_tile(workbench: ModuleType, tmp_path: Path) -> None:
+    worker = Worker(Place(1), pickle.dumps(partial(workbench.note, tmp_path)))
+    try:
+        for tile in TILES[:2]:
+            assert worker.answer(worker.train(tile)).error is None
+            os.kill(int(notes(tmp_path)[-1][1]), signal.SIGKILL)
+            while not worker._executor._broken:
+                time.sleep(0.01)
+    finally:
+        worker.stop()
+    assert len({process for _, process, _, _ in notes(tmp_path)}) == 2
+
+
 def test_work_that_no_process_can_load_fails_each_tile(workbench: ModuleType) -> None:
     outcomes = list(train_side_by_side(TILES[:2], partial(workbench.note, workbench.Unopened()), TWO))
     assert [str(outcome.error) for outcome in outcomes] == ["the run has gone"] * 2
@@ -271,6 +286,8 @@ class FakeWorker:
     def stop(self) -> None:
         pass
 
+    restart = stop
+
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ending], Machine]:
@@ -325,23 +342,6 @@ def test_a_tile_that_is_too_large_is_reported_after_a_try_without_others(machine
     became = made.train([None] * 4)
     assert {name: error for name, error in became.items() if error != "done"} == {large: str(SHORT.error)}
     assert [tile for _, tile in made.given].count(large) == (1 if made.most[-1] == 1 and large == NAMES[-1] else 2)
-
-
-def test_a_process_that_ended_while_it_was_idle_costs_no_try(
-    machine: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(worker: FakeWorker, tile: Tile) -> Future[Answer]:
-        if tile.name == NAMES[5] and not failed:
-            failed.append(worker)
-            raise BrokenProcessPool
-        return train(worker, tile)
-
-    failed: list[FakeWorker] = []
-    train = FakeWorker.train
-    monkeypatch.setattr(FakeWorker, "train", broken)
-    made = machine(lambda *_: DONE)
-    assert made.train([None, None]) == dict.fromkeys(NAMES, "done")
-    assert len(failed) == 1
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
