@@ -29,10 +29,10 @@ Command = Callable[..., int]
 Configure = Callable[..., Path]
 
 
-def paint_photographs(root: Path, photograph: str = "brick", *, train: int = 8, test: int = 4) -> None:
+def paint_photographs(root: Path, *, train: int = 8, test: int = 4) -> None:
     """Write crops of one place of a photograph; light, noise and the place differ a little from crop to crop."""
     random = np.random.default_rng(0)
-    grey = getattr(skimage.data, photograph)().astype(float)
+    grey = skimage.data.brick().astype(float)
 
     def write(folder: str, number: int, pixels: np.ndarray) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -91,17 +91,6 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photographs")
     paint_photographs(root)
     return root
-
-
-@pytest.fixture
-def paint(tmp_path: Path) -> Callable[[str], Path]:
-    """Write crops of a photograph of that name, and give their folder."""
-
-    def write(photograph: str) -> Path:
-        paint_photographs(tmp_path / photograph, photograph)
-        return tmp_path / photograph
-
-    return write
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from anomalib_tiled.cli.parser import Parser
 from anomalib_tiled.config.anomalib_config import HEADING, is_reference, read_post_processor, translate
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.stages.thresholding import ManualThreshold, Thresholder
 from anomalib_tiled.training.trainer import trainer_arguments
 
 FIRST, SECOND = (Path(__file__).parents[1] / "reference" / f"anomalib_{number}.yaml" for number in (1, 2))
@@ -215,15 +214,6 @@ def test_f1_scores_that_are_monitored() -> None:
     callbacks = settings_of({"TrainModels": {"trainer": trainer}})["trainer"]["callbacks"]
     assert callbacks[0]["init_args"] == {"monitor": "image_F1Max", "mode": "max"}
     assert callbacks[1:] == others
-
-
-def test_a_manual_threshold_is_made(write: Write, parsed: Parsed) -> None:
-    method = {"class_path": "anomalib.metrics.ManualThreshold", "init_args": {"default_value": 3.5}}
-    given = {**content(FIRST), "thresholding": {"method": method, "stage": "tile"}}
-    settings = parsed("--config", write(given))
-    made = settings.stages["thresholding"].build(Thresholder)
-    assert isinstance(made, ManualThreshold)
-    assert (made.value, settings.thresholding.stage) == (3.5, "tile")
 
 
 def test_what_is_given_stays_as_it_is() -> None:
