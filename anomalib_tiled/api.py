@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from anomalib.models.components import AnomalibModule
 from torchvision.transforms.v2.functional import resize, to_dtype
@@ -327,30 +326,7 @@ def _stage_at(value: Plain) -> Plain:
 
 
 def _tiling(tiling: Plain) -> Plain:
-    """Read the tiling in any of its forms.
-
-    Raises:
-        ConfigurationError: It has another form.
-    """
+    """Read the tiling in any of its forms; the parser refuses others."""
     if isinstance(tiling, (TileGrid, TilingSettings)):
         tiling = {name: getattr(tiling, name) for name in SIZES}
-    elif _is_side(tiling) or _is_pair(tiling):
-        tiling = {"tile_size": tiling}
-    if isinstance(tiling, Mapping):
-        return to_plain("tiling", tiling)
-    message = (
-        "tiling must be the side of the tiles in pixels, (height, width) of a tile, a TileGrid, or such as "
-        f'{{"tile_size": 256, "stride": 192}}, but is {tiling!r}.'
-    )
-    raise ConfigurationError(message)
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_pair(value: object) -> bool:
-    match value:
-        case [height, width]:
-            return _is_side(height) and _is_side(width)
-    return False
+    return to_plain("tiling", tiling if isinstance(tiling, Mapping) else {"tile_size": tiling})

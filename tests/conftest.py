@@ -15,7 +15,6 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.cli.parser import Parser
     from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.runs.run_folder import RunFolder
 
 GRIDS = {
     "exact": (Size(8, 8), Size(4, 4), Size(4, 4)),
@@ -47,18 +47,6 @@ def no_early_fork_server() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported_modules_are_not_searched_for_garbage() -> Iterator[None]:
-    """Each fit and each tile collects garbage: a tenth of a second, unless what is imported stays out of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "anomalib_tiled.system.allocation.gc", SimpleNamespace(collect=gc.collect, freeze=gc.freeze, unfreeze=int)
-        )
-        gc.freeze()
-        yield
-        gc.unfreeze()
 
 
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)
@@ -300,3 +288,38 @@ def settings(configuration: dict[str, object], image_folder: Path, monkeypatch: 
     }
     settings = Settings.from_mapping(configuration | changes)
     return replace(settings, tiling=replace(settings.tiling, image_size=None))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``prepare`` make runs without the checks that take most of its time, which have tests of their own."""
+    from anomalib_tiled.training import preparation  # slow
+
+    for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
+        monkeypatch.setattr(preparation, name, lambda *_, **__: ())
+
+
+@pytest.fixture
+def new_run_folder() -> Callable[[Path, Settings], RunFolder]:
+    """Make the next run folder of a folder of runs, with nothing but a configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder  # slow, as is that below, and few tests need them
+    from anomalib_tiled.runs.versions import new_version
+
+    def make(root: Path, settings: Settings) -> RunFolder:
+        with new_version(root) as new:
+            RunFolder(new.path).config_file.write_text(settings.to_yaml(), encoding="utf-8")
+            new.publish()
+        return RunFolder(new.path)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def imports_kept_apart() -> None:
+    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
+
+    Commands do the same while they train, and undo it.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()

@@ -27,6 +27,7 @@ from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
 
@@ -185,28 +186,31 @@ class Run:
             ConfigurationError: There is no such device.
         """
         self.check_tiles()
-        path = self.folder.path
-        self.folder.read(self.folder.calibration_file, f"Calibrate: `anomalib tiled fit --ckpt_dir {path}`.")
-        learned = read_json(self.folder.calibration_file)
-        if learned.get("configuration") != self.settings.calibration_hash:
-            message = (
-                f"{path} was calibrated with another configuration than its config.yaml. "
-                f"Restore config.yaml, or calibrate again: `anomalib tiled fit --ckpt_dir {path}`."
-            )
-            raise RunFolderError(message)
+        path = self.folder.calibration_file
+        self.folder.read(path, self._calibrate)
+        learned = read_json(path)
+        self._check_configuration(path, learned.get("configuration"))
         return self.ensemble(Calibration.from_json(learned), device, share=share)
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""
         path = self.folder.validation_scores_file
-        advice = f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
         if path.is_file() and path.name in self.folder.checksums():
-            self.folder.read(path, advice)
-        scores = ValidationScores.read(path)
-        if scores is not None and scores.configuration != self.settings.calibration_hash:
-            message = f"{path} belongs to another configuration. {advice}"
-            raise RunFolderError(message)
+            self.folder.read(path, self._calibrate)
+        if (scores := ValidationScores.read(path)) is not None:
+            self._check_configuration(path, scores.configuration)
         return scores
+
+    @property
+    def _calibrate(self) -> str:
+        return f"Calibrate: `anomalib tiled fit --ckpt_dir {self.folder.path}`."
+
+    def _check_configuration(self, path: Path, configuration: object) -> None:
+        if configuration != self.settings.calibration_hash:
+            message = (
+                f"{path} was made with another config.yaml. Restore that, or make {path.name} anew. {self._calibrate}"
+            )
+            raise RunFolderError(message)
 
     def check_tiles(self) -> None:
         """Check that all tiles are trained.

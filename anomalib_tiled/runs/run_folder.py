@@ -12,31 +12,23 @@ from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.runs.saved_settings import read_settings
 from anomalib_tiled.runs.tile_states import TileRecord
-from anomalib_tiled.runs.versions import new_version
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
-from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from anomalib_tiled.config.settings import Plain, Settings
     from anomalib_tiled.grid import Tile, TileGrid
 
-    Fill = Callable[["RunFolder", Path], None]
-    Check = Callable[["RunFolder"], None]
 
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
 OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
 """Folders of a run that belong to it alone."""
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""
 
 
 def check_output(path: Path) -> None:
@@ -67,28 +59,6 @@ class RunFolder(RunFiles):
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
     """
-
-    @classmethod
-    def create(cls, root: Path, settings: Settings, fill: Fill = _nothing, check: Check = _nothing) -> RunFolder:
-        """Make the next run folder, ``v0``, ``v1`` and so on, and point the link ``latest`` to it.
-
-        The folder is hidden until it is complete, and removed after an error.
-
-        Args:
-            root: Folder of all runs of this model and data set.
-            settings: The effective configuration.
-            fill: Writes the other files of a run. Takes the folder, which has a temporary name, and its final path.
-            check: Checks the finished folder.
-        """
-        with new_version(root.absolute()) as new:
-            run = cls(new.path)
-            write_text(run.config_file, settings.to_yaml())
-            fill(run, new.final)
-            new.publish()
-            run = cls(new.path)
-            with locked(run.path):
-                check(run)
-        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -202,10 +202,8 @@ class TileEvaluator(Evaluator):
             allowed = [name for name in _measurable(self._metrics) if name.startswith("image_")]
             message = f"{watching}, but {type(model).__name__} gives no anomaly maps. {allowed_names(monitor, allowed)}"
             raise ConfigurationError(message)
-        if isinstance(value, list):
-            message = f"{watching}, which must be one number, but is a list of them. Monitor another metric."
-            raise ConfigurationError(message)
-        message = f"{watching}, which is not defined for these validation tiles. Monitor another metric."
+        found = "a list of numbers" if isinstance(value, list) else "not defined"
+        message = f"{watching}, which must be a number, but is {found} for these validation tiles. Monitor another one."
         raise TrainingError(message)
 
 

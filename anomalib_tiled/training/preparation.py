@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anomalib_tiled.config.settings import Settings
-    from anomalib_tiled.data.cache import PixelSource
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble.tile_job import TileJob
 
@@ -138,19 +137,15 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
         split.write(folder.split_file)
         folder.note_checksum(folder.split_file)
         new.publish()
-        source = _decoded(split, open_source(split, grid, settings.cache_directory))
-        run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule)
-        if settings.trainer.get("callbacks"):
-            check_monitored(run.job)
-        _keep_log(run.folder, log)
+        with locked(new.path):
+            source = open_source(split, grid, settings.cache_directory)
+            if isinstance(source, DecodedFiles):  # a cache has already read every file
+                source.check(split)
+            run = Run(RunFolder(new.path), settings_of(text), grid, split, source, datamodule)
+            if settings.trainer.get("callbacks"):
+                check_monitored(run.job)
+            _keep_log(run.folder, log)
     return run
-
-
-def _decoded(split: Split, source: PixelSource) -> PixelSource:
-    """Decode all images once, to find damaged ones before training; a cache has already done so."""
-    if isinstance(source, DecodedFiles):
-        source.check(split)
-    return source
 
 
 def download(job: TileJob) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, get_args
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
 import torch
 from anomalib.data import ImageBatch
@@ -24,7 +24,7 @@ from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
-from anomalib_tiled.errors import ConfigurationError, StageError, TiledError, TrainingError
+from anomalib_tiled.errors import StageError, TiledError, TrainingError
 from anomalib_tiled.stages.contracts import checked_outcomes, untrained
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
@@ -68,27 +68,17 @@ LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
 """Advice if there is too little memory to predict the images of a run."""
 
 
-class Predict(Protocol):
-    """Returns the raw predictions of a batch of images."""
-
-    def __call__(self, on_tile: Callable[[Tile, TilePrediction], None] | None = None) -> RawPrediction:
-        """Predict.
-
-        Args:
-            on_tile: Receives the raw prediction of each tile.
-        """
-
-
 class LazyPrediction(NamedTuple):
     """A batch of images, and a function that predicts them when it is called.
 
     Args:
         images: The images.
-        predict: Returns the raw predictions.
+        predict: Returns the raw predictions; takes a function that receives the raw prediction of each tile, or
+            ``None``.
     """
 
     images: ImageBatch
-    predict: Predict
+    predict: Callable[[Callable[[Tile, TilePrediction], None] | None], RawPrediction]
 
 
 @dataclass(frozen=True)
@@ -225,22 +215,13 @@ class PredictTile:
         """
         with log_to(self.log):
             try:
-                self.prediction.predict(tile, self._models.model(tile, self._device_of(device)), self.predictions)
+                where = self._device if device is None else self.prediction.job.device(device)
+                self.prediction.predict(tile, self._models.model(tile, where), self.predictions)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
                 if (known := out_of_memory(error, LESS_MEMORY)) is not None:
                     raise known from None
                 raise
-
-    def _device_of(self, index: int | None) -> torch.device:
-        """Give the GPU of this index, or the device of the configuration if this machine has fewer GPUs."""
-        if index is None:
-            return self._device
-        try:
-            return self.prediction.job.device(index)
-        except ConfigurationError as error:
-            logger.warning("%s Predicting on %s.", error, self._device)
-            return self._device
 
     @cached_property
     def _models(self) -> TileModels:
@@ -281,13 +262,9 @@ def lazy_predictions(
         first = 0
         for batch in track(part, description):
             number = len(cast("torch.Tensor", batch.image))
-            read = partial(_read, predictions, first, number)
+            read = partial(predictions.read, first=first, number=number)
             yield LazyPrediction(batch, partial(ensemble.join, number, read))
             first += number
-
-
-def _read(predictions: TilePredictions, first: int, number: int, tile: Tile) -> TilePrediction:
-    return predictions.read(tile, first, number)
 
 
 def _predicted(prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:

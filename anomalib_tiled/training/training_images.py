@@ -85,7 +85,7 @@ def record_images(run: Run, to_train: Sequence[Tile]) -> str | None:
         images = {path: image._asdict() for path, image in now.items()}
         write_json(run.folder.trained_on_file, {"fingerprint": _fingerprint(now), "images": images})
         return None
-    changed = [path for path, image in now.items() if path in before and _differ(before[path], image)]
+    changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
     if not (to_train or is_mixed):
         return f"{_described(changed)} since the tiles were trained: the models learned from the earlier images."
     again = [tile for tile in to_train if run.folder.has_record(tile)]
@@ -123,24 +123,14 @@ def _fingerprint(images: dict[str, SeenImage]) -> str:
 
 def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) -> list[Tile]:
     """Give the tiles that are not trained next, and were trained on other images."""
-    fingerprint = _fingerprint(images)
-    return [tile for tile in run.grid.tiles if tile not in to_train and _saw_others(run.folder, tile, fingerprint)]
-
-
-def _differ(before: SeenImage, now: SeenImage) -> bool:
-    """Whether an image has changed; if its size and time are the recorded ones, it has not."""
-    is_touched = (before.size, before.modified) != (now.size, now.modified)
-    return is_touched and before.sha256 != now.sha256
+    alike = {_fingerprint(images), ""}
+    return [tile for tile in run.grid.tiles if tile not in to_train and run.folder.record(tile).images not in alike]
 
 
 def _fingerprints(run: Run) -> set[str]:
     """Give the known fingerprints of the images that tiles were trained on."""
     done = [run.folder.record(tile) for tile in run.grid.tiles if run.folder.has_record(tile)]
     return {record.images for record in done} - {""}
-
-
-def _saw_others(folder: RunFolder, tile: Tile, fingerprint: str) -> bool:
-    return folder.record(tile).images not in {fingerprint, ""}
 
 
 def _described(changed: Sequence[str]) -> str:

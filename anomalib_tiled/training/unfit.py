@@ -30,9 +30,6 @@ FLAT = 4 / 255
 BUT_FOR = 0.01
 """Share of the pixels of a blank tile that may lie outside that range: dust, or noise."""
 
-WHOLE_RANGE = 1.0
-"""Difference of black and white if pixels are not integers."""
-
 
 @contextmanager
 def errors_naming_unfit_locations(job: TileJob, tile: Tile) -> Iterator[None]:
@@ -103,8 +100,7 @@ def _is_blank(data: RunData, tile: Tile) -> bool:
     lowest = highest = None
     plain = True
     for sample in data.split.subset("train"):
-        pixels = data.source.image(sample, tile.rows, tile.columns)
-        scaled = pixels / (np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else WHOLE_RANGE)
+        scaled = data.source.image(sample, tile.rows, tile.columns) / 255
         plain = plain and _nearly_all_within(np.abs(scaled - np.median(scaled, axis=(0, 1))))
         lowest = scaled if lowest is None else np.minimum(lowest, scaled)
         highest = scaled if highest is None else np.maximum(highest, scaled)

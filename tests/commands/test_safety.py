@@ -91,7 +91,7 @@ def change_shared_weights(run: Path) -> str:
 def change_configuration(run: Path) -> str:
     path = run / "config.yaml"
     rewrite(path, path.read_text().replace("scoring.Max", "scoring.Mean"))
-    return "was calibrated with another configuration than its config.yaml. Restore config.yaml, or calibrate again"
+    return "was made with another config.yaml. Restore that, or make calibration.json anew. Calibrate: "
 
 
 @pytest.mark.parametrize(

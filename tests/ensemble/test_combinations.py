@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.calibrate import calibrate
@@ -126,8 +128,12 @@ def learned(split: Split, tmp_path_factory: pytest.TempPathFactory, brightness: 
 
         def check_tiles(self) -> None: ...
 
-        def _load_tile(self, tile: Tile) -> AnomalibModule:
-            return brightness(factor(tile))
+        @cached_property
+        def job(self) -> TileJob:
+            loaded = SimpleNamespace(load=lambda tile: brightness(factor(tile)), reload=None)
+            job = TileJob(self.folder, self.settings, self.grid, RunData(self.split, self.source, self.datamodule))
+            vars(job)["saved_models"] = loaded
+            return job
 
     @cache
     def learn(combination: Combination) -> Calibrated:

@@ -35,6 +35,8 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.training.preparation import prepare
 
+NewRunFolder = Callable[[Path, Settings], RunFolder]
+
 Arguments = dict[str, Any]
 
 
@@ -58,7 +60,9 @@ def arguments(image_folder: Path) -> Arguments:
 
 
 @pytest.fixture
-def folder(configuration: dict[str, object], arguments: Arguments, image_folder: Path) -> RunFolder:
+def folder(
+    configuration: dict[str, object], arguments: Arguments, image_folder: Path, new_run_folder: NewRunFolder
+) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
         "model": {"class_path": "anomalib.models.Padim", "init_args": {"layers": ["layer1"], "n_features": 10}},
@@ -67,7 +71,7 @@ def folder(configuration: dict[str, object], arguments: Arguments, image_folder:
         "cache": {"directory": str(image_folder / "cache")},
         "thresholding": {**configuration["thresholding"], "stage": "image"},
     }
-    run = RunFolder.create(image_folder / "runs", Settings.from_mapping(configuration | changes))
+    run = new_run_folder(image_folder / "runs", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
     run.note_checksum(run.split_file)
     return run
@@ -252,7 +256,10 @@ def test_a_run_that_was_calibrated_otherwise_says_so(folder: RunFolder, trained:
     Run.open(folder).calibrated_ensemble()
     stages = {**folder.settings().stages, "seam_smoothing": ClassSpec("anomalib_tiled.stages.seams.GaussianSeams")}
     folder.config_file.write_text(replace(folder.settings(), stages=stages).to_yaml())
-    with pytest.raises(RunFolderError, match="was calibrated with another configuration than its config"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"calibration\.json was made with another config\.yaml\..* Calibrate: ",
+    ):
         Run.open(folder).calibrated_ensemble()
 
 
@@ -260,7 +267,7 @@ def test_validation_scores_of_another_configuration_are_refused(folder: RunFolde
     assert Run.open(folder).validation_scores() is None
     none = NormalScores(np.zeros(0), np.zeros(0))
     ValidationScores(none, none, "another").write(folder.validation_scores_file)
-    with pytest.raises(RunFolderError, match=r"scores\.npz belongs to another configuration.*Calibrate: "):
+    with pytest.raises(RunFolderError, match=r"scores\.npz was made with another config\.yaml.*Calibrate: "):
         Run.open(folder).validation_scores()
 
 

@@ -26,6 +26,8 @@ from anomalib_tiled.training.preparation import prepare
 from anomalib_tiled.training.stored_predictions import PredictionJob, PredictTile
 from anomalib_tiled.training.train_tile import TrainAndPredict
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 T = TypeVar("T")
 
 

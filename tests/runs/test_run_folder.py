@@ -16,6 +16,8 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.temporary import temporary_name
 
+NewRunFolder = Callable[[Path, Settings], RunFolder]
+
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
 Forbid = Callable[[Path], AbstractContextManager[None]]
@@ -28,8 +30,8 @@ def settings(configuration: dict[str, object]) -> Settings:
 
 
 @pytest.fixture
-def run(tmp_path: Path, settings: Settings) -> RunFolder:
-    return RunFolder.create(tmp_path, settings)
+def run(tmp_path: Path, settings: Settings, new_run_folder: NewRunFolder) -> RunFolder:
+    return new_run_folder(tmp_path, settings)
 
 
 def trained(run: RunFolder, record: TileRecord) -> None:
@@ -37,8 +39,10 @@ def trained(run: RunFolder, record: TileRecord) -> None:
     run.checkpoint(FIRST).touch()
 
 
-def test_runs_are_numbered_and_the_latest_is_linked(tmp_path: Path, settings: Settings) -> None:
-    runs = [RunFolder.create(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
+def test_runs_are_numbered_and_the_latest_is_linked(
+    tmp_path: Path, settings: Settings, new_run_folder: NewRunFolder
+) -> None:
+    runs = [new_run_folder(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
     assert [run.path.name for run in runs] == ["v0", "v1", "v2"]
     latest = tmp_path / "Padim" / "tiny" / "latest"
     assert latest.readlink() == Path("v2"), "a relative link, so that the folder can be moved"
@@ -47,31 +51,6 @@ def test_runs_are_numbered_and_the_latest_is_linked(tmp_path: Path, settings: Se
 
 def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
     assert RunFolder.open(run.path).settings() == settings
-
-
-def test_what_fills_a_run_is_told_its_path_which_is_not_there_yet(tmp_path: Path, settings: Settings) -> None:
-    seen = []
-
-    def fill(run: RunFolder, final: Path) -> None:
-        assert run.settings() == settings
-        seen.append((final, final.exists(), (tmp_path / "latest").is_symlink()))
-
-    run = RunFolder.create(tmp_path, settings, fill, lambda finished: seen.append(finished.config_file.is_file()))
-    assert seen == [(tmp_path / "v0", False, False), True]
-    assert run.path == tmp_path / "v0"
-
-
-@pytest.mark.parametrize("moment", ["fill", "check"])
-def test_failing_removes_the_folder_and_links_the_one_before(
-    tmp_path: Path, run: RunFolder, settings: Settings, moment: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        RunFolder.create(tmp_path, settings, **{moment: fail})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v0"]
-    assert (tmp_path / "latest").resolve() == run.path
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
@@ -99,8 +78,10 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path:
 PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
 
 
-def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
-    run = RunFolder.create(shared_folder / "runs", settings)
+def test_a_run_that_must_not_be_looked_into(
+    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
+) -> None:
+    run = new_run_folder(shared_folder / "runs", settings)
     for path in (shared_folder / "runs", run.path):
         with (
             forbidden(path),
@@ -109,8 +90,10 @@ def test_a_run_that_must_not_be_looked_into(shared_folder: Path, settings: Setti
             RunFolder.open(run.path)
 
 
-def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Settings, forbidden: Forbid) -> None:
-    run = RunFolder.create(shared_folder, settings)
+def test_files_of_a_run_that_must_not_be_read(
+    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
+) -> None:
+    run = new_run_folder(shared_folder, settings)
     run.split_file.write_text("subset\n")
     run.note_checksum(run.split_file)
     for path, read in {
@@ -123,9 +106,9 @@ def test_files_of_a_run_that_must_not_be_read(shared_folder: Path, settings: Set
 
 
 def test_a_file_in_a_folder_that_must_not_be_looked_into(
-    shared_folder: Path, settings: Settings, forbidden: Forbid
+    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
 ) -> None:
-    run = RunFolder.create(shared_folder, settings)
+    run = new_run_folder(shared_folder, settings)
     (run.path / "tiles").mkdir()
     run.checkpoint(FIRST).touch()
     with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from anomalib_tiled.training.attempts import Failures
 from anomalib_tiled.training.worker_pool import KilledError, UnsentError, WorkerError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
+
+
+NewRunFolder = Callable[[Path, Settings], RunFolder]
 
 
 def after(*errors: Exception, keep_going: bool = False) -> Failures:
@@ -61,6 +65,8 @@ def test_the_reason_names_the_error() -> None:
 
 
 @pytest.mark.parametrize(("tiles", "done"), [((ONE, TWO, THREE), "all others are done"), ((ONE, TWO), "none is done")])
-def test_the_heading_says_what_is_done(settings: Settings, tmp_path: Path, tiles: tuple[Tile, ...], done: str) -> None:
-    said = after(ValueError("a"), ValueError("b")).message(RunFolder.create(tmp_path, settings), tiles, left=2)
+def test_the_heading_says_what_is_done(
+    settings: Settings, tmp_path: Path, tiles: tuple[Tile, ...], done: str, new_run_folder: NewRunFolder
+) -> None:
+    said = after(ValueError("a"), ValueError("b")).message(new_run_folder(tmp_path, settings), tiles, left=2)
     assert said.startswith(f"2 tiles could not be trained; {done}.\n")

@@ -27,6 +27,9 @@ from anomalib_tiled.training.train_tile import train_tile
 Fitting = Callable[..., Run]
 
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
 class Falling(AnomalibModule):
     """Its maps are the true masks times its one weight, which falls from 3 by one at every step."""
 
@@ -224,7 +227,7 @@ def test_a_metric_that_is_not_defined_fails_the_tile(settings: Settings) -> None
     """AUPIMO takes more normal pixels than these tiles have."""
     settings = configured(settings, "pixel_AUPIMO")
     settings = replace(settings, metrics=MetricSettings((), ("AUPIMO",)))
-    message = "EarlyStopping monitors 'pixel_AUPIMO', which is not defined for these validation tiles."
+    message = "EarlyStopping monitors 'pixel_AUPIMO', which must be a number, but is not defined for these"
     with pytest.raises(TrainingError, match=message):
         first_tile(settings)
 

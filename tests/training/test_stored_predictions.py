@@ -31,8 +31,10 @@ from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
-from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
+from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
+
+NewRunFolder = Callable[[Path, Settings], RunFolder]
 
 Make = Callable[[float], AnomalibModule]
 
@@ -71,11 +73,17 @@ def models(brightness: Make, monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 @pytest.fixture
-def run(configuration: dict[str, object], datamodule: Folder, image_folder: Path, models: Models) -> Run:
+def run(
+    configuration: dict[str, object],
+    datamodule: Folder,
+    image_folder: Path,
+    models: Models,
+    new_run_folder: NewRunFolder,
+) -> Run:
     """A run as if all of its tiles were trained, with images in the cache."""
     assert not models.loaded
     settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
-    folder, grid = RunFolder.create(image_folder / "runs", settings), grid_of(settings.tiling)
+    folder, grid = new_run_folder(image_folder / "runs", settings), grid_of(settings.tiling)
     split = split_once(datamodule)
     return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
 
@@ -312,13 +320,6 @@ def test_memory_that_runs_out_says_what_to_lower(run: Run, monkeypatch: pytest.M
         OutOfMemoryError, match=r"GPU 3 ran out .* Lower memory_budget in .* or workers\.init_args\.processes"
     ):
         passed(run)
-
-
-def test_a_device_that_this_machine_lacks_is_not_needed_to_predict(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    task = predicting.PredictTile(PredictionJob(run.job, "test", run.folder.predictions), None, run.folder.log_file)
-    assert task._device_of(7) == torch.device("cpu")
-    assert "devices [7], which this machine does not have" in caplog.text
-    assert "Predicting on cpu." in caplog.text
 
 
 def test_another_configuration_predicts_anew(run: Run, models: Models) -> None:
