@@ -63,13 +63,8 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Tile):
     """A rectangle between neighbouring cuts; every tile is a union of whole blocks."""
-
-    row: int
-    column: int
-    rows: slice
-    columns: slice
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,20 @@ def changed(configuration: dict[str, object]) -> Callable[[str, object], Setting
 
 
 @pytest.fixture
+def make_run() -> Callable[[Path, Settings], RunFolder]:
+    """Make a run folder with nothing but its configuration."""
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.files import write_text
+
+    def make(path: Path, settings: Settings) -> RunFolder:
+        run = RunFolder(path)
+        write_text(run.config_file, settings.to_yaml())
+        return run
+
+    return make
+
+
+@pytest.fixture
 def ending_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules that end the tests if they are imported; their names are none that Python's ``import`` takes."""
     (tmp_path / "a").mkdir()
@@ -297,21 +311,6 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
         monkeypatch.setattr(preparation, name, lambda *_, **__: ())
-
-
-@pytest.fixture
-def new_run_folder() -> Callable[[Path, Settings], RunFolder]:
-    """Make the next run folder of a folder of runs, with nothing but a configuration."""
-    from anomalib_tiled.runs.run_folder import RunFolder  # slow, as is that below, and few tests need them
-    from anomalib_tiled.runs.versions import new_version
-
-    def make(root: Path, settings: Settings) -> RunFolder:
-        with new_version(root) as new:
-            RunFolder(new.path).config_file.write_text(settings.to_yaml(), encoding="utf-8")
-            new.publish()
-        return RunFolder(new.path)
-
-    return make
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,12 @@ class ConnectingLoader(Loader):
             self.loader.exec_module(module)
         # A new list: removing an item from the old one would make a thread that iterates over it skip a finder.
         sys.meta_path = _other_finders()
-        _connect(module)
+        try:
+            connect(module)
+        except Exception:  # noqa: BLE001
+            # `anomalib train` must work even if this package does not fit the host.
+            if os.environ.get(SWITCH) == "debug":
+                sys.excepthook(*sys.exc_info())
 
     def __getattr__(self, name: str) -> object:
         """Give all other attributes (source code, resources) of the module's own loader."""
@@ -91,15 +96,6 @@ class ConnectingLoader(Loader):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.loader, name)
-
-
-def _connect(host: ModuleType) -> None:
-    try:
-        connect(host)
-    except Exception:  # noqa: BLE001
-        # `anomalib train` must work even if this package does not fit the host. `anomalib-tiled` reports the reason.
-        if os.environ.get(SWITCH) == "debug":
-            sys.excepthook(*sys.exc_info())
 
 
 def connect(host: ModuleType) -> None:

@@ -45,7 +45,7 @@ from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
 from anomalib_tiled.runs.tile_status import tile_statuses
-from anomalib_tiled.system.paths import absolute
+from anomalib_tiled.system.files import absolute
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
 UNREADABLE = 3

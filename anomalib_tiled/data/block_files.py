@@ -139,7 +139,7 @@ class BlockFiles(Generic[Image]):
         return block.rows.stop - block.rows.start, block.columns.stop - block.columns.start, *self.channels
 
     def _path(self, block: Block) -> Path:
-        return self.folder / f"{self.kind}_r{block.row:02d}_c{block.column:02d}.npy"
+        return self.folder / f"{self.kind}_{block.name}.npy"
 
 
 def _inside(part: slice, whole: slice) -> bool:

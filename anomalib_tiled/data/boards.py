@@ -260,8 +260,7 @@ def _draw_folder(root: Path, settings: BoardSettings) -> None:
     with storage_errors(root):
         root.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
-            drawn = Path(temporary) / root.name
-            _draw_all(drawn, settings)
+            _draw_all(drawn := Path(temporary) / root.name, settings)
             try:
                 drawn.replace(root)
             except OSError:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,18 +37,14 @@ from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.progress import progress_bar, track
-from anomalib_tiled.system.temporary import is_idle
+from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned, working_folder
 
 Version = tuple[str, int, int]
-
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 """Contents of a cache; written last, so its presence means that the cache is complete."""
-
-HALF_DONE = f".{24 * '[0-9a-f]'}.*.tmp"
-"""Names of folders while they are filled."""
 
 CHECKSUMS = "checksums.npy"
 """CRC32 of each part of each image, then of each mask."""
@@ -255,18 +249,15 @@ def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bo
             if is_made():  # another process has made it meanwhile, and reads it
                 return
             shutil.rmtree(folder, ignore_errors=True)
-            _clean_up(folder)
+            remove_abandoned(folder.parent.glob(TEMPORARY))
             _check_space(folder.parent, needed)
-            temporary = folder.with_name(f"{_half_done(folder)}{os.getpid()}.tmp")
             try:
-                temporary.mkdir()
-                fill(temporary)
-                temporary.rename(folder)
+                with working_folder(folder.parent, folder.name) as work:
+                    fill(work)
+                    work.rename(folder)
             except OSError:
                 if not is_made():  # another machine, which the lock does not reach, may have been faster
                     raise
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
     logger.info("The image cache %s takes %s.", folder, _readable(needed))
 
 
@@ -288,26 +279,6 @@ def _alone(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()  # a process that has opened it notices that, and makes a new one
         lock.release()
-
-
-def _clean_up(folder: Path) -> None:
-    """Remove half-filled folders of killed processes.
-
-    A running process of this machine holds the lock of its folder. Locks of other folders and machines say nothing
-    here, so their half-filled folders stay until nothing in them has changed for a day.
-
-    Args:
-        folder: The folder to make; this process holds its lock.
-    """
-    for temporary in folder.parent.glob(HALF_DONE):
-        if temporary.name.startswith(_half_done(folder)) or is_idle(temporary):
-            logger.info("Removing %s, which a process that has ended left half done.", temporary)
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _half_done(folder: Path) -> str:
-    """Begin the name of a half-filled folder, with this machine, because others may fill one on a shared disk."""
-    return f".{folder.name}.{platform.node()}."
 
 
 def _check_space(directory: Path, needed: int) -> None:

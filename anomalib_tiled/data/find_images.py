@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anomalib_tiled.data.images import image_endings
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.system.paths import absolute
+from anomalib_tiled.system.files import absolute
 
 LISTED = "-"
 """Name for a list of images on standard input."""
@@ -97,7 +97,10 @@ def _of_name(name: str) -> list[Path]:
         return [path]
     if has_magic(name):
         return _of_pattern(name)
-    message = f"--data must name files or folders that exist and can be read, but {path} does not, or cannot."
+    message = (
+        f"--data must name files or folders that exist, but there is no {path}. Correct the name, or the permissions "
+        "of the folders that it lies in."
+    )
     raise DataError(message)
 
 

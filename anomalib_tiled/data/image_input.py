@@ -68,15 +68,11 @@ def _tensor_of(image: Array) -> torch.Tensor:
     if image.dtype.kind not in "biuf":
         message = f"An image must hold bytes (uint8), or fractions from 0 to 1, but holds {image.dtype}."
         raise DataError(message)
-    channels_first = image.transpose(2, 0, 1)[: _colours(image)] if image.ndim == CHANNELS else image
+    channels_first = image.transpose(2, 0, 1) if image.ndim == CHANNELS else image
+    if channels_first.shape[:-2] == (CHANNELS + 1,):
+        channels_first = channels_first[:CHANNELS]  # without transparency
     own = np.dtype(np.float64) if image.dtype == np.longdouble else image.dtype.newbyteorder("=")  # types of PyTorch
     return torch.from_numpy(np.array(channels_first, own, order="C"))  # a copy: PyTorch warns of read-only arrays
-
-
-def _colours(image: Array) -> int:
-    """Give the number of channels without transparency."""
-    channels = image.shape[-1]
-    return CHANNELS if channels == CHANNELS + 1 else channels
 
 
 def _checked(image: torch.Tensor, wanted: str, shape: tuple[int, ...]) -> torch.Tensor:

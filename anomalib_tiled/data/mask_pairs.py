@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from os.path import commonpath, commonprefix
+from os.path import commonprefix
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,12 +89,6 @@ class Candidates:
     masks: Sequence[Path]
     image_root: Path
     mask_root: Path
-
-    @classmethod
-    def below_common_folders(cls, images: Sequence[Path], masks: Sequence[Path]) -> Candidates:
-        """Use the common folders of all images and of all masks as roots."""
-        roots = [Path(commonpath([path.parent for path in paths])) for paths in (images, masks)]
-        return cls(images, masks, *roots)
 
     def pairs(self) -> dict[Path, Path]:
         """Give each image its mask.

@@ -195,7 +195,9 @@ def _pair_again(datasets: Sequence[AnomalibDataset]) -> None:
     masks = {image: mask for image, row in rows.items() if (mask := _mask_of(row)) is not None}
     if not masks:
         return
-    own = Candidates.below_common_folders(list(masks), list(dict.fromkeys(masks.values()))).plain_pairs() or masks
+    images, given = list(masks), list(dict.fromkeys(masks.values()))
+    roots = (Path(commonpath([path.parent for path in paths])) for paths in (images, given))
+    own = Candidates(images, given, *roots).plain_pairs() or masks
     exchanged = [image for image, mask in masks.items() if own[image] != mask]
     for image in exchanged:
         if rows[image]["label_index"] != LabelName.ABNORMAL:  # labels may come from masks

@@ -25,6 +25,7 @@ CHANNELS = 3
 """Channels of images; files with other numbers are converted."""
 
 
+@dataclass(frozen=True, eq=False)
 class AreaDataset(Dataset[ImageItem]):
     """One rectangle of every image: a tile, or the whole.
 
@@ -36,20 +37,11 @@ class AreaDataset(Dataset[ImageItem]):
         augmentations: Applied to whole images before the rectangle is cut out of them.
     """
 
-    def __init__(
-        self,
-        source: PixelSource,
-        samples: Sequence[Sample],
-        *,
-        area: tuple[slice, slice],
-        grid: TileGrid,
-        augmentations: Transform | None = None,
-    ) -> None:
-        self.source = source
-        self.samples = samples
-        self.area = area
-        self.grid = grid
-        self.augmentations = augmentations
+    source: PixelSource
+    samples: Sequence[Sample]
+    area: tuple[slice, slice]
+    grid: TileGrid
+    augmentations: Transform | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -148,8 +140,7 @@ class Images:
 
     @property
     def _loader(self) -> DataLoader[ImageItem]:
-        area, augmentations = self.grid.whole, self.augmentations
-        dataset = AreaDataset(self.source, self.samples, area=area, grid=self.grid, augmentations=augmentations)
+        dataset = AreaDataset(self.source, self.samples, self.grid.whole, self.grid, self.augmentations)
         with_masks = any(sample.masks for sample in (self.whole or self).samples)
         batches = _alike_batches(self.samples, self.batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
@@ -192,8 +183,7 @@ class TileDataModule(LightningDataModule):
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
         area = tile.rows, tile.columns
         self._datasets = {
-            subset: AreaDataset(source, samples[subset], area=area, grid=grid, augmentations=augmentations[subset])
-            for subset in SUBSETS
+            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset]) for subset in SUBSETS
         }
 
     @property

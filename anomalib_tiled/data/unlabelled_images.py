@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,7 @@ class SourceBatch(NamedTuple):
     sizes: tuple[Size, ...]
 
 
+@dataclass
 class NewImages:
     """Reads images in batches.
 
@@ -84,18 +85,13 @@ class NewImages:
         report: Called with a warning at the first image of another shape.
     """
 
-    def __init__(
-        self,
-        grid: TileGrid,
-        batch_size: int,
-        *,
-        augmentations: Transform | None,
-        trained_on: TrainedOn,
-        report: Callable[[str], None],
-    ) -> None:
-        self._grid, self._batch_size, self._augmentations = grid, batch_size, augmentations
-        self._trained_on, self._report = trained_on, report
-        self._warned = self._noted = False
+    grid: TileGrid
+    batch_size: int
+    augmentations: Transform | None
+    trained_on: TrainedOn
+    report: Callable[[str], None]
+    _warned: bool = field(default=False, init=False)
+    _noted: bool = field(default=False, init=False)
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
         """Yield batches; only one of them is held in memory.
@@ -115,7 +111,7 @@ class NewImages:
                 on_failure(path, image)
             else:
                 read.append(image)
-            if len(read) == self._batch_size:
+            if len(read) == self.batch_size:
                 yield _batch_of(read)
         if read:
             yield _batch_of(read)
@@ -131,18 +127,17 @@ class NewImages:
             return type(error)(str(error))  # the error itself would keep the image in memory
 
     def _read(self, path: Path) -> ImageItem:
-        source, sample = DecodedFiles(self._grid.image_size, has_masks=False), Sample("test", path, None, None)
-        area, augmentations = self._grid.whole, self._augmentations
-        return AreaDataset(source, [sample], area=area, grid=self._grid, augmentations=augmentations)[0]
+        source, sample = DecodedFiles(self.grid.image_size, has_masks=False), Sample("test", path, None, None)
+        return AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
         if not self._noted and (loss := lost_bits(path)):
             self._noted = True
-            self._report(f"warning: {path} has more than 8 bits per channel: {loss}. Other images may have, too.")
-        if not self._warned and (remark := self._trained_on.remark(path, size)):
+            self.report(f"warning: {path} has more than 8 bits per channel: {loss}. Other images may have, too.")
+        if not self._warned and (remark := self.trained_on.remark(path, size)):
             self._warned = True
-            self._report(f"warning: {remark}")
+            self.report(f"warning: {remark}")
 
 
 def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
-from anomalib_tiled.runs.checkpoints import Restorer, equal, exchange, read_checkpoint, tensors_of
-from anomalib_tiled.runs.verified_checkpoints import VerifiedCheckpoints
+from anomalib_tiled.runs.checkpoints import (
+    Restorer,
+    VerifiedCheckpoints,
+    equal,
+    exchange,
+    read_checkpoint,
+    tensors_of,
+)
 from anomalib_tiled.system.memory import SHARE, memory_budget
 
 if TYPE_CHECKING:

@@ -137,14 +137,13 @@ class _Templates:
     """Graphs of tile models whose weights are inputs: tiles whose models differ only in weights share one graph."""
 
     def __init__(self) -> None:
-        self._translated: dict[int, tuple[Graph, Model]] = {}
+        self._translated: dict[Graph, Model] = {}
 
     def of(self, tile: TileGraph) -> Model:
         """Give the graph of a tile without weights."""
-        key = id(tile.graph)
-        if key not in self._translated:  # stored with its graph, so that no other graph gets the same id
-            self._translated[key] = tile.graph, _translated(tile.graph, tile.weights)
-        return self._translated[key][1]
+        if tile.graph not in self._translated:
+            self._translated[tile.graph] = _translated(tile.graph, tile.weights)
+        return self._translated[tile.graph]
 
     def filled(self, tile: TileGraph) -> Model:
         """Give the graph of a tile with its weights."""

@@ -118,8 +118,10 @@ class MetricSpec:
         try:
             made = found.build(Metric, self._wrapped)
         except ConfigurationError as error:
-            cause = str(error.__cause__ or error).rpartition(":\n")[2].strip()  # without jsonargparse's headings
-            message = f"{self.where} cannot be made with {dict(self.init_args)}: {cause}"
+            cause = str(error.__cause__).rpartition(":\n")[2].strip(" .")  # without jsonargparse's headings
+            message = (
+                f"{self.where} cannot be made with {dict(self.init_args)}: {cause}. Correct its class or arguments."
+            )
             raise ConfigurationError(message) from error
         if isinstance(made, classification.BinaryPrecisionRecallCurve) and "normalization" not in self.init_args:
             made.normalization = None  # else each batch with a score outside [0, 1] goes through a sigmoid

@@ -20,8 +20,7 @@ from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import in_source_size
-from anomalib_tiled.system.files import replacing
-from anomalib_tiled.system.paths import absolute
+from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

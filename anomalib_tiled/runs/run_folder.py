@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.config.settings import Settings
+from anomalib_tiled.config.tiling import check_sizes
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
-from anomalib_tiled.runs.saved_settings import read_settings
-from anomalib_tiled.runs.tile_states import TileRecord
+from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
 from anomalib_tiled.system.os_errors import readable
+from anomalib_tiled.system.packages import refuse_code_in
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anomalib_tiled.config.settings import Plain, Settings
+    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Tile, TileGrid
 
+logger = logging.getLogger(__name__)
+
+OF_TEST = ("metrics.json", "scores.csv", "tiles.csv")
+"""Files that a test writes, beside pictures."""
+
+PICTURES = "images"
+"""Folder of the pictures of a test."""
 
 WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
 """Folders of a run that commands write into, and remove files from."""
@@ -50,6 +61,52 @@ def check_output(path: Path) -> None:
                 f"{'belongs to' if inside else 'is'} the run folder {folder}. Choose another, or leave --output out."
             )
             raise ConfigurationError(message)
+
+
+def settings_of(text: str, folder: Path | None = None) -> Settings:
+    """Parse and check the text of a run's configuration.
+
+    Args:
+        text: The text.
+        folder: The run folder, in which no module may lie that the text names; ``None`` for a run that is made.
+    """
+    content = parse_yaml(text, "it")
+    if not isinstance(content, Mapping):
+        message = f"it must hold settings by their names, but holds {'nothing' if content is None else repr(content)}"
+        raise ConfigurationError(message)
+    if folder is not None:
+        refuse_code_in(folder, content)
+    settings = Settings.from_mapping(content)
+    check_sizes(settings.tiling)
+    return settings
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """Record of a trained tile; written last, so its presence means that the tile is done.
+
+    Args:
+        seconds: Duration of the training.
+        epochs: Number of epochs.
+        configuration: Fingerprint of the settings that the tile was trained with.
+        checkpoint: Checksum of the finished checkpoint.
+        modified: Modification time of the checkpoint in nanoseconds; 0 if unknown.
+        images: Fingerprint of the training images; empty if unknown.
+        threads: Number of processor threads; ``None`` in records of versions that did not store it.
+    """
+
+    seconds: float
+    epochs: int
+    configuration: str
+    checkpoint: Checksum
+    modified: int = 0
+    images: str = ""
+    threads: int | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
+        """Read a record."""
+        return cls(**{**content, "checkpoint": Checksum(**content["checkpoint"])})
 
 
 @dataclass(frozen=True)
@@ -96,7 +153,13 @@ class RunFolder(RunFiles):
             RunFolderError: The file cannot be read, was changed by hand so that it cannot be used any more, or names a
                 module in the folder.
         """
-        return read_settings(self.config_file)
+        try:
+            with readable(self.config_file):
+                text = read_bytes(self.config_file).decode()
+            return settings_of(text, self.path)
+        except (ConfigurationError, TypeError, KeyError, AttributeError, ValueError) as error:
+            message = f"{self.config_file} cannot be used any more: {error}. Restore it, or fit a new run."
+            raise RunFolderError(message) from error
 
     def origins(self) -> dict[str, Plain]:
         """Read which package each class came from; empty for runs of versions that did not record that."""
@@ -239,10 +302,27 @@ class RunFolder(RunFiles):
 
     def forget(self, tile: Tile) -> None:
         """Mark a tile as untrained, and remove the calibration and the test results, which came from it too."""
-        remove_results(self.path)
+        self.remove_results()
         self.calibration_file.unlink(missing_ok=True)
         self.validation_scores_file.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
+
+    def remove_results(self) -> None:
+        """Remove the results of a test, since they are of other models or stages; several processes may do so."""
+        if found := [path for path in (self.path / name for name in OF_TEST) if path.exists()]:
+            logger.info(
+                "Removing the results of the last test, which are of other models or stages, from %s.", self.path
+            )
+        pictures = self.path / PICTURES
+        try:
+            for path in found:
+                path.unlink(missing_ok=True)
+            if not pictures.is_symlink():
+                _remove_pictures(pictures)
+        except OSError as error:
+            logger.warning(
+                "Results of the last test could not be removed, and are of other models or stages: %s", error
+            )
 
     def clean_up(self) -> None:
         """Remove half-done work of killed commands."""
@@ -261,3 +341,13 @@ class RunFolder(RunFiles):
         if self.retrain_file(tile).is_file():
             return True
         return not self.is_done(tile, settings.training_hash) and self._reason_left_out(tile, settings) is None
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Remove pictures, and folders that are empty afterwards; other files belong to the user."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if name.endswith(".png"):
+                Path(place, name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(place).rmdir()

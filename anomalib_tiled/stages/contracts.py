@@ -80,7 +80,7 @@ def image_context(paths: Sequence[str | Path] | None) -> str:
 def call_stage(
     stage: object, method: Callable[..., torch.Tensor], *arguments: object, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Call a method of a stage, and check that its result has a shape and, unless a graph is exported, finite values.
+    """Call a method of a stage, and check shape and range of its result; while a graph is exported, its shape only.
 
     Raises:
         StageError: The stage raised an error, or returned another shape or type, infinities or NaN; a normalizer:

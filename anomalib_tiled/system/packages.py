@@ -128,6 +128,7 @@ def _texts(configuration: object) -> Iterator[str]:
 
 
 def _within(text: str) -> list[object]:
+    """Read a text as jsonargparse does: PyYAML alone refuses some, such as those with impossible dates."""
     from jsonargparse import get_loader  # slow, and this module is imported for --help
     from yaml import YAMLError
 

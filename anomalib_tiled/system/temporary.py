@@ -41,11 +41,11 @@ def temporary_name(name: str) -> str:
 
 @contextmanager
 def working_folder(parent: Path, name: str = "work") -> Iterator[Path]:
-    """Give an empty folder with a temporary name, and remove it in the end; also remove those of killed processes.
+    """Give an empty folder with a temporary name, and remove it in the end, unless it was renamed.
 
     Args:
         parent: Folder to make it in.
-        name: What its name begins with.
+        name: What its name begins with. Such folders of killed processes are removed.
     """
     remove_abandoned(parent.glob(f".{name}{TEMPORARY}"))
     work = parent / temporary_name(name)
@@ -65,7 +65,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
     Args:
         paths: Files, links and folders; those with other names stay.
     """
-    for path in paths:
+    for path in list(paths):  # found before any is removed
         if (made := _NAME.fullmatch(path.name)) and _is_abandoned(path, made["machine"], int(made["process"])):
             logger.info("Removing %s, which a process that has ended left half done.", path)
             if path.is_dir() and not path.is_symlink():
@@ -75,11 +75,8 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:
-    return not _is_running(process) if machine == _machine() else is_idle(path)
-
-
-def is_idle(path: Path) -> bool:
-    """Whether nothing in a folder has changed for a day; the same for a file."""
+    if machine == _machine():
+        return not _is_running(process)
     with suppress(OSError):  # something was removed meanwhile, or is inaccessible
         return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > A_DAY
     return False

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder
-    from anomalib_tiled.runs.tile_states import TileRecord
+    from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
     from anomalib_tiled.stages.workers import Workers
 
 ALIKE = 2

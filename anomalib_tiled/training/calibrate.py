@@ -16,7 +16,6 @@ from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.stages.contracts import errors_naming_stage, image_context, with_context
 from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.system.allocation import give_back_freed_memory
@@ -116,7 +115,7 @@ def keep_calibration(run: Run, calibration: Calibration) -> None:
     stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
     content, path = {**stages, **calibration.to_json()}, run.folder.calibration_file
     if _without_notes(json.loads(json.dumps(content))) != _without_notes(_earlier_calibration(path)):
-        remove_results(run.folder.path)
+        run.folder.remove_results()
     write_json(path, content)
     run.folder.note_checksum(path)
 

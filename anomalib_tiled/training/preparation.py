@@ -24,10 +24,8 @@ from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
-from anomalib_tiled.runs.cleanup import remove_results
 from anomalib_tiled.runs.package_versions import origins_of
-from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.runs.saved_settings import settings_of
+from anomalib_tiled.runs.run_folder import RunFolder, settings_of
 from anomalib_tiled.runs.versions import new_version
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
@@ -103,7 +101,7 @@ def change_settings(run: Run, settings: Settings) -> Run:
         _try_out(settings)
         deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (run.settings, settings)]
         if deciding[0] != deciding[1]:
-            remove_results(folder.path)
+            folder.remove_results()
         known, now = folder.origins(), origins_of(settings)
         same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
         write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training
@@ -137,11 +135,11 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
         split.write(folder.split_file)
         folder.note_checksum(folder.split_file)
         new.publish()
-        with locked(new.path):
+        with locked(new.final):
             source = open_source(split, grid, settings.cache_directory)
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
-            run = Run(RunFolder(new.path), settings_of(text), grid, split, source, datamodule)
+            run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
             _keep_log(run.folder, log)

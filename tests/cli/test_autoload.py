@@ -6,7 +6,6 @@ import copy
 import importlib
 import importlib.util
 import os
-import pickle
 import runpy
 import site
 import subprocess
@@ -91,13 +90,6 @@ def test_known_warnings_are_left_out_for_our_command_alone(
     assert len(found) == given
 
 
-def test_two_start_up_files_do_the_work_of_one(stand_in: Path, tmp_path: Path) -> None:
-    start_up(tmp_path)
-    start_up(tmp_path)
-    assert has_tiled(importlib.import_module(HOST))
-    assert waiting() == []
-
-
 def test_the_switch_turns_it_off(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_up(tmp_path)
     monkeypatch.setenv(autoload.SWITCH, "0")
@@ -119,13 +111,6 @@ def test_the_module_can_be_loaded_again_and_run_as_a_program(stand_in: Path, tmp
     assert "AnomalibCLI" in runpy.run_module(HOST, run_name="__main__")
     module = importlib.import_module(HOST)
     assert importlib.reload(module) is module
-
-
-def test_the_class_and_its_objects_can_be_pickled(stand_in: Path, tmp_path: Path) -> None:
-    start_up(tmp_path)
-    module = importlib.import_module(HOST)
-    assert pickle.loads(pickle.dumps(module.AnomalibCLI)) is module.AnomalibCLI  # noqa: S301
-    assert type(pickle.loads(pickle.dumps(module.AnomalibCLI([])))) is module.AnomalibCLI  # noqa: S301
 
 
 def test_a_module_that_fails_is_connected_when_it_is_mended(stand_in: Path, tmp_path: Path) -> None:

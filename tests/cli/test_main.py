@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 
@@ -107,34 +109,40 @@ def test_what_must_not_be_used_says_what_to_do(play: Play, capsys: pytest.Captur
     assert "Traceback" in capsys.readouterr().err
 
 
-def printed_to(output: str, command: str) -> tuple[int, str]:
-    """Run a program that prints by ``command``, with its output redirected as a shell does it."""
-    script = (
-        "import sys\n"
-        "from types import SimpleNamespace\n"
-        f"def status(arguments, prog): {command}\n"
-        "sys.modules['anomalib_tiled.cli.commands'] = SimpleNamespace(status=status)\n"
-        "from anomalib_tiled.cli.main import main\n"
-        "sys.exit(main(['status']))\n"
-    )
-    shell = ["sh", "-c", f'exec "$0" -c "$1" {output}', sys.executable, script]
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
-    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    return done.returncode, done.stderr
+@pytest.fixture
+def printing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a command that writes text to a stream, with another file in the place of that stream."""
+
+    def run(name: str, file: TextIO | None, text: str = "1") -> int:
+        commands = SimpleNamespace(status=lambda arguments, prog: print(text, file=getattr(sys, name), flush=True))
+        monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, name, file)
+            return main(["status"])
+
+    return run
 
 
-def test_a_full_output_is_two_and_no_traceback() -> None:
-    expected = "error: Standard output: No space left on device. Make room, then resume.\n"
-    assert printed_to(">/dev/full", "print(1)") == (2, expected)
-    assert printed_to("2>/dev/full", "print(1, file=sys.stderr, flush=True)") == (2, "")
+def test_a_full_output_is_two_and_no_traceback(
+    printing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        assert printing("stdout", full) == 2
+    assert capsys.readouterr() == ("", "error: Standard output: No space left on device. Make room, then resume.\n")
+    with Path("/dev/full").open("w") as full:
+        assert printing("stderr", full) == 2
+    assert capsys.readouterr() == ("", "")
 
 
-def test_a_closed_output_is_none() -> None:
-    assert printed_to(">&-", "print(1)") == (0, "")
+def test_a_closed_output_is_none(printing: Callable[..., int]) -> None:
+    assert printing("stdout", None) == 0
 
 
-def test_names_of_any_bytes_can_be_printed() -> None:
-    assert printed_to(">/dev/null <&-", "print('\\udcfc')") == (0, "")
+def test_names_of_any_bytes_can_be_printed(printing: Callable[..., int]) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    assert printing("stdout", output, "\udcfc") == 0
+    output.seek(0)
+    assert output.read() == "\\udcfc\n"
 
 
 @pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,11 +117,6 @@ def test_null_leaves_out_smoothing_and_cache(parse: Parse, given: list[str]) -> 
     assert settings.cache_directory is None
 
 
-def test_a_folder_for_the_cache(parse: Parse) -> None:
-    assert parse("--cache.directory", "elsewhere").cache_directory == Path("elsewhere")
-    assert parse("--default_root_dir", "here").cache_directory == Path("here/cache")
-
-
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_option_wins_over_the_file_wherever_it_stands(parser: Parser, tmp_path: Path, order: int) -> None:
     file = {
@@ -192,15 +186,6 @@ def test_help_ends_the_program_well(
     printed = capsys.readouterr()
     assert said in " ".join(printed.out.split())
     assert printed.err == ""
-
-
-def test_every_setting_is_explained(parser: Parser, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--help"])
-    printed = capsys.readouterr().out
-    for name in ("tiling.tile_size", "tiling.image_size", "tiling.stride", "metrics.image", "seed_everything"):
-        line = printed[printed.index(f"--{name} ") :].partition("\n  --")[0]
-        assert len(re.sub(r"\(.*?\)", "", line, flags=re.DOTALL).split()) > 6, name
 
 
 def test_true_draws_a_seed(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:

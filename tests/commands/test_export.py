@@ -1,8 +1,9 @@
-"""A run is exported, and what comes out predicts without anomalib and without this package."""
+"""A run is exported; what comes out predicts as the documentation says, without anomalib and without this package."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,72 +24,51 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
 
-BLOCKED = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
-NEEDED = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
-RUNTIME = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 MAIN = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
+TRAINING = ["anomalib", "anomalib_tiled", "lightning", "timm", "torchvision"]
+OUTPUTS = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 
 
-def whole_checkpoints(run: Path) -> int:
-    """Give the bytes that checkpoints would take if each held all of its weights."""
-    own = [path.stat().st_size for path in (run / "tiles").glob("r*.ckpt")]
-    [shared] = (run / "tiles").glob("shared-*.ckpt")
-    return sum(own) + len(own) * shared.stat().st_size
+def block_of(runtime: str) -> str:
+    """Give the program of the page for a runtime, with images from a file, that writes the outputs to another."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    [block] = [each for each in blocks if f"import {runtime}\n" in each and "image.png" not in each]
+    block, times = re.subn(r"np\.random\.rand\(1, 3, 1024, 1024\)|torch\.rand\(1, 3, 1024, 1024\)", "IMAGES", block)
+    assert times == 1
+    block = block.replace("model(IMAGES)", "model(torch.from_numpy(IMAGES))")
+    if runtime == "onnxruntime":
+        block += f"found = dict(zip({OUTPUTS}, (score, label, anomaly_map, mask)))\n"
+    saving = f"{{name: numpy.asarray(found[name]) for name in {OUTPUTS}}}"
+    return f"import numpy\nIMAGES = numpy.load('images.npy')\n{block}numpy.savez('found.npz', **{saving})"
 
 
-ALONE = """
-import sys
-sys.path[:] = [path for path in sys.path if path]
-for name in {blocked}:  # torch too, where it is not what runs the files
-    sys.modules[name] = None  # importing it fails
-import numpy
-images = numpy.load("images.npy")
-{code}
-numpy.savez("found.npz", **{{name: numpy.asarray(values) for name, values in found.items()}})
-"""
-
-CODE = {
-    "torch": """
-import torch
-model = torch.export.load("export/model.pt2").module()
-found = model(torch.from_numpy(images))
-""",
-    "onnx": """
-import onnxruntime
-session = onnxruntime.InferenceSession("export/model.onnx")
-names = [output.name for output in session.get_outputs()]
-found = dict(zip(names, session.run(names, {"images": images})))
-""",
-    "openvino": """
-import openvino
-model = openvino.Core().compile_model("export/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-predicted = model({"images": images})
-found = {name: predicted[name] for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")}
-""",
-}
-
-
-def predicted_alone(folder: Path, images: np.ndarray, code: str) -> dict[str, np.ndarray]:
-    """Run a program in a process of its own that can import none of the packages that models are trained with."""
+def predicted_alone(folder: Path, images: np.ndarray, program: str, runtime: str) -> dict[str, np.ndarray]:
+    """Run a program in the folder of an export, where of all packages only NumPy and the runtime can be imported."""
     np.save(folder / "images.npy", images)
-    blocked = BLOCKED if "torch" in code else [*BLOCKED, "torch"]
-    program = ALONE.format(blocked=blocked, code=code)
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=300)
+    blocked = [*TRAINING, *(each for each in RUNTIMES.values() if each != runtime)]
+    command = f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n{program}"
+    subprocess.run([sys.executable, "-c", command], cwd=folder, check=True, timeout=300, capture_output=True)
     with np.load(folder / "found.npz") as found:
         return dict(found)
 
 
-def expected(run: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
-    ensemble = Run.open(RunFolder.open(run)).calibrated_ensemble()
-    return {name: values.numpy() for name, values in ensemble(images)._asdict().items()}
-
-
-def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    assert set(found) == set(wanted) == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+def assert_same(found: dict[str, np.ndarray], run: Path, images: torch.Tensor) -> None:
+    expected = Run.open(RunFolder.open(run)).calibrated_ensemble()(images)._asdict()
+    assert set(found) == set(expected) == set(OUTPUTS)
     for name in ("pred_score", "anomaly_map"):
-        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
+        np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-4)
     for name in ("pred_label", "pred_mask"):
-        assert np.mean(found[name] != wanted[name]) < 1e-4
+        assert np.mean(found[name] != expected[name].numpy()) < 1e-4
+
+
+def assert_shared(run: Path, output: Path) -> None:
+    """Compare with the size that checkpoints would have if each held all of its weights."""
+    own = [path.stat().st_size for path in (run / "tiles").glob("r*.ckpt")]
+    [shared] = (run / "tiles").glob("shared-*.ckpt")
+    exported = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    assert exported < (sum(own) + len(own) * shared.stat().st_size) / 2, "the backbone is there once, not nine times"
 
 
 @pytest.fixture
@@ -100,21 +80,40 @@ def photographs_of(finished_run: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", CODE)
+@pytest.mark.parametrize("form", RUNTIMES)
 def test_a_run_is_exported_and_predicts_without_the_packages(
     finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    for package in NEEDED[form]:
-        pytest.importorskip(package)
+    pytest.importorskip(RUNTIMES[form])
+    pytest.importorskip("onnxscript")
     output = tmp_path / "export"
     assert main(["export", "--ckpt_dir", str(finished_run), "--format", form, "--output", str(output)]) == 0
     assert f"Export: {output}" in capsys.readouterr().out
-    found = predicted_alone(tmp_path, photographs_of.numpy(), CODE[form])
-    assert_same(found, expected(finished_run, photographs_of))
     check_manifest(output, finished_run, form)
-    checkpoints = whole_checkpoints(finished_run)
-    exported = sum(path.stat().st_size for path in output.iterdir())
-    assert exported < checkpoints / 2, "the backbone is there once, not nine times"
+    assert_shared(finished_run, output)
+    found = predicted_alone(output, photographs_of.numpy(), block_of(RUNTIMES[form]), RUNTIMES[form])
+    assert_same(found, finished_run, photographs_of)
+
+
+def check_manifest(output: Path, finished_run: Path, form: str) -> None:
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
+    assert "bilinear with antialiasing, of bytes" in manifest["inputs"][0]["resizing"]
+    assert manifest["augmentations"] == []
+    assert manifest["needs"].partition(">")[0] == RUNTIMES[form]
+    assert [each["name"] for each in manifest["outputs"]] == OUTPUTS
+    assert manifest["grid"]["tiles"][4] == {"name": "r01_c01", "top": 40, "left": 56}
+    assert (manifest["format"], manifest["model"]) == (form, MAIN[form])
+    calibration = json.loads((finished_run / "calibration.json").read_text())
+    assert manifest["calibration"]["image"] == calibration["image"]
+    assert manifest["run"]["folder"] == str(finished_run.resolve())
+    assert manifest["packages"]["anomalib"].startswith("2.7")
+    assert manifest["checked"]["real_images"] == 2
+    assert manifest["checked"]["largest_difference"] < 1e-4
+    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
+    assert "Exporting: tile r00_c00 done, 1 of " in (output / "export.log").read_text()
+    for name, checksum in manifest["files"].items():
+        assert Checksum(**checksum) == Checksum.of(output / name)
 
 
 @pytest.fixture
@@ -131,6 +130,45 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(SavedModels, "load", counted)
     return numbers
+
+
+@pytest.mark.slow
+def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
+    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, held: list[int]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    output = tmp_path / "export"
+    options = ["--format", "onnx", "--per_tile", "--input", "uint8", "--output", str(output)]
+    assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
+    assert max(held) == 1, "tile models are not in memory together"
+    assert_shared(finished_run, output)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"][0]["range"] == [0, 255]
+    assert {"run.py", "joining.onnx", "tiles/r02_c02.onnx", "tiles/weights.data"} <= set(manifest["files"])
+
+    pixels = (photographs_of * 255).round().to(torch.uint8)
+    [command] = re.findall(r"^```bash\npython (.*?)\n```", PAGE, re.MULTILINE)
+    program = f"import runpy\nsys.argv = {command.split()}\nrunpy.run_path('run.py', run_name='__main__')"
+    found = predicted_alone(output, pixels.numpy(), program, "onnxruntime")
+    assert_same(found, finished_run, pixels / 255)
+    [(imports, predicting)] = re.findall(r"`(from run .*?)` and `(TiledModel.*?)` do the same", PAGE)
+    program = f"import numpy\nimages = numpy.load('images.npy')\n{imports}\nnumpy.savez('found.npz', **{predicting})"
+    assert all(
+        np.array_equal(values, found[name])
+        for name, values in predicted_alone(output, pixels.numpy(), program, "onnxruntime").items()
+    )
+
+    manifest["files"]["tiles/r01_c01.onnx"]["sha256"] = "another"
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        predicted_alone(output, pixels.numpy(), program, "onnxruntime")
+    assert b"r01_c01.onnx has changed since its export. Export it again." in caught.value.stderr
+
+
+def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--per_tile"]) == 2
+    assert "--per_tile writes onnx, but --format is torch. Set --format onnx." in capsys.readouterr().err
 
 
 def test_augmentations_of_test_images_are_refused_before_tiles_are_loaded(
@@ -150,54 +188,6 @@ def test_augmentations_of_test_images_are_refused_before_tiles_are_loaded(
     assert "the data module augments test images (RandomHorizontalFlip)" in capsys.readouterr().err
     assert held == []
     assert not any((run / "export").iterdir())
-
-
-@pytest.mark.slow
-def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
-    finished_run: Path, photographs_of: torch.Tensor, tmp_path: Path, held: list[int]
-) -> None:
-    for package in NEEDED["onnx"]:
-        pytest.importorskip(package)
-    output = tmp_path / "export"
-    options = ["--format", "onnx", "--per_tile", "--input", "uint8", "--output", str(output)]
-    assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
-    assert max(held) == 1, "tile models are not in memory together"
-    pixels = (photographs_of * 255).round().to(torch.uint8)
-    code = 'import sys\nsys.path.insert(0, "export")\nfrom run import TiledModel\nfound = TiledModel().predict(images)'
-    assert_same(predicted_alone(tmp_path, pixels.numpy(), code), expected(finished_run, pixels / 255))
-    assert len((output / "run.py").read_text().splitlines()) <= 100
-    checkpoints = whole_checkpoints(finished_run)
-    exported = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    assert exported < checkpoints / 2, "the backbone is there once, not nine times"
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["inputs"][0]["range"] == [0, 255]
-    assert {"run.py", "joining.onnx", "tiles/r02_c02.onnx", "tiles/weights.data"} <= set(manifest["files"])
-
-
-def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--ckpt_dir", str(finished_run), "--format", "torch", "--per_tile"]) == 2
-    assert "--per_tile writes onnx, but --format is torch. Set --format onnx." in capsys.readouterr().err
-
-
-def check_manifest(output: Path, finished_run: Path, form: str) -> None:
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["inputs"][0]["shape"] == ["any", 3, 112, 150]
-    assert "bilinear with antialiasing, of bytes" in manifest["inputs"][0]["resizing"]
-    assert manifest["augmentations"] == []
-    assert manifest["needs"].partition(">")[0] == RUNTIME[form]
-    assert [each["name"] for each in manifest["outputs"]] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
-    assert manifest["grid"]["tiles"][4] == {"name": "r01_c01", "top": 40, "left": 56}
-    assert (manifest["format"], manifest["model"]) == (form, MAIN[form])
-    calibration = json.loads((finished_run / "calibration.json").read_text())
-    assert manifest["calibration"]["image"] == calibration["image"]
-    assert manifest["run"]["folder"] == str(finished_run.resolve())
-    assert manifest["packages"]["anomalib"].startswith("2.7")
-    assert manifest["checked"]["real_images"] == 2
-    assert manifest["checked"]["largest_difference"] < 1e-4
-    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json", "export.log"}
-    assert "Exporting: tile r00_c00 done, 1 of " in (output / "export.log").read_text()
-    for name, checksum in manifest["files"].items():
-        assert Checksum(**checksum) == Checksum.of(output / name)
 
 
 def test_an_earlier_export_is_not_replaced_unasked(

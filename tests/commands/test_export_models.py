@@ -62,7 +62,8 @@ def test_a_model_that_cannot_be_exported_says_so_at_once(
     configuration = yaml.safe_load((finished_run / "config.yaml").read_text())
     configuration["model"] = {"class_path": f"anomalib.models.{name}", "init_args": {}}
     (run / "config.yaml").write_text(yaml.safe_dump(configuration))
-    shutil.copy(finished_run / "split.csv", run)  # no tile is needed to know
+    for file in ("split.csv", "seals.json"):  # no tile is needed to know
+        shutil.copy(finished_run / file, run)
     assert main(["export", "--ckpt_dir", str(run), "--format", "onnx"]) == 2
     said, support = capsys.readouterr().err, SUPPORT[name]
     assert f"{name} cannot be exported" in said

@@ -296,10 +296,3 @@ def test_plugins_are_listed(install: Install, capsys: Captured) -> None:
     assert ["hook", "run_tested", "listed_factory 1.2", "my_listed_factory", ""] in rows
     broken = ["broken", "", "unloadable_factory 1.2", "my_unloadable_factory", "ZeroDivisionError: division by zero"]
     assert broken in rows
-
-
-def test_help_of_a_stage_of_another_package(install: Install, capsys: Captured) -> None:
-    install("helpful_factory", FACTORY.replace("Bilateral", "Helpful"))
-    with pytest.raises(SystemExit):
-        main(["fit", "--seam_smoothing.help", "Helpful"])
-    assert "Reach in pixels. (type: int, default: 3)" in capsys.readouterr().out

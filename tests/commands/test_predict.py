@@ -231,7 +231,16 @@ def test_no_prediction_is_kept_in_memory(predict: Predict, photographs: Path, mo
 def test_another_threshold_decides_again_without_asking_the_model(
     predict: Predict, photographs: Path, output: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = ["--data", photographs / "bad", photographs / "good_test", "--maps", "npy", "--masks", "--overlays"]
+    data = [
+        "--data",
+        photographs / "bad",
+        photographs / "good_test",
+        "--maps",
+        "npy",
+        "--masks",
+        "--overlays",
+        "--coco",
+    ]
     thresholds = ["--threshold", "1.5", "--pixel_threshold", "q0.9"]
     assert predict(*data) == 0
     calibrated = lines(output)
@@ -245,7 +254,10 @@ def test_another_threshold_decides_again_without_asking_the_model(
         patched.setattr(EnsembleModel, "predict_raw", refuse)
         patched.setattr(loaded_models, "load_tile_model", refuse)
         assert predict(*thresholds) == 0
-    again = lines(output)
+    again, coco = lines(output), json.loads((output / "coco.json").read_text())
+    assert [each["bbox"] for each in coco["annotations"]] == [
+        each["bbox"] for line in again for each in line["regions"]
+    ]
     assert [line["pred_label"] for line in again] == [int(line["pred_score"] > 1.5) for line in calibrated]
     assert sum(line["pred_label"] for line in again) < sum(line["pred_label"] for line in calibrated)
     masks = {path: path.read_bytes() for path in pictures}
@@ -295,20 +307,6 @@ def test_an_anomaly_can_be_a_failure(predict: Predict, new: Path, output: Path) 
     assert predict("--data", new, "--fail_on_anomaly", "--skip_existing") == 4, "those that were there count too"
 
 
-def test_an_image_of_another_shape_is_resized_and_told_once(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("a", "b"):
-        Image.new("RGB", (60, 50)).save(new / f"{name}.png")
-    Image.new("RGB", (300, 224)).save(new / "twice.png")
-    assert predict("--data", new) == 0
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1
-    assert f"{new / 'a.png'} has 50 x 60 pixels (height x width), but the tiles were trained on" in warnings[0]
-    assert "images of 112 x 150. It is resized" in warnings[0]
-    assert [line["image_size"] for line in lines(output)][:2] == [[50, 60]] * 2
-
-
 def test_results_in_the_folder_of_the_images_are_no_images(
     finished_run: Path, new: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,21 +314,6 @@ def test_results_in_the_folder_of_the_images_are_no_images(
     assert main([*common, "--masks"]) == 0
     assert main([*common, "--masks", "--skip_existing"]) == 0
     assert "3 predicted before" in capsys.readouterr().out
-
-
-def test_pictures_do_not_get_among_other_files(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = [output / name / "000.png" for name in ("images", "masks", "maps")]
-    for path in own:
-        path.parent.mkdir(parents=True)
-        shutil.copy(new / "left" / "000.png", path)
-    before = own[0].read_bytes()
-    assert predict("--data", new / "left", "--masks") == 2
-    assert "would overwrite " in capsys.readouterr().err
-    assert [path.read_bytes() for path in own] == [before] * 3
-    assert predict("--data", new / "left", own[0].parent, "--skip_existing") == 0, "nothing is drawn, so it is theirs"
-    assert lines(output)[-1]["image_path"] == str(own[0])
 
 
 def test_a_run_without_output_predicts_into_its_own_folder(finished_run: Path, new: Path, tmp_path: Path) -> None:
@@ -400,14 +383,6 @@ def test_other_calibrations_do_not_mix(
     assert "holds predictions with calibration" in capsys.readouterr().err
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(
-    predict: Predict, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output.touch()
-    assert predict("--data", new) == 2
-    assert "cannot be written: a file is where a folder belongs" in capsys.readouterr().err
-
-
 def test_a_disk_that_is_full_loses_nothing(
     predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,15 +397,6 @@ def test_a_disk_that_is_full_loses_nothing(
     assert "--skip_existing" in said.partition("Resume with: ")[2]
     assert predict("--data", new, "--masks", "--skip_existing") == 0
     assert len(lines(output)) == 3
-
-
-def test_a_run_that_is_not_complete_is_named(
-    predict: Predict, new: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(finished_run, copy := tmp_path / "run")
-    (copy / "tiles" / "r00_c01.json").unlink()
-    assert predict("--data", new, run=copy) == 2
-    assert "lacks 1 tiles: r00_c01. Train them: `anomalib tiled fit --ckpt_dir" in capsys.readouterr().err
 
 
 def test_plugins_are_told_of_each_image(

@@ -13,7 +13,6 @@ import torch
 from anomalib.data import ImageItem
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 
 Predict = Callable[..., int]
@@ -92,23 +91,6 @@ def test_where_every_image_failed_the_same_command_tries_again_and_going_on_forg
     shutil.copy(kept, broken)
     assert predict("--data", broken, good, "--skip_existing") == 0
     assert not (output / "failures.csv").exists()
-
-
-def test_what_failed_before_its_first_result_can_be_begun_again(
-    predict: Predict, new: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EnsembleModel, "predict_raw", fail)
-        assert predict("--data", new) == 130
-    assert (output / "prediction.json").is_file()
-    assert predict("--data", new / "left", "--masks") == 0, "other settings too"
-    assert predicted(output) == ["left/000.png", "left/001.png"]
-    facts = json.loads((output / "prediction.json").read_text())
-    assert (facts["masks"], facts["common"]) == (True, str(new / "left"))
-    assert predict("--data", new / "left", "--masks") == 2
 
 
 def test_a_path_stays_a_path_wherever_it_is_printed(

@@ -295,41 +295,6 @@ def test_two_processes_give_what_one_gives(
     assert checkpoints(run) == checkpoints(finished_run)
 
 
-def test_a_tile_that_fails_does_not_stop_the_others_and_fails_the_command(
-    configure: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail_once(job: TileJob, tile: Tile) -> None:
-        if tile.name == "r00_c00":
-            message = "out of luck"
-            raise RuntimeError(message)
-        train(job)(tile)
-
-    train = pipeline.TrainAndPredict
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "TrainAndPredict", lambda job: partial(fail_once, job))
-        assert main(["fit", "--config", str(configure(**TWO_TILES))]) == 2
-    run = tmp_path / "results" / "Padim" / "photographs" / "v0"
-    assert (
-        "1 tiles could not be trained; all others are done.\nr00_c00: RuntimeError: out of luck"
-        in capsys.readouterr().err
-    )
-    assert main(["status", "--ckpt_dir", str(run)]) == 0
-    assert "failed" in (shown := capsys.readouterr().out)
-    assert "1 of 2 tiles done" in shown
-    assert main(["train", "--ckpt_dir", str(run)]) == 0
-    assert (run / "metrics.json").is_file()
-
-
-def test_the_same_configuration_may_be_given_again(
-    configure: Callable[..., Path], finished_run: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "again"
-    shutil.copytree(finished_run, run)
-    before = (run / "calibration.json").read_bytes()
-    assert main(["fit", "--config", str(configure()), "--ckpt_dir", str(run)]) == 0
-    assert (run / "calibration.json").read_bytes() == before
-
-
 @pytest.mark.slow
 def test_images_that_come_after_the_split_are_pointed_out_with_the_command_that_uses_them(
     configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -386,17 +351,6 @@ def test_without_masks_or_defects(configure: Callable[..., Path], tmp_path: Path
     notes = json.loads((run / "calibration.json").read_text())["notes"]
     assert any("No validation image is anomalous" in note for note in notes) == (without == "abnormal_dir")
     assert len(list((run / "images").rglob("*.png"))) == (8 if without == "mask_dir" else 4)
-
-
-def test_images_of_16_bits_are_pointed_out(
-    configure: Callable[..., Path], photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "deep"
-    shutil.copytree(photographs, root)
-    with Image.open(root / "good" / "000.png") as image:
-        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(root / "good" / "000.png")
-    assert main(["fit", "--config", str(configure(root, **TWO_TILES))]) == 0
-    assert "Note: 1 images have more than 8 bits per channel" in capsys.readouterr().out
 
 
 def test_without_validation_images(

@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torchvision.transforms.v2 import Compose, Lambda, Normalize, RandomHorizontalFlip
+from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip
 
 from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import ClassSpec
@@ -28,7 +28,6 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.merging import Gaussian
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import QuantileThreshold
-from anomalib_tiled.training.workers import LocalWorkers
 
 
 class Kind(Enum):
@@ -96,10 +95,8 @@ class Refusing(Max):
 
 OBJECTS = {
     "stage": (lambda: Gaussian(0.3), {"sigma": 0.3}),
-    "stage without arguments": (Max, {}),
     "keyword argument": (lambda: QuantileThreshold(0.9, every_pixel=True), {"quantile": 0.9, "every_pixel": True}),
     "dataclass": (lambda: AtLeast(0.5, ("a", "b")), {"lowest": 0.5, "names": ["a", "b"]}),
-    "workers": (lambda: LocalWorkers(2, devices=(0, 1)), {"processes": 2, "devices": [0, 1]}),
     "callback": (lambda: EarlyStopping("image_AUROC", mode="max", patience=7), {"mode": "max", "patience": 7}),
     "private attributes": (
         lambda: ModelCheckpoint(train_time_interval=timedelta(minutes=5)),
@@ -124,7 +121,6 @@ OBJECTS = {
         },
     ),
     "model": (lambda: Tiny(4), {"size": 4, "kind": "ROUND", "head": None}),
-    "model with its own parts": (lambda: Tiny(post_processor=PostProcessor()), {"size": 3}),
     "model without a part": (lambda: Tiny(pre_processor=False, evaluator=False), {"pre_processor": False}),
 }
 
@@ -174,10 +170,8 @@ CANNOT_BE_WRITTEN = {
     ),
     "not made again": (lambda: Refusing(1), "none can be built with the arguments that it keeps, {'number': 3}"),
     "function": (lambda: StochasticWeightAveraging(0.01), "its avg_fn is a function, which cannot be written"),
-    "required": (lambda: Lambda(print), "its lambd is a builtin_function_or_method, which cannot be written"),
     "arguments by name": (lambda: Named(colour="red"), "it does not keep its argument options"),
     "tensors": (lambda: nn.Linear(2, 3), "cannot do so for this Linear: it holds tensors"),
-    "metric": (lambda: AUROC(fields=["pred_score", "gt_label"]), "it does not keep its argument prefix"),
     "anything": (lambda: range(3), "scoring must be a value that YAML can hold, .* but is of the type range"),
     "lambda": (lambda: print, "but is of the type builtin_function_or_method"),
 }

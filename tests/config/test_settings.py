@@ -73,7 +73,6 @@ def test_where_the_cache_is(changed: Change, cache: object, folder: Path | None)
         ("seed_everything", 8),
         ("tiling.stride", 3),
         ("model.init_args", {"layers": ["layer2"]}),
-        ("data.class_path", "anomalib.data.MVTecAD"),
         ("trainer.max_epochs", 2),
     ],
 )
@@ -89,12 +88,8 @@ def test_the_training_hash_changes_with_what_decides_training(
     [
         ("default_root_dir", "elsewhere"),
         ("merging", {"class_path": "anomalib_tiled.stages.merging.Mean"}),
-        ("normalization.stage", "tile"),
         ("thresholding.stage", "image"),
-        ("metrics.image", ["AUPR"]),
         ("workers.init_args", {"processes": 2}),
-        ("cache", None),
-        ("visualize", False),
     ],
 )
 def test_the_training_hash_does_not_change_with_anything_else(

@@ -229,12 +229,11 @@ def test_reading_takes_no_memory(split: Split, tmp_path: Path, caplog: pytest.Lo
     for sample in split.samples:
         source.image(sample, slice(0, 1024), slice(0, 1024))
     before = anonymous_memory()
-    for _ in range(10):
+    for _ in range(3):
         for sample in split.samples:
             for tile in grid.tiles:
                 source.image(sample, tile.rows, tile.columns)
-    read = 10 * len(split.samples) * 3 * 1024**2
-    assert read > 300e6
+    assert 3 * len(split.samples) * 3 * 1024**2 > 100e6
     assert anonymous_memory() - before < 10e6
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,15 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from anomalib_tiled.data import cache as cache_module
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache, make, open_source
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.temporary import A_DAY
+from anomalib_tiled.system.temporary import temporary_name
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
-KEYS = "0123456789abcdef01234567", "ffffffffffffffffffffffff"
 WHOLE = slice(0, 8), slice(0, 12)
 
 # Decodes slowly, and notes each decode by a file: <image>.<process>.
@@ -122,7 +119,7 @@ def test_one_that_is_killed_is_taken_over_by_the_one_that_waits(split: Split, im
     with programs(image_folder, 2) as started:
         wait_until(lambda: len(decodes(image_folder)) >= 2)
         (left,) = half_done()
-        first = next(each for each in started if f".{each.pid}." in left.name)
+        first = next(each for each in started if f"-{each.pid}-" in left.name)
         first.kill()
         first.wait()
         (second,) = [each for each in started if each is not first]
@@ -182,40 +179,10 @@ def test_a_folder_of_another_machine_that_was_faster_is_kept(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_killed_processes_of_this_machine_left_half_done_is_removed(tmp_path: Path) -> None:
-    running = str(os.getppid())  # as in another container with the same name
-    half_done = [tmp_path / f".{key}.{platform.node()}.{running}.tmp" for key in KEYS]
-    for folder in half_done:
-        folder.mkdir()
-    cache_module._clean_up(tmp_path / KEYS[0])
-    assert list(tmp_path.iterdir()) == half_done[1:], "another process may be filling the other one"
-
-
-@pytest.mark.parametrize("name", [f".{KEYS[0]}.another.machine.12.tmp", f".{KEYS[1]}.{platform.node()}.12.tmp"])
-def test_what_others_left_half_done_is_removed_once_nothing_in_it_has_changed_for_a_day(
-    tmp_path: Path, name: str
-) -> None:
-    half_done, before = tmp_path / name, time.time() - A_DAY
-    half_done.mkdir()
-    (half_done / "image_r00_c00.npy").touch()
-    for written, stays in ((before + 60, True), (before - 60, False)):
-        os.utime(half_done / "image_r00_c00.npy", (written, written))
-        os.utime(half_done, (1, 1))
-        cache_module._clean_up(tmp_path / KEYS[0])
-        assert half_done.exists() == stays
-
-
-def test_other_folders_are_left_alone(tmp_path: Path) -> None:
-    for name in (".tmp", ".download.12.tmp", f".{KEYS[0]}.tmp", f"{KEYS[0]}.host.12.tmp", KEYS[1]):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (1, 1))
-    cache_module._clean_up(tmp_path / KEYS[0])
-    assert len(list(tmp_path.iterdir())) == 5
-
-
 def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / KEYS[0]
-    dead = tmp_path / f".{KEYS[0]}.{platform.node()}.999999999.tmp"
+    folder = tmp_path / "key"
+    name = temporary_name("another key")
+    dead = tmp_path / name.replace(f"-{os.getpid()}-", "-999999999-")
     dead.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if dead.exists() else 10))
     make(folder, lambda temporary: None, is_made=lambda: False, needed=10)

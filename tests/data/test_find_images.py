@@ -99,15 +99,15 @@ def test_blanks_in_a_list_belong_to_the_names_where_such_files_exist(folder: Pat
         ("empty", "There must be images in .*empty or its subfolders, but there are none. Use one of .apng, .avif"),
         (
             "gone.png",
-            "--data must name files or folders that exist and can be read, but .*gone.png does not, or cannot",
+            r"--data must name files or folders that exist, but there is no .*gone\.png\. Correct the name, or the",
         ),
         ("*.gif", r"No image matches \*.gif. Quote it to keep"),
         ("-", "--data - reads a list with one image in each line from standard input, which is empty or closed"),
         ("out", "--data must name images apart from the pictures of predictions in .*out/images, .*out/masks"),
         ("", "--data must name files or folders, but one name is empty. Check for an unset shell"),
-        ("~nobody_has_this_name/1.png", "that exist and can be read, but .*/data/~nobody_has_this_name/1.png does not"),
-        (f"{'long' * 100}.png", "that exist and can be read, but .*long.png does not"),
-        ("round", "that exist and can be read, but .*/data/round does not"),
+        ("~nobody_has_this_name/1.png", "that exist, but there is no .*/data/~nobody_has_this_name/1.png"),
+        (f"{'long' * 100}.png", "that exist, but there is no .*long.png"),
+        ("round", "that exist, but there is no .*/data/round"),
     ],
 )
 def test_nothing_found_is_an_error(folder: Path, given: str, message: str) -> None:
@@ -178,7 +178,7 @@ def test_an_unreadable_folder_is_not_passed_over_in_silence(
         assert found(shared_folder, str(shared_folder)) == ["1.png", "other/3.png", "inner"]
         with pytest.raises(DataError, match=r"inner cannot be read \(Permission denied\)"):
             size_of(shared_folder / "inner")
-        with pytest.raises(DataError, match=r"that exist and can be read, but .*/inner/2\.png does not, or cannot"):
+        with pytest.raises(DataError, match=r"that exist, but there is no .*/inner/2\.png\. "):
             found(shared_folder, str(shared_folder / "inner" / "2.png"))
 
 

@@ -17,7 +17,7 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, Truth
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.tile_model import TilePrediction
@@ -184,18 +184,6 @@ def test_normalized_tiles_keep_their_order_when_images_are_thresholded() -> None
     final = ensemble.decide(replace(raw, scores=line)).pred_score
     assert (final.diff() > 0).all()
     assert (float(final[0]), float(final[-1])) == (0, 1)
-
-
-def test_any_tile_makes_an_anomalous_image_and_pixel() -> None:
-    low, high = Learned(0.5, None), Learned(9.0, None)
-    levels = {tile.name: Level(high, high) for tile in OVERLAPPING.tiles} | {"r00_c01": Level(low, low)}
-    stages = replace(STAGES, normalize_at="none", threshold_at="tile")
-    prediction = make_ensemble(stages, grid=OVERLAPPING, calibration=Calibration(tiles=levels))(torch.ones(1, 3, 8, 12))
-    covered = torch.zeros(8, 12, dtype=torch.bool)
-    tile = OVERLAPPING.tile("r00_c01")
-    covered[tile.rows, tile.columns] = True
-    assert prediction.pred_label.tolist() == [True]
-    assert torch.equal(prediction.pred_mask[0, 0], covered)
 
 
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), [("tile", "tile"), ("none", "image")])

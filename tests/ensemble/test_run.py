@@ -35,8 +35,6 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.training.preparation import prepare
 
-NewRunFolder = Callable[[Path, Settings], RunFolder]
-
 Arguments = dict[str, Any]
 
 
@@ -61,7 +59,10 @@ def arguments(image_folder: Path) -> Arguments:
 
 @pytest.fixture
 def folder(
-    configuration: dict[str, object], arguments: Arguments, image_folder: Path, new_run_folder: NewRunFolder
+    configuration: dict[str, object],
+    arguments: Arguments,
+    image_folder: Path,
+    make_run: Callable[[Path, Settings], RunFolder],
 ) -> RunFolder:
     """Folder of a run before its first tile."""
     changes = {
@@ -71,7 +72,7 @@ def folder(
         "cache": {"directory": str(image_folder / "cache")},
         "thresholding": {**configuration["thresholding"], "stage": "image"},
     }
-    run = new_run_folder(image_folder / "runs", Settings.from_mapping(configuration | changes))
+    run = make_run(image_folder / "runs" / "v0", Settings.from_mapping(configuration | changes))
     split_once(Folder(**arguments)).write(run.split_file)
     run.note_checksum(run.split_file)
     return run

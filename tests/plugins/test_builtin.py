@@ -12,7 +12,6 @@ from anomalib_tiled.plugins import builtin
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
-from anomalib_tiled.training.workers import LocalWorkers
 
 NAMES = {
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
@@ -89,9 +88,3 @@ def test_only_the_threshold_that_you_give_has_to_be_given(documented: type) -> N
     assert required == (["value"] if documented is thresholding.ManualThreshold else [])
     made = documented(**dict.fromkeys(required, 0.5))
     assert {name: getattr(made, name) for name in required} == dict.fromkeys(required, 0.5)
-
-
-def test_docstrings_are_read_as_they_are_written() -> None:
-    assert list(described(merging.Gaussian)) == ["sigma"]
-    assert described(LocalWorkers)["processes"].startswith("Number of tiles")
-    assert described(merging.Mean) == {}

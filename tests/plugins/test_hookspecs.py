@@ -44,14 +44,6 @@ def test_a_hook_registers_a_kind_or_is_told_what_happened() -> None:
     assert sorted([*(kind.hook for kind in STAGE_KINDS), *EVENT_HOOKS]) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", [kind.hook for kind in STAGE_KINDS])
-def test_a_hook_is_used_by_the_built_in_stages(name: str, manager: pluggy.PluginManager) -> None:
-    (classes,) = getattr(manager.hook, name)()
-    assert classes
-    assert all(inspect.isclass(each) for each in classes)
-    assert len({each.__name__ for each in classes}) == len(classes), "a name stands for one class"
-
-
 @EACH
 def test_a_hook_is_implemented_and_documented_by_the_package(name: str, manager: pluggy.PluginManager) -> None:
     (implementation,) = getattr(manager.hook, name).get_hookimpls()

@@ -181,11 +181,6 @@ def test_what_goes_wrong_meanwhile_is_raised_in_the_end_or_with_the_next_batch(
         draw_meanwhile(tmp_path / "drawn", [tmp_path / "gone.png", *images][:batches])
 
 
-def test_the_common_folder_of_one_image_is_its_own() -> None:
-    assert common_folder([Path("/data/a/1.png")]) == Path("/data/a")
-    assert common_folder([Path("/data/a/1.png"), Path("/data/ab/1.png")]) == Path("/data")
-
-
 @pytest.mark.parametrize("name", ["../../archive/1.png", "a/../../b/1.png"])
 def test_whatever_leads_to_an_image_its_picture_is_below_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -226,12 +221,6 @@ def test_the_common_folder_of_a_whole_folder_does_not_depend_on_where_images_are
     for several in (["in/a", "in"], ["in", "in/a"]):
         assert common_folder([tmp_path / "in/a/1.png"], given_folders(several)) == tmp_path / "in"
     assert common_folder([tmp_path / "other/deep/1.png"], given) == tmp_path / "other/deep"
-
-
-def test_the_same_for_a_folder_below(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path, Path("/data"), stretch=True).below("masks")
-    assert pictures == Pictures(tmp_path / "masks", Path("/data"), stretch=True)
-    assert pictures.path_of(Path("/data/a/1.png")) == tmp_path / "masks" / "a" / "1.png"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 400), (640, 480)])

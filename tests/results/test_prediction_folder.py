@@ -206,6 +206,13 @@ def test_failures_of_images_that_are_not_tried_again_stay(folder: PredictionFold
     assert failures(folder)[1:] == [[other, "is damaged"], ["a.png", "is gone"]]
 
 
+def test_a_list_of_failures_that_was_changed_is_named(folder: PredictionFolder) -> None:
+    folder.failures_file.write_text(f"image_path,error\n{'a' * 200_000},is damaged\n")
+    message = r"failures\.csv must be a list of images that failed, but was changed \(field larger .*\)\. Move it away"
+    with pytest.raises(RunFolderError, match=message):
+        folder.forget_failures({"b.png"})
+
+
 def test_regions_in_the_form_of_coco(folder: PredictionFolder) -> None:
     folder.write_coco()
     coco = json.loads(folder.coco_file.read_text())

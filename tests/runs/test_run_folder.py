@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import yaml
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
@@ -15,8 +16,6 @@ from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.temporary import temporary_name
-
-NewRunFolder = Callable[[Path, Settings], RunFolder]
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
 FIRST, SECOND = GRID.tiles
@@ -30,23 +29,13 @@ def settings(configuration: dict[str, object]) -> Settings:
 
 
 @pytest.fixture
-def run(tmp_path: Path, settings: Settings, new_run_folder: NewRunFolder) -> RunFolder:
-    return new_run_folder(tmp_path, settings)
+def run(tmp_path: Path, settings: Settings, make_run: Callable[[Path, Settings], RunFolder]) -> RunFolder:
+    return make_run(tmp_path / "v0", settings)
 
 
 def trained(run: RunFolder, record: TileRecord) -> None:
     run.write_record(FIRST, record)
     run.checkpoint(FIRST).touch()
-
-
-def test_runs_are_numbered_and_the_latest_is_linked(
-    tmp_path: Path, settings: Settings, new_run_folder: NewRunFolder
-) -> None:
-    runs = [new_run_folder(tmp_path / "Padim" / "tiny", settings) for _ in range(3)]
-    assert [run.path.name for run in runs] == ["v0", "v1", "v2"]
-    latest = tmp_path / "Padim" / "tiny" / "latest"
-    assert latest.readlink() == Path("v2"), "a relative link, so that the folder can be moved"
-    assert RunFolder.open(latest) == runs[-1]
 
 
 def test_a_run_keeps_its_configuration(run: RunFolder, settings: Settings) -> None:
@@ -63,56 +52,32 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["logs", "tiles", "raw", "images", "predictions"])
+@pytest.mark.parametrize("name", ["logs", "predictions"])
 def test_a_folder_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (run.path / name).symlink_to(tmp_path / "home")
     with pytest.raises(RunFolderError, match=rf"{name} must be a folder, but is a link that leads out .* to .*home\."):
-        RunFolder.open(tmp_path / "latest")
+        RunFolder.open(run.path)
     (run.path / name).unlink()
     (run.path / "inside").mkdir()
     (run.path / name).symlink_to("inside")
-    assert RunFolder.open(tmp_path / "latest") == run
+    assert RunFolder.open(run.path) == run
 
 
-PERMISSIONS = r"Change its permissions, or those of the folders that it lies in\."
-
-
-def test_a_run_that_must_not_be_looked_into(
-    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
+def test_what_must_not_be_read_is_named(
+    shared_folder: Path, settings: Settings, forbidden: Forbid, make_run: Callable[[Path, Settings], RunFolder]
 ) -> None:
-    run = new_run_folder(shared_folder / "runs", settings)
-    for path in (shared_folder / "runs", run.path):
-        with (
-            forbidden(path),
-            pytest.raises(RunFolderError, match=f"{run.path} cannot be read: .*denied. {PERMISSIONS}"),
-        ):
-            RunFolder.open(run.path)
-
-
-def test_files_of_a_run_that_must_not_be_read(
-    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
-) -> None:
-    run = new_run_folder(shared_folder, settings)
+    run = make_run(shared_folder / "runs" / "v0", settings)
     run.split_file.write_text("subset\n")
     run.note_checksum(run.split_file)
     for path, read in {
+        run.path.parent: lambda: RunFolder.open(run.path),
         run.config_file: run.settings,
         run.split_file: lambda: run.read(run.split_file, ""),
         run.checksums_file: lambda: run.read(run.split_file, ""),
     }.items():
-        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*[Pp]ermission"):
+        with forbidden(path), pytest.raises(RunFolderError, match=rf"{path}.* cannot be read.*ermission"):
             read()
-
-
-def test_a_file_in_a_folder_that_must_not_be_looked_into(
-    shared_folder: Path, settings: Settings, forbidden: Forbid, new_run_folder: NewRunFolder
-) -> None:
-    run = new_run_folder(shared_folder, settings)
-    (run.path / "tiles").mkdir()
-    run.checkpoint(FIRST).touch()
-    with forbidden(run.path / "tiles"), pytest.raises(RunFolderError, match=f"ckpt cannot be read: .* {PERMISSIONS}"):
-        run.read(run.checkpoint(FIRST), "")
 
 
 def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
@@ -121,12 +86,7 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
-DATE = "seed_everything: 2024-13-45"
-
-
-@pytest.mark.parametrize(
-    "content", [b"tiling: [", b"", b"tilling: {}", b"just text", "model: ü".encode("utf-16"), b"m: \xfc", DATE.encode()]
-)
+@pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
     with pytest.raises(RunFolderError) as raised:
@@ -155,25 +115,11 @@ def test_a_tile_that_was_trained_with_another_configuration(run: RunFolder, sett
         run.missing(GRID, settings)
 
 
-def test_a_damaged_record(run: RunFolder, settings: Settings) -> None:
-    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
-    run.record_file(FIRST).write_text('{"seconds": 1.')
-    with pytest.raises(RunFolderError, match=r"r00_c00.json cannot be read as JSON"):
-        run.is_done(FIRST, run.settings().training_hash)
-
-
 def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settings) -> None:
     assert run.threads(GRID) is None
     run.write_record(SECOND, TileRecord(1.5, 1, settings.training_hash, EMPTY, threads=3))
     assert run.threads(GRID) == 3
     assert run.record(SECOND).threads == 3
-
-
-def test_a_record_of_a_time_when_threads_were_not_noted(run: RunFolder) -> None:
-    write_json(run.record_file(FIRST), {"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": vars(EMPTY)})
-    assert run.threads(GRID) is None
-    run.write_record(SECOND, TileRecord(1.5, 1, "", EMPTY, threads=3))
-    assert run.threads(GRID) == 3
 
 
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
@@ -183,16 +129,6 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
     assert run.failure(SECOND) is None
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert run.failure(FIRST) is None
-
-
-def test_a_checkpoint_that_was_cut_short_is_named(run: RunFolder, settings: Settings) -> None:
-    trained(run, TileRecord(1.5, 1, settings.training_hash, Checksum(1000, "0")))
-    message = (
-        rf"r00_c00.ckpt had 1000 bytes when it was finished, and has 0 now. Train the tile again: "
-        rf"`anomalib tiled fit --ckpt_dir {run.path} --tiles r00_c00`."
-    )
-    with pytest.raises(RunFolderError, match=message):
-        run.missing(GRID, settings)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
@@ -245,25 +181,13 @@ def test_what_killed_commands_have_left_is_removed(run: RunFolder, settings: Set
         for name in (dead, alive):
             (run.path / folder / name).touch()
     (run.path / "tiles" / dead.replace("any", "r00_c01") / "lightning").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / dead).touch()
+    (run.path / "raw" / "linked").symlink_to(tmp_path / "home")
     run.clean_up()
+    assert (tmp_path / "home" / dead).is_file()
     assert {path.name for path in run.path.rglob(".*.tmp")} == {alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json", alive}
-
-
-def test_what_others_have_left_is_not_removed(run: RunFolder, tmp_path: Path) -> None:
-    """As if the folders were those of the user."""
-    (run.path / "tiles" / ".ssh").mkdir(parents=True)
-    (tmp_path / "home").mkdir()
-    run.predictions.mkdir()
-    (run.predictions / "evil").symlink_to(tmp_path / "home")
-    dead = temporary_name("any").replace(f"-{os.getpid()}-", "-999999999-")
-    kept = [run.path / "tiles" / ".bashrc", tmp_path / "home" / dead, run.predictions / ".draft.tmp"]
-    for path in kept:
-        path.touch()
-        os.utime(path, (1, 1))
-    run.clean_up()
-    assert all(path.is_file() for path in kept)
-    assert (run.path / "tiles" / ".ssh").is_dir()
 
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
@@ -272,15 +196,11 @@ def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     run.split_file.write_text("subset\n")
     with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv. Look at it."):
         run.read(run.split_file, "Look at it.")
-    for checksum in (7, {}, {"size": 7}, {"size": 7, "sha256": "", "more": 1}):
-        write_json(run.checksums_file, {run.split_file.name: checksum})
-        with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
-            run.read(run.split_file, "")
+    write_json(run.checksums_file, {run.split_file.name: {"size": 7}})
+    with pytest.raises(RunFolderError, match=r"seals.json has no checksum of split.csv"):
+        run.read(run.split_file, "")
     run.note_checksum(run.split_file)
     run.read(run.split_file, "All is well.")
-    write_json(run.calibration_file, {})
-    run.note_checksum(run.calibration_file)
-    run.read(run.split_file, "Both are known.")
     run.split_file.write_text("subsets\n")
     with pytest.raises(RunFolderError, match=r"split.csv had 7 bytes when it was finished, and has 8 now. Restore it."):
         run.read(run.split_file, "Restore it.")
@@ -303,21 +223,10 @@ def test_names_of_files(run: RunFolder) -> None:
     assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
 
 
-@pytest.mark.parametrize("tile_size", ["[64]", "[64, 64.0]", "null"])
-def test_a_size_that_is_none_is_named_with_the_file(run: RunFolder, tile_size: str) -> None:
-    content = yaml.safe_load(run.config_file.read_text())
-    content["tiling"]["tile_size"] = yaml.safe_load(tile_size)
-    run.config_file.write_text(yaml.safe_dump(content))
-    message = (
-        r"config.yaml cannot be used any more: tiling.tile_size must be a whole number of pixels, or \[height, width"
-    )
-    with pytest.raises(RunFolderError, match=message):
-        run.settings()
-
-
 def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
     run.split_file.touch()
     run = run.path
+    (run.parent / "latest").symlink_to(run)
     for path, reason in {
         run: "is",
         run.parent / "latest": "is",
@@ -331,3 +240,55 @@ def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
             check_output(path)
     for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
         check_output(path)
+
+
+@pytest.mark.parametrize(("text", "held"), [("", "nothing"), ("- 1", r"\[1\]")])
+def test_a_configuration_without_settings_is_named(run: RunFolder, text: str, held: str) -> None:
+    run.config_file.write_text(text)
+    with pytest.raises(RunFolderError, match=rf"must hold settings by their names, but holds {held}\. Restore it"):
+        run.settings()
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A run folder with results of a test, and other files."""
+    for name in ("metrics.json", "scores.csv", "tiles.csv", "calibration.json", "images/0.png", "images/bad/0.jpg.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_results_are_removed_and_it_is_said(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        RunFolder(measured).remove_results()
+    assert [path.name for path in measured.iterdir()] == ["calibration.json"]
+    assert caplog.messages == [
+        f"Removing the results of the last test, which are of other models or stages, from {measured}."
+    ]
+
+
+def test_results_that_cannot_be_removed_are_told_of(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (measured / "metrics.json").unlink()
+    (measured / "metrics.json").mkdir()
+    RunFolder(measured).remove_results()
+    assert "could not be removed, and are of other models or stages" in caplog.text
+
+
+def test_what_else_lies_among_pictures_stays(measured: Path) -> None:
+    (measured / "images" / "bad" / "notes.txt").touch()
+    RunFolder(measured).remove_results()
+    assert [path.name for path in (measured / "images").rglob("*")] == ["bad", "notes.txt"]
+
+
+def test_folders_elsewhere_that_there_are_links_to_stay_as_they_are(
+    measured: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "0.png").touch()
+    for name in ("images/linked", "images"):
+        if name == "images":
+            shutil.rmtree(measured / name)
+        (measured / name).symlink_to(elsewhere, target_is_directory=True)
+        RunFolder(measured).remove_results()
+    assert list(elsewhere.iterdir()) == [elsewhere / "0.png"]

@@ -46,10 +46,20 @@ def test_the_link_is_that_of_the_newest_folder(tmp_path: Path) -> None:
     assert not any((tmp_path / "runs").iterdir())
 
 
+def test_after_an_error_the_folder_is_removed_though_it_was_published(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    with pytest.raises(KeyboardInterrupt), new_version(tmp_path) as new:  # noqa: PT012  # fails after that
+        new.publish()
+        assert (tmp_path / "latest").resolve() == tmp_path / "v1"
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["latest", "v0"]
+    assert (tmp_path / "latest").readlink() == Path(first.name), "a relative link, so that the folder can be moved"
+
+
 def test_other_folders_are_no_versions(tmp_path: Path) -> None:
-    for name in ("v7", "v8.old", "vx", "8", ".vscode"):
+    for name in ("v9", "v10", "v11.old", "vx", "12", ".vscode"):
         (tmp_path / name).mkdir()
-    assert make(tmp_path).name == "v8"
+    assert make(tmp_path).name == "v11"
     assert (tmp_path / ".vscode").is_dir()
 
 

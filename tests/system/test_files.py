@@ -51,12 +51,6 @@ def test_a_file_where_a_folder_belongs(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "any.txt", "text")
 
 
-def test_a_failed_text_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "any.txt", "\ud800")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_missing_json_file(tmp_path: Path) -> None:
     with pytest.raises(
         RunFolderError, match=r"any\.json is missing\. Finish the run with `anomalib tiled fit --ckpt_dir`"

@@ -13,15 +13,7 @@ from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.os_errors import full_disk, is_full, is_of_system, readable, refusal, storage_errors
 
 RUN = Path("/run/config.yaml")
-NUMBERS = (
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ELOOP,
-    errno.EMFILE,
-    errno.ENOSPC,
-)
+NUMBERS = (errno.EACCES, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENOSPC)
 SENTENCE = r"[A-Z`][^.]*\.( [A-Z][^.]*\.)?"
 
 

@@ -27,12 +27,6 @@ def test_it_comes_out_as_an_interrupt() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_afterwards_it_is_as_before() -> None:
-    with raised_when_terminated():
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
 def test_who_listens_already_goes_on_to() -> None:
     def listen(number: int, frame: object) -> None:
         heard.append(number)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -15,9 +13,6 @@ from anomalib_tiled.training.attempts import Failures
 from anomalib_tiled.training.worker_pool import KilledError, UnsentError, WorkerError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
-
-
-NewRunFolder = Callable[[Path, Settings], RunFolder]
 
 
 def after(*errors: Exception, keep_going: bool = False) -> Failures:
@@ -65,8 +60,6 @@ def test_the_reason_names_the_error() -> None:
 
 
 @pytest.mark.parametrize(("tiles", "done"), [((ONE, TWO, THREE), "all others are done"), ((ONE, TWO), "none is done")])
-def test_the_heading_says_what_is_done(
-    settings: Settings, tmp_path: Path, tiles: tuple[Tile, ...], done: str, new_run_folder: NewRunFolder
-) -> None:
-    said = after(ValueError("a"), ValueError("b")).message(new_run_folder(tmp_path, settings), tiles, left=2)
+def test_the_heading_says_what_is_done(tmp_path: Path, tiles: tuple[Tile, ...], done: str) -> None:
+    said = after(ValueError("a"), ValueError("b")).message(RunFolder(tmp_path), tiles, left=2)
     assert said.startswith(f"2 tiles could not be trained; {done}.\n")

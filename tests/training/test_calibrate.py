@@ -30,8 +30,6 @@ from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 
-NewRunFolder = Callable[[Path, Settings], RunFolder]
-
 COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
 
@@ -61,12 +59,11 @@ def run(
     image_folder: Path,
     brightness: Make,
     monkeypatch: pytest.MonkeyPatch,
-    new_run_folder: NewRunFolder,
 ) -> Run:
     """A run as if all of its tiles were trained."""
     changes = {"trainer": {"accelerator": "cpu"}, "thresholding": configuration["thresholding"] | {"stage": "image"}}
     settings = Settings.from_mapping(configuration | changes)
-    folder, grid = new_run_folder(image_folder / "runs", settings), grid_of(settings.tiling)
+    folder, grid = RunFolder(image_folder / "runs" / "v0"), grid_of(settings.tiling)
     monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
     monkeypatch.setattr(
         TileJob, "checkpoint_is_complete", property(lambda _: False)
