@@ -15,7 +15,6 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,18 +47,6 @@ def no_early_fork_server() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported_modules_are_not_searched_for_garbage() -> Iterator[None]:
-    """Each fit and each tile collects garbage: a tenth of a second, unless what is imported stays out of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "anomalib_tiled.system.allocation.gc", SimpleNamespace(collect=gc.collect, freeze=gc.freeze, unfreeze=int)
-        )
-        gc.freeze()
-        yield
-        gc.unfreeze()
 
 
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)

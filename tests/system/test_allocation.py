@@ -76,8 +76,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert not keep_freed_memory()
 
 
-def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocation, "gc", gc)
+def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended() -> None:
     with suppress(RuntimeError), long_lived_kept_apart():
         assert gc.get_freeze_count() > 1000
         raise RuntimeError
