@@ -53,6 +53,10 @@ CHECKSUMS = "checksums.npy"
 class PixelSource(Protocol):
     """Where pixels come from: a cache, or the files themselves."""
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the decoded files, and of how they are cut; ``None`` if reading a tile decodes its image."""
+
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of an image, shape (rows, columns, 3)."""
 
@@ -71,6 +75,11 @@ class DecodedFiles:
 
     image_size: Size
     has_masks: bool
+
+    @property
+    def fingerprint(self) -> None:
+        """``None``: a tile cannot be read without decoding its image."""
+        return None
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Decode the image and give a rectangle of it, shape (rows, columns, 3)."""
@@ -111,6 +120,11 @@ class ImageCache:
     images: tuple[Path, ...] = field(repr=False)
     masks: tuple[tuple[Path, ...], ...] = field(repr=False)
     versions: list[Version] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the folder."""
+        return self.folder.name
 
     @property
     def bytes(self) -> int:
@@ -205,7 +219,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         return cache
     if not build:
         return decoded
-    make(folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes)
+    make_folder(folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes)
     return cache if cache.open() else decoded
 
 
@@ -228,7 +242,7 @@ def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | 
     return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.uint8)
 
 
-def make(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
+def make_folder(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:
     """Fill a folder with a temporary name and rename it when it is complete.
 
     If another process makes the same folder, this one waits, and takes over if the other is killed.

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.tiling import grid_of
-from anomalib_tiled.data.cache import ImageCache, open_source
+from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.tile_dataset import Images
@@ -103,7 +103,7 @@ class Run:
             DataError: An image cannot be decoded.
             StorageError: The cache does not fit on the disk.
         """
-        if isinstance(self.source, ImageCache):
+        if self.source.fingerprint is not None:
             return self
         return replace(self, source=open_source(self.split, self.grid, self.settings.cache_directory))
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_tiled.data.cache import ImageCache
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
@@ -110,15 +109,14 @@ class PredictionJob:
     @property
     def is_tile_by_tile(self) -> bool:
         """Whether a tile can be read without the rest of its image."""
-        return self.images.augmentations is None and isinstance(self.images.source, ImageCache)
+        return self.images.augmentations is None and self.images.source.fingerprint is not None
 
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
         job, images = self.job, self.images
-        cache = cast("ImageCache", images.source).folder.name  # a fingerprint of the files, and of how they are cut
         code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
-        content = [cache, [str(sample.image_path) for sample in images.samples], *code]
+        content = [images.source.fingerprint, [str(sample.image_path) for sample in images.samples], *code]
         return sha256(json.dumps(content).encode()).hexdigest()
 
     @property

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from anomalib_tiled.data.cache import DecodedFiles, ImageCache, make, open_source
+from anomalib_tiled.data.cache import DecodedFiles, ImageCache, make_folder, open_source
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import StorageError
 from anomalib_tiled.grid import Size, TileGrid
@@ -152,7 +152,7 @@ def test_whoever_comes_second_waits(tmp_path: Path, caplog: pytest.LogCaptureFix
         (temporary / "index.json").write_text("{}")
 
     def work() -> None:
-        make(folder, fill, is_made=(folder / "index.json").is_file, needed=0)
+        make_folder(folder, fill, is_made=(folder / "index.json").is_file, needed=0)
 
     threads = [Thread(target=work), Thread(target=work)]
     threads[0].start()
@@ -174,7 +174,7 @@ def test_a_folder_of_another_machine_that_was_faster_is_kept(tmp_path: Path) -> 
         folder.mkdir()
         (folder / "index.json").write_text("theirs")
 
-    make(folder, fill, is_made=(folder / "index.json").is_file, needed=0)
+    make_folder(folder, fill, is_made=(folder / "index.json").is_file, needed=0)
     assert (folder / "index.json").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -185,6 +185,6 @@ def test_the_room_of_what_is_removed_counts(tmp_path: Path, monkeypatch: pytest.
     dead = tmp_path / name.replace(f"-{os.getpid()}-", "-999999999-")
     dead.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if dead.exists() else 10))
-    make(folder, lambda temporary: None, is_made=lambda: False, needed=10)
+    make_folder(folder, lambda temporary: None, is_made=lambda: False, needed=10)
     with pytest.raises(StorageError, match=r"needs 0.0 MB in .* but only 0.0 MB are free\. Make room"):
-        make(folder, pytest.fail, is_made=lambda: False, needed=11)
+        make_folder(folder, pytest.fail, is_made=lambda: False, needed=11)

@@ -43,6 +43,7 @@ class Counting:
 
     source: PixelSource
     read: Counter[Path]
+    fingerprint: str | None = None
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray:
         self.read[sample.image_path] += 1

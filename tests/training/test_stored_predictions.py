@@ -17,21 +17,23 @@ from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import grid_of
-from anomalib_tiled.data.cache import DecodedFiles, open_source
+from anomalib_tiled.data.cache import DecodedFiles, PixelSource, open_source
 from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
-from anomalib_tiled.grid import Tile
+from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
-from anomalib_tiled.training.stored_predictions import lazy_predictions, predict_trained
+from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
 from anomalib_tiled.training.workers import LocalWorkers
 
 Make = Callable[[float], AnomalibModule]
@@ -274,6 +276,34 @@ def test_images_that_cannot_be_read_tile_by_tile_are_predicted_whole(run: Run, h
         run = replace(run, source=DecodedFiles(run.grid.image_size, run.split.has_masks))
     assert_equal(passed(run), expected)
     assert not run.folder.predictions.exists()
+
+
+@dataclass(frozen=True)
+class OtherFormat:
+    """A format of the image cache that nothing but its own class knows."""
+
+    decoded: DecodedFiles
+    fingerprint: str
+
+    def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
+        return self.decoded.image(sample, rows, columns)
+
+    def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
+        return self.decoded.mask(sample, rows, columns)
+
+
+def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(split: Split, grid: TileGrid, _: Path | None, *, build: bool = True) -> PixelSource:
+        return OtherFormat(DecodedFiles(grid.image_size, split.has_masks), "other")
+
+    monkeypatch.setattr("anomalib_tiled.ensemble.run.open_source", opened)
+    expected, cached = whole(run), run.job
+    run = replace(run, source=DecodedFiles(run.grid.image_size, run.split.has_masks)).with_cache()
+    assert run.with_cache() is run, "it is a cache already"
+    assert_equal(passed(run), expected)
+    kept = PredictionJob(run.job, "test", run.folder.predictions).kept.folder
+    assert kept.is_dir()
+    assert kept != PredictionJob(cached, "test", run.folder.predictions).kept.folder, "of other pixels, for all it knows"
 
 
 def outcomes(train: Callable[[Sequence[Tile], TrainTile], Iterator[Outcome]]) -> Callable[..., Iterator[Outcome]]:
