@@ -85,4 +85,4 @@ def allowed_names(given: str, allowed: Iterable[str]) -> str:
     folded = {name.casefold(): name for name in names}
     nearest = get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
     suggestion = f"Did you mean {folded[nearest[0]]!r}? " if nearest else ""
-    return f"{suggestion}Allowed: {', '.join(names)}." if names else "None is allowed."
+    return f"{suggestion}Allowed: {', '.join(names)}." if names else "No name is allowed."

@@ -309,7 +309,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``prepare`` make runs without the checks that take most of its time, which have tests of their own."""
     from anomalib_tiled.training import preparation  # slow
 
-    for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
+    for name in ("_check_settings", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
         monkeypatch.setattr(preparation, name, lambda *_, **__: ())
 
 

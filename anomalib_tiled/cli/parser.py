@@ -36,6 +36,21 @@ UNKNOWN = (
 NO_CLASS = r'(?s).*Parser key "(\S+)":.*Expected a dot import path string: (\S*)'
 """Message of jsonargparse about a name that no imported class has."""
 
+IN_WORDS = {
+    "bool": "true or false",
+    "dict": "settings by name",
+    "dot import path string": "the dotted path of a class",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "str": "text",
+    "tuple": "a list",
+}
+"""What a value of a type looks like in YAML."""
+
+ONE_OF = r"(?:typing\.Literal\[|member of <enum '\w+'>: \{)(?P<names>[^\]}]*)[\]}]"
+"""How jsonargparse lists the names that a setting takes."""
+
 NOISE = (
     "- Does not validate",
     "- Expected a <class 'NoneType'>",
@@ -59,6 +74,15 @@ class Parser(ArgumentParser):
     def __init__(self, **options: Plain) -> None:
         # _files_first and commands look for whole names, and would miss an abbreviated --config or --ckpt_dir.
         super().__init__(**{"allow_abbrev": False, **options})
+        self.class_name = ""
+
+    def add_class_arguments(  # type: ignore[override]
+        self, theclass: type, nested_key: str | None = None, **options: Plain
+    ) -> list[str]:
+        """Add the arguments of a class; a parser that takes nothing else names the class in its errors."""
+        if nested_key is None:
+            self.class_name = theclass.__name__
+        return super().add_class_arguments(theclass, nested_key, **options)
 
     def parse_args(self, args: Sequence[str], *arguments: Plain, **options: Plain) -> Namespace:  # type: ignore[override]
         """Parse arguments; options override files, in any order."""
@@ -129,8 +153,8 @@ def _in_our_form(text: str) -> str:
     return str(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _explained(parser: ArgumentParser, message: str) -> str:
-    """Say what is wrong in jsonargparse's words; where a name does not exist, name the allowed ones."""
+def _explained(parser: Parser, message: str) -> str:
+    """Say what is wrong; where a name does not exist, name the allowed ones."""
     if unknown := re.search(UNKNOWN, message):
         return _unknown_setting(parser, ".".join(filter(None, unknown.groups())))
     if (missing := re.search(NO_CLASS, message)) and (names := _classes_for(missing[1])):
@@ -140,10 +164,25 @@ def _explained(parser: ArgumentParser, message: str) -> str:
         return f"There is no {missing[2]!r} for {missing[1]}. {allowed}{plugins}"
     lines = [line.strip() for line in message.splitlines()]
     text = "\n".join(line for line in lines if line and not line.startswith(NOISE))
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = _reworded(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text))
+    # The parser around that of a class looks for these keys.
+    return text if parser.class_name else re.sub(r'Parser key "(\S+)":', r"\1:", text)
 
 
-def _unknown_setting(parser: ArgumentParser, name: str) -> str:
+def _reworded(text: str) -> str:
+    """Say in plain words which types a setting takes."""
+
+    def must_be(found: re.Match[str]) -> str:
+        types = [line.strip().removeprefix("- ").removeprefix("Expected a ") for line in found[2].splitlines()]
+        words = dict.fromkeys(IN_WORDS.get(each.partition(":")[0], each) for each in types)
+        allowed = re.sub(ONE_OF, r"one of \g<names>", " or ".join(words))
+        return f"{found[1]} must be {allowed}, but is {found[3]}."
+
+    text = re.sub(r'Parser key "(\S+)":\n(Expected a .+)\. Got value: (.*)', must_be, text)
+    return re.sub(r'Parser key "(\S+)":\n((?:- Expected a .+\n)+)Given value: (.*)', must_be, text)
+
+
+def _unknown_setting(parser: Parser, name: str) -> str:
     first, _, rest = name.partition(".")
     if first in NAMED_HERE:
         return f"{first!r} of anomalib's own tiled ensemble is called {NAMED_HERE[first]} here. Give that instead."
@@ -154,7 +193,10 @@ def _unknown_setting(parser: ArgumentParser, name: str) -> str:
         return f"{first} is a group of settings. Give one of {', '.join(f'{first}.{each}' for each in sorted(inner))}."
     if inner:
         return f"{first} has no setting {rest!r}. {allowed_names(rest, inner)}"
-    return f"There is no setting {first!r}. {allowed_names(first, top)}"
+    if not top:
+        return f"{parser.class_name} takes no arguments, but {first!r} is given. Leave it out."
+    lack = f"{parser.class_name} has" if parser.class_name else "There is"
+    return f"{lack} no setting {first!r}. {allowed_names(first, top)}"
 
 
 def _classes_for(key: str) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
 from anomalib_tiled.results.class_metrics import Value
-from anomalib_tiled.results.metrics import Images, Results
+from anomalib_tiled.results.metrics import ImageCounts, Results
 from anomalib_tiled.results.tile_metrics import TileResult
 
 SHOWN = 4
@@ -27,7 +27,7 @@ def say(text: str, console: Console | None = None) -> None:
     (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def metrics_table(metrics: Results, images: Mapping[str, Images]) -> Table:
+def metrics_table(metrics: Results, images: Mapping[str, ImageCounts]) -> Table:
     """Make the table of metrics.
 
     Args:

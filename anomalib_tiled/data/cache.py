@@ -219,7 +219,9 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         return cache
     if not build:
         return decoded
-    make_folder(folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes)
+    make_folder(
+        folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes
+    )
     return cache if cache.open() else decoded
 
 

@@ -69,7 +69,7 @@ class EnsembleModel(AnomalibModule):
     Args:
         grid: Where the tiles lie.
         tile_models: The trained models.
-        stages: Merging, scoring, smoothing, normalization, thresholding.
+        stages: Merging, smoothing, scoring, normalization, thresholding.
         calibration: What the stages learned; without it, predictions are raw, without labels and masks.
         evaluator: Measures when anomalib's ``Engine`` tests the ensemble.
     """
@@ -141,7 +141,7 @@ class EnsembleModel(AnomalibModule):
     def predict_raw(
         self, images: torch.Tensor, on_tile: Callable[[Tile, TilePrediction], None] | None = None
     ) -> RawPrediction:
-        """Crop, predict, merge, score and smooth; tile stages are applied, image stages are not.
+        """Crop, predict, merge, smooth and score; tile stages are applied, image stages are not.
 
         Args:
             images: Images with values in [0, 1], shape (batch, 3, height, width).
@@ -158,7 +158,7 @@ class EnsembleModel(AnomalibModule):
         predict: Callable[[Tile], TilePrediction],
         on_tile: Callable[[Tile, TilePrediction], None] | None = None,
     ) -> RawPrediction:
-        """Merge, score and smooth tile predictions; tile stages are applied, image stages are not.
+        """Merge, smooth and score tile predictions; tile stages are applied, image stages are not.
 
         Args:
             batch: Number of images.
@@ -166,7 +166,7 @@ class EnsembleModel(AnomalibModule):
             on_tile: Receives the raw prediction of each tile.
         """
         with self.batch_lock:
-            merging = Merging(self, batch)
+            joiner = TileJoiner(self, batch)
             for tile in self.grid.tiles:
                 raw = predict(tile)
                 if on_tile is not None:
@@ -174,8 +174,8 @@ class EnsembleModel(AnomalibModule):
                 maps = None if raw.maps is None else raw.maps.to(self.device)
                 here = TilePrediction(raw.scores.to(self.device), maps)
                 with with_context(f"Tile: {tile.name}."):
-                    merging.add(tile, here)
-            return merging.finish()
+                    joiner.add(tile, here)
+            return joiner.finish()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         """Normalize and threshold whole images.
@@ -215,8 +215,10 @@ class EnsembleModel(AnomalibModule):
         return raw
 
 
-class Merging:
+class TileJoiner:
     """Joins the tile predictions of one batch: call ``add`` for each tile, then ``finish``.
+
+    ``add`` normalizes and thresholds the tile, if that is done in tiles; ``finish`` merges, smooths and scores.
 
     Args:
         ensemble: Stages, grid and calibration.
@@ -255,10 +257,14 @@ class Merging:
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
                 self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
-                self.masks[..., tile.rows, tile.columns] |= masks
+                self._mark(tile, masks)
         self.scores.append(scores)
         with errors_naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
+
+    def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
+        """Add the anomalous pixels of a tile; a graph does so without writing into the mask of the image."""
+        self.masks[..., tile.rows, tile.columns] |= masks
 
     def finish(self) -> RawPrediction:
         """Merge, smooth and score."""

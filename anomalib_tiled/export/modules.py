@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from anomalib_tiled.ensemble.ensemble import EnsembleModel, Merging
+from anomalib_tiled.ensemble.ensemble import EnsembleModel, TileJoiner
 from anomalib_tiled.ensemble.tile_model import TilePrediction, traceable_prediction
 from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.export.graph_merging import assembled, for_graphs
@@ -116,10 +116,10 @@ class JoinStages(nn.Module):
 
     def joined(self, predictions: Sequence[TilePrediction]) -> Outputs:
         """Do the same for a list with one prediction for each tile, in the order of the grid."""
-        merging = _GraphMerging(self.ensemble, predictions[0].scores.shape[0])
+        joiner = _GraphJoiner(self.ensemble, predictions[0].scores.shape[0])
         for tile, prediction in zip(self.ensemble.grid.tiles, predictions, strict=True):
-            merging.add(tile, prediction)
-        result = self.ensemble.decide(merging.finish())._asdict()
+            joiner.add(tile, prediction)
+        result = self.ensemble.decide(joiner.finish())._asdict()
         return {name: values for name, values in result.items() if values is not None}
 
 
@@ -147,17 +147,17 @@ class WholeImages(nn.Module):
             height, width); labels and masks only if the stages have thresholds.
         """
         images = scaled(images)
-        places = self.joining.ensemble.grid.tiles
+        grid_tiles = self.joining.ensemble.grid.tiles
         return self.joining.joined(
             [
                 _prediction(**model(images[..., tile.rows, tile.columns]))
-                for tile, model in zip(places, self.tiles, strict=True)
+                for tile, model in zip(grid_tiles, self.tiles, strict=True)
             ]
         )
 
 
-class _GraphMerging(Merging):
-    """Merging that does not write into the masks of the image."""
+class _GraphJoiner(TileJoiner):
+    """Joins tiles without writing into the masks of the image."""
 
     def __init__(self, ensemble: EnsembleModel, batch: int) -> None:
         super().__init__(ensemble, batch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
-from anomalib_tiled.results.metrics import Images, Measurements, Results
+from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
 from anomalib_tiled.results.prediction_row import contradiction, count_of
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.system.files import open_table, replacing, write_json
@@ -42,7 +42,7 @@ class Measured:
     """
 
     metrics: Results
-    images: dict[str, Images]
+    images: dict[str, ImageCounts]
     tiles: list[TileResult]
     notes: tuple[str, ...] = ()
 
@@ -124,7 +124,7 @@ def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
         yield write
 
 
-def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, Images]) -> list[str]:
+def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, ImageCounts]) -> list[str]:
     """Say how many test images do not count in the metrics."""
     notes = []
     if unlabelled := sum(sample.label is None for sample in samples):

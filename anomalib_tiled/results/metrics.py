@@ -59,7 +59,7 @@ class Decisions:
 
 
 @dataclass
-class Images:
+class ImageCounts:
     """Number of images behind the metrics.
 
     Args:
@@ -132,7 +132,7 @@ class Measurements:
         return {**self._image.compute(), **self._pixel.compute()}
 
     @property
-    def images(self) -> dict[str, Images]:
+    def images(self) -> dict[str, ImageCounts]:
         """Number of images behind the metrics of ``image`` and of ``pixel``."""
         return {level.name: level.images for level in (self._image, self._pixel)}
 
@@ -194,7 +194,7 @@ class _LevelMeasurements:
     ) -> None:
         self._specs = read_metrics(level, metrics)
         self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in self._specs if not spec.is_counted}
-        self.name, self.images = level, Images()
+        self.name, self.images = level, ImageCounts()
         self._scores, self._decisions, self._inspected = scores, Decisions(), inspected
         self._needs_regions = any(spec.is_counted and spec.class_path == "AUPRO" for spec in self._specs)
 

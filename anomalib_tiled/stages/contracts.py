@@ -72,7 +72,7 @@ def with_context(note: str) -> Iterator[None]:
 def image_context(paths: Sequence[str | Path] | None) -> str:
     """Name images in a sentence."""
     if not paths:
-        return "Images: without names."
+        return "The images have no file names."
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     return f"Images: {', '.join(map(str, paths[:SHOWN]))}{more}."
 

@@ -90,6 +90,7 @@ class _Blank:
     """Black images without defects."""
 
     has_masks: bool
+    fingerprint: None = None
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         del sample

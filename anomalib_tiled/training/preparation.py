@@ -98,7 +98,7 @@ def change_settings(run: Run, settings: Settings) -> Run:
     """
     folder = run.folder
     with locked(folder.path), log_to(folder.log_file):
-        _try_out(settings)
+        _check_settings(settings)
         deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (run.settings, settings)]
         if deciding[0] != deciding[1]:
             folder.remove_results()
@@ -110,7 +110,7 @@ def change_settings(run: Run, settings: Settings) -> Run:
 
 
 def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> Run:
-    _try_out(settings)
+    _check_settings(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
     root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
@@ -209,7 +209,7 @@ def _check_folders(settings: Settings) -> None:
             raise ConfigurationError(message)
 
 
-def _try_out(settings: Settings) -> None:
+def _check_settings(settings: Settings) -> None:
     """Make everything once that needs no images, so that errors appear before images are searched and read."""
     if settings.tiling.image_size is not None:
         grid_of(settings.tiling)

@@ -120,7 +120,7 @@ def _fit(job: TileJob, tile: Tile, workspace: Path, arguments: dict[str, Plain])
     with errors_naming_unfit_locations(job, tile):
         with _own_precision(model, str(arguments.get("precision"))):
             engine.fit(model, datamodule=cast("AnomalibDataModule", data))
-        _try_out(job, tile, model, data)
+        _check_prediction(job, tile, model, data)
     checkpoint = sharing.stripped(_trained_checkpoint(engine.trainer, model, callbacks))
     with replacing(path := folder.checkpoint(tile)) as temporary:
         checksum = write_tensors(checkpoint, temporary)
@@ -142,7 +142,7 @@ def _own_precision(model: AnomalibModule, trained_with: str) -> Iterator[None]:
             tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
-def _try_out(job: TileJob, tile: Tile, model: AnomalibModule, data: TileDataModule) -> None:
+def _check_prediction(job: TileJob, tile: Tile, model: AnomalibModule, data: TileDataModule) -> None:
     """Predict a tile, two for the first location, so that a model that cannot predict fails now, not after the last.
 
     Raises:

@@ -53,8 +53,8 @@ class UnsentError(RuntimeError):
     """Replaces an error that cannot be sent from one process to another."""
 
 
-def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Sequence[Place]) -> Iterator[Outcome]:
-    """Train tiles in one process for each place; each tile goes to the first idle process.
+def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, slots: Sequence[Slot]) -> Iterator[Outcome]:
+    """Train tiles in one process for each slot; each tile goes to the first idle process.
 
     A tile whose process ends, whose GPU fails, or that runs out of memory beside others is retried once, alone, when
     all others are done.
@@ -62,12 +62,12 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
     Args:
         tiles: Tiles to train.
         train_tile: Trains a tile; is pickled.
-        places: Threads and device of each process.
+        slots: Threads and device of each process.
 
     Raises:
         StorageError: The disk is full.
     """
-    pool = WorkerPool(pickle.dumps(train_tile), places[: len(tiles)])
+    pool = WorkerPool(pickle.dumps(train_tile), slots[: len(tiles)])
     try:
         yield from pool.train(tiles)
         yield from pool.retry()
@@ -76,7 +76,7 @@ def train_side_by_side(tiles: Sequence[Tile], train_tile: TrainTile, places: Seq
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Threads and device of a process.
 
     Args:
@@ -138,12 +138,12 @@ class Worker:
     """A process that starts when it gets its first tile.
 
     Args:
-        place: Threads and device of the process.
+        slot: Threads and device of the process.
         work: Function that trains a tile, pickled.
     """
 
-    def __init__(self, place: Place, work: bytes) -> None:
-        self.place, self._work = place, work
+    def __init__(self, slot: Slot, work: bytes) -> None:
+        self.slot, self._work = slot, work
         self._started: list[BaseProcess] = []
         self._executor = ProcessPoolExecutor(1, worker_context(), initializer=prepare_worker)
 
@@ -151,10 +151,10 @@ class Worker:
         """Send a tile to the process."""
         with starting_process():
             try:
-                future = self._executor.submit(_train, self.place, tile, self._work)
+                future = self._executor.submit(_train, self.slot, tile, self._work)
             except BrokenProcessPool:  # the process has ended since its last tile
                 self.restart()
-                future = self._executor.submit(_train, self.place, tile, self._work)
+                future = self._executor.submit(_train, self.slot, tile, self._work)
             self._started = [*self._executor._processes.values()]  # noqa: SLF001  # nothing else gives the exit code
         return future
 
@@ -186,19 +186,19 @@ class Worker:
 
 
 class WorkerPool:
-    """One worker for each place, and the tiles that were lost.
+    """One worker for each slot, and the tiles that were lost.
 
     Args:
         work: Function that trains a tile, pickled.
-        places: Threads and device of each process.
+        slots: Threads and device of each process.
     """
 
-    def __init__(self, work: bytes, places: Sequence[Place]) -> None:
-        self._work, self._places = work, places
-        self._workers = [Worker(place, work) for place in places]
+    def __init__(self, work: bytes, slots: Sequence[Slot]) -> None:
+        self._work, self._slots = work, slots
+        self._workers = [Worker(slot, work) for slot in slots]
         self._idle = deque(self._workers)
         self._busy: dict[Future[Answer], tuple[Worker, Tile]] = {}
-        self._lost: list[tuple[Tile, Place]] = []
+        self._lost: list[tuple[Tile, Slot]] = []
 
     def train(self, tiles: Sequence[Tile]) -> Iterator[Outcome]:
         """Train tiles side by side, and yield the outcome of each as it comes in, except of lost tiles.
@@ -222,8 +222,8 @@ class WorkerPool:
         """
         self.stop()
         for tile, before in self._lost:
-            place = next((each for each in self._places if each.device != before.device), before)
-            worker = Worker(replace(place, processes=1), self._work)
+            slot = next((each for each in self._slots if each.device != before.device), before)
+            worker = Worker(replace(slot, processes=1), self._work)
             try:
                 yield Outcome(tile, worker.answer(worker.train(tile)).error)
             finally:
@@ -246,7 +246,7 @@ class WorkerPool:
         if not (lost or too_many):
             self._idle.append(worker)
             return Outcome(tile, error)
-        self._lost.append((tile, worker.place))
+        self._lost.append((tile, worker.slot))
         logger.warning("Tile %s is retried alone when all others are done: %s", tile.name, error)
         if too_many and len(self._workers) > 1:
             worker.stop()
@@ -258,10 +258,10 @@ class WorkerPool:
         return None
 
 
-def _train(place: Place, tile: Tile, work: bytes) -> Answer:
+def _train(slot: Slot, tile: Tile, work: bytes) -> Answer:
     """Train a tile in the process of a worker."""
     # Unpickled inside, so that an error is reported with the tile.
-    error = place.attempt(tile, lambda tile, **device: _unpickled(work)(tile, **device)).error  # noqa: PLW0108
+    error = slot.attempt(tile, lambda tile, **device: _unpickled(work)(tile, **device)).error  # noqa: PLW0108
     return Answer(_sendable(error), lost=gpu_has_failed(error))
 
 

@@ -12,7 +12,7 @@ from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.stages.workers import Conditions, Workers
 from anomalib_tiled.system.fork_server import room_for_workers, worker_context
 from anomalib_tiled.system.limits import cores
-from anomalib_tiled.training.worker_pool import Place, train_side_by_side
+from anomalib_tiled.training.worker_pool import Slot, train_side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,25 +66,25 @@ class LocalWorkers(Workers):
                 "Change it; to resume a run, change its config.yaml."
             )
             raise ConfigurationError(message)
-        if len(self._places()) > 1:
+        if len(self._slots()) > 1:
             worker_context()  # starts the fork server
 
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
         """Train the tiles, each as soon as a process is free."""
-        places = self._places(len(tiles))
-        if len(places) > 1:
-            yield from train_side_by_side(tiles, train_tile, places)
+        slots = self._slots(len(tiles))
+        if len(slots) > 1:
+            yield from train_side_by_side(tiles, train_tile, slots)
         else:
             for tile in tiles:
-                yield places[0].attempt(tile, train_tile)
+                yield slots[0].attempt(tile, train_tile)
 
-    def _places(self, tiles: int | None = None) -> list[Place]:
+    def _slots(self, tiles: int | None = None) -> list[Slot]:
         """Give threads and device of each process for this number of tiles."""
         devices = self._devices()
         number = self._number(devices, tiles) if self.processes == "auto" else self.processes
         most = min(cores(), torch.get_num_threads())  # the latter respects OMP_NUM_THREADS
         threads = min(most, self._conditions.threads or max(1, cores() // number))
-        return [Place(threads, device, number) for device in islice(cycle(devices), number)]
+        return [Slot(threads, device, number) for device in islice(cycle(devices), number)]
 
     def _devices(self) -> list[int | None]:
         """Give the GPUs that processes use in turn; ``None`` for the one that the trainer picks."""

@@ -10,7 +10,7 @@ from rich.table import Table
 from anomalib_tiled.cli.terminal import metrics_table, plugins_table, tiles_table
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
-from anomalib_tiled.results.metrics import Images
+from anomalib_tiled.results.metrics import ImageCounts
 from anomalib_tiled.results.tile_metrics import TileResult
 from anomalib_tiled.stages import merging, scoring
 from anomalib_tiled.system.packages import Origin
@@ -28,7 +28,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def test_metrics_for_the_terminal() -> None:
-    images = {"image": Images(normal=5, anomalous=4), "pixel": Images(normal=5, anomalous=3)}
+    images = {"image": ImageCounts(normal=5, anomalous=4), "pixel": ImageCounts(normal=5, anomalous=3)}
     shown = cells(metrics_table({"image_AUROC": 0.98765, "pixel_AUPRO": None}, images))
     assert shown == [
         ["metric", "value", "images"],
@@ -39,7 +39,7 @@ def test_metrics_for_the_terminal() -> None:
 
 def test_several_numbers_are_shown_in_short() -> None:
     values = {"image_confusion": [[7, 1], [0, 8]], "image_pair": [0.25, None], "image_many": [0.5] * 9}
-    shown = cells(metrics_table(values, {"image": Images()}))
+    shown = cells(metrics_table(values, {"image": ImageCounts()}))
     assert [row[1] for row in shown[1:]] == [
         "[[7, 1], [0, 8]]",
         "[0.2500, undefined]",

@@ -330,7 +330,7 @@ REFUSED = {
     "no data, a device": (["--threshold", "0.5", "--device", "cpu"], "Without --data, only thresholds can be changed."),
     "nothing predicted yet": (["--threshold", "0.5"], "There must be predictions in {output}, but there is no"),
     "a threshold": (["--data", "{new}", "--threshold", "high"], "--threshold must be a score such as 0.7"),
-    "a format": (["--data", "{new}", "--maps", "gif"], 'Parser key "maps"'),
+    "a format": (["--data", "{new}", "--maps", "gif"], "maps must be one of 'npy', 'tiff', but is gif."),
     "a device": (["--data", "{new}", "--device", "warp"], "The device must be auto, cpu, or an accelerator"),
     "an option": (["--data", "{new}", "--mask"], "There is no setting 'mask'. Did you mean 'masks'?"),
 }

@@ -52,6 +52,15 @@ def test_a_model_that_depends_on_values_is_named(make_ensemble: Make, whole_of: 
         whole_of(ensemble)
 
 
+def test_tiles_are_joined_without_writing_into_the_image(make_ensemble: Make) -> None:
+    """In a graph, each write into a part of an image copies the whole image."""
+    ensemble = make_ensemble(TWO, threshold_at="tile", smoother=None)
+    program = joining_graph(ensemble, ("tile_scores", "tile_maps"), any_batch=True).program
+    targets = [str(node.target) for node in program.run_decompositions().graph.nodes]
+    assert any("cat" in each for each in targets)
+    assert not [each for each in targets if any(word in each for word in ("scatter", "index_put", "copy"))]
+
+
 def test_a_stage_that_leaves_pytorch_is_named(make_ensemble: Make) -> None:
     name = re.escape(f"scoring ByNumpy ({__name__}.ByNumpy of no installed package) failed: ")
     with pytest.raises(StageError, match=name):

@@ -90,7 +90,7 @@ def test_what_it_was_working_on_is_added() -> None:
 
 def test_of_many_images_some_are_named() -> None:
     assert image_context(["1.png", "2.png", "3.png", "4.png", "5.png"]) == "Images: 1.png, 2.png, 3.png and 2 more."
-    assert image_context(None) == "Images: without names."
+    assert image_context(None) == "The images have no file names."
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])

@@ -303,7 +303,9 @@ def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monke
     assert_equal(passed(run), expected)
     kept = PredictionJob(run.job, "test", run.folder.predictions).kept.folder
     assert kept.is_dir()
-    assert kept != PredictionJob(cached, "test", run.folder.predictions).kept.folder, "of other pixels, for all it knows"
+    assert kept != PredictionJob(cached, "test", run.folder.predictions).kept.folder, (
+        "of other pixels, for all it knows"
+    )
 
 
 def outcomes(train: Callable[[Sequence[Tile], TrainTile], Iterator[Outcome]]) -> Callable[..., Iterator[Outcome]]:

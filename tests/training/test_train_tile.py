@@ -416,7 +416,7 @@ def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
 ) -> None:
     """So that a fit which goes on does not train it again and again; it is told when all are trained."""
     monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
-    monkeypatch.setattr(training, "_try_out", lambda *_: None)
+    monkeypatch.setattr(training, "_check_prediction", lambda *_: None)
     run = make_run(Dividing)
     TrainAndPredict(run.job)(first(run))
     assert run.folder.is_done(first(run), run.settings.training_hash)

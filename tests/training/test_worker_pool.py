@@ -27,7 +27,7 @@ from anomalib_tiled.training import worker_pool as pool
 from anomalib_tiled.training.worker_pool import (
     Answer,
     KilledError,
-    Place,
+    Slot,
     UnsentError,
     Worker,
     WorkerError,
@@ -38,7 +38,7 @@ from anomalib_tiled.training.worker_pool import (
 TILES = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).tiles
 MANY = TileGrid(Size(4, 48), Size(4, 4), Size(4, 4)).tiles
 NAMES = [tile.name for tile in MANY]
-TWO = [Place(1, processes=2), Place(1, processes=2)]
+TWO = [Slot(1, processes=2), Slot(1, processes=2)]
 
 # What is sent to another process is found there by its name, so it stands in a module of its own.
 WORKBENCH = """
@@ -126,8 +126,8 @@ def less_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_tile_is_trained_once_in_a_process_of_one_of_the_places(workbench: ModuleType, tmp_path: Path) -> None:
-    places = [Place(1, device=0), Place(2, device=3)]
-    outcomes = list(train_side_by_side(TILES, partial(workbench.slow, tmp_path), places))
+    slots = [Slot(1, device=0), Slot(2, device=3)]
+    outcomes = list(train_side_by_side(TILES, partial(workbench.slow, tmp_path), slots))
     assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES]
     assert all(outcome.error is None for outcome in outcomes)
     assert len(notes(tmp_path)) == len(TILES)
@@ -166,8 +166,8 @@ def test_the_tile_of_a_process_that_ends_is_tried_once_more(workbench: ModuleTyp
 
 
 def test_a_process_whose_gpu_has_failed_trains_no_other_tile(workbench: ModuleType, tmp_path: Path) -> None:
-    places = [Place(1, device=0), Place(1, device=1)]
-    outcomes = list(train_side_by_side(TILES[:4], partial(workbench.on_sick_gpu, tmp_path), places))
+    slots = [Slot(1, device=0), Slot(1, device=1)]
+    outcomes = list(train_side_by_side(TILES[:4], partial(workbench.on_sick_gpu, tmp_path), slots))
     assert sorted(outcome.tile.name for outcome in outcomes) == [tile.name for tile in TILES[:4]]
     assert all(outcome.error is None for outcome in outcomes)
     processes = [process for _, process, device, _ in notes(tmp_path) if device == "0"]
@@ -175,7 +175,7 @@ def test_a_process_whose_gpu_has_failed_trains_no_other_tile(workbench: ModuleTy
 
 
 def test_a_process_that_ends_while_it_is_idle_costs_no_tile(workbench: ModuleType, tmp_path: Path) -> None:
-    worker = Worker(Place(1), pickle.dumps(partial(workbench.note, tmp_path)))
+    worker = Worker(Slot(1), pickle.dumps(partial(workbench.note, tmp_path)))
     try:
         for tile in TILES[:2]:
             assert worker.answer(worker.train(tile)).error is None
@@ -216,12 +216,12 @@ def test_processes_end_with_the_one_that_started_them(workbench: ModuleType, tmp
         "from pathlib import Path\n"
         "from anomalib_tiled.grid import Size, TileGrid\n"
         "from anomalib_tiled.system import fork_server\n"
-        "from anomalib_tiled.training.worker_pool import Place, train_side_by_side\n"
+        "from anomalib_tiled.training.worker_pool import Slot, train_side_by_side\n"
         "if __name__ == '__main__':\n"
         "    fork_server.PRELOAD = 'json'\n"
         "    tiles = TileGrid(Size(400, 4), Size(4, 4), Size(4, 4)).tiles\n"
         "    work = partial(workbench.slow, Path(sys.argv[1]))\n"
-        "    list(train_side_by_side(tiles, work, [Place(1), Place(1)]))\n"
+        "    list(train_side_by_side(tiles, work, [Slot(1), Slot(1)]))\n"
     )
     (tmp_path / "program.py").write_text(source)
     paths = os.pathsep.join([str(tmp_path), *sys.path])
@@ -258,28 +258,28 @@ class Machine:
         self.busy: list[FakeWorker] = []
         self.most: list[int] = []
 
-    def __call__(self, place: Place, _: bytes) -> FakeWorker:
-        return FakeWorker(self, place)
+    def __call__(self, slot: Slot, _: bytes) -> FakeWorker:
+        return FakeWorker(self, slot)
 
     def train(self, devices: list[int | None]) -> dict[str, str]:
-        outcomes = list(train_side_by_side(MANY, print, [Place(1, device) for device in devices]))
+        outcomes = list(train_side_by_side(MANY, print, [Slot(1, device) for device in devices]))
         assert sorted(outcome.tile.name for outcome in outcomes) == NAMES
         return {outcome.tile.name: str(outcome.error or "done") for outcome in outcomes}
 
 
 class FakeWorker:
-    def __init__(self, machine: Machine, place: Place) -> None:
-        self.machine, self.place, self.tile = machine, place, ""
+    def __init__(self, machine: Machine, slot: Slot) -> None:
+        self.machine, self.slot, self.tile = machine, slot, ""
 
     def train(self, tile: Tile) -> Future[Answer]:
         self.tile = tile.name
         self.machine.busy.append(self)
-        self.machine.given.append((self.place.device, tile.name))
+        self.machine.given.append((self.slot.device, tile.name))
         return Future()
 
     def answer(self, _: Future[Answer]) -> Answer:
         self.machine.most.append(len(self.machine.busy))
-        answer = self.machine.ending(self.place.device, self.tile, len(self.machine.busy))
+        answer = self.machine.ending(self.slot.device, self.tile, len(self.machine.busy))
         self.machine.busy.remove(self)
         return answer
 
@@ -385,7 +385,7 @@ def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException 
     seen: list[int] = []
     before = torch.get_num_threads()
     try:
-        assert Place(before + 1).attempt(TILES[0], train).error is failure
+        assert Slot(before + 1).attempt(TILES[0], train).error is failure
     except KeyboardInterrupt:
         assert isinstance(failure, KeyboardInterrupt)
     assert seen == [before + 1]
@@ -394,7 +394,7 @@ def test_a_tile_is_trained_with_the_threads_of_its_place(failure: BaseException 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_less_memory_is_needed_by_smaller_tiles_or_by_fewer_processes(processes: int) -> None:
-    error = Place(1, processes=processes).attempt(TILES[0], lambda tile: torch.empty(2**60)).error
+    error = Slot(1, processes=processes).attempt(TILES[0], lambda tile: torch.empty(2**60)).error
     assert isinstance(error, OutOfMemoryError)
     fewer = "Lower workers.init_args.processes in the config.yaml of the run and resume it, or fit"
     advice = " a new run with a smaller data.init_args.train_batch_size or tiling.tile_size."
@@ -418,5 +418,5 @@ def test_a_model_that_failed_is_freed() -> None:
             raise ValueError(message) from error
 
     models: list[weakref.ref[Model]] = []
-    assert str(Place(1).attempt(TILES[0], fail).error) == "out of luck"
+    assert str(Slot(1).attempt(TILES[0], fail).error) == "out of luck"
     assert models[0]() is None

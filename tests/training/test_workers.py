@@ -10,7 +10,7 @@ from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.workers import Conditions, Outcome
 from anomalib_tiled.system import fork_server
 from anomalib_tiled.training import workers
-from anomalib_tiled.training.worker_pool import Place
+from anomalib_tiled.training.worker_pool import Slot
 from anomalib_tiled.training.workers import LocalWorkers
 
 TILES = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
@@ -88,11 +88,11 @@ def test_devices_are_indices(devices: list[int]) -> None:
 class Machine:
     """A machine of which workers take shares: cores, threads that PyTorch may use, GPUs, processes that memory is for.
 
-    Gives the places at which workers would train a number of tiles.
+    Gives the slots in which workers would train a number of tiles.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[Place] = []
+        self.seen: list[Slot] = []
         self.cores, self.threads, self.gpus, self.memory = 4, 64, 0, 64
         monkeypatch.setattr(workers, "cores", lambda: self.cores)
         monkeypatch.setattr(fork_server, "cores", lambda: self.cores)
@@ -102,13 +102,13 @@ class Machine:
         monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: self.gpus)
         monkeypatch.setattr(workers.torch.accelerator, "is_available", lambda: self.gpus > 0)
         monkeypatch.setattr(workers, "train_side_by_side", self.note)
-        monkeypatch.setattr(Place, "attempt", lambda place, *_: self.note(None, None, [place]))
+        monkeypatch.setattr(Slot, "attempt", lambda slot, *_: self.note(None, None, [slot]))
 
-    def note(self, tiles: object, train_tile: object, given: list[Place]) -> Iterator[Outcome]:
+    def note(self, tiles: object, train_tile: object, given: list[Slot]) -> Iterator[Outcome]:
         self.seen = given
         return iter([])
 
-    def places(self, local: LocalWorkers, tiles: int = len(MANY), **conditions: object) -> list[Place]:
+    def slots(self, local: LocalWorkers, tiles: int = len(MANY), **conditions: object) -> list[Slot]:
         local.adapt(Conditions(**conditions))
         list(local.train(MANY[:tiles], Training()))
         return self.seen
@@ -120,74 +120,74 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("processes", "devices", "places"),
+    ("processes", "devices", "slots"),
     [
-        (1, None, [Place(4)]),
-        (2, None, [Place(2, None, 2), Place(2, None, 2)]),
-        (8, None, [Place(1, None, 8)] * 8),
-        ("auto", None, [Place(1, None, 3)] * 3),
-        ("auto", [1, 3], [Place(2, 1, 2), Place(2, 3, 2)]),
-        (3, [1, 3], [Place(1, 1, 3), Place(1, 3, 3), Place(1, 1, 3)]),
-        (1, [5], [Place(4, 5)]),
+        (1, None, [Slot(4)]),
+        (2, None, [Slot(2, None, 2), Slot(2, None, 2)]),
+        (8, None, [Slot(1, None, 8)] * 8),
+        ("auto", None, [Slot(1, None, 3)] * 3),
+        ("auto", [1, 3], [Slot(2, 1, 2), Slot(2, 3, 2)]),
+        (3, [1, 3], [Slot(1, 1, 3), Slot(1, 3, 3), Slot(1, 1, 3)]),
+        (1, [5], [Slot(4, 5)]),
     ],
 )
 def test_cores_and_devices_are_shared_out(
-    machine: Machine, processes: int | str, devices: list[int] | None, places: list[Place]
+    machine: Machine, processes: int | str, devices: list[int] | None, slots: list[Slot]
 ) -> None:
     machine.memory = 3
     if devices:
         machine.gpus = 6
-    assert machine.places(LocalWorkers(processes, devices)) == places
+    assert machine.slots(LocalWorkers(processes, devices)) == slots
 
 
 @pytest.mark.parametrize(("cores", "tiles", "number", "threads"), [(16, 4, 4, 4), (16, 6, 6, 2), (4, 1, 1, 4)])
 def test_few_tiles_get_the_cores_of_many(machine: Machine, cores: int, tiles: int, number: int, threads: int) -> None:
     machine.cores = cores
-    assert machine.places(LocalWorkers(), tiles) == [Place(threads, None, number)] * number
+    assert machine.slots(LocalWorkers(), tiles) == [Slot(threads, None, number)] * number
     machine.gpus = 8
-    assert len(machine.places(LocalWorkers(devices=[0, 1, 2, 3, 4, 5, 6, 7]), tiles)) == number
+    assert len(machine.slots(LocalWorkers(devices=[0, 1, 2, 3, 4, 5, 6, 7]), tiles)) == number
 
 
 @pytest.mark.parametrize("processes", ["auto", 1, 2])
 def test_no_process_takes_more_threads_than_it_may(machine: Machine, processes: int | str) -> None:
     machine.threads = 1
-    assert {place.threads for place in machine.places(LocalWorkers(processes))} == {1}
+    assert {slot.threads for slot in machine.slots(LocalWorkers(processes))} == {1}
 
 
 @pytest.mark.parametrize(("memory", "number"), [(1, 1), (2, 2), (64, 2)])
 def test_a_run_that_goes_on_gives_a_tile_as_many_threads_as_before(machine: Machine, memory: int, number: int) -> None:
     machine.memory = memory
-    assert machine.places(LocalWorkers(), threads=2) == [Place(2, None, number)] * number
-    assert machine.places(LocalWorkers(1), threads=2) == [Place(2)]
-    assert machine.places(LocalWorkers(), 1, threads=2) == [Place(2)], "few tiles that are left change nothing"
+    assert machine.slots(LocalWorkers(), threads=2) == [Slot(2, None, number)] * number
+    assert machine.slots(LocalWorkers(1), threads=2) == [Slot(2)]
+    assert machine.slots(LocalWorkers(), 1, threads=2) == [Slot(2)], "few tiles that are left change nothing"
 
 
 def test_a_run_that_goes_on_with_fewer_cores_takes_no_more_than_these(machine: Machine) -> None:
-    assert machine.places(LocalWorkers(), threads=16) == [Place(4)]
+    assert machine.slots(LocalWorkers(), threads=16) == [Slot(4)]
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
 def test_all_gpus_are_used(machine: Machine, accelerator: str) -> None:
     machine.gpus = 2
-    assert machine.places(LocalWorkers(), accelerator=accelerator) == [Place(2, 0, 2), Place(2, 1, 2)]
-    assert [place.device for place in machine.places(LocalWorkers(3), accelerator=accelerator)] == [0, 1, 0]
-    assert machine.places(LocalWorkers(), 1, accelerator=accelerator) == [Place(4, 0)]
+    assert machine.slots(LocalWorkers(), accelerator=accelerator) == [Slot(2, 0, 2), Slot(2, 1, 2)]
+    assert [slot.device for slot in machine.slots(LocalWorkers(3), accelerator=accelerator)] == [0, 1, 0]
+    assert machine.slots(LocalWorkers(), 1, accelerator=accelerator) == [Slot(4, 0)]
 
 
 def test_one_gpu_is_used_by_this_process(machine: Machine) -> None:
     machine.gpus = 1
-    assert machine.places(LocalWorkers()) == [Place(4)]
+    assert machine.slots(LocalWorkers()) == [Slot(4)]
 
 
 @pytest.mark.parametrize("devices", [1, "1", [1]])
 def test_a_gpu_that_the_trainer_names_is_the_only_one(machine: Machine, devices: object) -> None:
     machine.gpus = 2
-    assert machine.places(LocalWorkers(), devices=devices) == [Place(4)]
+    assert machine.slots(LocalWorkers(), devices=devices) == [Slot(4)]
 
 
 def test_gpus_that_the_trainer_does_not_use_do_not_count(machine: Machine) -> None:
     machine.gpus = 2
-    assert machine.places(LocalWorkers(), accelerator="cpu") == [Place(1, None, 4)] * 4
+    assert machine.slots(LocalWorkers(), accelerator="cpu") == [Slot(1, None, 4)] * 4
 
 
 def test_a_fit_needs_every_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,4 +204,4 @@ def test_a_machine_with_fewer_devices_predicts_on_those_it_has(
     monkeypatch: pytest.MonkeyPatch, there: int, devices: list[int | None]
 ) -> None:
     monkeypatch.setattr(workers.torch.accelerator, "device_count", lambda: there)
-    assert [place.device for place in LocalWorkers(3, [1, 2])._places()] == devices
+    assert [slot.device for slot in LocalWorkers(3, [1, 2])._slots()] == devices
