@@ -5,7 +5,7 @@ A module imports only from its own folder or from a line below, and never in a c
     __main__    `python -m anomalib_tiled`
     api         a run as Python objects: fit_ensemble, TiledEnsemble.load
     cli         text to settings to commands; the only place that prints errors; how `anomalib tiled` is reached
-    pipeline    fit, test, predict, status: the steps of each command
+    pipeline    the steps of fit, test and predict
     plugins     hooks, finding the packages that implement them, the built-in stages as a plugin
     training    one model per tile: trainer, workers, calibration
     export      a run as files for other programs
@@ -14,7 +14,7 @@ A module imports only from its own folder or from a line below, and never in a c
     runs        the run folder: files, checkpoints, checksums, states of tiles
     data        the split, the image cache, tiles, images from files and from memory, demonstration boards
     config      settings, the classes that they may name, configurations of anomalib itself
-    stages      the contract of each kind of stage, and the built-in ones
+    stages      the contract of each kind of stage, and the built-in ones (workers: see training)
     system      files, locks, memory, processes, logs: nothing about images
     grid        tile locations: integers only
     errors      the tree of all errors, drawn at its top

@@ -17,23 +17,24 @@ MEMORY_SETTINGS = "data.init_args.train_batch_size or tiling.tile_size"
 
 
 class TrainTile(Protocol):
-    """Trains one tile, or predicts it for all images.
+    """Trains one tile, or predicts it for all images: workers need not know which.
 
-    It may be pickled and called in another process, on any machine that sees the run folder.
+    It may be pickled and called in another process, on any machine that sees the run folder. A process must not call it
+    in two threads at a time: it redirects logs and prints of the whole process into the log of the tile.
     """
 
     def __call__(self, tile: Tile, *, device: int | None = None) -> None:
-        """Train a tile.
+        """Train or predict a tile; an error says why that failed.
 
         Args:
             tile: The tile.
-            device: Index of the GPU to train on; ``None`` for the device of the configuration.
+            device: Index of the GPU to work on; ``None`` for the device of the configuration.
         """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the training of a tile ended.
+    """How the training or prediction of a tile ended.
 
     Args:
         tile: The tile.
@@ -76,11 +77,14 @@ class Workers(ABC):
 
     @abstractmethod
     def train(self, tiles: Sequence[Tile], train_tile: TrainTile) -> Iterator[Outcome]:
-        """Train tiles in any order and report each as it ends.
+        """Train tiles in any order and report each as it ends; also called to predict them.
+
+        With as many processor threads for each tile as `Conditions.threads`, if it is given, weights are the same to
+        the last digit.
 
         Args:
-            tiles: Tiles to train.
-            train_tile: Trains one tile.
+            tiles: The tiles.
+            train_tile: Trains or predicts one tile; must not run in two threads of one process.
 
         Raises:
             StorageError: The disk is full; no other tile could be stored either.
