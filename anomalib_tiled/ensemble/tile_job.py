@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
 
 Purpose = Literal["calibration", "test"]
-"""What images are predicted for."""
+"""What images are predicted for. Calibration takes those of the subset ``val``, or of ``train`` if it has none."""
 
 
 @dataclass(frozen=True)

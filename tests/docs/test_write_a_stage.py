@@ -143,7 +143,7 @@ def test_the_help_of_the_page(page: Plugins, capsys: pytest.CaptureFixture[str])
 
 def test_the_refusal_of_a_wrong_type_of_the_page(page: Plugins, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--scoring", "BrightestPixels", "--scoring.share", "much"]) == 2
-    (said,) = re.findall(r"```text\n(error: (?:(?!```).)*much\n)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (said,) = re.findall(r"```text\n(error: (?:(?!```).)*much\.\n)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert capsys.readouterr().err == said
 
 
