@@ -5,7 +5,7 @@ A module imports only from its own folder or from a line below, and never in a c
     __main__    `python -m anomalib_tiled`
     api         a run as Python objects: fit_ensemble, TiledEnsemble.load
     cli         text to settings to commands; the only place that prints errors; how `anomalib tiled` is reached
-    pipeline    the steps of fit, test and predict
+    pipeline    fit, test, predict: the steps of each command
     plugins     hooks, finding the packages that implement them, the built-in stages as a plugin
     training    one model per tile: trainer, workers, calibration
     export      a run as files for other programs

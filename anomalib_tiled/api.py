@@ -1,7 +1,7 @@
 """The Python interface: `fit_ensemble` makes a run, `TiledEnsemble` loads one and predicts images.
 
-`EnsembleModel` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and reads no files. The
-one here is that model, but opens a run folder, and takes paths, arrays and images of any size.
+`EnsembleModel` of ``anomalib_tiled.ensemble.ensemble`` takes tensors of one size and reads no files. `TiledEnsemble` is
+that model, but opens a run folder, and takes paths, arrays and images of any size.
 """
 
 from __future__ import annotations

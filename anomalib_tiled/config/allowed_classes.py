@@ -92,8 +92,8 @@ def _leaves(value: object) -> Iterator[object]:
 def _check_path(path: str, package: str) -> None:
     found = _lookup(path)
     if not isinstance(found, type):
-        kind = "not there" if found is None else f"a {type(found).__name__}"
-        message = f"A class path must name a class, but {path} is {kind}. {ADVICE}"
+        fault = "does not exist" if found is None else f"is a {type(found).__name__}"
+        message = f"A class path must name a class, but {path} {fault}. {ADVICE}"
         raise ConfigurationError(message)
     _check_class(found, package)
 

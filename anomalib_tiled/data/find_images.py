@@ -73,7 +73,7 @@ def _name_in(line: str) -> str:
     if len(line) > LONGEST_LINE or "\0" in line:
         message = (
             "--data - reads a list with one image in each line, but a line holds zero bytes or more than "
-            f"{LONGEST_LINE} characters. Leave -print0 out."
+            f"{LONGEST_LINE} characters. If `find` wrote it, leave out -print0."
         )
         raise DataError(message)
     return line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")  # blanks may belong to a name

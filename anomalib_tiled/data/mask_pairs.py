@@ -38,7 +38,7 @@ class Name(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, root: Path, *, part: str = "stem", fold: Callable[[str], str] = str) -> Name:
-        """Take the name of a file; ``part`` is ``stem`` or ``name``."""
+        """Take the name of a file; ``part`` is ``stem`` or ``name``, ``fold`` may ignore case."""
         return cls(fold(path.parent.relative_to(root).as_posix()), fold(getattr(path, part)))
 
 

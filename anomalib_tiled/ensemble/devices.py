@@ -59,7 +59,7 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "meta" or (device.type == "cpu" and device.index):
-            message = "it computes nothing, or is a second CPU"
+            message = "PyTorch cannot compute there"
             raise RuntimeError(message)  # noqa: TRY301  # as PyTorch does for the others
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         if known := out_of_memory(

@@ -88,7 +88,7 @@ class Run:
 
     @cached_property
     def job(self) -> TileJob:
-        """What training and predicting tiles needs, with the images that are open here."""
+        """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
         return TileJob(self.folder, self.settings, self.grid, data)
 

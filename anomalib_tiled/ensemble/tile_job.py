@@ -1,4 +1,4 @@
-"""The job of training or predicting tiles: small enough to be sent to any process, which need not open the run."""
+"""The job of training or predicting tiles: small enough for any process, which need not open the run."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from anomalib_tiled.ensemble.supported_models import check_export
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import compare, random_images, real_images
 from anomalib_tiled.export.formats import CHECKPOINTS
-from anomalib_tiled.export.graphs import Graph, TileGraphs, Whole, joining_graph
+from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraphs, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
@@ -227,7 +227,7 @@ def write_whole(
         tiles.append(graphs.graph(tile))
         done(f"tile {tile.name}")
     path = folder / f"model{form.suffix}"
-    graph = form.write(Whole(ensemble, tuple(tiles), dtype), path)
+    graph = form.write(EnsembleGraphs(ensemble, tuple(tiles), dtype), path)
     done(f"file of format {form.name}")
     facts = {"model": path.name}
     if form.loader is not None:

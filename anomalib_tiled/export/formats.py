@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from anomalib_tiled.export.comparison import Array, Predict
-    from anomalib_tiled.export.graphs import Graph, Whole
+    from anomalib_tiled.export.graphs import EnsembleGraphs, Graph
 
 CHECKPOINTS = "checkpoints"
 """Format without a graph: a checkpoint of Lightning for each tile."""
@@ -56,11 +56,11 @@ class Format(ABC):
             )
             raise ConfigurationError(message)
 
-    def write(self, whole: Whole, path: Path) -> Graph:
+    def write(self, graphs: EnsembleGraphs, path: Path) -> Graph:
         """Write an ensemble as one model.
 
         Args:
-            whole: The ensemble, with the graphs of its tiles.
+            graphs: The ensemble, with the graphs of its tiles.
             path: Name of the main file; others lie beside it.
 
         Returns:
@@ -70,7 +70,7 @@ class Format(ABC):
             TiledError: The ensemble cannot become a graph, or the format cannot express it.
         """
         with self.step("written"):
-            return self._write(whole, path)
+            return self._write(graphs, path)
 
     def load(self, path: Path) -> Predict:
         """Return a function that runs a file, as its users do.
@@ -91,7 +91,7 @@ class Format(ABC):
         return errors_explained
 
     @abstractmethod
-    def _write(self, whole: Whole, path: Path) -> Graph: ...
+    def _write(self, graphs: EnsembleGraphs, path: Path) -> Graph: ...
 
     @abstractmethod
     def _load(self, path: Path) -> Predict: ...
@@ -122,9 +122,9 @@ class TorchFormat(Format):
     needs = "torch>=2.9"
     loader = "load.py"
 
-    def _write(self, whole: Whole, path: Path) -> Graph:
+    def _write(self, graphs: EnsembleGraphs, path: Path) -> Graph:
         """Write graph and weights into one file; weights that tiles share are written once."""
-        graph = whole.graph()
+        graph = graphs.whole()
         torch.export.save(graph.program, path)
         return graph
 
@@ -147,9 +147,9 @@ class OnnxFormat(Format):
     suffix = ".onnx"
     needs = "onnxruntime>=1.18"
 
-    def _write(self, whole: Whole, path: Path) -> Graph:
+    def _write(self, graphs: EnsembleGraphs, path: Path) -> Graph:
         """Write the graph, and its weights into one file beside it; weights that tiles share are written once."""
-        return save_ensemble(whole, path)
+        return save_ensemble(graphs, path)
 
     def _load(self, path: Path) -> Predict:
         """Load it with onnxruntime."""
@@ -168,12 +168,12 @@ class OpenVinoFormat(Format):
     suffix = ".xml"
     needs = "openvino"
 
-    def _write(self, whole: Whole, path: Path) -> Graph:
+    def _write(self, graphs: EnsembleGraphs, path: Path) -> Graph:
         """Write ``.xml`` and ``.bin``; weights that tiles share are written once."""
         import openvino
 
         with TemporaryDirectory(dir=path.parent) as folder:
-            graph = save_ensemble(whole, Path(folder) / "model.onnx")
+            graph = save_ensemble(graphs, Path(folder) / "model.onnx")
             model = openvino.convert_model(Path(folder) / "model.onnx")
             openvino.save_model(model, path, compress_to_fp16=False)
             del model  # it maps the weights of the temporary file

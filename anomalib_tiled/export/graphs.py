@@ -73,7 +73,7 @@ class TileGraph:
 
 
 @dataclass(frozen=True)
-class Whole:
+class EnsembleGraphs:
     """An ensemble to export, with the graphs of its tiles.
 
     Args:
@@ -95,7 +95,7 @@ class Whole:
         """Make an image."""
         return torch.zeros(1, 3, *self.ensemble.grid.image_size).to(self.dtype)
 
-    def graph(self) -> Graph:
+    def whole(self) -> Graph:
         """Make one graph of the whole ensemble.
 
         Each tile model is already a graph: otherwise, if models switch off gradients, the time of tracing grows with

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx_ir import Model, Tensor, Value
 
-    from anomalib_tiled.export.graphs import Graph, TileGraph, Whole
+    from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph
     from anomalib_tiled.grid import Tile
 
 OPSET = 18
@@ -56,11 +56,11 @@ def _save(model: Model, path: Path) -> None:
     onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALLEST_WEIGHT)
 
 
-def save_ensemble(whole: Whole, path: Path) -> Graph:
+def save_ensemble(graphs: EnsembleGraphs, path: Path) -> Graph:
     """Join the graphs of tiles and stages, and write the result.
 
     Args:
-        whole: The ensemble, with the graphs of its tiles.
+        graphs: The ensemble, with the graphs of its tiles.
         path: Name of the file of the graph.
 
     Returns:
@@ -69,12 +69,12 @@ def save_ensemble(whole: Whole, path: Path) -> Graph:
     Raises:
         TiledError: A stage cannot become a graph, or ONNX has no operators for something in it.
     """
-    joining = joining_graph(whole.ensemble, whole.tiles[0].graph.outputs, any_batch=whole.any_batch)
+    joining = joining_graph(graphs.ensemble, graphs.tiles[0].graph.outputs, any_batch=graphs.any_batch)
     stages, templates = _translated(joining), _Templates()
     placing = _Placing(stages)
-    images = placing.images(whole.example(), joining.batch)
+    images = placing.images(graphs.example(), joining.batch)
     predictions = []
-    for tile, graph in zip(whole.ensemble.grid.tiles, whole.tiles, strict=True):
+    for tile, graph in zip(graphs.ensemble.grid.tiles, graphs.tiles, strict=True):
         template = templates.of(graph)
         names = [str(each.name) for each in template.graph.inputs[1:]]
         weights = [placing.weight(f"{tile.name}.{name}", graph.weights[name]) for name in names]

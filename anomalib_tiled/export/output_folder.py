@@ -84,9 +84,9 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
         raise ConfigurationError(message)
     if not output.exists() or (output.is_dir() and not any(_others(output))):
         return
-    if strangers := _strangers(output):
+    if foreign := _foreign_files(output):
         message = (
-            f"--output must be a new or empty folder, or an earlier export, but {output} holds {strangers[0]}, which "
+            f"--output must be a new or empty folder, or an earlier export, but {output} holds {foreign[0]}, which "
             "no export has written. Move it away, or choose another folder."
         )
         raise ConfigurationError(message)
@@ -95,7 +95,7 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
         raise ConfigurationError(message)
 
 
-def _strangers(output: Path) -> list[str]:
+def _foreign_files(output: Path) -> list[str]:
     """List the files that do not belong to an export."""
     try:
         content = read_json(output / MANIFEST)

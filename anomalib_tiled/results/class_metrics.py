@@ -75,7 +75,7 @@ NEEDS: tuple[tuple[type[Metric], frozenset[str]], ...] = (
     (classification.BinaryCohenKappa, BOTH),
     (classification.BinaryMatthewsCorrCoef, BOTH),
 )
-"""Classes that must occur for a metric to be defined; the first match counts. torchmetrics gives 0 or 1 without."""
+"""Classes without which a metric is undefined; the first match counts. torchmetrics gives 0 or 1 then."""
 
 NORMALIZED_CONFUSION = {"true": BOTH, "pred": frozenset({"called normal", "called anomalous"})}
 """The same for the argument ``normalize`` of a confusion matrix."""

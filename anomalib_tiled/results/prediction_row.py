@@ -1,4 +1,4 @@
-"""The prediction of an image as a line of JSON, as a row of a table and in COCO's format, and what it contradicts."""
+"""The prediction of an image: a line of JSON, a row of a table, COCO's format; and contradictions of label and mask."""
 
 from __future__ import annotations
 

@@ -68,15 +68,15 @@ def new_version(root: Path) -> Iterator[NewVersion]:
 
 def _next(root: Path) -> NewVersion:
     """Take the next number, while no other process can."""
-    door = root / ".lock"
+    lock_file = root / ".lock"
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(door):
+        with FileLock(lock_file):
             remove_abandoned(root.glob(TEMPORARY))
             name = f"v{_newest(root) + 1}"
             hidden = root / temporary_name(name)
             hidden.mkdir()
-            door.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
+            lock_file.unlink(missing_ok=True)  # a process that has opened it notices that, and makes a new one
     return NewVersion(root / name, hidden)
 
 

@@ -184,7 +184,7 @@ class _Measure:
     def check_depth(self, depth: int) -> None:
         """Refuse a text that nests too deeply."""
         if depth > DEEPEST:
-            message = f"{self._name} may nest {DEEPEST} levels deep, but nests deeper. Lay it out flatter."
+            message = f"{self._name} may nest {DEEPEST} levels deep, but nests deeper. Nest it less."
             raise ConfigurationError(message)
 
     def _scalar(self, node: yaml.ScalarNode) -> _Size:

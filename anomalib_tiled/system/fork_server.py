@@ -67,9 +67,9 @@ def start_fork_server() -> None:
 
 
 def start_fork_server_early() -> None:
-    """Start it before the command itself imports anything, if several processes can train here.
+    """Start the fork server before the command itself imports anything, if several processes can train here.
 
-    This saves seconds, unless the configuration says that one process trains: then the fork server is not used.
+    This saves seconds, unless the configuration says that one process trains: then it is not used.
     """
     if sys.platform == "linux" and not GPU.exists() and room_for_workers() > 1:
         start_fork_server()
@@ -93,7 +93,7 @@ def starting_process() -> Iterator[None]:
 
 @contextmanager
 def _in_root_folder() -> Iterator[None]:
-    """Start a process there with Python 3.10, which does not know that variable."""
+    """Work in the root folder meanwhile: Python 3.10 ignores ``PYTHONSAFEPATH``, and nothing there can be imported."""
     before = Path.cwd()
     os.chdir(os.sep)
     try:
@@ -103,7 +103,7 @@ def _in_root_folder() -> Iterator[None]:
 
 
 def _forget_safe_path() -> None:
-    """Keep the variable from other programs that this process starts."""
+    """Hide ``PYTHONSAFEPATH`` from other programs that this process starts."""
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
 

@@ -110,10 +110,10 @@ def check_monitored(job: TileJob) -> None:
     allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job)
     for monitor in unknown:
         if monitor not in allowed:
-            meant = f"image_{monitor}"
+            with_level = f"image_{monitor}"
             message = (
                 f"{monitored[monitor]} monitors {monitor!r}, which {settings.model.name} does not log and metrics does "
-                f"not name. {allowed_names(meant if meant in allowed else monitor, allowed)}"
+                f"not name. {allowed_names(with_level if with_level in allowed else monitor, allowed)}"
             )
             raise ConfigurationError(message)
 

@@ -82,7 +82,7 @@ class LazyPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """Predicting images of a run, tile by tile. Like the job of tiles, it is small enough to be sent to any process.
+    """Predicts images of a run, tile by tile. Like a `TileJob`, it is small enough to be sent to any process.
 
     Args:
         job: Tiles and their models.

@@ -134,14 +134,14 @@ def test_a_callback_gets_no_function() -> None:
 
 def test_a_path_that_leads_nowhere() -> None:
     for path in ("nowhere", "no_such_module.Class", "anomalib.NoSuchClass", ""):
-        with pytest.raises(ConfigurationError, match=f"must name a class, but {path} is not there"):
+        with pytest.raises(ConfigurationError, match=f"must name a class, but {path} does not exist"):
             check_classes({"class_path": path})
 
 
 @pytest.mark.usefixtures("ending_modules")
 @pytest.mark.parametrize("path", ["ev-il.X", "a.ev-il.X"])
 def test_what_is_no_path_of_a_class_is_not_imported(path: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"must name a class, but {path} is not there"):
+    with pytest.raises(ConfigurationError, match=f"must name a class, but {path} does not exist"):
         takes(anything={"class_path": path})
 
 

@@ -117,7 +117,7 @@ def test_nothing_found_is_an_error(folder: Path, given: str, message: str) -> No
 
 @pytest.mark.parametrize("line", ["a" * 65_537, "a.tif\0b/2.png"])
 def test_a_list_with_other_ends_of_lines_is_not_read_to_its_end(folder: Path, line: str) -> None:
-    with pytest.raises(DataError, match=r"a line holds zero bytes or more than 65536 characters\. Leave -print0 out"):
+    with pytest.raises(DataError, match=r"more than 65536 characters\. If `find` wrote it, leave out -print0"):
         found(folder, "-", listed=(lines := iter(("1.png\n", line, "never read"))))
     assert next(lines) == "never read"
 

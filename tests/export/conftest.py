@@ -14,7 +14,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.export.graphs import TileGraphs, Whole
+from anomalib_tiled.export.graphs import EnsembleGraphs, TileGraphs
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
@@ -78,14 +78,14 @@ def make_ensemble() -> Callable[..., EnsembleModel]:
 
 
 @pytest.fixture
-def whole_of() -> Callable[[EnsembleModel], Whole]:
+def graphs_of() -> Callable[[EnsembleModel], EnsembleGraphs]:
     """Trace the tiles of an ensemble."""
 
-    def whole(ensemble: EnsembleModel) -> Whole:
+    def graphs_of_ensemble(ensemble: EnsembleModel) -> EnsembleGraphs:
         graphs = TileGraphs(ensemble)
-        return Whole(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles))
+        return EnsembleGraphs(ensemble, tuple(graphs.graph(tile) for tile in ensemble.grid.tiles))
 
-    return whole
+    return graphs_of_ensemble
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class Failing(formats.TorchFormat):
         if at == self.at:
             raise self.error
 
-    def _write(self, whole: object, path: Path) -> None:
+    def _write(self, graphs: object, path: Path) -> None:
         self._fail("written")
 
     def _load(self, path: Path) -> formats.Predict:

@@ -12,12 +12,12 @@ import torch
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import ConfigurationError, StageError
-from anomalib_tiled.export.graphs import WHERE_FROM, TileGraphs, Whole, joining_graph
+from anomalib_tiled.export.graphs import WHERE_FROM, EnsembleGraphs, TileGraphs, joining_graph
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.scoring import Scorer
 
 Make = Callable[..., EnsembleModel]
-WholeOf = Callable[[EnsembleModel], Whole]
+GraphsOf = Callable[[EnsembleModel], EnsembleGraphs]
 ONE = TileGrid(Size(5, 5), Size(5, 5), Size(5, 5))
 TWO = TileGrid(Size(5, 8), Size(5, 5), Size(3, 3))
 
@@ -27,9 +27,9 @@ class ByNumpy(Scorer):
         return torch.from_numpy(np.median(tile_scores.numpy(), axis=0))
 
 
-def test_a_graph_takes_any_number_of_images(make_ensemble: Make, whole_of: WholeOf) -> None:
+def test_a_graph_takes_any_number_of_images(make_ensemble: Make, graphs_of: GraphsOf) -> None:
     ensemble = make_ensemble(TWO)
-    graph = whole_of(ensemble).graph()
+    graph = graphs_of(ensemble).whole()
     assert (graph.inputs, graph.batch) == (("images",), None)
     assert graph.outputs == ("pred_score", "pred_label", "anomaly_map", "pred_mask")
     assert not any(name in node.meta for node in graph.program.graph.nodes for name in WHERE_FROM)
@@ -38,18 +38,18 @@ def test_a_graph_takes_any_number_of_images(make_ensemble: Make, whole_of: Whole
         torch.testing.assert_close(graph.program.module()(images)["anomaly_map"], ensemble(images).anomaly_map)
 
 
-def test_a_model_that_counts_its_images_gets_one_at_a_time(make_ensemble: Make, whole_of: WholeOf) -> None:
+def test_a_model_that_counts_its_images_gets_one_at_a_time(make_ensemble: Make, graphs_of: GraphsOf) -> None:
     ensemble = make_ensemble(ONE, lambda images: torch.cat([images[i : i + 1] for i in range(len(images))]))
-    whole = whole_of(ensemble)
-    assert [tile.graph.batch for tile in whole.tiles] == [1]
-    assert not whole.any_batch
+    graphs = graphs_of(ensemble)
+    assert [tile.graph.batch for tile in graphs.tiles] == [1]
+    assert not graphs.any_batch
     assert joining_graph(ensemble, ("tile_scores", "tile_maps"), any_batch=False).batch == 1
 
 
-def test_a_model_that_depends_on_values_is_named(make_ensemble: Make, whole_of: WholeOf) -> None:
+def test_a_model_that_depends_on_values_is_named(make_ensemble: Make, graphs_of: GraphsOf) -> None:
     ensemble = make_ensemble(ONE, lambda images: images if images.max() > 0.5 else -images)
     with pytest.raises(ConfigurationError, match=r"^Brightness cannot be exported: .* Choose another model"):
-        whole_of(ensemble)
+        graphs_of(ensemble)
 
 
 def test_tiles_are_joined_without_writing_into_the_image(make_ensemble: Make) -> None:
@@ -67,7 +67,7 @@ def test_a_stage_that_leaves_pytorch_is_named(make_ensemble: Make) -> None:
         joining_graph(make_ensemble(ONE, scorer=ByNumpy()), ("tile_scores",), any_batch=True)
 
 
-def test_a_model_with_operators_of_another_package_is_refused(make_ensemble: Make, whole_of: WholeOf) -> None:
+def test_a_model_with_operators_of_another_package_is_refused(make_ensemble: Make, graphs_of: GraphsOf) -> None:
     with torch.library._scoped_library("elsewhere", "DEF") as library:
         library.define("twice(Tensor x) -> Tensor")
         library.impl("twice", lambda x: 2 * x, "CompositeExplicitAutograd")
@@ -76,7 +76,7 @@ def test_a_model_with_operators_of_another_package_is_refused(make_ensemble: Mak
             "cannot be exported: its model or stages use operators of elsewhere, which PyTorch alone does not have"
         )
         with pytest.raises(ConfigurationError, match=message):
-            whole_of(make_ensemble(ONE, torch.ops.elsewhere.twice))
+            graphs_of(make_ensemble(ONE, torch.ops.elsewhere.twice))
 
 
 def assert_each_predicts_its_own(ensemble: EnsembleModel, graphs: TileGraphs) -> None:
