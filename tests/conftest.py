@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import shutil
 import subprocess
@@ -46,6 +47,15 @@ def no_early_fork_server() -> Iterator[None]:
     """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stacks_without_source() -> Iterator[None]:
+    """Jsonargparse looks at the stack whenever it parses, and reads the source of all of pytest's functions in it."""
+    stack = inspect.stack
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", lambda context=0: stack(context))
         yield
 
 

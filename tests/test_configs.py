@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.cli.options import fit_parser, settings_from
+from anomalib_tiled.cli.options import settings_from
+from anomalib_tiled.cli.parser import Parser
 from anomalib_tiled.config.settings import Settings, as_size
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.ensemble.calibration import Stages
@@ -24,10 +25,9 @@ ANY_SIZE = (1200, 1601)
 """Stands in for the size of the user's own images."""
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
-def settings(request: pytest.FixtureRequest) -> Settings:
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def settings(request: pytest.FixtureRequest, parser: Parser) -> Settings:
     """Each example, read as the command reads it."""
-    parser = fit_parser("anomalib tiled fit")
     return settings_from(parser, parser.parse_args(["--config", str(request.param)]))
 
 
@@ -64,9 +64,8 @@ def test_its_metrics_workers_and_trainer_arguments_can_be_made(settings: Setting
     assert len(trainer_arguments(settings.trainer)["callbacks"]) == len(given)
 
 
-def test_it_survives_being_written_and_read(settings: Settings, tmp_path: Path) -> None:
+def test_it_survives_being_written_and_read(settings: Settings, parser: Parser, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
-    parser = fit_parser("anomalib tiled fit")
     again = settings_from(parser, parser.parse_args(["--config", str(tmp_path / "config.yaml")]))
     assert again == settings
 

@@ -104,9 +104,9 @@ def refuse_code_in(folder: Path, configuration: object) -> None:
     Raises:
         ConfigurationError: The configuration leads into the folder.
     """
-    folder = folder.resolve()
+    folder, known = folder.resolve(), set[Path]()
     for text in _texts(configuration):
-        if any(_passes_through(folder, place) for place in _places(text)):
+        if any(_passes_through(folder, place, known) for place in _places(text)):
             message = f"classes must come from installed packages, but {text} is in the run folder itself"
             raise ConfigurationError(message)
 
@@ -167,9 +167,13 @@ def _places_of(package: str) -> list[Path]:
     return [Path(place).absolute() for place in places]
 
 
-def _passes_through(folder: Path, place: Path) -> bool:
-    """Whether a file, or a folder or link on the way to it, is in a folder."""
+def _passes_through(folder: Path, place: Path, known: set[Path]) -> bool:
+    """Whether a file, or a folder or link on the way to it, is in a folder; notes those that are known not to be."""
+    steps = [step for step in (place, *place.parents) if step not in known]
     try:
-        return any(step.resolve().is_relative_to(folder) for step in (place, *place.parents))
+        if any(step.resolve().is_relative_to(folder) for step in steps):
+            return True
     except (OSError, ValueError, RuntimeError):  # there is no such file
         return False
+    known.update(steps)
+    return False

@@ -40,7 +40,7 @@ def hookimpl(function):
     return hook_of_the_package(noted)
 
 
-class Lowest(Merger):
+class LowestTile(Merger):
     """Lowest score of all tiles that cover a pixel."""
 
     def start(self, grid, batch, *, device=None):
@@ -103,7 +103,7 @@ class Backwards(Workers):
 
 @hookimpl
 def register_mergers():
-    return [Lowest]
+    return [LowestTile]
 
 
 @hookimpl
@@ -156,7 +156,7 @@ def run_tested(run_folder, output, metrics):
     hear("tested", sorted(metrics)[0], (output / "metrics.json").is_file())
 '''
 STAGES = {
-    "merging": "Lowest",
+    "merging": "LowestTile",
     "scoring": "HighestPixel",
     "seam_smoothing": {"class_path": "Bilateral", "init_args": {"radius": 5}},
     "normalization": {"stage": "image", "method": "Sigmoid"},

@@ -271,6 +271,7 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
     assert "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(
     configure: Callable[..., Path],
     finished_run: Path,
