@@ -195,18 +195,28 @@ class PredictionFolder:
             )
             raise ConfigurationError(message)
 
-    def check_same(self, **given: Plain) -> None:
-        """Refuse to add predictions to others with different settings.
+    def check_same(self, *, calibration: Plain = None, **options: Plain) -> None:
+        """Refuse to add predictions to others with different options.
+
+        Args:
+            calibration: Fingerprint of the calibration of the run.
+            options: Options of the command; those of the folder that are left out are not compared.
 
         Raises:
-            ConfigurationError: The settings differ.
+            ConfigurationError: The calibration or an option differs.
         """
         own = self.facts()
-        for name, value in given.items():
+        if calibration is not None and own.get("calibration") != calibration:
+            message = (
+                f"{self.path} holds predictions of another run, or of this run before it was calibrated anew. "
+                "Choose another folder with --output."
+            )
+            raise ConfigurationError(message)
+        for name, value in options.items():
             if own.get(name) != value:
                 message = (
-                    f"{self.path} holds predictions with {name} {own.get(name)!r}, not {value!r}. "
-                    "Use the same settings, or choose another folder with --output."
+                    f"{self.path} holds predictions {_with_option(name, own.get(name))}, but this command is "
+                    f"{_with_option(name, value)}. Give the same options, or choose another folder with --output."
                 )
                 raise ConfigurationError(message)
 
@@ -339,3 +349,10 @@ def _write_rows(file: TextIO, rows: Iterable[Iterable[object]]) -> None:
 def _write_list(file: TextIO, entries: Iterable[Mapping[str, Plain]]) -> None:
     separators = chain(["\n"], repeat(",\n"))
     file.writelines(before + json_line(entry) for entry, before in zip(entries, separators))  # noqa: B905  # separators never end
+
+
+def _with_option(name: str, value: Plain) -> str:
+    """Say how an option of the command is given, such as ``with --threshold 0.5``."""
+    if value in (None, False):
+        return f"without --{name}"
+    return f"with --{name}" if value is True else f"with --{name} {value}"

@@ -146,8 +146,8 @@ def _remove_outdated_scores(run: Run) -> None:
 
 
 def _learn_tiles(stages: Stages, tiles: Mapping[str, Observed]) -> dict[str, Level]:
-    normal = sum(not observed.scores.has_anomalous for observed in tiles.values())
-    logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
+    if normal := sum(not observed.scores.has_anomalous for observed in tiles.values()):
+        logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
     return {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
 
 

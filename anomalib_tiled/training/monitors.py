@@ -15,7 +15,7 @@ from anomalib.metrics import Evaluator
 from anomalib_tiled.config.settings import MetricSettings
 from anomalib_tiled.ensemble.tile_model import in_size
 from anomalib_tiled.errors import ConfigurationError, TiledError, TrainingError, allowed_names
-from anomalib_tiled.results.class_metrics import read_metrics
+from anomalib_tiled.results.class_metrics import COUNTED, read_metrics
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
@@ -110,12 +110,20 @@ def check_monitored(job: TileJob) -> None:
     allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job)
     for monitor in unknown:
         if monitor not in allowed:
-            with_level = f"image_{monitor}"
             message = (
                 f"{monitored[monitor]} monitors {monitor!r}, which {settings.model.name} does not log and metrics does "
-                f"not name. {allowed_names(with_level if with_level in allowed else monitor, allowed)}"
+                f"not name. {_choice(monitor, allowed)}"
             )
             raise ConfigurationError(message)
+
+
+def _choice(monitor: str, allowed: set[str]) -> str:
+    """List what can be monitored, after the setting that would allow the value, or the nearest name."""
+    level, _, name = monitor.partition("_")
+    if name in COUNTED.get(level, ()):
+        return f"Add {name} to metrics.{level}, or monitor something else. Allowed: {', '.join(sorted(allowed))}."
+    meant = f"image_{monitor}"
+    return allowed_names(meant if meant in allowed else monitor, allowed)
 
 
 def _logged_names(job: TileJob) -> set[str]:

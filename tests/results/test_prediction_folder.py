@@ -116,10 +116,13 @@ def test_predictions_are_replaced_all_or_none(folder: PredictionFolder) -> None:
     assert [row[0] for row in table(folder)[1:]] == [each.image_path for each in IMAGES[::-1]]
 
 
-def test_other_settings_are_refused(folder: PredictionFolder) -> None:
-    folder.check_same(coco=True, maps=None, common="/data")
-    with pytest.raises(ConfigurationError, match=r"holds predictions with coco True, not False\. Use the same"):
+def test_other_options_are_refused(folder: PredictionFolder) -> None:
+    folder.check_same(coco=True, maps=None)
+    message = r"holds predictions with --coco, but this command is without --coco\. Give the same options, or choose"
+    with pytest.raises(ConfigurationError, match=message):
         folder.check_same(coco=False)
+    with pytest.raises(ConfigurationError, match=r"without --maps, but this command is with --maps npy\. "):
+        folder.check_same(coco=True, maps="npy")
 
 
 DAMAGED = {

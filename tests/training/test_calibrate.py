@@ -92,8 +92,13 @@ def normalized(level: Level) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
-def test_only_what_is_needed_is_learned(run: Run, normalize_at: str, threshold_at: str) -> None:
-    calibration = calibrate(at(run, normalize_at, threshold_at))
+def test_only_what_is_needed_is_learned(
+    run: Run, normalize_at: str, threshold_at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "anomalib_tiled"):
+        calibration = calibrate(at(run, normalize_at, threshold_at))
+    told = "no anomalous validation tile to learn a threshold from" in caplog.text
+    assert told == ("tile" in {normalize_at, threshold_at})
     assert list(calibration.tiles) == (TILES if "tile" in {normalize_at, threshold_at} else [])
     assert (calibration.image is not None) == ("image" in {normalize_at, threshold_at})
     assert {normalized(level) for level in calibration.tiles.values()} <= {(normalize_at == "tile",) * 2}

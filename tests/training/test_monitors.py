@@ -167,6 +167,7 @@ UNKNOWN = {
     "F1Score": "Did you mean 'image_F1Score'? ",
     "AUROC": "Did you mean 'image_AUROC'? ",
     "val_loss": "Did you mean 'train_loss'? ",
+    "pixel_F1Score": "and metrics does not name. Add F1Score to metrics.pixel, or monitor something else. Allowed: ",
 }
 ALLOWED = (
     "Allowed: image_AUPR, image_AUROC, image_F1Max, image_F1Score, pixel_AUPR, pixel_AUPRO, pixel_AUROC, pixel_F1Max, "
