@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -47,6 +47,20 @@ def no_early_fork_server() -> Iterator[None]:
     """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anomalib_tiled.cli.main.start_fork_server_early", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_kept_apart() -> Iterator[None]:
+    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
+
+    Commands do the same while they train, and undo it, so they are kept from it here.
+    """
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        if "anomalib_tiled.pipeline" in sys.modules:  # importing it takes seconds
+            patch.setattr("anomalib_tiled.pipeline.long_lived_kept_apart", nullcontext)
         yield
 
 
@@ -321,14 +335,3 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("_try_out", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
         monkeypatch.setattr(preparation, name, lambda *_, **__: ())
-
-
-@pytest.fixture(autouse=True)
-def imports_kept_apart() -> None:
-    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
-
-    Commands do the same while they train, and undo it.
-    """
-    if gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()
