@@ -100,6 +100,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield write
     for name in names:
         sys.modules.pop(name, None)
+    gc.collect()  # until then, jsonargparse finds the classes of the modules by their names
 
 
 @pytest.fixture
