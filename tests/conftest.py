@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -51,6 +51,20 @@ def no_early_fork_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def imports_kept_apart() -> Iterator[None]:
+    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
+
+    Commands do the same while they train, and undo it, so they are kept from it here.
+    """
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        if "anomalib_tiled.pipeline" in sys.modules:  # importing it takes seconds
+            patch.setattr("anomalib_tiled.pipeline.long_lived_kept_apart", nullcontext)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def stacks_without_source() -> Iterator[None]:
     """Jsonargparse looks at the stack whenever it parses, and reads the source of all of pytest's functions in it."""
     stack = inspect.stack
@@ -86,6 +100,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield write
     for name in names:
         sys.modules.pop(name, None)
+    gc.collect()  # until then, jsonargparse finds the classes of the modules by their names
 
 
 @pytest.fixture
@@ -321,14 +336,3 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("_check_settings", "check_model", "check_fresh_model", "check_augmentations", "depth_notes"):
         monkeypatch.setattr(preparation, name, lambda *_, **__: ())
-
-
-@pytest.fixture(autouse=True)
-def imports_kept_apart() -> None:
-    """Keep what is imported out of the search for garbage, which takes half a second each time otherwise.
-
-    Commands do the same while they train, and undo it.
-    """
-    if gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,15 +41,9 @@ from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
-pytestmark = pytest.mark.usefixtures("unchecked", "uncollected")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
-
-
-@pytest.fixture
-def uncollected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for no garbage, which takes longer than the rest of a fit that trains nothing."""
-    monkeypatch.setattr(pipeline, "long_lived_kept_apart", nullcontext)
 
 
 def record(folder: RunFolder, *names: str) -> None:

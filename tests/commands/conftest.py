@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import yaml
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
-from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.ensemble import loaded_models
@@ -85,14 +83,6 @@ def settings(root: Path, results: Path) -> dict[str, Any]:
         "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score", "AUPRO"]},
         "workers": {"class_path": "LocalWorkers", "init_args": {"processes": 1}},  # others start in seconds
     }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imports_still_kept_apart() -> Iterator[None]:
-    """Commands need not keep imports out of the search for garbage: they are already, and would be in it afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "long_lived_kept_apart", nullcontext)
-        yield
 
 
 @pytest.fixture(scope="session")

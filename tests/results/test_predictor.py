@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +15,6 @@ from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Prediction
-
-
-@pytest.fixture(autouse=True)
-def few_objects() -> Iterator[None]:
-    """Leave out of garbage collections what was there before: they come after each failure."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Ensemble:
