@@ -41,6 +41,12 @@ KILLED = (
 )
 
 
+NEVER_STARTED = (
+    'In a script, start the fit under `if __name__ == "__main__":`, because each process imports the script.'
+)
+"""Advice if a process ended with an error of Python before it could report one."""
+
+
 class WorkerError(RuntimeError):
     """A process ended while it was training a tile."""
 
@@ -171,7 +177,8 @@ class Worker:
             process.join(timeout=5)
             if process.exitcode == -signal.SIGKILL:
                 return Answer(KilledError(KILLED), lost=True)
-            return Answer(WorkerError(f"the process ended with exit code {process.exitcode}"), lost=True)
+            advice = f". {NEVER_STARTED}" if process.exitcode == 1 else ""
+            return Answer(WorkerError(f"the process ended with exit code {process.exitcode}{advice}"), lost=True)
 
     def stop(self) -> None:
         """Kill the process; finished tiles are on the disk."""

@@ -81,7 +81,7 @@ def dies(folder, tile, device=None):
     if tile.name == "r00_c01" or (tile.name == "r01_c02" and first):
         os.kill(os.getpid(), signal.SIGKILL)
     if tile.name == "r00_c02":
-        os._exit(7)
+        os._exit(1)
 
 
 def on_sick_gpu(folder, tile, device=None):
@@ -159,7 +159,10 @@ def test_the_tile_of_a_process_that_ends_is_tried_once_more(workbench: ModuleTyp
         "the process was killed, as the system does when memory is short. "
         "Lower workers.init_args.processes, or the data module's train_batch_size."
     )
-    assert errors["r00_c02"] == "the process ended with exit code 7"
+    assert errors["r00_c02"] == (
+        "the process ended with exit code 1. In a script, start the fit under "
+        '`if __name__ == "__main__":`, because each process imports the script.'
+    )
     tries = Counter(tile for tile, *_ in notes(tmp_path))
     assert {tile for tile, number in tries.items() if number == 2} == {"r00_c01", "r00_c02", "r01_c02"}
     assert tries.total() == len(TILES) + 3
