@@ -260,7 +260,7 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
     if not others:
         return FitRequest(run)
     # The run's own configuration comes first, so that only the other arguments can differ from it.
-    parsed = parser.parse_args(["--config", str(run.folder.config_file), *others])
+    parsed = parser.parse_args(["--config", run.settings.to_yaml(), *others])
     seeded = not isinstance(parsed.seed_everything, bool)
     run = _change(run, settings_from(parser, parsed), seeded=seeded, report=report)
     return FitRequest(run, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)

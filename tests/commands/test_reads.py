@@ -66,6 +66,11 @@ def test_a_run_is_read_once(run: str, command: str) -> None:
     assert reads(command, "--ckpt_dir", run) == {"config.yaml": 1, "split.csv": 1}
 
 
+def test_a_run_whose_settings_change_is_read_once(run: str) -> None:
+    changed = reads("fit", "--ckpt_dir", run, "--metrics.image", "[F1Score]")
+    assert changed == {"config.yaml": 1, "split.csv": 1}
+
+
 def test_predicting_reads_a_run_once(run: str, new: Path) -> None:
     assert reads("predict", "--ckpt_dir", run, "--data", str(new)) == {"config.yaml": 1, "split.csv": 1}
 
