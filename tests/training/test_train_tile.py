@@ -474,7 +474,7 @@ def test_training_and_predicting_are_two_steps_with_one_model(
     monkeypatch.setattr(SavedModels, "load", lambda *_: pytest.fail("a model is loaded"))
     run = make_run()
     model = train_tile(run.job, run.grid.tiles[1])
-    assert (float(model.weight), model.training) == (1, True), "as the training left it"
+    assert (model.weight.item(), model.training) == (1, True), "as the training left it"
     assert not run.folder.predictions.exists()
     TrainAndPredict(run.job)(first(run))
     assert [path.name for path in run.folder.predictions.glob("*/*.json")] == ["r00_c00.json"]
