@@ -36,7 +36,7 @@ def temporary_name(name: str) -> str:
         name: Name when it is complete.
     """
     beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # cuts no character in half
-    return f".{beginning}.{_machine()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    return f".{beginning}.{machine_name()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:
-    if machine == _machine():
+    if machine == machine_name():
         return not _is_running(process)
     with suppress(OSError):  # something was removed meanwhile, or is inaccessible
         return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > A_DAY
@@ -92,7 +92,7 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """Name this machine without dots, and the numbering of processes, of which containers have their own."""
     name = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
     with suppress(OSError):  # no Linux
