@@ -104,6 +104,10 @@ class RunFiles:
         """Request to train a tile again; until then, its model stays."""
         return self.path / "tiles" / f"{tile.name}.again"
 
+    def claim_file(self, tile: Tile) -> Path:
+        """Which try may store a tile, while it is trained."""
+        return self.path / "tiles" / f"{tile.name}.claim"
+
     @property
     def shared_files(self) -> list[Path]:
         """Weights that tiles share."""

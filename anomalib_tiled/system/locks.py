@@ -27,7 +27,7 @@ from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.temporary import machine_name, temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 RENEWED = 10.0
@@ -66,9 +66,7 @@ class Lease:
 
     def __init__(self, path: Path, kept: str) -> None:
         self.path, self._kept = path, kept
-        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        process = {"host": platform.node(), "process": os.getpid(), "since": since, "machine": machine_name()}
-        self._content = {**process, "chance": os.urandom(8).hex()}
+        self._content = {**this_process(), "chance": os.urandom(8).hex()}
         self._ended = Event()
 
     def check(self) -> None:
@@ -79,8 +77,8 @@ class Lease:
         """
         if not self._is_ours():
             message = (
-                f"{self.path.parent} was taken over by {_described(self.path)}, because this process did not renew "
-                f"{self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
+                f"{self.path.parent} was taken over by {described(_content(self.path))}, because this process did not "
+                f"renew {self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
             )
             raise RunFolderError(message)
 
@@ -128,6 +126,23 @@ class Lease:
                     os.utime(self.path)
 
 
+def this_process() -> dict[str, object]:
+    """Give what others need to know of this process: its host, its number, the time, and a name of its machine."""
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"host": platform.node(), "process": os.getpid(), "since": since, "machine": machine_name()}
+
+
+def described(process: Mapping[str, object]) -> str:
+    """Describe a process for messages.
+
+    Args:
+        process: What `this_process` gave there; may be empty.
+    """
+    if not {"process", "host", "since"} <= process.keys():
+        return "another process"
+    return "process {process} on {host} since {since}".format_map(process)
+
+
 @contextmanager
 def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
     """Keep every other process, of this machine and of others, from working in a folder.
@@ -153,10 +168,8 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
         with storage_errors(folder):
             is_taken = lease.take(locked=lock.is_locked)
         if not is_taken:
-            message = (
-                f"{folder} {work.description} by {_described(lease.path)}. Wait until it has finished, or stop it; "
-                f"{work.kept}."
-            )
+            process = described(_content(lease.path))
+            message = f"{folder} {work.description} by {process}. Wait until it has finished, or stop it; {work.kept}."
             far = f"{message} If its machine has failed, try again in {LEASE:.0f} s."
             raise RunFolderError(far if lock.is_locked else message)
         try:
@@ -198,10 +211,3 @@ def _content(path: Path) -> dict[str, object]:
     with suppress(RunFolderError):  # its process has not written it yet
         return read_json(path)
     return {}
-
-
-def _described(path: Path) -> str:
-    holder = _content(path)
-    if not {"process", "host", "since"} <= holder.keys():
-        return "another process"
-    return "process {process} on {host} since {since}".format_map(holder)

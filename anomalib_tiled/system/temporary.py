@@ -56,7 +56,7 @@ def working_folder(parent: Path, name: str = "work") -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def remove_abandoned(paths: Iterable[Path]) -> None:
+def remove_abandoned(paths: Iterable[Path], patience: float = A_DAY) -> None:
     """Remove what has a temporary name and whose process has ended.
 
     Processes of other machines and containers are invisible here: what they make stays until nothing in it has changed
@@ -64,9 +64,11 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
     Args:
         paths: Files, links and folders; those with other names stay.
+        patience: Seconds without a change to use instead of a day; -inf if the others are known to have ended.
     """
     for path in list(paths):  # found before any is removed
-        if (made := _NAME.fullmatch(path.name)) and _is_abandoned(path, made["machine"], int(made["process"])):
+        made = _NAME.fullmatch(path.name)
+        if made and _is_abandoned(path, made["machine"], int(made["process"]), patience):
             logger.info("Removing %s, which a process that has ended left half done.", path)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -74,11 +76,11 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _is_abandoned(path: Path, machine: str, process: int) -> bool:
+def _is_abandoned(path: Path, machine: str, process: int, patience: float) -> bool:
     if machine == machine_name():
         return not _is_running(process)
     with suppress(OSError):  # something was removed meanwhile, or is inaccessible
-        return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > A_DAY
+        return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > patience
     return False
 
 
