@@ -69,13 +69,18 @@ class Lease:
         self._content = {**this_process(), "chance": os.urandom(8).hex()}
         self._ended = Event()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether no other process has taken over."""
+        return _content(self.path) == self._content
+
     def check(self) -> None:
         """Check that this process may go on; to be called before it begins or hands out more work.
 
         Raises:
             RunFolderError: The process was suspended, and another one has taken over.
         """
-        if not self._is_ours():
+        if not self.is_held:
             message = (
                 f"{self.path.parent} was taken over by {described(_content(self.path))}, because this process did not "
                 f"renew {self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
@@ -101,7 +106,7 @@ class Lease:
     def end(self) -> None:
         """Renew it no more, and remove the file, unless it names another process by now."""
         self._ended.set()
-        if self._is_ours():
+        if self.is_held:
             self.path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -116,13 +121,10 @@ class Lease:
             raise
         return True
 
-    def _is_ours(self) -> bool:
-        return _content(self.path) == self._content
-
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
             with suppress(OSError):  # such as a server that restarts; without a renewal, `check` finds the successor
-                if self._is_ours():
+                if self.is_held:
                     os.utime(self.path)
 
 
