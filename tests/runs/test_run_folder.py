@@ -207,6 +207,18 @@ def test_what_places_on_other_machines_have_left_is_removed_once_they_have_ended
     assert mine.exists(), "its process is at work"
 
 
+def test_each_process_has_a_folder_of_its_own_for_its_exchange(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = run.exchange
+    assert mine == RunFolder(run.path).exchange
+    mine.mkdir()
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    (dead := run.exchange).mkdir()
+    assert mine != dead
+    run.clean_up()
+    assert mine.is_dir()
+    assert not dead.exists()
+
+
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
         run.read(run.split_file, "Look for it.")
