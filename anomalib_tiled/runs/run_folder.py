@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,7 +212,7 @@ class RunFolder(RunFiles):
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Record that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile), self.claim_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -327,9 +328,19 @@ class RunFolder(RunFiles):
                 "Results of the last test could not be removed, and are of other models or stages: %s", error
             )
 
-    def clean_up(self) -> None:
-        """Remove half-done work of killed commands."""
+    def clean_up(self, *, everywhere: bool = False) -> None:
+        """Remove half-done work of killed commands, and claims of tiles; for the process that has locked the run.
+
+        Args:
+            everywhere: Whether no other machine works in the run any more, because all places have ended: then what
+                they have left half done is removed as well.
+        """
         remove_abandoned(self.path.rglob(TEMPORARY))
+        if everywhere:
+            for folder in (self.path / "tiles", self.predictions):
+                remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
+        for claim in (self.path / "tiles").glob("*.claim"):
+            claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""

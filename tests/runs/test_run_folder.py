@@ -190,6 +190,35 @@ def test_what_killed_commands_have_left_is_removed(run: RunFolder, settings: Set
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json", alive}
 
 
+def test_what_places_on_other_machines_have_left_is_removed_once_they_have_ended(run: RunFolder) -> None:
+    names = ("tiles/.r00_c00.node7-1-0a1b2c3d.tmp", "raw/0a/.r00_c00.maps.node7-1-0a1b2c3d.tmp")
+    left = [run.path / name for name in names]
+    other = run.path / "images" / left[0].name
+    for path in (*left, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    mine = run.path / "tiles" / temporary_name("mine")
+    mine.touch()
+    run.clean_up()
+    assert all(path.exists() for path in left)
+    run.clean_up(everywhere=True)
+    assert not any(path.exists() for path in left)
+    assert other.exists(), "no place writes there"
+    assert mine.exists(), "its process is at work"
+
+
+def test_each_process_has_a_folder_of_its_own_for_its_exchange(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = run.exchange
+    assert mine == RunFolder(run.path).exchange
+    mine.mkdir()
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    (dead := run.exchange).mkdir()
+    assert mine != dead
+    run.clean_up()
+    assert mine.is_dir()
+    assert not dead.exists()
+
+
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"split.csv is missing. Look for it."):
         run.read(run.split_file, "Look for it.")
