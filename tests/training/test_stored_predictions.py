@@ -33,6 +33,7 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 Make = Callable[[float], AnomalibModule]
 
@@ -82,7 +83,15 @@ def run(
     settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
     folder, grid = RunFolder(image_folder / "runs" / "v0"), grid_of(settings.tiling)
     split = split_once(datamodule)
-    return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
+    return Run(
+        folder,
+        settings,
+        grid,
+        split,
+        open_source(split, grid, image_folder / "cache"),
+        datamodule,
+        scheduler_of(settings),
+    )
 
 
 def passed(run: Run) -> list[RawPrediction]:
