@@ -17,7 +17,15 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.files import (
+    absolute,
+    is_file,
+    leads_out,
+    read_json,
+    without_own_link,
+    write_json,
+    write_text,
+)
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.packages import refuse_code_in
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
@@ -126,7 +134,7 @@ class RunFolder(RunFiles):
             RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
                 write.
         """
-        run = cls(Path(os.path.realpath(path)))  # Path.resolve fails where links lead in a circle
+        run = cls(without_own_link(absolute(path)))
         with readable(run.path):
             is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
         if not is_folder:

@@ -17,6 +17,9 @@ from anomalib_tiled.system.temporary import temporary_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+MOST_LINKS = 40
+"""Links that Linux follows from one to the next; more lead in a circle."""
+
 ANY_BYTES = "surrogateescape"
 """How tables store file names that are not UTF-8."""
 
@@ -44,6 +47,21 @@ def absolute(path: str | Path) -> Path:
         else:
             plain = Path(os.path.realpath(plain) if os.path.islink(plain) else plain).parent  # noqa: PTH114  # never fails
     return plain
+
+
+def without_own_link(path: Path) -> Path:
+    """Give the file or folder that a path names, if it is a link such as ``latest``, which may lead elsewhere later.
+
+    Links in the way to it stay: on another machine, they may lead to where the same disk is mounted there.
+
+    Args:
+        path: An absolute path; it need not exist.
+    """
+    for _ in range(MOST_LINKS):
+        if not os.path.islink(path):  # noqa: PTH114  # never fails
+            break
+        path = absolute(path.parent / path.readlink())
+    return path
 
 
 def leads_out(path: Path) -> bool:

@@ -86,6 +86,18 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
+def test_a_mount_keeps_its_name_and_latest_stands_for_the_run(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mount").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "latest").symlink_to("./v0")
+    (tmp_path / "mine").symlink_to(tmp_path / "mount" / "latest")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mount/v0", "mount/latest", "mine"):
+        assert RunFolder.open(Path(name)).path == tmp_path / "mount" / "v0"
+    assert RunFolder.open(tmp_path / "latest").path == run.path
+
+
 @pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
