@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import inf
 from threading import Event, Thread
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
-from anomalib_tiled.system.temporary import machine_name, temporary_name
+from anomalib_tiled.system.temporary import is_running, machine_name, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ RENEWED = 10.0
 
 LEASE = 60.0
 """Seconds without a renewal after which a process of another machine counts as ended."""
+
+
+WRITTEN = 2.0
+"""Seconds within which a process that has got the lock of the operating system writes its name."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,9 @@ class Lease:
         Returns:
             Whether the folder belongs to this process now.
         """
-        if not (locked and self._create()):
+        if not locked:
+            self._await()
+        if not self._create():
             if not _is_free(self.path, locked=locked):
                 return False
             write_json(self.path, self._content)  # two may do so at once: `check` tells the first one
@@ -108,6 +115,12 @@ class Lease:
         self._ended.set()
         if self.is_held:
             self.path.unlink(missing_ok=True)
+
+    def _await(self) -> None:
+        """Wait for the file of the process that has the lock; if there is none, that process ended with its machine."""
+        deadline = monotonic() + WRITTEN
+        while not self.path.exists() and monotonic() < deadline:
+            sleep(WRITTEN / 20)
 
     def _create(self) -> bool:
         """Make the file; only one process of all machines can."""
@@ -189,8 +202,10 @@ def _is_free(path: Path, *, locked: bool) -> bool:
         path: The file.
         locked: Whether this process has the lock of the operating system, which is reliable within a machine.
     """
-    machine = _content(path).get("machine")
-    if machine == machine_name() or (machine is None and not locked):
+    holder = _content(path)
+    here = machine_name() if "machine" in holder else platform.node()  # earlier versions wrote only the latter
+    is_here = holder.get("machine", holder.get("host")) == here
+    if is_here and (locked or is_running(int(str(holder.get("process"))))):
         return locked
     return _age(path) > LEASE
 
