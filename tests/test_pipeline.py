@@ -39,7 +39,7 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.temporary import temporary_name
-from anomalib_tiled.training import preparation
+from anomalib_tiled.training import attempts, preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -402,6 +402,32 @@ def test_a_fit_that_another_machine_has_followed_changes_nothing_more(
         pipeline.fit(Run.open(folder), Observers())
     assert {path.name for path in (folder.path / "tiles").iterdir()} == {"r00_c00.claim", left.name}
     assert (folder.path / "fit.lock.json").is_file()
+
+
+def test_what_another_machine_has_written_is_seen_though_it_was_missing_before(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS remembers which files were missing until the folder is changed from this machine."""
+    folder, missing, is_file = preparation.prepare(settings).folder, set[Path](), Path.is_file
+
+    def remembered(path: Path) -> bool:
+        if path.parent == folder.tiles and not is_file(path):
+            missing.add(path)
+        return is_file(path) and path not in missing
+
+    def changed(tiles: Path) -> None:
+        assert tiles == folder.tiles
+        missing.clear()
+
+    monkeypatch.setattr(Path, "is_file", remembered)
+    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
+    monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
+    monkeypatch.setattr(attempts, "refresh", lambda _: None)
+    with pytest.raises(StageError, match="must finish every tile, but left out r00_c00"):
+        pipeline.fit(Run.open(folder), Observers())
+    monkeypatch.setattr(attempts, "refresh", changed)
+    pipeline.fit(Run.open(folder), Observers())
+    assert {state for state, _ in states(folder)} == {"done"}
 
 
 def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> None:

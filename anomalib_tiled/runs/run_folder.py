@@ -299,7 +299,7 @@ class RunFolder(RunFiles):
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
         """Name the tiles that were trained with other settings."""
-        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        records = {path.stem: read_json(path) for path in sorted(self.tiles.glob("r*_c*[0-9].json"))}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def retrain_advice(self, tile: Tile) -> str:
@@ -345,9 +345,9 @@ class RunFolder(RunFiles):
         """
         remove_abandoned(self.path.rglob(TEMPORARY))
         if everywhere:
-            for folder in (self.path / "tiles", self.predictions):
+            for folder in (self.tiles, self.predictions):
                 remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
-        for claim in (self.path / "tiles").glob("*.claim"):
+        for claim in self.tiles.glob("*.claim"):
             claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:

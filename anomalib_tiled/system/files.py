@@ -64,6 +64,20 @@ def without_own_link(path: Path) -> Path:
     return path
 
 
+def refresh(folder: Path) -> None:
+    """Let a network file system look anew for the files of a folder, after another machine has written there.
+
+    NFS remembers for up to a minute that a file was missing, unless the folder is changed from this machine.
+
+    Args:
+        folder: The folder; nothing happens if there is none.
+    """
+    if folder.is_dir():
+        with storage_errors(changed := folder / temporary_name("refresh")):
+            changed.touch()
+            changed.unlink()
+
+
 def leads_out(path: Path) -> bool:
     """Whether a path is a symbolic link that leads out of its folder.
 
@@ -163,3 +177,13 @@ def read_json(
         message = f"{path} must hold a JSON object, but holds a {type(content).__name__}."
         raise RunFolderError(message)
     return content
+
+
+def read_json_if_any(path: Path) -> dict[str, object]:
+    """Read a JSON object; give an empty one if there is none, or its process has not written it yet.
+
+    The file is opened at once: NFS looks anew for a file that is opened, but not for one whose existence is asked for.
+    """
+    with suppress(RunFolderError):
+        return read_json(path)
+    return {}

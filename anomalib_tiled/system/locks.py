@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.files import read_json_if_any, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.temporary import is_running, machine_name, temporary_name
 
@@ -77,7 +77,7 @@ class Lease:
     @property
     def is_held(self) -> bool:
         """Whether no other process has taken over."""
-        return _content(self.path) == self._content
+        return read_json_if_any(self.path) == self._content
 
     def check(self) -> None:
         """Check that this process may go on; to be called before it begins or hands out more work.
@@ -87,7 +87,7 @@ class Lease:
         """
         if not self.is_held:
             message = (
-                f"{self.path.parent} was taken over by {described(_content(self.path))}, because this process did not "
+                f"{self.path.parent} was taken over by {described(read_json_if_any(self.path))}, because this process did not "
                 f"renew {self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
             )
             raise RunFolderError(message)
@@ -183,7 +183,7 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
         with storage_errors(folder):
             is_taken = lease.take(locked=lock.is_locked)
         if not is_taken:
-            process = described(_content(lease.path))
+            process = described(read_json_if_any(lease.path))
             message = f"{folder} {work.description} by {process}. Wait until it has finished, or stop it; {work.kept}."
             far = f"{message} If its machine has failed, try again in {LEASE:.0f} s."
             raise RunFolderError(far if lock.is_locked else message)
@@ -202,7 +202,7 @@ def _is_free(path: Path, *, locked: bool) -> bool:
         path: The file.
         locked: Whether this process has the lock of the operating system, which is reliable within a machine.
     """
-    holder = _content(path)
+    holder = read_json_if_any(path)
     here = machine_name() if "machine" in holder else platform.node()  # earlier versions wrote only the latter
     is_here = holder.get("machine", holder.get("host")) == here
     if is_here and (locked or is_running(int(str(holder.get("process"))))):
@@ -222,9 +222,3 @@ def _age(path: Path) -> float:
         return inf
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _content(path: Path) -> dict[str, object]:
-    with suppress(RunFolderError):  # its process has not written it yet
-        return read_json(path)
-    return {}

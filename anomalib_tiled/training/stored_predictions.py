@@ -26,6 +26,7 @@ from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError, TiledError, TrainingError
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
+from anomalib_tiled.system.files import refresh
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
@@ -300,6 +301,7 @@ def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredi
                     f"Tile {outcome.item.name} could not be predicted: {reason} (log: {prediction.log(outcome.item)})"
                 )
                 raise TrainingError(message) from outcome.error
+    refresh(predictions.folder)
     if left := prediction.missing(predictions, compare=False):
         raise StageError(untrained(run.scheduler.workers, left))
 
