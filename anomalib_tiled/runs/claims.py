@@ -46,8 +46,8 @@ def claim_tile(folder: RunFolder, tile: Tile) -> ClaimedTile:
         tile: The tile.
     """
     path, chance = folder.claim_file(tile), os.urandom(8).hex()
-    tries = int(str(read_json_if_any(path).get("try", 0)))
-    write_json(path, {**this_process(), "try": tries + 1, "chance": chance})
+    earlier = read_json_if_any(path).get("try")
+    write_json(path, {**this_process(), "try": 1 + (earlier if isinstance(earlier, int) else 0), "chance": chance})
     return ClaimedTile(tile, path, chance)
 
 

@@ -86,9 +86,10 @@ class Lease:
             RunFolderError: The process was suspended, and another one has taken over.
         """
         if not self.is_held:
+            other = described(read_json_if_any(self.path))
             message = (
-                f"{self.path.parent} was taken over by {described(read_json_if_any(self.path))}, because this process did not "
-                f"renew {self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
+                f"{self.path.parent} was taken over by {other}, because this process did not renew {self.path.name} "
+                f"for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
             )
             raise RunFolderError(message)
 
@@ -205,7 +206,8 @@ def _is_free(path: Path, *, locked: bool) -> bool:
     holder = read_json_if_any(path)
     here = machine_name() if "machine" in holder else platform.node()  # earlier versions wrote only the latter
     is_here = holder.get("machine", holder.get("host")) == here
-    if is_here and (locked or is_running(int(str(holder.get("process"))))):
+    process = holder.get("process")
+    if is_here and (locked or not isinstance(process, int) or is_running(process)):
         return locked
     return _age(path) > LEASE
 

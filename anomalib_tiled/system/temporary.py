@@ -88,7 +88,7 @@ def is_running(process: int) -> bool:
     """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for what is no number of a process
         return False
     except PermissionError:
         return True

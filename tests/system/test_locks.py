@@ -202,6 +202,20 @@ def test_a_lock_that_is_never_given_back_is_waited_for_only_while_its_process_ma
         lease.check()
 
 
+@pytest.mark.parametrize("process", ["1", None, 10**30, [1]])
+def test_a_file_from_elsewhere_that_names_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: object
+) -> None:
+    content = {"host": platform.node(), "process": process, "since": "now"}
+    (tmp_path / "fit.lock.json").write_text(json.dumps(content))
+    with locked(tmp_path):
+        pass
+    monkeypatch.setattr(locks, "FileLock", LockOfDeadMachine)
+    (tmp_path / "fit.lock.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="is being fitted by process"), locked(tmp_path):
+        pytest.fail("it may live")
+
+
 def test_times_are_compared_on_the_clock_of_the_storage(
     tmp_path: Path, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
