@@ -16,13 +16,14 @@ from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
-from anomalib_tiled.errors import DataError, TiledError
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
+from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.locks import Lease
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -64,31 +66,32 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         ConfigurationError: The model's predictions cannot be used on any tile.
     """
     folder, named = run.folder, tiles_named(run.grid, again)
-    with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
+    with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
         run.scheduler.prepared_workers(conditions_of(run.settings, folder.exchange, folder.threads(run.grid))).start()
         run = run.without_left_out().with_cache()
-        with _without_half_done_files(folder):
+        with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
         notes = filter(None, (run.left_out_note(), image_note))
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
+        lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
 
 
 @contextmanager
-def _without_half_done_files(folder: RunFolder) -> Iterator[None]:
-    """Remove the half-done files of fits that were killed, and, after an error, those of stopped workers."""
+def _without_half_done_files(folder: RunFolder, lease: Lease) -> Iterator[None]:
+    """Remove the half-done files of fits that were killed, and in the end what places have left that were ended."""
     folder.clean_up()
     try:
         yield
-    except TiledError:
-        folder.clean_up()
-        raise
+    finally:
+        if lease.is_held:
+            folder.clean_up(everywhere=True)
 
 
 def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, keep_going: bool) -> str | None:
@@ -101,8 +104,8 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
         if not run.scheduler.workers.elsewhere:
             download(run.job)
         check_monitored(run.job)
-    attempts = Attempts(run, keep_going=keep_going)
-    with closing(run.on_places(TrainAndPredict(run.job), missing)) as outcomes, attempts.advising():
+    attempts, claim = Attempts(run, keep_going=keep_going), partial(claim_tile, run.folder)
+    with closing(run.on_places(TrainAndPredict(run.job), missing, claim)) as outcomes, attempts.advising():
         for outcome in track(outcomes, "Training tiles", len(missing), run.scheduler.describe_places):
             if outcome.error is None:
                 record = attempts.succeed(outcome.item)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,13 @@ def checksum_named(path: Path) -> str:
 
 SHARED_FILES = shared_name("*")
 """Pattern of such names."""
+
+
+@cache
+def _exchange_of(process: int) -> str:
+    """Name the folder of a process for its exchange with places: several commands may use a run at the same time."""
+    del process  # key of the cache: a copy of this process needs a folder of its own
+    return temporary_name("workers")
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,8 @@ class RunFiles:
 
     @property
     def exchange(self) -> Path:
-        """What the command and places on other machines exchange; gone when the command has ended."""
-        return self.path / "workers"
+        """What this process and places on other machines exchange; gone when its command has ended."""
+        return self.path / _exchange_of(os.getpid())
 
     @property
     def log_file(self) -> Path:
@@ -89,27 +100,36 @@ class RunFiles:
         """Log of one tile's training."""
         return self.path / "logs" / f"{tile.name}.log"
 
+    @property
+    def tiles(self) -> Path:
+        """Checkpoints and records of tiles, and what is noted of them."""
+        return self.path / "tiles"
+
     def checkpoint(self, tile: Tile) -> Path:
         """Trained model of one tile."""
-        return self.path / "tiles" / f"{tile.name}.ckpt"
+        return self.tiles / f"{tile.name}.ckpt"
 
     def record_file(self, tile: Tile) -> Path:
         """Record of a trained tile."""
-        return self.path / "tiles" / f"{tile.name}.json"
+        return self.tiles / f"{tile.name}.json"
 
     def failure_file(self, tile: Tile) -> Path:
         """Record of a failed training, with the reason."""
-        return self.path / "tiles" / f"{tile.name}.failed.json"
+        return self.tiles / f"{tile.name}.failed.json"
 
     def left_out_file(self, tile: Tile) -> Path:
         """Record of a location without a model, with the reason why none can be fitted there."""
-        return self.path / "tiles" / f"{tile.name}.left_out.json"
+        return self.tiles / f"{tile.name}.left_out.json"
 
     def retrain_file(self, tile: Tile) -> Path:
         """Request to train a tile again; until then, its model stays."""
-        return self.path / "tiles" / f"{tile.name}.again"
+        return self.tiles / f"{tile.name}.again"
+
+    def claim_file(self, tile: Tile) -> Path:
+        """Which try may store a tile, while it is trained."""
+        return self.tiles / f"{tile.name}.claim"
 
     @property
     def shared_files(self) -> list[Path]:
         """Weights that tiles share."""
-        return sorted((self.path / "tiles").glob(SHARED_FILES))
+        return sorted(self.tiles.glob(SHARED_FILES))

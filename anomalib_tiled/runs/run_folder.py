@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,15 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.file_names import RunFiles, checksum_named
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.files import (
+    absolute,
+    is_file,
+    leads_out,
+    read_json,
+    without_own_link,
+    write_json,
+    write_text,
+)
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.packages import refuse_code_in
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
@@ -125,7 +134,7 @@ class RunFolder(RunFiles):
             RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
                 write.
         """
-        run = cls(Path(os.path.realpath(path)))  # Path.resolve fails where links lead in a circle
+        run = cls(without_own_link(absolute(path)))
         with readable(run.path):
             is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
         if not is_folder:
@@ -211,7 +220,7 @@ class RunFolder(RunFiles):
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Record that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile), self.claim_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -290,7 +299,7 @@ class RunFolder(RunFiles):
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
         """Name the tiles that were trained with other settings."""
-        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        records = {path.stem: read_json(path) for path in sorted(self.tiles.glob("r*_c*[0-9].json"))}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def retrain_advice(self, tile: Tile) -> str:
@@ -327,9 +336,19 @@ class RunFolder(RunFiles):
                 "Results of the last test could not be removed, and are of other models or stages: %s", error
             )
 
-    def clean_up(self) -> None:
-        """Remove half-done work of killed commands."""
+    def clean_up(self, *, everywhere: bool = False) -> None:
+        """Remove half-done work of killed commands, and claims of tiles; for the process that has locked the run.
+
+        Args:
+            everywhere: Whether no other machine works in the run any more, because all places have ended: then what
+                they have left half done is removed as well.
+        """
         remove_abandoned(self.path.rglob(TEMPORARY))
+        if everywhere:
+            for folder in (self.tiles, self.predictions):
+                remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
+        for claim in self.tiles.glob("*.claim"):
+            claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""

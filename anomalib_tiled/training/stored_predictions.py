@@ -24,7 +24,9 @@ from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError, TiledError, TrainingError
+from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
+from anomalib_tiled.system.files import refresh
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
@@ -140,6 +142,10 @@ class PredictionJob:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self.folder.parent).free
 
+    def log(self, tile: Tile) -> Path:
+        """Log of a tile, beside the predictions: several processes must not write into the log of the command."""
+        return RunFiles(self.folder.parent).tile_log(tile)
+
     def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
         """List the tiles without predictions of their present checkpoint."""
         checksum_of = self.job.folder.checksum_of
@@ -193,12 +199,10 @@ class PredictTile:
     Args:
         prediction: Which images.
         predictions: Where predictions are stored.
-        log: Log file.
     """
 
     prediction: PredictionJob
     predictions: TilePredictions
-    log: Path
 
     def __call__(self, tile: Tile, *, device: int | None = None) -> None:
         """Predict a tile.
@@ -210,7 +214,7 @@ class PredictTile:
         Raises:
             TiledError: The checkpoint cannot be loaded, its predictions cannot be used, or the disk is full.
         """
-        with log_to(self.log):
+        with log_to(self.prediction.log(tile)):
             try:
                 where = self._device if device is None else self.prediction.job.device(device)
                 self.prediction.predict(tile, self._models.model(tile, where), self.predictions)
@@ -228,9 +232,9 @@ class PredictTile:
     def _device(self) -> torch.device:
         return self.prediction.job.device()
 
-    def __reduce__(self) -> tuple[type[PredictTile], tuple[PredictionJob, TilePredictions, Path]]:
+    def __reduce__(self) -> tuple[type[PredictTile], tuple[PredictionJob, TilePredictions]]:
         """Pickle without models."""
-        return PredictTile, (self.prediction, self.predictions, self.log)
+        return PredictTile, (self.prediction, self.predictions)
 
 
 def lazy_predictions(
@@ -287,15 +291,17 @@ def _predicted(run: Run, prediction: PredictionJob, images: Images) -> Iterator[
 def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredictions) -> None:
     if not (tiles := prediction.missing(predictions)):
         return
-    log = prediction.folder.parent / "logs" / "run.log"
-    with closing(run.on_places(PredictTile(prediction, predictions, log), tiles)) as outcomes:
+    with closing(run.on_places(PredictTile(prediction, predictions), tiles)) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
             if isinstance(outcome.error, TiledError):
                 raise outcome.error
             if outcome.error is not None:
                 reason = f"{type(outcome.error).__name__}: {outcome.error}"
-                message = f"Tile {outcome.item.name} could not be predicted: {reason} (log: {log})"
+                message = (
+                    f"Tile {outcome.item.name} could not be predicted: {reason} (log: {prediction.log(outcome.item)})"
+                )
                 raise TrainingError(message) from outcome.error
+    refresh(predictions.folder)
     if left := prediction.missing(predictions, compare=False):
         raise StageError(untrained(run.scheduler.workers, left))
 

@@ -86,6 +86,18 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
+def test_a_mount_keeps_its_name_and_latest_stands_for_the_run(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mount").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "latest").symlink_to("./v0")
+    (tmp_path / "mine").symlink_to(tmp_path / "mount" / "latest")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mount/v0", "mount/latest", "mine"):
+        assert RunFolder.open(Path(name)).path == tmp_path / "mount" / "v0"
+    assert RunFolder.open(tmp_path / "latest").path == run.path
+
+
 @pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
@@ -188,6 +200,35 @@ def test_what_killed_commands_have_left_is_removed(run: RunFolder, settings: Set
     assert (tmp_path / "home" / dead).is_file()
     assert {path.name for path in run.path.rglob(".*.tmp")} == {alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json", alive}
+
+
+def test_what_places_on_other_machines_have_left_is_removed_once_they_have_ended(run: RunFolder) -> None:
+    names = ("tiles/.r00_c00.node7-1-0a1b2c3d.tmp", "raw/0a/.r00_c00.maps.node7-1-0a1b2c3d.tmp")
+    left = [run.path / name for name in names]
+    other = run.path / "images" / left[0].name
+    for path in (*left, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    mine = run.path / "tiles" / temporary_name("mine")
+    mine.touch()
+    run.clean_up()
+    assert all(path.exists() for path in left)
+    run.clean_up(everywhere=True)
+    assert not any(path.exists() for path in left)
+    assert other.exists(), "no place writes there"
+    assert mine.exists(), "its process is at work"
+
+
+def test_each_process_has_a_folder_of_its_own_for_its_exchange(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = run.exchange
+    assert mine == RunFolder(run.path).exchange
+    mine.mkdir()
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    (dead := run.exchange).mkdir()
+    assert mine != dead
+    run.clean_up()
+    assert mine.is_dir()
+    assert not dead.exists()
 
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:
