@@ -46,6 +46,11 @@ class RunFiles:
         return self.path / "split.csv"
 
     @property
+    def split_table_file(self) -> Path:
+        """The same in a form that opens without parsing; made again if it is missing."""
+        return self.path / "split.table"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"

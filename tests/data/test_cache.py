@@ -108,7 +108,7 @@ def test_a_changed_image_is_read_again(split: Split, tmp_path: Path) -> None:
 def test_too_little_disk_is_an_error_before_anything_is_decoded(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Counter[str]
 ) -> None:
-    needed = 8 * 12 * (3 * 8 + 2)
+    needed = 8 * 12 * (3 * 8 + 2) + 4 * len(GRID.blocks) * (8 + 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     message = (
         f"The image cache needs 0.0 MB in {tmp_path / 'cache'}, but only 0.0 MB are free. Make room, point cache.dir"
@@ -174,7 +174,9 @@ def damaged(path: Path, how: str) -> None:
     elif how == "altered":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
-        path.write_bytes({"cut short": content[:-1], "a list": b"[]", "text": b"{"}[how])
+        changed = {"cut short": content[:-1], "a list": b"[]", "text": b"{"}
+        changed["of another form"] = content.replace(b'"form": 2', b'"form": 3')
+        path.write_bytes(changed[how])
 
 
 @pytest.mark.parametrize(
@@ -183,8 +185,7 @@ def damaged(path: Path, how: str) -> None:
         ("index.json", "a list"),
         ("index.json", "text"),
         ("index.json", "missing"),
-        ("checksums.npy", "missing"),
-        ("checksums.npy", "altered"),
+        ("index.json", "of another form"),
         ("image_r01_c01.npy", "missing"),
         ("image_r01_c01.npy", "cut short"),
         ("mask_r01_c01.npy", "cut short"),

@@ -67,14 +67,14 @@ def large(settings: Settings, tmp_path: Path) -> TileJob:
     samples = tuple(
         Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES)
     )
-    source: PixelSource = ImageCache(
-        tmp_path, EIGHT_BY_EIGHT, {sample.image_path: place for place, sample in enumerate(samples)}, {}, []
-    )
+    split = Split(samples)
+    source: PixelSource = ImageCache(tmp_path / "key", EIGHT_BY_EIGHT, split.table.images, split.table.masks)
     job = TileJob(
         RunFolder(tmp_path / "v0"),
         settings,
         EIGHT_BY_EIGHT,
-        RunData(Split(samples), source, settings.data.build(AnomalibDataModule)),
+        RunData(split, source, settings.data.build(AnomalibDataModule)),
+        tmp_path / "key",
     )
     assert len(job.grid.tiles) == 64
     assert job.grid.blocks
