@@ -133,9 +133,10 @@ class BlockFiles:
     def _append(self, images: Sequence[Pixels]) -> None:
         for block in self.grid.blocks:
             parts = np.empty(len(images), self._part_type(block))
+            pixels, (rows, columns) = parts["pixels"], (block.rows, block.columns)
             for place, image in enumerate(images):
-                parts["pixels"][place] = image[block.rows, block.columns]
-                parts["crc32"][place] = crc32(parts["pixels"][place].data)
+                pixels[place] = image[rows, columns]
+            parts["crc32"] = [crc32(part.data) for part in pixels]
             with self._path(block).open("ab") as file:
                 file.write(parts.view(np.uint8).data)
 

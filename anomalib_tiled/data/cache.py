@@ -199,16 +199,17 @@ class ImageCache:
         try:
             index = read_json(self.folder / INDEX)
             if "form" in index:
-                return self if index == self._index else None
+                return self if index == self.index else None
             content = (self.folder / CHECKSUMS).read_bytes()
             checksums = np.load(BytesIO(content)) if crc32(content) == index["checksums"] else None
         except (OSError, RunFolderError, KeyError):
             return None
-        shape = len(self.images) + len(self.masks), self._index["blocks"]
+        shape = len(self.images) + len(self.masks), self.index["blocks"]
         return None if checksums is None or checksums.shape != shape else replace(self, checksums=checksums)
 
     @property
-    def _index(self) -> dict[str, int]:
+    def index(self) -> dict[str, int]:
+        """Content of the index: the form of the cache, and its numbers."""
         blocks = (len(self.grid.row_cuts) - 1) * (len(self.grid.column_cuts) - 1)
         return {"form": FORM, "images": len(self.images), "masks": len(self.masks), "blocks": blocks}
 
@@ -226,7 +227,7 @@ class ImageCache:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(FILE_COLUMNS)
             writer.writerows((*kind, *version) for kind, version in zip(kinds, versions, strict=True))
-        write_json(self.folder / INDEX, self._index)
+        write_json(self.folder / INDEX, self.index)
 
 
 def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
@@ -314,13 +315,13 @@ def _versions(names: Sequence[str], *, needed: bool) -> list[Version] | None:
     """Look at size and time of files; ``None`` if one of them is missing or inaccessible, but not needed."""
     versions = []
     for name in names:
-        with errors_naming_file(Path(name)):
-            try:
-                status = os.stat(name)  # noqa: PTH116  # a path for each of a million files takes seconds
-            except OSError:
-                if needed:
-                    raise
+        try:
+            status = os.stat(name)  # noqa: PTH116  # a path for each of a million files takes seconds
+        except OSError:
+            if not needed:
                 return None
+            with errors_naming_file(Path(name)):
+                raise
         if not (needed or stat.S_ISREG(status.st_mode)):
             return None
         versions.append((name, status.st_size, status.st_mtime_ns))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -56,6 +57,11 @@ class Names(Sequence[str]):
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
         return os.fsdecode(self._bytes(range(len(self))[place]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Give all names, in order."""
+        text = self.text.tobytes()
+        return (os.fsdecode(text[first:end]) for first, end in pairwise(self.offsets.tolist()))
 
     def place_of(self, name: str) -> int:
         """Give the position of a name.

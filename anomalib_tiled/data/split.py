@@ -129,7 +129,8 @@ class Known(NamedTuple):
 def image_names(samples: Sequence[Sample]) -> list[str]:
     """Give the paths of images as text, without making a path of each."""
     if isinstance(samples, StoredSamples):
-        return [samples.table.images[place] for place in samples.rows["image"].tolist()]
+        names = [*samples.table.images]
+        return [names[place] for place in samples.rows["image"].tolist()]
     return [str(sample.image_path) for sample in samples]
 
 
