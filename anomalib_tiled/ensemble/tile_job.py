@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from socket import gethostname
 from typing import TYPE_CHECKING, Literal
 
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
-from anomalib_tiled.data.images import size_of
-from anomalib_tiled.data.split import Split
+from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
@@ -112,18 +114,25 @@ class TileJob:
         return RunData(split, source, self.settings.data.build(AnomalibDataModule))
 
     def check_data(self) -> None:
-        """Check in a moment that this process sees the images: their cache, or a training image if there is none.
+        """Check in a moment that this process sees the images: their cache, or the images themselves without one.
 
         Raises:
             RunFolderError: The split is missing or has changed.
-            DataError: The image cache, or the image, is not visible here.
+            DataError: The image cache is not visible here, or no image is.
         """
+        if self.known is not None:
+            return
         split = open_split(self.folder)
         if self.cache is not None:
             check_visible(self.cache)
             return
-        for sample in split.subset("train")[:1]:
-            size_of(sample.image_path)
+        first = [str(samples[0].image_path) for name in SUBSETS if (samples := split.subset(name))]
+        if not any(map(os.path.isfile, first)):
+            message = (
+                f"Every machine that works on a run must see its images, but {', '.join(first)} are not visible from "
+                f"this machine, {gethostname()}. Mount the disk that they are on here, too, under the same path."
+            )
+            raise DataError(message)
 
     @cached_property
     def fresh_models(self) -> FreshModels:

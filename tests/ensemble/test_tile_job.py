@@ -17,6 +17,7 @@ from anomalib_tiled.config.settings import CacheSettings, ClassSpec, Settings
 from anomalib_tiled.data import cache
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache, PixelSource
 from anomalib_tiled.data.split import Sample, Split, StoredSamples
+from anomalib_tiled.ensemble.place_check import PlaceCheck
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
@@ -148,7 +149,7 @@ def test_a_job_whose_cache_is_hidden_decodes_nothing(
     monkeypatch.setattr(cache, "read_image", lambda *_: pytest.fail("an image is decoded"))
     message = f"must see its image cache, but {cached.source.folder} is not visible from this machine"
     with pytest.raises(DataError, match=message):
-        job.check_data()
+        PlaceCheck(job, download=False)(None)
     with pytest.raises(DataError, match=message):
         TrainAndPredict(job)(cached.grid.tiles[0])
 
@@ -158,10 +159,20 @@ def test_a_job_without_a_cache_decodes_even_if_there_is_one_by_now(settings: Set
     run = prepare(settings)
     job = sent(run.job)
     assert isinstance(job.data.source, DecodedFiles)
+
+
+def test_without_a_cache_some_images_must_be_visible(settings: Settings, image_folder: Path) -> None:
+    """Images of other subsets may be gone: what is predicted now does not need them."""
+    run = prepare(settings)
+    job = sent(run.job)
+    (image_folder / "good").rename(image_folder / "hidden_good")
     job.check_data()
-    (image_folder / "good").rename(image_folder / "hidden")
-    with pytest.raises(DataError, match=r"good/0\.png is missing"):
+    for name in ("bad", "test"):
+        (image_folder / name).rename(image_folder / f"hidden_{name}")
+    message = rf"must see its images, but {image_folder}/good/0\.png, .*0\.png are not visible from this machine"
+    with pytest.raises(DataError, match=message):
         job.check_data()
+    run.job.check_data()
 
 
 def test_a_job_says_that_the_split_is_gone(cached: Run) -> None:
