@@ -62,8 +62,13 @@ class RunFiles:
 
     @property
     def trained_on_file(self) -> Path:
-        """Sizes, times and checksums of the training images."""
+        """Fingerprint of the training images."""
         return self.path / "trained_on.json"
+
+    @property
+    def trained_on_table(self) -> Path:
+        """Sizes, times and checksums of the training images; earlier versions wrote them into `trained_on_file`."""
+        return self.path / "trained_on.csv"
 
     @property
     def calibration_file(self) -> Path:
