@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_tiled.data.cache import PixelSource
 from anomalib_tiled.data.images import Pixels
-from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset
+from anomalib_tiled.data.split import SUBSETS, Known, Sample, Split, Subset
+from anomalib_tiled.data.split_table import UNKNOWN
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Tile, TileGrid
 
@@ -115,7 +116,7 @@ class Images:
     """
 
     source: PixelSource
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     grid: TileGrid
     batch_size: int
     augmentations: Transform | None
@@ -141,8 +142,8 @@ class Images:
     @property
     def _loader(self) -> DataLoader[ImageItem]:
         dataset = AreaDataset(self.source, self.samples, self.grid.whole, self.grid, self.augmentations)
-        with_masks = any(sample.masks for sample in (self.whole or self).samples)
-        batches = _alike_batches(self.samples, self.batch_size, with_masks=with_masks)
+        with_masks = bool(Known.of((self.whole or self).samples).masked.any())
+        batches = _alike_batches(Known.of(self.samples), self.batch_size, with_masks=with_masks)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
@@ -178,7 +179,7 @@ class TileDataModule(LightningDataModule):
         super().__init__()
         self.name, self.category = datamodule.name, datamodule.category
         self.train_batch_size, self.eval_batch_size = datamodule.train_batch_size, datamodule.eval_batch_size
-        samples = {subset: split.subset(subset) for subset in SUBSETS}
+        samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
         area = tile.rows, tile.columns
@@ -202,8 +203,8 @@ class TileDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
         dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
-        with_masks = any(sample.masks for sample in dataset.samples)
-        batches = _alike_batches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
+        known = Known.of(dataset.samples)
+        batches = _alike_batches(known, self.eval_batch_size, with_masks=bool(known.masked.any()))
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
@@ -224,14 +225,12 @@ class TileDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
-def _alike_batches(samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> list[list[int]]:
+def _alike_batches(known: Known, batch_size: int, *, with_masks: bool) -> list[list[int]]:
     """Divide the positions of images, in order, into batches whose images have the same known parts."""
-
-    def unknown(place: int) -> tuple[bool, bool]:
-        sample = samples[place]
-        return sample.label is None, with_masks and sample.label == 1 and not sample.masks
-
-    runs = (list(places) for _, places in groupby(range(len(samples)), unknown))
+    labels, masked = known
+    unknown = np.stack([labels == UNKNOWN, with_masks & (labels == 1) & ~masked])
+    changes = np.flatnonzero((unknown[:, 1:] != unknown[:, :-1]).any(axis=0)) + 1
+    runs = [range(*bounds) for bounds in pairwise([0, *changes.tolist(), len(labels)])]
     return [batch for places in runs for batch in BatchSampler(places, batch_size, drop_last=False)]
 
 

@@ -57,6 +57,11 @@ class RunFiles:
         return self.path / "split.csv"
 
     @property
+    def split_table_file(self) -> Path:
+        """The same in a form that opens without parsing; made again if it is missing."""
+        return self.path / "split.table"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"
@@ -68,8 +73,13 @@ class RunFiles:
 
     @property
     def trained_on_file(self) -> Path:
-        """Sizes, times and checksums of the training images."""
+        """Fingerprint of the training images."""
         return self.path / "trained_on.json"
+
+    @property
+    def trained_on_table(self) -> Path:
+        """Sizes, times and checksums of the training images; earlier versions wrote them into `trained_on_file`."""
+        return self.path / "trained_on.csv"
 
     @property
     def calibration_file(self) -> Path:

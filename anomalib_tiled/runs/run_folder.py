@@ -188,17 +188,20 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: The file is missing, or was cut short or changed.
         """
+        return self.known_checksum(path, advice).read(path, advice)
+
+    def known_checksum(self, path: Path, advice: str) -> Checksum:
+        """Give the recorded checksum of a file that is there; arguments and errors are those of `read`."""
         with readable(path):
             is_there = path.is_file()
         if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
         try:
-            checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
+            return Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
         except TypeError as error:
             message = f"{self.checksums_file} has no checksum of {path.name}. {advice}"
             raise RunFolderError(message) from error
-        return checksum.read(path, advice)
 
     def checksum_of(self, tile: Tile) -> Checksum:
         """Give the recorded checksum of a checkpoint."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 import torch
 from anomalib.data import ImageBatch
 
+from anomalib_tiled.data.split import image_names
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
@@ -117,7 +118,7 @@ class PredictionJob:
         """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
         job, images = self.job, self.images
         code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
-        content = [images.source.fingerprint, [str(sample.image_path) for sample in images.samples], *code]
+        content = [images.source.fingerprint, image_names(images.samples), *code]
         return sha256(json.dumps(content).encode()).hexdigest()
 
     @property

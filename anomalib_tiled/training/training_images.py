@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.images import errors_naming_file
 from anomalib_tiled.errors import DataError, RunFolderError
+from anomalib_tiled.system.bounds import read_bytes
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.files import open_table, read_json, replacing, table_of, write_json
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 NAMED = 5
 """Changed images that a message names at most."""
+
+MOST_BYTES = 2**31
+"""Bytes of the table of images: several million of them."""
 
 
 class SeenImage(NamedTuple):
@@ -82,8 +87,7 @@ def record_images(run: Run, to_train: Sequence[Tile]) -> str | None:
             raise
         return None  # the images are no longer needed
     if not others:
-        images = {path: image._asdict() for path, image in now.items()}
-        write_json(run.folder.trained_on_file, {"fingerprint": _fingerprint(now), "images": images})
+        _write(run.folder, now)
         return None
     changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
     if not (to_train or is_mixed):
@@ -103,12 +107,24 @@ def recorded_fingerprint(folder: RunFolder) -> str:
     return str(read_json(folder.trained_on_file)["fingerprint"]) if folder.trained_on_file.is_file() else ""
 
 
+def _write(folder: RunFolder, images: dict[str, SeenImage]) -> None:
+    """Write the states of images; their fingerprint, which each training of a tile reads, into a file of its own."""
+    with replacing(folder.trained_on_table) as temporary, open_table(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", *SeenImage._fields))
+        writer.writerows((path, *image) for path, image in images.items())
+    write_json(folder.trained_on_file, {"fingerprint": _fingerprint(images)})
+
+
 def _read(folder: RunFolder) -> dict[str, SeenImage]:
     """Read the recorded states of images; empty if there are none, so that all images are read."""
     try:
-        content = read_json(folder.trained_on_file)["images"]
+        if folder.trained_on_table.is_file():
+            rows = csv.DictReader(table_of(read_bytes(folder.trained_on_table, MOST_BYTES)))
+            return {row["path"]: SeenImage(int(row["size"]), int(row["modified"]), row["sha256"]) for row in rows}
+        content = read_json(folder.trained_on_file)["images"]  # of an earlier version
         return {path: SeenImage(**image) for path, image in content.items()}  # type: ignore[attr-defined]
-    except (RunFolderError, KeyError, TypeError, AttributeError):
+    except (RunFolderError, OSError, KeyError, TypeError, AttributeError, ValueError, csv.Error):
         return {}
 
 
