@@ -25,6 +25,13 @@ SHARED_FILES = shared_name("*")
 """Pattern of such names."""
 
 
+CHECKPOINT, RECORD = ".ckpt", ".json"
+"""What the names of the checkpoint of a tile and of its record end with, after the name of the tile."""
+
+FAILURE, LEFT_OUT, RETRAIN = ".failed.json", ".left_out.json", ".again"
+"""The same of a failed training, of a location without a model, and of a request to train a tile again."""
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """Names of the files of a run.
@@ -84,27 +91,36 @@ class RunFiles:
         """Log of one tile's training."""
         return self.path / "logs" / f"{tile.name}.log"
 
+    @property
+    def tiles(self) -> Path:
+        """Folder of checkpoints and records."""
+        return self.path / "tiles"
+
+    def of_tile(self, tile: Tile, ending: str) -> Path:
+        """File of a tile in this folder."""
+        return self.path / "tiles" / f"{tile.name}{ending}"
+
     def checkpoint(self, tile: Tile) -> Path:
         """Trained model of one tile."""
-        return self.path / "tiles" / f"{tile.name}.ckpt"
+        return self.of_tile(tile, CHECKPOINT)
 
     def record_file(self, tile: Tile) -> Path:
         """Record of a trained tile."""
-        return self.path / "tiles" / f"{tile.name}.json"
+        return self.of_tile(tile, RECORD)
 
     def failure_file(self, tile: Tile) -> Path:
         """Record of a failed training, with the reason."""
-        return self.path / "tiles" / f"{tile.name}.failed.json"
+        return self.of_tile(tile, FAILURE)
 
     def left_out_file(self, tile: Tile) -> Path:
         """Record of a location without a model, with the reason why none can be fitted there."""
-        return self.path / "tiles" / f"{tile.name}.left_out.json"
+        return self.of_tile(tile, LEFT_OUT)
 
     def retrain_file(self, tile: Tile) -> Path:
         """Request to train a tile again; until then, its model stays."""
-        return self.path / "tiles" / f"{tile.name}.again"
+        return self.of_tile(tile, RETRAIN)
 
     @property
     def shared_files(self) -> list[Path]:
         """Weights that tiles share."""
-        return sorted((self.path / "tiles").glob(SHARED_FILES))
+        return sorted(self.tiles.glob(SHARED_FILES))
