@@ -97,7 +97,8 @@ def _without_half_done_files(folder: RunFolder, lease: Lease) -> Iterator[None]:
 def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, keep_going: bool) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
-    run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
+    next_ones = {tile.name for tile in missing}
+    run.check_checkpoints(tile for tile in run.grid.tiles if tile.name not in next_ones)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
@@ -115,6 +116,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
                 attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
+    run.folder.write_index(run.grid)
     attempts.finish()
     return note
 

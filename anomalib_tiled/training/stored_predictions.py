@@ -47,11 +47,15 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import TileJob
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
+    from anomalib_tiled.system.checksums import Checksum
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2 * 10**9
 """Bytes of predictions that are kept on the disk for later commands, however little space is free."""
+
+LAYOUT = 2
+"""Number of the form in which predictions are stored. Those of another form are predicted anew."""
 
 SHARE_THAT_STAYS = 0.1
 """Larger predictions are kept if they take up at most this share of the free space on the disk."""
@@ -118,7 +122,7 @@ class PredictionJob:
         """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
         job, images = self.job, self.images
         code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
-        content = [images.source.fingerprint, image_names(images.samples), *code]
+        content = [LAYOUT, images.source.fingerprint, image_names(images.samples), *code]
         return sha256(json.dumps(content).encode()).hexdigest()
 
     @property
@@ -149,8 +153,14 @@ class PredictionJob:
 
     def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
         """List the tiles without predictions of their present checkpoint."""
-        checksum_of = self.job.folder.checksum_of
-        return [tile for tile in self.job.grid.tiles if not predictions.find(tile, checksum_of(tile), compare=compare)]
+        found = predictions.find_all(self.checkpoints, compare=compare)
+        return [tile for tile in self.job.grid.tiles if tile.name not in found]
+
+    @property
+    def checkpoints(self) -> dict[str, Checksum]:
+        """The checksum of the present checkpoint of each tile, by their names."""
+        seen = self.job.folder.seen()
+        return {tile.name: seen.checksum_of(tile) for tile in self.job.grid.tiles}
 
     def predict(self, tile: Tile, model: AnomalibModule, predictions: TilePredictions) -> None:
         """Predict one tile of all images, in batches, and store the predictions.
@@ -305,6 +315,7 @@ def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredi
     refresh(predictions.folder)
     if left := prediction.missing(predictions, compare=False):
         raise StageError(untrained(run.scheduler.workers, left))
+    predictions.write_index()
 
 
 def remove_outdated(run: Run) -> None:
