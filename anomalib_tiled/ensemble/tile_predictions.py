@@ -97,6 +97,10 @@ class TilePredictions:
         self._records[tile.name] = record
         return True
 
+    def has_found(self, tile: Tile) -> bool:
+        """Whether ``find`` has found the predictions of a tile in this process."""
+        return tile.name in self._records
+
     def write(self, tile: Tile, checkpoint: Checksum, batches: Iterable[TilePrediction]) -> None:
         """Write the predictions of a tile, batch by batch.
 

@@ -26,6 +26,14 @@ class Observers:
         """A sentence for each hook of a plugin that failed."""
         return tuple(self._failures.values())
 
+    def listen_to(self, hook: str) -> bool:
+        """Whether a plugin is notified of an event.
+
+        Args:
+            hook: Name of the hook, such as ``image_predicted``.
+        """
+        return any(hook in plugin.event_hooks and (plugin, hook) not in self._failures for plugin in self._plugins)
+
     def notify(self, hook: str, **facts: object) -> None:
         """Call a hook of every plugin, except of those in which it failed before.
 
