@@ -14,6 +14,8 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.config.tiling import tiles_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.place_check import download
+from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
@@ -22,8 +24,8 @@ from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.stages.contracts import checked_outcomes
 from anomalib_tiled.system.allocation import long_lived_kept_apart
+from anomalib_tiled.system.files import absolute
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.out_of_memory import advising_on_memory
@@ -32,7 +34,6 @@ from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.in_order import values_in_order
 from anomalib_tiled.training.monitors import check_monitored
-from anomalib_tiled.training.preparation import download
 from anomalib_tiled.training.stored_predictions import (
     LESS_MEMORY,
     is_tile_by_tile,
@@ -41,7 +42,6 @@ from anomalib_tiled.training.stored_predictions import (
 )
 from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
-from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.measured import Row
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
-    from anomalib_tiled.stages.workers import Workers
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -75,11 +74,10 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
     folder, named = run.folder, tiles_named(run.grid, again)
     with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
-        workers = workers_of(run.settings, threads=folder.threads(run.grid))
-        workers.start()
+        run.scheduler.prepared_workers(conditions_of(run.settings, folder.exchange, folder.threads(run.grid))).start()
         run = run.without_left_out().with_cache()
         with _without_half_done_files(folder):
-            image_note = _train_missing(run, named, workers, observers, keep_going=keep_going)
+            image_note = _train_missing(run, named, observers, keep_going=keep_going)
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
@@ -101,26 +99,25 @@ def _without_half_done_files(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _train_missing(
-    run: Run, again: Sequence[Tile], workers: Workers, observers: Observers, *, keep_going: bool
-) -> str | None:
+def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, keep_going: bool) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
     run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
-        download(run.job)
+        if not run.scheduler.workers.elsewhere:
+            download(run.job)
         check_monitored(run.job)
-    attempts = Attempts(run, workers, keep_going=keep_going)
-    with closing(checked_outcomes(workers, missing, TrainAndPredict(run.job))) as outcomes:
-        for outcome in track(outcomes, "Training tiles", len(missing)):
+    attempts = Attempts(run, keep_going=keep_going)
+    with closing(run.on_places(TrainAndPredict(run.job), missing)) as outcomes, attempts.advising():
+        for outcome in track(outcomes, "Training tiles", len(missing), run.scheduler.describe_places):
             if outcome.error is None:
-                record = attempts.succeed(outcome.tile)
-                facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
+                record = attempts.succeed(outcome.item)
+                facts = {"tile": outcome.item, "seconds": record.seconds, "epochs": record.epochs}
                 observers.notify("tile_trained", run_folder=run.folder.path, **facts)
             else:
-                attempts.fail(outcome.tile, outcome.error)
+                attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
     attempts.finish()
@@ -140,12 +137,13 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
         RunFolderError: The run is not complete, or a file was changed.
         DataError: There are no test images, or one cannot be read.
     """
-    with log_to(run.folder.log_file if output is None else output / "logs" / "run.log"):
+    output = run.folder.path if output is None else absolute(output)  # places may have another working folder
+    with log_to(output / "logs" / "run.log"):
         run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            measured = _measure(run, observers, output or run.folder.path)
+            measured = _measure(run, observers, output)
         return measured if data is None else measured.with_notes_on(run.split.subset("test"))
 
 
@@ -168,7 +166,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
-            for rows in _measured_on_places(run, calibration, measurements, drawn, output / "raw"):
+            for rows in _measured_on_places(run, calibration, measurements, drawn, output):
                 write_scores(rows)
     measured = measurements.results(run)
     measured.write(output)
@@ -178,14 +176,15 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
 
 
 def _measured_on_places(
-    run: Run, calibration: Calibration, measurements: RunMeasurements, pictures: Pictures | None, folder: Path
+    run: Run, calibration: Calibration, measurements: RunMeasurements, pictures: Pictures | None, output: Path
 ) -> Iterator[list[Row]]:
     """Let places measure tiles, and shards of the images; merge that in order, and yield the rows of the scores."""
-    for stored in stored_images(run, "test", folder):
-        for group in values_in_order(MeasureTiles(stored), stored.tile_groups(), "Measuring tiles"):
+    log = output / "logs" / "run.log"
+    for stored in stored_images(run, "test", output / "raw"):
+        for group in values_in_order(run, MeasureTiles(stored), stored.tile_groups(), "Measuring tiles", log):
             measurements.add_tiles(group)
         work = MeasureImages(stored, calibration, pictures)
-        for shard in values_in_order(work, stored.shards(), "Measuring"):
+        for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(shard.measurements)
             yield shard.rows
 

@@ -158,17 +158,17 @@ class ObserveOnPlaces:
 
     def __call__(self, calibration: Calibration, *, tiles: bool, images: bool) -> Seen:
         """Merge what places have counted, in the order of the images."""
-        run = self.run
+        run, log = self.run, self.run.folder.log_file
         seen = Seen.nothing(run.grid, tiles=tiles)
         for stored in stored_images(run, "calibration", run.folder.predictions):
             if tiles:
                 of_tiles = ObserveTiles(stored, self.masks_known)
-                for group in values_in_order(of_tiles, stored.tile_groups(), "Calibrating tiles"):
+                for group in values_in_order(run, of_tiles, stored.tile_groups(), "Calibrating tiles", log):
                     for name, observed in group.items():
                         seen.tiles[name].merge(observed)
             if images:
                 of_images = ObserveImages(stored, calibration, self.masks_known)
-                for observed in values_in_order(of_images, stored.shards(), "Calibrating"):
+                for observed in values_in_order(run, of_images, stored.shards(), "Calibrating", log):
                     seen.image.merge(observed)
         return seen
 

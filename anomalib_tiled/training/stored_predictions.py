@@ -22,14 +22,13 @@ from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError, TiledError, TrainingError
-from anomalib_tiled.stages.contracts import checked_outcomes, untrained
+from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.system.packages import code_of
 from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
-from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -269,7 +268,7 @@ def stored_images(run: Run, purpose: Purpose, folder: Path) -> Iterator[StoredIm
     prediction, batch_size = PredictionJob(run.job, purpose, folder), run.batch_size
     number, kept, room = len(prediction.images.samples), prediction.kept, prediction.room
     if prediction.stays and (room >= number or not prediction.missing(kept)):
-        _predict_missing(prediction, kept)
+        _predict_missing(run, prediction, kept)
         yield StoredImages(run.job, purpose, kept, 0, number, batch_size)
         return
     with storage_errors(folder):
@@ -279,7 +278,7 @@ def stored_images(run: Run, purpose: Purpose, folder: Path) -> Iterator[StoredIm
         for first in range(0, number, most):
             some = replace(prediction, first=first, number=min(most, number - first))
             predictions = TilePredictions(work / "part", run.grid, some.fingerprint)
-            _predict_missing(some, predictions)
+            _predict_missing(run, some, predictions)
             yield StoredImages(run.job, purpose, predictions, first, len(some.images.samples), batch_size)
             shutil.rmtree(predictions.folder)
 
@@ -290,21 +289,20 @@ def _whole_shards(room: int, grid: TileGrid) -> int:
     return max(1, room) if room < in_shard else room - room % in_shard
 
 
-def _predict_missing(prediction: PredictionJob, predictions: TilePredictions) -> None:
+def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredictions) -> None:
     if not (tiles := prediction.missing(predictions)):
         return
-    job, log = prediction.job, prediction.folder.parent / "logs" / "run.log"
-    workers = workers_of(job.settings, threads=job.folder.threads(job.grid))
-    with closing(checked_outcomes(workers, tiles, PredictTile(prediction, predictions, log))) as outcomes:
-        for outcome in track(outcomes, "Predicting tiles", len(tiles)):
+    log = prediction.folder.parent / "logs" / "run.log"
+    with closing(run.on_places(PredictTile(prediction, predictions, log), tiles)) as outcomes:
+        for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
             if isinstance(outcome.error, TiledError):
                 raise outcome.error
             if outcome.error is not None:
                 reason = f"{type(outcome.error).__name__}: {outcome.error}"
-                message = f"Tile {outcome.tile.name} could not be predicted: {reason} (log: {log})"
+                message = f"Tile {outcome.item.name} could not be predicted: {reason} (log: {log})"
                 raise TrainingError(message) from outcome.error
     if left := prediction.missing(predictions, compare=False):
-        raise StageError(untrained(workers, left))
+        raise StageError(untrained(run.scheduler.workers, left))
 
 
 def remove_outdated(run: Run) -> None:
