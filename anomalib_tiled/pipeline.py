@@ -156,7 +156,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     drawn = pictures if run.settings.visualize else None
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
-    alone = observers.listen_to("image_predicted") or not measurements.can_be_merged
+    alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
     with scores_file(output / "scores.csv") as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
@@ -181,7 +181,7 @@ def _measured_on_places(
     """Let places measure tiles, and shards of the images; merge that in order, and yield the rows of the scores."""
     log = output / "logs" / "run.log"
     for stored in stored_images(run, "test", output / "raw"):
-        for group in values_in_order(run, MeasureTiles(stored), stored.tile_groups(), "Measuring tiles", log):
+        for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
             measurements.add_tiles(group)
         work = MeasureImages(stored, calibration, pictures)
         for shard in values_in_order(run, work, stored.shards(), "Measuring", log):

@@ -1,10 +1,10 @@
 """Images whose tiles are predicted: any process that sees the run folder joins some, or reads one tile of all.
 
-    work       item              reads                                     gives
-    tiles      a group of tiles  their maps of all images, their masks     what each tile location has scored
-    images     a shard           the maps of all tiles of its images       what joined images have scored
+    work       item                   reads                                     gives
+    tiles      a shard of the tiles   their maps and masks of all images   what each tile location has scored
+    images     a shard of the images  the maps of all tiles, the masks     what joined images have scored
 
-Items depend on the number and the size of images and tiles only, never on who works on them.
+Shards depend on the number and the size of images and tiles only, never on who works on them.
 """
 
 from __future__ import annotations
@@ -33,47 +33,45 @@ if TYPE_CHECKING:
     Predict = Callable[["Callable[[Tile, TilePrediction], None] | None"], RawPrediction]
     AnyBatch = TypeVar("AnyBatch", ImageBatch, Annotations)
 
-PIXELS_OF_AN_ITEM = 2**27
+PIXELS_OF_A_SHARD = 2**27
 """Pixels of the images, or of the tiles, that a place works on at a time: ten to twenty seconds of work."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images that one place joins.
+    """Images, or tile locations of all images, that one place works on.
 
     Args:
-        first: Position of the first image among those that are predicted together.
-        number: How many images.
+        first: Position of the first image among those that are predicted together, or of the first tile.
+        number: How many.
+        what: ``images`` or ``tiles``.
     """
 
     first: int
     number: int
+    what: str = "images"
 
     @property
     def name(self) -> str:
         """Name in messages."""
-        return f"images {self.first + 1} to {self.first + self.number}"
+        return f"{self.what} {self.first + 1} to {self.first + self.number}"
 
+    @classmethod
+    def divide(cls, number: int, pixels: int, what: str) -> list[Shard]:
+        """Divide images or tiles, so that a shard has a given number of pixels at most.
 
-@dataclass(frozen=True)
-class TileGroup:
-    """Tile locations that one place reads, of all images.
-
-    Args:
-        tiles: The tiles; at least one.
-    """
-
-    tiles: tuple[Tile, ...]
-
-    @property
-    def name(self) -> str:
-        """Name in messages."""
-        return f"tiles {self.tiles[0].name} to {self.tiles[-1].name}"
+        Args:
+            number: How many there are.
+            pixels: Pixels of one of them.
+            what: As for a shard.
+        """
+        most = max(1, PIXELS_OF_A_SHARD // pixels)
+        return [cls(first, min(most, number - first), what) for first in range(0, number, most)]
 
 
 def images_of_a_shard(size: Size) -> int:
     """Give the number of images of this size that one place joins."""
-    return max(1, PIXELS_OF_AN_ITEM // (size.height * size.width))
+    return max(1, PIXELS_OF_A_SHARD // (size.height * size.width))
 
 
 class LazyPrediction(NamedTuple):
@@ -112,14 +110,17 @@ class StoredImages:
 
     def shards(self) -> list[Shard]:
         """Divide the images."""
-        most = images_of_a_shard(self.job.grid.image_size)
-        return [Shard(first, min(most, self.number - first)) for first in range(0, self.number, most)]
+        height, width = self.job.grid.image_size
+        return Shard.divide(self.number, height * width, "images")
 
-    def tile_groups(self) -> list[TileGroup]:
+    def shards_of_tiles(self) -> list[Shard]:
         """Divide the tiles."""
-        tiles, size = self.job.grid.tiles, self.job.grid.tile_size
-        most = max(1, PIXELS_OF_AN_ITEM // (size.height * size.width * self.number))
-        return [TileGroup(tiles[first : first + most]) for first in range(0, len(tiles), most)]
+        height, width = self.job.grid.tile_size
+        return Shard.divide(len(self.job.grid.tiles), height * width * self.number, "tiles")
+
+    def tiles(self, shard: Shard) -> tuple[Tile, ...]:
+        """Give the tiles of a shard."""
+        return self.job.grid.tiles[shard.first : shard.first + shard.number]
 
     def ensemble(self, calibration: Calibration, device: int | None = None) -> EnsembleModel:
         """Make the model that joins the images; it loads no model of a tile for that.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
+from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.results.tile_metrics import observed_tile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.calibration import Calibration, Observed
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
-    from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages, TileGroup
+    from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
     from anomalib_tiled.results.measured import Row
 
 
@@ -77,11 +81,11 @@ class MeasureTiles:
 
     images: StoredImages
 
-    def __call__(self, group: TileGroup, *, device: int | None = None) -> dict[str, Observed]:
+    def __call__(self, shard: Shard, *, device: int | None = None) -> dict[str, Observed]:
         """Count the scores of tiles, by their names.
 
         Args:
-            group: The tiles.
+            shard: The tiles.
             device: Not used: only counting is done.
 
         Raises:
@@ -89,7 +93,7 @@ class MeasureTiles:
         """
         del device
         grid = self.images.job.grid
-        return {tile.name: observed_tile(self.images.tile(tile), grid) for tile in group.tiles}
+        return {tile.name: observed_tile(self.images.tile(tile), grid) for tile in self.images.tiles(shard)}
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,12 @@ class MeasureImages:
             DataError: An image cannot be read.
             RunFolderError: A file has changed.
         """
-        job, rows = self.images.job, list[Row]()
+        job = self.images.job
+        rows: list[Row] = []
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
         for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
             rows += score_rows(batch)
+            for item in batch:
+                logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)

@@ -239,7 +239,11 @@ class ScoreDistribution:
         """
         if other.empty:
             return
+        first = self.empty
         self._observe_extremes(other)
+        if first:
+            self._bins, self._first, self._counts = other._bins, other._first, other._counts.copy()
+            return
         self._make_room(len(other._counts))
         filled = np.flatnonzero(other._counts[0])
         places = self._bins.of(other._bins.lowest(filled + other._first)) - self._first

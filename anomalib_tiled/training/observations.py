@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.ensemble.stored_images import Predict, Shard, StoredImages, TileGroup
+    from anomalib_tiled.ensemble.stored_images import Predict, Shard, StoredImages
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
 
@@ -81,15 +81,15 @@ class ObserveTiles:
     images: StoredImages
     masks_known: bool
 
-    def __call__(self, group: TileGroup, *, device: int | None = None) -> dict[str, Observed]:
+    def __call__(self, shard: Shard, *, device: int | None = None) -> dict[str, Observed]:
         """Count the scores of tiles, by their names.
 
         Args:
-            group: The tiles.
+            shard: The tiles.
             device: Not used: only counting is done.
         """
         del device
-        return {tile.name: self._observed(tile) for tile in group.tiles}
+        return {tile.name: self._observed(tile) for tile in self.images.tiles(shard)}
 
     def _observed(self, tile: Tile) -> Observed:
         observed = Observed(tile_bits(len(self.images.job.grid.tiles)))
@@ -163,7 +163,7 @@ class ObserveOnPlaces:
         for stored in stored_images(run, "calibration", run.folder.predictions):
             if tiles:
                 of_tiles = ObserveTiles(stored, self.masks_known)
-                for group in values_in_order(run, of_tiles, stored.tile_groups(), "Calibrating tiles", log):
+                for group in values_in_order(run, of_tiles, stored.shards_of_tiles(), "Calibrating tiles", log):
                     for name, observed in group.items():
                         seen.tiles[name].merge(observed)
             if images:
