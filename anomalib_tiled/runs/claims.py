@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Tile
-from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.files import read_json_if_any, write_json
 from anomalib_tiled.system.locks import described, this_process
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def claim_tile(folder: RunFolder, tile: Tile) -> ClaimedTile:
         tile: The tile.
     """
     path, chance = folder.claim_file(tile), os.urandom(8).hex()
-    tries = int(str(read_json(path).get("try", 0))) if path.is_file() else 0
-    write_json(path, {**this_process(), "try": tries + 1, "chance": chance})
+    earlier = read_json_if_any(path).get("try")
+    write_json(path, {**this_process(), "try": 1 + (earlier if isinstance(earlier, int) else 0), "chance": chance})
     return ClaimedTile(tile, path, chance)
 
 
@@ -63,7 +63,7 @@ def check_claim(claimed: ClaimedTile | None) -> None:
     if claimed is None:
         return
     path = claimed.path
-    claim = read_json(path) if path.is_file() else {}
+    claim = read_json_if_any(path)
     if claim.get("chance") != claimed.chance:
         owner = f"try {claim.get('try')} of {described(claim)} has it" if claim else "no fit waits for it"
         message = (

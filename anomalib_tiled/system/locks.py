@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import inf
 from threading import Event, Thread
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.files import read_json_if_any, write_json
 from anomalib_tiled.system.os_errors import storage_errors
-from anomalib_tiled.system.temporary import machine_name, temporary_name
+from anomalib_tiled.system.temporary import is_running, machine_name, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ RENEWED = 10.0
 
 LEASE = 60.0
 """Seconds without a renewal after which a process of another machine counts as ended."""
+
+
+WRITTEN = 2.0
+"""Seconds within which a process that has got the lock of the operating system writes its name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Lease:
     @property
     def is_held(self) -> bool:
         """Whether no other process has taken over."""
-        return _content(self.path) == self._content
+        return read_json_if_any(self.path) == self._content
 
     def check(self) -> None:
         """Check that this process may go on; to be called before it begins or hands out more work.
@@ -81,9 +86,10 @@ class Lease:
             RunFolderError: The process was suspended, and another one has taken over.
         """
         if not self.is_held:
+            other = described(read_json_if_any(self.path))
             message = (
-                f"{self.path.parent} was taken over by {described(_content(self.path))}, because this process did not "
-                f"renew {self.path.name} for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
+                f"{self.path.parent} was taken over by {other}, because this process did not renew {self.path.name} "
+                f"for {LEASE:.0f} s, as one that is suspended. This process stops; {self._kept}."
             )
             raise RunFolderError(message)
 
@@ -96,7 +102,9 @@ class Lease:
         Returns:
             Whether the folder belongs to this process now.
         """
-        if not (locked and self._create()):
+        if not locked:
+            self._await()
+        if not self._create():
             if not _is_free(self.path, locked=locked):
                 return False
             write_json(self.path, self._content)  # two may do so at once: `check` tells the first one
@@ -108,6 +116,12 @@ class Lease:
         self._ended.set()
         if self.is_held:
             self.path.unlink(missing_ok=True)
+
+    def _await(self) -> None:
+        """Wait for the file of the process that has the lock; if there is none, that process ended with its machine."""
+        deadline = monotonic() + WRITTEN
+        while not self.path.exists() and monotonic() < deadline:
+            sleep(WRITTEN / 20)
 
     def _create(self) -> bool:
         """Make the file; only one process of all machines can."""
@@ -170,7 +184,7 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
         with storage_errors(folder):
             is_taken = lease.take(locked=lock.is_locked)
         if not is_taken:
-            process = described(_content(lease.path))
+            process = described(read_json_if_any(lease.path))
             message = f"{folder} {work.description} by {process}. Wait until it has finished, or stop it; {work.kept}."
             far = f"{message} If its machine has failed, try again in {LEASE:.0f} s."
             raise RunFolderError(far if lock.is_locked else message)
@@ -189,8 +203,11 @@ def _is_free(path: Path, *, locked: bool) -> bool:
         path: The file.
         locked: Whether this process has the lock of the operating system, which is reliable within a machine.
     """
-    machine = _content(path).get("machine")
-    if machine == machine_name() or (machine is None and not locked):
+    holder = read_json_if_any(path)
+    here = machine_name() if "machine" in holder else platform.node()  # earlier versions wrote only the latter
+    is_here = holder.get("machine", holder.get("host")) == here
+    process = holder.get("process")
+    if is_here and (locked or not isinstance(process, int) or is_running(process)):
         return locked
     return _age(path) > LEASE
 
@@ -207,9 +224,3 @@ def _age(path: Path) -> float:
         return inf
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _content(path: Path) -> dict[str, object]:
-    with suppress(RunFolderError):  # its process has not written it yet
-        return read_json(path)
-    return {}

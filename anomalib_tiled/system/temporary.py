@@ -78,16 +78,17 @@ def remove_abandoned(paths: Iterable[Path], patience: float = A_DAY) -> None:
 
 def _is_abandoned(path: Path, machine: str, process: int, patience: float) -> bool:
     if machine == machine_name():
-        return not _is_running(process)
+        return not is_running(process)
     with suppress(OSError):  # something was removed meanwhile, or is inaccessible
         return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > patience
     return False
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for what is no number of a process
         return False
     except PermissionError:
         return True

@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import write_json
+from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.temporary import temporary_name
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
@@ -86,6 +86,18 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
+def test_a_mount_keeps_its_name_and_latest_stands_for_the_run(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mount").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "latest").symlink_to("./v0")
+    (tmp_path / "mine").symlink_to(tmp_path / "mount" / "latest")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mount/v0", "mount/latest", "mine"):
+        assert RunFolder.open(Path(name)).path == tmp_path / "mount" / "v0"
+    assert RunFolder.open(tmp_path / "latest").path == run.path
+
+
 @pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
@@ -122,6 +134,35 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
     assert run.record(SECOND).threads == 3
 
 
+def test_a_folder_that_was_seen_says_what_was_so_then(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    seen = run.seen()
+    assert seen == run
+    assert seen.seen() is seen
+    run.forget(SECOND)
+    assert [seen.has_record(tile) for tile in GRID.tiles] == [True, True]
+    assert [run.seen().has_record(tile) for tile in GRID.tiles] == [True, False]
+    assert seen.record(FIRST) == run.record(FIRST)
+    assert seen.state(FIRST) == run.state(FIRST)
+
+
+def test_many_tiles_are_looked_at_together(run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    looks: list[Path] = []
+    files: set[str] = set()
+    scandir, stat = os.scandir, Path.stat
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
+        patched.setattr(Path, "stat", lambda path, **options: files.add(path.name) or stat(path, **options))
+        for look in (run.missing, run.to_train, run.left_out):
+            look(GRID, settings)
+        run.threads(GRID)
+    assert files == {"index.json"}, "no file of a tile is looked at by itself"
+    assert looks == [run.tiles] * 4
+
+
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
     assert run.failure(FIRST) is None
     run.write_failure(FIRST, "out of memory")
@@ -129,6 +170,15 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
     assert run.failure(SECOND) is None
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert run.failure(FIRST) is None
+
+
+def test_records_of_earlier_versions_say_nothing_of_the_machine(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY, host="node-7", device="cuda:0 NVIDIA H100"))
+    content = read_json(run.record_file(FIRST))
+    assert (run.record(FIRST).host, run.record(FIRST).device) == ("node-7", "cuda:0 NVIDIA H100")
+    del content["host"], content["device"]
+    write_json(run.record_file(FIRST), content)
+    assert (run.record(FIRST).host, run.record(FIRST).device) == (None, None)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])

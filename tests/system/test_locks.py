@@ -151,6 +151,7 @@ def test_a_second_machine_is_refused(tmp_path: Path, on: Callable[[str], None]) 
 def test_a_machine_that_renews_no_more_is_followed_after_a_minute(
     tmp_path: Path, on: Callable[[str], None], lock: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(locks, "WRITTEN", 0.01)
     on("first")
     with ExitStack() as work:
         lease = work.enter_context(locked(tmp_path))
@@ -172,6 +173,47 @@ def test_a_machine_that_renews_no_more_is_followed_after_a_minute(
             follower.check()
     with pytest.raises(RunFolderError, match="was taken over by another process"):
         lease.check()
+    with locked(tmp_path) as third:
+        third.check()
+
+
+def test_a_lock_that_is_never_given_back_is_waited_for_only_while_its_process_may_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a machine that has failed, on which no process can be asked for."""
+    monkeypatch.setattr(locks, "FileLock", LockOfDeadMachine)
+    monkeypatch.setattr(locks, "WRITTEN", 0.01)
+    path = tmp_path / "fit.lock.json"
+    with locked(tmp_path) as lease:
+        lease.check()
+        for content in (json.loads(path.read_text()), {"host": platform.node(), "process": os.getpid()}):
+            path.write_text(json.dumps({**content, "since": "now"}))
+            age(tmp_path, 2 * LEASE)
+            with (
+                pytest.raises(RunFolderError, match=f"is being fitted by process {os.getpid()} on .* since now"),
+                locked(tmp_path),
+            ):
+                pytest.fail("the process lives, but cannot renew it, such as while it is suspended")
+    path.write_text(json.dumps({**content, "process": 999999999}))
+    with pytest.raises(RunFolderError, match="is being fitted by another process"), locked(tmp_path):
+        pytest.fail("another one may have the lock, and be about to write its name")
+    age(tmp_path, 2 * LEASE)
+    with locked(tmp_path) as lease:
+        lease.check()
+
+
+@pytest.mark.parametrize("process", ["1", None, 10**30, [1]])
+def test_a_file_from_elsewhere_that_names_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: object
+) -> None:
+    content = {"host": platform.node(), "process": process, "since": "now"}
+    (tmp_path / "fit.lock.json").write_text(json.dumps(content))
+    with locked(tmp_path):
+        pass
+    monkeypatch.setattr(locks, "FileLock", LockOfDeadMachine)
+    (tmp_path / "fit.lock.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="is being fitted by process"), locked(tmp_path):
+        pytest.fail("it may live")
 
 
 def test_times_are_compared_on_the_clock_of_the_storage(
