@@ -102,6 +102,22 @@ def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) 
         tile_statuses(folder)
 
 
+@pytest.mark.parametrize("damage", ["checkpoint", "record"])
+def test_a_damaged_tile_is_shown_among_the_others(settings: Settings, damage: str) -> None:
+    folder = preparation.prepare(settings).folder
+    record(folder, "r00_c01", "r00_c02")
+    tile = tile_statuses(folder)[1].tile
+    if damage == "checkpoint":
+        folder.checkpoint(tile).write_bytes(b"more")
+        expected = f"{folder.checkpoint(tile)} had 0 bytes when it was finished, and has 4 now. Train the tile again: "
+    else:
+        folder.record_file(tile).write_text("{}")
+        expected = f"{folder.record_file(tile)} must hold the record of a trained tile"
+    found = states(folder)
+    assert [state for state, _ in found] == ["missing", "damaged", "done", "missing", "missing", "missing"]
+    assert found[1][1].startswith(expected)
+
+
 def training_by(monkeypatch: pytest.MonkeyPatch, train: Callable[[TileJob, Tile], None]) -> None:
     """Let a function stand in for the training of a tile."""
     monkeypatch.setattr(pipeline, "TrainAndPredict", lambda job: lambda claimed: train(job, claimed.tile))
@@ -152,6 +168,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
         f"`{command} --tiles r01_c00,r01_c02`."
     )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "failed", "done", "failed", "done"]
+    assert list(read_json(folder.tiles / "index.json")) == ["r01_c00.json", "r01_c02.json"]
     assert not folder.calibration_file.exists()
 
 

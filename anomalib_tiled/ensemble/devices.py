@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from threading import Lock
@@ -12,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.system.hardware import processor_name
 from anomalib_tiled.system.out_of_memory import out_of_memory
 
 USUAL = torch.float32
@@ -26,14 +29,15 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
     """
     devices, accelerator = trainer.get("devices", "auto"), trainer.get("accelerator", "auto")
     try:
-        made = Trainer(
-            accelerator=accelerator,
-            devices=1 if devices == "auto" else devices,
-            logger=False,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        with _unheard():
+            made = Trainer(
+                accelerator=accelerator,
+                devices=1 if devices == "auto" else devices,
+                logger=False,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+            )
     except (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError) as error:
         message = (
             f"The run needs trainer.accelerator {accelerator}, devices {devices}, which this machine does not have: "
@@ -41,6 +45,26 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
         )
         raise ConfigurationError(message) from error
     return made.strategy.root_device
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep hints of Lightning from a screen that has no use for them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def described(device: torch.device) -> str:
+    """Name a device so that a reader knows how fast it is, such as ``cuda:0 NVIDIA H100``; a CPU by its own name."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return processor_name() if device.type == "cpu" else str(device)
 
 
 def cpu_advice(accelerator: Plain) -> str:

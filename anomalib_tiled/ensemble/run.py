@@ -102,7 +102,9 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        return TileJob(self.folder, self.settings, self.grid, data)
+        fingerprint, directory = self.source.fingerprint, self.settings.cache_directory
+        cache = None if fingerprint is None or directory is None else (directory / fingerprint).absolute()
+        return TileJob(self.folder, self.settings, self.grid, data, cache)
 
     def on_places(
         self,
@@ -239,11 +241,19 @@ class Run:
             ConfigurationError: There is no such device.
         """
         self.check_tiles()
+        return self.ensemble(self.calibration(), device, share=share)
+
+    def calibration(self) -> Calibration:
+        """Read what the stages learned.
+
+        Raises:
+            RunFolderError: The calibration is missing, has changed, or was made with another configuration.
+        """
         path = self.folder.calibration_file
         self.folder.read(path, self._calibrate)
         learned = read_json(path)
         self._check_configuration(path, learned.get("configuration"))
-        return self.ensemble(Calibration.from_json(learned), device, share=share)
+        return Calibration.from_json(learned)
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""

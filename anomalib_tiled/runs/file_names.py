@@ -36,6 +36,13 @@ def _exchange_of(process: int) -> str:
     return temporary_name("workers")
 
 
+CHECKPOINT, RECORD = ".ckpt", ".json"
+"""What the names of the checkpoint of a tile and of its record end with, after the name of the tile."""
+
+FAILURE, LEFT_OUT, RETRAIN, CLAIM = ".failed.json", ".left_out.json", ".again", ".claim"
+"""The same of a failed training, a location without a model, a request to train a tile again, and a try at training."""
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """Names of the files of a run.
@@ -57,6 +64,11 @@ class RunFiles:
         return self.path / "split.csv"
 
     @property
+    def split_table_file(self) -> Path:
+        """The same in a form that opens without parsing; made again if it is missing."""
+        return self.path / "split.table"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"
@@ -68,8 +80,13 @@ class RunFiles:
 
     @property
     def trained_on_file(self) -> Path:
-        """Sizes, times and checksums of the training images."""
+        """Fingerprint of the training images."""
         return self.path / "trained_on.json"
+
+    @property
+    def trained_on_table(self) -> Path:
+        """Sizes, times and checksums of the training images; earlier versions wrote them into `trained_on_file`."""
+        return self.path / "trained_on.csv"
 
     @property
     def calibration_file(self) -> Path:
@@ -102,32 +119,36 @@ class RunFiles:
 
     @property
     def tiles(self) -> Path:
-        """Checkpoints and records of tiles, and what is noted of them."""
+        """Folder of checkpoints and records."""
         return self.path / "tiles"
+
+    def of_tile(self, tile: Tile, ending: str) -> Path:
+        """File of a tile in this folder."""
+        return self.tiles / f"{tile.name}{ending}"
 
     def checkpoint(self, tile: Tile) -> Path:
         """Trained model of one tile."""
-        return self.tiles / f"{tile.name}.ckpt"
+        return self.of_tile(tile, CHECKPOINT)
 
     def record_file(self, tile: Tile) -> Path:
         """Record of a trained tile."""
-        return self.tiles / f"{tile.name}.json"
+        return self.of_tile(tile, RECORD)
 
     def failure_file(self, tile: Tile) -> Path:
         """Record of a failed training, with the reason."""
-        return self.tiles / f"{tile.name}.failed.json"
+        return self.of_tile(tile, FAILURE)
 
     def left_out_file(self, tile: Tile) -> Path:
         """Record of a location without a model, with the reason why none can be fitted there."""
-        return self.tiles / f"{tile.name}.left_out.json"
+        return self.of_tile(tile, LEFT_OUT)
 
     def retrain_file(self, tile: Tile) -> Path:
         """Request to train a tile again; until then, its model stays."""
-        return self.tiles / f"{tile.name}.again"
+        return self.of_tile(tile, RETRAIN)
 
     def claim_file(self, tile: Tile) -> Path:
         """Which try may store a tile, while it is trained."""
-        return self.tiles / f"{tile.name}.claim"
+        return self.of_tile(tile, CLAIM)
 
     @property
     def shared_files(self) -> list[Path]:

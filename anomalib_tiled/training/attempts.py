@@ -184,8 +184,8 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
         tiles: All tiles of the run.
         stopped: Whether training stopped before all tiles were tried.
     """
-    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
-    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    command, seen = f"anomalib tiled fit --ckpt_dir {folder.path}", folder.seen()
+    done = ",".join(tile.name for tile in tiles if seen.has_record(tile))
     again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
     lines = [
         f"Fix the cause, then resume with `{command}`.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import platform
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from anomalib_tiled.ensemble.devices import described
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
@@ -144,7 +146,8 @@ def _fit(
     seconds = round(time.monotonic() - started, 3)
     facts = seconds, epochs, job.settings.training_hash, checksum, path.stat().st_mtime_ns, images
     check_claim(claim)
-    folder.write_record(tile, TileRecord(*facts, torch.get_num_threads()))
+    where = platform.node(), described(model.trainer.strategy.root_device)
+    folder.write_record(tile, TileRecord(*facts, torch.get_num_threads(), *where))
     return model if job.checkpoint_is_complete and not any(map(_has_chosen, callbacks)) else None
 
 

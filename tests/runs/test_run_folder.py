@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import write_json
+from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.temporary import temporary_name
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
@@ -134,6 +134,35 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
     assert run.record(SECOND).threads == 3
 
 
+def test_a_folder_that_was_seen_says_what_was_so_then(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    seen = run.seen()
+    assert seen == run
+    assert seen.seen() is seen
+    run.forget(SECOND)
+    assert [seen.has_record(tile) for tile in GRID.tiles] == [True, True]
+    assert [run.seen().has_record(tile) for tile in GRID.tiles] == [True, False]
+    assert seen.record(FIRST) == run.record(FIRST)
+    assert seen.state(FIRST) == run.state(FIRST)
+
+
+def test_many_tiles_are_looked_at_together(run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    looks: list[Path] = []
+    files: set[str] = set()
+    scandir, stat = os.scandir, Path.stat
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
+        patched.setattr(Path, "stat", lambda path, **options: files.add(path.name) or stat(path, **options))
+        for look in (run.missing, run.to_train, run.left_out):
+            look(GRID, settings)
+        run.threads(GRID)
+    assert files == {"index.json"}, "no file of a tile is looked at by itself"
+    assert looks == [run.tiles] * 4
+
+
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
     assert run.failure(FIRST) is None
     run.write_failure(FIRST, "out of memory")
@@ -141,6 +170,15 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
     assert run.failure(SECOND) is None
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert run.failure(FIRST) is None
+
+
+def test_records_of_earlier_versions_say_nothing_of_the_machine(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY, host="node-7", device="cuda:0 NVIDIA H100"))
+    content = read_json(run.record_file(FIRST))
+    assert (run.record(FIRST).host, run.record(FIRST).device) == ("node-7", "cuda:0 NVIDIA H100")
+    del content["host"], content["device"]
+    write_json(run.record_file(FIRST), content)
+    assert (run.record(FIRST).host, run.record(FIRST).device) == (None, None)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])

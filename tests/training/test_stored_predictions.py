@@ -244,7 +244,7 @@ def test_where_the_disk_is_small_images_are_predicted_in_parts(
 ) -> None:
     expected = whole(run)
     models.loaded.clear()
-    image = 4 * run.grid.image_size.height * run.grid.image_size.width  # bytes of its scores
+    image = TilePredictions.bytes_for(run.grid, 1)
     monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
     assert_equal(passed(run), expected)
     assert len(models.loaded) == 2 * len(run.grid.tiles)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageErr
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system.hardware import processor_name
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.training import preparation
@@ -626,13 +628,16 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     assert not run.folder.is_to_train(first(run), run.settings)
 
 
-def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_seen(make_run: MakeRun) -> None:
+def test_a_record_says_when_and_where_its_checkpoint_was_finished_and_which_images_it_has_seen(
+    make_run: MakeRun,
+) -> None:
     run = make_run()
     record_images(run, run.grid.tiles)
     train_tile(run.job, first(run))
     record = run.folder.record(first(run))
     assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
     assert record.images == recorded_fingerprint(run.folder) != ""
+    assert (record.host, record.device) == (platform.node(), processor_name())
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(
