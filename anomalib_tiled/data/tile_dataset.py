@@ -103,6 +103,25 @@ class AreaDataset(Dataset[ImageItem]):
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """What is known of a batch of images, or of one rectangle of them: the fields of an ``ImageBatch``, without pixels.
+
+    Args:
+        image_path: Files of the images.
+        gt_label: Whether each whole image is anomalous, shape (batch,); ``None`` if one is unknown.
+        gt_mask: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+    """
+
+    image_path: list[str]
+    gt_label: torch.Tensor | None
+    gt_mask: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_path)
+
+
+@dataclass(frozen=True)
 class Images:
     """Whole images, in order.
 
@@ -129,7 +148,16 @@ class Images:
             number: Number of images in a part.
         """
         for first in range(0, len(self.samples), number):
-            yield replace(self, samples=self.samples[first : first + number], whole=self)
+            yield self.part(first, number)
+
+    def part(self, first: int, number: int) -> Images:
+        """Give some of the images; what a batch of them knows does not depend on which.
+
+        Args:
+            first: Position of the first image.
+            number: How many images; less, if there are no more.
+        """
+        return replace(self, samples=self.samples[first : first + number], whole=self.whole or self)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -142,9 +170,29 @@ class Images:
     @property
     def _loader(self) -> DataLoader[ImageItem]:
         dataset = AreaDataset(self.source, self.samples, self.grid.whole, self.grid, self.augmentations)
+        return DataLoader(dataset, batch_sampler=self._batches, collate_fn=collate)
+
+    @property
+    def _batches(self) -> list[list[int]]:
+        """Positions of the images of each batch."""
         with_masks = bool(Known.of((self.whole or self).samples).masked.any())
-        batches = _alike_batches(Known.of(self.samples), self.batch_size, with_masks=with_masks)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        return _alike_batches(Known.of(self.samples), self.batch_size, with_masks=with_masks)
+
+    def annotations(self, rows: slice, columns: slice) -> Iterator[Annotations]:
+        """Read what is known of a rectangle of all images, in the batches of ``iter``, without augmentations.
+
+        Args:
+            rows: Rows of the rectangle in pixels.
+            columns: Its columns.
+        """
+        for places in self._batches:
+            samples = [self.samples[place] for place in places]
+            masks = [self.source.mask(sample, rows, columns) for sample in samples]
+            yield Annotations(
+                [str(sample.image_path) for sample in samples],
+                _stacked([None if sample.label is None else torch.tensor(sample.label) for sample in samples]),
+                _stacked([None if mask is None else torch.from_numpy(mask).bool() for mask in masks]),
+            )
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.

@@ -92,8 +92,9 @@ def record_images(run: Run, to_train: Sequence[Tile]) -> str | None:
     changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
     if not (to_train or is_mixed):
         return f"{_described(changed)} since the tiles were trained: the models learned from the earlier images."
-    again = [tile for tile in to_train if run.folder.has_record(tile)]
-    tiles = ",".join(tile.name for tile in run.grid.tiles if tile in others or tile in again)
+    seen = run.folder.seen()
+    named = {tile.name for tile in (*others, *to_train) if seen.has_record(tile)}
+    tiles = ",".join(tile.name for tile in run.grid.tiles if tile.name in named)
     message = (
         f"All tiles of a run must be trained on the same images, but {_described(changed)} since tiles were trained. "
         "Restore the images, or train those tiles again: "
@@ -139,14 +140,15 @@ def _fingerprint(images: dict[str, SeenImage]) -> str:
 
 def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) -> list[Tile]:
     """Give the tiles that are not trained next, and were trained on other images."""
-    alike = {_fingerprint(images), ""}
-    return [tile for tile in run.grid.tiles if tile not in to_train and run.folder.record(tile).images not in alike]
+    alike, seen, next_ones = {_fingerprint(images), ""}, run.folder.seen(), {tile.name for tile in to_train}
+    others = (tile for tile in run.grid.tiles if tile.name not in next_ones)
+    return [tile for tile in others if seen.record(tile).images not in alike]
 
 
 def _fingerprints(run: Run) -> set[str]:
     """Give the known fingerprints of the images that tiles were trained on."""
-    done = [run.folder.record(tile) for tile in run.grid.tiles if run.folder.has_record(tile)]
-    return {record.images for record in done} - {""}
+    seen = run.folder.seen()
+    return {seen.record(tile).images for tile in run.grid.tiles if seen.has_record(tile)} - {""}
 
 
 def _described(changed: Sequence[str]) -> str:

@@ -87,7 +87,7 @@ def large(settings: Settings, tmp_path: Path) -> TileJob:
 def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Path) -> None:
     predictions = TilePredictions(tmp_path, large.grid, "fingerprint")
     predictions._records = {tile.name: [0.0] * MANY_IMAGES for tile in large.grid.tiles}  # as if all were read
-    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions, tmp_path)
+    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions)
     assert all(len(pickle.dumps(task)) < MOST_BYTES for task in tasks)
     assert len(pickle.dumps(large.data.split)) > 20 * MOST_BYTES, "the images are not in it"
 
