@@ -102,9 +102,7 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        fingerprint, directory = self.source.fingerprint, self.settings.cache_directory
-        cache = None if fingerprint is None or directory is None else (directory / fingerprint).absolute()
-        return TileJob(self.folder, self.settings, self.grid, data, cache)
+        return TileJob.of(self.folder, self.settings, self.grid, data)
 
     def on_places(
         self,
