@@ -103,6 +103,9 @@ class RayWorkers(Workers):
     def supply(self, wanted: int) -> Sequence[RayPlace]:
         """Create actors, as many as are allowed and have room; if there is no other place, one that waits for room."""
         cluster = self._connected()
+        for place in self._places:
+            if place.failed and not place.has_answered:
+                self.exclude(place, "An actor has ended there before its first answer.")
         self._places = [place for place in self._places if not place.ended]
         number = wanted if self.actors is None else min(wanted, self.actors - len(self._places))
         if self.actors is None or self._patience.exhausted:
@@ -214,7 +217,7 @@ class RayPlace(Place):
         self.name, self.threads = name, threads
         self.advice = "Raise workers.init_args.memory, so that fewer actors share a node"
         self.node = self.address = ""
-        self.ended = False
+        self.ended = self.failed = self.has_answered = False
         self._actor, self._patience = actor, patience
         self._answer: Future[Any] = Future()
         self._lock = Lock()
@@ -259,9 +262,10 @@ class RayPlace(Place):
         """Pass the answer of a task on; called by Ray in a thread of its own."""
         error = done.exception()
         if error is None:
+            self.has_answered = True
             self._settle(done.result())
         else:
-            self.ended = True
+            self.failed, self.ended = not self.ended, True
             self._settle(place_error(error, self.address))
 
     def _settle(self, answer: object) -> None:
