@@ -7,14 +7,15 @@ A module imports only from its own folder or from a line below, and never in a c
     cli         text to settings to commands; the only place that prints errors; how `anomalib tiled` is reached
     pipeline    fit, test, predict: the steps of each command
     plugins     hooks, finding the packages that implement them, the built-in stages as a plugin
-    training    one model per tile: trainer, workers, calibration
+    training    one model per tile: trainer, attempts, calibration
     export      a run as files for other programs
     results     metrics, regions, predictions, pictures, tables
     ensemble    all tile models and stages as one model
+    workers     where the work on tiles is done: the scheduler, and the built-in engines
     runs        the run folder: files, checkpoints, checksums, states of tiles
     data        the split, the image cache, tiles, images from files and from memory, demonstration boards
     config      settings, the classes that they may name, configurations of anomalib itself
-    stages      the contract of each kind of stage, and the built-in ones (workers: see training)
+    stages      the contract of each kind of stage, and the built-in ones (engines: see workers)
     system      files, locks, memory, processes, logs: nothing about images
     grid        tile locations: integers only
     errors      the tree of all errors, drawn at its top
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.scoring import Scorer
     from anomalib_tiled.stages.seams import SeamSmoother
     from anomalib_tiled.stages.thresholding import Thresholder
-    from anomalib_tiled.stages.workers import Outcome, Workers
+    from anomalib_tiled.stages.workers import Place, Workers
 
 __version__ = "0.2.0.dev0"
 __all__ = [
     "Merger",
     "Normalizer",
-    "Outcome",
+    "Place",
     "Scorer",
     "SeamSmoother",
     "Size",
@@ -56,7 +57,7 @@ __all__ = [
 _HOMES = {
     "Merger": "stages.merging",
     "Normalizer": "stages.normalization",
-    "Outcome": "stages.workers",
+    "Place": "stages.workers",
     "Scorer": "stages.scoring",
     "SeamSmoother": "stages.seams",
     "Size": "grid",

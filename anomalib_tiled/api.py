@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -298,7 +299,8 @@ def fit_ensemble(
     parser = fit_parser("fit_ensemble")
     parsed = parser.parse_object(configuration)
     run = prepare(settings_from(parser, parsed))
-    pipeline.fit(run, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
+    with closing(run):
+        pipeline.fit(run, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
     return TiledEnsemble.from_run(run.without_left_out())
 
 

@@ -10,6 +10,7 @@
     ├── StorageError            the disk is full or cannot be written
     └── TrainingError           one or more tiles could not be trained
         ├── OutOfMemoryError    memory of a GPU or of the machine ran out
+        ├── NoPlaceError        no process, actor or job of a cluster is left to work, and none can come
         └── UnfitLocationError  a model cannot be fitted on what the images show at one location
 
 A message says what must hold, what was given, and what to do.
@@ -62,6 +63,10 @@ class OutOfMemoryError(TrainingError):
 
     of_machine = False
     """Whether the memory of the machine ran out, which all processes share."""
+
+
+class NoPlaceError(TrainingError):
+    """No process, actor or job of a cluster is left to work, and none can come."""
 
 
 class UnfitLocationError(TrainingError):

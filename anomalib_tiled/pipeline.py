@@ -14,6 +14,8 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.config.tiling import tiles_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.place_check import download
+from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
@@ -21,7 +23,7 @@ from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.stages.contracts import checked_outcomes, image_context, with_context
+from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
@@ -30,11 +32,9 @@ from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.monitors import check_monitored
-from anomalib_tiled.training.preparation import download
 from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
 from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
-from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
-    from anomalib_tiled.stages.workers import Workers
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -67,11 +66,10 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
     folder, named = run.folder, tiles_named(run.grid, again)
     with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
-        workers = workers_of(run.settings, threads=folder.threads(run.grid))
-        workers.start()
+        run.scheduler.prepared_workers(conditions_of(run.settings, folder.exchange, folder.threads(run.grid))).start()
         run = run.without_left_out().with_cache()
         with _without_half_done_files(folder):
-            image_note = _train_missing(run, named, workers, observers, keep_going=keep_going)
+            image_note = _train_missing(run, named, observers, keep_going=keep_going)
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
@@ -93,26 +91,25 @@ def _without_half_done_files(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _train_missing(
-    run: Run, again: Sequence[Tile], workers: Workers, observers: Observers, *, keep_going: bool
-) -> str | None:
+def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, keep_going: bool) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
     run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
-        download(run.job)
+        if not run.scheduler.workers.elsewhere:
+            download(run.job)
         check_monitored(run.job)
-    attempts = Attempts(run, workers, keep_going=keep_going)
-    with closing(checked_outcomes(workers, missing, TrainAndPredict(run.job))) as outcomes:
-        for outcome in track(outcomes, "Training tiles", len(missing)):
+    attempts = Attempts(run, keep_going=keep_going)
+    with closing(run.on_places(TrainAndPredict(run.job), missing)) as outcomes, attempts.advising():
+        for outcome in track(outcomes, "Training tiles", len(missing), run.scheduler.describe_places):
             if outcome.error is None:
-                record = attempts.succeed(outcome.tile)
-                facts = {"tile": outcome.tile, "seconds": record.seconds, "epochs": record.epochs}
+                record = attempts.succeed(outcome.item)
+                facts = {"tile": outcome.item, "seconds": record.seconds, "epochs": record.epochs}
                 observers.notify("tile_trained", run_folder=run.folder.path, **facts)
             else:
-                attempts.fail(outcome.tile, outcome.error)
+                attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
     attempts.finish()

@@ -7,7 +7,7 @@ import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -83,15 +83,17 @@ class FitRequest:
 
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
-    with _observers() as observers:
-        run = _fitted(arguments, prog, observers)
+    request = _fit_request(list(arguments), prog, tested=False)
+    with closing(request.run), _observers() as observers:
+        run = _fitted(request, prog, observers)
     say(f"Run folder: {run.folder.path}")
 
 
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
-    with _observers() as observers:
-        _report(_fitted(arguments, prog, observers, tested=True), observers)
+    request = _fit_request(list(arguments), prog, tested=True)
+    with closing(request.run), _observers() as observers:
+        _report(_fitted(request, prog, observers), observers)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -103,7 +105,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     if parsed.data is not None:
         spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
         data = spec.build(AnomalibDataModule)
-    with _observers() as observers:
+    with closing(run), _observers() as observers:
         _report(run, observers, data=data, output=output)
 
 
@@ -197,8 +199,7 @@ def plugins(arguments: Sequence[str], prog: str) -> None:
     wide.print(plugins_table(find_plugins()))
 
 
-def _fitted(arguments: Sequence[str], prog: str, observers: Observers, *, tested: bool = False) -> Run:
-    request = _fit_request(list(arguments), prog, tested=tested)
+def _fitted(request: FitRequest, prog: str, observers: Observers) -> Run:
     say(str(request.run.grid))
     _warn_of_large_images(request.run)
     with _resume_hint(request.resume_command(prog), partial(say, console=Console(stderr=True))):
@@ -341,7 +342,7 @@ def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], 
         raise ConfigurationError(message)
     if changed == own:
         return run
-    run = change_settings(run, changed)
+    run = change_settings(run, changed, report)
     for each in differences(changed, own):
         report(f"Changed in config.yaml: {each}")
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from threading import Lock
@@ -26,14 +28,15 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
     """
     devices, accelerator = trainer.get("devices", "auto"), trainer.get("accelerator", "auto")
     try:
-        made = Trainer(
-            accelerator=accelerator,
-            devices=1 if devices == "auto" else devices,
-            logger=False,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        with _unheard():
+            made = Trainer(
+                accelerator=accelerator,
+                devices=1 if devices == "auto" else devices,
+                logger=False,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+            )
     except (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError) as error:
         message = (
             f"The run needs trainer.accelerator {accelerator}, devices {devices}, which this machine does not have: "
@@ -41,6 +44,19 @@ def device_of(trainer: Mapping[str, Plain]) -> torch.device:
         )
         raise ConfigurationError(message) from error
     return made.strategy.root_device
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep hints of Lightning from a screen that has no use for them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def cpu_advice(accelerator: Plain) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import torch
 
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
@@ -16,17 +19,22 @@ from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.place_check import PlaceCheck
 from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
+from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
 from anomalib_tiled.system.memory import SHARE, SHARE_ALONE, pixels_within, too_large
+from anomalib_tiled.workers.proof import Proof, Token, versions
+from anomalib_tiled.workers.scheduler import Item, Terms, scheduler_of
+from anomalib_tiled.workers.task import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import Purpose
     from anomalib_tiled.grid import Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.workers.scheduler import Outcome, Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +67,7 @@ class Run:
         split: Which image is used for what.
         source: Source of the pixels.
         datamodule: Data module of the images, for its name, batch sizes and augmentations; ``split`` replaces its own.
+        scheduler: Gives work on tiles to the places of the workers; one for the whole command.
     """
 
     folder: RunFolder
@@ -66,6 +76,7 @@ class Run:
     split: Split
     source: PixelSource
     datamodule: AnomalibDataModule
+    scheduler: Scheduler = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: RunFolder, report: Callable[[str], None] = logger.warning) -> Run:
@@ -73,7 +84,8 @@ class Run:
 
         Args:
             folder: The run folder.
-            report: Receives a line about each package that has another version than in training.
+            report: Receives a line about each package that has another version than in training, and about each place
+                that cannot work.
 
         Raises:
             RunFolderError: A file of it is missing or has changed, or a package that it was made with is not installed.
@@ -83,7 +95,7 @@ class Run:
         settings = folder.settings()
         grid = grid_of(settings.tiling)
         data = RunData.read(folder, settings, grid)
-        run = cls(folder, settings, grid, data.split, data.source, data.datamodule)
+        run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()
 
     @cached_property
@@ -91,6 +103,32 @@ class Run:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
         return TileJob(self.folder, self.settings, self.grid, data)
+
+    def on_places(self, function: Callable[..., object], items: Sequence[Item]) -> Generator[Outcome[Item], None, None]:
+        """Do work on tiles, or on other items, at the places of the workers.
+
+        Args:
+            function: Takes an item, and by name a ``device`` unless that is ``None``; can be pickled.
+            items: The items.
+
+        Yields:
+            The outcome of each item as it ends.
+
+        Raises:
+            NoPlaceError: No place is left, and none can come.
+            StorageError: The disk is full.
+            StageError: The workers raised an error.
+        """
+        conditions = conditions_of(self.settings, self.folder.exchange, self.folder.threads(self.grid))
+        elsewhere = self.scheduler.prepared_workers(conditions).elsewhere
+        token = Token.write(self.folder.exchange) if elsewhere else None
+        proof = Proof(versions(), token, Work(PlaceCheck(self.job, download=elsewhere)))
+        yield from self.scheduler.run(function, items, Terms(conditions, proof))
+
+    def close(self) -> None:
+        """End all places, and remove what they have exchanged."""
+        self.scheduler.close()
+        shutil.rmtree(self.folder.exchange, ignore_errors=True)
 
     def without_left_out(self) -> Run:
         """Give the same run without the tiles that its training has left out."""
@@ -172,7 +210,16 @@ class Run:
             calibration=calibration,
             evaluator=False,
         )
-        return ensemble.to(self.job.device() if device == AUTO else device_named(device)).eval()
+        return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
+
+    def _own_device(self) -> torch.device:
+        """Give the device of the configuration; the CPU if tiles are trained elsewhere and this machine lacks it."""
+        try:
+            return self.job.device()
+        except ConfigurationError:
+            if self.scheduler.workers.elsewhere:
+                return torch.device("cpu")
+            raise
 
     def calibrated_ensemble(self, device: str = AUTO, *, share: float = SHARE) -> EnsembleModel:
         """Load the ensemble with what its stages learned.
@@ -237,3 +284,15 @@ class Run:
             RunFolderError: A file was changed.
         """
         self.job.saved_models.checkpoints.check(tiles)
+
+
+def conditions_of(settings: Settings, folder: Path | None = None, threads: int | None = None) -> Conditions:
+    """Give what workers may know of a run.
+
+    Args:
+        settings: The configuration.
+        folder: Folder for files that workers exchange; ``None`` while there is no run folder.
+        threads: Number of threads that the tiles that are done were trained with; ``None`` if none is done.
+    """
+    accelerator, devices = (settings.trainer.get(name, "auto") for name in ("accelerator", "devices"))
+    return Conditions(accelerator, devices, threads, folder)

@@ -13,7 +13,7 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.workers import Workers
-from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.workers.local import LocalWorkers
 
 logger = logging.getLogger(__name__)
 

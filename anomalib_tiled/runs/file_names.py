@@ -76,6 +76,11 @@ class RunFiles:
         return self.path / "raw"
 
     @property
+    def exchange(self) -> Path:
+        """What the command and places on other machines exchange; gone when the command has ended."""
+        return self.path / "workers"
+
+    @property
     def log_file(self) -> Path:
         """Log of the whole run."""
         return self.path / "logs" / "run.log"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -15,7 +15,7 @@ from anomalib_tiled.errors import StageError, StorageError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.workers import Outcome, TrainTile, Workers
+from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 from anomalib_tiled.system.packages import origin_of
 from anomalib_tiled.system.termination import Terminated
@@ -97,34 +97,10 @@ def call_stage(
     return result.float()  # stages may use any precision, but scores are counted, compared and written as float32
 
 
-def checked_outcomes(workers: Workers, tiles: Sequence[Tile], train_tile: TrainTile) -> Generator[Outcome, None, None]:
-    """Let workers train tiles, and check what they report.
-
-    Raises:
-        StageError: The workers raised an error, reported anything but an Outcome for each tile, or left out a tile.
-    """
-    left = {tile.name: tile for tile in tiles}
-    with errors_naming_stage(workers):
-        outcomes = iter(workers.train(tiles, train_tile))
-    while (outcome := _next_outcome(workers, outcomes)) is not None:
-        if not isinstance(outcome, Outcome) or outcome.tile.name not in left:
-            message = f"{name_of(workers)} must report one Outcome for each tile, but reported {outcome!r}. Fix it."
-            raise StageError(message)
-        del left[outcome.tile.name]
-        yield outcome
-    if left:
-        raise StageError(untrained(workers, left.values()))
-
-
 def untrained(workers: Workers, tiles: Iterable[Tile]) -> str:
     """Say which tiles workers have left untrained."""
     names = ", ".join(tile.name for tile in tiles)
     return f"{name_of(workers)} must finish every tile, but left out {names}. Fix it, or choose another stage."
-
-
-def _next_outcome(workers: Workers, outcomes: Iterator[Outcome]) -> Outcome | None:
-    with errors_naming_stage(workers):
-        return next(outcomes, None)
 
 
 def learned_number(stage: object, value: object, name: str = "threshold") -> float:

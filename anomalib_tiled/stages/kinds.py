@@ -98,7 +98,7 @@ STAGE_KINDS = (
         hook="register_workers",
         setting="workers",
         purpose="Trains the tiles.",
-        default="anomalib_tiled.training.workers.LocalWorkers",
+        default="anomalib_tiled.workers.local.LocalWorkers",
         decides_calibration=False,
     ),
 )

@@ -50,6 +50,9 @@ class Place(ABC):
     device: int | None = None
     """Index of the GPU that tasks work on; ``None`` for the device of the configuration."""
 
+    advice: str = ""
+    """What helps if memory runs out here, such as ``Lower workers.init_args.processes``; "" if nothing does."""
+
     @abstractmethod
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
         """Begin a task, as soon as the place has started; the scheduler submits the next one when it is done.

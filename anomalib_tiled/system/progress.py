@@ -9,7 +9,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,27 +32,48 @@ SECONDS_BETWEEN_LINES = 10
 """Time between two progress lines where there is no terminal."""
 
 
+class _Where(ProgressColumn):
+    """Shows what the field ``where`` of a task, a function, returns at the moment."""
+
+    def render(self, task: Task) -> Text:
+        """Give the text."""
+        where = task.fields.get("where")
+        return Text("" if where is None else where())
+
+
 def progress_bar() -> Progress:
     """Give a bar on the standard error of the process, where it is visible while ``sys.stderr`` goes into a log."""
     console = Console(file=sys.__stderr__)
     description, left = TextColumn("{task.description}"), TextColumn("left")
-    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
+    columns = (
+        description,
+        _Where(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        left,
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal, redirect_stderr=False)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, total: int | None = None, where: Callable[[], str] | None = None
+) -> Iterator[T]:
     """Yield the items and show how many are done and how much time is left.
 
     Args:
         items: The items.
         description: The work, for example ``Reading images``.
         total: Number of items; ``None`` for their length, if they have one.
+        where: Gives what is shown behind the description, such as the number of places.
 
     Yields:
         The items, one by one.
     """
     with progress_bar() as progress:
-        yield from progress.track(items, total=total, description=description)
+        task = progress.add_task(description, total=total, where=where)
+        yield from progress.track(items, total=total, task_id=task)
 
 
 @contextmanager

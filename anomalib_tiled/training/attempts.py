@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import (
     ConfigurationError,
+    NoPlaceError,
     OutOfMemoryError,
     StageError,
     TrainingError,
     UnfitLocationError,
 )
 from anomalib_tiled.stages.contracts import untrained
+from anomalib_tiled.stages.workers import PlaceError
 from anomalib_tiled.training.unfit import why_not_left_out
-from anomalib_tiled.training.worker_pool import WorkerError, gpu_has_failed
+from anomalib_tiled.workers.task import gpu_has_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
-    from anomalib_tiled.stages.workers import Workers
 
 ALIKE = 2
 """Tiles that fail for the same reason before training stops: such a reason would stop every tile."""
@@ -34,12 +36,11 @@ class Attempts:
 
     Args:
         run: The run.
-        workers: The workers that train its tiles.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
     """
 
-    def __init__(self, run: Run, workers: Workers, *, keep_going: bool) -> None:
-        self._run, self._workers = run, workers
+    def __init__(self, run: Run, *, keep_going: bool) -> None:
+        self._run = run
         self._failures = Failures(keep_going)
         self._unfit: list[tuple[Tile, UnfitLocationError]] = []
 
@@ -48,6 +49,22 @@ class Attempts:
         """Whether the remaining tiles would fail for the same reason."""
         return self._failures.are_alike
 
+    @contextmanager
+    def advising(self) -> Iterator[None]:
+        """Say what is done and how to resume if no place is left to train at.
+
+        Raises:
+            NoPlaceError: No place is left.
+        """
+        try:
+            yield
+        except NoPlaceError as error:
+            run, tiles = self._run, self._run.grid.tiles
+            done = len(tiles) - len(run.folder.to_train(run.grid, run.settings))
+            state = f"{done} of {len(tiles)} tiles are done, and stay."
+            message = "\n".join([str(error), state, *advice(run.folder, tiles)])
+            raise NoPlaceError(message) from error
+
     def succeed(self, tile: Tile) -> TileRecord:
         """Give the record of a tile that the workers report as trained.
 
@@ -55,7 +72,7 @@ class Attempts:
             StageError: The tile is not trained.
         """
         if self._run.folder.is_to_train(tile, self._run.settings):
-            raise StageError(untrained(self._workers, [tile]))
+            raise StageError(untrained(self._run.scheduler.workers, [tile]))
         return self._run.folder.record(tile)
 
     def fail(self, tile: Tile, error: Exception) -> None:
@@ -174,4 +191,4 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
 
 def _is_temporary(error: Exception) -> bool:
     """Whether another tile may succeed, or this one later: a process, its memory or its GPU failed."""
-    return isinstance(error, (WorkerError, OutOfMemoryError)) or gpu_has_failed(error)
+    return isinstance(error, (PlaceError, OutOfMemoryError)) or gpu_has_failed(error)

@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from anomalib.data import AnomalibDataModule
-from anomalib.utils.path import get_pretrained_weights_dir
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.settings import as_size
@@ -19,14 +18,14 @@ from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.ensemble.calibration import Stages
-from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.ensemble.run import Run, conditions_of
 from anomalib_tiled.ensemble.supported_models import check_model
-from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
 from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
@@ -35,20 +34,16 @@ from anomalib_tiled.training.first_look import check_augmentations, check_fresh_
 from anomalib_tiled.training.monitors import check_monitored
 from anomalib_tiled.training.stage_check import check_stages
 from anomalib_tiled.training.trainer import check_trainer
-from anomalib_tiled.training.workers import workers_of
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.ensemble.tile_job import TileJob
+    from anomalib_tiled.workers.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS = "prepare_pretrained_model"
-IMAGES = "prepare_imagenette_data"
-"""Methods of anomalib's models that download missing weights and images."""
 
 GENERATED = "synthetic"
 """Folder of a run for images that anomalib draws."""
@@ -68,8 +63,13 @@ def prepare(settings: Settings, report: Callable[[str], None] = logger.warning, 
     Raises:
         TiledError: The user has to change something; no files are left.
     """
+    scheduler = scheduler_of(settings, report)
     with TemporaryDirectory() as temporary, log_to(log := Path(temporary) / "run.log"):
-        return _prepare(settings, report, log, tested=tested)
+        try:
+            return _prepare(settings, report, log, scheduler, tested=tested)
+        except BaseException:
+            scheduler.close()
+            raise
 
 
 def check_test_images(split: Split) -> None:
@@ -86,19 +86,20 @@ def check_test_images(split: Split) -> None:
         raise DataError(message)
 
 
-def change_settings(run: Run, settings: Settings) -> Run:
+def change_settings(run: Run, settings: Settings, report: Callable[[str], None] = logger.warning) -> Run:
     """Give a run another configuration, after the same checks as for a new run.
 
     Args:
         run: The run. Test results of another configuration are removed.
         settings: The configuration; it differs from that of the run only in settings that need no training.
+        report: Receives a line about each place that cannot work.
 
     Raises:
         TiledError: A setting cannot be used, or another process works in the run.
     """
     folder = run.folder
     with locked(folder.path), log_to(folder.log_file):
-        _check_settings(settings)
+        _check_settings(settings, scheduler := scheduler_of(settings, report))
         deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (run.settings, settings)]
         if deciding[0] != deciding[1]:
             folder.remove_results()
@@ -106,11 +107,13 @@ def change_settings(run: Run, settings: Settings) -> Run:
         same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
         write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training
         write_text(folder.config_file, settings.to_yaml())
-    return replace(run, settings=settings)
+    return replace(run, settings=settings, scheduler=scheduler)
 
 
-def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, tested: bool) -> Run:
-    _check_settings(settings)
+def _prepare(
+    settings: Settings, report: Callable[[str], None], log: Path, scheduler: Scheduler, *, tested: bool
+) -> Run:
+    _check_settings(settings, scheduler)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
     root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
@@ -139,38 +142,11 @@ def _prepare(settings: Settings, report: Callable[[str], None], log: Path, *, te
             source = open_source(split, grid, settings.cache_directory)
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
-            run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule)
+            run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
             _keep_log(run.folder, log)
     return run
-
-
-def download(job: TileJob) -> None:
-    """Download what a model needs once, before several processes do so at the same time.
-
-    A process would otherwise take the half-downloaded file of another process for the whole file.
-
-    Args:
-        job: The job of training the tiles.
-
-    Raises:
-        ConfigurationError: The download failed.
-    """
-    if not hasattr(class_of(job.settings.model), WEIGHTS):
-        return
-    model = cast("Any", job.fresh_models.model())
-    try:
-        getattr(model, WEIGHTS)()
-        if hasattr(model, IMAGES):
-            getattr(model, IMAGES)(tuple(job.grid.tile_size))
-    except (OSError, RuntimeError, ValueError) as error:
-        message = (
-            f"{type(model).__name__} downloads weights or images before training, and the download failed: {error}. "
-            "Try again with an internet connection and free disk space; or copy from another machine "
-            f"{get_pretrained_weights_dir()} (weights) and the image folder that the model's arguments name."
-        )
-        raise ConfigurationError(message) from error
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
@@ -209,7 +185,7 @@ def _check_folders(settings: Settings) -> None:
             raise ConfigurationError(message)
 
 
-def _check_settings(settings: Settings) -> None:
+def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
     """Make everything once that needs no images, so that errors appear before images are searched and read."""
     if settings.tiling.image_size is not None:
         grid_of(settings.tiling)
@@ -218,6 +194,7 @@ def _check_settings(settings: Settings) -> None:
     Measurements.of(settings)
     if settings.memory_bytes:
         logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)
-    workers = workers_of(settings)
-    check_trainer(settings.trainer)
-    workers.start()  # takes seconds, during which this process searches and reads images
+    workers = scheduler.prepared_workers(conditions_of(settings))
+    check_trainer(settings.trainer, device_is_here=not workers.elsewhere)
+    with errors_naming_stage(workers):
+        workers.start()  # takes seconds, during which this process searches and reads images

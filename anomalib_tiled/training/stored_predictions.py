@@ -24,14 +24,13 @@ from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError, TiledError, TrainingError
-from anomalib_tiled.stages.contracts import checked_outcomes, untrained
+from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
 from anomalib_tiled.system.packages import code_of
 from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
-from anomalib_tiled.training.workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,7 +255,7 @@ def lazy_predictions(
         for batch in track(images, description):
             yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
         return
-    for part, predictions in _predicted(prediction, images):
+    for part, predictions in _predicted(run, prediction, images):
         first = 0
         for batch in track(part, description):
             number = len(cast("torch.Tensor", batch.image))
@@ -265,11 +264,11 @@ def lazy_predictions(
             first += number
 
 
-def _predicted(prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:
+def _predicted(run: Run, prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:
     """Predict the tiles that have no stored predictions, in parts if the disk is small."""
     folder, kept, room = prediction.folder, prediction.kept, prediction.room
     if prediction.stays and (room >= len(images.samples) or not prediction.missing(kept)):
-        _predict_missing(prediction, kept)
+        _predict_missing(run, prediction, kept)
         yield images, kept
         return
     with storage_errors(folder):
@@ -279,27 +278,26 @@ def _predicted(prediction: PredictionJob, images: Images) -> Iterator[tuple[Imag
         for part in images.parts(max(1, room)):
             some = replace(prediction, first=first, number=len(part.samples))
             predictions = TilePredictions(work / "part", part.grid, some.fingerprint)
-            _predict_missing(some, predictions)
+            _predict_missing(run, some, predictions)
             yield part, predictions
             shutil.rmtree(predictions.folder)
             first += len(part.samples)
 
 
-def _predict_missing(prediction: PredictionJob, predictions: TilePredictions) -> None:
+def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredictions) -> None:
     if not (tiles := prediction.missing(predictions)):
         return
-    job, log = prediction.job, prediction.folder.parent / "logs" / "run.log"
-    workers = workers_of(job.settings, threads=job.folder.threads(job.grid))
-    with closing(checked_outcomes(workers, tiles, PredictTile(prediction, predictions, log))) as outcomes:
-        for outcome in track(outcomes, "Predicting tiles", len(tiles)):
+    log = prediction.folder.parent / "logs" / "run.log"
+    with closing(run.on_places(PredictTile(prediction, predictions, log), tiles)) as outcomes:
+        for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
             if isinstance(outcome.error, TiledError):
                 raise outcome.error
             if outcome.error is not None:
                 reason = f"{type(outcome.error).__name__}: {outcome.error}"
-                message = f"Tile {outcome.tile.name} could not be predicted: {reason} (log: {log})"
+                message = f"Tile {outcome.item.name} could not be predicted: {reason} (log: {log})"
                 raise TrainingError(message) from outcome.error
     if left := prediction.missing(predictions, compare=False):
-        raise StageError(untrained(workers, left))
+        raise StageError(untrained(run.scheduler.workers, left))
 
 
 def remove_outdated(run: Run) -> None:

@@ -74,15 +74,20 @@ def _one_device(devices: Plain) -> Plain:
     raise ConfigurationError(message)
 
 
-def check_trainer(trainer: Mapping[str, Plain]) -> None:
+def check_trainer(trainer: Mapping[str, Plain], *, device_is_here: bool = True) -> None:
     """Make a Trainer, so that it refuses wrong arguments before the training.
+
+    Args:
+        trainer: Arguments of the configuration.
+        device_is_here: Whether tiles are trained on this machine, so that it must have their device.
 
     Raises:
         ConfigurationError: An argument is refused.
     """
     try:
         arguments = trainer_arguments(trainer)
-        Trainer(**{**arguments, "callbacks": [*arguments["callbacks"], no_checkpoints()]})
+        here = {} if device_is_here else {"accelerator": "cpu", "devices": 1}
+        Trainer(**{**arguments, **here, "callbacks": [*arguments["callbacks"], no_checkpoints()]})
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         message = f"The trainer refuses its arguments: {error}{cpu_advice(trainer.get('accelerator', 'auto'))}"
         raise ConfigurationError(message) from error

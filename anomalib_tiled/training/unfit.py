@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_tiled.errors import UnfitLocationError
 from anomalib_tiled.system.out_of_memory import lack_of_memory
-from anomalib_tiled.training.worker_pool import gpu_has_failed
+from anomalib_tiled.workers.task import gpu_has_failed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
