@@ -1,7 +1,7 @@
 """Files by which a command and its jobs exchange tasks and answers, in a folder that all of them see.
 
     alive                   renewed by the command; a job that sees no renewal for a minute ends itself
-    to_jobs/17_4.0/2.task   third task of job 17_4, which has not been requeued; a file `end` asks the job to end
+    to_jobs/17_4.0/2.task   third task of job 17_4, which has not been requeued
     from_jobs/17_4.0.3      fourth message of this job to the command
 
 Each file is renamed when it is complete, and removed by its reader.
@@ -114,29 +114,18 @@ class Mailbox:
         """Give a task to a job that has started."""
         _write(self.to_jobs / address / f"{number}.task", task)
 
-    def ask_to_end(self, address: str) -> None:
-        """Ask a job that has started to end when it is idle."""
-        (self.to_jobs / address / "end").touch()
-
     def open_for(self, address: str) -> None:
         """Make the folder of a job, which has just started."""
         (self.to_jobs / address).mkdir()
 
     def take(self, address: str, number: int) -> bytes | None:
-        """Take a task as its job; ``None`` if there is none yet.
-
-        Raises:
-            EOFError: The job is asked to end.
-        """
-        names = _names(self.to_jobs / address)
-        if f"{number}.task" in names:
-            file = self.to_jobs / address / f"{number}.task"
-            content = file.read_bytes()
-            file.unlink()
-            return content
-        if "end" in names:
-            raise EOFError
-        return None
+        """Take a task as its job; ``None`` if there is none yet."""
+        file = self.to_jobs / address / f"{number}.task"
+        if file.name not in _names(file.parent):
+            return None
+        content = file.read_bytes()
+        file.unlink()
+        return content
 
     def send(self, address: str, number: int, message: Message) -> None:
         """Send a message as a job."""

@@ -6,14 +6,14 @@ import logging
 import math
 import secrets
 import shutil
-from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.workers import Conditions, Place, Workers
 from anomalib_tiled.workers.mailbox import Mailbox
-from anomalib_tiled.workers.slurm_job import NOTICE, SECONDS_WITHOUT_PULSE, SlurmJob
+from anomalib_tiled.workers.slurm_job import NOTICE, SlurmJob
 from anomalib_tiled.workers.slurm_places import SECONDS_BETWEEN_PULSES, Office, SlurmPlace
 from anomalib_tiled.workers.slurm_queue import SlurmError, SlurmQueue, check_installed, largest_array
 
@@ -142,8 +142,6 @@ class SlurmWorkers(Workers):
             office.close()
             _end_jobs(office.queue)
             office.mailbox.remove()
-            with suppress(OSError):  # it may hold a log of a job that failed
-                office.mailbox.folder.parent.rmdir()
 
     def _opened_office(self) -> Office:
         """Give what keeps in touch with the jobs, once the jobs of earlier commands are gone."""
@@ -156,7 +154,8 @@ class SlurmWorkers(Workers):
             folder = folder.absolute()
             _end_earlier(folder)
             name = f"{NAME}{secrets.token_hex(4)}"
-            self._office = Office(Mailbox(folder / name), SlurmQueue(name))
+            logs = RunFiles(folder.parent).log_file.parent
+            self._office = Office(Mailbox(folder / name), SlurmQueue(name), logs)
         return self._office
 
     def _submitted(self, office: Office, number: int) -> list[SlurmPlace]:
@@ -193,8 +192,6 @@ def _check_least(least: float, **given: float) -> None:
 def _end_earlier(folder: Path) -> None:
     """Cancel the jobs of commands that were killed, and remove their files."""
     earlier = [each for each in folder.glob(f"{NAME}*") if each.is_dir()]
-    for log in folder.glob("job-*.log"):
-        log.unlink(missing_ok=True)
     if not earlier:
         return
     pulses = {each: Mailbox(each).pulse() for each in earlier}
@@ -214,4 +211,4 @@ def _end_jobs(queue: SlurmQueue) -> None:
         while any(entry.is_going_on for entry in queue.entries().values()) and monotonic() < until:
             sleep(0.3)
     except SlurmError as error:
-        logger.warning("%s. Jobs that still run end themselves in %d seconds.", error, SECONDS_WITHOUT_PULSE)
+        logger.warning("%s. Jobs that still run end themselves within a minute.", error)

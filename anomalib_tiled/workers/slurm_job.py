@@ -22,9 +22,6 @@ from anomalib_tiled.workers.mailbox import Answered, Ended, Mailbox, Message, St
 SECONDS_BETWEEN_LOOKS = 0.5
 """Time between two looks into the mailbox."""
 
-SECONDS_WITHOUT_PULSE = 60.0
-"""Time without a renewal after which the command counts as ended."""
-
 SECONDS_TO_LEAVE = 5.0
 """Time that a task has to remove its temporary files when the job must end."""
 
@@ -44,12 +41,14 @@ class SlurmJob:
         tasks: Most tasks that it does, beside the first: its proof.
         minutes: Time limit of the job.
         search_path: Where the command finds modules, as ``sys.path``.
+        patience: Seconds without a renewal after which the command counts as ended.
     """
 
     mailbox: Mailbox
     tasks: int
     minutes: float
     search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    patience: float = 60.0
 
     def __call__(self) -> None:
         """Do tasks until there are no more, their number or the time is over, or the job is to end."""
@@ -82,7 +81,7 @@ class _Service:
         Thread(target=self._watch, daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._must_end)
-        with suppress(Terminated, EOFError):
+        with suppress(Terminated):
             self._mailbox.open_for(self._address)
             self._send(Started(os.environ.get("SLURMD_NODENAME", os.uname().nodename)))
             self._serve()
@@ -110,7 +109,6 @@ class _Service:
 
         Raises:
             Terminated: The job must end.
-            EOFError: The command asks it to end.
         """
         while (task := self._mailbox.take(self._address, number)) is None:
             sleep(SECONDS_BETWEEN_LOOKS)
@@ -151,8 +149,8 @@ class _Service:
     def _watch(self) -> None:
         """End the job when its command no longer renews its pulse, even while a task is done."""
         seen, since = self._mailbox.pulse(), monotonic()
-        while monotonic() - since < SECONDS_WITHOUT_PULSE:
-            sleep(SECONDS_WITHOUT_PULSE / 12)
+        while monotonic() - since < self._job.patience:
+            sleep(self._job.patience / 12)
             if (pulse := self._mailbox.pulse()) not in {seen, None}:
                 seen, since = pulse, monotonic()
         print(f"No command renews {self._mailbox.folder} any more, so this job ends.", flush=True)  # noqa: T201  # its log

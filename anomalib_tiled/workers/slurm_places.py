@@ -67,11 +67,6 @@ class SlurmPlace(Place):
         """Address of its mailbox."""
         return f"{self.job}.{self.restarts}"
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether it owes an answer."""
-        return self._future is not None
-
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
         """Send a task, as soon as the job has started."""
         with self._office.lock:
@@ -84,7 +79,7 @@ class SlurmPlace(Place):
             return future
 
     def end(self) -> None:
-        """Cancel the job, or let it end if it is idle."""
+        """Cancel the job."""
         self._office.end(self)
 
     def started(self, node: str) -> None:
@@ -117,10 +112,11 @@ class Office:
     Args:
         mailbox: The folder of their messages; is made.
         queue: What SLURM knows about them.
+        logs: Folder for the logs of jobs that fail.
     """
 
-    def __init__(self, mailbox: Mailbox, queue: SlurmQueue) -> None:
-        self.mailbox, self.queue = mailbox, queue
+    def __init__(self, mailbox: Mailbox, queue: SlurmQueue, logs: Path) -> None:
+        self.mailbox, self.queue, self.logs = mailbox, queue, logs
         self.lock = RLock()
         self._places: dict[str, SlurmPlace] = {}
         self._returned: list[SlurmPlace] = []
@@ -173,12 +169,8 @@ class Office:
         with self.lock:
             if self._places.pop(place.address, None) is None:
                 return
-            idle = place.node is not None and not place.is_busy
-            place.ended(PlaceError("it was ended by this command"))
-            if idle:
-                self.mailbox.ask_to_end(place.address)
-            else:
-                self._to_cancel.append(place.job)
+            place.ended(PlaceError("this command has ended it"))
+            self._to_cancel.append(place.job)
 
     def keep_away(self, nodes: Iterable[str]) -> None:
         """Let no job that waits start on some nodes."""
@@ -283,10 +275,12 @@ class Office:
         elif entry is None:
             self._lose(place, PreemptedError("SLURM does not know it any more"))
         elif (error := entry.error) is not None:
-            if entry.state == "COMPLETED" and place.address not in self._finished:
+            if entry.restarts < place.restarts:
+                error = PreemptedError(f"SLURM does not start it again, and says {entry.state}")
+            elif entry.state == "COMPLETED" and place.address not in self._finished:
                 self._finished.add(place.address)  # its last message may still be on its way
                 return
-            if entry.state == "PENDING":
+            elif entry.state == "PENDING":
                 self._to_cancel.append(place.job)
             known = place.node is not None or isinstance(error, PreemptedError)
             self._lose(place, error if known else self._with_log(place, error))
@@ -296,7 +290,8 @@ class Office:
         log = self._log_of(place)
         if not log.is_file():
             return error
-        kept = self.mailbox.folder.parent / f"job-{place.job}.log"
+        kept = self.logs / f"job_{place.job}.log"
+        kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(log, kept)
         lines = kept.read_text(errors="replace").split("\n")
         shown = "\n".join(["", *[line for line in lines if line.strip()][-LINES:]])

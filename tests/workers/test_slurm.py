@@ -1,0 +1,309 @@
+"""Jobs of a real SLURM, with two nodes on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages.workers import Conditions, KilledError, Place, PlaceError, PreemptedError
+from anomalib_tiled.workers.slurm import SlurmWorkers
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 90.0
+"""Seconds to wait for anything."""
+
+START = Path(__file__).with_name("slurm_start.sh")
+WHERE = partial(os.getenv, "SLURMD_NODENAME")
+A_LONG_TIME = partial(time.sleep, 1000)
+
+
+def until(condition: Callable[[], object]) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + PATIENCE, "it never came true"
+        time.sleep(0.1)
+
+
+class Cluster:
+    """A SLURM in a folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.conf = home / "slurm.conf"
+
+    def ask(self, *command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def jobs(self) -> list[str]:
+        return self.ask("squeue", "--noheader", "--array", "--format=%i %T %N").splitlines()
+
+    def processes(self, node: str = "") -> set[int]:
+        """Processes of jobs, such as those of a node, and those that watch them."""
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            nodes = [each for each in variables if each.startswith(f"SLURMD_NODENAME={node}")]
+            if f"SLURM_CONF={self.conf}" in variables and nodes:
+                found |= {int(folder.name), parent}
+        return {each for each in found if each > 1 and each not in {os.getpid(), os.getppid()}}
+
+    def kill(self, node: str) -> None:
+        """Let a node fail, with all that runs on it."""
+        os.kill(int((self.home / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+        for process in self.processes(node):
+            os.kill(process, signal.SIGKILL)
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
+
+    def revive(self, node: str) -> None:
+        self.ask("slurmd", "-f", str(self.conf), "-N", node)
+        until(lambda: self.ask("sinfo", "--noheader", "--Node", f"--nodes={node}", "--states=idle"))
+
+    def stop(self) -> None:
+        for each in ("slurmd-n1.pid", "slurmd-n2.pid", "slurmctld.pid", "munge/pid"):
+            if (file := self.home / each).is_file():
+                os.kill(process := int(file.read_text()), signal.SIGTERM)
+                until(lambda process=process: not Path(f"/proc/{process}").exists())
+
+
+def free_port() -> int:
+    """First of three ports that nobody uses."""
+    for first in range(17_000 + os.getpid() % 1000 * 3, 32_000, 3):
+        with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+            try:
+                for port, each in enumerate((one, two, three), first):
+                    each.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    pytest.skip("there are no free ports")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if lacking := [each for each in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(each) is None]:
+        pytest.skip(f"SLURM is not installed: there is no {', '.join(lacking)}")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start SLURM")
+    pytest.importorskip("submitit")
+    home = tmp_path_factory.mktemp("slurm")
+    cluster = Cluster(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.conf))
+        try:
+            subprocess.run([START, home, str(free_port())], check=True)
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture
+def folder(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a run's workers; in the end nothing may be left there or run."""
+    yield tmp_path / "run" / "workers"
+    assert not cluster.jobs()
+    until(lambda: not cluster.processes())
+    assert not [*(tmp_path / "run" / "workers").rglob("*")]
+
+
+@pytest.fixture
+def make(folder: Path) -> Iterator[Callable[..., SlurmWorkers]]:
+    made = []
+
+    def make(**arguments: object) -> SlurmWorkers:
+        workers = SlurmWorkers(**{"minutes": 15, "mem_gb": 0.5, "tiles_per_job": 2} | arguments)
+        workers.adapt(Conditions(folder=folder))
+        workers.start()
+        made.append(workers)
+        return workers
+
+    yield make
+    for workers in made:
+        workers.close()
+
+
+def answer(future: Future[object]) -> object:
+    return future.exception(PATIENCE) or future.result()
+
+
+def error(future: Future[object], kind: type[PlaceError]) -> str:
+    error = future.exception(PATIENCE)
+    assert type(error) is kind, error
+    return str(error)
+
+
+def do(places: list[Place], task: Callable[[], object] = WHERE) -> list[object]:
+    return [answer(future) for future in [place.submit(task) for place in places]]
+
+
+def test_a_job_does_its_share_of_tasks(make: Callable[..., SlurmWorkers]) -> None:
+    workers = make()
+    places = workers.supply(4)
+    assert do(places) == ["n1", "n2"]
+    assert [place.name.rpartition(" ")[2] for place in places] == ["n1", "n2"]
+    assert not workers.supply(2), "each job takes two tiles after its proof"
+    assert do(places) == do(places) == ["n1", "n2"]
+    assert "its share of tiles" in error(places[0].submit(WHERE), PreemptedError)
+    assert len(workers.supply(1)) == 1
+
+
+def test_what_one_array_cannot_hold_is_several(cluster: Cluster, make: Callable[..., SlurmWorkers]) -> None:
+    places = make(tiles_per_job=1).supply(7)
+    assert len(places) == 7
+    assert [place.name.count("_") for place in places] == [1] * 6 + [0], "SLURM has two arrays of three, and a job"
+    for place in places:
+        assert do([place]) == do([place])
+
+
+def test_of_many_jobs_few_run_at_once(cluster: Cluster, make: Callable[..., SlurmWorkers]) -> None:
+    places = make(tiles_per_job=1, at_once=1).supply(3)
+    do(places[:1])
+    assert [each.split()[1] for each in sorted(cluster.jobs())] == ["RUNNING", "PENDING", "PENDING"]
+
+
+@pytest.mark.parametrize("name", ["TERM", "USR2"])
+def test_a_job_that_is_interrupted_ends(cluster: Cluster, make: Callable[..., SlurmWorkers], name: str) -> None:
+    workers = make()
+    [place] = workers.supply(1)
+    do([place])
+    future = place.submit(A_LONG_TIME)
+    time.sleep(1)
+    cluster.ask("scancel", f"--signal={name}", place.job)
+    assert f"SLURM took its node back{', or somebody' * (name == 'TERM')}" in error(future, PreemptedError)
+    [other] = workers.supply(1)
+    if name == "TERM":
+        assert other.job == place.job, "SLURM may start it again"
+        assert "SLURM does not start it again" in error(other.submit(WHERE), PreemptedError)
+        [other] = workers.supply(1)
+    assert other.job != place.job
+    assert do([other]) != [None]
+
+
+def test_a_requeued_job_is_a_place_again(cluster: Cluster, make: Callable[..., SlurmWorkers]) -> None:
+    workers = make(tiles_per_job=1)
+    places = workers.supply(2)
+    do(places)
+    future = places[0].submit(A_LONG_TIME)
+    cluster.ask("scontrol", "requeue", places[0].job)
+    error(future, PreemptedError)
+    [again] = workers.supply(1)
+    assert again.job == places[0].job
+    future = again.submit(WHERE)
+    until(lambda: f"{again.job} PENDING " in cluster.jobs())
+    cluster.ask("scontrol", "update", f"JobId={again.job}", "StartTime=now")
+    assert str(answer(future)).startswith("n")
+
+
+def test_a_job_that_is_killed_lacked_memory(cluster: Cluster, make: Callable[..., SlurmWorkers]) -> None:
+    [place] = make().supply(1)
+    [process] = do([place], os.getpid)
+    future = place.submit(A_LONG_TIME)
+    os.kill(process, signal.SIGKILL)
+    assert "Raise workers.init_args.mem_gb (SLURM says FAILED)" in error(future, KilledError)
+
+
+def test_a_node_fails_with_its_job(cluster: Cluster, make: Callable[..., SlurmWorkers]) -> None:
+    workers = make(tiles_per_job=1)
+    places = workers.supply(2)
+    nodes = do(places)
+    futures = [place.submit(A_LONG_TIME) for place in places]
+    cluster.kill(str(nodes[0]))
+    try:
+        assert "SLURM has requeued it" in error(futures[0], PreemptedError)
+        assert not futures[1].done()
+        [again] = workers.supply(1)
+        assert again.job == places[0].job
+    finally:
+        cluster.revive(str(nodes[0]))
+
+
+def test_nothing_starts_on_an_excluded_node(make: Callable[..., SlurmWorkers]) -> None:
+    workers = make(tiles_per_job=1)
+    places = workers.supply(6)
+    [node, _] = do(places[:2])
+    workers.exclude(places[0], "It lacks the run folder.")
+    for place in places[:2]:
+        place.end()
+    found = {name for place in places[2:] for name in do([place]) + do([place])}
+    assert found == {"n1", "n2"} - {node}
+    [later] = workers.supply(1)
+    assert do([later]) == [*found]
+
+
+def test_what_slurm_refuses_is_said_in_its_words(make: Callable[..., SlurmWorkers]) -> None:
+    with pytest.raises(ConfigurationError, match=r"SLURM refuses the jobs: .*invalid partition specified: nope"):
+        make(partition="nope").supply(1)
+
+
+def test_what_slurm_can_never_start_ends(make: Callable[..., SlurmWorkers]) -> None:
+    [place] = make(partition="short").supply(1)
+    assert error(place.submit(WHERE), PlaceError) == (
+        "SLURM cannot start it as it was submitted, and says: PartitionTimeLimit"
+    )
+
+
+def test_the_log_says_why_a_job_does_not_start(make: Callable[..., SlurmWorkers], folder: Path) -> None:
+    workers = make(setup=["echo There is no module cuda.", "exit 3"])
+    [place] = workers.supply(1)
+    log = folder.with_name("logs") / f"job_{place.job}.log"
+    assert error(place.submit(WHERE), PlaceError) == (
+        "SLURM says FAILED (NonZeroExitCode, exit code 3). It ended before it could start to work; "
+        f"the end of {log}:\nThere is no module cuda."
+    )
+    workers.close()
+    assert log.read_text() == "There is no module cuda.\n"
+
+
+COMMAND = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from anomalib_tiled.stages.workers import Conditions
+from anomalib_tiled.workers import slurm
+slurm.SlurmJob = partial(slurm.SlurmJob, patience=float(sys.argv[2]))
+workers = slurm.SlurmWorkers(minutes=15, mem_gb=0.5, tiles_per_job=1)
+workers.adapt(Conditions(folder=Path(sys.argv[1])))
+places = workers.supply(3)
+places[0].submit(os.getpid).result()
+places[0].submit(partial(time.sleep, 1000))
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_command(folder: Path, patience: float) -> None:
+    subprocess.run([sys.executable, "-c", COMMAND, folder, str(patience)], check=False, timeout=PATIENCE)
+
+
+def test_jobs_of_a_killed_command_end_themselves(cluster: Cluster, folder: Path) -> None:
+    killed_command(folder, 6)
+    assert cluster.jobs()
+    until(lambda: not cluster.jobs())
+    shutil.rmtree(folder)
+
+
+def test_jobs_of_a_killed_command_are_ended_by_the_next(
+    cluster: Cluster, folder: Path, make: Callable[..., SlurmWorkers]
+) -> None:
+    killed_command(folder, 60)
+    before = {each.split()[0] for each in cluster.jobs()}
+    [place] = make().supply(1)
+    assert len([*folder.iterdir()]) == 1
+    assert before
+    assert {each.split()[0] for each in cluster.jobs()} == {place.job}
