@@ -14,6 +14,7 @@ from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
+from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
 @hookimpl
 def register_workers() -> Sequence[type[Workers]]:
     """Give the built-in workers."""
-    return [LocalWorkers]
+    return [LocalWorkers, SlurmWorkers]
 
 
 @hookimpl
