@@ -11,7 +11,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from threading import Lock, Thread, Timer
+from threading import Event, Lock, Thread, Timer
 from time import monotonic, sleep
 from types import FrameType
 
@@ -75,6 +75,7 @@ class _Service:
         self._longest = 0.0
         self._end: Ended | None = None
         self._abandoned = False
+        self._over = Event()
 
     def run(self) -> None:
         """Do tasks, and say why if the job ends before it has done as many as it may."""
@@ -86,6 +87,7 @@ class _Service:
             self._send(Started(os.environ.get("SLURMD_NODENAME", os.uname().nodename)))
             self._serve()
         self._take_leave()
+        self._over.set()
 
     def _serve(self) -> None:
         for number in count():
@@ -150,14 +152,15 @@ class _Service:
         """End the job when its command no longer renews its pulse, even while a task is done."""
         seen, since = self._mailbox.pulse(), monotonic()
         while monotonic() - since < self._job.patience:
-            sleep(self._job.patience / 12)
+            if self._over.wait(self._job.patience / 12):
+                return
             if (pulse := self._mailbox.pulse()) not in {seen, None}:
                 seen, since = pulse, monotonic()
         print(f"No command renews {self._mailbox.folder} any more, so this job ends.", flush=True)  # noqa: T201  # its log
         self._abandoned = True
         _thread.interrupt_main(signal.SIGTERM)
-        sleep(SECONDS_TO_LEAVE)
-        os._exit(1)
+        if not self._over.wait(SECONDS_TO_LEAVE):
+            os._exit(1)
 
     def _leave_at_once(self) -> None:
         try:

@@ -14,7 +14,10 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.workers import Conditions, KilledError, Place, PlaceError, PreemptedError
@@ -22,8 +25,8 @@ from anomalib_tiled.workers.slurm import SlurmWorkers
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 90.0
-"""Seconds to wait for anything."""
+PATIENCE = 400.0
+"""Seconds to wait for anything on a busy machine."""
 
 START = Path(__file__).with_name("slurm_start.sh")
 WHERE = partial(os.getenv, "SLURMD_NODENAME")
@@ -307,3 +310,161 @@ def test_jobs_of_a_killed_command_are_ended_by_the_next(
     assert len([*folder.iterdir()]) == 1
     assert before
     assert {each.split()[0] for each in cluster.jobs()} == {place.job}
+
+
+MODEL = """
+import os
+import time
+from pathlib import Path
+
+from anomalib.models import Padim as Original
+
+FOLDER = Path(os.environ["FOLDER_OF_TESTS"])
+
+
+class Padim(Original):
+    def training_step(self, *arguments, **others):
+        FOLDER.joinpath(f"working-{os.environ.get('SLURM_ARRAY_TASK_ID')}").touch()
+        while FOLDER.joinpath("pause").exists():
+            time.sleep(0.1)
+        return super().training_step(*arguments, **others)
+"""
+"""Waits while there is a file."""
+
+
+class Fits:
+    """Runs on four tiles, made by commands in processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pause = folder / "pause"
+        self.programs: list[subprocess.Popen[str]] = []
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        self._environment = {"FOLDER_OF_TESTS": str(folder), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        (folder / "paused_padim.py").write_text(MODEL)
+        random = np.random.default_rng(0)
+        for kind, brightness in {"good": 0, "bad": 150}.items():
+            (folder / "images" / kind).mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 100, (128, 128, 3), dtype=np.uint8)
+                pixels[20:50, 30 * number : 30 * number + 30] += np.uint8(brightness)
+                Image.fromarray(pixels).save(folder / "images" / kind / f"{number}.png")
+
+    def configuration(self, name: str, workers: dict[str, object]) -> Path:
+        content = {
+            "seed_everything": 1,
+            "default_root_dir": str(self.folder / name),
+            "tiling": {"tile_size": 64},
+            "model": {
+                "class_path": "paused_padim.Padim",
+                "init_args": {"pre_trained": False, "layers": ["layer1"], "n_features": 10},
+            },
+            "data": {
+                "class_path": "Folder",
+                "init_args": {
+                    "name": "noise",
+                    "root": str(self.folder / "images"),
+                    "normal_dir": "good",
+                    "abnormal_dir": "bad",
+                    "num_workers": 0,
+                },
+            },
+            "trainer": {"accelerator": "cpu"},
+            "workers": workers,
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def run(self, name: str) -> Path:
+        return self.folder / name / "Padim" / "noise" / "v0"
+
+    def start(self, *command: str | Path) -> subprocess.Popen[str]:
+        """Start a command; the models of its tiles wait."""
+        for file in self.folder.glob("working-*"):
+            file.unlink()
+        self.pause.touch()
+        program = [sys.executable, "-m", "anomalib_tiled", *map(str, command)]
+        environment = os.environ | self._environment
+        started = subprocess.Popen(
+            program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.programs.append(started)
+        return started
+
+    def working(self, program: subprocess.Popen[str], jobs: int) -> list[str]:
+        """Wait until tiles are trained in so many jobs, and give their numbers in the array."""
+        until(lambda: program.poll() is not None or len([*self.folder.glob("working-*")]) >= jobs)
+        assert program.poll() is None, program.communicate()[0]
+        return sorted(file.name.partition("-")[2] for file in self.folder.glob("working-*"))
+
+    def finish(self, program: subprocess.Popen[str], status: int = 0) -> str:
+        """Let the models train, and wait for the end of the command."""
+        self.pause.unlink(missing_ok=True)
+        said, _ = program.communicate(timeout=PATIENCE)
+        assert program.returncode == status, said
+        return said
+
+    def numbers(self, name: str) -> dict[str, bytes]:
+        """What a run has come to, to the last bit."""
+        run = self.run(name)
+        files = [*(run / "tiles").glob("*.ckpt"), run / "metrics.json", run / "scores.csv"]
+        return {file.name: file.read_bytes() for file in files}
+
+    def check(self, name: str, cluster: Cluster) -> None:
+        """Check that a run is as one that was trained here without disturbance, and that nothing is left."""
+        run = self.run(name)
+        assert self.numbers(name) == self.numbers("undisturbed")
+        log = (run / "logs" / "run.log").read_text()
+        assert [log.count(f"Tile r0{row}_c0{column}: trained in") for row in (0, 1) for column in (0, 1)] == [1] * 4
+        assert not cluster.jobs()
+        until(lambda: not cluster.processes())
+        assert not (run / "workers").exists()
+        assert not [file for file in run.rglob("*") if file.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def fits(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fits]:
+    fits = Fits(tmp_path_factory.mktemp("fits"))
+    local = fits.configuration("undisturbed", {"class_path": "LocalWorkers", "init_args": {"processes": 1}})
+    fits.finish(fits.start("train", "--config", local))
+    slurm = {"class_path": "SlurmWorkers", "init_args": {"minutes": 15, "mem_gb": 2, "tiles_per_job": 2}}
+    for name in ("lost", "killed"):
+        fits.configuration(name, slurm)
+    yield fits
+    for program in fits.programs:
+        program.kill()
+        program.wait()
+
+
+def test_a_fit_goes_on_when_a_node_fails_and_a_job_is_preempted(cluster: Cluster, fits: Fits) -> None:
+    program = fits.start("train", "--config", fits.folder / "lost.yaml")
+    fits.working(program, 2)
+    jobs = {node: job for job, _, node in map(str.split, cluster.jobs())}
+    cluster.kill("n1")
+    cluster.ask("scancel", "--signal=USR2", jobs["n2"])
+    said = fits.finish(program)
+    cluster.revive("n1")
+    assert f"job {jobs['n1']} on n1 has ended: SLURM has requeued it" in said
+    assert f"job {jobs['n2']} on n2 has ended: its 15 minutes were nearly over, or SLURM took its node back" in said
+    fits.check("lost", cluster)
+
+
+def test_a_fit_whose_command_is_killed_is_resumed_on_fewer_nodes(cluster: Cluster, fits: Fits) -> None:
+    program = fits.start("train", "--config", fits.folder / "killed.yaml")
+    fits.working(program, 2)
+    program.kill()
+    program.wait()
+    assert cluster.jobs(), "they do not know yet"
+
+    cluster.ask("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+    program = fits.start("train", "--ckpt_dir", fits.run("killed"))
+    fits.working(program, 1)
+    program.terminate()
+    program.wait(PATIENCE)
+    assert program.returncode == 143
+    assert not cluster.jobs()
+
+    fits.finish(fits.start("train", "--ckpt_dir", fits.run("killed")))
+    cluster.ask("scontrol", "update", "NodeName=n1", "State=RESUME")
+    fits.check("killed", cluster)
