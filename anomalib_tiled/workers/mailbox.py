@@ -52,11 +52,9 @@ class Ended:
 
     Args:
         error: Why.
-        may_return: Whether SLURM may start the job again, because it has taken back the node.
     """
 
     error: PlaceError
-    may_return: bool = False
 
 
 Message = Started | Answered | Ended

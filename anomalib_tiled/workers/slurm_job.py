@@ -141,8 +141,7 @@ class _Service:
     def _reason(self, number: int) -> Ended:
         minutes, name = self._job.minutes, signal.Signals(number).name
         if number == signal.SIGTERM:
-            error = PreemptedError(f"SLURM took its node back, or somebody cancelled it ({name})")
-            return Ended(error, may_return=True)
+            return Ended(PreemptedError(f"SLURM took its node back, or somebody cancelled it ({name})"))
         if self._task_began is not None and monotonic() - self._task_began > minutes * 60 / 2:
             message = f"its tile took more than half of the {minutes:g} minutes. Raise workers.init_args.minutes"
             return Ended(PlaceError(message))

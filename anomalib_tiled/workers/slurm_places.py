@@ -31,8 +31,10 @@ SECONDS_BETWEEN_PULSES = 10.0
 SECONDS_BETWEEN_QUESTIONS = 15.0
 """Time between two questions to SLURM about all jobs."""
 
-SECONDS_AFTER_AN_END = 2.0
-"""Time after the end of a job in which SLURM is asked what becomes of it."""
+SECONDS_TO_BE_NEEDED = 30.0
+"""Time that a job which SLURM has started again waits for a task before it is cancelled."""
+
+REQUEUED = "SLURM has requeued it: it took the node back, or the node failed"
 
 LINES = 5
 """Lines of a log that a message shows."""
@@ -119,7 +121,8 @@ class Office:
         self.mailbox, self.queue, self.logs = mailbox, queue, logs
         self.lock = RLock()
         self._places: dict[str, SlurmPlace] = {}
-        self._returned: list[SlurmPlace] = []
+        self._jobs: dict[str, SlurmPlace] = {}
+        self._returned: dict[str, float] = {}
         self._to_cancel: list[str] = []
         self._early: dict[str, Started] = {}
         self._pulses = 0
@@ -138,10 +141,9 @@ class Office:
             return bool(self._places)
 
     def take_returned(self, most: int) -> list[SlurmPlace]:
-        """Take jobs that SLURM has requeued, as new places."""
+        """Take jobs that SLURM has requeued and started again, as new places."""
         with self.lock:
-            taken, self._returned = self._returned[:most], self._returned[most:]
-            return taken
+            return [self._places[self._returned.popitem()[0]] for _ in range(min(most, len(self._returned)))]
 
     def lacking(self, wanted: int, tasks_per_job: int) -> int:
         """Give the number of jobs that are to be submitted.
@@ -151,15 +153,15 @@ class Office:
             tasks_per_job: Most tasks of a job.
         """
         with self.lock:
-            given_away = [place for place in self._places.values() if place not in self._returned]
-            tasks = wanted + len(given_away) - sum(place.left for place in self._places.values())
+            given_away = [place for place in self._places.values() if place.address not in self._returned]
+            tasks = wanted + len(given_away) - sum(place.left for place in given_away)
             return math.ceil(max(0, tasks) / tasks_per_job)
 
     def admit(self, places: list[SlurmPlace]) -> list[SlurmPlace]:
         """Begin to care for places."""
         with self.lock:
             for place in places:
-                self._places[place.address] = place
+                self._places[place.address] = self._jobs[place.job] = place
                 if (message := self._early.pop(place.address, None)) is not None:
                     place.started(message.node)
         return places
@@ -209,8 +211,8 @@ class Office:
             for address, message in self.mailbox.receive():
                 if (place := self._places.get(address)) is not None:
                     self._note(place, message)
-                elif isinstance(message, Started):  # faster than the command that submitted it
-                    self._early[address] = message
+                elif isinstance(message, Started):
+                    self._note_unknown(address, message)
 
     def _note(self, place: SlurmPlace, message: Message) -> None:
         match message:
@@ -221,24 +223,33 @@ class Office:
                     del self._places[place.address]
                     place.error, place.left = PreemptedError("it has done its share of tiles, or its time is over"), 0
                 place.answered(value)
-            case Ended(error, may_return):
+            case Ended(error):
                 self._lose(place, error)
-                if may_return:
-                    self._return(place)
+
+    def _note_unknown(self, address: str, message: Started) -> None:
+        """Note that a job has started which this command does not know yet, or which SLURM had requeued."""
+        job, _, restarts = address.rpartition(".")
+        self._early[address] = message
+        before = self._jobs.get(job)
+        if before is None or before.restarts >= int(restarts):  # faster than the command that submits it, or ends it
+            return
+        if before.address in self._places:
+            self._lose(before, PreemptedError(REQUEUED))
+        self._returned[address] = monotonic()
+        self.admit([SlurmPlace(job, int(restarts), before.threads, before.tasks, self)])
 
     def _lose(self, place: SlurmPlace, error: PlaceError) -> None:
-        """Note that a place has ended, and ask SLURM soon what becomes of its job."""
+        """Note that a place has ended."""
         del self._places[place.address]
+        self._returned.pop(place.address, None)
         place.ended(error)
-        self._ask_at = min(self._ask_at, monotonic() + SECONDS_AFTER_AN_END)
-
-    def _return(self, place: SlurmPlace) -> None:
-        """Supply a job as a new place, which SLURM starts again unless it was cancelled."""
-        again = SlurmPlace(place.job, place.restarts + 1, place.threads, place.tasks, self)
-        self._returned += self.admit([again])
 
     def _cancel(self) -> None:
         with self.lock:
+            for address, since in [*self._returned.items()]:
+                if monotonic() > since + SECONDS_TO_BE_NEEDED:
+                    del self._returned[address]
+                    self._places[address].end()
             jobs, self._to_cancel = self._to_cancel, []
         if jobs:
             try:
@@ -270,17 +281,14 @@ class Office:
     def _compare(self, place: SlurmPlace, entry: Entry | None) -> None:
         """End a place whose job has ended, or has been requeued."""
         if entry is not None and entry.restarts > place.restarts:
-            self._lose(place, PreemptedError("SLURM has requeued it: it took the node back, or the node failed"))
-            self._return(place)
+            self._lose(place, PreemptedError(REQUEUED))
         elif entry is None:
             self._lose(place, PreemptedError("SLURM does not know it any more"))
         elif (error := entry.error) is not None:
-            if entry.restarts < place.restarts:
-                error = PreemptedError(f"SLURM does not start it again, and says {entry.state}")
-            elif entry.state == "COMPLETED" and place.address not in self._finished:
+            if entry.state == "COMPLETED" and place.address not in self._finished:
                 self._finished.add(place.address)  # its last message may still be on its way
                 return
-            elif entry.state == "PENDING":
+            if entry.state == "PENDING":
                 self._to_cancel.append(place.job)
             known = place.node is not None or isinstance(error, PreemptedError)
             self._lose(place, error if known else self._with_log(place, error))

@@ -38,7 +38,7 @@ def test_messages_of_a_job_arrive_in_order_and_once(mailbox: Mailbox) -> None:
 
 
 def test_the_reason_of_an_end_arrives(mailbox: Mailbox) -> None:
-    mailbox.send(JOB, 0, Ended(PreemptedError("taken back"), may_return=True))
+    mailbox.send(JOB, 0, Ended(PreemptedError("taken back")))
     [(_, message)] = mailbox.receive()
     assert isinstance(message, Ended)
     assert type(message.error) is PreemptedError

@@ -62,9 +62,9 @@ def do(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     return do
 
 
-def ended(message: Message) -> tuple[type[PlaceError], str, bool]:
+def ended(message: Message) -> tuple[type[PlaceError], str]:
     assert isinstance(message, Ended)
-    return type(message.error), str(message.error), message.may_return
+    return type(message.error), str(message.error)
 
 
 def test_it_is_addressed_by_array_and_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,6 @@ def test_it_ends_when_it_is_terminated_while_idle(do: Callable[..., list[Message
     assert ended(said[-1]) == (
         PreemptedError,
         "SLURM took its node back, or somebody cancelled it (SIGTERM)",
-        True,
     )
 
 
@@ -108,7 +107,6 @@ def test_its_time_is_nearly_over(do: Callable[..., list[Message]]) -> None:
     assert ended(said[-1]) == (
         PreemptedError,
         "its 60 minutes were nearly over, or SLURM took its node back (SIGUSR2)",
-        False,
     )
 
 
@@ -117,13 +115,12 @@ def test_a_tile_needs_more_time_than_a_job_has(do: Callable[..., list[Message]])
     assert ended(said[-1]) == (
         PlaceError,
         "its tile took more than half of the 0 minutes. Raise workers.init_args.minutes",
-        False,
     )
 
 
 def test_it_ends_with_a_task_that_it_cannot_read(do: Callable[..., list[Message]]) -> None:
     said = do(b"cnowhere\nnothing\n.")
-    assert ended(said[-1]) == (PlaceError, "ModuleNotFoundError: No module named 'nowhere'", False)
+    assert ended(said[-1]) == (PlaceError, "ModuleNotFoundError: No module named 'nowhere'")
 
 
 def test_it_ends_without_a_word_when_its_command_is_gone(

@@ -129,35 +129,50 @@ def test_after_its_last_answer_a_job_takes_nothing(office: Office, place: SlurmP
     assert not office.has_places
 
 
-def test_a_job_that_was_taken_back_is_a_place_again(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_a_job_that_slurm_starts_again_is_a_place_again(office: Office, place: SlurmPlace) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"), Ended(PreemptedError("taken back"), may_return=True))
+    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
     assert error(future, PreemptedError) == "taken back"
-    queue.jobs["17_0"] = Entry("PENDING", "BeginTime", "", 0, 1)
+    assert not office.take_returned(5)
+    tell(office, Started("n2"), address="17_0.1")
+    until(lambda: office.has_places)
     [again] = office.take_returned(5)
-    assert again.address == "17_0.1"
+    assert (again.address, again.name) == ("17_0.1", "job 17_0 on n2")
     future = again.submit(partial(int, "7"))
-    tell(office, Started("n2"), Answered(7), address="17_0.1")
+    tell(office, Answered(7), address="17_0.1")
     assert future.result(timeout=10) == 7
 
 
-def test_a_job_that_does_not_come_back_ends(office: Office, place: SlurmPlace, queue: Queue) -> None:
-    tell(office, Started("n1"), Ended(PreemptedError("taken back"), may_return=True))
-    until(lambda: office._returned)
-    [again] = office.take_returned(5)
-    queue.jobs["17_0"] = Entry("CANCELLED", "None", "n1", 15, 0)
-    message = error(again.submit(os.getpid), PreemptedError)
-    assert message == "SLURM does not start it again, and says CANCELLED"
+def test_a_job_that_slurm_started_again_without_a_word_has_lost_its_task(office: Office, place: SlurmPlace) -> None:
+    future = place.submit(os.getpid)
+    tell(office, Started("n1"))
+    tell(office, Started("n2"), address="17_0.1")
+    assert "SLURM has requeued it" in error(future, PreemptedError)
+    until(lambda: office.take_returned(1))
 
 
-def test_a_job_that_slurm_requeued_without_a_word_is_a_place_again(
-    office: Office, place: SlurmPlace, queue: Queue
+def test_a_job_that_slurm_started_again_and_nobody_needs_is_cancelled(
+    office: Office, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slurm_places, "SECONDS_TO_BE_NEEDED", 0.1)
+    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
+    tell(office, Started("n2"), address="17_0.1")
+    until(lambda: queue.cancelled == ["17_0"])
+    assert not office.take_returned(1)
+
+
+def test_for_a_job_that_waits_again_others_are_submitted(office: Office, place: SlurmPlace) -> None:
+    assert office.lacking(1, 2) == 0
+    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
+    until(lambda: not office.has_places)
+    assert office.lacking(2, 2) == 1
+
+
+def test_a_job_that_slurm_requeued_without_a_word_is_noticed(office: Office, place: SlurmPlace, queue: Queue) -> None:
     future = place.submit(os.getpid)
     tell(office, Started("n1"))
     queue.jobs["17_0"] = Entry("PENDING", "BeginTime", "", 0, 1)
     assert "SLURM has requeued it" in error(future, PreemptedError)
-    assert [each.address for each in office.take_returned(5)] == ["17_0.1"]
 
 
 def test_a_job_that_ended_without_a_word_is_noticed(office: Office, place: SlurmPlace, queue: Queue) -> None:
@@ -330,6 +345,6 @@ def test_a_job_needs_time_to_start_and_to_end() -> None:
     with pytest.raises(ConfigurationError) as raised:
         SlurmWorkers(minutes=10)
     assert str(raised.value) == (
-        "workers.init_args.minutes must be at least 15, but is 10: SLURM asks a job to end 90 seconds before its time is "
-        "over, and submitit takes any interruption of a shorter job for its end."
+        "workers.init_args.minutes must be at least 15, but is 10: SLURM asks a job to end 90 seconds before its time "
+        "is over, and submitit takes any interruption of a shorter job for its end."
     )
