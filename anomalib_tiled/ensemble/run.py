@@ -102,14 +102,22 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        return TileJob(self.folder, self.settings, self.grid, data)
+        fingerprint, directory = self.source.fingerprint, self.settings.cache_directory
+        cache = None if fingerprint is None or directory is None else (directory / fingerprint).absolute()
+        return TileJob(self.folder, self.settings, self.grid, data, cache)
 
-    def on_places(self, function: Callable[..., object], items: Sequence[Item]) -> Generator[Outcome[Item], None, None]:
+    def on_places(
+        self,
+        function: Callable[..., object],
+        items: Sequence[Item],
+        claim: Callable[[Item], object] | None = None,
+    ) -> Generator[Outcome[Item], None, None]:
         """Do work on tiles, or on other items, at the places of the workers.
 
         Args:
             function: Takes an item, and by name a ``device`` unless that is ``None``; can be pickled.
             items: The items.
+            claim: Gives what the function receives for an item, anew for each try; ``None`` for the item itself.
 
         Yields:
             The outcome of each item as it ends.
@@ -123,7 +131,7 @@ class Run:
         elsewhere = self.scheduler.prepared_workers(conditions).elsewhere
         token = Token.write(self.folder.exchange) if elsewhere else None
         proof = Proof(versions(), token, Work(PlaceCheck(self.job, download=elsewhere)))
-        yield from self.scheduler.run(function, items, Terms(conditions, proof))
+        yield from self.scheduler.run(function, items, Terms(conditions, proof, claim))
 
     def close(self) -> None:
         """End all places, and remove what they have exchanged."""
@@ -233,11 +241,19 @@ class Run:
             ConfigurationError: There is no such device.
         """
         self.check_tiles()
+        return self.ensemble(self.calibration(), device, share=share)
+
+    def calibration(self) -> Calibration:
+        """Read what the stages learned.
+
+        Raises:
+            RunFolderError: The calibration is missing, has changed, or was made with another configuration.
+        """
         path = self.folder.calibration_file
         self.folder.read(path, self._calibrate)
         learned = read_json(path)
         self._check_configuration(path, learned.get("configuration"))
-        return self.ensemble(Calibration.from_json(learned), device, share=share)
+        return Calibration.from_json(learned)
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""

@@ -11,6 +11,7 @@ from anomalib.data import ImageItem
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
+from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
@@ -77,9 +78,7 @@ def run_calibrated(calibration: Calibration) -> None:
 @hookimpl
 def image_predicted(prediction: ImageItem) -> None:
     """Log the prediction of an image."""
-    score, label = prediction.pred_score, prediction.pred_label
-    decision = "anomalous" if label is not None and bool(label) else "normal"
-    logger.info("%s: %s, score %.6g.", prediction.image_path, decision, float("nan") if score is None else float(score))
+    logger.info("%s", decision_on(prediction))
 
 
 @hookimpl

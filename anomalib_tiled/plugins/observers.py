@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from anomalib_tiled.plugins.discovery import Plugin
+from anomalib_tiled.plugins.discovery import BUILT_IN, Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,15 @@ class Observers:
     def failures(self) -> tuple[str, ...]:
         """A sentence for each hook of a plugin that failed."""
         return tuple(self._failures.values())
+
+    def others_listen_to(self, hook: str) -> bool:
+        """Whether a plugin beyond the built-in one is notified of an event.
+
+        Args:
+            hook: Name of the hook, such as ``image_predicted``.
+        """
+        others = [plugin for plugin in self._plugins if plugin.entry_point != BUILT_IN]
+        return any(hook in plugin.event_hooks for plugin in others)
 
     def notify(self, hook: str, **facts: object) -> None:
         """Call a hook of every plugin, except of those in which it failed before.

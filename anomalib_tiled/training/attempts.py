@@ -17,6 +17,7 @@ from anomalib_tiled.errors import (
 )
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.stages.workers import PlaceError
+from anomalib_tiled.system.files import refresh
 from anomalib_tiled.training.unfit import why_not_left_out
 from anomalib_tiled.workers.task import gpu_has_failed
 
@@ -71,9 +72,12 @@ class Attempts:
         Raises:
             StageError: The tile is not trained.
         """
-        if self._run.folder.is_to_train(tile, self._run.settings):
-            raise StageError(untrained(self._run.scheduler.workers, [tile]))
-        return self._run.folder.record(tile)
+        folder, settings = self._run.folder, self._run.settings
+        if folder.is_to_train(tile, settings):
+            refresh(folder.tiles)
+            if folder.is_to_train(tile, settings):
+                raise StageError(untrained(self._run.scheduler.workers, [tile]))
+        return folder.record(tile)
 
     def fail(self, tile: Tile, error: Exception) -> None:
         """Record that a tile failed.
@@ -97,6 +101,7 @@ class Attempts:
             TrainingError: Other tiles failed too, or the locations must not be left out.
         """
         run = self._run
+        refresh(run.folder.tiles)  # calibration lists the shared weights that are there
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
             left = len(run.folder.to_train(run.grid, run.settings))
@@ -179,8 +184,8 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
         tiles: All tiles of the run.
         stopped: Whether training stopped before all tiles were tried.
     """
-    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
-    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    command, seen = f"anomalib tiled fit --ckpt_dir {folder.path}", folder.seen()
+    done = ",".join(tile.name for tile in tiles if seen.has_record(tile))
     again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
     lines = [
         f"Fix the cause, then resume with `{command}`.",

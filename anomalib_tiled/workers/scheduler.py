@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from time import monotonic
@@ -20,7 +21,7 @@ from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedErro
 from anomalib_tiled.workers.task import Task, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.stages.workers import Conditions, Place
@@ -72,10 +73,13 @@ class Terms:
     Args:
         conditions: Settings of the run, for the workers.
         proof: What each new place must prove.
+        claim: Gives what the function receives for an item; called anew for each try, before it begins. ``None`` for
+            the item itself.
     """
 
     conditions: Conditions
     proof: Proof
+    claim: Callable[[Any], object] | None = None
 
 
 @dataclass(eq=False)
@@ -126,16 +130,12 @@ class Scheduler:
     Args:
         make: Makes the workers when they are first needed.
         report: Receives a line about each place that is excluded or has ended.
-        check: Called every few seconds while work is done; raises an error if this command must not go on.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], Workers],
-        report: Callable[[str], None] = logger.warning,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._make, self._report, self.check = make, report, check
+    def __init__(self, make: Callable[[], Workers], report: Callable[[str], None] = logger.warning) -> None:
+        self._make, self._report = make, report
+        self._check: Callable[[], None] = lambda: None
+        self._claim: Callable[[Any], object] | None = None
         self._seats: list[_Seat] = []
         self._waiting: deque[_Job] = deque()
         self._alone: deque[_Job] = deque()
@@ -166,19 +166,34 @@ class Scheduler:
         """
         work, proof = Work(function), Work(terms.proof)
         self._waiting, self._alone, self._most = deque(map(_Job, items)), deque(), None
-        self._supply_at = 0.0
+        self._supply_at, self._claim = 0.0, terms.claim
         self.prepared_workers(terms.conditions)
         try:
             while self._waiting or self._alone or any(seat.job for seat in self._seats):
-                self.check()
+                self._check()
                 self._supply(proof)
                 self._assign(work)
-                for seat in self._next_answers():
+                answered = self._next_answers()
+                self._check()  # this process may have been suspended while it waited
+                for seat in answered:
                     if (outcome := self._outcome(seat)) is not None:
                         yield outcome
         finally:
             for seat in [seat for seat in self._seats if seat.job is not None or not self.workers.elsewhere]:
                 self._end(seat)
+
+    @contextmanager
+    def checking(self, check: Callable[[], None]) -> Iterator[None]:
+        """Check meanwhile that the command may go on, every few seconds, and before it hands out work or takes results.
+
+        Args:
+            check: Raises an error if the command must stop.
+        """
+        before, self._check = self._check, check
+        try:
+            yield
+        finally:
+            self._check = before
 
     def prepared_workers(self, conditions: Conditions) -> Workers:
         """Give the workers, adapted to a run.
@@ -264,8 +279,9 @@ class Scheduler:
             alone: Whether nothing else runs.
         """
         place, advice = seat.place, "" if alone else seat.place.advice
+        item = None if job is None else job.item if self._claim is None else self._claim(job.item)
         with errors_naming_stage(self.workers):
-            task = Task(work, None if job is None else job.item, place.threads, place.device, advice)
+            task = Task(work, item, place.threads, place.device, advice)
             seat.job, seat.future = job, place.submit(task)
 
     def _next_answers(self) -> list[_Seat]:

@@ -39,6 +39,7 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml",
         "split.csv",
+        "split.table",
         "origins.json",
         "seals.json",
         "logs",

@@ -244,7 +244,7 @@ def test_where_the_disk_is_small_images_are_predicted_in_parts(
 ) -> None:
     expected = whole(run)
     models.loaded.clear()
-    image = 4 * run.grid.image_size.height * run.grid.image_size.width  # bytes of its scores
+    image = TilePredictions.bytes_for(run.grid, 1)
     monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
     assert_equal(passed(run), expected)
     assert len(models.loaded) == 2 * len(run.grid.tiles)
@@ -327,9 +327,12 @@ def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: py
         raise RuntimeError(message)
 
     monkeypatch.setattr(SavedModels, "load", broken)
-    with pytest.raises(TrainingError, match=r"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: "):
+    log = run.folder.tile_log(run.grid.tiles[0])
+    message = rf"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: {log}\)"
+    with pytest.raises(TrainingError, match=message):
         passed(run)
-    assert "Predicting tile r00_c00 failed." in run.folder.log_file.read_text()
+    assert "Predicting tile r00_c00 failed." in log.read_text()
+    assert not run.folder.log_file.exists(), "several processes would write into it"
 
 
 def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
