@@ -26,7 +26,7 @@ from anomalib_tiled.results.predictor import Prediction
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
-from anomalib_tiled.system.files import absolute
+from anomalib_tiled.system.files import absolute, refresh
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.out_of_memory import advising_on_memory
@@ -124,6 +124,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
                 attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
+    refresh(run.folder.tiles)  # index and calibration list what places have written
     run.folder.write_index(run.grid)
     attempts.finish()
     return note

@@ -436,8 +436,12 @@ def test_what_another_machine_has_written_is_seen_though_it_was_missing_before(
         assert tiles == folder.tiles
         missing.clear()
 
+    def looked_at_before(job: TileJob, tile: Tile) -> None:
+        assert not job.folder.has_record(tile)
+        record(job.folder, tile.name)
+
     monkeypatch.setattr(Path, "is_file", remembered)
-    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
+    training_by(monkeypatch, looked_at_before)
     monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
     monkeypatch.setattr(attempts, "refresh", lambda _: None)
     with pytest.raises(StageError, match="must finish every tile, but left out r00_c00"):

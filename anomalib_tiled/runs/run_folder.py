@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -30,6 +29,7 @@ from anomalib_tiled.system.files import (
     is_file,
     leads_out,
     read_json,
+    remove_below,
     without_own_link,
     write_json,
     write_text,
@@ -409,7 +409,7 @@ class RunFolder(RunFiles):
             for path in found:
                 path.unlink(missing_ok=True)
             if not pictures.is_symlink():
-                _remove_pictures(pictures)
+                remove_below(pictures, ".png")
         except OSError as error:
             logger.warning(
                 "Results of the last test could not be removed, and are of other models or stages: %s", error
@@ -444,13 +444,3 @@ class RunFolder(RunFiles):
         if self.is_to_be_trained_again(tile):
             return True
         return not self.is_done(tile, settings.training_hash) and self.reason_left_out(tile, settings) is None
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove pictures, and folders that are empty afterwards; other files belong to the user."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            if name.endswith(".png"):
-                Path(place, name).unlink(missing_ok=True)
-        with suppress(OSError):
-            Path(place).rmdir()

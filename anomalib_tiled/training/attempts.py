@@ -101,7 +101,6 @@ class Attempts:
             TrainingError: Other tiles failed too, or the locations must not be left out.
         """
         run = self._run
-        refresh(run.folder.tiles)  # calibration lists the shared weights that are there
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
             left = len(run.folder.to_train(run.grid, run.settings))
