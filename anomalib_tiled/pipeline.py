@@ -76,7 +76,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
     folder, named = run.folder, tiles_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
-        run.scheduler.prepared_workers(conditions_of(run.settings, folder.exchange, folder.threads(run.grid))).start()
+        run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
         run = run.without_left_out().with_cache()
         with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)

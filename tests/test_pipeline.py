@@ -366,7 +366,7 @@ def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
     cached = list(folder.settings().cache_directory.iterdir())
     tiling = replace(folder.settings().tiling, image_size=(16, 24))
     folder.config_file.write_text(replace(folder.settings(), tiling=tiling).to_yaml())
-    monkeypatch.setattr("anomalib_tiled.training.workers.LocalWorkers.start", lambda _: pytest.fail("workers start"))
+    monkeypatch.setattr("anomalib_tiled.workers.local.LocalWorkers.start", lambda _: pytest.fail("workers start"))
     with pytest.raises(RunFolderError, match=r"Tile r00_c00 in .* was trained with another configuration"):
         pipeline.fit(Run.open(folder), Observers())
     assert list(folder.settings().cache_directory.iterdir()) == cached != []

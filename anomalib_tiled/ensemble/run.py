@@ -102,9 +102,7 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        fingerprint, directory = self.source.fingerprint, self.settings.cache_directory
-        cache = None if fingerprint is None or directory is None else (directory / fingerprint).absolute()
-        return TileJob(self.folder, self.settings, self.grid, data, cache)
+        return TileJob.of(self.folder, self.settings, self.grid, data)
 
     def on_places(
         self,
@@ -129,14 +127,16 @@ class Run:
         """
         conditions = conditions_of(self.settings, self.folder.exchange, self.folder.threads(self.grid))
         elsewhere = self.scheduler.prepared_workers(conditions).elsewhere
-        token = Token.write(self.folder.exchange) if elsewhere else None
+        token = Token.of(self.folder.exchange) if elsewhere else None
         proof = Proof(versions(), token, Work(PlaceCheck(self.job, download=elsewhere)))
         yield from self.scheduler.run(function, items, Terms(conditions, proof, claim))
 
     def close(self) -> None:
         """End all places, and remove what they have exchanged."""
-        self.scheduler.close()
-        shutil.rmtree(self.folder.exchange, ignore_errors=True)
+        try:
+            self.scheduler.close()
+        finally:
+            shutil.rmtree(self.folder.exchange, ignore_errors=True)
 
     def without_left_out(self) -> Run:
         """Give the same run without the tiles that its training has left out."""

@@ -16,6 +16,7 @@ from anomalib_tiled.stages import merging, normalization, scoring, seams, thresh
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
 from anomalib_tiled.workers.ray import RayWorkers
+from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
 @hookimpl
 def register_workers() -> Sequence[type[Workers]]:
     """Give the built-in workers."""
-    return [LocalWorkers, RayWorkers]
+    return [LocalWorkers, RayWorkers, SlurmWorkers]
 
 
 @hookimpl

@@ -174,7 +174,7 @@ def settings_of(combination: Combination) -> Settings:
             },
             "thresholding": {"stage": combination.threshold_at, "method": rule},
             "metrics": {"image": [], "pixel": []},
-            "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+            "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers"},
             "cache": None,
             "visualize": False,
         }

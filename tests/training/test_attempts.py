@@ -9,8 +9,9 @@ import pytest
 from anomalib_tiled.errors import OutOfMemoryError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedError
 from anomalib_tiled.training.attempts import Failures
-from anomalib_tiled.training.worker_pool import KilledError, UnsentError, WorkerError
+from anomalib_tiled.workers.task import UnsentError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
 
@@ -44,7 +45,8 @@ def test_two_that_are_alike_are_enough(one: Exception, two: Exception, alike: bo
     [
         OutOfMemoryError("full"),
         KilledError("killed"),
-        WorkerError("ended with exit code -11"),
+        PlaceError("process 1 has ended: it ended with exit code -11"),
+        PreemptedError("job 7 has ended: its time is over"),
         RuntimeError("CUDA error: device-side assert triggered"),
     ],
 )
