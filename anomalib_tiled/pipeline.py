@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,16 +19,22 @@ from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError, TiledError
+from anomalib_tiled.plugins.observers import PlaceObservers
+from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_job import PredictionJob
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
-from anomalib_tiled.results.predictor import Prediction
+from anomalib_tiled.results.predictor import Predictor
+from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
+from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
+from anomalib_tiled.system.memory import SHARE_ALONE
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.training.attempts import Attempts
@@ -40,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from anomalib.data import AnomalibDataModule
+    from anomalib.data import AnomalibDataModule, ImageItem
     from rich.progress import Progress, TaskID
 
     from anomalib_tiled.ensemble.run import Run
@@ -170,8 +178,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     """Predict new images, and write the predictions batch by batch.
 
     Args:
-        run: A complete run.
-        observers: Notified of each predicted image.
+        run: A complete run; with the workers that predict, if the request asks for that.
+        observers: Notified of each image that this process predicts.
         request: What to predict.
         report: Takes a line about each image that cannot be read, and notes for the reader of the results.
 
@@ -179,28 +187,66 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         DataError: The request names an image that does not exist.
         ConfigurationError: The output folder is in use, or a threshold or device is invalid.
         RunFolderError: The run is not complete, or a file was changed.
+        NoPlaceError: No place of the workers is left, and none can come.
     """
     predictions = PredictionFolder(request.output)
     predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
-    own_pictures = predictions.picture_folders(request.settings)
-    images = find_images(request.data, request.listed, apart_from=own_pictures)
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-        seed_everything(run.settings.seed_everything, workers=True, verbose=False)
-        prediction = Prediction.begin(run, request, images, report)
-        started = monotonic()
-        with progress_bar() as bar:
-            task = bar.add_task("Predicting", total=len(prediction.missing))
-            for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
-                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
-                for item in prediction.predict(batch, advance):
+    with _started_workers(run, predictions) if request.on_places else nullcontext():
+        own_pictures = predictions.picture_folders(request.settings)
+        images = find_images(request.data, request.listed, apart_from=own_pictures)
+        with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
+            seed_everything(run.settings.seed_everything, workers=True, verbose=False)
+            if (remark := run.memory_remark()) and not (request.on_places and run.scheduler.workers.elsewhere):
+                report(f"warning: {remark}")
+            ensemble = None if request.on_places else run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+            if ensemble is None:
+                run.check_calibrated()
+            job = PredictionJob.begin(run, request, images, report)
+            recording, started = Recording(predictions, images, report), monotonic()
+            if ensemble is None:
+                _predict_on_places(run, job, recording)
+            else:
+                for item in _predict_here(job, Predictor(ensemble, job.thresholds, job.writer), recording):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
-                bar.update(task, completed=prediction.tried)
-        return prediction.finish(seconds=monotonic() - started)
+            return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
+
+
+@contextmanager
+def _started_workers(run: Run, predictions: PredictionFolder) -> Iterator[None]:
+    """Let workers start while images are searched; in the end, end their places and remove what they have exchanged."""
+    try:
+        run.scheduler.prepared_workers(conditions_of(run.settings, predictions.exchange)).start()
+        yield
+    finally:
+        run.scheduler.close()
+        rmtree(predictions.exchange, ignore_errors=True)
+
+
+def _predict_here(job: PredictionJob, predictor: Predictor, recording: Recording) -> Iterator[ImageItem]:
+    """Predict in this process, and yield each image."""
+    new_images, tiles = job.new_images(recording.note), len(job.job.grid.tiles)
+    with progress_bar() as bar:
+        task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
+        for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
+            for batch in new_images.batches(paths, recording.fail):
+                yield from predictor.predict(batch, recording, partial(_advance, bar, task, len(batch.sizes) / tiles))
+                bar.update(task, completed=recording.tried)
 
 
 def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
     """Advance the bar after each tile, by its share of the images: with many tiles, a batch may take minutes."""
     bar.advance(task, images)
+
+
+def _predict_on_places(run: Run, job: PredictionJob, recording: Recording) -> None:
+    """Let the workers predict, shard by shard."""
+    cut = partial(shards_of, batch_size=job.batch_size, size=run.grid.image_size)
+    collection = Collection(run, job, chain(cut(recording.failed), cut(recording.fresh)), recording)
+    with progress_bar() as bar:
+        total, where = len(recording.failed) + len(recording.fresh), run.scheduler.describe_places
+        task = bar.add_task("Predicting", total=total, where=where)
+        for _ in collection.predict(PlaceObservers(run.folder.path)):
+            bar.update(task, completed=collection.images)
 
 
 def rethreshold(run: Run, output: Path, settings: PredictionSettings, report: Callable[[str], None]) -> Predicted:
