@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -21,10 +21,10 @@ from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError, TiledError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
+from anomalib_tiled.results.image_job import ImageJob
 from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_folder import PredictionFolder
-from anomalib_tiled.results.prediction_job import PredictionJob
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
@@ -37,6 +37,7 @@ from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.memory import SHARE_ALONE
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import progress_bar, track
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.monitors import check_monitored
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from anomalib.data import AnomalibDataModule, ImageItem
+    from anomalib.data import AnomalibDataModule
     from rich.progress import Progress, TaskID
 
     from anomalib_tiled.ensemble.run import Run
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.workers import Conditions
+    from anomalib_tiled.workers.scheduler import Scheduler
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -191,46 +194,38 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     """
     predictions = PredictionFolder(request.output)
     predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
-    with _started_workers(run, predictions) if request.on_places else nullcontext():
-        own_pictures = predictions.picture_folders(request.settings)
-        images = find_images(request.data, request.listed, apart_from=own_pictures)
-        with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
-            seed_everything(run.settings.seed_everything, workers=True, verbose=False)
-            if (remark := run.memory_remark()) and not (request.on_places and run.scheduler.workers.elsewhere):
-                report(f"warning: {remark}")
-            ensemble = None if request.on_places else run.calibrated_ensemble(request.device, share=SHARE_ALONE)
-            if ensemble is None:
-                run.check_calibrated()
-            job = PredictionJob.begin(run, request, images, report)
-            recording, started = Recording(predictions, images, report), monotonic()
-            if ensemble is None:
-                _predict_on_places(run, job, recording)
-            else:
-                for item in _predict_here(job, Predictor(ensemble, job.thresholds, job.writer), recording):
-                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
-            return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
+    conditions = conditions_of(run.settings, predictions.parts / temporary_name("workers"))
+    workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
+    own_pictures = predictions.picture_folders(request.settings)
+    images = find_images(request.data, request.listed, apart_from=own_pictures)
+    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
+        seed_everything(run.settings.seed_everything, workers=True, verbose=False)
+        if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
+            report(f"warning: {remark}")
+        if workers is None:
+            return _predict_here(run, observers, request, images, report)
+        with _working(run.scheduler, conditions):
+            return _predict_on_places(run, conditions, request, images, report)
 
 
-@contextmanager
-def _started_workers(run: Run, predictions: PredictionFolder) -> Iterator[None]:
-    """Let workers start while images are searched; in the end, end their places and remove what they have exchanged."""
-    try:
-        run.scheduler.prepared_workers(conditions_of(run.settings, predictions.exchange)).start()
-        yield
-    finally:
-        run.scheduler.close()
-        rmtree(predictions.exchange, ignore_errors=True)
-
-
-def _predict_here(job: PredictionJob, predictor: Predictor, recording: Recording) -> Iterator[ImageItem]:
-    """Predict in this process, and yield each image."""
-    new_images, tiles = job.new_images(recording.note), len(job.job.grid.tiles)
+def _predict_here(
+    run: Run, observers: Observers, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+) -> Predicted:
+    """Predict in this process."""
+    ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+    job = ImageJob.begin(run, request, images, report)
+    predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
+    recording = Recording(job.writer.folder, images, report)
+    new_images = job.new_images(recording.note)
     with progress_bar() as bar:
         task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
         for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
             for batch in new_images.batches(paths, recording.fail):
-                yield from predictor.predict(batch, recording, partial(_advance, bar, task, len(batch.sizes) / tiles))
+                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
+                for item in predictor.predict(batch, recording, advance):
+                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=recording.tried)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
 
 
 def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
@@ -238,15 +233,34 @@ def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
     bar.advance(task, images)
 
 
-def _predict_on_places(run: Run, job: PredictionJob, recording: Recording) -> None:
-    """Let the workers predict, shard by shard."""
+@contextmanager
+def _working(scheduler: Scheduler, conditions: Conditions) -> Iterator[None]:
+    """Start the workers; in the end, end their places and remove what they have exchanged."""
+    try:
+        scheduler.workers.start()
+        yield
+    finally:
+        scheduler.close()
+        if conditions.folder is not None:
+            rmtree(conditions.folder, ignore_errors=True)
+
+
+def _predict_on_places(
+    run: Run, conditions: Conditions, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+) -> Predicted:
+    """Let the workers predict, shard by shard; this process loads no model."""
+    run.check_calibrated()
+    job, started = ImageJob.begin(run, request, images, report), monotonic()
+    recording = Recording(job.writer.folder, images, report)
     cut = partial(shards_of, batch_size=job.batch_size, size=run.grid.image_size)
-    collection = Collection(run, job, chain(cut(recording.failed), cut(recording.fresh)), recording)
+    shards = [*cut(recording.failed), *cut(recording.fresh)]
+    collection = Collection(run.scheduler, conditions, job, shards, recording)
     with progress_bar() as bar:
         total, where = len(recording.failed) + len(recording.fresh), run.scheduler.describe_places
         task = bar.add_task("Predicting", total=total, where=where)
         for _ in collection.predict(PlaceObservers(run.folder.path)):
             bar.update(task, completed=collection.images)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
 
 
 def rethreshold(run: Run, output: Path, settings: PredictionSettings, report: Callable[[str], None]) -> Predicted:

@@ -144,7 +144,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         if parsed.workers is not None:
             run = run.with_workers(_spec_of(parsed.workers), report)
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
-        with _resume_hint(resume, report), _observers() as observers:
+        with closing(run), _resume_hint(resume, report), _observers() as observers:
             predicted = pipeline.predict(run, observers, request, report)
     say(str(predicted))
     say(f"Predictions: {output}")

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import NoPlaceError, OutOfMemoryError, StageError
 from anomalib_tiled.results.predict_shard import PredictionCheck, PredictShard
 from anomalib_tiled.results.recording import record_part
@@ -25,25 +24,35 @@ from anomalib_tiled.workers.task import Work
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
-    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.image_job import ImageJob
     from anomalib_tiled.results.predict_shard import Notify
-    from anomalib_tiled.results.prediction_job import PredictionJob
     from anomalib_tiled.results.recording import Record
     from anomalib_tiled.results.shards import Shard
+    from anomalib_tiled.stages.workers import Conditions
+    from anomalib_tiled.workers.scheduler import Scheduler
 
 
 class Collection:
     """The shards of a prediction, and which of them are done.
 
     Args:
-        run: The run, with the workers.
+        scheduler: Gives the shards to places.
+        conditions: Settings of the run, for the workers.
         job: What predicting the images needs.
         shards: The shards, in order.
         record: Takes what the places find, in the order of the images.
     """
 
-    def __init__(self, run: Run, job: PredictionJob, shards: Iterable[Shard], record: Record) -> None:
-        self._run, self._job, self._record, self._folder = run, job, record, job.writer.folder.parts
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        conditions: Conditions,
+        job: ImageJob,
+        shards: Iterable[Shard],
+        record: Record,
+    ) -> None:
+        self._scheduler, self._conditions, self._job, self._record = scheduler, conditions, job, record
+        self._folder = job.writer.folder.parts
         self._queue = deque((shard, shard.file_in(self._folder)) for shard in shards)
         self._total = sum(len(shard.images) for shard, _ in self._queue)
         there = self._listed()  # by a command that was interrupted
@@ -79,7 +88,7 @@ class Collection:
         """Predict shards; returns those for which there was too little memory."""
         hungry = []
         try:
-            with closing(self._run.scheduler.run(work, shards, terms)) as outcomes:
+            with closing(self._scheduler.run(work, shards, terms)) as outcomes:
                 for outcome in outcomes:
                     shard, error = outcome.item, outcome.error
                     if error is None:
@@ -97,11 +106,10 @@ class Collection:
 
     def _terms(self, token: Token) -> Terms:
         """Give what the workers may know of the run, and what places must prove."""
-        conditions = conditions_of(self._run.settings, self._job.writer.folder.exchange)
-        elsewhere = self._run.scheduler.prepared_workers(conditions).elsewhere
+        elsewhere = self._scheduler.prepared_workers(self._conditions).elsewhere
         images = (image for shard in self._left for image in shard.images if is_file(image))
         check = PredictionCheck(self._job, next(images, None) if elsewhere else None)
-        return Terms(conditions, Proof(versions(), token, Work(check)))
+        return Terms(self._conditions, Proof(versions(), token, Work(check)))
 
     def _finish(self, shard: Shard) -> None:
         """Take a shard that a place reports as done.
@@ -111,7 +119,7 @@ class Collection:
         """
         path = shard.file_in(self._folder)
         if path.name not in self._listed():
-            workers = type(self._run.scheduler.workers).__name__
+            workers = type(self._scheduler.workers).__name__
             message = f"{workers} must predict what it reports as done, but {path} of {shard.name} is missing."
             raise StageError(message)
         self._done.add(path)

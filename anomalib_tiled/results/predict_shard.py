@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anomalib.data import ImageItem
 
-    from anomalib_tiled.results.prediction_job import PredictionJob
+    from anomalib_tiled.results.image_job import ImageJob
     from anomalib_tiled.results.predictor import Predictor
     from anomalib_tiled.results.shards import Shard
     from anomalib_tiled.workers.proof import Token
@@ -51,12 +51,12 @@ class PredictShard:
         notify: Called with each predicted image.
     """
 
-    job: PredictionJob
+    job: ImageJob
     token: Token
     notify: Notify
     _predictors: dict[int | None, Predictor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[type[PredictShard], tuple[PredictionJob, Token, Notify]]:
+    def __reduce__(self) -> tuple[type[PredictShard], tuple[ImageJob, Token, Notify]]:
         """Pickle without models."""
         return PredictShard, (self.job, self.token, self.notify)
 
@@ -112,7 +112,7 @@ class PredictionCheck:
         image: An image that the place must see; ``None`` for none.
     """
 
-    job: PredictionJob
+    job: ImageJob
     image: Path | None
 
     def __call__(self, item: None, *, device: int | None = None) -> str:

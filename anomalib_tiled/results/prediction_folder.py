@@ -87,11 +87,6 @@ class PredictionFolder:
         """What places have predicted and the command has not collected yet; gone when all is predicted."""
         return self.path / "predict.parts"
 
-    @property
-    def exchange(self) -> Path:
-        """What a command and its places exchange; gone when the command has ended."""
-        return self.parts / "exchange"
-
     def picture_folders(self, settings: PredictionSettings) -> list[Path]:
         """Give the folders for the requested overlays, masks and maps."""
         requested = (settings.overlays, settings.masks, settings.maps is not None)
@@ -134,7 +129,8 @@ class PredictionFolder:
     def holds_results(self) -> bool:
         """Whether there are results of a prediction; one without any may still leave its settings and failures."""
         pictures = (self.path / name for name in PICTURES)
-        return self._is_begun() and any(map(_is_filled, (self.lines_file, self.coco_file, self.parts, *pictures)))
+        filled = any(map(_is_filled, (self.lines_file, self.coco_file, *pictures)))
+        return self._is_begun() and (filled or any(self.parts.glob("*.jsonl")))
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
         """Write the settings and facts of the predictions."""

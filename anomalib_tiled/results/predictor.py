@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(self, ensemble: EnsembleModel, thresholds: Thresholds, writer: PredictionWriter) -> None:
         self._ensemble, self._thresholds, self._writer = ensemble, thresholds, writer
-        self._one_by_one = False
+        self._one_by_one: str | None = None
 
     def predict(self, batch: SourceBatch, record: Record, on_tile: OnTile | None = None) -> Iterator[ImageItem]:
         """Predict a batch, write the files of its images, and record the results. Images that fail are skipped.
@@ -61,7 +61,9 @@ class Predictor:
             OutOfMemoryError: The record refuses an image for which there is too little memory.
         """
         single = len(batch.sizes) == 1
-        predicted = self._try(batch, record, on_tile) if single or not self._one_by_one else None
+        predicted = self._try(batch, record, on_tile) if single or self._one_by_one is None else None
+        if self._one_by_one is not None:
+            record.note("one by one", self._one_by_one)
         if predicted is not None:
             yield from predicted
         elif not single:
@@ -78,8 +80,7 @@ class Predictor:
             if single:
                 record.fail(Path(str(next(iter(batch.images)).image_path)), error)
             elif isinstance(error, OutOfMemoryError):
-                self._one_by_one = True
-                record.note("one by one", f"Note: {error} Images are predicted one by one from here on.")
+                self._one_by_one = f"Note: {error} Images are predicted one by one from here on."
         gc.collect()  # frees the memory of the failed try, which refers to itself
         return None
 

@@ -147,10 +147,13 @@ class Part:
     def __init__(self, *, images_may_be_too_large: bool) -> None:
         self._too_large = images_may_be_too_large
         self._events: list[dict[str, Plain]] = []
+        self._kinds: set[str] = set()
 
     def note(self, kind: str, text: str) -> None:
-        """Keep a line."""
-        self._events.append({"note": text, "kind": kind})
+        """Keep a line, unless one of its kind was kept."""
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self._events.append({"note": text, "kind": kind})
 
     def add(self, images: Sequence[PredictedImage], *, has_maps: bool) -> None:
         """Keep predictions."""

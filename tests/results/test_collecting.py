@@ -17,7 +17,7 @@ from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.recording import Part, Recording
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.shards import Shard
-from anomalib_tiled.stages.workers import KilledError, PlaceError
+from anomalib_tiled.stages.workers import Conditions, KilledError, PlaceError
 from anomalib_tiled.workers.scheduler import Outcome
 
 SHARDS = [Shard(((Path(f"/in/{name}"), Path(f"/in/{name}2")),)) for name in "abcd"]
@@ -58,9 +58,8 @@ class Started:
         folder.begin(PredictionSettings(), common="/in")
         self.recording = Recording(folder, [image for shard in SHARDS for image in shard.images], lambda _: None)
         self.scheduler = Scheduler(folder.parts, answer)
-        run = SimpleNamespace(settings=SimpleNamespace(trainer={}), scheduler=self.scheduler)
         job = SimpleNamespace(writer=SimpleNamespace(folder=folder))
-        self.collection = Collection(run, job, shards, self.recording)
+        self.collection = Collection(self.scheduler, Conditions(), job, shards, self.recording)
 
     def predict(self) -> list[tuple[str, int]]:
         """Give the images that are recorded after each shard, and how many are done."""
@@ -146,7 +145,5 @@ def test_an_error_that_is_the_same_for_all_ends_the_prediction(tmp_path: Path) -
 def test_workers_cannot_report_a_shard_that_is_not_predicted(tmp_path: Path) -> None:
     started = Started(tmp_path)
     started.scheduler.parts = tmp_path / "elsewhere"
-    with pytest.raises(
-        StageError, match=r"must predict what it reports as done, but .* of the shard of 2 images"
-    ):
+    with pytest.raises(StageError, match=r"must predict what it reports as done, but .* of the shard of 2 images"):
         started.predict()

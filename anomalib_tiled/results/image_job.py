@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PredictionJob:
+class ImageJob:
     """All that predicting any image of a request needs.
 
     A pickle of it has a few kilobytes, however many images and tiles the run has.
@@ -54,7 +54,7 @@ class PredictionJob:
     @classmethod
     def begin(
         cls, run: Run, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
-    ) -> PredictionJob:
+    ) -> ImageJob:
         """Begin the folder of the results, or resume it.
 
         Args:
