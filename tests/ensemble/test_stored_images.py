@@ -173,7 +173,7 @@ def test_shards_follow_from_sizes_and_parts_do_not_cut_them(run: Run, monkeypatc
     assert stored.shards_of_tiles() == [Shard(0, len(run.grid.tiles), "tiles")]
     monkeypatch.setattr(sharing, "PIXELS_OF_A_SHARD", 2 * 8 * 12)
     assert [shard.name for shard in stored.shards()] == ["images 1 to 2", "images 3 to 4", "images 5 to 6"]
-    assert [len(stored.tiles(shard)) for shard in stored.shards_of_tiles()] == [1] * len(run.grid.tiles)
+    assert [len(stored.tiles(shard)) for shard in stored.shards_of_tiles()] == [2] * 6
     assert predicting._whole_shards(7, run.grid) == 6
     assert predicting._whole_shards(1, run.grid) == 1
 
