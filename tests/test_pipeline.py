@@ -33,7 +33,8 @@ from anomalib_tiled.errors import (
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.runs.claims import claim_tile
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
@@ -366,7 +367,7 @@ def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
     cached = list(folder.settings().cache_directory.iterdir())
     tiling = replace(folder.settings().tiling, image_size=(16, 24))
     folder.config_file.write_text(replace(folder.settings(), tiling=tiling).to_yaml())
-    monkeypatch.setattr("anomalib_tiled.training.workers.LocalWorkers.start", lambda _: pytest.fail("workers start"))
+    monkeypatch.setattr("anomalib_tiled.workers.local.LocalWorkers.start", lambda _: pytest.fail("workers start"))
     with pytest.raises(RunFolderError, match=r"Tile r00_c00 in .* was trained with another configuration"):
         pipeline.fit(Run.open(folder), Observers())
     assert list(folder.settings().cache_directory.iterdir()) == cached != []
@@ -425,19 +426,22 @@ def test_what_another_machine_has_written_is_seen_though_it_was_missing_before(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS remembers which files were missing until the folder is changed from this machine."""
-    folder, missing, is_file = preparation.prepare(settings).folder, set[Path](), Path.is_file
+    folder, is_file = preparation.prepare(settings).folder, Path.is_file
+    missing = {folder.tiles / f"{name}{ending}" for name in TILES for ending in (".ckpt", ".json")}
 
     def remembered(path: Path) -> bool:
-        if path.parent == folder.tiles and not is_file(path):
-            missing.add(path)
         return is_file(path) and path not in missing
 
     def changed(tiles: Path) -> None:
         assert tiles == folder.tiles
         missing.clear()
 
+    def looked_at_before(job: TileJob, tile: Tile) -> None:
+        assert not job.folder.has_record(tile)
+        record(job.folder, tile.name)
+
     monkeypatch.setattr(Path, "is_file", remembered)
-    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
+    training_by(monkeypatch, looked_at_before)
     monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
     monkeypatch.setattr(attempts, "refresh", lambda _: None)
     with pytest.raises(StageError, match="must finish every tile, but left out r00_c00"):

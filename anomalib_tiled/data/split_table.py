@@ -1,6 +1,7 @@
 """The images of a split in columns, and a file of them that opens without parsing.
 
-The file is a copy of ``split.csv`` for programs. It is mapped, so that all processes of a machine share its memory:
+The file is a copy of ``split.csv`` for programs. It is mapped, so that a process loads only what it uses, and shares it
+with all others of the machine:
 
     header | rows | offsets, hashes, places of image names | the same of mask names | image names | mask names
 
@@ -31,6 +32,9 @@ NONE = -1
 
 UNKNOWN = -(2**31)
 """Instead of a label: it is unknown."""
+
+PIECE = 2**22
+"""Bytes that are compared with their checksum at a time."""
 
 HEADER = struct.Struct("<8s32s40sQ")
 LENGTHS = struct.Struct("<5Q")
@@ -86,14 +90,17 @@ class SplitTable:
             The table; ``None`` if the file is missing, damaged, or was made of another split.
         """
         try:
-            content = np.memmap(path, np.uint8, "r")
-            magic, made_of, lengths, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
-        except (OSError, ValueError, struct.error):  # NumPy refuses empty files
+            with path.open("rb") as file:
+                magic, made_of, lengths, noted = HEADER.unpack(file.read(HEADER.size))
+                checksum = crc32(lengths)
+                while piece := file.read(PIECE):  # not through the map: pages that were read count as memory
+                    checksum = crc32(piece, checksum)
+                if (magic, made_of.hex(), noted) != (MAGIC, source, checksum):
+                    return None
+                content = np.asarray(np.memmap(file, np.uint8, "r", offset=HEADER.size))
+        except (OSError, struct.error):
             return None
-        rest = content[HEADER.size :]
-        if (magic, made_of.hex()) != (MAGIC, source) or crc32(rest.data, crc32(lengths)) != checksum:
-            return None
-        return cls._of(np.asarray(rest), LENGTHS.unpack(lengths))
+        return cls._of(content, LENGTHS.unpack(lengths))
 
     @classmethod
     def _of(cls, content: NDArray[np.uint8], lengths: Sequence[int]) -> SplitTable:

@@ -174,12 +174,10 @@ class StoredImages:
 
     def _find(self, tiles: Sequence[Tile]) -> None:
         """Find the predictions of tiles with one look at the folders, unless this process has found them."""
-        unknown = [tile for tile in tiles if not self.predictions.has_found(tile)]
-        if not unknown:
-            return
-        seen = self.job.folder.seen()
-        self.predictions.find_all({tile.name: seen.checksum_of(tile) for tile in unknown}, compare=False)
-        if lost := [tile.name for tile in unknown if not self.predictions.has_found(tile)]:
+        has_found = self.predictions.has_found
+        if not all(map(has_found, tiles)):
+            self.predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=False)
+        if lost := [tile.name for tile in tiles if not has_found(tile)]:
             folder = self.predictions.folder
             message = f"The predictions of tile {lost[0]} in {folder} have changed. Run the command once more."
             raise RunFolderError(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from socket import gethostname
@@ -18,6 +17,7 @@ from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.runs.run_split import open_split, read_split
+from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class TileJob:
         grid: Where the tiles lie.
         known: The images, in a process that has read them already.
         cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
+        image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
     """
 
     folder: RunFolder
@@ -91,10 +92,27 @@ class TileJob:
     grid: TileGrid
     known: RunData | None = field(default=None, repr=False, compare=False)
     cache: Path | None = None
+    image: Path | None = None
 
-    def __reduce__(self) -> tuple[type[TileJob], tuple[RunFolder, Settings, TileGrid, None, Path | None]]:
+    @classmethod
+    def of(cls, folder: RunFolder, settings: Settings, grid: TileGrid, data: RunData) -> TileJob:
+        """Give the job of a run that is open here.
+
+        Args:
+            folder: As for the job.
+            settings: As for the job.
+            grid: As for the job.
+            data: The images.
+        """
+        fingerprint, directory = data.source.fingerprint, settings.cache_directory
+        if fingerprint is not None and directory is not None:
+            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute())
+        first = [sample.image_path for name in SUBSETS for sample in data.split.subset(name)[:1]]
+        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None))
+
+    def __reduce__(self) -> tuple[type[TileJob], tuple[object, ...]]:
         """Pickle without images and models."""
-        return TileJob, (self.folder, self.settings, self.grid, None, self.cache)
+        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image)
 
     @cached_property
     def data(self) -> RunData:
@@ -114,25 +132,28 @@ class TileJob:
         return RunData(split, source, self.settings.data.build(AnomalibDataModule))
 
     def check_data(self) -> None:
-        """Check in a moment that this process sees the images: their cache, or the images themselves without one.
+        """Check in a moment that this process sees the images: their cache, or one of them if there is none.
 
         Raises:
             RunFolderError: The split is missing or has changed.
-            DataError: The image cache is not visible here, or no image is.
+            DataError: The image cache, or the image, is not visible here.
         """
         if self.known is not None:
             return
-        split = open_split(self.folder)
+        open_split(self.folder)
         if self.cache is not None:
             check_visible(self.cache)
-            return
-        first = [str(samples[0].image_path) for name in SUBSETS if (samples := split.subset(name))]
-        if not any(map(os.path.isfile, first)):
+        if self.image is not None and not is_file(self.image):
             message = (
-                f"Every machine that works on a run must see its images, but {', '.join(first)} are not visible from "
-                f"this machine, {gethostname()}. Mount the disk that they are on here, too, under the same path."
+                f"Every machine that works on a run must see its images, but {self.image} is not visible from this "
+                f"machine, {gethostname()}. Mount the disk that it is on here, too, under the same path."
             )
             raise DataError(message)
+
+    @cached_property
+    def datamodule(self) -> AnomalibDataModule:
+        """The data module, for its augmentations; needs no image."""
+        return self.settings.data.build(AnomalibDataModule) if self.known is None else self.known.datamodule
 
     @cached_property
     def fresh_models(self) -> FreshModels:

@@ -15,6 +15,8 @@ from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
+from anomalib_tiled.workers.ray import RayWorkers
+from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
 @hookimpl
 def register_workers() -> Sequence[type[Workers]]:
     """Give the built-in workers."""
-    return [LocalWorkers]
+    return [LocalWorkers, RayWorkers, SlurmWorkers]
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import track
 from anomalib_tiled.training.stored_predictions import LESS_MEMORY
-from anomalib_tiled.workers.scheduler import Named
+from anomalib_tiled.workers.queue import Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence

@@ -29,7 +29,7 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.training import workers
+from anomalib_tiled.workers import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,7 +281,7 @@ def test_two_processes_give_what_one_gives(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
+    monkeypatch.setattr(local, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two))]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
