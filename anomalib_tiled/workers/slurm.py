@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from anomalib_tiled.workers.slurm_places import SECONDS_BETWEEN_PULSES, Office, 
 from anomalib_tiled.workers.slurm_queue import SlurmError, SlurmQueue, check_installed, largest_array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class SlurmWorkers(Workers):
         _check_least(1, cpus=cpus, at_once=at_once, tiles_per_job=tiles_per_job)
         _check_least(0, gpus=gpus)
         _check_least(0.1, mem_gb=mem_gb)
+        _check_lines(partition=partition, account=account, qos=qos, constraint=constraint, extra=extra)
         if minutes < LEAST_MINUTES:
             message = (
                 f"workers.init_args.minutes must be at least {LEAST_MINUTES}, but is {minutes}: SLURM asks a job to "
@@ -189,9 +192,18 @@ def _check_least(least: float, **given: float) -> None:
             raise ConfigurationError(message)
 
 
+def _check_lines(**given: object) -> None:
+    """Refuse what would end a line of the script that SLURM runs, so that only ``setup`` is code."""
+    for name, value in given.items():
+        texts = [str(each) for pair in value.items() for each in pair] if isinstance(value, Mapping) else [str(value)]
+        if any(len(text.splitlines()) > 1 for text in texts):
+            message = f"workers.init_args.{name} must be on one line, but is {value!r}."
+            raise ConfigurationError(message)
+
+
 def _end_earlier(folder: Path) -> None:
     """Cancel the jobs of commands that were killed, and remove their files."""
-    earlier = [each for each in folder.glob(f"{NAME}*") if each.is_dir()]
+    earlier = [each for each in folder.glob(f"{NAME}*") if re.fullmatch(r"[0-9a-f]+", each.name.removeprefix(NAME))]
     if not earlier:
         return
     pulses = {each: Mailbox(each).pulse() for each in earlier}

@@ -158,14 +158,15 @@ def do(places: list[Place], task: Callable[[], object] = WHERE) -> list[object]:
     return [answer(future) for future in [place.submit(task) for place in places]]
 
 
-def test_a_job_does_its_share_of_tasks(make: Callable[..., SlurmWorkers]) -> None:
+def test_a_job_does_its_share_of_tasks(make: Callable[..., SlurmWorkers], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")  # as in a job that runs this
     workers = make()
     places = workers.supply(4)
     assert do(places) == ["n1", "n2"]
     assert [place.name.rpartition(" ")[2] for place in places] == ["n1", "n2"]
     assert not workers.supply(2), "each job takes two tiles after its proof"
     assert do(places) == do(places) == ["n1", "n2"]
-    assert "its share of tiles" in error(places[0].submit(WHERE), PreemptedError)
+    assert all(place.is_over for place in places)
     assert len(workers.supply(1)) == 1
 
 
