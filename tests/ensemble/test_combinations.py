@@ -141,7 +141,7 @@ def learned(split: Split, tmp_path_factory: pytest.TempPathFactory, brightness: 
         source = DecodedFiles(settings.tiling.image_size, own.has_masks)
         datamodule = Folder(name="tiny", normal_dir="nowhere", eval_batch_size=4)
         folder, grid = RunFolder(tmp_path_factory.mktemp("run")), grid_of(settings.tiling)
-        run = Trained(folder, settings, grid, own, source, datamodule)
+        run = Trained(folder, settings, grid, own, source, datamodule, scheduler_of(settings))
         calibration = Calibration.from_json(calibrate(run).to_json())
         return Calibrated(run.ensemble(calibration), run, tuple(own.subset(own.calibration_subset)), combination)
 
