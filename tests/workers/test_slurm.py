@@ -424,7 +424,6 @@ class Fits:
         assert [log.count(f"Tile r0{row}_c0{column}: trained in") for row in (0, 1) for column in (0, 1)] == [1] * 4
         assert not cluster.jobs()
         until(lambda: not cluster.processes())
-        assert not (run / "workers").exists()
         assert not [file for file in run.rglob("*") if file.name.startswith(".")]
 
 
