@@ -33,7 +33,8 @@ from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.measured import RunMeasurements
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.training.observations import ObserveImages, ObserveTiles, Seen
 

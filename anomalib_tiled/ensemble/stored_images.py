@@ -178,6 +178,8 @@ class StoredImages:
         return self.predictions.read(tile, first, number)
 
     def _join(self, ensemble: EnsembleModel, first: int, number: int) -> Predict:
+        if not all(map(self.predictions.has_found, self.job.grid.tiles)):
+            self.predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=False)
         return partial(ensemble.join, number, partial(self.read, first=first, number=number))
 
     def _part(self, shard: Shard) -> Images:

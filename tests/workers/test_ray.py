@@ -12,8 +12,9 @@ import pytest
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.workers import Conditions, KilledError, PlaceError
-from anomalib_tiled.workers import ray as workers_of_ray
-from anomalib_tiled.workers.ray import GB, NODE, RayWorkers, amounts, fitting, last_words, place_error, sigterm_kept
+from anomalib_tiled.workers import ray_cluster
+from anomalib_tiled.workers.ray import GB, RayWorkers, amounts, fitting
+from anomalib_tiled.workers.ray_cluster import NODE, last_words, place_error, sigterm_kept
 
 
 class RemoteMethod:
@@ -179,7 +180,7 @@ def test_room_is_not_awaited_for_ever(made_up: Callable[..., MadeUpRay], caplog:
     assert ray.killed == ray.actors
     assert workers.supply(2) == []
     ray.all_nodes["c"] = {"CPU": 4, "memory": 2 * GB}
-    assert "others use it" in workers._no_room()
+    assert "others use it" in workers._no_room(workers._connected())
 
 
 def test_amounts() -> None:
@@ -252,7 +253,7 @@ def test_last_words(text: str, words: str) -> None:
 
 def test_unreachable_address(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'anomalib-tiled[ray]'")
-    monkeypatch.setattr(workers_of_ray, "REACHED_WITHIN", 0.2)
+    monkeypatch.setattr(ray_cluster, "REACHED_WITHIN", 0.2)
     message = r"^workers\.init_args\.address must be the address of a Ray cluster that this machine belongs to, but is "
     with pytest.raises(ConfigurationError, match=rf"{message}'127\.0\.0\.9:9': .*refused"):
         RayWorkers("127.0.0.9:9").start()
