@@ -30,6 +30,7 @@ from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 MANUAL = 0.6
 """Below the highest score of each tile, and between 0 and 1, so that it has a meaning on every scale."""
