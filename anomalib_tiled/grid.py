@@ -14,7 +14,8 @@ Between two neighbouring cuts the set of covering tiles is constant. Interior cu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -146,12 +147,12 @@ class TileGrid:
     @cached_property
     def row_cuts(self) -> tuple[int, ...]:
         """Pixel rows at which a tile begins or ends, the image's borders included."""
-        return tuple(sorted({edge for tile in self.locations for edge in (tile.rows.start, tile.rows.stop)}))
+        return _cuts(self.image_size.height, self.tile_size.height, self.stride.height)
 
     @cached_property
     def column_cuts(self) -> tuple[int, ...]:
         """Pixel columns at which a tile begins or ends, the image's borders included."""
-        return tuple(sorted({edge for tile in self.locations for edge in (tile.columns.start, tile.columns.stop)}))
+        return _cuts(self.image_size.width, self.tile_size.width, self.stride.width)
 
     @property
     def row_seams(self) -> tuple[int, ...]:
@@ -171,6 +172,19 @@ class TileGrid:
             for row, rows in enumerate(pairwise(self.row_cuts))
             for column, columns in enumerate(pairwise(self.column_cuts))
         )
+
+    def blocks_in(self, rows: slice, columns: slice) -> Iterator[tuple[int, Block]]:
+        """Give the blocks that lie in an area, each with its position in `blocks`, without listing the others.
+
+        Args:
+            rows: Pixel rows of the area.
+            columns: Pixel columns of the area.
+        """
+        across = len(self.column_cuts) - 1
+        for row in _between(self.row_cuts, rows):
+            for column in _between(self.column_cuts, columns):
+                area = slice(*self.row_cuts[row : row + 2]), slice(*self.column_cuts[column : column + 2])
+                yield row * across + column, Block(row, column, *area)
 
     def to_json(self) -> dict[str, list[int]]:
         """Give the three sizes as lists [height, width]."""
@@ -221,6 +235,16 @@ def _check_side(side: str, image: int, tile: int, stride: int) -> None:
 def _number(image: int, tile: int, stride: int) -> int:
     """Count the starts that `_starts` lists."""
     return -(-(image - tile) // stride) + 1
+
+
+def _cuts(image: int, tile: int, stride: int) -> tuple[int, ...]:
+    """Give where tiles begin or end along one side."""
+    return tuple(sorted({edge for start in _starts(image, tile, stride) for edge in (start, start + tile)}))
+
+
+def _between(cuts: Sequence[int], area: slice) -> range:
+    """Give the positions of the gaps between neighbouring cuts that lie in an area."""
+    return range(bisect_left(cuts, area.start), bisect_right(cuts, area.stop) - 1)
 
 
 def _starts(image: int, tile: int, stride: int) -> list[int]:

@@ -9,7 +9,7 @@ from itertools import chain
 from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import seed_everything
 
@@ -18,20 +18,22 @@ from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
-from anomalib_tiled.errors import DataError, TiledError
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.image_job import ImageJob
-from anomalib_tiled.results.measured import Measured, RunMeasurements, scores_file
-from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
+from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file
+from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
+from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
-from anomalib_tiled.stages.contracts import image_context, with_context
-from anomalib_tiled.system.allocation import give_back_freed_memory, long_lived_kept_apart
+from anomalib_tiled.runs.claims import claim_tile
+from anomalib_tiled.system.allocation import long_lived_kept_apart
+from anomalib_tiled.system.files import absolute, refresh
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.memory import SHARE_ALONE
@@ -40,8 +42,14 @@ from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
+from anomalib_tiled.training.in_order import values_in_order
 from anomalib_tiled.training.monitors import check_monitored
-from anomalib_tiled.training.stored_predictions import LESS_MEMORY, lazy_predictions
+from anomalib_tiled.training.stored_predictions import (
+    LESS_MEMORY,
+    is_tile_by_tile,
+    lazy_predictions,
+    stored_images,
+)
 from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
 
@@ -55,9 +63,11 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
+    from anomalib_tiled.results.measured import Row
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Conditions
+    from anomalib_tiled.system.locks import Lease
     from anomalib_tiled.workers.scheduler import Scheduler
 
 
@@ -75,45 +85,47 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         ConfigurationError: The model's predictions cannot be used on any tile.
     """
     folder, named = run.folder, tiles_named(run.grid, again)
-    with locked(folder.path), log_to(folder.log_file), long_lived_kept_apart():
+    with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
-        run.scheduler.prepared_workers(conditions_of(run.settings, folder.exchange, folder.threads(run.grid))).start()
+        run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
         run = run.without_left_out().with_cache()
-        with _without_half_done_files(folder):
+        with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
         notes = filter(None, (run.left_out_note(), image_note))
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
+        lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
 
 
 @contextmanager
-def _without_half_done_files(folder: RunFolder) -> Iterator[None]:
-    """Remove the half-done files of fits that were killed, and, after an error, those of stopped workers."""
+def _without_half_done_files(folder: RunFolder, lease: Lease) -> Iterator[None]:
+    """Remove the half-done files of fits that were killed, and in the end what places have left that were ended."""
     folder.clean_up()
     try:
         yield
-    except TiledError:
-        folder.clean_up()
-        raise
+    finally:
+        if lease.is_held:
+            folder.clean_up(everywhere=True)
 
 
 def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, keep_going: bool) -> str | None:
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
-    run.check_checkpoints(tile for tile in run.grid.tiles if tile not in missing)
+    next_ones = {tile.name for tile in missing}
+    run.check_checkpoints(tile for tile in run.grid.tiles if tile.name not in next_ones)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
         if not run.scheduler.workers.elsewhere:
             download(run.job)
         check_monitored(run.job)
-    attempts = Attempts(run, keep_going=keep_going)
-    with closing(run.on_places(TrainAndPredict(run.job), missing)) as outcomes, attempts.advising():
+    attempts, claim = Attempts(run, keep_going=keep_going), partial(claim_tile, run.folder)
+    with closing(run.on_places(TrainAndPredict(run.job), missing, claim)) as outcomes, attempts.advising():
         for outcome in track(outcomes, "Training tiles", len(missing), run.scheduler.describe_places):
             if outcome.error is None:
                 record = attempts.succeed(outcome.item)
@@ -123,6 +135,8 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
                 attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
+    refresh(run.folder.tiles)  # index and calibration list what places have written
+    run.folder.write_index(run.grid)
     attempts.finish()
     return note
 
@@ -140,12 +154,13 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
         RunFolderError: The run is not complete, or a file was changed.
         DataError: There are no test images, or one cannot be read.
     """
-    with log_to(run.folder.log_file if output is None else output / "logs" / "run.log"):
+    output = run.folder.path if output is None else absolute(output)  # places may have another working folder
+    with log_to(output / "logs" / "run.log"):
         run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            measured = _measure(run, observers, output or run.folder.path)
+            measured = _measure(run, observers, output)
         return measured if data is None else measured.with_notes_on(run.split.subset("test"))
 
 
@@ -153,28 +168,42 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         raise DataError(message)
-    ensemble, measurements = run.calibrated_ensemble(), RunMeasurements(run)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
-    with scores_file(output / "scores.csv") as write_scores, drawn_meanwhile(pictures) as draw:
-        for batch, predicted in lazy_predictions(run, ensemble, "test", output / "raw", "Measuring"):
-            with with_context(image_context(batch.image_path)):
-                raw = predicted(measurements.watch(batch))
-                decided = ensemble.decide(raw)._asdict()
-            fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
-            batch.update(**fields)
-            measurements.update(batch)
-            write_scores(batch)
-            if run.settings.visualize:
-                draw(batch)
-            give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
-            for item in batch:
-                observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
-    measured = measurements.results()
+    drawn = pictures if run.settings.visualize else None
+    run.check_tiles()
+    calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
+    alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
+    with scores_file(output / "scores.csv") as write_scores:
+        if alone or not is_tile_by_tile(run, "test"):
+            ensemble = run.ensemble(calibration)
+            images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
+            for batch in measure(images, ensemble, measurements, drawn, tiles=True):
+                write_scores(score_rows(batch))
+                for item in batch:
+                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
+        else:
+            for rows in _measured_on_places(run, calibration, measurements, drawn, output):
+                write_scores(rows)
+    measured = measurements.results(run)
     measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
+
+
+def _measured_on_places(
+    run: Run, calibration: Calibration, measurements: RunMeasurements, pictures: Pictures | None, output: Path
+) -> Iterator[list[Row]]:
+    """Let places measure tiles, and shards of the images; merge that in order, and yield the rows of the scores."""
+    log = output / "logs" / "run.log"
+    for stored in stored_images(run, "test", output / "raw"):
+        for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
+            measurements.add_tiles(group)
+        work = MeasureImages(stored, calibration, pictures)
+        for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
+            measurements.merge(shard.measurements)
+            yield shard.rows
 
 
 def predict(run: Run, observers: Observers, request: PredictionRequest, report: Callable[[str], None]) -> Predicted:
@@ -198,13 +227,17 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
+    with (
+        log_to(predictions.log_file),
+        locked(predictions.path, PREDICTION) as lease,
+        advising_on_memory(LESS_TO_PREDICT),
+    ):
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
             report(f"warning: {remark}")
         if workers is None:
             return _predict_here(run, observers, request, images, report)
-        with _working(run.scheduler, conditions):
+        with _working(run.scheduler, conditions), run.scheduler.checking(lease.check):
             return _predict_on_places(run, conditions, request, images, report)
 
 
@@ -237,7 +270,7 @@ def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
 def _working(scheduler: Scheduler, conditions: Conditions) -> Iterator[None]:
     """Start the workers; in the end, end their places and remove what they have exchanged."""
     try:
-        scheduler.workers.start()
+        scheduler.start(conditions)
         yield
     finally:
         scheduler.close()

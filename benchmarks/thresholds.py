@@ -189,7 +189,7 @@ def _settings(options: Namespace, seed: int) -> Settings:
             "normalization": {"stage": "none", "method": {"class_path": f"{stages}.normalization.MinMax"}},
             "thresholding": {"stage": "image", "method": {"class_path": f"{stages}.thresholding.F1AdaptiveThreshold"}},
             "metrics": {"image": [], "pixel": []},
-            "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+            "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers"},
             "cache": None,
             "visualize": False,
         }

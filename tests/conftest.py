@@ -245,7 +245,7 @@ def configuration() -> dict[str, object]:
             "stage": "tile",
             "method": {"class_path": "anomalib_tiled.stages.thresholding.F1AdaptiveThreshold"},
         },
-        "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers", "init_args": {"processes": 1}},
+        "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers", "init_args": {"processes": 1}},
         "metrics": {"image": ["AUROC"], "pixel": []},
         "cache": {"directory": "cache"},
         "visualize": True,

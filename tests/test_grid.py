@@ -126,3 +126,17 @@ def test_tiles_are_counted_as_they_are_laid(grid: TileGrid, monkeypatch: pytest.
     monkeypatch.setattr(grid_module, "MOST_TILES", number - 1)
     with pytest.raises(GridError, match=f"A grid may have at most {number - 1} tiles"):
         TileGrid(*sizes)
+
+
+def test_the_blocks_of_an_area_are_those_that_lie_in_it(grid: TileGrid) -> None:
+    areas = [(tile.rows, tile.columns) for tile in grid.tiles]
+    for rows, columns in [grid.whole, (slice(1, 3), slice(0, 2)), *areas]:
+        inside = [
+            (number, block)
+            for number, block in enumerate(grid.blocks)
+            if rows.start <= block.rows.start
+            and block.rows.stop <= rows.stop
+            and columns.start <= block.columns.start
+            and block.columns.stop <= columns.stop
+        ]
+        assert list(grid.blocks_in(rows, columns)) == inside

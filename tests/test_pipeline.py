@@ -32,13 +32,15 @@ from anomalib_tiled.errors import (
 )
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.claims import claim_tile
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import read_json
+from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.temporary import temporary_name
-from anomalib_tiled.training import preparation
+from anomalib_tiled.training import attempts, preparation
 from anomalib_tiled.training.training_images import recorded_fingerprint
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -101,9 +103,25 @@ def test_a_tile_of_another_configuration_is_not_passed_over(settings: Settings) 
         tile_statuses(folder)
 
 
+@pytest.mark.parametrize("damage", ["checkpoint", "record"])
+def test_a_damaged_tile_is_shown_among_the_others(settings: Settings, damage: str) -> None:
+    folder = preparation.prepare(settings).folder
+    record(folder, "r00_c01", "r00_c02")
+    tile = tile_statuses(folder)[1].tile
+    if damage == "checkpoint":
+        folder.checkpoint(tile).write_bytes(b"more")
+        expected = f"{folder.checkpoint(tile)} had 0 bytes when it was finished, and has 4 now. Train the tile again: "
+    else:
+        folder.record_file(tile).write_text("{}")
+        expected = f"{folder.record_file(tile)} must hold the record of a trained tile"
+    found = states(folder)
+    assert [state for state, _ in found] == ["missing", "damaged", "done", "missing", "missing", "missing"]
+    assert found[1][1].startswith(expected)
+
+
 def training_by(monkeypatch: pytest.MonkeyPatch, train: Callable[[TileJob, Tile], None]) -> None:
     """Let a function stand in for the training of a tile."""
-    monkeypatch.setattr(pipeline, "TrainAndPredict", lambda job: partial(train, job))
+    monkeypatch.setattr(pipeline, "TrainAndPredict", lambda job: lambda claimed: train(job, claimed.tile))
 
 
 def fails(job: TileJob, tile: Tile) -> None:
@@ -151,6 +169,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
         f"`{command} --tiles r01_c00,r01_c02`."
     )
     assert [state for state, _ in states(folder)] == ["failed", "failed", "failed", "done", "failed", "done"]
+    assert list(read_json(folder.tiles / "index.json")) == ["r01_c00.json", "r01_c02.json"]
     assert not folder.calibration_file.exists()
 
 
@@ -348,7 +367,7 @@ def test_an_altered_configuration_is_refused_before_images_are_decoded_for_it(
     cached = list(folder.settings().cache_directory.iterdir())
     tiling = replace(folder.settings().tiling, image_size=(16, 24))
     folder.config_file.write_text(replace(folder.settings(), tiling=tiling).to_yaml())
-    monkeypatch.setattr("anomalib_tiled.training.workers.LocalWorkers.start", lambda _: pytest.fail("workers start"))
+    monkeypatch.setattr("anomalib_tiled.workers.local.LocalWorkers.start", lambda _: pytest.fail("workers start"))
     with pytest.raises(RunFolderError, match=r"Tile r00_c00 in .* was trained with another configuration"):
         pipeline.fit(Run.open(folder), Observers())
     assert list(folder.settings().cache_directory.iterdir()) == cached != []
@@ -361,6 +380,75 @@ def test_two_fits_in_one_folder(settings: Settings) -> None:
         pytest.raises(RunFolderError, match=rf"is being fitted by process {os.getpid()} on {platform.node()} since"),
     ):
         pipeline.fit(Run.open(folder), Observers())
+
+
+def litters(job: TileJob, tile: Tile) -> None:
+    """Stand in for places on another machine, which are killed while they train the second row."""
+    (job.folder.path / "tiles" / f".{tile.name}.node7-1-0a1b2c3d.tmp").mkdir(parents=True)
+    assert job.folder.claim_file(tile).is_file()
+    if tile.row == 1:
+        message = "killed"
+        raise RuntimeError(message)
+    record(job.folder, tile.name)
+
+
+def test_nothing_of_ended_places_is_left_over(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = preparation.prepare(settings).folder
+    training_by(monkeypatch, litters)
+    with pytest.raises(TrainingError, match="3 tiles could not be trained"):
+        pipeline.fit(Run.open(folder), Observers(), keep_going=True)
+    names = {path.name for path in (folder.path / "tiles").iterdir()}
+    assert {name.partition(".")[2] for name in names} == {"ckpt", "json", "failed.json"}
+
+
+def test_a_fit_that_another_machine_has_followed_changes_nothing_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was suspended while a tile was trained: its place lost the tile, and says so."""
+    folder = preparation.prepare(settings).folder
+    left = folder.path / "tiles" / ".r00_c00.node7-1-0a1b2c3d.tmp"
+
+    def overtaken(job: TileJob, tile: Tile) -> None:
+        write_json(folder.path / "fit.lock.json", {"host": "node7", "process": 1, "since": "now", "machine": "node7"})
+        claim_tile(folder, tile)
+        left.touch()
+        message = "not mine"
+        raise RunFolderError(message)
+
+    training_by(monkeypatch, overtaken)
+    with pytest.raises(RunFolderError, match=rf"{folder.path} was taken over by process 1 on node7 since now"):
+        pipeline.fit(Run.open(folder), Observers())
+    assert {path.name for path in (folder.path / "tiles").iterdir()} == {"r00_c00.claim", left.name}
+    assert (folder.path / "fit.lock.json").is_file()
+
+
+def test_what_another_machine_has_written_is_seen_though_it_was_missing_before(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS remembers which files were missing until the folder is changed from this machine."""
+    folder, is_file = preparation.prepare(settings).folder, Path.is_file
+    missing = {folder.tiles / f"{name}{ending}" for name in TILES for ending in (".ckpt", ".json")}
+
+    def remembered(path: Path) -> bool:
+        return is_file(path) and path not in missing
+
+    def changed(tiles: Path) -> None:
+        assert tiles == folder.tiles
+        missing.clear()
+
+    def looked_at_before(job: TileJob, tile: Tile) -> None:
+        assert not job.folder.has_record(tile)
+        record(job.folder, tile.name)
+
+    monkeypatch.setattr(Path, "is_file", remembered)
+    training_by(monkeypatch, looked_at_before)
+    monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
+    monkeypatch.setattr(attempts, "refresh", lambda _: None)
+    with pytest.raises(StageError, match="must finish every tile, but left out r00_c00"):
+        pipeline.fit(Run.open(folder), Observers())
+    monkeypatch.setattr(attempts, "refresh", changed)
+    pipeline.fit(Run.open(folder), Observers())
+    assert {state for state, _ in states(folder)} == {"done"}
 
 
 def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ else:
 SWITCH = "ANOMALIB_TILED_AUTOLOAD"
 FINDER = "AnomalibTiledFinder"
 COMMAND = "tiled"
+PROGRAMS = ("anomalib", "anomalib-script")
+"""Names of the host's program; the second one is that of a script on Windows."""
+
 HELP = "Train, test and use one anomaly model per tile of large images."
 
 
@@ -74,8 +78,12 @@ class ConnectingLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, then connect the host to it. Known warnings are hidden for the command ``tiled`` only.
 
-        If the module fails, the finder stays, as the module may be imported again.
+        If the module fails, the finder stays, as the module may be imported again. A command that only reads runs at
+        once instead: the module takes seconds to import, and would then do nothing but call it.
         """
+        if _only_reads(sys.argv):
+            _run(sys.argv[2:])
+            raise SystemExit(0)
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
@@ -151,6 +159,14 @@ class TiledCommand(AnomalibCLI):
     def tiled(self) -> None:
         """Run the command after options of the host, which calls commands by their names."""
         _run([])
+
+
+def _only_reads(argv: Sequence[str]) -> bool:
+    """Whether the process is the program ``anomalib`` with a command of this package that needs no anomalib."""
+    from anomalib_tiled.cli.main import COMMANDS
+
+    names = [command.name for command in COMMANDS if command.reads]
+    return Path(argv[0]).stem in PROGRAMS and list(argv[1:2]) == [COMMAND] and not set(argv[2:3]).isdisjoint(names)
 
 
 def _run(arguments: list[str]) -> None:

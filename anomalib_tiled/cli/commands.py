@@ -16,19 +16,16 @@ import torch
 from anomalib.data import AnomalibDataModule
 from jsonargparse import Namespace
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from anomalib_tiled import pipeline
 from anomalib_tiled.cli.options import (
     export_parser,
     fit_parser,
     predict_parser,
-    run_parser,
     settings_from,
     test_parser,
 )
-from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.parser import Parser, folder_named
 from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
 from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, Settings, changeable, differences
 from anomalib_tiled.data.datamodule import appeared
@@ -43,10 +40,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
-from anomalib_tiled.runs.tile_status import tile_statuses
-from anomalib_tiled.system.files import absolute
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
 UNREADABLE = 3
@@ -152,23 +146,6 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
     return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
-
-
-def status(arguments: Sequence[str], prog: str) -> None:
-    """Show the state of each tile of a run."""
-    parsed = run_parser(prog, "Show which tiles are done, left out, missing or failed.").parse_args(list(arguments))
-    folder = _run_folder(parsed.ckpt_dir)
-    for note in changed_origins(folder.origins()):
-        say(f"Note: {note}")
-    tiles = tile_statuses(folder)
-    table = Table("tile", "state", "detail")
-    for each in tiles:
-        table.add_row(each.tile.name, each.state, escape(each.detail))
-    Console(emoji=False).print(table)
-    done, left_out = (sum(each.state == state for each in tiles) for state in ("done", "left out"))
-    calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
-    others = f", {left_out} left out" if left_out else ""
-    say(f"{done} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -281,28 +258,17 @@ def _lines_of_stdin() -> Iterable[str]:
     return () if sys.stdin is None else iter(partial(sys.stdin.readline, LONGEST_LINE + 1), "")
 
 
-def _folder(option: str, given: str) -> Path:
-    if not given:
-        message = f"{option} must name a folder, but the name is empty. Is a variable of the shell not set?"
-        raise ConfigurationError(message)
-    return absolute(given)
-
-
 def _output(given: str | None) -> Path | None:
     """Check ``--output`` and make it absolute; ``None`` for the command's own folder."""
     if given is None:
         return None
-    check_output(output := _folder("--output", given))
+    check_output(output := folder_named("--output", given))
     return output
 
 
 def _open(ckpt_dir: str) -> Run:
     """Open a run, once for the whole command, and say which packages have other versions."""
-    return Run.open(_run_folder(ckpt_dir), lambda note: say(f"Note: {note}"))
-
-
-def _run_folder(ckpt_dir: str) -> RunFolder:
-    return RunFolder.open(_folder("--ckpt_dir", ckpt_dir))
+    return Run.open(RunFolder.open(folder_named("--ckpt_dir", ckpt_dir)), lambda note: say(f"Note: {note}"))
 
 
 def _note_new_images(run: Run) -> None:

@@ -33,19 +33,27 @@ class Command:
     """A command, loaded only when it is used: anomalib takes seconds to import.
 
     Args:
-        name: What the user types; also the name of the function in ``anomalib_tiled.cli.commands``.
+        name: What the user types; also the name of the function in ``anomalib_tiled.cli.commands``, or in a module of
+            this name if the command only reads.
         help: What it does, in a line.
         trains: Whether it may start processes that train.
         computes: Whether models take most of its time, so that it is worth using memory for speed.
+        reads: Whether it only reads small files, so that it needs neither anomalib nor PyTorch.
     """
 
     name: str
     help: str
     trains: bool = False
     computes: bool = False
+    reads: bool = False
 
     def load(self) -> Callable[[Sequence[str], str], int | None]:
         """Import the function, and make downloads fail early without internet."""
+        if self.reads:
+            reading: Callable[[Sequence[str], str], int | None] = getattr(
+                import_module(f"anomalib_tiled.cli.{self.name}"), self.name
+            )
+            return reading
         with without_known_warnings():
             commands = import_module("anomalib_tiled.cli.commands")
             import_module("anomalib_tiled.ensemble.missing_weights").turn_off_hub_retries()
@@ -63,7 +71,7 @@ COMMANDS = (
     Command("test", "Measure a run on the test images: metrics, scores and pictures."),
     Command("train", "Fit, then test.", trains=True, computes=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
-    Command("status", "Show which tiles of a run are done, left out, missing or failed."),
+    Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),
     Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
     Command("plugins", "List the installed stages, and the packages that they come from."),
 )

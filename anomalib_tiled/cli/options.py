@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from argparse import HelpFormatter, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
+from importlib import import_module
 from typing import Literal
 
 import yaml
@@ -13,7 +14,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.parser import Parser, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.config.anomalib_config import read_post_processor
 from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settings, TilingSettings
@@ -55,6 +56,7 @@ SEEDS = 2**32
 
 def fit_parser(prog: str) -> Parser:
     """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
+    import_module("anomalib_tiled.data.boards")
     find_plugins()  # jsonargparse finds a class by its short name once its module is loaded
     parser = Parser(prog=prog, description="Give settings in the file, on the command line, or both.")
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Configuration in YAML or JSON.")
@@ -147,13 +149,6 @@ def export_parser(prog: str) -> Parser:
     )
     parser.add_argument("--per_tile", action="store_true", help="Write a file for each tile model.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export.")
-    return parser
-
-
-def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
-    """Give the options of commands that read a run folder."""
-    parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
-    parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import HelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import isabstract
 from itertools import islice
@@ -10,11 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import NoReturn
 
-import anomalib.data
-import anomalib.models
 import yaml
-from anomalib.data import AnomalibDataModule
-from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentParser, Namespace, get_loader
 from jsonargparse.typing import Path_fr
 from rich.console import Console
@@ -22,11 +19,11 @@ from rich.console import Console
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.config.anomalib_config import HEADING, NAMED_HERE, is_reference, translate
 from anomalib_tiled.config.settings import Plain
-from anomalib_tiled.data.boards import DemoBoards
 from anomalib_tiled.errors import ConfigurationError, allowed_names
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.system.bounds import LONGEST_CONFIGURATION, check_yaml
+from anomalib_tiled.system.files import absolute
 
 UNKNOWN = (
     r"Group '(\S+)' does not accept option '(\S+)'|Option '(\S+)' is not accepted|Unrecognized arguments: --([^\s=]+)"
@@ -199,8 +196,34 @@ def _unknown_setting(parser: Parser, name: str) -> str:
     return f"{lack} no setting {first!r}. {allowed_names(first, top)}"
 
 
+def run_parser(prog: str, description: str, formatter: type[HelpFormatter] | None = None) -> Parser:
+    """Give the options of commands that read a run folder."""
+    parser = Parser(prog=prog, description=description, **({} if formatter is None else {"formatter_class": formatter}))
+    parser.add_argument("--ckpt_dir", type=str, required=True, help="Folder of the run, as fit prints it.")
+    return parser
+
+
+def folder_named(option: str, given: str) -> Path:
+    """Give the absolute path of a folder that an option names.
+
+    Raises:
+        ConfigurationError: The name is empty.
+    """
+    if not given:
+        message = f"{option} must name a folder, but the name is empty. Is a variable of the shell not set?"
+        raise ConfigurationError(message)
+    return absolute(given)
+
+
 def _classes_for(key: str) -> list[str]:
     """Give the short names of the classes that a setting takes."""
+    import anomalib.data  # slow, as are those below, and `status` needs none of them
+    import anomalib.models
+    from anomalib.data import AnomalibDataModule
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.data.boards import DemoBoards
+
     if key == "model":
         return _concrete(AnomalibModule, vars(anomalib.models).values())
     if key == "data":

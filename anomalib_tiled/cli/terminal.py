@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
-from anomalib_tiled.results.class_metrics import Value
-from anomalib_tiled.results.metrics import ImageCounts, Results
-from anomalib_tiled.results.tile_metrics import TileResult
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
+    from anomalib_tiled.results.class_metrics import Value
+    from anomalib_tiled.results.metrics import ImageCounts, Results
+    from anomalib_tiled.results.tile_metrics import TileResult
 
 SHOWN = 4
 """How many numbers of a list to show in the terminal."""

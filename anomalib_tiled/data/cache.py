@@ -1,27 +1,34 @@
 """The image cache: every image is decoded once, and a tile is read without touching the rest of its image.
 
 A cache is a folder with a file for each block between cuts. The pixels of one block of one image lie next to each
-other on the disk.
+other on the disk, and their checksum after them, so reading a tile takes neither memory nor time for other tiles.
 
-    image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   checksums.npy   index.json
+    image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   files.csv   index.json
 
 Blocks that were cut short or changed are never used; their images are decoded again. A cache is made by one process
-at a time, completely or not at all, after a check for free space.
+at a time, completely or not at all, after a check for free space. Caches of earlier versions are read as they are:
+their block files hold pixels alone, and all checksums are in a file of their own, which is read whole.
+
+    image_r00_c00.npy   image_r00_c01.npy   ...   mask_r00_c00.npy   ...   checksums.npy   index.json
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import blake2b
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from socket import gethostname
 from typing import Protocol
 from zlib import crc32
 
@@ -31,10 +38,12 @@ from numpy.typing import NDArray
 
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, read_masks
-from anomalib_tiled.data.split import Sample, Split
-from anomalib_tiled.errors import RunFolderError, StorageError
+from anomalib_tiled.data.names import Names
+from anomalib_tiled.data.split import Sample, Split, joined_masks
+from anomalib_tiled.data.split_table import BETWEEN_MASKS
+from anomalib_tiled.errors import DataError, RunFolderError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.system.files import is_file, read_json, write_json
+from anomalib_tiled.system.files import is_file, open_table, read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned, working_folder
@@ -44,10 +53,18 @@ Version = tuple[str, int, int]
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
-"""Contents of a cache; written last, so its presence means that the cache is complete."""
+"""Form of a cache, and its numbers; written last, so its presence means that the cache is complete."""
+
+FORM = 2
+"""Of the caches that this version writes. Earlier ones say none."""
+
+FILES = "files.csv"
+"""The files that were decoded, for people: which image or mask has which position, with size and time."""
+
+FILE_COLUMNS = ("kind", "position", "path", "bytes", "modified")
 
 CHECKSUMS = "checksums.npy"
-"""CRC32 of each part of each image, then of each mask."""
+"""In caches of earlier versions: CRC32 of each part of each image, then of each mask, shape (images, blocks)."""
 
 
 class PixelSource(Protocol):
@@ -110,16 +127,16 @@ class ImageCache:
     Args:
         folder: The folder of this cache.
         grid: The grid whose cuts divide the images into blocks.
-        images: The images, in the order of the files.
-        masks: The mask files of each joined mask, in the order of the files.
-        versions: Path, size in bytes and modification time of each decoded file.
+        images: Names of the images, in the order of the files.
+        masks: Names of the masks, in the order of the files; those of an image are joined.
+        checksums: Those of a cache of an earlier version.
     """
 
     folder: Path
     grid: TileGrid
-    images: tuple[Path, ...] = field(repr=False)
-    masks: tuple[tuple[Path, ...], ...] = field(repr=False)
-    versions: list[Version] = field(repr=False)
+    images: Names = field(repr=False)
+    masks: Names = field(repr=False)
+    checksums: NDArray[np.uint32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -129,66 +146,88 @@ class ImageCache:
     @property
     def bytes(self) -> int:
         """Size on the disk, in bytes."""
-        height, width = self.grid.image_size
-        return height * width * (3 * len(self.images) + len(self.masks))
+        return self._images.bytes + self._masks.bytes
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Read a rectangle of whole blocks of an image, shape (rows, columns, 3)."""
-        return self._images.read(sample.image_path, rows, columns)
+        return self._images.read(self.images.place_of(str(sample.image_path)), rows, columns)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
         if sample.masks:
-            return self._masks.read(sample.masks, rows, columns)
+            return self._masks.read(self.masks.place_of(joined_masks(sample)), rows, columns)
         return _mask_without_file(sample, rows, columns) if self.masks else None
 
     @cached_property
-    def _images(self) -> BlockFiles[Path]:
-        decode = partial(read_image, size=self.grid.image_size)
-        return BlockFiles(self.folder, "image", self.grid.blocks, self.images, decode, (3,))
+    def _images(self) -> BlockFiles:
+        checksums = None if self.checksums is None else self.checksums[: len(self.images)]
+        return BlockFiles(self.folder, "image", self.grid, len(self.images), self._decode_image, (3,), checksums)
 
     @cached_property
-    def _masks(self) -> BlockFiles[tuple[Path, ...]]:
-        decode = partial(read_masks, size=self.grid.image_size)
-        return BlockFiles(self.folder, "mask", self.grid.blocks, self.masks, decode)
+    def _masks(self) -> BlockFiles:
+        checksums = None if self.checksums is None else self.checksums[len(self.images) :]
+        return BlockFiles(self.folder, "mask", self.grid, len(self.masks), self._decode_masks, (), checksums)
 
-    def open(self) -> bool:
-        """Read the checksums.
+    def _decode_image(self, position: int) -> Pixels:
+        return read_image(Path(self.images[position]), self.grid.image_size)
 
-        Returns:
-            Whether the cache exists and is complete. Its contents are compared with the checksums at each read.
+    def _decode_masks(self, position: int) -> Pixels:
+        return read_masks(tuple(map(Path, self.masks[position].split(BETWEEN_MASKS))), self.grid.image_size)
+
+    def opened(self) -> ImageCache | None:
+        """Give the cache as it can be read; ``None`` if it is missing or incomplete.
+
+        Its contents are compared with their checksums at each read.
         """
         if not is_file(self.folder / INDEX):
-            return False
-        checksums = self._read_checksums()
-        if checksums is None or not (self._images.have_their_sizes() and self._masks.have_their_sizes()):
-            logger.warning(
-                "The image cache %s is not used, because files in it are missing, cut short or changed.", self.folder
-            )
-            return False
-        self._images.checksums[:], self._masks.checksums[:] = np.split(checksums, [len(self.images)])
-        return True
+            return None
+        cache = self.of_its_form()
+        if cache is not None and cache.is_complete:
+            return cache
+        logger.warning(
+            "The image cache %s is not used, because files in it are missing, cut short or changed.", self.folder
+        )
+        return None
 
-    def _read_checksums(self) -> NDArray[np.uint32] | None:
+    @property
+    def is_complete(self) -> bool:
+        """Whether the files of all blocks are accessible, and of the right size."""
+        return self._images.have_their_sizes() and self._masks.have_their_sizes()
+
+    def of_its_form(self) -> ImageCache | None:
+        """Give the cache as it can be read, without looking at its blocks; ``None`` if its index was changed."""
         try:
-            noted = read_json(self.folder / INDEX)["checksums"]
+            index = read_json(self.folder / INDEX)
+            if "form" in index:
+                return self if index == self.index else None
             content = (self.folder / CHECKSUMS).read_bytes()
+            checksums = np.load(BytesIO(content)) if crc32(content) == index["checksums"] else None
         except (OSError, RunFolderError, KeyError):
             return None
-        return np.load(BytesIO(content)) if crc32(content) == noted else None
+        shape = len(self.images) + len(self.masks), self.index["blocks"]
+        return None if checksums is None or checksums.shape != shape else replace(self, checksums=checksums)
 
-    def fill(self) -> None:
-        """Decode all images and masks into the folder, which must exist and be empty."""
+    @property
+    def index(self) -> dict[str, int]:
+        """Content of the index: the form of the cache, and its numbers."""
+        blocks = (len(self.grid.row_cuts) - 1) * (len(self.grid.column_cuts) - 1)
+        return {"form": FORM, "images": len(self.images), "masks": len(self.masks), "blocks": blocks}
+
+    def fill(self, versions: Sequence[Version]) -> None:
+        """Decode all images and masks into the folder, which must exist and be empty.
+
+        Args:
+            versions: Path, size in bytes and modification time of each image, then of each mask.
+        """
         self._images.fill()
         self._masks.fill()
-        np.save(self.folder / CHECKSUMS, np.concatenate([self._images.checksums, self._masks.checksums]))
-        content = {
-            "images": [str(path) for path in self.images],
-            "masks": [[str(path) for path in paths] for paths in self.masks],
-            "files": self.versions,
-            "checksums": crc32((self.folder / CHECKSUMS).read_bytes()),
-        }
-        write_json(self.folder / INDEX, content)
+        kinds = [("image", position) for position in range(len(self.images))]
+        kinds += [("mask", place) for place, names in enumerate(self.masks) for _ in names.split(BETWEEN_MASKS)]
+        with open_table(self.folder / FILES, "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(FILE_COLUMNS)
+            writer.writerows((*kind, *version) for kind, version in zip(kinds, versions, strict=True))
+        write_json(self.folder / INDEX, self.index)
 
 
 def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
@@ -207,22 +246,63 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     decoded = DecodedFiles(grid.image_size, split.has_masks)
     if directory is None:
         return decoded
-    images = tuple(dict.fromkeys(sample.image_path for sample in split.samples))
-    masks = tuple(dict.fromkeys(sample.masks for sample in split.samples if sample.masks))
-    files = [*images, *chain.from_iterable(masks)]
-    if not build and not all(map(is_file, files)):
+    images, joined = split.table.images, [names.split(BETWEEN_MASKS) for names in split.table.masks]
+    versions = _versions([*images, *chain.from_iterable(joined)], needed=build)
+    if versions is None:
         return decoded  # images that are not needed now may be missing or inaccessible
-    versions = [_version(path) for path in files]
-    folder = directory / _key(grid, versions, [len(paths) for paths in masks])
-    cache = ImageCache(folder, grid, images, masks, versions)
-    if cache.open():
-        return cache
+    folder = directory / _key(grid, versions, [len(names) for names in joined])
+    cache = ImageCache(folder, grid, images, split.table.masks)
+    if (opened := cache.opened()) is not None:
+        return opened
     if not build:
         return decoded
     make_folder(
-        folder, lambda temporary: replace(cache, folder=temporary).fill(), is_made=cache.open, needed=cache.bytes
+        folder,
+        lambda temporary: replace(cache, folder=temporary).fill(versions),
+        is_made=lambda: cache.opened() is not None,
+        needed=cache.bytes,
     )
-    return cache if cache.open() else decoded
+    return cache.opened() or decoded
+
+
+def reopen_cache(split: Split, grid: TileGrid, folder: Path) -> ImageCache:
+    """Open the cache that another process has opened: neither images nor blocks are looked at.
+
+    Args:
+        split: All images and masks.
+        grid: The grid that cuts them.
+        folder: The folder of the cache.
+
+    Raises:
+        DataError: The cache is not visible here, or was changed.
+    """
+    check_visible(folder)
+    cache = ImageCache(folder, grid, split.table.images, split.table.masks).of_its_form()
+    if cache is None:
+        message = (
+            f"The image cache {folder} must hold the images of the run, but was changed while the run was in work. "
+            "Delete it, and fit the run again, which makes it anew."
+        )
+        raise DataError(message)
+    return cache
+
+
+def check_visible(folder: Path) -> None:
+    """Check that a cache that another process has opened can be read here.
+
+    Args:
+        folder: The folder of the cache.
+
+    Raises:
+        DataError: It is not visible.
+    """
+    if not is_file(folder / INDEX):
+        message = (
+            f"Every machine that works on a run must see its image cache, but {folder} is not visible from this "
+            f"machine, {gethostname()}. Mount the disk that it is on here, too, under the same path; or point "
+            "cache.directory to a folder that all machines see."
+        )
+        raise DataError(message)
 
 
 def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
@@ -231,10 +311,21 @@ def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> 
     return blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def _version(path: Path) -> Version:
-    with errors_naming_file(path):
-        status = path.stat()
-    return str(path), status.st_size, status.st_mtime_ns
+def _versions(names: Sequence[str], *, needed: bool) -> list[Version] | None:
+    """Look at size and time of files; ``None`` if one of them is missing or inaccessible, but not needed."""
+    versions = []
+    for name in names:
+        try:
+            status = os.stat(name)  # noqa: PTH116  # a path for each of a million files takes seconds
+        except OSError:
+            if not needed:
+                return None
+            with errors_naming_file(Path(name)):
+                raise
+        if not (needed or stat.S_ISREG(status.st_mode)):
+            return None
+        versions.append((name, status.st_size, status.st_mtime_ns))
+    return versions
 
 
 def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | None:

@@ -16,11 +16,10 @@ from urllib.error import URLError
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, ImageItem
 from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import LabelName, ValSplitMode
-from anomalib.data.utils.path import resolve_path
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
@@ -30,6 +29,7 @@ from anomalib_tiled.data.images import read_image, read_masks, size_of
 from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
 from anomalib_tiled.errors import ConfigurationError, DataError, TiledError
+from anomalib_tiled.system.files import absolute
 from anomalib_tiled.system.progress import track
 
 LEAST = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
@@ -42,6 +42,9 @@ TOLERANCE = 2.5 / 255
 """Largest difference of a colour between two decoders of one JPEG file, of a range from 0 to 1."""
 
 ADVICE = "Save the images that it gives as files, and name these in its samples."
+
+FOLDERS = ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir")
+"""Arguments of `Folder` that name folders, below ``root`` unless they are absolute."""
 
 PATH_PARTS = re.compile(r"[/\\\x00-\x1f]")
 """Characters that separate folders, here or on other systems, or end a path."""
@@ -96,7 +99,7 @@ def split_once(datamodule: AnomalibDataModule, *, for_training: bool = True) -> 
             if (dataset := _dataset(datamodule, name)) is not None:
                 samples += (found := _samples_of(dataset, name))
                 _check_reading(dataset, found, getattr(datamodule, f"{name}_augmentations"))
-    split = Split(tuple(samples))
+    split = _as_named(Split(tuple(samples)), datamodule)
     if for_training and not any(sample.label == 0 for sample in split.subset("train")):
         message = "There must be at least one normal training image, but the data module gives none. Check its folders."
         raise DataError(message)
@@ -251,6 +254,35 @@ def _label(given: Plain, image_path: Plain) -> int | None:
     return None if label == LabelName.UNKNOWN else int(label)
 
 
+def _as_named(split: Split, datamodule: AnomalibDataModule) -> Split:
+    """Give a split with folders as the data module names them: anomalib follows their links.
+
+    On another machine, a link may lead to where the same disk is mounted there.
+    """
+    if not (links := _links(datamodule)):
+        return split
+
+    def named(path: Path) -> Path:
+        real = next((real for real in links if path.is_relative_to(real)), None)
+        return path if real is None else links[real] / path.relative_to(real)
+
+    samples = (
+        with_masks(replace(sample, image_path=named(sample.image_path)), [*map(named, sample.masks)])
+        for sample in split.samples
+    )
+    return Split(tuple(samples))
+
+
+def _links(datamodule: AnomalibDataModule) -> dict[Path, Path]:
+    """Give the folders that a data module names by way of links, by where they lead; innermost first."""
+    given = getattr(datamodule, "root", None)
+    root = absolute(given if isinstance(given, (str, Path)) else "")
+    kinds = [getattr(datamodule, name) for name in FOLDERS] if isinstance(datamodule, Folder) else []
+    named = [root, *(absolute(root / each) for kind in kinds for each in several(kind))]
+    links = {Path(os.path.realpath(folder)): folder for folder in named}
+    return {real: links[real] for real in sorted(links, key=lambda real: -len(real.parts)) if real != links[real]}
+
+
 def _masks(given: Plain) -> list[Path]:
     """Give the masks of an image; data modules have different forms for none, one or several."""
     several = given if isinstance(given, (list, tuple)) else [given]
@@ -282,8 +314,9 @@ def appeared(split: Split, datamodule: AnomalibDataModule) -> tuple[int, Path] |
     folder = as_folder(datamodule)
     if folder is None:
         return None
+    root, split = absolute(folder.root or ""), _as_named(split, folder)
     kinds = [
-        [resolve_path(each, folder.root).resolve() for each in several(kind)]
+        [absolute(root / each) for each in several(kind)]
         for kind in (folder.normal_dir, folder.normal_test_dir, folder.abnormal_dir)
     ]
     named = {sample.image_path for sample in split.samples}

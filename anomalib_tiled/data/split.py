@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+from operator import eq
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_tiled.data.names import Names
+from anomalib_tiled.data.split_table import BETWEEN_MASKS, NONE, ROW, UNKNOWN, SplitTable
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.system.files import open_table, replacing, table_of
 
@@ -39,6 +48,92 @@ class Sample:
         return () if self.mask_path is None else (self.mask_path, *self.further_masks)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredSamples(Sequence[Sample]):
+    """Images of a table; each becomes an object when it is asked for.
+
+    Args:
+        table: The table.
+        places: Positions of the rows; ``None`` for all of them.
+    """
+
+    table: SplitTable
+    places: NDArray[np.intp] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.table.rows if self.places is None else self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> StoredSamples: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | StoredSamples:
+        """Give one image, or some."""
+        if isinstance(place, slice):
+            return StoredSamples(self.table, self._places[place])
+        return self._sample(self.table.rows[place if self.places is None else self.places[place]])
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Give the images one by one."""
+        return map(self._sample, self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether other samples are the same, however they are stored."""
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as that of a list
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """Their rows of the table."""
+        return self.table.rows if self.places is None else self.table.rows[self.places]
+
+    def where(self, condition: NDArray[np.bool_]) -> StoredSamples:
+        """Give those for which a condition holds, shape (images,)."""
+        return StoredSamples(self.table, self._places[condition])
+
+    @property
+    def _places(self) -> NDArray[np.intp]:
+        return np.arange(len(self)) if self.places is None else self.places
+
+    def _sample(self, row: NDArray[Any]) -> Sample:
+        image, masks, label, subset = row.tolist()
+        names = () if masks == NONE else self.table.masks[masks].split(BETWEEN_MASKS)
+        sample = Sample(SUBSETS[subset], Path(self.table.images[image]), None, None if label == UNKNOWN else label)
+        return with_masks(sample, [Path(name) for name in names]) if names else sample
+
+
+class Known(NamedTuple):
+    """What is known of images, each of shape (images,).
+
+    Args:
+        labels: 0 for normal, 1 for anomalous, `UNKNOWN`.
+        masked: Whether there is a mask.
+    """
+
+    labels: NDArray[np.int32]
+    masked: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Known:
+        """List what is known of images."""
+        if isinstance(samples, StoredSamples):
+            return cls(samples.rows["label"], samples.rows["masks"] != NONE)
+        labels = [UNKNOWN if sample.label is None else sample.label for sample in samples]
+        return cls(np.array(labels, np.int32), np.array([bool(sample.masks) for sample in samples], np.bool_))
+
+
+def image_names(samples: Sequence[Sample]) -> list[str]:
+    """Give the paths of images as text, without making a path of each."""
+    if isinstance(samples, StoredSamples):
+        names = [*samples.table.images]
+        return [names[place] for place in samples.rows["image"].tolist()]
+    return [str(sample.image_path) for sample in samples]
+
+
 @dataclass(frozen=True)
 class Split:
     """All images of a run, each with its subset.
@@ -47,32 +142,53 @@ class Split:
         samples: The images, subset by subset, in the order of the data module.
     """
 
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
 
-    def subset(self, name: Subset) -> tuple[Sample, ...]:
+    @cached_property
+    def table(self) -> SplitTable:
+        """The images in columns."""
+        if isinstance(self.samples, StoredSamples) and self.samples.places is None:
+            return self.samples.table
+        return _table_of(self.samples)
+
+    def subset(self, name: Subset) -> Sequence[Sample]:
         """Give the images of one subset."""
-        return tuple(sample for sample in self.samples if sample.subset == name)
+        return self._where(self._is_of(name))
 
     @property
     def has_masks(self) -> bool:
         """Whether defects are known pixel by pixel, so that a normal image has an empty mask."""
-        return any(sample.mask_path is not None for sample in self.samples)
+        return len(self.table.masks) > 0
 
     @property
     def calibration_subset(self) -> Subset:
         """Subset that stages learn from: validation images of known label, or training images if there are none."""
-        return "val" if any(sample.label is not None for sample in self.subset("val")) else "train"
+        return "val" if (self._is_of("val") & self._is_labelled).any() else "train"
 
     @property
-    def calibration_samples(self) -> tuple[Sample, ...]:
+    def calibration_samples(self) -> Sequence[Sample]:
         """Images that stages learn from; an image of unknown label teaches nothing about what is normal."""
-        return tuple(sample for sample in self.subset(self.calibration_subset) if sample.label is not None)
+        return self._where(self._is_of(self.calibration_subset) & self._is_labelled)
 
     @property
     def calibrated_on_test(self) -> bool:
         """Whether the validation images are the test images."""
-        test = {sample.image_path for sample in self.subset("test")}
-        return any(sample.image_path in test for sample in self.subset("val"))
+        images = self.table.rows["image"]
+        return bool(np.isin(images[self._is_of("val")], images[self._is_of("test")]).any())
+
+    def _is_of(self, name: Subset) -> NDArray[np.bool_]:
+        condition: NDArray[np.bool_] = self.table.rows["subset"] == SUBSETS.index(name)
+        return condition
+
+    @property
+    def _is_labelled(self) -> NDArray[np.bool_]:
+        condition: NDArray[np.bool_] = self.table.rows["label"] != UNKNOWN
+        return condition
+
+    def _where(self, condition: NDArray[np.bool_]) -> Sequence[Sample]:
+        if isinstance(self.samples, StoredSamples):
+            return self.samples.where(condition)
+        return tuple(compress(self.samples, condition.tolist()))
 
     def write(self, path: Path) -> None:
         """Write the split as a CSV file."""
@@ -101,6 +217,22 @@ class Split:
             columns = ", ".join(COLUMNS)
             message = f"{path} must have the columns {columns}, but was changed ({error!r}). Fit a new run."
             raise RunFolderError(message) from error
+
+
+def _table_of(samples: Sequence[Sample]) -> SplitTable:
+    images, masks = dict[str, int](), dict[str, int]()
+    rows = np.empty(len(samples), ROW)
+    for place, sample in enumerate(samples):
+        image = images.setdefault(str(sample.image_path), len(images))
+        joined = joined_masks(sample)
+        mask = masks.setdefault(joined, len(masks)) if joined else NONE
+        rows[place] = image, mask, UNKNOWN if sample.label is None else sample.label, SUBSETS.index(sample.subset)
+    return SplitTable(rows, Names.of([*images]), Names.of([*masks]))
+
+
+def joined_masks(sample: Sample) -> str:
+    """Give the name of the masks of an image in the table; empty if there are none."""
+    return BETWEEN_MASKS.join(map(str, sample.masks))
 
 
 def _sample_of_row(row: dict[str, str]) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_tiled.data.cache import PixelSource
 from anomalib_tiled.data.images import Pixels
-from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset
+from anomalib_tiled.data.split import SUBSETS, Known, Sample, Split, Subset
+from anomalib_tiled.data.split_table import UNKNOWN
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Tile, TileGrid
 
@@ -102,6 +103,25 @@ class AreaDataset(Dataset[ImageItem]):
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """What is known of a batch of images, or of one rectangle of them: the fields of an ``ImageBatch``, without pixels.
+
+    Args:
+        image_path: Files of the images.
+        gt_label: Whether each whole image is anomalous, shape (batch,); ``None`` if one is unknown.
+        gt_mask: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+    """
+
+    image_path: list[str]
+    gt_label: torch.Tensor | None
+    gt_mask: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_path)
+
+
+@dataclass(frozen=True)
 class Images:
     """Whole images, in order.
 
@@ -115,7 +135,7 @@ class Images:
     """
 
     source: PixelSource
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     grid: TileGrid
     batch_size: int
     augmentations: Transform | None
@@ -128,7 +148,16 @@ class Images:
             number: Number of images in a part.
         """
         for first in range(0, len(self.samples), number):
-            yield replace(self, samples=self.samples[first : first + number], whole=self)
+            yield self.part(first, number)
+
+    def part(self, first: int, number: int) -> Images:
+        """Give some of the images; what a batch of them knows does not depend on which.
+
+        Args:
+            first: Position of the first image.
+            number: How many images; less, if there are no more.
+        """
+        return replace(self, samples=self.samples[first : first + number], whole=self.whole or self)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -141,9 +170,29 @@ class Images:
     @property
     def _loader(self) -> DataLoader[ImageItem]:
         dataset = AreaDataset(self.source, self.samples, self.grid.whole, self.grid, self.augmentations)
-        with_masks = any(sample.masks for sample in (self.whole or self).samples)
-        batches = _alike_batches(self.samples, self.batch_size, with_masks=with_masks)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        return DataLoader(dataset, batch_sampler=self._batches, collate_fn=collate)
+
+    @property
+    def _batches(self) -> list[list[int]]:
+        """Positions of the images of each batch."""
+        with_masks = bool(Known.of((self.whole or self).samples).masked.any())
+        return _alike_batches(Known.of(self.samples), self.batch_size, with_masks=with_masks)
+
+    def annotations(self, rows: slice, columns: slice) -> Iterator[Annotations]:
+        """Read what is known of a rectangle of all images, in the batches of ``iter``, without augmentations.
+
+        Args:
+            rows: Rows of the rectangle in pixels.
+            columns: Its columns.
+        """
+        for places in self._batches:
+            samples = [self.samples[place] for place in places]
+            masks = [self.source.mask(sample, rows, columns) for sample in samples]
+            yield Annotations(
+                [str(sample.image_path) for sample in samples],
+                _stacked([None if sample.label is None else torch.tensor(sample.label) for sample in samples]),
+                _stacked([None if mask is None else torch.from_numpy(mask).bool() for mask in masks]),
+            )
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.
@@ -178,7 +227,7 @@ class TileDataModule(LightningDataModule):
         super().__init__()
         self.name, self.category = datamodule.name, datamodule.category
         self.train_batch_size, self.eval_batch_size = datamodule.train_batch_size, datamodule.eval_batch_size
-        samples = {subset: split.subset(subset) for subset in SUBSETS}
+        samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
         area = tile.rows, tile.columns
@@ -202,8 +251,8 @@ class TileDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
         dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
-        with_masks = any(sample.masks for sample in dataset.samples)
-        batches = _alike_batches(dataset.samples, self.eval_batch_size, with_masks=with_masks)
+        known = Known.of(dataset.samples)
+        batches = _alike_batches(known, self.eval_batch_size, with_masks=bool(known.masked.any()))
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
@@ -224,14 +273,12 @@ class TileDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
-def _alike_batches(samples: Sequence[Sample], batch_size: int, *, with_masks: bool) -> list[list[int]]:
+def _alike_batches(known: Known, batch_size: int, *, with_masks: bool) -> list[list[int]]:
     """Divide the positions of images, in order, into batches whose images have the same known parts."""
-
-    def unknown(place: int) -> tuple[bool, bool]:
-        sample = samples[place]
-        return sample.label is None, with_masks and sample.label == 1 and not sample.masks
-
-    runs = (list(places) for _, places in groupby(range(len(samples)), unknown))
+    labels, masked = known
+    unknown = np.stack([labels == UNKNOWN, with_masks & (labels == 1) & ~masked])
+    changes = np.flatnonzero((unknown[:, 1:] != unknown[:, :-1]).any(axis=0)) + 1
+    runs = [range(*bounds) for bounds in pairwise([0, *changes.tolist(), len(labels)])]
     return [batch for places in runs for batch in BatchSampler(places, batch_size, drop_last=False)]
 
 

@@ -190,6 +190,20 @@ class Observed:
             pixels = slice(None) if self._uninspected is None else ~self._uninspected
             self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
 
+    def merge(self, other: Observed) -> None:
+        """Add what another place has observed of the next images.
+
+        Args:
+            other: What it has observed; stays unchanged.
+        """
+        self.scores.merge(other.scores)
+        self.maps.merge(other.maps)
+        self.every_mask_known &= other.every_mask_known
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without the pixels that no model sees: nothing more is counted elsewhere."""
+        return {**vars(self), "_uninspected": None}
+
     def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
         """Set how far rounding may move scores of images that are joined from normalized scores of tiles.
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from anomalib_tiled.config.settings import Plain
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.system.hardware import processor_name
 from anomalib_tiled.system.out_of_memory import out_of_memory
 
 USUAL = torch.float32
@@ -57,6 +58,13 @@ def _unheard() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def described(device: torch.device) -> str:
+    """Name a device so that a reader knows how fast it is, such as ``cuda:0 NVIDIA H100``; a CPU by its own name."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return processor_name() if device.type == "cpu" else str(device)
 
 
 def cpu_advice(accelerator: Plain) -> str:

@@ -48,6 +48,7 @@ class PlaceCheck:
             TiledError: The device, the images or the download are missing.
         """
         del item
+        self.job.check_data()
         found = self.job.device(device)
         if self.download:
             with FileLock(Path(tempfile.gettempdir(), LOCK)):  # another process would take half a file for the whole

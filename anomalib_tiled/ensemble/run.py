@@ -101,14 +101,20 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        return TileJob(self.folder, self.settings, self.grid, data)
+        return TileJob.of(self.folder, self.settings, self.grid, data)
 
-    def on_places(self, function: Callable[..., object], items: Sequence[Item]) -> Generator[Outcome[Item], None, None]:
+    def on_places(
+        self,
+        function: Callable[..., object],
+        items: Sequence[Item],
+        claim: Callable[[Item], object] | None = None,
+    ) -> Generator[Outcome[Item], None, None]:
         """Do work on tiles, or on other items, at the places of the workers.
 
         Args:
             function: Takes an item, and by name a ``device`` unless that is ``None``; can be pickled.
             items: The items.
+            claim: Gives what the function receives for an item, anew for each try; ``None`` for the item itself.
 
         Yields:
             The outcome of each item as it ends.
@@ -120,14 +126,16 @@ class Run:
         """
         conditions = conditions_of(self.settings, self.folder.exchange, self.folder.threads(self.grid))
         elsewhere = self.scheduler.prepared_workers(conditions).elsewhere
-        token = Token.write(self.folder.exchange) if elsewhere else None
+        token = Token.of(self.folder.exchange) if elsewhere else None
         proof = Proof(versions(), token, Work(PlaceCheck(self.job, download=elsewhere)))
-        yield from self.scheduler.run(function, items, Terms(conditions, proof))
+        yield from self.scheduler.run(function, items, Terms(conditions, proof, claim))
 
     def close(self) -> None:
         """End all places, and remove what they have exchanged."""
-        self.scheduler.close()
-        shutil.rmtree(self.folder.exchange, ignore_errors=True)
+        try:
+            self.scheduler.close()
+        finally:
+            shutil.rmtree(self.folder.exchange, ignore_errors=True)
 
     def with_workers(self, workers: ClassSpec, report: Callable[[str], None] = logger.warning) -> Run:
         """Give the same run with other workers than those that its configuration names.

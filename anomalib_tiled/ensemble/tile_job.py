@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from socket import gethostname
 from typing import TYPE_CHECKING, Literal
 
 from anomalib.data import AnomalibDataModule
 
-from anomalib_tiled.data.cache import PixelSource, open_source
-from anomalib_tiled.data.split import Split
+from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
+from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
+from anomalib_tiled.errors import DataError
+from anomalib_tiled.runs.run_split import open_split, read_split
+from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import torch
     from torchvision.transforms.v2 import Transform
 
@@ -45,17 +52,16 @@ class RunData:
 
     @classmethod
     def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid) -> RunData:
-        """Read the split of a run, and open its cache if it is filled.
+        """Read the split of a run, look at its images, and open its cache if it is filled.
 
         Raises:
             RunFolderError: The split is missing or has changed.
         """
-        content = folder.read(folder.split_file, "It lists the training images: restore it, or fit a new run.")
-        split = Split.parse(content, folder.split_file)
+        split = read_split(folder)
         source = open_source(split, grid, settings.cache_directory, build=False)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 
-    def samples(self, purpose: Purpose) -> tuple[Sample, ...]:
+    def samples(self, purpose: Purpose) -> Sequence[Sample]:
         """Give the images to predict."""
         return self.split.subset("test") if purpose == "test" else self.split.calibration_samples
 
@@ -68,29 +74,81 @@ class RunData:
 class TileJob:
     """All that training or predicting any tile of a run needs.
 
-    A pickle of it has a few kilobytes, however many images and tiles there are: it refers to the images, and the
-    process that it is sent to reads them when it first needs them, once for all tiles.
+    A pickle of it has a few kilobytes, however many images and tiles there are: it refers to the images. The process
+    that it is sent to opens them when it first needs them, once for all tiles, in milliseconds: it looks at no image,
+    parses no split, and reads of the cache only what belongs to its tiles.
 
     Args:
         folder: Where checkpoints, records and logs are written.
         settings: The configuration.
         grid: Where the tiles lie.
         known: The images, in a process that has read them already.
+        cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
+        image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
     """
 
     folder: RunFolder
     settings: Settings
     grid: TileGrid
     known: RunData | None = field(default=None, repr=False, compare=False)
+    cache: Path | None = None
+    image: Path | None = None
 
-    def __reduce__(self) -> tuple[type[TileJob], tuple[RunFolder, Settings, TileGrid]]:
+    @classmethod
+    def of(cls, folder: RunFolder, settings: Settings, grid: TileGrid, data: RunData) -> TileJob:
+        """Give the job of a run that is open here.
+
+        Args:
+            folder: As for the job.
+            settings: As for the job.
+            grid: As for the job.
+            data: The images.
+        """
+        fingerprint, directory = data.source.fingerprint, settings.cache_directory
+        if fingerprint is not None and directory is not None:
+            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute())
+        first = [sample.image_path for name in SUBSETS for sample in data.split.subset(name)[:1]]
+        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None))
+
+    def __reduce__(self) -> tuple[type[TileJob], tuple[object, ...]]:
         """Pickle without images and models."""
-        return TileJob, (self.folder, self.settings, self.grid)
+        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image)
 
     @cached_property
     def data(self) -> RunData:
-        """The images."""
-        return self.known or RunData.read(self.folder, self.settings, self.grid)
+        """The images.
+
+        Raises:
+            RunFolderError: The split is missing or has changed.
+            DataError: The image cache is not visible here, or has changed.
+        """
+        if self.known is not None:
+            return self.known
+        split = open_split(self.folder)
+        if self.cache is None:
+            source: PixelSource = DecodedFiles(self.grid.image_size, split.has_masks)
+        else:
+            source = reopen_cache(split, self.grid, self.cache)
+        return RunData(split, source, self.settings.data.build(AnomalibDataModule))
+
+    def check_data(self) -> None:
+        """Check in a moment that this process sees the images: their cache, or one of them if there is none.
+
+        Raises:
+            RunFolderError: The split is missing or has changed.
+            DataError: The image cache, or the image, is not visible here.
+        """
+        if self.known is not None:
+            return
+        open_split(self.folder)
+        if self.cache is not None:
+            check_visible(self.cache)
+        if self.image is not None and not is_file(self.image):
+            message = (
+                f"Every machine that works on a run must see its images, but {self.image} is not visible from this "
+                f"machine, {gethostname()}. Mount the disk that it is on here, too, under the same path."
+            )
+            raise DataError(message)
 
     @cached_property
     def datamodule(self) -> AnomalibDataModule:

@@ -74,6 +74,15 @@ class HiddenDefects:
         self._touching += int(masks[:, self._pixels].any(axis=1).sum())
         self._hidden += int(hidden_defects(masks, self._pixels).sum())
 
+    def merge(self, other: HiddenDefects) -> None:
+        """Add what was counted of other images."""
+        self._touching += other._touching
+        self._hidden += other._hidden
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the counts only: nothing more is counted elsewhere."""
+        return {**vars(self), "_pixels": None}
+
     def note(self) -> str | None:
         """Say how many images have such defects; ``None`` if there are none."""
         if not self._touching:

@@ -11,9 +11,12 @@ from anomalib.data import ImageItem
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
+from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
+from anomalib_tiled.workers.ray import RayWorkers
+from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
 @hookimpl
 def register_workers() -> Sequence[type[Workers]]:
     """Give the built-in workers."""
-    return [LocalWorkers]
+    return [LocalWorkers, RayWorkers, SlurmWorkers]
 
 
 @hookimpl
@@ -76,9 +79,7 @@ def run_calibrated(calibration: Calibration) -> None:
 @hookimpl
 def image_predicted(prediction: ImageItem) -> None:
     """Log the prediction of an image."""
-    score, label = prediction.pred_score, prediction.pred_label
-    decision = "anomalous" if label is not None and bool(label) else "normal"
-    logger.info("%s: %s, score %.6g.", prediction.image_path, decision, float("nan") if score is None else float(score))
+    logger.info("%s", decision_on(prediction))
 
 
 @hookimpl

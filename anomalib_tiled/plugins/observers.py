@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anomalib.data import ImageItem
 
-from anomalib_tiled.plugins.discovery import Plugin, find_plugins
+from anomalib_tiled.plugins.discovery import BUILT_IN, Plugin, find_plugins
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,15 @@ class Observers:
     def failures(self) -> tuple[str, ...]:
         """A sentence for each hook of a plugin that failed."""
         return tuple(self._failures.values())
+
+    def others_listen_to(self, hook: str) -> bool:
+        """Whether a plugin beyond the built-in one is notified of an event.
+
+        Args:
+            hook: Name of the hook, such as ``image_predicted``.
+        """
+        others = [plugin for plugin in self._plugins if plugin.entry_point != BUILT_IN]
+        return any(hook in plugin.event_hooks for plugin in others)
 
     def notify(self, hook: str, **facts: object) -> None:
         """Call a hook of every plugin, except of those in which it failed before.

@@ -15,18 +15,23 @@ from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
 from anomalib_tiled.system.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
     from anomalib.data import ImageBatch
 
+    from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample
+    from anomalib_tiled.ensemble.calibration import Observed
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
-    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.grid import Tile, TileGrid
 
 SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label", "contradiction")
+Row = tuple[str | float | None, ...]
+"""Cells of ``scores.csv``."""
+
 TILE_COLUMNS = tuple(field.name.replace("auroc", "AUROC") for field in fields(TileResult))
 
 
@@ -61,18 +66,23 @@ class Measured:
 
 
 class RunMeasurements:
-    """All measurements of a test; takes predictions batch by batch.
+    """All measurements of a test; takes predictions batch by batch, or measurements of the next images.
 
     Args:
-        run: The run, with the test images.
+        settings: The configuration.
+        grid: Where the tiles lie.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._metrics = Measurements.of(run.settings, run.grid)
-        self._tiles = TileMeasurements(run.grid)
-        self._hidden = HiddenDefects(run.grid)
+    def __init__(self, settings: Settings, grid: TileGrid) -> None:
+        self._metrics = Measurements.of(settings, grid)
+        self._tiles = TileMeasurements(grid)
+        self._hidden = HiddenDefects(grid)
         self._contradictions: list[str] = []
+
+    @property
+    def can_be_merged(self) -> bool:
+        """Whether places can measure some of the images each."""
+        return self._metrics.can_be_merged
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function that takes the raw prediction of each tile of a batch."""
@@ -89,39 +99,57 @@ class RunMeasurements:
         self._hidden.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
 
-    def results(self) -> Measured:
-        """Give the results, once all batches are measured."""
+    def add_tiles(self, observed: Mapping[str, Observed]) -> None:
+        """Add the scores of tiles, by their names."""
+        self._tiles.add_scores(observed)
+
+    def merge(self, other: RunMeasurements) -> None:
+        """Add the measurements of the next images; those stay unchanged."""
+        self._metrics.merge(other._metrics)
+        self._tiles.merge(other._tiles)
+        self._hidden.merge(other._hidden)
+        self._contradictions += other._contradictions
+
+    def results(self, run: Run) -> Measured:
+        """Give the results, once all images are measured.
+
+        Args:
+            run: The run, with the test images.
+        """
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        notes = (self._run.left_out_note(), self._hidden.note(), advice)
-        unmeasured = _unmeasured(self._run.split.subset("test"), images)
+        notes = (run.left_out_note(), self._hidden.note(), advice)
+        unmeasured = _unmeasured(run.split.subset("test"), images)
         return Measured(
             metrics, images, self._tiles.results(), (*filter(None, notes), *unmeasured, *self._metrics.lacks)
         )
 
 
 @contextmanager
-def scores_file(path: Path) -> Iterator[Callable[[ImageBatch], None]]:
+def scores_file(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
     """Write ``scores.csv`` batch by batch.
 
     Args:
         path: The finished file.
 
     Yields:
-        Function that writes a batch.
+        Function that writes rows, as `score_rows` gives them.
     """
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(SCORE_COLUMNS)
+        yield writer.writerows
 
-        def write(batch: ImageBatch) -> None:
-            for item in batch:
-                words = contradiction(item.pred_label, item.pred_mask)
-                score = None if item.pred_score is None else float(item.pred_score)
-                writer.writerow([item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words])
 
-        yield write
+def score_rows(batch: ImageBatch) -> list[Row]:
+    """Give the row of each image of a batch, for ``scores.csv``."""
+    rows: list[Row] = []
+    for item in batch:
+        words = contradiction(item.pred_label, item.pred_mask)
+        score = None if item.pred_score is None else float(item.pred_score)
+        rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words))
+    return rows
 
 
 def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, ImageCounts]) -> list[str]:

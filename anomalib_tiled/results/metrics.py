@@ -53,6 +53,12 @@ class Decisions:
         self.wrong += int(np.count_nonzero(predicted != anomalous))
         self.anomalous += int(np.count_nonzero(anomalous))
 
+    def merge(self, other: Decisions) -> None:
+        """Add other decisions."""
+        self.hits += other.hits
+        self.wrong += other.wrong
+        self.anomalous += other.anomalous
+
     def f1_score(self) -> float | None:
         """F1 score; ``None`` if nothing is anomalous."""
         return 2 * self.hits / (2 * self.hits + self.wrong) if self.anomalous else None
@@ -73,6 +79,11 @@ class ImageCounts:
     def __str__(self) -> str:
         """The numbers in words."""
         return f"{self.normal} normal, {self.anomalous} anomalous"
+
+    def merge(self, other: ImageCounts) -> None:
+        """Add other images."""
+        self.normal += other.normal
+        self.anomalous += other.anomalous
 
     def add(self, anomalous: NDArray[np.bool_]) -> None:
         """Count images by their labels, shape (batch,), or masks, shape (batch, height, width)."""
@@ -126,6 +137,16 @@ class Measurements:
         # A model without anomaly maps predicts no masks; the maps in the batch are for pictures only.
         if batch.gt_mask is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
             self._pixel.update(_numbers(batch.anomaly_map), batch.pred_mask, _flags(batch.gt_mask))
+
+    @property
+    def can_be_merged(self) -> bool:
+        """Whether all metrics are computed from counts, which places can share; classes of metrics cannot be shared."""
+        return not (self._image.others or self._pixel.others)
+
+    def merge(self, other: Measurements) -> None:
+        """Add what another place has measured of the next images, with the same metrics; that stays unchanged."""
+        self._image.merge(other._image)
+        self._pixel.merge(other._pixel)
 
     def compute(self) -> Results:
         """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is undefined."""
@@ -193,7 +214,7 @@ class _LevelMeasurements:
         inspected: NDArray[np.bool_] | None = None,
     ) -> None:
         self._specs = read_metrics(level, metrics)
-        self._others = {spec.name: ClassMetric(spec, raw=raw) for spec in self._specs if not spec.is_counted}
+        self.others = {spec.name: ClassMetric(spec, raw=raw) for spec in self._specs if not spec.is_counted}
         self.name, self.images = level, ImageCounts()
         self._scores, self._decisions, self._inspected = scores, Decisions(), inspected
         self._needs_regions = any(spec.is_counted and spec.class_path == "AUPRO" for spec in self._specs)
@@ -205,10 +226,19 @@ class _LevelMeasurements:
         self._scores.add(self._seen(scores), self._seen(anomalous), None if regions is None else self._seen(regions))
         if decided is not None:
             self._decisions.add(_flags(decided), anomalous)
-        if self._others:
+        if self.others:
             values, truth = torch.from_numpy(scores), torch.from_numpy(anomalous)
-            for metric in self._others.values():
+            for metric in self.others.values():
                 metric.update(values, None if decided is None else decided.bool().cpu(), truth)
+
+    def merge(self, other: _LevelMeasurements) -> None:
+        self.images.merge(other.images)
+        self._scores.merge(other._scores)
+        self._decisions.merge(other._decisions)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without the pixels that a model sees: nothing more is measured elsewhere."""
+        return {**vars(self), "_inspected": None}
 
     def _seen(self, values: NDArray[Number]) -> NDArray[Number]:
         """Drop pixels that no model sees."""
@@ -221,12 +251,12 @@ class _LevelMeasurements:
         return {f"{self.name}_{spec.name}": self._value(spec, counts) for spec in self._specs}
 
     def _value(self, spec: MetricSpec, counts: ScoreCounts) -> Value:
-        if spec.name in self._others:
-            return self._others[spec.name].compute()
+        if spec.name in self.others:
+            return self.others[spec.name].compute()
         return CURVES[spec.class_path](counts) if spec.class_path in CURVES else self._decisions.f1_score()
 
     def lacks(self) -> list[str]:
-        given = ((name, metric.lack) for name, metric in self._others.items())
+        given = ((name, metric.lack) for name, metric in self.others.items())
         return [f"{self.name}_{name} is undefined: {lack}." for name, lack in given if lack is not None]
 
 

@@ -124,15 +124,18 @@ def _picture_name(image: Path) -> str:
 
 
 @contextmanager
-def drawn_meanwhile(pictures: Pictures) -> Iterator[Callable[[ImageBatch], None]]:
+def drawn_meanwhile(pictures: Pictures | None) -> Iterator[Callable[[ImageBatch], None]]:
     """Draw each batch while the next one is predicted; only one batch waits.
 
     Args:
-        pictures: Draws the pictures.
+        pictures: Draws the pictures; ``None`` to draw none.
 
     Yields:
         Function that takes a batch. It raises errors of the batch before; those of the last batch come at the end.
     """
+    if pictures is None:
+        yield lambda _: None
+        return
     with ThreadPoolExecutor(max_workers=1) as thread:
         drawn: list[Future[None]] = []
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import torch
+    from anomalib.data import ImageItem
 
     from anomalib_tiled.config.settings import Plain
 
@@ -140,6 +141,13 @@ def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool |
     if bool(label) == found:
         return ""
     return NORMAL if found else ANOMALOUS
+
+
+def decision_on(item: ImageItem) -> str:
+    """Say in a sentence how an image was decided, for logs."""
+    decision = "anomalous" if item.pred_label is not None and bool(item.pred_label) else "normal"
+    score = float("nan") if item.pred_score is None else float(item.pred_score)
+    return f"{item.image_path}: {decision}, score {score:.6g}."
 
 
 def count_of(contradictions: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,14 +13,15 @@ from anomalib_tiled.stages import curves
 from anomalib_tiled.stages.distribution import tile_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
     from anomalib.data import ImageBatch
     from numpy.typing import NDArray
 
+    from anomalib_tiled.data.tile_dataset import Annotations
     from anomalib_tiled.ensemble.tile_model import TilePrediction
-    from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.stages.distribution import ScoreCounts
 
 
@@ -77,34 +78,44 @@ class TileMeasurements:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._observed = {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
+        self._observed: dict[str, Observed] = {}
         self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
         self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function to call with the raw prediction of each tile of a batch."""
-        known, truth = _known(batch)
-        for counted, tile in zip(self._images, self._grid.locations, strict=True):
-            anomalous = truth.cut(tile.rows, tile.columns).labels
-            counted += [len(anomalous), anomalous.sum()]
-        return partial(self._observe, known, truth)
+        return partial(self._observe, *_known(batch, self._grid.image_size))
 
     def update(self, batch: ImageBatch) -> None:
-        """Count wrong decisions.
+        """Count images and wrong decisions.
 
         Args:
-            batch: Predictions of whole images, with predicted masks.
+            batch: Predictions of whole images; their predicted masks, if there are any, are the decisions.
         """
-        if batch.pred_mask is None:
-            return
-        self._decided = True
-        known, truth = _known(batch)
-        called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
+        known, truth = _known(batch, self._grid.image_size)
+        called = None
+        if batch.pred_mask is not None:
+            self._decided = True
+            called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
         for index, tile in enumerate(self._grid.locations):
             anomalous = truth.cut(tile.rows, tile.columns).labels
-            found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
-            self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
+            self._images[index] += [len(anomalous), anomalous.sum()]
+            if called is not None:
+                found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
+                self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
+
+    def add_scores(self, observed: Mapping[str, Observed]) -> None:
+        """Add the scores of tiles of the next images, as `observed_tile` gives them, by the names of the tiles."""
+        for name, scores in observed.items():
+            self._of_tile(name).merge(scores)
+
+    def merge(self, other: TileMeasurements) -> None:
+        """Add the measurements of the next images; those stay unchanged."""
+        self.add_scores(other._observed)
+        self._images += other._images
+        self._wrong += other._wrong
+        self._decided |= other._decided
 
     def results(self) -> list[TileResult]:
         """Give the tiles in the order of the grid."""
@@ -114,10 +125,12 @@ class TileMeasurements:
         ]
 
     def _observe(self, known: NDArray[np.intp], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-        if not known.size:
-            return
-        maps = None if raw.maps is None else _chosen(raw.maps, known)
-        self._observed[tile.name].add(_chosen(raw.scores, known), maps, truth.cut(tile.rows, tile.columns))
+        _count(self._of_tile(tile.name), known, truth.cut(tile.rows, tile.columns), raw)
+
+    def _of_tile(self, name: str) -> Observed:
+        if name not in self._observed:
+            self._observed[name] = Observed(tile_bits(len(self._grid.tiles)))
+        return self._observed[name]
 
     def _result(self, tile: Tile, seen: list[int], wrong: list[int]) -> TileResult:
         observed = self._observed.get(tile.name, Observed())
@@ -142,6 +155,20 @@ class TileMeasurements:
         )
 
 
+def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: TileGrid) -> Observed:
+    """Count the scores of one tile location.
+
+    Args:
+        batches: What is known of the tile, and its predictions.
+        grid: Its grid.
+    """
+    observed = Observed(tile_bits(len(grid.tiles)))
+    for batch, raw in batches:
+        known, truth = _known(batch, grid.tile_size)
+        _count(observed, known, truth.cut(slice(None), slice(None)), raw)
+    return observed
+
+
 def weakest(results: Sequence[TileResult], most: int) -> list[TileResult]:
     """Give the weak locations, the worst first.
 
@@ -160,18 +187,23 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
     return image, -(result.missed or 0) - (result.false_alarms or 0), pixel
 
 
-def _known(batch: ImageBatch) -> tuple[NDArray[np.intp], Truth]:
-    """Give the positions of the images whose tiles have a known label, and their truth.
+def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TilePrediction) -> None:
+    """Count the scores of a tile, at the positions of a batch where its label is known."""
+    if known.size:
+        observed.add(_chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known), truth)
+
+
+def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
+    """Give the positions of the images whose tiles have a known label, and their truth, of masks of a size.
 
     Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.
     """
-    images = cast("torch.Tensor", batch.image)
     if batch.gt_mask is not None:
-        return np.arange(len(images)), Truth.of(batch.gt_label, batch.gt_mask, len(images))
+        return np.arange(len(batch)), Truth.of(batch.gt_label, batch.gt_mask, len(batch))
     labels = [] if batch.gt_label is None else batch.gt_label.cpu().tolist()
     known = np.array([index for index, label in enumerate(labels) if label == 0], dtype=np.intp)
     nothing = np.zeros(len(known), dtype=np.bool_)
-    return known, Truth(nothing, np.broadcast_to(nothing[:, None, None], (len(known), *images.shape[-2:])))
+    return known, Truth(nothing, np.broadcast_to(nothing[:, None, None], (len(known), *size)))
 
 
 def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:

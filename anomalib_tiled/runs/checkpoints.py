@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.system.listing import FileState
 
 Checkpoint = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -337,7 +338,7 @@ class VerifiedCheckpoints:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._verified: dict[str, tuple[int, ...]] = {}
+        self._verified: dict[str, FileState] = {}
         self._checksums: dict[str, Checksum] = {}
 
     def check(self, tiles: Iterable[Tile]) -> None:
@@ -349,10 +350,11 @@ class VerifiedCheckpoints:
         Raises:
             RunFolderError: A file was changed.
         """
+        seen = self.folder.seen()
         for tile in tiles:
-            if self.folder.has_record(tile) and self.folder.checkpoint(tile).is_file():
-                self._check(tile)
-        check_shared(self.folder.path / "tiles")
+            if seen.has_record(tile) and seen.has_checkpoint(tile):
+                self._check(tile, seen)
+        check_shared(self.folder.tiles)
 
     @contextmanager
     def of(self, tile: Tile) -> Iterator[Path]:
@@ -366,7 +368,7 @@ class VerifiedCheckpoints:
                 because the checkpoint is not its cause.
         """
         checkpoint = self.folder.checkpoint(tile)
-        self._check(tile)
+        self._check(tile, self.folder)
         check_shared(checkpoint.parent)
         try:
             yield checkpoint
@@ -377,16 +379,14 @@ class VerifiedCheckpoints:
             message = f"The checkpoint {checkpoint} cannot be loaded: {reason} {self.folder.retrain_advice(tile)}"
             raise RunFolderError(message) from error
 
-    def _check(self, tile: Tile) -> None:
-        path = self.folder.checkpoint(tile)
-        status = path.stat()
-        state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    def _check(self, tile: Tile, folder: RunFolder) -> None:
+        state = folder.state(tile)
         if self._verified.get(tile.name) == state:
             return
-        record = self.folder.record(tile)
+        record = folder.record(tile)
         if self._checksums.setdefault(tile.name, record.checkpoint) != record.checkpoint:
             message = f"Tile {tile.name} of {self.folder.path} was trained again meanwhile. Load the run again."
             raise RunFolderError(message)
-        if (record.checkpoint.size, record.modified) != (status.st_size, status.st_mtime_ns):
-            record.checkpoint.check(path, self.folder.retrain_advice(tile))
+        if (record.checkpoint.size, record.modified) != (state.size, state.modified):
+            record.checkpoint.check(folder.checkpoint(tile), folder.retrain_advice(tile))
         self._verified[tile.name] = state

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+from anomalib_tiled.system.temporary import temporary_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,20 @@ def checksum_named(path: Path) -> str:
 
 SHARED_FILES = shared_name("*")
 """Pattern of such names."""
+
+
+@cache
+def _exchange_of(process: int) -> str:
+    """Name the folder of a process for its exchange with places: several commands may use a run at the same time."""
+    del process  # key of the cache: a copy of this process needs a folder of its own
+    return temporary_name("workers")
+
+
+CHECKPOINT, RECORD = ".ckpt", ".json"
+"""What the names of the checkpoint of a tile and of its record end with, after the name of the tile."""
+
+FAILURE, LEFT_OUT, RETRAIN, CLAIM = ".failed.json", ".left_out.json", ".again", ".claim"
+"""The same of a failed training, a location without a model, a request to train a tile again, and a try at training."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,11 @@ class RunFiles:
         return self.path / "split.csv"
 
     @property
+    def split_table_file(self) -> Path:
+        """The same in a form that opens without parsing; made again if it is missing."""
+        return self.path / "split.table"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"
@@ -57,8 +80,13 @@ class RunFiles:
 
     @property
     def trained_on_file(self) -> Path:
-        """Sizes, times and checksums of the training images."""
+        """Fingerprint of the training images."""
         return self.path / "trained_on.json"
+
+    @property
+    def trained_on_table(self) -> Path:
+        """Sizes, times and checksums of the training images; earlier versions wrote them into `trained_on_file`."""
+        return self.path / "trained_on.csv"
 
     @property
     def calibration_file(self) -> Path:
@@ -77,8 +105,8 @@ class RunFiles:
 
     @property
     def exchange(self) -> Path:
-        """What the command and places on other machines exchange; gone when the command has ended."""
-        return self.path / "workers"
+        """What this process and places on other machines exchange; gone when its command has ended."""
+        return self.path / _exchange_of(os.getpid())
 
     @property
     def log_file(self) -> Path:
@@ -89,27 +117,40 @@ class RunFiles:
         """Log of one tile's training."""
         return self.path / "logs" / f"{tile.name}.log"
 
+    @property
+    def tiles(self) -> Path:
+        """Folder of checkpoints and records."""
+        return self.path / "tiles"
+
+    def of_tile(self, tile: Tile, ending: str) -> Path:
+        """File of a tile in this folder."""
+        return self.tiles / f"{tile.name}{ending}"
+
     def checkpoint(self, tile: Tile) -> Path:
         """Trained model of one tile."""
-        return self.path / "tiles" / f"{tile.name}.ckpt"
+        return self.of_tile(tile, CHECKPOINT)
 
     def record_file(self, tile: Tile) -> Path:
         """Record of a trained tile."""
-        return self.path / "tiles" / f"{tile.name}.json"
+        return self.of_tile(tile, RECORD)
 
     def failure_file(self, tile: Tile) -> Path:
         """Record of a failed training, with the reason."""
-        return self.path / "tiles" / f"{tile.name}.failed.json"
+        return self.of_tile(tile, FAILURE)
 
     def left_out_file(self, tile: Tile) -> Path:
         """Record of a location without a model, with the reason why none can be fitted there."""
-        return self.path / "tiles" / f"{tile.name}.left_out.json"
+        return self.of_tile(tile, LEFT_OUT)
 
     def retrain_file(self, tile: Tile) -> Path:
         """Request to train a tile again; until then, its model stays."""
-        return self.path / "tiles" / f"{tile.name}.again"
+        return self.of_tile(tile, RETRAIN)
+
+    def claim_file(self, tile: Tile) -> Path:
+        """Which try may store a tile, while it is trained."""
+        return self.of_tile(tile, CLAIM)
 
     @property
     def shared_files(self) -> list[Path]:
         """Weights that tiles share."""
-        return sorted((self.path / "tiles").glob(SHARED_FILES))
+        return sorted(self.tiles.glob(SHARED_FILES))

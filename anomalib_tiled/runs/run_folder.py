@@ -5,18 +5,37 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import check_sizes
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.file_names import RunFiles, checksum_named
+from anomalib_tiled.runs.file_names import (
+    CHECKPOINT,
+    FAILURE,
+    LEFT_OUT,
+    RECORD,
+    RETRAIN,
+    RunFiles,
+    checksum_named,
+)
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import is_file, leads_out, read_json, write_json, write_text
+from anomalib_tiled.system.files import (
+    absolute,
+    is_file,
+    leads_out,
+    read_json,
+    remove_below,
+    without_own_link,
+    write_json,
+    write_text,
+)
+from anomalib_tiled.system.listing import FileState, Listing
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.system.packages import refuse_code_in
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
@@ -82,40 +101,15 @@ def settings_of(text: str, folder: Path | None = None) -> Settings:
 
 
 @dataclass(frozen=True)
-class TileRecord:
-    """Record of a trained tile; written last, so its presence means that the tile is done.
-
-    Args:
-        seconds: Duration of the training.
-        epochs: Number of epochs.
-        configuration: Fingerprint of the settings that the tile was trained with.
-        checkpoint: Checksum of the finished checkpoint.
-        modified: Modification time of the checkpoint in nanoseconds; 0 if unknown.
-        images: Fingerprint of the training images; empty if unknown.
-        threads: Number of processor threads; ``None`` in records of versions that did not store it.
-    """
-
-    seconds: float
-    epochs: int
-    configuration: str
-    checkpoint: Checksum
-    modified: int = 0
-    images: str = ""
-    threads: int | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
-        """Read a record."""
-        return cls(**{**content, "checkpoint": Checksum(**content["checkpoint"])})
-
-
-@dataclass(frozen=True)
 class RunFolder(RunFiles):
     """Writes and reads the files of a run.
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
+        listing: The folder of the tiles at one moment; ``None`` to look at each file when it is asked for.
     """
+
+    listing: Listing | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -125,7 +119,7 @@ class RunFolder(RunFiles):
             RunFolderError: The folder holds no run, cannot be read, or has a link that leads out of it where commands
                 write.
         """
-        run = cls(Path(os.path.realpath(path)))  # Path.resolve fails where links lead in a circle
+        run = cls(without_own_link(absolute(path)))
         with readable(run.path):
             is_folder, is_run = run.path.is_dir(), run.config_file.is_file()
         if not is_folder:
@@ -179,21 +173,29 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: The file is missing, or was cut short or changed.
         """
+        return self.known_checksum(path, advice).read(path, advice)
+
+    def known_checksum(self, path: Path, advice: str) -> Checksum:
+        """Give the recorded checksum of a file that is there; arguments and errors are those of `read`."""
         with readable(path):
             is_there = path.is_file()
         if not is_there:
             message = f"{path} is missing. {advice}"
             raise RunFolderError(message)
         try:
-            checksum = Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
+            return Checksum(**self.checksums().get(path.name))  # type: ignore[arg-type]  # any JSON
         except TypeError as error:
             message = f"{self.checksums_file} has no checksum of {path.name}. {advice}"
             raise RunFolderError(message) from error
-        return checksum.read(path, advice)
 
     def checksum_of(self, tile: Tile) -> Checksum:
         """Give the recorded checksum of a checkpoint."""
         return self.record(tile).checkpoint
+
+    def checksums_of(self, grid: TileGrid) -> dict[str, Checksum]:
+        """Give the recorded checksum of the checkpoint of each tile with one look, by the names of the tiles."""
+        seen = self.seen()
+        return {tile.name: seen.checksum_of(tile) for tile in grid.tiles}
 
     def shared_checksums(self) -> list[str]:
         """Give the recorded checksums of shared weights."""
@@ -204,14 +206,60 @@ class RunFolder(RunFiles):
         path, advice = self.checksums_file, "It holds checksums of finished files: restore it, or fit a new run."
         return read_json(path, advice) if path.is_file() else {}
 
+    def seen(self) -> RunFolder:
+        """Look at the tiles once, and give the same run folder as it is at this moment.
+
+        What it says of tiles is not looked up again, so use it for all tiles together, and not while they are trained.
+        """
+        return self if self.listing is not None else replace(self, listing=Listing(self.tiles))
+
+    def write_index(self, grid: TileGrid) -> None:
+        """Copy the records of all tiles into one file, which later commands read instead of them.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        listing = Listing(self.tiles)
+        names = (self.record_file(tile).name for tile in grid.locations)
+        listing.write_index(name for name in names if name in listing)
+
+    def state(self, tile: Tile) -> FileState:
+        """Give the state of a checkpoint.
+
+        Raises:
+            RunFolderError: There is none.
+        """
+        if self.listing is not None:
+            return self.listing.state(f"{tile.name}{CHECKPOINT}")
+        with readable(path := self.checkpoint(tile)):
+            return FileState.of(path.stat())
+
     def has_record(self, tile: Tile) -> bool:
         """Whether a tile has a record."""
-        return self.record_file(tile).is_file()
+        return self._has(tile, RECORD)
+
+    def has_checkpoint(self, tile: Tile) -> bool:
+        """Whether a tile has a checkpoint."""
+        return self._has(tile, CHECKPOINT)
+
+    def is_to_be_trained_again(self, tile: Tile) -> bool:
+        """Whether somebody asked for a new training of a tile."""
+        return self._has(tile, RETRAIN)
+
+    def _has(self, tile: Tile, ending: str) -> bool:
+        if self.listing is not None:
+            return f"{tile.name}{ending}" in self.listing
+        return self.of_tile(tile, ending).is_file()
+
+    def _content(self, tile: Tile, ending: str) -> dict[str, object]:
+        if self.listing is not None:
+            return self.listing.content(f"{tile.name}{ending}")
+        return read_json(self.of_tile(tile, ending))
 
     def write_record(self, tile: Tile, record: TileRecord) -> None:
         """Record that a tile is done."""
         write_json(self.record_file(tile), asdict(record))
-        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile)):
+        for note in (self.failure_file(tile), self.retrain_file(tile), self.left_out_file(tile), self.claim_file(tile)):
             note.unlink(missing_ok=True)
 
     def record(self, tile: Tile) -> TileRecord:
@@ -220,19 +268,19 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: The record was changed.
         """
-        path = self.record_file(tile)
         try:
-            return TileRecord.from_json(read_json(path))
+            return TileRecord.from_json(self._content(tile, RECORD))
         except (TypeError, KeyError) as error:
             message = (
-                f"{path} must hold the record of a trained tile with the checksum of its checkpoint, but does not "
-                f"({error}). Delete it, and train the tile again with fit --ckpt_dir."
+                f"{self.record_file(tile)} must hold the record of a trained tile with the checksum of its checkpoint, "
+                f"but does not ({error}). Delete it, and train the tile again with fit --ckpt_dir."
             )
             raise RunFolderError(message) from error
 
     def threads(self, grid: TileGrid) -> int | None:
         """Number of threads that trained the finished tiles; ``None`` if there are none yet."""
-        noted = (self.record(tile).threads for tile in grid.tiles if self.has_record(tile))
+        seen = self.seen()
+        noted = (seen.record(tile).threads for tile in grid.tiles if seen.has_record(tile))
         return next((threads for threads in noted if threads is not None), None)
 
     def write_failure(self, tile: Tile, reason: str) -> None:
@@ -241,8 +289,7 @@ class RunFolder(RunFiles):
 
     def failure(self, tile: Tile) -> str | None:
         """Reason why the last training of a tile failed; ``None`` if it did not."""
-        path = self.failure_file(tile)
-        return str(read_json(path).get("error")) if path.is_file() else None
+        return str(self._content(tile, FAILURE).get("error")) if self._has(tile, FAILURE) else None
 
     def leave_out(self, tile: Tile, reason: str, configuration: str) -> None:
         """Record that a location has no model, because none can be fitted there with this configuration."""
@@ -253,14 +300,15 @@ class RunFolder(RunFiles):
 
     def left_out(self, grid: TileGrid, settings: Settings) -> dict[str, str]:
         """Give the names of the locations without a model, each with the reason why none could be fitted."""
-        reasons = {tile.name: self._reason_left_out(tile, settings) for tile in grid.locations}
+        seen = self.seen()
+        reasons = {tile.name: seen.reason_left_out(tile, settings) for tile in grid.locations}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def _reason_left_out(self, tile: Tile, settings: Settings) -> str | None:
+    def reason_left_out(self, tile: Tile, settings: Settings) -> str | None:
         """Say why a location has no model; ``None`` if it needs one, or if the configuration has changed since."""
-        if not (path := self.left_out_file(tile)).is_file():
+        if not self._has(tile, LEFT_OUT):
             return None
-        content = read_json(path)
+        content = self._content(tile, LEFT_OUT)
         settled = content.get("configuration") == settings.training_hash
         return str(content.get("error")) if settled and settings.unfitted_tiles == "leave_out" else None
 
@@ -274,7 +322,7 @@ class RunFolder(RunFiles):
         Raises:
             RunFolderError: The tile was trained with another configuration.
         """
-        if not (self.record_file(tile).is_file() and self.checkpoint(tile).is_file()):
+        if not (self.has_record(tile) and self.has_checkpoint(tile)):
             return False
         record = self.record(tile)
         if record.configuration != configuration:
@@ -285,12 +333,25 @@ class RunFolder(RunFiles):
                 f"`anomalib tiled fit --ckpt_dir {self.path} --tiles {others}`."
             )
             raise RunFolderError(message)
-        record.checkpoint.check_size(self.checkpoint(tile), self.retrain_advice(tile))
+        self._check_size(tile, record)
         return True
+
+    def damage(self, tile: Tile) -> str | None:
+        """Say why a trained tile cannot be used, and what to do; ``None`` if it can, or is not trained."""
+        try:
+            if self.has_record(tile) and self.has_checkpoint(tile):
+                self._check_size(tile, self.record(tile))
+        except RunFolderError as error:
+            return str(error)
+        return None
+
+    def _check_size(self, tile: Tile, record: TileRecord) -> None:
+        if (size := self.state(tile).size) != record.checkpoint.size:
+            raise record.checkpoint.other_size(size, self.checkpoint(tile), self.retrain_advice(tile))
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
         """Name the tiles that were trained with other settings."""
-        records = {path.stem: read_json(path) for path in sorted((self.path / "tiles").glob("r*_c*[0-9].json"))}
+        records = {path.stem: read_json(path) for path in sorted(self.tiles.glob("r*_c*[0-9].json"))}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def retrain_advice(self, tile: Tile) -> str:
@@ -299,8 +360,9 @@ class RunFolder(RunFiles):
 
     def mark_for_training(self, tiles: Iterable[Tile]) -> None:
         """Request that tiles be trained again; their models stay usable until then."""
+        listing = Listing(self.tiles)
         for tile in tiles:
-            if self.has_record(tile) or self.left_out_file(tile).is_file():
+            if any(self.of_tile(tile, ending).name in listing for ending in (RECORD, LEFT_OUT)):
                 write_text(self.retrain_file(tile), "")
 
     def forget(self, tile: Tile) -> None:
@@ -321,36 +383,38 @@ class RunFolder(RunFiles):
             for path in found:
                 path.unlink(missing_ok=True)
             if not pictures.is_symlink():
-                _remove_pictures(pictures)
+                remove_below(pictures, ".png")
         except OSError as error:
             logger.warning(
                 "Results of the last test could not be removed, and are of other models or stages: %s", error
             )
 
-    def clean_up(self) -> None:
-        """Remove half-done work of killed commands."""
+    def clean_up(self, *, everywhere: bool = False) -> None:
+        """Remove half-done work of killed commands, and claims of tiles; for the process that has locked the run.
+
+        Args:
+            everywhere: Whether no other machine works in the run any more, because all places have ended: then what
+                they have left half done is removed as well.
+        """
         remove_abandoned(self.path.rglob(TEMPORARY))
+        if everywhere:
+            for folder in (self.tiles, self.predictions):
+                remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
+        for claim in self.tiles.glob("*.claim"):
+            claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
         """Tiles that are not trained yet."""
-        return tuple(tile for tile in grid.tiles if not self.is_done(tile, settings.training_hash))
+        seen = self.seen()
+        return tuple(tile for tile in grid.tiles if not seen.is_done(tile, settings.training_hash))
 
     def to_train(self, grid: TileGrid, settings: Settings, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
         """Tiles that are untrained, to be trained again, or in ``again``."""
-        return tuple(tile for tile in grid.locations if tile in again or self.is_to_train(tile, settings))
+        seen, named = self.seen(), {tile.name for tile in again}
+        return tuple(tile for tile in grid.locations if tile.name in named or seen.is_to_train(tile, settings))
 
     def is_to_train(self, tile: Tile, settings: Settings) -> bool:
         """Whether a tile is untrained or to be trained again; errors are those of `is_done`."""
-        if self.retrain_file(tile).is_file():
+        if self.is_to_be_trained_again(tile):
             return True
-        return not self.is_done(tile, settings.training_hash) and self._reason_left_out(tile, settings) is None
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove pictures, and folders that are empty afterwards; other files belong to the user."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            if name.endswith(".png"):
-                Path(place, name).unlink(missing_ok=True)
-        with suppress(OSError):
-            Path(place).rmdir()
+        return not self.is_done(tile, settings.training_hash) and self.reason_left_out(tile, settings) is None

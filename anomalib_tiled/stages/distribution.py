@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Integers = NDArray[np.int64]
 Singles = NDArray[np.float32]
@@ -223,6 +227,29 @@ class ScoreDistribution:
             part = slice(start, start + AT_ONCE)
             self._count(flat[part], mask[part], None if regions is None else np.ravel(regions)[part])
 
+    def merge(self, other: Self) -> None:
+        """Add the scores of a distribution of the same bits, as if they had been added here, after all others.
+
+        Counts and peaks are those of one pass over all scores, to the last bit. Only the weights of regions are sums of
+        fractions: their last digits depend on which scores were counted together, so the same parts must be merged in
+        the same order.
+
+        Args:
+            other: Scores of other images, or of other parts of images; stays unchanged.
+        """
+        if other.empty:
+            return
+        first = self.empty
+        self._observe_extremes(other)
+        if first:
+            self._bins, self._first, self._counts = other._bins, other._first, other._counts.copy()
+            return
+        self._make_room(len(other._counts))
+        filled = np.flatnonzero(other._counts[0])
+        places = self._bins.of(other._bins.lowest(filled + other._first)) - self._first
+        for row, counted in enumerate(other._counts):
+            np.add.at(self._counts[row], places, counted[filled])
+
     def counts(self) -> ScoreCounts:
         """Give the bins that hold at least one score, in ascending order of score."""
         filled = np.flatnonzero(self._counts[0])
@@ -257,6 +284,20 @@ class ScoreDistribution:
             np.add.at(result._counts[row], bins, counted)
         return result
 
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the filled bins only, in the shortest integers: few of those near zero are filled."""
+        filled = np.flatnonzero(self._counts[0])
+        rows = [_shortest(row[filled]) for row in self._counts]
+        counts = (self._counts.shape, _shortest(np.diff(filled, prepend=0)), rows)
+        return {**vars(self), "_peaks": [self.peaks.astype(np.float32)], "_counts": counts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle the bins."""
+        shape, steps, rows = state.pop("_counts")
+        vars(self).update(state)
+        self._counts = np.zeros(shape)
+        self._counts[:, np.cumsum(steps, dtype=np.int64)] = rows
+
     @property
     def _level(self) -> float:
         return float(np.abs([self.maximum_normal, *self.peaks]).max())
@@ -268,6 +309,13 @@ class ScoreDistribution:
         self.maximum_normal = max(self.maximum_normal, float(scores.max(where=~anomalous, initial=-np.inf)))
         self.has_anomalous |= bool(anomalous.any())
         self._peaks.append(scores[~anomalous.any(axis=1)].max(axis=1))
+
+    def _observe_extremes(self, other: ScoreDistribution) -> None:
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+        self.maximum_normal = max(self.maximum_normal, other.maximum_normal)
+        self.has_anomalous |= other.has_anomalous
+        self._peaks += other._peaks
 
     def _count(self, scores: Singles, anomalous: Flags, regions: Floats | None) -> None:
         bins = self._bins.of(scores)
@@ -317,6 +365,18 @@ class ExactScores(ScoreDistribution):
         self._scores.append(flat)
         self._anomalous.append(mask)
 
+    def merge(self, other: Self) -> None:
+        """Add the scores of another distribution that keeps every score.
+
+        Args:
+            other: Scores of other images; stays unchanged.
+        """
+        scores, mask = other._all()
+        if scores.size:
+            self._observe_extremes(other)
+            self._scores.append(scores)
+            self._anomalous.append(mask)
+
     def counts(self) -> ScoreCounts:
         """Give one bin for each distinct score, in ascending order of score."""
         scores, mask = self._all()
@@ -333,7 +393,18 @@ class ExactScores(ScoreDistribution):
         result.add(normal, np.zeros(len(normal), bool))
         return result
 
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the scores of all batches as one array."""
+        scores, anomalous = self._all()
+        return {**super().__getstate__(), "_scores": [scores], "_anomalous": [anomalous]}
+
     def _all(self) -> tuple[Singles, Flags]:
         """Give every score, and whether it is anomalous."""
         scores = np.concatenate([np.zeros(0, np.float32), *self._scores])
         return scores, np.concatenate([np.zeros(0, bool), *self._anomalous])
+
+
+def _shortest(numbers: Floats | Integers) -> NDArray[np.generic]:
+    """Convert whole numbers, none of them negative, to the shortest integers that hold them; keep fractions."""
+    whole = numbers.astype(np.uint64)
+    return whole.astype(np.min_scalar_type(whole.max(initial=0))) if np.array_equal(whole, numbers) else numbers

@@ -6,13 +6,8 @@ A new kind is a row here, the contract that the row names, and the call in `pipe
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from anomalib_tiled.stages.merging import Merger
-from anomalib_tiled.stages.normalization import Normalizer
-from anomalib_tiled.stages.scoring import Scorer
-from anomalib_tiled.stages.seams import SeamSmoother
-from anomalib_tiled.stages.thresholding import Thresholder
-from anomalib_tiled.stages.workers import Workers
+from functools import cached_property
+from importlib import import_module
 
 
 @dataclass(frozen=True)
@@ -21,7 +16,7 @@ class StageKind:
 
     Args:
         name: Name in messages, in ``plugins`` and in ``Settings.stages``.
-        contract: The class that every stage of the kind derives from.
+        contract_path: Dotted path of the class that every stage of the kind derives from.
         hook: Function of a plugin that registers classes.
         setting: Where a configuration names the class: a setting, or one in a group, as ``normalization.method``.
         purpose: What a stage of the kind does, as a sentence; for ``--help``.
@@ -31,13 +26,20 @@ class StageKind:
     """
 
     name: str
-    contract: type
+    contract_path: str
     hook: str
     setting: str
     purpose: str
     default: str | None
     optional: bool = False
     decides_calibration: bool = True
+
+    @cached_property
+    def contract(self) -> type:
+        """The class itself, imported at its first use: PyTorch takes a second, and settings can be read without it."""
+        module, _, name = self.contract_path.rpartition(".")
+        contract: type = getattr(import_module(module), name)
+        return contract
 
     @property
     def group(self) -> str:
@@ -53,7 +55,7 @@ class StageKind:
 STAGE_KINDS = (
     StageKind(
         name="merging",
-        contract=Merger,
+        contract_path="anomalib_tiled.stages.merging.Merger",
         hook="register_mergers",
         setting="merging",
         purpose="Joins tile maps to image maps.",
@@ -61,7 +63,7 @@ STAGE_KINDS = (
     ),
     StageKind(
         name="scoring",
-        contract=Scorer,
+        contract_path="anomalib_tiled.stages.scoring.Scorer",
         hook="register_scorers",
         setting="scoring",
         purpose="Computes the image score from tile scores.",
@@ -69,7 +71,7 @@ STAGE_KINDS = (
     ),
     StageKind(
         name="seam_smoothing",
-        contract=SeamSmoother,
+        contract_path="anomalib_tiled.stages.seams.SeamSmoother",
         hook="register_seam_smoothers",
         setting="seam_smoothing",
         purpose="Smooths maps where tiles meet; null for no smoothing.",
@@ -78,7 +80,7 @@ STAGE_KINDS = (
     ),
     StageKind(
         name="normalization",
-        contract=Normalizer,
+        contract_path="anomalib_tiled.stages.normalization.Normalizer",
         hook="register_normalizers",
         setting="normalization.method",
         purpose="Brings scores to [0, 1].",
@@ -86,7 +88,7 @@ STAGE_KINDS = (
     ),
     StageKind(
         name="thresholding",
-        contract=Thresholder,
+        contract_path="anomalib_tiled.stages.thresholding.Thresholder",
         hook="register_thresholders",
         setting="thresholding.method",
         purpose="Finds the threshold: higher scores are anomalous.",
@@ -94,7 +96,7 @@ STAGE_KINDS = (
     ),
     StageKind(
         name="workers",
-        contract=Workers,
+        contract_path="anomalib_tiled.stages.workers.Workers",
         hook="register_workers",
         setting="workers",
         purpose="Trains the tiles.",

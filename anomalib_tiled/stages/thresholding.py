@@ -6,10 +6,9 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.curves import f1_scores
@@ -22,6 +21,9 @@ from anomalib_tiled.stages.normals import (
     quantile_of_counts,
     quantile_of_images,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 

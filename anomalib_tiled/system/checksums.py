@@ -55,8 +55,11 @@ class Checksum:
         with readable(path):
             size = path.stat().st_size
         if size != self.size:
-            message = f"{path} had {self.size} bytes when it was finished, and has {size} now. {advice}"
-            raise RunFolderError(message)
+            raise self.other_size(size, path, advice)
+
+    def other_size(self, size: int, path: Path, advice: str) -> RunFolderError:
+        """Say that a file has another size than it had; arguments are those of `check`, and the size in bytes."""
+        return RunFolderError(f"{path} had {self.size} bytes when it was finished, and has {size} now. {advice}")
 
     def check(self, path: Path, advice: str) -> None:
         """Compare size and checksum.

@@ -17,6 +17,9 @@ from anomalib_tiled.system.temporary import temporary_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+MOST_LINKS = 40
+"""Links that Linux follows from one to the next; more lead in a circle."""
+
 ANY_BYTES = "surrogateescape"
 """How tables store file names that are not UTF-8."""
 
@@ -44,6 +47,50 @@ def absolute(path: str | Path) -> Path:
         else:
             plain = Path(os.path.realpath(plain) if os.path.islink(plain) else plain).parent  # noqa: PTH114  # never fails
     return plain
+
+
+def without_own_link(path: Path) -> Path:
+    """Give the file or folder that a path names, if it is a link such as ``latest``, which may lead elsewhere later.
+
+    Links in the way to it stay: on another machine, they may lead to where the same disk is mounted there.
+
+    Args:
+        path: An absolute path; it need not exist.
+    """
+    for _ in range(MOST_LINKS):
+        if not os.path.islink(path):  # noqa: PTH114  # never fails
+            break
+        path = absolute(path.parent / path.readlink())
+    return path
+
+
+def refresh(folder: Path) -> None:
+    """Let a network file system look anew for the files of a folder, after another machine has written there.
+
+    NFS remembers for up to a minute that a file was missing, unless the folder is changed from this machine.
+
+    Args:
+        folder: The folder; nothing happens if there is none.
+    """
+    if folder.is_dir():
+        with storage_errors(changed := folder / temporary_name("refresh")):
+            changed.touch()
+            changed.unlink()
+
+
+def remove_below(folder: Path, ending: str) -> None:
+    """Remove the files of one kind below a folder, and the folders that are empty afterwards.
+
+    Args:
+        folder: The folder; links in it are not followed.
+        ending: What the names of the files end with; other files belong to the user.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if name.endswith(ending):
+                Path(place, name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(place).rmdir()
 
 
 def leads_out(path: Path) -> bool:
@@ -145,3 +192,13 @@ def read_json(
         message = f"{path} must hold a JSON object, but holds a {type(content).__name__}."
         raise RunFolderError(message)
     return content
+
+
+def read_json_if_any(path: Path) -> dict[str, object]:
+    """Read a JSON object; give an empty one if there is none, or its process has not written it yet.
+
+    The file is opened at once: NFS looks anew for a file that is opened, but not for one whose existence is asked for.
+    """
+    with suppress(RunFolderError):
+        return read_json(path)
+    return {}

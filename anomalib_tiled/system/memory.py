@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import torch
-
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.system.limits import available_memory
 
 if TYPE_CHECKING:
+    import torch
+
     from anomalib_tiled.grid import Size
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -40,6 +40,8 @@ def memory_budget(device: torch.device, share: float = SHARE) -> int:
         share: Share of the free memory, if the device is the machine itself.
     """
     if device.type == "cuda":
+        import torch  # slow, and settings can be read without it
+
         return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_ACCELERATOR)
     return int(available_memory() * share)
 

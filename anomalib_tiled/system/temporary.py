@@ -36,7 +36,7 @@ def temporary_name(name: str) -> str:
         name: Name when it is complete.
     """
     beginning = os.fsencode(name)[:LONGEST_BEGINNING].decode(errors="ignore")  # cuts no character in half
-    return f".{beginning}.{_machine()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    return f".{beginning}.{machine_name()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def working_folder(parent: Path, name: str = "work") -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def remove_abandoned(paths: Iterable[Path]) -> None:
+def remove_abandoned(paths: Iterable[Path], patience: float = A_DAY) -> None:
     """Remove what has a temporary name and whose process has ended.
 
     Processes of other machines and containers are invisible here: what they make stays until nothing in it has changed
@@ -64,9 +64,11 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
     Args:
         paths: Files, links and folders; those with other names stay.
+        patience: Seconds without a change to use instead of a day; -inf if the others are known to have ended.
     """
     for path in list(paths):  # found before any is removed
-        if (made := _NAME.fullmatch(path.name)) and _is_abandoned(path, made["machine"], int(made["process"])):
+        made = _NAME.fullmatch(path.name)
+        if made and _is_abandoned(path, made["machine"], int(made["process"]), patience):
             logger.info("Removing %s, which a process that has ended left half done.", path)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -74,25 +76,26 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _is_abandoned(path: Path, machine: str, process: int) -> bool:
-    if machine == _machine():
-        return not _is_running(process)
+def _is_abandoned(path: Path, machine: str, process: int, patience: float) -> bool:
+    if machine == machine_name():
+        return not is_running(process)
     with suppress(OSError):  # something was removed meanwhile, or is inaccessible
-        return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > A_DAY
+        return time() - max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) > patience
     return False
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for what is no number of a process
         return False
     except PermissionError:
         return True
     return True
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """Name this machine without dots, and the numbering of processes, of which containers have their own."""
     name = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[-64:]
     with suppress(OSError):  # no Linux

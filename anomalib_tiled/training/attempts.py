@@ -17,6 +17,7 @@ from anomalib_tiled.errors import (
 )
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.stages.workers import PlaceError
+from anomalib_tiled.system.files import refresh
 from anomalib_tiled.training.unfit import why_not_left_out
 from anomalib_tiled.workers.task import gpu_has_failed
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.runs.tile_record import TileRecord
 
 ALIKE = 2
 """Tiles that fail for the same reason before training stops: such a reason would stop every tile."""
@@ -43,6 +45,7 @@ class Attempts:
         self._run = run
         self._failures = Failures(keep_going)
         self._unfit: list[tuple[Tile, UnfitLocationError]] = []
+        self._fitted = False
 
     @property
     def should_stop(self) -> bool:
@@ -71,9 +74,12 @@ class Attempts:
         Raises:
             StageError: The tile is not trained.
         """
-        if self._run.folder.is_to_train(tile, self._run.settings):
-            raise StageError(untrained(self._run.scheduler.workers, [tile]))
-        return self._run.folder.record(tile)
+        folder, settings = self._run.folder, self._run.settings
+        if folder.is_to_train(tile, settings):
+            refresh(folder.tiles)
+            if folder.is_to_train(tile, settings):
+                raise StageError(untrained(self._run.scheduler.workers, [tile]))
+        return folder.record(tile)
 
     def fail(self, tile: Tile, error: Exception) -> None:
         """Record that a tile failed.
@@ -84,11 +90,19 @@ class Attempts:
         run = self._run
         if isinstance(error, UnfitLocationError) and not run.folder.has_record(tile):
             self._unfit.append((tile, error))
-        fitted = any(map(run.folder.has_record, run.grid.locations))
+        # Looked up only where it matters: ten thousand tiles that fail would look for ten thousand records each.
+        fitted = isinstance(error, UnfitLocationError) and self._any_fitted()
         run.folder.write_failure(tile, self._failures.add(tile, error, others_fitted=fitted))
         if isinstance(error, ConfigurationError):
             message = "\n".join([str(error), *advice(run.folder, run.grid.tiles)])
             raise ConfigurationError(message) from error
+
+    def _any_fitted(self) -> bool:
+        """Whether the model was fitted on a tile; once it was, nothing is looked up any more."""
+        if not self._fitted:
+            seen = self._run.folder.seen()
+            self._fitted = any(map(seen.has_record, self._run.grid.locations))
+        return self._fitted
 
     def finish(self) -> None:
         """Leave out the locations on which the model cannot be fitted.
@@ -179,8 +193,8 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
         tiles: All tiles of the run.
         stopped: Whether training stopped before all tiles were tried.
     """
-    command = f"anomalib tiled fit --ckpt_dir {folder.path}"
-    done = ",".join(tile.name for tile in tiles if folder.has_record(tile))
+    command, seen = f"anomalib tiled fit --ckpt_dir {folder.path}", folder.seen()
+    done = ",".join(tile.name for tile in tiles if seen.has_record(tile))
     again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
     lines = [
         f"Fix the cause, then resume with `{command}`.",

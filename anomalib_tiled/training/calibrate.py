@@ -6,37 +6,31 @@ import json
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.ensemble.calibration import Calibration, Observed, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
-from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.stages.contracts import errors_naming_stage, image_context, with_context
-from anomalib_tiled.stages.distribution import tile_bits
+from anomalib_tiled.stages.contracts import errors_naming_stage, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory
 from anomalib_tiled.system.files import read_json, write_json
-from anomalib_tiled.training.stored_predictions import lazy_predictions, remove_outdated
+from anomalib_tiled.training.observations import ObserveHere, ObserveOnPlaces
+from anomalib_tiled.training.stored_predictions import is_tile_by_tile, lazy_predictions, remove_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.ensemble.calibration import Level, Stages
+    from anomalib_tiled.ensemble.calibration import Level, Observed
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.ensemble.tile_model import TilePrediction
-    from anomalib_tiled.grid import Tile
-    from anomalib_tiled.training.stored_predictions import LazyPrediction
+    from anomalib_tiled.ensemble.stored_images import LazyPrediction
+    from anomalib_tiled.training.observations import Observe
 
 logger = logging.getLogger(__name__)
 
@@ -52,45 +46,39 @@ def calibrate(run: Run) -> Calibration:
     """
     give_back_freed_memory()
     _remove_outdated_scores(run)
-    ensemble = run.ensemble(Calibration())
-    masks_known = _masks_known(run.split)
-    images = partial(_validation_images, run, ensemble)
-    calibration = learn(ensemble, images, partial(_save_scores, run), masks_known=masks_known)
+    run.check_tiles()
+    calibration = learn(Stages.build(run.settings), _observing(run), partial(_save_scores, run))
     remove_outdated(run)
     return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
 
 
-def learn(
-    ensemble: EnsembleModel,
-    images: Callable[[], Iterable[LazyPrediction]],
-    on_images: Callable[[Observed], None] | None = None,
-    *,
-    masks_known: bool = True,
-) -> Calibration:
-    """Let the stages of an ensemble learn.
+def _observing(run: Run) -> Observe:
+    masks_known = _masks_known(run.split)
+    if is_tile_by_tile(run, "calibration"):
+        return ObserveOnPlaces(run, masks_known)
+    ensemble = run.ensemble()
+    return ObserveHere(ensemble, partial(_validation_images, run, ensemble), masks_known)
+
+
+def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None] | None = None) -> Calibration:
+    """Let stages learn.
 
     Args:
-        ensemble: The ensemble; what its stages learned from tiles is part of it afterwards.
-        images: Returns the images to learn from; called once for each pass.
+        stages: The stages.
+        observe: Lets them see the validation images; called once for each pass.
         on_images: Receives the scores of whole images on their final scale before the normalization of images, if a
             pass has measured them.
-        masks_known: Whether to learn from masks; an anomalous image without a mask then does not calibrate tiles and
-            pixels.
     """
-    stages = ensemble.stages
-    observe = partial(_observe, uninspected=uninspected_pixels(ensemble.grid), masks_known=masks_known)
-    names = [tile.name for tile in ensemble.grid.tiles] if stages.learn_from_tiles else []
-    tiles = {name: Observed(tile_bits(len(names))) for name in names}
-    image = observe(tiles, images())
+    final = stages.normalize_at != "tile"
+    again = stages.learn_from_images and not final
+    tiles, image = observe(Calibration(), tiles=stages.learn_from_tiles, images=not again)
     lenders = borrowed(tiles)
     tiles |= {name: lend(tiles[name], tiles[lender]) for name, lender in lenders.items()}
     calibration = Calibration(tiles=_learn_tiles(stages, tiles), borrowed=lenders)
-    final = stages.normalize_at != "tile"
-    if stages.learn_from_images and not final:
-        ensemble.calibration = calibration
-        image, final = observe({}, images()), True
+    if again:
+        _, image = observe(calibration, tiles=False, images=True)
         image.take_rounding_of(stages.normalizer, ((tiles[name], level) for name, level in calibration.tiles.items()))
-    if on_images is not None and final:
+    if on_images is not None and (final or again):
         on_images(image)
     with errors_naming_stage(stages.thresholder):
         notes = (*stages.thresholder.notes(image.scores), *notes_on_spread(lenders))
@@ -159,30 +147,6 @@ def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
 def _validation_images(run: Run, ensemble: EnsembleModel) -> Iterable[LazyPrediction]:
     seed_everything(run.settings.seed_everything, workers=True, verbose=False)  # every pass augments alike
     return lazy_predictions(run, ensemble, "calibration", run.folder.predictions, "Calibrating")
-
-
-def _observe(
-    tiles: dict[str, Observed],
-    images: Iterable[LazyPrediction],
-    *,
-    uninspected: NDArray[np.bool_] | None,
-    masks_known: bool,
-) -> Observed:
-    """Count the scores of images, and of the tiles in ``tiles``."""
-    image = Observed(uninspected=uninspected)
-    for batch, predict in images:
-        number = len(cast("torch.Tensor", batch.image))
-        truth = Truth.of(batch.gt_label, batch.gt_mask if masks_known else None, number)
-        # An anomalous image without a mask calibrates image scores, but neither tiles nor pixels.
-        known = truth.masks is not None or not masks_known
-        with with_context(image_context(batch.image_path)):
-            raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
-        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
-    return image
-
-
-def _observe_tile(tiles: dict[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
 
 
 def _masks_known(split: Split) -> bool:

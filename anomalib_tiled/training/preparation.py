@@ -24,8 +24,8 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
+from anomalib_tiled.runs.run_split import write_split
 from anomalib_tiled.runs.versions import new_version
-from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
@@ -135,8 +135,7 @@ def _prepare(
         write_text(folder.config_file, text := settings.in_order().to_yaml())
         write_json(folder.origins_file, origins_of(settings))
         split = keep_generated(split, datamodule, new.path / GENERATED, new.final / GENERATED)
-        split.write(folder.split_file)
-        folder.note_checksum(folder.split_file)
+        write_split(folder, split)
         new.publish()
         with locked(new.final):
             source = open_source(split, grid, settings.cache_directory)
@@ -194,7 +193,5 @@ def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
     Measurements.of(settings)
     if settings.memory_bytes:
         logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)
-    workers = scheduler.prepared_workers(conditions_of(settings))
-    check_trainer(settings.trainer, device_is_here=not workers.elsewhere)
-    with errors_naming_stage(workers):
-        workers.start()  # takes seconds, during which this process searches and reads images
+    check_trainer(settings.trainer, device_is_here=not scheduler.workers.elsewhere)
+    scheduler.start(conditions_of(settings))  # takes seconds, during which this process searches and reads images

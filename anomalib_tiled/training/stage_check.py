@@ -11,11 +11,12 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib_tiled.ensemble.calibration import Calibration, Learned
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.stored_images import LazyPrediction
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, name_of
 from anomalib_tiled.training.calibrate import learn
-from anomalib_tiled.training.stored_predictions import LazyPrediction
+from anomalib_tiled.training.observations import ObserveHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,8 @@ def check_stages(stages: Stages, *anew: Stages) -> None:
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
     ensemble = EnsembleModel(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
-        calibration = learn(ensemble, lambda: [LazyPrediction(batch, partial(ensemble.predict_raw, images))])
+        observe = ObserveHere(ensemble, lambda: [LazyPrediction(batch, partial(ensemble.predict_raw, images))])
+        calibration = learn(stages, observe)
         for level in (calibration.image, *calibration.tiles.values()):
             for scale in () if level is None else (level.scores, level.maps):
                 _check_centred(stages, scale)

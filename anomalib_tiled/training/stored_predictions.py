@@ -14,17 +14,18 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
-import torch
-from anomalib.data import ImageBatch
-
+from anomalib_tiled.data.split import image_names
 from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages, images_of_a_shard
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError, TiledError, TrainingError
+from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
+from anomalib_tiled.system.files import refresh
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
@@ -33,22 +34,25 @@ from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import torch
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.loaded_models import TileModels
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_job import TileJob
-    from anomalib_tiled.ensemble.tile_model import TilePrediction
-    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.grid import Tile, TileGrid
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2 * 10**9
 """Bytes of predictions that are kept on the disk for later commands, however little space is free."""
+
+LAYOUT = 2
+"""Number of the form in which predictions are stored. Those of another form are predicted anew."""
 
 SHARE_THAT_STAYS = 0.1
 """Larger predictions are kept if they take up at most this share of the free space on the disk."""
@@ -64,19 +68,6 @@ TILE_PIXELS_AT_ONCE = 2**20
 
 LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
 """Advice if there is too little memory to predict the images of a run."""
-
-
-class LazyPrediction(NamedTuple):
-    """A batch of images, and a function that predicts them when it is called.
-
-    Args:
-        images: The images.
-        predict: Returns the raw predictions; takes a function that receives the raw prediction of each tile, or
-            ``None``.
-    """
-
-    images: ImageBatch
-    predict: Callable[[Callable[[Tile, TilePrediction], None] | None], RawPrediction]
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ class PredictionJob:
         """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
         job, images = self.job, self.images
         code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
-        content = [images.source.fingerprint, [str(sample.image_path) for sample in images.samples], *code]
+        content = [LAYOUT, images.source.fingerprint, image_names(images.samples), *code]
         return sha256(json.dumps(content).encode()).hexdigest()
 
     @property
@@ -140,10 +131,14 @@ class PredictionJob:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self.folder.parent).free
 
+    def log(self, tile: Tile) -> Path:
+        """Log of a tile, beside the predictions: several processes must not write into the log of the command."""
+        return RunFiles(self.folder.parent).tile_log(tile)
+
     def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
         """List the tiles without predictions of their present checkpoint."""
-        checksum_of = self.job.folder.checksum_of
-        return [tile for tile in self.job.grid.tiles if not predictions.find(tile, checksum_of(tile), compare=compare)]
+        found = predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=compare)
+        return [tile for tile in self.job.grid.tiles if tile.name not in found]
 
     def predict(self, tile: Tile, model: AnomalibModule, predictions: TilePredictions) -> None:
         """Predict one tile of all images, in batches, and store the predictions.
@@ -193,12 +188,10 @@ class PredictTile:
     Args:
         prediction: Which images.
         predictions: Where predictions are stored.
-        log: Log file.
     """
 
     prediction: PredictionJob
     predictions: TilePredictions
-    log: Path
 
     def __call__(self, tile: Tile, *, device: int | None = None) -> None:
         """Predict a tile.
@@ -210,7 +203,7 @@ class PredictTile:
         Raises:
             TiledError: The checkpoint cannot be loaded, its predictions cannot be used, or the disk is full.
         """
-        with log_to(self.log):
+        with log_to(self.prediction.log(tile)):
             try:
                 where = self._device if device is None else self.prediction.job.device(device)
                 self.prediction.predict(tile, self._models.model(tile, where), self.predictions)
@@ -228,9 +221,9 @@ class PredictTile:
     def _device(self) -> torch.device:
         return self.prediction.job.device()
 
-    def __reduce__(self) -> tuple[type[PredictTile], tuple[PredictionJob, TilePredictions, Path]]:
+    def __reduce__(self) -> tuple[type[PredictTile], tuple[PredictionJob, TilePredictions]]:
         """Pickle without models."""
-        return PredictTile, (self.prediction, self.predictions, self.log)
+        return PredictTile, (self.prediction, self.predictions)
 
 
 def lazy_predictions(
@@ -250,54 +243,80 @@ def lazy_predictions(
     Raises:
         TiledError: A tile cannot be predicted.
     """
-    images, prediction = run.images(purpose), PredictionJob(run.job, purpose, folder)
-    if not prediction.is_tile_by_tile:
-        for batch in track(images, description):
+    if not is_tile_by_tile(run, purpose):
+        for batch in track(run.images(purpose), description):
             yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
         return
-    for part, predictions in _predicted(run, prediction, images):
-        first = 0
-        for batch in track(part, description):
-            number = len(cast("torch.Tensor", batch.image))
-            read = partial(predictions.read, first=first, number=number)
-            yield LazyPrediction(batch, partial(ensemble.join, number, read))
-            first += number
+    for stored in stored_images(run, purpose, folder):
+        total = len(run.images(purpose).part(stored.first, stored.number))
+        yield from track(stored.batches(ensemble, Shard(0, stored.number)), description, total)
 
 
-def _predicted(run: Run, prediction: PredictionJob, images: Images) -> Iterator[tuple[Images, TilePredictions]]:
-    """Predict the tiles that have no stored predictions, in parts if the disk is small."""
-    folder, kept, room = prediction.folder, prediction.kept, prediction.room
-    if prediction.stays and (room >= len(images.samples) or not prediction.missing(kept)):
+def is_tile_by_tile(run: Run, purpose: Purpose) -> bool:
+    """Whether images of a run can be predicted tile by tile, and their predictions be stored.
+
+    Args:
+        run: The run.
+        purpose: Which images of the run.
+    """
+    return PredictionJob(run.job, purpose, run.folder.predictions).is_tile_by_tile
+
+
+def stored_images(run: Run, purpose: Purpose, folder: Path) -> Iterator[StoredImages]:
+    """Predict the tiles that have no stored predictions, and yield the images; in parts if the disk is small.
+
+    Args:
+        run: The run.
+        purpose: Which images of the run; they can be predicted tile by tile.
+        folder: Folder for kept predictions.
+
+    Raises:
+        TiledError: A tile cannot be predicted.
+    """
+    prediction, batch_size = PredictionJob(run.job, purpose, folder), run.batch_size
+    number, kept, room = len(prediction.images.samples), prediction.kept, prediction.room
+    if prediction.stays and (room >= number or not prediction.missing(kept)):
         _predict_missing(run, prediction, kept)
-        yield images, kept
+        yield StoredImages(run.job, purpose, kept, 0, number, batch_size)
         return
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     with working_folder(folder) as work:
-        first = 0
-        for part in images.parts(max(1, room)):
-            some = replace(prediction, first=first, number=len(part.samples))
-            predictions = TilePredictions(work / "part", part.grid, some.fingerprint)
+        most = _whole_shards(room, run.grid)
+        for first in range(0, number, most):
+            some = replace(prediction, first=first, number=min(most, number - first))
+            predictions = TilePredictions(work / "part", run.grid, some.fingerprint)
             _predict_missing(run, some, predictions)
-            yield part, predictions
+            yield StoredImages(run.job, purpose, predictions, first, len(some.images.samples), batch_size)
             shutil.rmtree(predictions.folder)
-            first += len(part.samples)
+
+
+def _whole_shards(room: int, grid: TileGrid) -> int:
+    """Give the number of images of a part: whole shards if one fits, so that parts do not cut shards."""
+    in_shard = images_of_a_shard(grid.image_size)
+    return max(1, room) if room < in_shard else room - room % in_shard
 
 
 def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredictions) -> None:
-    if not (tiles := prediction.missing(predictions)):
-        return
-    log = prediction.folder.parent / "logs" / "run.log"
-    with closing(run.on_places(PredictTile(prediction, predictions, log), tiles)) as outcomes:
+    if tiles := prediction.missing(predictions):
+        _predict_tiles(run, prediction, predictions, tiles)
+        refresh(predictions.folder)
+        if left := prediction.missing(predictions, compare=False):
+            raise StageError(untrained(run.scheduler.workers, left))
+    predictions.write_index()
+
+
+def _predict_tiles(run: Run, prediction: PredictionJob, predictions: TilePredictions, tiles: Sequence[Tile]) -> None:
+    with closing(run.on_places(PredictTile(prediction, predictions), tiles)) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
             if isinstance(outcome.error, TiledError):
                 raise outcome.error
             if outcome.error is not None:
                 reason = f"{type(outcome.error).__name__}: {outcome.error}"
-                message = f"Tile {outcome.item.name} could not be predicted: {reason} (log: {log})"
+                message = (
+                    f"Tile {outcome.item.name} could not be predicted: {reason} (log: {prediction.log(outcome.item)})"
+                )
                 raise TrainingError(message) from outcome.error
-    if left := prediction.missing(predictions, compare=False):
-        raise StageError(untrained(run.scheduler.workers, left))
 
 
 def remove_outdated(run: Run) -> None:

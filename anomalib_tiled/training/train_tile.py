@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import platform
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from anomalib_tiled.ensemble.devices import described
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
 from anomalib_tiled.runs.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
-from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.runs.claims import ClaimedTile, check_claim
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import full_disk
@@ -63,16 +66,24 @@ class TrainAndPredict:
 
     job: TileJob
 
-    def __call__(self, tile: Tile, *, device: int | None = None) -> None:
-        """Train and predict; arguments and errors are those of `train_tile`."""
-        model = train_tile(self.job, tile, device=device)
+    def __call__(self, tile: Tile | ClaimedTile, *, device: int | None = None) -> None:
+        """Train and predict; arguments and errors are those of `train_tile`.
+
+        Args:
+            tile: The tile; claimed, if several processes may get it.
+            device: As for `train_tile`.
+        """
+        tile, claim = (tile.tile, tile) if isinstance(tile, ClaimedTile) else (tile, None)
+        model = train_tile(self.job, tile, device=device, claim=claim)
         if model is not None:
             predict_trained(self.job, tile, model, model.trainer.strategy.root_device)
         del model
         gc.collect()  # model and trainer refer to each other, so only this frees their memory
 
 
-def train_tile(job: TileJob, tile: Tile, *, device: int | None = None) -> AnomalibModule | None:
+def train_tile(
+    job: TileJob, tile: Tile, *, device: int | None = None, claim: ClaimedTile | None = None
+) -> AnomalibModule | None:
     """Train one tile, store its checkpoint, then the record that it is done; a tile that is done is skipped.
 
     Every tile starts from the same seed, so that its weights depend neither on the order nor on the process.
@@ -81,13 +92,16 @@ def train_tile(job: TileJob, tile: Tile, *, device: int | None = None) -> Anomal
         job: What training any tile of the run needs.
         tile: The tile location.
         device: Index of the GPU to train on; ``None`` for the device of the configuration.
+        claim: What allows this try to store the tile; ``None`` if no other process can be at work on it.
 
     Returns:
         The trained model; ``None`` if the tile was done, or the model differs from its checkpoint.
 
     Raises:
         StorageError: The disk is full.
+        RunFolderError: The tile was given to another try meanwhile. Nothing is changed.
     """
+    check_claim(claim)
     if not job.folder.is_to_train(tile, job.settings):  # a process trained it and then crashed
         return None
     trainer = dict(job.settings.trainer) | ({} if device is None else {"devices": [device]})
@@ -99,10 +113,12 @@ def train_tile(job: TileJob, tile: Tile, *, device: int | None = None) -> Anomal
         interrupts_raised(),
         working_folder(folder, tile.name) as workspace,
     ):
-        return _fit(job, tile, workspace, trainer_arguments(trainer))
+        return _fit(job, tile, workspace, trainer_arguments(trainer), claim)
 
 
-def _fit(job: TileJob, tile: Tile, workspace: Path, arguments: dict[str, Plain]) -> AnomalibModule | None:
+def _fit(
+    job: TileJob, tile: Tile, workspace: Path, arguments: dict[str, Plain], claim: ClaimedTile | None
+) -> AnomalibModule | None:
     """Fit a fresh model, store it, and record that the tile is done."""
     started, images, folder = time.monotonic(), recorded_fingerprint(job.folder), job.folder
     data, model = job.tile_data(tile), job.fresh_models.model()
@@ -124,11 +140,14 @@ def _fit(job: TileJob, tile: Tile, workspace: Path, arguments: dict[str, Plain])
     checkpoint = sharing.stripped(_trained_checkpoint(engine.trainer, model, callbacks))
     with replacing(path := folder.checkpoint(tile)) as temporary:
         checksum = write_tensors(checkpoint, temporary)
+        check_claim(claim)
         folder.forget(tile)  # the earlier record, if the tile is trained again
     epochs = int(engine.trainer.current_epoch)
     seconds = round(time.monotonic() - started, 3)
     facts = seconds, epochs, job.settings.training_hash, checksum, path.stat().st_mtime_ns, images
-    folder.write_record(tile, TileRecord(*facts, torch.get_num_threads()))
+    check_claim(claim)
+    where = platform.node(), described(model.trainer.strategy.root_device)
+    folder.write_record(tile, TileRecord(*facts, torch.get_num_threads(), *where))
     return model if job.checkpoint_is_complete and not any(map(_has_chosen, callbacks)) else None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.images import errors_naming_file
 from anomalib_tiled.errors import DataError, RunFolderError
+from anomalib_tiled.system.bounds import read_bytes
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.files import open_table, read_json, replacing, table_of, write_json
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 NAMED = 5
 """Changed images that a message names at most."""
+
+MOST_BYTES = 2**31
+"""Bytes of the table of images: several million of them."""
 
 
 class SeenImage(NamedTuple):
@@ -82,14 +87,14 @@ def record_images(run: Run, to_train: Sequence[Tile]) -> str | None:
             raise
         return None  # the images are no longer needed
     if not others:
-        images = {path: image._asdict() for path, image in now.items()}
-        write_json(run.folder.trained_on_file, {"fingerprint": _fingerprint(now), "images": images})
+        _write(run.folder, now)
         return None
     changed = [path for path, image in now.items() if path in before and before[path].sha256 != image.sha256]
     if not (to_train or is_mixed):
         return f"{_described(changed)} since the tiles were trained: the models learned from the earlier images."
-    again = [tile for tile in to_train if run.folder.has_record(tile)]
-    tiles = ",".join(tile.name for tile in run.grid.tiles if tile in others or tile in again)
+    seen = run.folder.seen()
+    named = {tile.name for tile in (*others, *to_train) if seen.has_record(tile)}
+    tiles = ",".join(tile.name for tile in run.grid.tiles if tile.name in named)
     message = (
         f"All tiles of a run must be trained on the same images, but {_described(changed)} since tiles were trained. "
         "Restore the images, or train those tiles again: "
@@ -103,12 +108,24 @@ def recorded_fingerprint(folder: RunFolder) -> str:
     return str(read_json(folder.trained_on_file)["fingerprint"]) if folder.trained_on_file.is_file() else ""
 
 
+def _write(folder: RunFolder, images: dict[str, SeenImage]) -> None:
+    """Write the states of images; their fingerprint, which each training of a tile reads, into a file of its own."""
+    with replacing(folder.trained_on_table) as temporary, open_table(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", *SeenImage._fields))
+        writer.writerows((path, *image) for path, image in images.items())
+    write_json(folder.trained_on_file, {"fingerprint": _fingerprint(images)})
+
+
 def _read(folder: RunFolder) -> dict[str, SeenImage]:
     """Read the recorded states of images; empty if there are none, so that all images are read."""
     try:
-        content = read_json(folder.trained_on_file)["images"]
+        if folder.trained_on_table.is_file():
+            rows = csv.DictReader(table_of(read_bytes(folder.trained_on_table, MOST_BYTES)))
+            return {row["path"]: SeenImage(int(row["size"]), int(row["modified"]), row["sha256"]) for row in rows}
+        content = read_json(folder.trained_on_file)["images"]  # of an earlier version
         return {path: SeenImage(**image) for path, image in content.items()}  # type: ignore[attr-defined]
-    except (RunFolderError, KeyError, TypeError, AttributeError):
+    except (RunFolderError, OSError, KeyError, TypeError, AttributeError, ValueError, csv.Error):
         return {}
 
 
@@ -123,14 +140,15 @@ def _fingerprint(images: dict[str, SeenImage]) -> str:
 
 def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) -> list[Tile]:
     """Give the tiles that are not trained next, and were trained on other images."""
-    alike = {_fingerprint(images), ""}
-    return [tile for tile in run.grid.tiles if tile not in to_train and run.folder.record(tile).images not in alike]
+    alike, seen, next_ones = {_fingerprint(images), ""}, run.folder.seen(), {tile.name for tile in to_train}
+    others = (tile for tile in run.grid.tiles if tile.name not in next_ones)
+    return [tile for tile in others if seen.record(tile).images not in alike]
 
 
 def _fingerprints(run: Run) -> set[str]:
     """Give the known fingerprints of the images that tiles were trained on."""
-    done = [run.folder.record(tile) for tile in run.grid.tiles if run.folder.has_record(tile)]
-    return {record.images for record in done} - {""}
+    seen = run.folder.seen()
+    return {seen.record(tile).images for tile in run.grid.tiles if seen.has_record(tile)} - {""}
 
 
 def _described(changed: Sequence[str]) -> str:

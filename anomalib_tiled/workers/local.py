@@ -27,7 +27,7 @@ MOST_PROCESSES = 1_000
 """More than any machine has cores for."""
 
 KILLED = (
-    "the process was killed, as the system does when memory is short. "
+    "it was killed, as the system does when memory is short. "
     "Lower workers.init_args.processes, or the data module's train_batch_size."
 )
 
@@ -64,7 +64,7 @@ class LocalWorkers(Workers):
 
     def adapt(self, conditions: Conditions) -> None:
         """Use the devices that the trainer may use, and as many threads per tile as for the tiles that are done."""
-        self._conditions = conditions
+        self._conditions, self._slots = conditions, []
 
     def start(self) -> None:
         """Start the process that imports all packages for the workers, while this process reads images.
@@ -84,8 +84,7 @@ class LocalWorkers(Workers):
 
     def supply(self, wanted: int) -> Sequence[Place]:
         """Give this process, if it is the only one, or a process for each device or core."""
-        if not any(slot.taken for slot in self._slots):
-            self._slots = self._new_slots(wanted)
+        self._slots = self._slots or self._new_slots(wanted)
         if any(slot.unusable for slot in self._slots):
             return []
         free = [slot for slot in self._slots if not slot.taken][:wanted]
@@ -146,6 +145,7 @@ class ThisProcess(Place):
 
     def __init__(self, slot: _Slot) -> None:
         self.threads, self.device = slot.threads, slot.device
+        self._slot, slot.taken = slot, True
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
         """Do a task at once."""
@@ -154,7 +154,8 @@ class ThisProcess(Place):
         return future
 
     def end(self) -> None:
-        """Do nothing: it works only within ``submit``."""
+        """Give the place up; it works only within ``submit``."""
+        self._slot.taken = False
 
 
 class ProcessPlace(Place):
@@ -209,7 +210,7 @@ class ProcessPlace(Place):
         if process.exitcode == -signal.SIGKILL:
             return KilledError(KILLED)
         advice = f". {NEVER_STARTED}" if process.exitcode == 1 else ""
-        return PlaceError(f"the process ended with exit code {process.exitcode}{advice}")
+        return PlaceError(f"it ended with exit code {process.exitcode}{advice}")
 
 
 def _executor() -> ProcessPoolExecutor:

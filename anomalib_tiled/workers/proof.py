@@ -50,11 +50,12 @@ class Token:
     content: str
 
     @classmethod
-    def write(cls, folder: Path) -> Token:
-        """Write a new one into a folder, which is made if it is missing."""
-        token = cls(folder / "token", secrets.token_hex())
-        write_text(token.path, token.content)
-        return token
+    def of(cls, folder: Path) -> Token:
+        """Give that of a folder. It is written once, because places that are still starting read it later."""
+        path = folder / "token"
+        if not path.is_file():
+            write_text(path, secrets.token_hex())
+        return cls(path, path.read_text())
 
     def check(self) -> None:
         """Read it.

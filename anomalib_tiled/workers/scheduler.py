@@ -7,41 +7,32 @@ ends is tried elsewhere; one for which memory was short is tried once more when 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from anomalib_tiled.errors import NoPlaceError, OutOfMemoryError, StorageError
-from anomalib_tiled.stages.contracts import errors_naming_stage
+from anomalib_tiled.errors import NoPlaceError, StageError, StorageError
+from anomalib_tiled.stages.contracts import errors_naming_stage, name_of
 from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedError, Workers
+from anomalib_tiled.workers.queue import Named, Queue, is_short_of_memory
+from anomalib_tiled.workers.seat import Reasons, Seat, said
 from anomalib_tiled.workers.task import Task, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from anomalib_tiled.config.settings import Settings
-    from anomalib_tiled.stages.workers import Conditions, Place
-    from anomalib_tiled.workers.proof import PlaceReport, Proof
+    from anomalib_tiled.stages.workers import Conditions
+    from anomalib_tiled.workers.proof import Proof
+    from anomalib_tiled.workers.queue import Job
     from anomalib_tiled.workers.task import Answer
-
-
-class Named(Protocol):
-    """What work is done on: a tile, or a shard of images."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages."""
-
 
 Item = TypeVar("Item", bound=Named)
 
 logger = logging.getLogger(__name__)
-
-TRIES = 3
-"""How often an item is given to a place: a place may end by chance, but one item may also end every place."""
 
 SECONDS_BETWEEN_SUPPLIES = 5.0
 """Time after which workers are asked for more places while items wait: machines may have joined a cluster."""
@@ -72,52 +63,13 @@ class Terms:
     Args:
         conditions: Settings of the run, for the workers.
         proof: What each new place must prove.
+        claim: Gives what the function receives for an item; called anew for each try, before it begins. ``None`` for
+            the item itself.
     """
 
     conditions: Conditions
     proof: Proof
-
-
-@dataclass(eq=False)
-class _Job:
-    """An item that is to be done.
-
-    Args:
-        item: The item.
-        tries: How many places have ended with it.
-        avoid: Where it was lost last.
-    """
-
-    item: Named
-    tries: int = 0
-    avoid: tuple[str, int | None] | None = None
-
-
-@dataclass(eq=False)
-class _Seat:
-    """A place, and what it does.
-
-    Args:
-        place: The place.
-        future: The answer that it owes; ``None`` while it is idle.
-        report: Its proof, once it has given it.
-        job: What it works on; ``None`` for its proof, or nothing.
-    """
-
-    place: Place
-    future: Future[Answer] | None = None
-    report: PlaceReport | None = None
-    job: _Job | None = None
-
-    @property
-    def where(self) -> tuple[str, int | None]:
-        """Machine and GPU."""
-        return ("" if self.report is None else self.report.host), self.place.device
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can be given an item."""
-        return self.report is not None and self.future is None
+    claim: Callable[[Any], object] | None = None
 
 
 class Scheduler:
@@ -126,20 +78,15 @@ class Scheduler:
     Args:
         make: Makes the workers when they are first needed.
         report: Receives a line about each place that is excluded or has ended.
-        check: Called every few seconds while work is done; raises an error if this command must not go on.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], Workers],
-        report: Callable[[str], None] = logger.warning,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._make, self._report, self.check = make, report, check
-        self._seats: list[_Seat] = []
-        self._waiting: deque[_Job] = deque()
-        self._alone: deque[_Job] = deque()
-        self._reasons: Counter[str] = Counter()
+    def __init__(self, make: Callable[[], Workers], report: Callable[[str], None] = logger.warning) -> None:
+        self._make, self._report = make, report
+        self._check: Callable[[], None] = lambda: None
+        self._claim: Callable[[Any], object] | None = None
+        self._queue = Queue()
+        self._seats: list[Seat] = []
+        self._reasons = Reasons()
         self._unfit_in_a_row = 0
         self._most: int | None = None
         self._supply_at = 0.0
@@ -148,6 +95,25 @@ class Scheduler:
     def workers(self) -> Workers:
         """Supplies the places."""
         return self._make()
+
+    def prepared_workers(self, conditions: Conditions) -> Workers:
+        """Give the workers, adapted to a run.
+
+        Raises:
+            StageError: The workers raised an error.
+        """
+        with errors_naming_stage(self.workers):
+            self.workers.adapt(conditions)
+        return self.workers
+
+    def start(self, conditions: Conditions) -> None:
+        """Let the workers prepare, while this process reads images.
+
+        Raises:
+            StageError: The workers raised an error.
+        """
+        with errors_naming_stage(workers := self.prepared_workers(conditions)):
+            workers.start()
 
     def run(
         self, function: Callable[..., object], items: Sequence[Item], terms: Terms
@@ -165,30 +131,36 @@ class Scheduler:
             StageError: The workers raised an error.
         """
         work, proof = Work(function), Work(terms.proof)
-        self._waiting, self._alone, self._most = deque(map(_Job, items)), deque(), None
-        self._supply_at = 0.0
+        self._queue, self._claim = Queue(items), terms.claim
+        self._most, self._supply_at, self._unfit_in_a_row = None, 0.0, 0
         self.prepared_workers(terms.conditions)
+        for seat in self._seats:
+            seat.kept = True
         try:
-            while self._waiting or self._alone or any(seat.job for seat in self._seats):
-                self.check()
+            while self._queue or any(seat.job for seat in self._seats):
+                self._check()
                 self._supply(proof)
-                self._assign(work)
-                for seat in self._next_answers():
+                self._hand_out(work)
+                answered = self._next_answers()
+                self._check()  # this process may have been suspended while it waited
+                for seat in answered:
                     if (outcome := self._outcome(seat)) is not None:
                         yield outcome
         finally:
-            for seat in [seat for seat in self._seats if seat.job is not None or not self.workers.elsewhere]:
-                self._end(seat)
+            self._end([seat for seat in self._seats if seat.job is not None or not self.workers.elsewhere])
 
-    def prepared_workers(self, conditions: Conditions) -> Workers:
-        """Give the workers, adapted to a run.
+    @contextmanager
+    def checking(self, check: Callable[[], None]) -> Iterator[None]:
+        """Check meanwhile that the command may go on, every few seconds, and before it hands out work or takes results.
 
-        Raises:
-            StageError: The workers raised an error.
+        Args:
+            check: Raises an error if the command must stop.
         """
-        with errors_naming_stage(self.workers):
-            self.workers.adapt(conditions)
-        return self.workers
+        before, self._check = self._check, check
+        try:
+            yield
+        finally:
+            self._check = before
 
     def describe_places(self) -> str:
         """Say how many places there are, for a progress bar; "" if this machine has only one."""
@@ -199,109 +171,111 @@ class Scheduler:
         return f"on {ready} places" + (f", {starting} starting" if starting else "")
 
     def close(self) -> None:
-        """End all places, then close the workers."""
+        """End all places, then close the workers.
+
+        Raises:
+            StageError: The workers raised an error.
+        """
         if "workers" not in vars(self):
             return
-        with errors_naming_stage(self.workers):
-            try:
-                for seat in [*self._seats]:
-                    self._end(seat)
-            finally:
-                self.workers.close()
-                del self.workers
+        workers = self.workers
+        try:
+            self._end([*self._seats])
+        finally:
+            del self.workers
+            with errors_naming_stage(workers):
+                workers.close()
 
     def _supply(self, proof: Work) -> None:
         """Ask the workers for places that are lacking, now and then.
 
         Raises:
             NoPlaceError: No place is left, and none can come.
+            StageError: The workers break their contract.
         """
-        if monotonic() >= self._supply_at:
+        if monotonic() >= self._supply_at and (wanted := self._wanted()) > 0:
             self._supply_at = monotonic() + SECONDS_BETWEEN_SUPPLIES
-            free = sum(seat.job is None for seat in self._seats)
-            most = len(self._waiting) + len(self._alone) - free
-            wanted = most if self._most is None else min(most, self._most - len(self._seats))
-            if wanted > 0 and self._unfit_in_a_row < UNFIT_IN_A_ROW:
-                with errors_naming_stage(self.workers):
-                    for place in self.workers.supply(wanted):
-                        self._seats.append(seat := _Seat(place))
-                        self._submit(seat, proof, None)
+            with errors_naming_stage(self.workers):
+                seats = [*map(Seat, self.workers.supply(wanted))]
+            self._seats += seats
+            if len(seats) > wanted:
+                message = (
+                    f"{name_of(self.workers)} must supply at most {wanted} places, but supplied {len(seats)}. Fix it."
+                )
+                raise StageError(message)
+            for seat in seats:
+                self._submit(seat, proof)
         if not self._seats:
-            raise NoPlaceError(self._why_no_place())
+            message = f"There is no place to work at any more, and {len(self._queue)} pieces of work are left."
+            raise NoPlaceError("\n".join([message, *self._reasons.lines()]))
 
-    def _why_no_place(self) -> str:
-        left = len(self._waiting) + len(self._alone)
-        reasons = [f"{reason}{f' ({number} times)' if number > 1 else ''}" for reason, number in self._reasons.items()]
-        return "\n".join([f"There is no place left to work at, and {left} pieces of work are left.", *reasons])
+    def _wanted(self) -> int:
+        """Give the number of places that could be used in addition."""
+        if self._unfit_in_a_row >= UNFIT_IN_A_ROW:
+            return 0
+        free = sum(seat.job is None for seat in self._seats)
+        wanted = max(len(self._queue.waiting) - free, not self._seats)
+        return wanted if self._most is None else min(wanted, self._most - len(self._seats))
 
-    def _assign(self, work: Work) -> None:
+    def _hand_out(self, work: Work) -> None:
         """Give each place that is ready an item."""
+        places = {seat.where for seat in self._seats if seat.report is not None}
         for seat in self._seats:
-            if seat.is_ready and (job := self._next_for(seat)) is not None:
+            if seat.is_ready and (job := self._queue.next_for(seat.where, others=len(places) > 1)) is not None:
                 self._submit(seat, work, job)
-        if self._alone and not self._waiting and not any(seat.job for seat in self._seats):
-            job = self._alone[0]
-            ready = sorted((seat for seat in self._seats if seat.is_ready), key=lambda seat: seat.where == job.avoid)
-            if ready:
-                self._submit(ready[0], work, self._alone.popleft(), alone=True)
+        ready = [seat for seat in self._seats if seat.is_ready]
+        if not ready or any(seat.job for seat in self._seats) or (job := self._queue.next_alone()) is None:
+            return
+        chosen = min(ready, key=lambda seat: job.lost_at is not None and seat.where[0] == job.lost_at[0])
+        self._end([seat for seat in ready if seat is not chosen and seat.where[0] == chosen.where[0]])
+        self._submit(chosen, work, job)
 
-    def _next_for(self, seat: _Seat) -> _Job | None:
-        """Take the first item that was not lost where this place is, unless all places are there."""
-        others = any(other.where != seat.where for other in self._seats)
-        for job in self._waiting:
-            if job.avoid != seat.where or not others:
-                self._waiting.remove(job)
-                return job
-        return None
-
-    def _submit(self, seat: _Seat, work: Work, job: _Job | None, *, alone: bool = False) -> None:
+    def _submit(self, seat: Seat, work: Work, job: Job | None = None) -> None:
         """Submit an item to a place, or its proof.
 
         Args:
             seat: The place.
             work: The function.
             job: The item; ``None`` for the proof.
-            alone: Whether nothing else runs.
         """
-        place, advice = seat.place, "" if alone else seat.place.advice
+        place = seat.place
+        item = None if job is None else job.item if self._claim is None else self._claim(job.item)
         with errors_naming_stage(self.workers):
-            task = Task(work, None if job is None else job.item, place.threads, place.device, advice)
-            seat.job, seat.future = job, place.submit(task)
+            advice = "" if job is not None and job.alone else place.advice
+            seat.job, seat.future = job, place.submit(Task(work, item, place.threads, place.device, advice))
 
-    def _next_answers(self) -> list[_Seat]:
+    def _next_answers(self) -> list[Seat]:
         """Wait for an answer, or for some seconds, and give the places that have answered or ended."""
         owed = {seat.future: seat for seat in self._seats if seat.future is not None}
         done = wait(owed, timeout=SECONDS_BETWEEN_SUPPLIES, return_when=FIRST_COMPLETED).done
         return [seat for future, seat in owed.items() if future in done]
 
-    def _outcome(self, seat: _Seat) -> Outcome[Any] | None:
+    def _outcome(self, seat: Seat) -> Outcome[Any] | None:
         """Take the answer of a place: the outcome of its item; ``None`` if that was a proof, or is to be retried.
 
         Raises:
             StorageError: The disk is full.
         """
-        future, job = seat.future, seat.job
+        (future, job), (seat.future, seat.job) = (seat.future, seat.job), (None, None)
         if future is None:
             return None
-        alone = not any(other.job for other in self._seats if other is not seat)
-        seat.future = seat.job = None
         try:
             answer = future.result()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the place has ended
-            self._note_end(seat, error)
-            return None if job is None else self._lost(seat, job, _as_place_error(seat, error), alone=alone)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, the place has ended
+            return self._place_ended(seat, job, error)
         if job is None:
             self._take_proof(seat, answer)
             return None
         if isinstance(answer.error, StorageError):
             raise answer.error
         if answer.lost:
-            self._end(seat)
-        if answer.error is not None and (answer.lost or _of_machine(answer.error)):
-            return self._lost(seat, job, answer.error, alone=alone)
+            self._end([seat])
+        if answer.error is not None and (answer.lost or is_short_of_memory(answer.error)):
+            return self._lost(seat, job, answer.error)
+        seat.kept = False
         return Outcome(job.item, answer.error, answer.value)
 
-    def _take_proof(self, seat: _Seat, answer: Answer) -> None:
+    def _take_proof(self, seat: Seat, answer: Answer) -> None:
         """Let a place work, or exclude it.
 
         Raises:
@@ -310,59 +284,64 @@ class Scheduler:
         if answer.error is None:
             seat.report, self._unfit_in_a_row = answer.value, 0
             return
-        if not self.workers.elsewhere:
+        if not self.workers.elsewhere and not answer.lost:
             raise answer.error
         self._unfit_in_a_row += 1
-        reason = f"{seat.place.name} is excluded: {answer.error}"
-        self._reasons[reason] += 1
-        self._report(reason)
+        self._exclude(seat, said(answer.error))
+
+    def _exclude(self, seat: Seat, reason: str) -> None:
+        self._note(seat, "is excluded", reason)
         with errors_naming_stage(self.workers):
-            self.workers.exclude(seat.place, str(answer.error))
-        self._end(seat)
+            self.workers.exclude(seat.place, reason)
+        self._end([seat])
 
-    def _note_end(self, seat: _Seat, error: Exception) -> None:
-        """Note that a place has ended, so that another one is supplied."""
-        reason = f"{seat.place.name} has ended: {error}"
-        self._reasons[reason] += 1
-        self._report(reason)
-        self._unfit_in_a_row += seat.report is None and not isinstance(error, PreemptedError)
-        self._end(seat)
+    def _place_ended(self, seat: Seat, job: Job | None, error: BaseException) -> Outcome[Any] | None:
+        """Note that a place has ended, so that another one is supplied, and decide what becomes of its item."""
+        kind = next((kind for kind in (KilledError, PreemptedError) if isinstance(error, kind)), PlaceError)
+        self._note(seat, "has ended", said(error))
+        self._unfit_in_a_row += seat.report is None and kind is not PreemptedError
+        self._end([seat])
+        return None if job is None else self._lost(seat, job, kind(f"{seat.place.name} has ended: {said(error)}"))
 
-    def _lost(self, seat: _Seat, job: _Job, error: Exception, *, alone: bool) -> Outcome[Any] | None:
+    def _lost(self, seat: Seat, job: Job, error: Exception) -> Outcome[Any] | None:
         """Decide whether an item is retried; if not, give its outcome."""
-        job.avoid = seat.where
-        if isinstance(error, KilledError) or _of_machine(error):
-            if alone:
-                return Outcome(job.item, error)
-            self._alone.append(job)
-            logger.warning("%s is retried alone when all others are done: %s", job.item.name, error)
-            self._save_memory(seat)
-            return None
-        job.tries += not isinstance(error, PreemptedError)
-        if job.tries >= TRIES:
+        others = any(other is not seat for other in self._seats)
+        job.lost_at = seat.where
+        if not self._queue.put_back(job, error, counts=not seat.kept, others=others):
             return Outcome(job.item, error)
-        self._waiting.append(job)
-        logger.warning("%s is retried: %s", job.item.name, error)
+        when = " alone when all others are done" if job.alone else ""
+        logger.warning("%s is retried%s: %s", job.item.name, when, error)
+        if is_short_of_memory(error):
+            self._save_memory(seat)
         return None
 
-    def _save_memory(self, seat: _Seat) -> None:
+    def _save_memory(self, seat: Seat) -> None:
         """Let fewer places work on a machine with too little memory for all; none, if there are other machines."""
-        others = [other for other in self._seats if other is not seat and other.report is not None]
-        if any(other.where[0] == seat.where[0] for other in others):
-            self._most = len(self._seats) - (seat in self._seats)
+        others = [other.where[0] for other in self._seats if other is not seat and other.report is not None]
+        if seat.where[0] in others:
+            self._most = sum(other is not seat for other in self._seats)
             logger.warning("From now on there is one place less: %d.", self._most)
+            self._end([seat])
         elif others:
-            with errors_naming_stage(self.workers):
-                self.workers.exclude(seat.place, "Its memory is too small for the work.")
-        else:
-            return
-        if seat in self._seats:
-            self._end(seat)
+            self._exclude(seat, "its memory is too small for the work")
 
-    def _end(self, seat: _Seat) -> None:
-        self._seats.remove(seat)
+    def _note(self, seat: Seat, what: str, reason: str) -> None:
+        """Tell the user what has become of a place, and keep it for the last message."""
+        self._reasons.add(seat.place.name, reason)
+        self._report(f"{seat.place.name} {what}: {reason}")
+
+    def _end(self, seats: Sequence[Seat]) -> None:
+        """End places; an error of one keeps no other from being ended.
+
+        Raises:
+            StageError: The workers raised an error.
+        """
         self._supply_at = 0.0
-        seat.place.end()
+        with errors_naming_stage(self.workers), ExitStack() as ends:
+            for seat in seats:
+                if seat in self._seats:
+                    self._seats.remove(seat)
+                    ends.callback(seat.place.end)
 
 
 def scheduler_of(settings: Settings, report: Callable[[str], None] = logger.warning) -> Scheduler:
@@ -373,14 +352,3 @@ def scheduler_of(settings: Settings, report: Callable[[str], None] = logger.warn
         report: Receives a line about each place that is excluded or has ended.
     """
     return Scheduler(partial(settings.stages["workers"].build, Workers), report)
-
-
-def _of_machine(error: Exception) -> bool:
-    """Whether the memory of the machine ran out, which all its places share."""
-    return isinstance(error, OutOfMemoryError) and error.of_machine
-
-
-def _as_place_error(seat: _Seat, error: Exception) -> PlaceError:
-    """Give the error of a place that has ended, with its name."""
-    kind = type(error) if isinstance(error, PlaceError) else PlaceError
-    return kind(f"{seat.place.name} has ended: {error}")

@@ -62,6 +62,25 @@ def has_tiled(module: ModuleType) -> bool:
     return issubclass(module.AnomalibCLI, autoload.TiledCommand)
 
 
+def test_a_command_that_only_reads_does_not_wait_for_the_host(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.write_text("raise RuntimeError('the host is loaded')")
+    given: list[list[str]] = []
+    monkeypatch.setattr("anomalib_tiled.cli.main.main", lambda arguments, prog: given.append([prog, *arguments]) or 0)
+    start_up(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/anomalib", "tiled", "status", "--ckpt_dir", "x"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(HOST)
+    assert left.value.code == 0
+    assert given == [["anomalib tiled", "status", "--ckpt_dir", "x"]]
+    for argv in (["anomalib", "tiled", "fit"], ["anomalib", "status"], ["mine", "tiled", "status"], ["anomalib"]):
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(RuntimeError, match="the host is loaded"):
+            importlib.import_module(HOST)
+    assert len(given) == 1
+
+
 def test_the_host_is_connected_when_its_command_line_is_imported(stand_in: Path, tmp_path: Path) -> None:
     start_up(tmp_path)
     importlib.import_module("anomalib.cli")

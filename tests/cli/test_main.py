@@ -44,7 +44,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
             return run
 
         commands = SimpleNamespace(**{name: command(name) for name in NAMES})
-        monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+        for module in ("commands", "status"):
+            monkeypatch.setitem(sys.modules, f"anomalib_tiled.cli.{module}", commands)
         return calls
 
     return stand_in
@@ -116,7 +117,7 @@ def printing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def run(name: str, file: TextIO | None, text: str = "1") -> int:
         commands = SimpleNamespace(status=lambda arguments, prog: print(text, file=getattr(sys, name), flush=True))
-        monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.commands", commands)
+        monkeypatch.setitem(sys.modules, "anomalib_tiled.cli.status", commands)
         with monkeypatch.context() as patched:
             patched.setattr(sys, name, file)
             return main(["status"])

@@ -11,11 +11,10 @@ import yaml
 from anomalib_tiled.cli import options
 from anomalib_tiled.cli.options import (
     predict_parser,
-    run_parser,
     settings_from,
     test_parser,
 )
-from anomalib_tiled.cli.parser import Parser
+from anomalib_tiled.cli.parser import Parser, run_parser
 from anomalib_tiled.config.settings import (
     CacheSettings,
     ClassSpec,

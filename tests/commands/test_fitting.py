@@ -21,7 +21,7 @@ from anomalib_tiled.stages.merging import Gaussian, Mean
 from anomalib_tiled.stages.normalization import Quantile
 from anomalib_tiled.stages.seams import GaussianSeams
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, ManualThreshold
-from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.workers.local import LocalWorkers
 
 PADIM = {"pre_trained": False, "layers": ["layer1", "layer2"], "n_features": 20}
 

@@ -17,14 +17,14 @@ from anomalib_tiled.plugins.hookspecs import hook_specifications
 FACTORY = '''
 """A factory's own stages."""
 
+from concurrent.futures import Future
 from functools import wraps
 from pathlib import Path
 
 import torch
 
-from anomalib_tiled import Merger, Normalizer, Scorer, SeamSmoother, Thresholder, Workers
+from anomalib_tiled import Merger, Normalizer, Place, Scorer, SeamSmoother, Thresholder, Workers
 from anomalib_tiled import hookimpl as hook_of_the_package
-from anomalib_tiled.stages.workers import Outcome
 
 CALLED = Path(__file__).with_name("called.txt")
 HEARD = Path(__file__).with_name("heard.txt")
@@ -92,13 +92,31 @@ class Midrange(Thresholder):
         return (scores.minimum + scores.maximum) / 2
 
 
-class Backwards(Workers):
-    """Last tile first."""
+class Desk(Place):
+    """A part of this process."""
 
-    def train(self, tiles, train_tile):
-        for tile in reversed(tiles):
-            train_tile(tile)
-            yield Outcome(tile, None)
+    name, threads = "the desk", 1
+
+    def submit(self, task):
+        future = Future()
+        future.set_result(task())
+        return future
+
+    def end(self):
+        pass
+
+
+class Desks(Workers):
+    """One tile at a time."""
+
+    def __init__(self):
+        self.desks = [Desk()]
+
+    def supply(self, wanted):
+        return [self.desks.pop()] if self.desks else []
+
+    def close(self):
+        hear("closed")
 
 
 @hookimpl
@@ -128,7 +146,7 @@ def register_thresholders():
 
 @hookimpl
 def register_workers():
-    return [Backwards]
+    return [Desks]
 
 
 def hear(*words):
@@ -161,7 +179,7 @@ STAGES = {
     "seam_smoothing": {"class_path": "Bilateral", "init_args": {"radius": 5}},
     "normalization": {"stage": "image", "method": "Sigmoid"},
     "thresholding": {"stage": "image", "method": "Midrange"},
-    "workers": "Backwards",
+    "workers": "Desks",
 }
 BROKEN = {
     "fails on import": ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -201,12 +219,12 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
     origins = json.loads((run / "origins.json").read_text())
     assert origins["thresholding"] == {"class_path": "factory.Midrange", "package": "factory", "version": "1.2"}
     heard = (tmp_path / "installed" / "heard.txt").read_text().splitlines()
-    assert heard[:2] == [f"trained {tile} 1 True True" for tile in ("r00_c01", "r00_c00")]
+    assert heard[:2] == [f"trained {tile} 1 True True" for tile in ("r00_c00", "r00_c01")]
     assert heard[2] == "calibrated ['span', 'threshold'] True"
     assert sorted(heard[3:11]) == sorted(
         [f"predicted {n:03d}.png True tensor({truth})" for n in range(4) for truth in ("False", "True")]
     )
-    assert heard[11:] == ["tested image_AUROC True"]
+    assert heard[11:] == ["tested image_AUROC True", "closed"]
     called = (tmp_path / "installed" / "called.txt").read_text().split()
     assert set(called) == {name for name in dir(hook_specifications()) if not name.startswith("_")}, (
         "every hook was tried out"

@@ -29,7 +29,7 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.training import workers
+from anomalib_tiled.workers import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_a_test_gives_back_the_memory_of_each_batch(
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     of_fit = {"config.yaml", "split.csv", "origins.json", "seals.json", "trained_on.json", "tiles", "calibration.json"}
-    of_fit |= {"logs", "fit.lock"}
+    of_fit |= {"logs", "fit.lock", "split.table", "trained_on.csv"}
     assert names == of_fit | {"validation_scores.npz"} | {"metrics.json", "scores.csv", "tiles.csv", "images", "raw"}
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
@@ -261,8 +261,10 @@ def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys
     assert all(path.exists() for path in results), "the models are those that were tested"
     damaged, kept = run / "tiles" / "r01_c02.ckpt", (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns
     damaged.write_bytes(damaged.read_bytes()[:1000])
-    assert main(["status", "--ckpt_dir", str(run)]) == 2
-    assert f"fit --ckpt_dir {run} --tiles r01_c02`" in capsys.readouterr().err
+    assert main(["status", "--ckpt_dir", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert f"fit --ckpt_dir {run} --tiles r01_c02`" in shown
+    assert "8 of 9 tiles done, 1 damaged, calibrated." in shown
     assert main(["fit", "--ckpt_dir", str(run), "--tiles", "r01_c02,r00_c00"]) == 0
     assert (run / "tiles" / "r00_c01.ckpt").stat().st_mtime_ns == kept
     assert not any(path.exists() for path in results), "they are those of models that are no more"
@@ -279,7 +281,7 @@ def test_two_processes_give_what_one_gives(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
+    monkeypatch.setattr(local, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two))]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import os
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +19,8 @@ import pytest
 from PIL import Image
 
 from anomalib_tiled.data import cache
-from anomalib_tiled.data.cache import DecodedFiles, ImageCache, open_source
+from anomalib_tiled.data.block_files import BlockFiles
+from anomalib_tiled.data.cache import DecodedFiles, ImageCache, check_visible, open_source, reopen_cache
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.errors import DataError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
@@ -108,7 +113,7 @@ def test_a_changed_image_is_read_again(split: Split, tmp_path: Path) -> None:
 def test_too_little_disk_is_an_error_before_anything_is_decoded(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Counter[str]
 ) -> None:
-    needed = 8 * 12 * (3 * 8 + 2)
+    needed = 8 * 12 * (3 * 8 + 2) + 4 * len(GRID.blocks) * (8 + 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     message = (
         f"The image cache needs 0.0 MB in {tmp_path / 'cache'}, but only 0.0 MB are free. Make room, point cache.dir"
@@ -174,7 +179,9 @@ def damaged(path: Path, how: str) -> None:
     elif how == "altered":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
-        path.write_bytes({"cut short": content[:-1], "a list": b"[]", "text": b"{"}[how])
+        changed = {"cut short": content[:-1], "a list": b"[]", "text": b"{"}
+        changed["of another form"] = content.replace(b'"form": 2', b'"form": 3')
+        path.write_bytes(changed[how])
 
 
 @pytest.mark.parametrize(
@@ -183,8 +190,7 @@ def damaged(path: Path, how: str) -> None:
         ("index.json", "a list"),
         ("index.json", "text"),
         ("index.json", "missing"),
-        ("checksums.npy", "missing"),
-        ("checksums.npy", "altered"),
+        ("index.json", "of another form"),
         ("image_r01_c01.npy", "missing"),
         ("image_r01_c01.npy", "cut short"),
         ("mask_r01_c01.npy", "cut short"),
@@ -204,6 +210,106 @@ def test_a_cache_that_is_not_whole_is_made_anew(
     assert isinstance(source, ImageCache)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert visible(tmp_path / "cache") == [folder]
+
+
+def as_of_version_1(folder: Path, split: Split) -> dict[str, bytes]:
+    """Give a cache the form that earlier versions wrote; return its new content."""
+    checksums: dict[str, list[np.ndarray]] = {"image": [], "mask": []}
+    for block in GRID.blocks:
+        for kind, of_kind in checksums.items():
+            parts = np.load(path := folder / f"{kind}_{block.name}.npy")
+            np.save(path, parts["pixels"])
+            of_kind.append(parts["crc32"])
+    np.save(folder / "checksums.npy", np.concatenate([np.stack(each, axis=1) for each in checksums.values()]))
+    index = {"images": [], "masks": [], "files": [], "checksums": zlib.crc32((folder / "checksums.npy").read_bytes())}
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "files.csv").unlink()
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_cache_of_an_earlier_version_is_read_as_it_is(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, direct = open_source(split, GRID, tmp_path / "cache").folder, open_source(split, GRID, None)
+    before = as_of_version_1(folder, split)
+    monkeypatch.setattr(BlockFiles, "_decoded", lambda *_: pytest.fail("an image is decoded"))
+    for source in (open_source(split, GRID, tmp_path / "cache"), reopen_cache(split, GRID, folder)):
+        assert source.fingerprint == folder.name, "predictions that were kept under it stay valid"
+        for sample in split.samples:
+            assert np.array_equal(source.image(sample, *WHOLE), direct.image(sample, *WHOLE))
+            assert np.array_equal(source.mask(sample, *WHOLE), direct.mask(sample, *WHOLE))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("how", ["missing", "altered", "cut short"])
+def test_a_cache_of_an_earlier_version_without_its_checksums_is_made_anew(
+    split: Split, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    as_of_version_1(folder, split)
+    damaged(folder / "checksums.npy", how)
+    caplog.clear()
+    assert isinstance(open_source(split, GRID, tmp_path / "cache", build=False), DecodedFiles)
+    assert caplog.messages == [
+        f"The image cache {folder} is not used, because files in it are missing, cut short or changed."
+    ]
+    assert open_source(split, GRID, tmp_path / "cache").folder == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_cache_is_reopened_without_a_look_at_images_and_blocks(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, looked, look = open_source(split, GRID, tmp_path / "cache").folder, [], os.stat
+
+    def counted(path: str | Path, **options: object) -> os.stat_result:
+        looked.append(str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr("os.stat", counted)
+    reopen_cache(split, GRID, folder)
+    assert {Path(path).parent for path in looked} == {folder}
+    assert len(looked) < 5
+
+
+def test_a_cache_that_is_not_visible_is_never_done_without(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    monkeypatch.setattr(cache, "gethostname", lambda: "node7")
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    message = f"must see its image cache, but {folder} is not visible from this machine, node7. Mount the disk that it"
+    for look in (partial(check_visible, folder), partial(reopen_cache, split, GRID, folder)):
+        with pytest.raises(DataError, match=message):
+            look()
+
+
+def test_a_cache_of_other_images_is_not_reopened(split: Split, tmp_path: Path) -> None:
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    message = f"The image cache {folder} must hold the images of the run, but was changed while"
+    with pytest.raises(DataError, match=message):
+        reopen_cache(Split(split.samples[1:]), GRID, folder)
+    other = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    with pytest.raises(DataError, match=message):
+        reopen_cache(split, other, folder)
+
+
+def test_a_cache_names_its_files(split: Split, tmp_path: Path) -> None:
+    first, second = (sample for sample in split.subset("test") if sample.label == 1)
+    split = Split((replace(first, further_masks=(second.mask_path,)), second))
+    folder = open_source(split, GRID, tmp_path / "cache").folder
+    with (folder / "files.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kind"], row["position"], row["path"]) for row in rows] == [
+        ("image", "0", str(first.image_path)),
+        ("image", "1", str(second.image_path)),
+        ("mask", "0", str(first.mask_path)),
+        ("mask", "0", str(second.mask_path)),
+        ("mask", "1", str(second.mask_path)),
+    ]
+    status = first.image_path.stat()
+    assert (rows[0]["bytes"], rows[0]["modified"]) == (str(status.st_size), str(status.st_mtime_ns))
 
 
 def test_a_cache_may_be_deleted_while_it_is_read(split: Split, tmp_path: Path) -> None:

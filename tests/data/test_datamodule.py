@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 from pathlib import Path
 from unittest.mock import Mock
@@ -177,7 +178,7 @@ def root(tmp_path: Path) -> Path:
 def parts(root: Path, val: str = "none", test: str = "from_dir", **more: object) -> Folder:
     folders = {"normal_dir": ["good"], "normal_test_dir": "ok", "abnormal_dir": "bad", "mask_dir": "masks"}
     modes = {"val_split_mode": val, "test_split_mode": test}
-    return Folder("parts", root=root, num_workers=0, **folders, **modes, **more)
+    return Folder("parts", root=root, num_workers=0, **{**folders, **modes, **more})
 
 
 def split_of(datamodule: AnomalibDataModule, kept: Path) -> Split:
@@ -198,6 +199,28 @@ def test_images_that_come_after_the_split_are_counted_whatever_was_left_out_of_i
     (root / "good" / "5.tif").write_bytes((root / "good" / "0.png").read_bytes())
     (root / "good" / "notes.txt").touch()
     assert appeared(split, parts(root, val, test)) == (2, root / "good/5.tif")
+
+
+def paths_of(split: Split) -> list[Path]:
+    return [path for sample in split.samples for path in (sample.image_path, *sample.masks)]
+
+
+def test_folders_keep_the_names_of_their_mounts(root: Path, tmp_path: Path) -> None:
+    """Anomalib follows links, but they may lead elsewhere on another machine."""
+    (tmp_path / "mount").symlink_to(tmp_path, target_is_directory=True)
+    (root / "better").symlink_to(root / "good", target_is_directory=True)
+    mounted = tmp_path / "mount" / "parts"
+    data = parts(mounted, abnormal_dir=str(mounted / "bad"), normal_dir=["better"])
+    split, plain = split_once(data), split_once(parts(root))
+    assert {path.relative_to(mounted).parts[0] for path in paths_of(split)} == {"better", "ok", "bad", "masks"}
+    followed = [Path(os.path.realpath(path)) for path in paths_of(split)]
+    assert followed == paths_of(plain)
+    draw(root, "good/9.png")
+    for earlier in (split, plain):
+        assert appeared(earlier, data) == (1, mounted / "better/9.png")
+    rows = {"image_path": ["good/0.png", "bad/crack/0.png"], "label_index": [0, 1], "split": ["train", "test"]}
+    table = Tabular("t", {**rows, "mask_path": ["", "masks/crack/0.png"]}, root=mounted, num_workers=0)
+    assert all(path.is_relative_to(mounted) for path in paths_of(split_once(table)))
 
 
 def test_defects_and_normal_test_images(root: Path, tmp_path: Path) -> None:

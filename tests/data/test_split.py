@@ -6,7 +6,7 @@ import pytest
 from anomalib.data import Folder
 
 from anomalib_tiled.data.datamodule import split_once
-from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.data.split import SUBSETS, Known, Sample, Split, StoredSamples, image_names
 from anomalib_tiled.errors import RunFolderError
 
 
@@ -52,3 +52,46 @@ def test_a_split_that_was_changed(tmp_path: Path, content: str, reason: str) -> 
     message = rf"must have the columns subset, image_path, mask_path, label, but was changed \(.*{reason}.*\)\. Fit"
     with pytest.raises(RunFolderError, match=message):
         Split.parse(content.encode(), tmp_path / "split.csv")
+
+
+MIXED = Split(
+    (
+        Sample("train", Path("/a.png"), None, 0),
+        Sample("train", Path("/e.png"), None, None),
+        Sample("val", Path("/b.png"), Path("/mask.png"), 1),
+        Sample("val", Path("/c.png"), None, None),
+        Sample("test", Path("/b.png"), Path("/mask.png"), 1),
+    )
+)
+
+
+@pytest.mark.parametrize("samples", [MIXED.samples, MIXED.samples[:2], MIXED.samples[3:], ()])
+def test_a_stored_split_says_what_a_split_of_objects_says(samples: tuple[Sample, ...]) -> None:
+    split = Split(samples)
+    stored = Split(StoredSamples(split.table))
+    for name in SUBSETS:
+        assert stored.subset(name) == split.subset(name)
+        assert [sample.subset for sample in split.subset(name)] == [name] * len(split.subset(name))
+        assert image_names(stored.subset(name)) == image_names(split.subset(name))
+        for ours, theirs in zip(Known.of(stored.subset(name)), Known.of(split.subset(name)), strict=True):
+            assert ours.tolist() == theirs.tolist()
+    assert stored == split
+    assert stored.calibration_samples == split.calibration_samples
+    facts = [(each.calibration_subset, each.calibrated_on_test, each.has_masks) for each in (stored, split)]
+    assert facts[0] == facts[1]
+
+
+def test_a_part_of_stored_samples_is_a_part_of_the_samples() -> None:
+    stored = StoredSamples(MIXED.table)
+    assert stored[1:4] == MIXED.samples[1:4]
+    assert stored[1:4][1:] == MIXED.samples[2:4]
+    assert stored[1:][-1] == MIXED.samples[-1]
+    assert stored[:2] != MIXED.samples[1:3]
+    assert stored != 5
+    with pytest.raises(IndexError):
+        _ = stored[5]
+
+
+def test_a_split_of_some_stored_samples_has_a_table_of_these(tmp_path: Path) -> None:
+    split = Split(Split(StoredSamples(MIXED.table)).subset("test"))
+    assert [*split.table.images] == ["/b.png"]

@@ -7,8 +7,10 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -20,6 +22,7 @@ from hatchling.plugin.manager import PluginManager
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.discovery import Plugins, find_plugins
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
 from anomalib_tiled.plugins.observers import Observers
@@ -28,7 +31,11 @@ from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
+from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.training.stage_check import GRID, check_stages
+from anomalib_tiled.workers.proof import Proof
+from anomalib_tiled.workers.scheduler import Scheduler, Terms
+from anomalib_tiled.workers.task import Work
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-stage.md"
 BLOCKS = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -79,23 +86,28 @@ def test_every_stage_keeps_its_contract(page: Plugins) -> None:
     assert tried == set(FIELDS), "the page shows a stage of each kind"
 
 
-def test_the_worker_tries_a_tile_twice(page: Plugins) -> None:
-    (workers,) = page.of("workers")
-    tried = []
+def look(item: None) -> str:
+    return "cpu"
 
-    def train_tile(tile: object) -> None:
-        tried.append(tile)
-        if tile == GRID.tiles[0] and tried.count(tile) == 1:
-            message = "once"
-            raise ValueError(message)
+
+def test_the_workers_of_the_page_do_all_tiles(page: Plugins) -> None:
+    def work(tile: Tile) -> str:
         if tile == GRID.tiles[1]:
-            message = "always"
+            message = "out of luck"
             raise ValueError(message)
+        return current_thread().name
 
-    outcomes = list(workers.implementation().train(GRID.tiles[:3], train_tile))
-    assert [outcome.tile for outcome in outcomes] == list(GRID.tiles[:3])
-    assert [str(outcome.error) for outcome in outcomes] == ["None", "always", "None"]
-    assert len(tried) == 5
+    (workers,) = page.of("workers")
+    scheduler = Scheduler(workers.implementation)
+    with closing(scheduler):
+        outcomes = [*scheduler.run(work, GRID.tiles, Terms(Conditions(), Proof({}, None, Work(look))))]
+    assert sorted(outcome.item.name for outcome in outcomes) == [tile.name for tile in GRID.tiles]
+    assert [str(outcome.error) for outcome in outcomes if outcome.error] == ["out of luck"]
+    assert current_thread().name not in {outcome.value for outcome in outcomes}
+
+
+def test_the_workers_of_the_page_are_short() -> None:
+    assert len(MODULES["tiled_threads"].splitlines()) <= 50
 
 
 def test_those_that_are_told_do_what_the_page_says(

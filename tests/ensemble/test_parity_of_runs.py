@@ -117,7 +117,7 @@ def ours(case: Case) -> Outcome:
             },
         },
         "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score"]},
-        "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+        "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers"},
         "cache": {"directory": None},
         "visualize": False,
     }

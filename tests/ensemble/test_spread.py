@@ -16,6 +16,7 @@ from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, T
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
+from anomalib_tiled.ensemble.stored_images import LazyPrediction
 from anomalib_tiled.export.modules import TileModule, WholeImages
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.merging import Mean
@@ -23,7 +24,7 @@ from anomalib_tiled.stages.normalization import MinMax, Normalizer, Quantile, St
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold, QuantileThreshold, Thresholder
 from anomalib_tiled.training.calibrate import learn
-from anomalib_tiled.training.stored_predictions import LazyPrediction
+from anomalib_tiled.training.observations import ObserveHere
 
 GRID = TileGrid(Size(16, 16), Size(8, 8), Size(8, 8))
 NAMES = [tile.name for tile in GRID.tiles]
@@ -77,9 +78,8 @@ def calibrated(stages: Stages) -> EnsembleModel:
     for images in normal_images().split(4):
         labels, masks = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), 16, 16)
         batches.append(ImageBatch(image=images, gt_label=labels, gt_mask=masks))
-    ensemble.calibration = learn(
-        ensemble, lambda: [LazyPrediction(each, partial(ensemble.predict_raw, each.image)) for each in batches]
-    )
+    images = [LazyPrediction(each, partial(ensemble.predict_raw, each.image)) for each in batches]
+    ensemble.calibration = learn(stages, ObserveHere(ensemble, lambda: images))
     return ensemble
 
 

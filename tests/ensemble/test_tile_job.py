@@ -13,13 +13,15 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.config.settings import ClassSpec, Settings
-from anomalib_tiled.data.cache import ImageCache, PixelSource
-from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.config.settings import CacheSettings, ClassSpec, Settings
+from anomalib_tiled.data import cache
+from anomalib_tiled.data.cache import DecodedFiles, ImageCache, PixelSource
+from anomalib_tiled.data.split import Sample, Split, StoredSamples
+from anomalib_tiled.ensemble.place_check import PlaceCheck
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
-from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.preparation import prepare
@@ -67,14 +69,14 @@ def large(settings: Settings, tmp_path: Path) -> TileJob:
     samples = tuple(
         Sample("train", Path(f"/data/boards/good/{number:05}.png"), None, 0) for number in range(MANY_IMAGES)
     )
-    source: PixelSource = ImageCache(
-        tmp_path, EIGHT_BY_EIGHT, {sample.image_path: place for place, sample in enumerate(samples)}, {}, []
-    )
+    split = Split(samples)
+    source: PixelSource = ImageCache(tmp_path / "key", EIGHT_BY_EIGHT, split.table.images, split.table.masks)
     job = TileJob(
         RunFolder(tmp_path / "v0"),
         settings,
         EIGHT_BY_EIGHT,
-        RunData(Split(samples), source, settings.data.build(AnomalibDataModule)),
+        RunData(split, source, settings.data.build(AnomalibDataModule)),
+        tmp_path / "key",
     )
     assert len(job.grid.tiles) == 64
     assert job.grid.blocks
@@ -85,7 +87,7 @@ def large(settings: Settings, tmp_path: Path) -> TileJob:
 def test_what_workers_are_sent_has_a_few_kilobytes(large: TileJob, tmp_path: Path) -> None:
     predictions = TilePredictions(tmp_path, large.grid, "fingerprint")
     predictions._records = {tile.name: [0.0] * MANY_IMAGES for tile in large.grid.tiles}  # as if all were read
-    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions, tmp_path)
+    tasks = TrainAndPredict(large), PredictTile(PredictionJob(large, "calibration", tmp_path), predictions)
     assert all(len(pickle.dumps(task)) < MOST_BYTES for task in tasks)
     assert len(pickle.dumps(large.data.split)) > 20 * MOST_BYTES, "the images are not in it"
 
@@ -119,3 +121,60 @@ def test_a_split_that_was_changed_is_not_trained_on(settings: Settings) -> None:
     run.folder.split_file.write_text(run.folder.split_file.read_text().replace("train", "test", 1))
     with pytest.raises(RunFolderError, match=r"split\.csv (was changed|had) .*lists the training images: restore it"):
         _ = replace(run.job, known=None).data
+
+
+@pytest.fixture
+def cached(settings: Settings, tmp_path: Path) -> Run:
+    return prepare(replace(settings, cache=CacheSettings(str(tmp_path / "cache"))))
+
+
+def test_a_job_reads_the_cache_without_a_look_at_an_image(cached: Run, image_folder: Path) -> None:
+    job, tile = sent(cached.job), cached.grid.tiles[1]
+    expected = cached.job.tile_data(tile).example(1)
+    for name in ("good", "test", "bad", "masks"):
+        (image_folder / name).rename(image_folder / f"{name}_elsewhere")
+    assert isinstance(job.data.source, ImageCache)
+    assert isinstance(job.data.split.samples, StoredSamples)
+    assert job.data.split == cached.split
+    assert torch.equal(job.tile_data(tile).example(1), expected)
+    assert job.data.source.fingerprint == cached.source.fingerprint, "predictions are kept under the same name"
+    job.check_data()
+
+
+def test_a_job_whose_cache_is_hidden_decodes_nothing(
+    cached: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = sent(cached.job)
+    (tmp_path / "cache").rename(tmp_path / "hidden")
+    monkeypatch.setattr(cache, "read_image", lambda *_: pytest.fail("an image is decoded"))
+    message = f"must see its image cache, but {cached.source.folder} is not visible from this machine"
+    with pytest.raises(DataError, match=message):
+        PlaceCheck(job, download=False)(None)
+    with pytest.raises(DataError, match=message):
+        TrainAndPredict(job)(cached.grid.tiles[0])
+
+
+def test_a_job_without_a_cache_decodes_even_if_there_is_one_by_now(settings: Settings, image_folder: Path) -> None:
+    """All processes read images in the same way, or kept predictions would differ."""
+    run = prepare(settings)
+    job = sent(run.job)
+    assert isinstance(job.data.source, DecodedFiles)
+
+
+def test_without_a_cache_an_image_that_the_command_sees_must_be_visible(settings: Settings, image_folder: Path) -> None:
+    """Images of other subsets may be gone: what is predicted now does not need them."""
+    run = prepare(settings)
+    (image_folder / "good").rename(image_folder / "gone")
+    job = sent(run.job)
+    job.check_data()
+    (image_folder / "bad").rename(image_folder / "hidden")
+    message = rf"must see its images, but {image_folder}/bad/0\.png is not visible from this machine"
+    with pytest.raises(DataError, match=message):
+        job.check_data()
+    sent(replace(run).job).check_data()  # the command sees none either: new images need none
+
+
+def test_a_job_says_that_the_split_is_gone(cached: Run) -> None:
+    cached.folder.split_file.unlink()
+    with pytest.raises(RunFolderError, match=r"split\.csv is missing"):
+        sent(cached.job).check_data()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +33,8 @@ def written(tmp_path: Path) -> TilePredictions:
     return predictions
 
 
-def maps_of(predictions: TilePredictions) -> Path:
-    [path] = predictions.folder.glob(f"{TILE.name}.*.maps")
+def values_of(predictions: TilePredictions) -> Path:
+    [path] = predictions.folder.glob(f"{TILE.name}.*.values")
     return path
 
 
@@ -48,7 +48,7 @@ def test_scores_and_maps_are_read_bit_for_bit(written: TilePredictions, first: i
 
 def test_the_room_that_is_needed_is_known_beforehand(written: TilePredictions) -> None:
     needed = TilePredictions.bytes_for(GRID, 5)
-    assert len(GRID.tiles) * maps_of(written).stat().st_size == needed
+    assert len(GRID.tiles) * values_of(written).stat().st_size == needed
 
 
 def test_a_model_without_maps(tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_other_images_are_predicted_anew(written: TilePredictions) -> None:
 
 
 def test_another_checkpoint_replaces_what_was_predicted(written: TilePredictions) -> None:
-    early = maps_of(written)
+    early = values_of(written)
     written.write(TILE, ANOTHER, batches())
     assert written.find(TILE, ANOTHER)
-    assert maps_of(written) != early
+    assert values_of(written) != early
     assert not early.exists()
 
 
@@ -85,10 +85,10 @@ def test_a_tile_that_is_trained_again_meanwhile_is_not_mixed(written: TilePredic
         written.read(TILE, 0, 2)
 
 
-@pytest.mark.parametrize("name", ["json", "maps"])
+@pytest.mark.parametrize("name", ["json", "values"])
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
 def test_what_was_damaged_is_predicted_anew(written: TilePredictions, name: str, harm: str) -> None:
-    path = maps_of(written) if name == "maps" else written.folder / f"{TILE.name}.json"
+    path = values_of(written) if name == "values" else written.folder / f"{TILE.name}.json"
     content = bytearray(path.read_bytes())
     path.unlink()
     if harm != "remove":
@@ -97,14 +97,56 @@ def test_what_was_damaged_is_predicted_anew(written: TilePredictions, name: str,
     assert not TilePredictions(written.folder, GRID, "images").find(TILE, CHECKPOINT)
 
 
-@pytest.mark.parametrize("change", [lambda scores: scores[:-1], lambda scores: [0.5, *scores[1:]], lambda _: ["x"]])
-def test_scores_that_were_altered_are_predicted_anew(
-    written: TilePredictions, change: Callable[[list[float]], list[object]]
+def later(written: TilePredictions) -> TilePredictions:
+    """The same predictions, as another command sees them."""
+    return TilePredictions(written.folder, GRID, "images")
+
+
+def test_a_file_with_the_time_of_its_record_is_not_read_for_its_checksum(
+    written: TilePredictions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written.folder / f"{TILE.name}.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "scores": change(content["scores"])}))
-    assert not TilePredictions(written.folder, GRID, "images").find(TILE, CHECKPOINT)
+    checked: list[Path] = []
+    check = Checksum.check
+    monkeypatch.setattr(Checksum, "check", lambda self, path, advice: checked.append(path) or check(self, path, advice))
+    assert later(written).find(TILE, CHECKPOINT)
+    assert checked == []
+    values_of(written).touch()
+    assert later(written).find(TILE, CHECKPOINT, compare=False)
+    assert checked == []
+    assert later(written).find(TILE, CHECKPOINT)
+    assert checked == [values_of(written)]
+
+
+def test_many_tiles_are_found_with_one_look(written: TilePredictions) -> None:
+    first, second = (tile.name for tile in GRID.tiles)
+    assert later(written).find_all({first: CHECKPOINT, second: CHECKPOINT}) == {second}
+    assert later(written).find_all({first: CHECKPOINT, second: ANOTHER}) == set()
+    written.write(GRID.tiles[0], ANOTHER, batches())
+    written.write_index()
+    found = later(written)
+    assert found.find_all({first: ANOTHER, second: CHECKPOINT}) == {first, second}
+    assert found.has_found(TILE)
+    assert torch.equal(found.read(TILE, 0, 5).maps, MAPS)
+    values_of(written).write_bytes(b"cut")
+    assert later(written).find_all({first: ANOTHER, second: CHECKPOINT}) == {first}
+
+
+def test_predictions_of_a_folder_that_is_not_there_are_missing(tmp_path: Path) -> None:
+    assert TilePredictions(tmp_path / "none", GRID, "images").find_all({TILE.name: CHECKPOINT}) == set()
+
+
+def test_a_record_of_an_earlier_version_is_predicted_anew(written: TilePredictions) -> None:
+    earlier = {
+        "checkpoint": CHECKPOINT.sha256,
+        "images": "images",
+        "scores": SCORES.tolist(),
+        "scores_sha256": "",
+        "maps": {"size": 240, "sha256": ""},
+    }
+    (written.folder / f"{TILE.name}.json").write_text(json.dumps(earlier))
+    assert not later(written).find(TILE, CHECKPOINT)
+    written.write(TILE, CHECKPOINT, batches())
+    assert later(written).find(TILE, CHECKPOINT)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -19,7 +19,7 @@ NAMES = {
     "register_seam_smoothers": ["GaussianSeams"],
     "register_normalizers": ["MinMax", "Quantile", "Standardize"],
     "register_thresholders": ["F1AdaptiveThreshold", "ManualThreshold", "QuantileThreshold", "ExtremeValueThreshold"],
-    "register_workers": ["LocalWorkers"],
+    "register_workers": ["LocalWorkers", "RayWorkers", "SlurmWorkers"],
 }
 CLASSES: list[type] = [each for hook in NAMES for each in getattr(builtin, hook)()]
 EACH_KIND = pytest.mark.parametrize("kind", STAGE_KINDS, ids=lambda kind: kind.name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_tiled.results.measured import Measured, scores_file
+from anomalib_tiled.results.measured import Measured, score_rows, scores_file
 from anomalib_tiled.results.tile_metrics import TileResult
 
 TILES = [
@@ -35,17 +35,17 @@ def test_metrics_keep_their_order_and_an_undefined_one_is_null(tmp_path: Path) -
 
 def test_scores_are_written_batch_by_batch(tmp_path: Path) -> None:
     with scores_file(tmp_path / "scores.csv") as write:
-        write(
-            batch(
-                "a.png",
-                'with, comma and "quotes".png',
-                gt_label=torch.tensor([0, 1]),
-                pred_score=torch.tensor([0.25, 123456.79]),
-                pred_label=torch.tensor([False, True]),
-                pred_mask=torch.ones(2, 2, 2, dtype=torch.bool),
-            )
+        first = batch(
+            "a.png",
+            'with, comma and "quotes".png',
+            gt_label=torch.tensor([0, 1]),
+            pred_score=torch.tensor([0.25, 123456.79]),
+            pred_label=torch.tensor([False, True]),
+            pred_mask=torch.ones(2, 2, 2, dtype=torch.bool),
         )
-        write(batch("ü.png", gt_label=torch.tensor([1]), pred_score=torch.tensor([1e-7]), pred_label=torch.tensor([1])))
+        one = torch.tensor([1])
+        for each in (first, batch("ü.png", gt_label=one, pred_score=torch.tensor([1e-7]), pred_label=one)):
+            write(score_rows(each))
     assert rows(tmp_path / "scores.csv") == [
         ["image_path", "gt_label", "pred_score", "pred_label", "contradiction"],
         ["a.png", "0", "0.25", "0", "normal, but with anomalous pixels"],
@@ -57,14 +57,14 @@ def test_scores_are_written_batch_by_batch(tmp_path: Path) -> None:
 def test_scores_can_be_read_back_without_loss(tmp_path: Path) -> None:
     scores = torch.rand(200, generator=torch.Generator().manual_seed(0)) ** 8
     with scores_file(tmp_path / "scores.csv") as write:
-        write(batch(*(f"{number}.png" for number in range(200)), pred_score=scores))
+        write(score_rows(batch(*(f"{number}.png" for number in range(200)), pred_score=scores)))
     read = torch.tensor([float(row[2]) for row in rows(tmp_path / "scores.csv")[1:]])
     assert torch.equal(read, scores)
 
 
 def test_what_is_unknown_is_left_empty(tmp_path: Path) -> None:
     with scores_file(tmp_path / "scores.csv") as write:
-        write(batch("a.png"))
+        write(score_rows(batch("a.png")))
     assert rows(tmp_path / "scores.csv")[1:] == [["a.png", "", "", "", ""]]
 
 

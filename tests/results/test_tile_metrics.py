@@ -26,12 +26,13 @@ def images(*defects: str, **changes: object) -> ImageBatch:
 
 
 def observe(measurements: TileMeasurements, batch: ImageBatch, *scores: list[float]) -> None:
-    """Predict maps that are half the score of the tile, and all of it in the upper left pixels."""
+    """Measure maps that are half the score of the tile, and all of it in the upper left pixels."""
     on_tile = measurements.watch(batch)
     for tile, values in zip(GRID.tiles, scores, strict=True):
         maps = torch.tensor(values).view(-1, 1, 1, 1).repeat(1, 1, 4, 4) / 2
         maps[:, :, 0, :2] *= 2
         on_tile(tile, TilePrediction(torch.tensor(values), maps))
+    measurements.update(batch)
 
 
 def test_a_tile_is_measured_with_its_own_label() -> None:
@@ -56,7 +57,6 @@ def test_what_was_called_is_counted_tile_by_tile() -> None:
     for defects in (("l", "", "r"), ("", "", "l")):
         batch = images(*defects, pred_mask=called)
         observe(measurements, batch, [0.0] * 3, [0.0] * 3)
-        measurements.update(batch)
     left, right = measurements.results()
     assert (left.missed, left.false_alarms) == (1, 3)
     assert (right.missed, right.false_alarms) == (1, 2)
@@ -66,7 +66,6 @@ def test_without_masks_nothing_is_known_of_tiles_of_anomalous_images() -> None:
     measurements = TileMeasurements(GRID)
     batch = images("l", "", "r", "", gt_mask=None, pred_mask=torch.ones(4, 4, 8, dtype=torch.bool))
     observe(measurements, batch, [9.0, 1.0, 9.0, 2.0], [9.0, 1.0, 9.0, 4.0])
-    measurements.update(batch)
     left, right = measurements.results()
     assert (left.images, left.anomalous, left.normal_max, left.image_auroc, left.pixel_auroc) == (2, 0, 2.0, None, None)
     assert (right.normal_mean, right.anomalous_min, right.missed, right.false_alarms) == (2.5, None, 0, 2)
@@ -76,7 +75,6 @@ def test_images_of_unknown_label_are_left_out() -> None:
     measurements = TileMeasurements(GRID)
     batch = images("", "", gt_mask=None, gt_label=None, pred_mask=torch.ones(2, 4, 8, dtype=torch.bool))
     observe(measurements, batch, [1.0, 2.0], [1.0, 2.0])
-    measurements.update(batch)
     assert all(result.images == 0 and result.false_alarms is None for result in measurements.results())
 
 

@@ -12,9 +12,10 @@ import pytest
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
+from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.system.files import write_json
+from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.temporary import temporary_name
 
 GRID = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4))
@@ -86,6 +87,18 @@ def test_a_link_that_leads_in_a_circle_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "round")
 
 
+def test_a_mount_keeps_its_name_and_latest_stands_for_the_run(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mount").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "latest").symlink_to("./v0")
+    (tmp_path / "mine").symlink_to(tmp_path / "mount" / "latest")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mount/v0", "mount/latest", "mine"):
+        assert RunFolder.open(Path(name)).path == tmp_path / "mount" / "v0"
+    assert RunFolder.open(tmp_path / "latest").path == run.path
+
+
 @pytest.mark.parametrize("content", [b"tiling: [", b"", b"tilling: {}", b"m: \xfc", b"seed_everything: 2024-13-45"])
 def test_a_configuration_that_was_changed(run: RunFolder, content: bytes) -> None:
     run.config_file.write_bytes(content)
@@ -122,6 +135,35 @@ def test_the_threads_of_earlier_tiles_are_known(run: RunFolder, settings: Settin
     assert run.record(SECOND).threads == 3
 
 
+def test_a_folder_that_was_seen_says_what_was_so_then(run: RunFolder, settings: Settings) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    seen = run.seen()
+    assert seen == run
+    assert seen.seen() is seen
+    run.forget(SECOND)
+    assert [seen.has_record(tile) for tile in GRID.tiles] == [True, True]
+    assert [run.seen().has_record(tile) for tile in GRID.tiles] == [True, False]
+    assert seen.record(FIRST) == run.record(FIRST)
+    assert seen.state(FIRST) == run.state(FIRST)
+
+
+def test_many_tiles_are_looked_at_together(run: RunFolder, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_trained(run, settings)
+    run.write_index(GRID)
+    looks: list[Path] = []
+    files: set[str] = set()
+    scandir, stat = os.scandir, Path.stat
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
+        patched.setattr(Path, "stat", lambda path, **options: files.add(path.name) or stat(path, **options))
+        for look in (run.missing, run.to_train, run.left_out):
+            look(GRID, settings)
+        run.threads(GRID)
+    assert files == {"index.json"}, "no file of a tile is looked at by itself"
+    assert looks == [run.tiles] * 4
+
+
 def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, settings: Settings) -> None:
     assert run.failure(FIRST) is None
     run.write_failure(FIRST, "out of memory")
@@ -129,6 +171,15 @@ def test_a_failure_is_remembered_until_the_tile_is_trained(run: RunFolder, setti
     assert run.failure(SECOND) is None
     trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY))
     assert run.failure(FIRST) is None
+
+
+def test_records_of_earlier_versions_say_nothing_of_the_machine(run: RunFolder, settings: Settings) -> None:
+    trained(run, TileRecord(1.5, 1, settings.training_hash, EMPTY, host="node-7", device="cuda:0 NVIDIA H100"))
+    content = read_json(run.record_file(FIRST))
+    assert (run.record(FIRST).host, run.record(FIRST).device) == ("node-7", "cuda:0 NVIDIA H100")
+    del content["host"], content["device"]
+    write_json(run.record_file(FIRST), content)
+    assert (run.record(FIRST).host, run.record(FIRST).device) == (None, None)
 
 
 @pytest.mark.parametrize("record", ["{}", '{"seconds": 1, "epochs": 1, "configuration": "", "checkpoint": {}}'])
@@ -188,6 +239,35 @@ def test_what_killed_commands_have_left_is_removed(run: RunFolder, settings: Set
     assert (tmp_path / "home" / dead).is_file()
     assert {path.name for path in run.path.rglob(".*.tmp")} == {alive}
     assert {path.name for path in (run.path / "tiles").iterdir()} == {"r00_c00.ckpt", "r00_c00.json", alive}
+
+
+def test_what_places_on_other_machines_have_left_is_removed_once_they_have_ended(run: RunFolder) -> None:
+    names = ("tiles/.r00_c00.node7-1-0a1b2c3d.tmp", "raw/0a/.r00_c00.maps.node7-1-0a1b2c3d.tmp")
+    left = [run.path / name for name in names]
+    other = run.path / "images" / left[0].name
+    for path in (*left, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    mine = run.path / "tiles" / temporary_name("mine")
+    mine.touch()
+    run.clean_up()
+    assert all(path.exists() for path in left)
+    run.clean_up(everywhere=True)
+    assert not any(path.exists() for path in left)
+    assert other.exists(), "no place writes there"
+    assert mine.exists(), "its process is at work"
+
+
+def test_each_process_has_a_folder_of_its_own_for_its_exchange(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = run.exchange
+    assert mine == RunFolder(run.path).exchange
+    mine.mkdir()
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    (dead := run.exchange).mkdir()
+    assert mine != dead
+    run.clean_up()
+    assert mine.is_dir()
+    assert not dead.exists()
 
 
 def test_a_file_is_compared_to_what_it_was(run: RunFolder) -> None:

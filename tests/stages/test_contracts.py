@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,12 +11,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from anomalib_tiled import __version__
-from anomalib_tiled.config.settings import ClassSpec, Settings
-from anomalib_tiled.errors import StageError, StorageError
-from anomalib_tiled.grid import Size, Tile, TileGrid
+from anomalib_tiled.errors import ConfigurationError, StageError, StorageError
 from anomalib_tiled.stages.contracts import (
     call_stage,
-    checked_outcomes,
     errors_naming_stage,
     image_context,
     learned_number,
@@ -30,10 +26,8 @@ from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax, Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
-from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
 from anomalib_tiled.system import packages
 from anomalib_tiled.system.termination import Terminated
-from anomalib_tiled.training.workers import workers_of
 
 
 @pytest.fixture(autouse=True)
@@ -148,72 +142,16 @@ def test_a_normalizer_learns_numbers_by_name(learned: object) -> None:
         learned_numbers(MinMax(), learned)
 
 
-class Sloppy(Workers):
-    """Reports what it is told to."""
-
-    def __init__(self, *reports: object) -> None:
-        self.reports = reports
-
-    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
-        for report in self.reports:
-            if isinstance(report, BaseException):
-                raise report
-            yield report
+@pytest.mark.parametrize("error", [StorageError("No space left"), ConfigurationError("There is no such device.")])
+def test_what_is_for_the_user_is_not_the_fault_of_the_stage(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, errors_naming_stage(Middle()):
+        raise error
+    assert raised.value is error
 
 
-TILES = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4)).tiles
-DONE = [Outcome(tile, None) for tile in TILES]
-
-
-def test_outcomes_of_all_tiles_are_given() -> None:
-    assert list(checked_outcomes(Sloppy(*DONE), TILES, print)) == DONE
-
-
-@pytest.mark.parametrize(
-    ("reports", "message"),
-    [
-        ([DONE[0], RuntimeError("no cluster")], "failed: RuntimeError: no cluster. Fix it"),
-        ([DONE[0], TILES[1]], r"must report one Outcome for each tile, but reported Tile\("),
-        ([DONE[0], DONE[0]], r"must report one Outcome for each tile, but reported Outcome\("),
-        ([DONE[0]], "must finish every tile, but left out r00_c01. Fix it"),
-        ([], "must finish every tile, but left out r00_c00, r00_c01"),
-    ],
-)
-def test_workers_that_break_their_contract_are_named(reports: list[object], message: str) -> None:
-    with pytest.raises(StageError, match=r"^workers Sloppy \(.* of no installed package\) " + message):
-        list(checked_outcomes(Sloppy(*reports), TILES, print))
-
-
-def test_a_full_disk_is_not_the_fault_of_the_workers() -> None:
-    with pytest.raises(StorageError, match=r"^No space left$"):
-        list(checked_outcomes(Sloppy(StorageError("No space left")), TILES, print))
-
-
-class Curious(Workers):
-    """Keeps what it is told, and fails if that says so."""
-
-    def adapt(self, conditions: Conditions) -> None:
-        self.conditions = conditions
-        if conditions.threads == 0:
-            message = "no threads"
-            raise ValueError(message)
-
-    def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
-        return iter([])
-
-
-def test_workers_are_told_what_they_can_go_by(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = replace(settings, trainer={"accelerator": "cpu"})
-    monkeypatch.setattr(ClassSpec, "build", lambda spec, kind: Curious())
-    assert workers_of(made).conditions == Conditions("cpu", "auto", None)
-    assert workers_of(replace(made, trainer={"devices": [1]}), threads=3).conditions == Conditions("auto", [1], 3)
-    with pytest.raises(StageError, match=r"^workers Curious \(.* failed: ValueError: no threads. Fix it"):
-        workers_of(made, threads=0)
-
-
-def test_a_signal_in_the_middle_of_a_training_is_not_the_fault_of_the_workers() -> None:
-    with pytest.raises(Terminated):
-        list(checked_outcomes(Sloppy(DONE[0], SIGTERMException()), TILES, print))
+def test_a_signal_in_the_middle_of_a_training_is_not_the_fault_of_the_stage() -> None:
+    with pytest.raises(Terminated), errors_naming_stage(Middle()):
+        raise SIGTERMException
 
 
 def test_a_stage_that_ends_the_program_is_named() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,6 +27,12 @@ def distribution(kind: type[ScoreDistribution], scores: object, anomalous: objec
     scores = np.asarray(scores, dtype=np.float32)
     result.add(scores, np.zeros(scores.shape, dtype=bool) if anomalous is None else np.asarray(anomalous, dtype=bool))
     return result
+
+
+def sent(scores: ScoreDistribution) -> ScoreDistribution:
+    """The same distribution in another process."""
+    received: ScoreDistribution = pickle.loads(pickle.dumps(scores))  # noqa: S301  # from this process
+    return received
 
 
 @BOTH
@@ -66,6 +75,70 @@ def test_adding_in_parts_and_in_any_order_is_adding_at_once(kind: type[ScoreDist
         pieces.add(part, np.zeros(part.shape, dtype=bool))
     for name in ("lower", "upper", "normal", "anomalous"):
         np.testing.assert_array_equal(getattr(whole.counts(), name), getattr(pieces.counts(), name))
+
+
+def masks_and_regions(parts: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Scores of images of 8 pixels in parts of their own range; every third image has anomalous pixels."""
+    for part, images in enumerate(np.array_split(SPREAD.reshape(-1, 8), parts)):
+        anomalous = np.zeros(images.shape, bool)
+        anomalous[::3, :4] = True
+        yield images * np.float32(10.0**part), anomalous, anomalous / 4
+
+
+@BOTH
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_merged_distributions_are_those_of_one_pass(kind: type[ScoreDistribution], shards: int) -> None:
+    whole, merged, parts = kind(), kind(), [*masks_and_regions(10)]
+    if kind is ExactScores:
+        parts = [(scores[:, 0], anomalous[:, 0], regions[:, 0]) for scores, anomalous, regions in parts]
+    for part in parts:
+        whole.add(*part)
+    for batches in np.array_split(np.arange(10), shards):
+        shard = kind()
+        for batch in batches:
+            shard.add(*parts[batch])
+        merged.merge(sent(shard))
+    merged.merge(kind())
+    for field, expected in vars(whole.counts()).items():
+        np.testing.assert_array_equal(getattr(merged.counts(), field), expected, err_msg=field)
+    np.testing.assert_array_equal(merged.peaks, whole.peaks)
+    for name in ("minimum", "maximum", "maximum_normal", "has_anomalous", "rounding", "margin"):
+        assert getattr(merged, name) == getattr(whole, name), name
+
+
+def test_weights_of_regions_are_merged_through_pickles_as_without() -> None:
+    def merged(*, pickled: bool) -> ScoreDistribution:
+        result = ScoreDistribution(LEAST_TILE_BITS)
+        for seed in range(3):
+            random, shard = np.random.default_rng(seed), ScoreDistribution(LEAST_TILE_BITS)
+            scores = random.random((2, 50), np.float32) * np.float32(3**seed)
+            shard.add(scores, np.ones(scores.shape, bool), np.full(scores.shape, 1 / (3 + seed)))
+            result.merge(sent(shard) if pickled else shard)
+        return result
+
+    weights = merged(pickled=True).counts().regions
+    assert weights.tolist() == merged(pickled=False).counts().regions.tolist()
+    assert weights.sum() == pytest.approx(100 / 3 + 100 / 4 + 100 / 5)
+
+
+@BOTH
+def test_a_pickle_is_small_and_complete(kind: type[ScoreDistribution]) -> None:
+    scores = np.linspace(5, 50, 2**19, dtype=np.float32).reshape(8, -1)
+    before = distribution(kind, scores[:, :1] if kind is ExactScores else scores)
+    needed = 3.5 * before.counts().lower.size + 1000
+    assert len(pickle.dumps(before)) < needed, "a byte for the step to the next bin, and two counts"
+    after = sent(before)
+    for copy in (before, after):
+        copy.add(np.array([1e-3, 1e3], np.float32), np.array([False, True]))
+    for field, expected in vars(before.counts()).items():
+        np.testing.assert_array_equal(getattr(after.counts(), field), expected, err_msg=field)
+
+
+def test_an_empty_distribution_survives_pickling() -> None:
+    empty = sent(ScoreDistribution())
+    assert empty.empty
+    empty.add(np.ones(1, np.float32), np.zeros(1, bool))
+    assert empty.counts().normal.tolist() == [1]
 
 
 def test_the_range_grows_to_either_side() -> None:

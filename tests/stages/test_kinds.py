@@ -53,7 +53,7 @@ class Aligner(ABC):
 
 ALIGNMENT = StageKind(
     name="alignment",
-    contract=Aligner,
+    contract_path=f"{__name__}.Aligner",
     hook="register_aligners",
     setting="alignment",
     purpose="Puts parts into the same place; or null.",

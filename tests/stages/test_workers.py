@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import pytest
 
-from anomalib_tiled.grid import Tile
-from anomalib_tiled.stages.workers import Conditions, Outcome, Workers
-from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.stages.workers import Conditions, KilledError, Place, PlaceError, PreemptedError, Result, Workers
+from anomalib_tiled.workers.local import LocalWorkers, ProcessPlace, ThisProcess
 
 
-def test_workers_must_train() -> None:
-    assert Workers.__abstractmethods__ == {"train"}, "and nothing else"
-    with pytest.raises(TypeError, match="train"):
+def test_workers_must_supply_places() -> None:
+    assert Workers.__abstractmethods__ == {"supply"}, "and nothing else"
+    with pytest.raises(TypeError, match="supply"):
         Workers()
 
 
+def test_a_place_must_take_tasks_and_end() -> None:
+    assert Place.__abstractmethods__ == {"submit", "end"}, "and nothing else"
+
+
+@pytest.mark.parametrize("error", [KilledError, PreemptedError])
+def test_every_error_of_a_place_means_that_it_has_ended(error: type[Exception]) -> None:
+    assert issubclass(error, PlaceError)
+
+
 def test_the_built_in_workers_take_what_the_contract_gives() -> None:
-    for method in ("adapt", "start", "train"):
-        assert inspect.signature(getattr(LocalWorkers, method)) == inspect.signature(getattr(Workers, method))
+    for contract, own in ((Workers, LocalWorkers), (Place, ProcessPlace), (Place, ThisProcess)):
+        methods = [name for name, each in vars(contract).items() if inspect.isfunction(each)]
+        assert methods
+        for method in methods:
+            assert inspect.signature(getattr(own, method)) == inspect.signature(getattr(contract, method))
 
 
-def test_workers_need_not_look_at_what_the_run_says() -> None:
+def test_workers_need_nothing_but_places() -> None:
     class Plain(Workers):
-        def train(self, tiles: Sequence[Tile], train_tile: object) -> Iterator[Outcome]:
-            return iter([])
+        def supply(self, wanted: int) -> Sequence[Place]:
+            return [Nowhere()]
+
+    class Nowhere(Place):
+        name = "nowhere"
+
+        def submit(self, task: Callable[[], Result]) -> Future[Result]:
+            return Future()
+
+        def end(self) -> None:
+            pass
 
     plain = Plain()
     plain.adapt(Conditions(threads=2))
     plain.start()
+    (place,) = plain.supply(1)
+    plain.exclude(place, "It is nowhere.")
+    plain.close()
     assert vars(plain) == {}, "they are as they were"
+    assert not plain.elsewhere
+    assert (place.threads, place.device, place.advice) == (None, None, "")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from anomalib_tiled.errors import RunFolderError, StorageError
 from anomalib_tiled.system.files import (
     json_line,
     read_json,
+    refresh,
     replacing,
     write_json,
     write_text,
@@ -86,3 +87,13 @@ def test_a_temporary_name_is_no_longer_than_a_name_may_be(tmp_path: Path) -> Non
         with replacing(tmp_path / name) as temporary:
             temporary.touch()
         assert (tmp_path / name).exists()
+
+
+def test_a_folder_is_changed_so_that_network_file_systems_look_anew(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.utime(tmp_path, (1, 1))
+    refresh(tmp_path)
+    assert tmp_path.stat().st_mtime > 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    refresh(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()

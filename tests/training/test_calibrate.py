@@ -29,6 +29,7 @@ from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 COMBINATIONS = [(first, second) for first in ("tile", "image", "none") for second in ("tile", "image")]
 TILES = ["r00_c00", "r00_c01", "r00_c02", "r01_c00", "r01_c01", "r01_c02"]
@@ -72,7 +73,7 @@ def run(
     monkeypatch.setattr(SavedModels, "load", lambda self, tile: brightness(10.0 * (1 + tile.row + tile.column)))
     split = split_once(datamodule)
     source = Counting(DecodedFiles(grid.image_size, split.has_masks), Counter())
-    return Run(folder, settings, grid, split, source, datamodule)
+    return Run(folder, settings, grid, split, source, datamodule, scheduler_of(settings))
 
 
 def at(run: Run, normalize_at: str, threshold_at: str) -> Run:

@@ -6,25 +6,19 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from anomalib.models.components import AnomalibModule
 from PIL import Image
 
 from anomalib_tiled.config.settings import CacheSettings, ClassSpec, MetricSettings, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.split import Split
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError, DataError, StorageError, TiledError
-from anomalib_tiled.grid import Size
 from anomalib_tiled.training import preparation
-from anomalib_tiled.training.preparation import download
 
 
 def left_behind(settings: Settings) -> list[Path]:
@@ -39,6 +33,7 @@ def test_a_prepared_run_holds_all_that_training_needs(settings: Settings, image_
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml",
         "split.csv",
+        "split.table",
         "origins.json",
         "seals.json",
         "logs",
@@ -92,7 +87,7 @@ NO_CLASS = ClassSpec("anomalib_tiled.stages.merging.Gaussian", {"sigma": -1})
         ({"merging": NO_CLASS}, "Gaussian cannot be made with {'sigma': -1}"),
         ({"trainer": {"accelerator": "warp"}}, "The trainer refuses its arguments"),
         (
-            {"workers": ClassSpec("anomalib_tiled.training.workers.LocalWorkers", {"processes": 0})},
+            {"workers": ClassSpec("anomalib_tiled.workers.local.LocalWorkers", {"processes": 0})},
             "must be at least 1",
         ),
         (
@@ -183,49 +178,3 @@ def test_images_that_lose_something_are_known_before_any_work(settings: Settings
     with pytest.raises(DataError, match="damaged"):
         preparation.prepare(settings, said.append)
     assert said == ["warning: 1 images have more than 8 bits per channel: anomalib reads values above 255 as white."]
-
-
-class Fetching:
-    """Stands for a model that downloads."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.fetched: list[object] = []
-        self.error = error
-
-    def prepare_pretrained_model(self) -> None:
-        if self.error is not None:
-            raise self.error
-        self.fetched.append("weights")
-
-    def prepare_imagenette_data(self, image_size: tuple[int, int]) -> None:
-        self.fetched.append(image_size)
-
-
-def job_with(model: object, monkeypatch: pytest.MonkeyPatch) -> TileJob:
-    monkeypatch.setattr(preparation, "class_of", lambda _: type(model))
-    fresh_models, settings = SimpleNamespace(model=lambda: model), SimpleNamespace(model=ClassSpec("a.Model"))
-    grid = SimpleNamespace(tile_size=Size(4, 6))
-    return cast("TileJob", SimpleNamespace(fresh_models=fresh_models, settings=settings, grid=grid))
-
-
-def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Fetching()
-    download(job_with(model, monkeypatch))
-    assert model.fetched == ["weights", (4, 6)]
-
-
-def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-    fresh_models = SimpleNamespace(model=lambda: made.append("a model"))
-    monkeypatch.setattr(preparation, "class_of", lambda _: AnomalibModule)
-    download(cast("TileJob", SimpleNamespace(settings=SimpleNamespace(model=None), fresh_models=fresh_models)))
-    assert not made
-
-
-def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Fetching(ConnectionError("no route"))
-    message = (
-        r"Fetching downloads weights or images .* failed: no route\. Try .*; or copy .*pre_trained \(weights\) and"
-    )
-    with pytest.raises(ConfigurationError, match=message):
-        download(job_with(model, monkeypatch))

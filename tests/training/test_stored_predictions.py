@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +29,12 @@ from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
-from anomalib_tiled.stages.workers import Outcome, TrainTile
 from anomalib_tiled.system.checksums import Checksum
+from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
-from anomalib_tiled.training.workers import LocalWorkers
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 Make = Callable[[float], AnomalibModule]
 
@@ -84,7 +84,15 @@ def run(
     settings = Settings.from_mapping(configuration | {"trainer": {"accelerator": "cpu"}})
     folder, grid = RunFolder(image_folder / "runs" / "v0"), grid_of(settings.tiling)
     split = split_once(datamodule)
-    return Run(folder, settings, grid, split, open_source(split, grid, image_folder / "cache"), datamodule)
+    return Run(
+        folder,
+        settings,
+        grid,
+        split,
+        open_source(split, grid, image_folder / "cache"),
+        datamodule,
+        scheduler_of(settings),
+    )
 
 
 def passed(run: Run) -> list[RawPrediction]:
@@ -145,6 +153,8 @@ def test_a_model_that_has_just_been_trained_is_not_loaded(run: Run, models: Mode
     trained(run, models)
     assert_equal(passed(run), expected)
     assert not models.loaded
+    [index] = run.folder.predictions.glob("*/index.json")
+    assert list(read_json(index)) == [f"{tile.name}.json" for tile in run.grid.tiles]
 
 
 @pytest.mark.parametrize("why", ["augmented", "too large"])
@@ -244,7 +254,7 @@ def test_where_the_disk_is_small_images_are_predicted_in_parts(
 ) -> None:
     expected = whole(run)
     models.loaded.clear()
-    image = 4 * run.grid.image_size.height * run.grid.image_size.width  # bytes of its scores
+    image = TilePredictions.bytes_for(run.grid, 1)
     monkeypatch.setattr(predicting.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * image))
     assert_equal(passed(run), expected)
     assert len(models.loaded) == 2 * len(run.grid.tiles)
@@ -308,15 +318,8 @@ def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monke
     )
 
 
-def outcomes(train: Callable[[Sequence[Tile], TrainTile], Iterator[Outcome]]) -> Callable[..., Iterator[Outcome]]:
-    return lambda _, tiles, train_tile: train(tiles, train_tile)
-
-
-def test_workers_that_leave_a_tile_out_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def idle(tiles: Sequence[Tile], _: TrainTile) -> Iterator[Outcome]:
-        return (Outcome(tile, None) for tile in tiles)
-
-    monkeypatch.setattr(LocalWorkers, "train", outcomes(idle))
+def test_tiles_that_are_left_out_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicting.PredictTile, "__call__", lambda *_, **__: None)
     with pytest.raises(StageError, match="must finish every tile, but left out r00_c00, r00_c01"):
         passed(run)
 
@@ -327,9 +330,12 @@ def test_what_is_unexpected_names_the_tile_and_the_log(run: Run, monkeypatch: py
         raise RuntimeError(message)
 
     monkeypatch.setattr(SavedModels, "load", broken)
-    with pytest.raises(TrainingError, match=r"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: "):
+    log = run.folder.tile_log(run.grid.tiles[0])
+    message = rf"Tile r00_c00 could not be predicted: RuntimeError: no r00_c00 \(log: {log}\)"
+    with pytest.raises(TrainingError, match=message):
         passed(run)
-    assert "Predicting tile r00_c00 failed." in run.folder.log_file.read_text()
+    assert "Predicting tile r00_c00 failed." in log.read_text()
+    assert not run.folder.log_file.exists(), "several processes would write into it"
 
 
 def test_what_goes_wrong_with_a_tile_is_raised(run: Run, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

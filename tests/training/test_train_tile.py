@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,11 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
-from anomalib_tiled.errors import ConfigurationError, StorageError, UnfitLocationError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.runs.claims import claim_tile
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system.hardware import processor_name
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.training import preparation
@@ -235,6 +239,62 @@ def test_a_trained_tile_leaves_its_checkpoint_record_and_log_and_nothing_else(
     assert run.folder.is_done(first(run), run.settings.training_hash)
     assert weight_of(run) == 1
     assert run.folder.threads(run.grid) == torch.get_num_threads()
+
+
+def test_a_tile_that_is_claimed_is_stored(make_run: MakeRun) -> None:
+    run = make_run()
+    TrainAndPredict(run.job)(claim_tile(run.folder, first(run)))
+    assert run.folder.is_done(first(run), run.settings.training_hash)
+    assert not run.folder.claim_file(first(run)).exists()
+
+
+class Overtaken(Falling):
+    """While it is trained, its tile is given to another try."""
+
+    run: list[Run] = []  # noqa: RUF012
+
+    def on_fit_start(self) -> None:
+        claim_tile(self.run[0].folder, first(self.run[0]))
+
+
+@pytest.mark.parametrize("model", [Overtaken, Falling])
+def test_a_try_that_has_lost_its_tile_changes_nothing(
+    make_run: MakeRun, model: type[Falling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(model)
+    monkeypatch.setattr(Overtaken, "run", [run])
+    train_tile(run.job, other := run.grid.tiles[1])
+    run.folder.mark_for_training([other])
+    run.folder.calibration_file.touch()
+    claimed = claim_tile(run.folder, first(run))
+    if model is Falling:
+        claim_tile(run.folder, first(run))
+    before = {path: path.stat().st_mtime_ns for path in (run.folder.path / "tiles").iterdir()}
+    with pytest.raises(RunFolderError, match=r"Tile r00_c00 of .* any more: try \d of process .* stores nothing"):
+        TrainAndPredict(run.job)(claimed)
+    after = {path: path.stat().st_mtime_ns for path in (run.folder.path / "tiles").iterdir()}
+    claim = run.folder.claim_file(first(run))
+    assert {path for path in after if after[path] != before.get(path)} <= {claim}
+    assert before.keys() == after.keys()
+    assert run.folder.calibration_file.exists()
+    assert run.folder.tile_log(first(run)).exists() == (model is Overtaken), "the other one has not begun"
+
+
+def test_the_record_is_not_written_if_the_tile_is_lost_at_the_last_moment(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    forget = RunFolder.forget
+
+    def overtaken(folder: RunFolder, tile: Tile) -> None:
+        forget(folder, tile)
+        claim_tile(folder, tile)
+
+    monkeypatch.setattr(RunFolder, "forget", overtaken)
+    with pytest.raises(RunFolderError, match="try 2 of process"):
+        train_tile(run.job, first(run), claim=claim_tile(run.folder, first(run)))
+    assert not run.folder.has_record(first(run))
+    assert run.folder.claim_file(first(run)).exists()
 
 
 def test_arguments_reach_the_trainer(make_run: MakeRun) -> None:
@@ -568,13 +628,16 @@ def test_a_tile_that_is_trained_again_stays_until_its_checkpoint_is_written(
     assert not run.folder.is_to_train(first(run), run.settings)
 
 
-def test_a_record_says_when_its_checkpoint_was_finished_and_which_images_it_has_seen(make_run: MakeRun) -> None:
+def test_a_record_says_when_and_where_its_checkpoint_was_finished_and_which_images_it_has_seen(
+    make_run: MakeRun,
+) -> None:
     run = make_run()
     record_images(run, run.grid.tiles)
     train_tile(run.job, first(run))
     record = run.folder.record(first(run))
     assert record.modified == run.folder.checkpoint(first(run)).stat().st_mtime_ns
     assert record.images == recorded_fingerprint(run.folder) != ""
+    assert (record.host, record.device) == (platform.node(), processor_name())
 
 
 def test_what_is_said_meanwhile_stands_in_the_log_of_the_tile_and_not_on_the_screen(

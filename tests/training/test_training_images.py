@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -14,12 +15,12 @@ from PIL import Image
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.training import preparation
 from anomalib_tiled.training import training_images as seen_images
-from anomalib_tiled.training.training_images import record_images, recorded_fingerprint
+from anomalib_tiled.training.training_images import SeenImage, record_images, recorded_fingerprint
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_what_was_never_noted_is_not_read_without_need(run: Run, monkeypatch: py
     for tile in run.grid.tiles:
         trained(run, tile.name, "")
     run.folder.trained_on_file.unlink()
+    run.folder.trained_on_table.unlink()
     monkeypatch.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
     assert record_images(run, []) is None
 
@@ -141,11 +143,35 @@ def test_many_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         record_images(run, run.grid.tiles[2:])
 
 
-def test_without_the_note_it_is_not_known_which(run: Run) -> None:
-    run.folder.trained_on_file.unlink()
+@pytest.mark.parametrize("damage", [None, "", "path,size\n", "path,size,modified,sha256\na,b,c,d\n", "\0"])
+def test_without_the_note_it_is_not_known_which(run: Run, damage: str | None) -> None:
+    run.folder.trained_on_table.unlink()
+    if damage is not None:
+        run.folder.trained_on_table.write_text(damage)
     change(image(run))
     with pytest.raises(DataError, match="but training images have changed since tiles were trained"):
         record_images(run, run.grid.tiles[2:])
+
+
+def test_the_note_of_an_earlier_version_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, file = run.folder.trained_on_table, run.folder.trained_on_file
+    after = table.read_text(), file.read_text()
+    rows = {
+        row.pop("path"): {**row, "size": int(row["size"]), "modified": int(row["modified"])}
+        for row in csv.DictReader(after[0].splitlines())
+    }
+    file.write_text(json.dumps({"fingerprint": recorded_fingerprint(run.folder), "images": rows}))
+    table.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(Checksum, "of", lambda path: pytest.fail(f"{path} is read"))
+        assert record_images(run, run.grid.tiles[2:]) is None
+    assert (table.read_text(), file.read_text()) == after
+
+
+def test_names_of_images_may_be_of_any_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {os.fsdecode(b'/a \xfc, "b".png'): SeenImage(1, 2, "3")}
+    seen_images._write(run.folder, odd)
+    assert seen_images._read(run.folder) == odd
 
 
 def test_tiles_of_which_nothing_is_known_are_taken_as_they_are(run: Run) -> None:
@@ -162,10 +188,10 @@ def test_an_image_that_has_gone_is_named(run: Run) -> None:
 
 
 def test_a_note_that_was_altered_is_no_change_of_images(run: Run) -> None:
-    noted = run.folder.trained_on_file.read_text()
-    content = json.loads(noted)
-    content["images"][str(image(run))]["sha256"] = "0" * 64
-    content["fingerprint"] = "0"
-    run.folder.trained_on_file.write_text(json.dumps(content))
+    table, file = run.folder.trained_on_table, run.folder.trained_on_file
+    noted = table.read_text(), file.read_text()
+    known = {row["path"]: row["sha256"] for row in csv.DictReader(noted[0].splitlines())}
+    table.write_text(noted[0].replace(known[str(image(run))], "0" * 64))
+    file.write_text(json.dumps({"fingerprint": "0"}))
     assert record_images(run, run.grid.tiles[2:]) is None
-    assert run.folder.trained_on_file.read_text() == noted, "and is mended"
+    assert (table.read_text(), file.read_text()) == noted, "and is mended"

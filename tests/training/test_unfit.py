@@ -50,7 +50,7 @@ def run_on(draw: Draw, *, fitted: int = 0, unfitted_tiles: str = "leave_out") ->
             split=SimpleNamespace(subset=lambda _: range(IMAGES)),
             source=SimpleNamespace(image=lambda sample, rows, columns: images[sample][rows, columns]),
         ),
-        folder=SimpleNamespace(has_record=lambda tile: tile.name in done),
+        folder=SimpleNamespace(seen=lambda: SimpleNamespace(has_record=lambda tile: tile.name in done)),
     )
     return cast("Run", stand_in)
 

@@ -1,0 +1,55 @@
+"""The command ``status``, in a module of its own: it reads small files, and waits for no import of PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anomalib_tiled.cli.parser import folder_named, run_parser
+from anomalib_tiled.cli.terminal import say
+from anomalib_tiled.runs.package_versions import changed_origins
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_status import tile_statuses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_tiled.runs.tile_status import TileStatus
+
+COLUMNS = ("tile", "state", "seconds", "host", "device", "detail")
+
+
+def status(arguments: Sequence[str], prog: str) -> None:
+    """Show the state of each tile of a run."""
+    parsed = run_parser(
+        prog, "Show which tiles are done, left out, damaged, missing or failed, and where each was trained."
+    ).parse_args(list(arguments))
+    folder = RunFolder.open(folder_named("--ckpt_dir", parsed.ckpt_dir))
+    for note in changed_origins(folder.origins()):
+        say(f"Note: {note}")
+    tiles = tile_statuses(folder)
+    say("\n".join(lines([COLUMNS, *map(cells, tiles)])))
+    counts = {state: sum(each.state == state for each in tiles) for state in ("done", "left out", "damaged")}
+    calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
+    others = "".join(f", {counts[state]} {state}" for state in ("left out", "damaged") if counts[state])
+    say(f"{counts['done']} of {len(tiles)} tiles done{others}, {calibrated}.")
+
+
+def cells(tile: TileStatus) -> tuple[str, ...]:
+    """Write the state of a tile as the texts of a row; empty where nothing is known."""
+    record = tile.record
+    where = ("", "", "") if record is None else (f"{record.seconds:.1f}", record.host or "", record.device or "")
+    return (tile.tile.name, tile.state, *where, tile.detail)
+
+
+def lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lay out rows below each other, without columns that are empty but for their title.
+
+    rich takes longer for a table of ten thousand rows than all else together. Long texts come last and are not wrapped,
+    so that what they advise can be copied.
+
+    Args:
+        rows: The titles, then the rows.
+    """
+    shown = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in shown]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*shown, strict=True)]

@@ -1,0 +1,196 @@
+"""Images whose tiles are predicted: any process that sees the run folder joins some, or reads one tile of all.
+
+    work       item                   reads                                     gives
+    tiles      a shard of the tiles   their maps and masks of all images   what each tile location has scored
+    images     a shard of the images  the maps of all tiles, the masks     what joined images have scored
+
+Shards depend on the number and the size of images and tiles only, never on who works on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.data.tile_dataset import Annotations
+    from anomalib_tiled.ensemble.calibration import Calibration
+    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.tile_job import Purpose, TileJob
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
+    from anomalib_tiled.ensemble.tile_predictions import TilePredictions
+    from anomalib_tiled.grid import Size, Tile
+
+    Predict = Callable[["Callable[[Tile, TilePrediction], None] | None"], RawPrediction]
+    AnyBatch = TypeVar("AnyBatch", ImageBatch, Annotations)
+
+PIXELS_OF_A_SHARD = 2**27
+"""Pixels of the images, or of the tiles, that a place works on at a time: ten to twenty seconds of work."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images, or tile locations of all images, that one place works on.
+
+    Args:
+        first: Position of the first image among those that are predicted together, or of the first tile.
+        number: How many.
+        what: ``images`` or ``tiles``.
+    """
+
+    first: int
+    number: int
+    what: str = "images"
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+        return f"{self.what} {self.first + 1} to {self.first + self.number}"
+
+    @classmethod
+    def divide(cls, number: int, pixels: int, what: str) -> list[Shard]:
+        """Divide images or tiles, so that a shard has a given number of pixels at most.
+
+        Args:
+            number: How many there are.
+            pixels: Pixels of one of them.
+            what: As for a shard.
+        """
+        most = max(1, PIXELS_OF_A_SHARD // pixels)
+        return [cls(first, min(most, number - first), what) for first in range(0, number, most)]
+
+
+def images_of_a_shard(size: Size) -> int:
+    """Give the number of images of this size that one place joins."""
+    return max(1, PIXELS_OF_A_SHARD // (size.height * size.width))
+
+
+class LazyPrediction(NamedTuple):
+    """A batch of images, and a function that predicts them when it is called.
+
+    Args:
+        images: The images.
+        predict: Returns the raw predictions; takes a function that receives the raw prediction of each tile, or
+            ``None``.
+    """
+
+    images: ImageBatch
+    predict: Predict
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of a run with the stored predictions of all their tiles. Like a `TileJob`, it is small when it is sent.
+
+    Args:
+        job: Tiles and their images.
+        purpose: Which images of the run.
+        predictions: Their predictions.
+        first: Position of the first image of the predictions among the images of the run.
+        number: How many images are predicted.
+        batch_size: Number of images that are joined together. It is given, because the last digits of some metrics
+            depend on it.
+    """
+
+    job: TileJob
+    purpose: Purpose
+    predictions: TilePredictions
+    first: int
+    number: int
+    batch_size: int
+
+    def shards(self) -> list[Shard]:
+        """Divide the images."""
+        height, width = self.job.grid.image_size
+        return Shard.divide(self.number, height * width, "images")
+
+    def shards_of_tiles(self) -> list[Shard]:
+        """Divide the tiles."""
+        height, width = self.job.grid.tile_size
+        return Shard.divide(len(self.job.grid.tiles), height * width * self.number, "tiles")
+
+    def tiles(self, shard: Shard) -> tuple[Tile, ...]:
+        """Give the tiles of a shard."""
+        return self.job.grid.tiles[shard.first : shard.first + shard.number]
+
+    def ensemble(self, calibration: Calibration, device: int | None = None) -> EnsembleModel:
+        """Make the model that joins the images; it loads no model of a tile for that.
+
+        Args:
+            calibration: What the stages have learned.
+            device: Index of the GPU to work on; ``None`` for the device of the configuration.
+        """
+        job = self.job
+        stages, models = Stages.build(job.settings), job.tile_models()
+        ensemble = EnsembleModel(job.grid, models, stages=stages, calibration=calibration, evaluator=False)
+        return ensemble.to(job.device(device)).eval()
+
+    def batches(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[LazyPrediction]:
+        """Yield images, each batch with the function that joins its predictions.
+
+        Args:
+            ensemble: Joins them.
+            shard: Which images.
+        """
+        for first, batch in _counted(self._part(shard), shard.first):
+            yield LazyPrediction(batch, self._join(ensemble, first, len(batch)))
+
+    def annotated(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[tuple[Annotations, Predict]]:
+        """Do the same as ``batches``, without reading the pixels of the images.
+
+        Args:
+            ensemble: Joins the predictions.
+            shard: Which images.
+        """
+        for first, batch in _counted(self._part(shard).annotations(*self.job.grid.whole), shard.first):
+            yield batch, self._join(ensemble, first, len(batch))
+
+    def tile(self, tile: Tile) -> Iterator[tuple[Annotations, TilePrediction]]:
+        """Yield what is known of one tile, with its predictions, batch by batch.
+
+        Args:
+            tile: The tile.
+        """
+        everything = Shard(0, self.number)
+        for first, batch in _counted(self._part(everything).annotations(tile.rows, tile.columns), 0):
+            yield batch, self.read(tile, first, len(batch))
+
+    def read(self, tile: Tile, first: int, number: int) -> TilePrediction:
+        """Read the predictions of a tile for some images.
+
+        Raises:
+            RunFolderError: The tile was trained and predicted again in the meantime.
+        """
+        found, checksum_of = self.predictions.has_found, self.job.folder.checksum_of
+        if not (found(tile) or self.predictions.find(tile, checksum_of(tile), compare=False)):
+            folder = self.predictions.folder
+            message = f"The predictions of tile {tile.name} in {folder} have changed. Run the command once more."
+            raise RunFolderError(message)
+        return self.predictions.read(tile, first, number)
+
+    def _join(self, ensemble: EnsembleModel, first: int, number: int) -> Predict:
+        if not all(map(self.predictions.has_found, self.job.grid.tiles)):
+            self.predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=False)
+        return partial(ensemble.join, number, partial(self.read, first=first, number=number))
+
+    def _part(self, shard: Shard) -> Images:
+        """Give the images of a shard; they have no augmentations, or their tiles would not have been predicted."""
+        job = self.job
+        images = Images(job.data.source, job.data.samples(self.purpose), job.grid, self.batch_size, augmentations=None)
+        return images.part(self.first + shard.first, shard.number)
+
+
+def _counted(batches: Iterable[AnyBatch], first: int) -> Iterator[tuple[int, AnyBatch]]:
+    """Give each batch with the position of its first image."""
+    for batch in batches:
+        yield first, batch
+        first += len(batch)

@@ -1,0 +1,133 @@
+"""Measuring test images batch by batch: all of them here, or some of them on each place."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from anomalib_tiled.results.measured import RunMeasurements, score_rows
+from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
+from anomalib_tiled.results.prediction_row import decision_on
+from anomalib_tiled.results.tile_metrics import observed_tile
+from anomalib_tiled.stages.contracts import image_context, with_context
+from anomalib_tiled.system.allocation import give_back_freed_memory
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from anomalib.data import ImageBatch
+
+    from anomalib_tiled.ensemble.calibration import Calibration, Observed
+    from anomalib_tiled.ensemble.ensemble import EnsembleModel
+    from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
+    from anomalib_tiled.results.measured import Row
+
+
+def measure(
+    images: Iterable[LazyPrediction],
+    ensemble: EnsembleModel,
+    measurements: RunMeasurements,
+    pictures: Pictures | None,
+    *,
+    tiles: bool,
+) -> Iterator[ImageBatch]:
+    """Predict, measure and draw images batch by batch, and yield each batch with its predictions, on the CPU.
+
+    Args:
+        images: The images.
+        ensemble: Decides what is anomalous.
+        measurements: Takes the predictions.
+        pictures: Draws them; ``None`` to draw none.
+        tiles: Whether to measure the scores of tiles, too.
+
+    Raises:
+        StageError: A stage fails.
+    """
+    with drawn_meanwhile(pictures) as draw:
+        for batch, predict in images:
+            with with_context(image_context(batch.image_path)):
+                raw = predict(measurements.watch(batch) if tiles else None)
+                decided = ensemble.decide(raw)._asdict()
+            fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
+            batch.update(**fields)
+            measurements.update(batch)
+            draw(batch)
+            give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
+            yield batch
+
+
+class MeasuredImages(NamedTuple):
+    """What was measured of some images.
+
+    Args:
+        measurements: For all metrics.
+        rows: The rows of ``scores.csv``.
+    """
+
+    measurements: RunMeasurements
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class MeasureTiles:
+    """Counts the scores of some tile locations of all test images, on any place.
+
+    Args:
+        images: The images with the predictions of their tiles.
+    """
+
+    images: StoredImages
+
+    def __call__(self, shard: Shard, *, device: int | None = None) -> dict[str, Observed]:
+        """Count the scores of tiles, by their names.
+
+        Args:
+            shard: The tiles.
+            device: Not used: only counting is done.
+
+        Raises:
+            RunFolderError: A file has changed.
+        """
+        del device
+        grid = self.images.job.grid
+        return {tile.name: observed_tile(self.images.tile(tile), grid) for tile in self.images.tiles(shard)}
+
+
+@dataclass(frozen=True)
+class MeasureImages:
+    """Joins, measures and draws some test images, on any place.
+
+    Args:
+        images: The images with the predictions of their tiles.
+        calibration: What the stages learned.
+        pictures: Draws the images; ``None`` to draw none.
+    """
+
+    images: StoredImages
+    calibration: Calibration
+    pictures: Pictures | None
+
+    def __call__(self, shard: Shard, *, device: int | None = None) -> MeasuredImages:
+        """Measure images.
+
+        Args:
+            shard: Which images.
+            device: Index of the GPU to work on; ``None`` for the device of the configuration.
+
+        Raises:
+            StageError: A stage fails.
+            DataError: An image cannot be read.
+            RunFolderError: A file has changed.
+        """
+        job = self.images.job
+        rows: list[Row] = []
+        measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
+        batches = self.images.batches(ensemble, shard)
+        for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
+            rows += score_rows(batch)
+            for item in batch:
+                logger.info("%s", decision_on(item))
+        return MeasuredImages(measurements, rows)
