@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from anomalib.data import ImageBatch
+    from anomalib.data import ImageBatch, ImageItem
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample
@@ -142,10 +142,10 @@ def scores_file(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
         yield writer.writerows
 
 
-def score_rows(batch: ImageBatch) -> list[Row]:
-    """Give the row of each image of a batch, for ``scores.csv``."""
+def score_rows(images: Iterable[ImageItem]) -> list[Row]:
+    """Give the row of each image, such as those of a batch, for ``scores.csv``."""
     rows: list[Row] = []
-    for item in batch:
+    for item in images:
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
         rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words))

@@ -131,7 +131,8 @@ class MeasureImages:
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
         for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
-            rows += score_rows(batch)
-            for item in batch:
+            items = [*batch]  # which copies the images
+            rows += score_rows(items)
+            for item in items:
                 logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)
