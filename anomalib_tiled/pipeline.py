@@ -227,13 +227,17 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
+    with (
+        log_to(predictions.log_file),
+        locked(predictions.path, PREDICTION) as lease,
+        advising_on_memory(LESS_TO_PREDICT),
+    ):
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
             report(f"warning: {remark}")
         if workers is None:
             return _predict_here(run, observers, request, images, report)
-        with _working(run.scheduler, conditions):
+        with _working(run.scheduler, conditions), run.scheduler.checking(lease.check):
             return _predict_on_places(run, conditions, request, images, report)
 
 
@@ -266,7 +270,7 @@ def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
 def _working(scheduler: Scheduler, conditions: Conditions) -> Iterator[None]:
     """Start the workers; in the end, end their places and remove what they have exchanged."""
     try:
-        scheduler.workers.start()
+        scheduler.start(conditions)
         yield
     finally:
         scheduler.close()

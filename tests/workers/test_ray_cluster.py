@@ -198,6 +198,7 @@ class Fit:
     def begin(self, arguments: list[str]) -> subprocess.Popen[str]:
         """Start a command in a process of its own."""
         self.marks.append(uuid.uuid4().hex)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests deaf to Ctrl-C
         return subprocess.Popen(
             [sys.executable, "-m", "anomalib_tiled", *arguments],
             env=os.environ | SETTINGS | {MARK: self.marks[-1]},
