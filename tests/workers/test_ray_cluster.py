@@ -214,6 +214,10 @@ class Fit:
         return len(list(self.run.glob("tiles/r*_c*.json")))
 
     @property
+    def predicted(self) -> int:
+        return len(list(self.run.glob("raw/*/r*_c*.json")))
+
+    @property
     def at_work(self) -> list[int]:
         """Processes that train a tile now: its temporary folder bears their number."""
         return [int(path.name.split("-")[-2]) for path in self.run.glob("tiles/.r*.tmp")]
@@ -278,7 +282,7 @@ def test_killed_node(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
 
 def test_killed_command(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None:
     command = fit.begin(fit.arguments("train", "RayWorkers", address=two_nodes.address))
-    wait_until(lambda: fit.trained or command.poll() is not None)
+    wait_until(lambda: fit.predicted or command.poll() is not None)
     command.terminate()
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 143, said
