@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,20 +19,27 @@ from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.plugins.observers import PlaceObservers
+from anomalib_tiled.results.collecting import Collection
+from anomalib_tiled.results.image_job import ImageJob
 from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
-from anomalib_tiled.results.predictor import Prediction
+from anomalib_tiled.results.predictor import Predictor
+from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
+from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
-from anomalib_tiled.system.files import absolute
+from anomalib_tiled.system.files import absolute, refresh
 from anomalib_tiled.system.locks import PREDICTION, locked
 from anomalib_tiled.system.logs import log_to
+from anomalib_tiled.system.memory import SHARE_ALONE
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 from anomalib_tiled.system.progress import progress_bar, track
+from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
 from anomalib_tiled.training.in_order import values_in_order
@@ -57,7 +66,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.measured import Row
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.workers import Conditions
     from anomalib_tiled.system.locks import Lease
+    from anomalib_tiled.workers.scheduler import Scheduler
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -124,6 +135,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
                 attempts.fail(outcome.item, outcome.error)
             if attempts.should_stop:
                 break
+    refresh(run.folder.tiles)  # index and calibration list what places have written
     run.folder.write_index(run.grid)
     attempts.finish()
     return note
@@ -198,8 +210,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     """Predict new images, and write the predictions batch by batch.
 
     Args:
-        run: A complete run.
-        observers: Notified of each predicted image.
+        run: A complete run; with the workers that predict, if the request asks for that.
+        observers: Notified of each image that this process predicts.
         request: What to predict.
         report: Takes a line about each image that cannot be read, and notes for the reader of the results.
 
@@ -207,28 +219,81 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         DataError: The request names an image that does not exist.
         ConfigurationError: The output folder is in use, or a threshold or device is invalid.
         RunFolderError: The run is not complete, or a file was changed.
+        NoPlaceError: No place of the workers is left, and none can come.
     """
     predictions = PredictionFolder(request.output)
     predictions.check_free(request.settings, resume=request.skip_existing)  # before a log appears among other files
+    conditions = conditions_of(run.settings, predictions.parts / temporary_name("workers"))
+    workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
     images = find_images(request.data, request.listed, apart_from=own_pictures)
-    with log_to(predictions.log_file), locked(predictions.path, PREDICTION), advising_on_memory(LESS_TO_PREDICT):
+    with (
+        log_to(predictions.log_file),
+        locked(predictions.path, PREDICTION) as lease,
+        advising_on_memory(LESS_TO_PREDICT),
+    ):
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
-        prediction = Prediction.begin(run, request, images, report)
-        started = monotonic()
-        with progress_bar() as bar:
-            task = bar.add_task("Predicting", total=len(prediction.missing))
-            for batch in run.new_images(report).batches(prediction.missing, prediction.fail):
+        if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
+            report(f"warning: {remark}")
+        if workers is None:
+            return _predict_here(run, observers, request, images, report)
+        with _working(run.scheduler, conditions), run.scheduler.checking(lease.check):
+            return _predict_on_places(run, conditions, request, images, report)
+
+
+def _predict_here(
+    run: Run, observers: Observers, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+) -> Predicted:
+    """Predict in this process."""
+    ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+    job = ImageJob.begin(run, request, images, report)
+    predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
+    recording = Recording(job.writer.folder, images, report)
+    new_images = job.new_images(recording.note)
+    with progress_bar() as bar:
+        task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
+        for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
+            for batch in new_images.batches(paths, recording.fail):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
-                for item in prediction.predict(batch, advance):
+                for item in predictor.predict(batch, recording, advance):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
-                bar.update(task, completed=prediction.tried)
-        return prediction.finish(seconds=monotonic() - started)
+                bar.update(task, completed=recording.tried)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
 
 
 def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
     """Advance the bar after each tile, by its share of the images: with many tiles, a batch may take minutes."""
     bar.advance(task, images)
+
+
+@contextmanager
+def _working(scheduler: Scheduler, conditions: Conditions) -> Iterator[None]:
+    """Start the workers; in the end, end their places and remove what they have exchanged."""
+    try:
+        scheduler.start(conditions)
+        yield
+    finally:
+        scheduler.close()
+        if conditions.folder is not None:
+            rmtree(conditions.folder, ignore_errors=True)
+
+
+def _predict_on_places(
+    run: Run, conditions: Conditions, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+) -> Predicted:
+    """Let the workers predict, shard by shard; this process loads no model."""
+    run.check_calibrated()
+    job, started = ImageJob.begin(run, request, images, report), monotonic()
+    recording = Recording(job.writer.folder, images, report)
+    cut = partial(shards_of, batch_size=job.batch_size, size=run.grid.image_size)
+    shards = [*cut(recording.failed), *cut(recording.fresh)]
+    collection = Collection(run.scheduler, conditions, job, shards, recording)
+    with progress_bar() as bar:
+        total, where = len(recording.failed) + len(recording.fresh), run.scheduler.describe_places
+        task = bar.add_task("Predicting", total=total, where=where)
+        for _ in collection.predict(PlaceObservers(run.folder.path)):
+            bar.update(task, completed=collection.images)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
 
 
 def rethreshold(run: Run, output: Path, settings: PredictionSettings, report: Callable[[str], None]) -> Predicted:

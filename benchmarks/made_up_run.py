@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import grid_of
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json, write_text
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.measured import RunMeasurements
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.training.observations import ObserveImages, ObserveTiles, Seen
 
@@ -123,7 +124,7 @@ class Spent:
     """What a piece of work has needed.
 
     Args:
-        seconds: Time.
+        seconds: Time of the processor, which other programs do not change.
         bytes: Memory in addition to that before.
     """
 
@@ -135,9 +136,9 @@ class Spent:
 def spent() -> Iterator[Spent]:
     """Measure time and memory of a piece of work."""
     Path("/proc/self/clear_refs").write_text("5")  # from now on, VmHWM is the highest
-    result, before, started = Spent(), _memory("VmRSS"), perf_counter()
+    result, before, started = Spent(), _memory("VmRSS"), process_time()
     yield result
-    result.seconds, result.bytes = perf_counter() - started, _memory("VmHWM") - before
+    result.seconds, result.bytes = process_time() - started, _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:

@@ -33,7 +33,8 @@ from anomalib_tiled.errors import (
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.runs.claims import claim_tile
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.runs.tile_status import tile_statuses
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
@@ -425,19 +426,22 @@ def test_what_another_machine_has_written_is_seen_though_it_was_missing_before(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS remembers which files were missing until the folder is changed from this machine."""
-    folder, missing, is_file = preparation.prepare(settings).folder, set[Path](), Path.is_file
+    folder, is_file = preparation.prepare(settings).folder, Path.is_file
+    missing = {folder.tiles / f"{name}{ending}" for name in TILES for ending in (".ckpt", ".json")}
 
     def remembered(path: Path) -> bool:
-        if path.parent == folder.tiles and not is_file(path):
-            missing.add(path)
         return is_file(path) and path not in missing
 
     def changed(tiles: Path) -> None:
         assert tiles == folder.tiles
         missing.clear()
 
+    def looked_at_before(job: TileJob, tile: Tile) -> None:
+        assert not job.folder.has_record(tile)
+        record(job.folder, tile.name)
+
     monkeypatch.setattr(Path, "is_file", remembered)
-    training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
+    training_by(monkeypatch, looked_at_before)
     monkeypatch.setattr(pipeline, "calibrate", lambda _: Calibration())
     monkeypatch.setattr(attempts, "refresh", lambda _: None)
     with pytest.raises(StageError, match="must finish every tile, but left out r00_c00"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
+from jsonargparse import Namespace
 from rich.console import Console
 
 from anomalib_tiled import pipeline
@@ -31,7 +32,7 @@ from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.run import AUTO, Run
-from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StorageError
+from anomalib_tiled.errors import ConfigurationError, NoPlaceError, OutOfMemoryError, StorageError
 from anomalib_tiled.export.export import ExportRequest, export_checkpoints
 from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
@@ -97,8 +98,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     run, data = _open(parsed.ckpt_dir), None
     _warn_of_large_images(run)
     if parsed.data is not None:
-        spec = ClassSpec(parsed.data.class_path, parsed.data.init_args.as_dict() if parsed.data.init_args else {})
-        data = spec.build(AnomalibDataModule)
+        data = _spec_of(parsed.data).build(AnomalibDataModule)
     with closing(run), _observers() as observers:
         _report(run, observers, data=data, output=output)
 
@@ -112,7 +112,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
     settings = PredictionSettings(**{each.name: parsed[each.name] for each in fields(PredictionSettings)})
-    if parsed.device != AUTO:
+    if parsed.device != AUTO and parsed.workers is None:
         device_named(parsed.device)  # before anything is written
     run = _open(parsed.ckpt_dir)
     output = _output(parsed.output) or run.folder.path / "predictions"
@@ -121,7 +121,8 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        _check_thresholds_only(settings, predicts=parsed.skip_existing or parsed.device != AUTO)
+        predicts = parsed.skip_existing or parsed.device != AUTO or parsed.workers is not None
+        _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
     else:
@@ -132,9 +133,12 @@ def predict(arguments: Sequence[str], prog: str) -> int:
             settings,
             skip_existing=parsed.skip_existing,
             device=parsed.device,
+            on_places=parsed.workers is not None,
         )
+        if parsed.workers is not None:
+            run = run.with_workers(_spec_of(parsed.workers), report)
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
-        with _resume_hint(resume, report), _observers() as observers:
+        with closing(run), _resume_hint(resume, report), _observers() as observers:
             predicted = pipeline.predict(run, observers, request, report)
     say(str(predicted))
     say(f"Predictions: {output}")
@@ -191,7 +195,7 @@ def _resume_hint(command: str, report: Callable[[str], None]) -> Iterator[None]:
     """Report the command that resumes an interrupted one."""
     try:
         yield
-    except (KeyboardInterrupt, StorageError, OutOfMemoryError):
+    except (KeyboardInterrupt, StorageError, OutOfMemoryError, NoPlaceError):
         report(f"\nResume with: {command}")
         raise
 
@@ -242,6 +246,11 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
     seeded = not isinstance(parsed.seed_everything, bool)
     run = _change(run, settings_from(parser, parsed), seeded=seeded, report=report)
     return FitRequest(run, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
+
+
+def _spec_of(parsed: Namespace) -> ClassSpec:
+    """Give a class as the command line names it."""
+    return ClassSpec(parsed.class_path, parsed.init_args.as_dict() if parsed.init_args else {})
 
 
 def _lines_of_stdin() -> Iterable[str]:

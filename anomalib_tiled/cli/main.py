@@ -138,7 +138,8 @@ def _run(given: list[str], prog: str) -> int:
         return 0
     for command in COMMANDS:
         if command.name == given[0]:
-            if command.trains and not {"-h", "--help"}.intersection(given):
+            uses_workers = command.trains or any(each.startswith("--workers") for each in given)
+            if uses_workers and not {"-h", "--help"}.intersection(given):
                 start_fork_server_early()
             if command.computes:
                 keep_freed_memory()

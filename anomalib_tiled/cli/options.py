@@ -22,6 +22,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.thresholding import NEUTRAL
+from anomalib_tiled.stages.workers import Workers
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
@@ -104,6 +105,7 @@ def test_parser(prog: str) -> Parser:
 
 def predict_parser(prog: str) -> Parser:
     """Give the options of ``predict``."""
+    find_plugins()  # jsonargparse finds a class by its short name once its module is loaded
     parser = run_parser(prog, PREDICT, RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", action="extend", nargs="+", metavar="PATH", help="Images, folders, patterns, or - for a list."
@@ -128,6 +130,9 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument("--coco", action="store_true", help="Also write the regions to coco.json, in COCO's format.")
     parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
     parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as in training.")
+    parser.add_argument(
+        "--workers", type=Workers | None, help="Let these predict, such as LocalWorkers, and not this process alone."
+    )
     return parser
 
 

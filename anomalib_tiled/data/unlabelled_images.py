@@ -82,14 +82,14 @@ class NewImages:
         batch_size: Number of images to predict together.
         augmentations: Those of the test images.
         trained_on: Sizes of the training images.
-        report: Called with a warning at the first image of another shape.
+        report: Called with a kind of warning, and a warning about the first such image.
     """
 
     grid: TileGrid
     batch_size: int
     augmentations: Transform | None
     trained_on: TrainedOn
-    report: Callable[[str], None]
+    report: Callable[[str, str], None]
     _warned: bool = field(default=False, init=False)
     _noted: bool = field(default=False, init=False)
 
@@ -123,8 +123,12 @@ class NewImages:
                 size, item = size_of(path), self._read(path)
                 self._look_at(path, size)
                 return item, size
-        except (DataError, OutOfMemoryError) as error:
-            return type(error)(str(error))  # the error itself would keep the image in memory
+        except OutOfMemoryError as error:
+            alike = OutOfMemoryError(str(error))  # the error itself would keep the image in memory
+            alike.of_machine = error.of_machine
+            return alike
+        except DataError as error:
+            return DataError(str(error))
 
     def _read(self, path: Path) -> ImageItem:
         source, sample = DecodedFiles(self.grid.image_size, has_masks=False), Sample("test", path, None, None)
@@ -134,10 +138,12 @@ class NewImages:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
         if not self._noted and (loss := lost_bits(path)):
             self._noted = True
-            self.report(f"warning: {path} has more than 8 bits per channel: {loss}. Other images may have, too.")
+            self.report(
+                "bits", f"warning: {path} has more than 8 bits per channel: {loss}. Other images may have, too."
+            )
         if not self._warned and (remark := self.trained_on.remark(path, size)):
             self._warned = True
-            self.report(f"warning: {remark}")
+            self.report("shape", f"warning: {remark}")
 
 
 def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:

@@ -15,7 +15,6 @@ from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.tile_dataset import Images
-from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from anomalib.data import AnomalibDataModule
 
-    from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.config.settings import ClassSpec, Settings
     from anomalib_tiled.data.cache import PixelSource
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.ensemble.tile_job import Purpose
@@ -138,6 +137,16 @@ class Run:
         finally:
             shutil.rmtree(self.folder.exchange, ignore_errors=True)
 
+    def with_workers(self, workers: ClassSpec, report: Callable[[str], None] = logger.warning) -> Run:
+        """Give the same run with other workers than those that its configuration names.
+
+        Args:
+            workers: Class and arguments of the workers.
+            report: Receives a line about each place that cannot work.
+        """
+        settings = replace(self.settings, stages={**self.settings.stages, "workers": workers})
+        return replace(self, settings=settings, scheduler=scheduler_of(settings, report))
+
     def without_left_out(self) -> Run:
         """Give the same run without the tiles that its training has left out."""
         return replace(self, grid=self.grid.without(self.folder.left_out(self.grid, self.settings)))
@@ -182,20 +191,6 @@ class Run:
         """Give the images to calibrate or test with."""
         data = self.job.data
         return Images(self.source, data.samples(purpose), self.grid, self.batch_size, data.augmentations(purpose))
-
-    def new_images(self, report: Callable[[str], None]) -> NewImages:
-        """Read images that belong to no data set in the same way as test images.
-
-        Args:
-            report: Receives one line about the first image whose shape differs from the training images.
-        """
-        return NewImages(
-            self.grid,
-            self.batch_size,
-            augmentations=self.datamodule.test_augmentations,
-            trained_on=TrainedOn.of(self.split, self.grid.image_size),
-            report=report,
-        )
 
     def ensemble(
         self, calibration: Calibration | None = None, device: str = AUTO, *, share: float = SHARE
@@ -254,6 +249,15 @@ class Run:
         learned = read_json(path)
         self._check_configuration(path, learned.get("configuration"))
         return Calibration.from_json(learned)
+
+    def check_calibrated(self) -> None:
+        """Check that images can be predicted, without loading a model.
+
+        Raises:
+            RunFolderError: Tiles or the calibration are missing, or the calibration was changed.
+        """
+        self.check_tiles()
+        self.calibration()
 
     def validation_scores(self) -> ValidationScores | None:
         """Read the scores of normal validation images; ``None`` if the run keeps none."""

@@ -151,6 +151,11 @@ class TileJob:
             raise DataError(message)
 
     @cached_property
+    def datamodule(self) -> AnomalibDataModule:
+        """The data module, for its augmentations; needs no image."""
+        return self.settings.data.build(AnomalibDataModule) if self.known is None else self.known.datamodule
+
+    @cached_property
     def fresh_models(self) -> FreshModels:
         """Untrained models."""
         spec, seed = self.settings.model, self.settings.seed_everything

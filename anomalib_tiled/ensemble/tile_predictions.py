@@ -202,10 +202,10 @@ class TilePredictions:
 
 def _side_by_side(batch: TilePrediction) -> NDArray[np.float32]:
     """Put the map of each image behind its score, shape (batch, values)."""
-    scores = batch.scores.cpu().numpy().astype(VALUE).reshape(-1, 1)
+    scores = batch.scores.detach().cpu().numpy().astype(VALUE).reshape(-1, 1)
     if batch.maps is None:
         return scores
-    return np.hstack([scores, batch.maps.cpu().numpy().astype(VALUE).reshape(len(scores), -1)])
+    return np.hstack([scores, batch.maps.detach().cpu().numpy().astype(VALUE).reshape(len(scores), -1)])
 
 
 def _state(path: Path) -> FileState:

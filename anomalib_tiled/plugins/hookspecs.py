@@ -66,7 +66,7 @@ class EventHooks:
 
     @hookspec
     def image_predicted(self, run_folder: Path, prediction: ImageItem) -> None:
-        """An image was predicted.
+        """An image was predicted. With ``predict --workers``, called in the process that has predicted it.
 
         Args:
             run_folder: Folder of the run.

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
-from anomalib_tiled.plugins.discovery import BUILT_IN, Plugin
+from anomalib.data import ImageItem
+
+from anomalib_tiled.plugins.discovery import BUILT_IN, Plugin, find_plugins
 
 logger = logging.getLogger(__name__)
 
@@ -53,3 +58,31 @@ class Observers:
             failure = f"{hook} of {plugin.origin} failed and is not called again: {type(error).__name__}: {error}"
             self._failures[plugin, hook] = failure
             logger.exception("%s", failure)
+
+
+@dataclass(frozen=True)
+class PlaceObservers:
+    """The plugins of the process of a place, which are notified of the images that it predicts.
+
+    Args:
+        run_folder: Folder of the run.
+    """
+
+    run_folder: Path
+
+    def __reduce__(self) -> tuple[type[PlaceObservers], tuple[Path]]:
+        """Pickle without plugins."""
+        return PlaceObservers, (self.run_folder,)
+
+    def __call__(self, prediction: ImageItem) -> None:
+        """Notify them of a predicted image."""
+        self._observers.notify("image_predicted", run_folder=self.run_folder, prediction=prediction)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each hook of a plugin that failed in this process."""
+        return self._observers.failures
+
+    @cached_property
+    def _observers(self) -> Observers:
+        return Observers(find_plugins().loaded)

@@ -82,6 +82,11 @@ class PredictionFolder:
         """Log, with the messages of other packages."""
         return self.path / "logs" / "run.log"
 
+    @property
+    def parts(self) -> Path:
+        """What places have predicted and the command has not collected yet; gone when all is predicted."""
+        return self.path / "predict.parts"
+
     def picture_folders(self, settings: PredictionSettings) -> list[Path]:
         """Give the folders for the requested overlays, masks and maps."""
         requested = (settings.overlays, settings.masks, settings.maps is not None)
@@ -113,7 +118,7 @@ class PredictionFolder:
             )
             raise RunFolderError(message)
         coco = [self.coco_file] if settings.coco else []
-        written = [*self.picture_folders(settings), *coco, self.rows_file, self.failures_file]
+        written = [*self.picture_folders(settings), *coco, self.rows_file, self.failures_file, self.parts]
         if taken := [path.name for path in written if _is_filled(path)]:
             message = (
                 f"A prediction into {self.path} would overwrite {', '.join(taken)} there. "
@@ -124,7 +129,8 @@ class PredictionFolder:
     def holds_results(self) -> bool:
         """Whether there are results of a prediction; one without any may still leave its settings and failures."""
         pictures = (self.path / name for name in PICTURES)
-        return self._is_begun() and any(map(_is_filled, (self.lines_file, self.coco_file, *pictures)))
+        filled = any(map(_is_filled, (self.lines_file, self.coco_file, *pictures)))
+        return self._is_begun() and (filled or any(self.parts.glob("*.jsonl")))
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
         """Write the settings and facts of the predictions."""
@@ -265,17 +271,20 @@ class PredictionFolder:
         with _appending(self.failures_file) as file:
             _write_rows(file, [*heading, [path, error]])
 
-    def forget_failures(self, paths: Container[str]) -> None:
+    def forget_failures(self, paths: Container[str]) -> set[str]:
         """Remove images from the list of those that could not be read, to try them again.
 
         Args:
             paths: The images; others stay in the list.
 
+        Returns:
+            The images that were in the list.
+
         Raises:
             RunFolderError: The file was changed, and is no such list.
         """
         if not self.failures_file.exists():
-            return
+            return set()
         try:
             table = list(csv.reader(read_table(self.failures_file)))
         except (ValueError, csv.Error) as error:
@@ -290,6 +299,7 @@ class PredictionFolder:
         else:
             with storage_errors(self.failures_file):
                 self.failures_file.unlink()
+        return {cells[0] for cells in whole if cells[0] in paths}
 
     def write_coco(self) -> None:
         """Write ``coco.json``. The lines are read twice, so that memory does not depend on their number."""

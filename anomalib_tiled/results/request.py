@@ -34,6 +34,7 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
+        on_places: Whether the workers of the run predict, and not this process.
     """
 
     data: tuple[str, ...]
@@ -42,6 +43,7 @@ class PredictionRequest:
     settings: PredictionSettings
     skip_existing: bool
     device: str
+    on_places: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -23,6 +22,7 @@ from anomalib_tiled.runs.file_names import (
     RunFiles,
     checksum_named,
 )
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import (
@@ -30,6 +30,7 @@ from anomalib_tiled.system.files import (
     is_file,
     leads_out,
     read_json,
+    remove_below,
     without_own_link,
     write_json,
     write_text,
@@ -97,38 +98,6 @@ def settings_of(text: str, folder: Path | None = None) -> Settings:
     settings = Settings.from_mapping(content)
     check_sizes(settings.tiling)
     return settings
-
-
-@dataclass(frozen=True)
-class TileRecord:
-    """Record of a trained tile; written last, so its presence means that the tile is done.
-
-    Args:
-        seconds: Duration of the training.
-        epochs: Number of epochs.
-        configuration: Fingerprint of the settings that the tile was trained with.
-        checkpoint: Checksum of the finished checkpoint.
-        modified: Modification time of the checkpoint in nanoseconds; 0 if unknown.
-        images: Fingerprint of the training images; empty if unknown.
-        threads: Number of processor threads; ``None`` in records of versions that did not store it.
-        host: Name of the machine; ``None`` in records of versions that did not store it.
-        device: The device there, such as ``cuda:0 NVIDIA H100``, or the name of the processor; ``None`` as for host.
-    """
-
-    seconds: float
-    epochs: int
-    configuration: str
-    checkpoint: Checksum
-    modified: int = 0
-    images: str = ""
-    threads: int | None = None
-    host: str | None = None
-    device: str | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Plain]) -> TileRecord:
-        """Read a record."""
-        return cls(**{**content, "checkpoint": Checksum(**content["checkpoint"])})
 
 
 @dataclass(frozen=True)
@@ -222,6 +191,11 @@ class RunFolder(RunFiles):
     def checksum_of(self, tile: Tile) -> Checksum:
         """Give the recorded checksum of a checkpoint."""
         return self.record(tile).checkpoint
+
+    def checksums_of(self, grid: TileGrid) -> dict[str, Checksum]:
+        """Give the recorded checksum of the checkpoint of each tile with one look, by the names of the tiles."""
+        seen = self.seen()
+        return {tile.name: seen.checksum_of(tile) for tile in grid.tiles}
 
     def shared_checksums(self) -> list[str]:
         """Give the recorded checksums of shared weights."""
@@ -409,7 +383,7 @@ class RunFolder(RunFiles):
             for path in found:
                 path.unlink(missing_ok=True)
             if not pictures.is_symlink():
-                _remove_pictures(pictures)
+                remove_below(pictures, ".png")
         except OSError as error:
             logger.warning(
                 "Results of the last test could not be removed, and are of other models or stages: %s", error
@@ -444,13 +418,3 @@ class RunFolder(RunFiles):
         if self.is_to_be_trained_again(tile):
             return True
         return not self.is_done(tile, settings.training_hash) and self.reason_left_out(tile, settings) is None
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove pictures, and folders that are empty afterwards; other files belong to the user."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            if name.endswith(".png"):
-                Path(place, name).unlink(missing_ok=True)
-        with suppress(OSError):
-            Path(place).rmdir()

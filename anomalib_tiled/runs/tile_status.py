@@ -10,7 +10,8 @@ from anomalib_tiled.system.files import read_json
 
 if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.runs.tile_record import TileRecord
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,21 @@ def refresh(folder: Path) -> None:
             changed.unlink()
 
 
+def remove_below(folder: Path, ending: str) -> None:
+    """Remove the files of one kind below a folder, and the folders that are empty afterwards.
+
+    Args:
+        folder: The folder; links in it are not followed.
+        ending: What the names of the files end with; other files belong to the user.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if name.endswith(ending):
+                Path(place, name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(place).rmdir()
+
+
 def leads_out(path: Path) -> bool:
     """Whether a path is a symbolic link that leads out of its folder.
 

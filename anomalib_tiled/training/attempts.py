@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
-    from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+    from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.runs.tile_record import TileRecord
 
 ALIKE = 2
 """Tiles that fail for the same reason before training stops: such a reason would stop every tile."""
@@ -44,6 +45,7 @@ class Attempts:
         self._run = run
         self._failures = Failures(keep_going)
         self._unfit: list[tuple[Tile, UnfitLocationError]] = []
+        self._fitted = False
 
     @property
     def should_stop(self) -> bool:
@@ -88,11 +90,19 @@ class Attempts:
         run = self._run
         if isinstance(error, UnfitLocationError) and not run.folder.has_record(tile):
             self._unfit.append((tile, error))
-        fitted = any(map(run.folder.has_record, run.grid.locations))
+        # Looked up only where it matters: ten thousand tiles that fail would look for ten thousand records each.
+        fitted = isinstance(error, UnfitLocationError) and self._any_fitted()
         run.folder.write_failure(tile, self._failures.add(tile, error, others_fitted=fitted))
         if isinstance(error, ConfigurationError):
             message = "\n".join([str(error), *advice(run.folder, run.grid.tiles)])
             raise ConfigurationError(message) from error
+
+    def _any_fitted(self) -> bool:
+        """Whether the model was fitted on a tile; once it was, nothing is looked up any more."""
+        if not self._fitted:
+            seen = self._run.folder.seen()
+            self._fitted = any(map(seen.has_record, self._run.grid.locations))
+        return self._fitted
 
     def finish(self) -> None:
         """Leave out the locations on which the model cannot be fitted.
@@ -101,7 +111,6 @@ class Attempts:
             TrainingError: Other tiles failed too, or the locations must not be left out.
         """
         run = self._run
-        refresh(run.folder.tiles)  # calibration lists the shared weights that are there
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
             left = len(run.folder.to_train(run.grid, run.settings))

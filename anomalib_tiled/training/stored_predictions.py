@@ -34,7 +34,7 @@ from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_job import TileJob
     from anomalib_tiled.grid import Tile, TileGrid
-    from anomalib_tiled.system.checksums import Checksum
 
 logger = logging.getLogger(__name__)
 
@@ -138,14 +137,8 @@ class PredictionJob:
 
     def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
         """List the tiles without predictions of their present checkpoint."""
-        found = predictions.find_all(self.checkpoints, compare=compare)
+        found = predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=compare)
         return [tile for tile in self.job.grid.tiles if tile.name not in found]
-
-    @property
-    def checkpoints(self) -> dict[str, Checksum]:
-        """The checksum of the present checkpoint of each tile, by their names."""
-        seen = self.job.folder.seen()
-        return {tile.name: seen.checksum_of(tile) for tile in self.job.grid.tiles}
 
     def predict(self, tile: Tile, model: AnomalibModule, predictions: TilePredictions) -> None:
         """Predict one tile of all images, in batches, and store the predictions.
@@ -305,8 +298,15 @@ def _whole_shards(room: int, grid: TileGrid) -> int:
 
 
 def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredictions) -> None:
-    if not (tiles := prediction.missing(predictions)):
-        return
+    if tiles := prediction.missing(predictions):
+        _predict_tiles(run, prediction, predictions, tiles)
+        refresh(predictions.folder)
+        if left := prediction.missing(predictions, compare=False):
+            raise StageError(untrained(run.scheduler.workers, left))
+    predictions.write_index()
+
+
+def _predict_tiles(run: Run, prediction: PredictionJob, predictions: TilePredictions, tiles: Sequence[Tile]) -> None:
     with closing(run.on_places(PredictTile(prediction, predictions), tiles)) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
             if isinstance(outcome.error, TiledError):
@@ -317,10 +317,6 @@ def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredi
                     f"Tile {outcome.item.name} could not be predicted: {reason} (log: {prediction.log(outcome.item)})"
                 )
                 raise TrainingError(message) from outcome.error
-    refresh(predictions.folder)
-    if left := prediction.missing(predictions, compare=False):
-        raise StageError(untrained(run.scheduler.workers, left))
-    predictions.write_index()
 
 
 def remove_outdated(run: Run) -> None:

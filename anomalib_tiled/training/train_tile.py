@@ -26,7 +26,7 @@ from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
 from anomalib_tiled.runs.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.runs.claims import ClaimedTile, check_claim
-from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import full_disk

@@ -219,9 +219,9 @@ class Office:
             case Started(node):
                 place.started(node)
             case Answered(value, is_last):
+                place.is_over = is_last
                 if is_last:
                     del self._places[place.address]
-                    place.error, place.left = PreemptedError("it has done its share of tiles, or its time is over"), 0
                 place.answered(value)
             case Ended(error):
                 self._lose(place, error)

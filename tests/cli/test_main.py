@@ -71,10 +71,11 @@ def test_memory_is_kept_where_models_work(play: Play, monkeypatch: pytest.Monkey
 def test_the_fork_server_starts_early_for_commands_that_train(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     play(None)
-    for given in [[name] for name in NAMES] + [["fit", "--help"], ["train", "-h"]]:
+    with_workers = [["predict", "--workers", "LocalWorkers"], ["predict", "--workers.processes=2"]]
+    for given in [[name] for name in NAMES] + [["fit", "--help"], ["train", "-h"]] + with_workers:
         monkeypatch.setattr(cli, "start_fork_server_early", lambda given=given: started.append(given))
         main(given)
-    assert started == [["fit"], ["train"]]
+    assert started == [["fit"], ["train"], *with_workers]
 
 
 @pytest.mark.parametrize("status", [0, 3, 4])

@@ -7,7 +7,7 @@ import sys
 
 from anomalib_tiled.cli.status import COLUMNS, cells, lines
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.runs.tile_status import TileStatus
 from anomalib_tiled.system.checksums import Checksum
 

@@ -27,8 +27,9 @@ def images(
     augmentations: torch.nn.Module | None = None,
     batch_size: int = 2,
 ) -> NewImages:
+    trained_on = TrainedOn(GRID.image_size, usual)
     return NewImages(
-        GRID, batch_size, augmentations=augmentations, trained_on=TrainedOn(GRID.image_size, usual), report=said.append
+        GRID, batch_size, augmentations=augmentations, trained_on=trained_on, report=lambda _, text: said.append(text)
     )
 
 

@@ -30,6 +30,7 @@ from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.calibrate import calibrate
+from anomalib_tiled.workers.scheduler import scheduler_of
 
 MANUAL = 0.6
 """Below the highest score of each tile, and between 0 and 1, so that it has a meaning on every scale."""
@@ -141,7 +142,7 @@ def learned(split: Split, tmp_path_factory: pytest.TempPathFactory, brightness: 
         source = DecodedFiles(settings.tiling.image_size, own.has_masks)
         datamodule = Folder(name="tiny", normal_dir="nowhere", eval_batch_size=4)
         folder, grid = RunFolder(tmp_path_factory.mktemp("run")), grid_of(settings.tiling)
-        run = Trained(folder, settings, grid, own, source, datamodule)
+        run = Trained(folder, settings, grid, own, source, datamodule, scheduler_of(settings))
         calibration = Calibration.from_json(calibrate(run).to_json())
         return Calibrated(run.ensemble(calibration), run, tuple(own.subset(own.calibration_subset)), combination)
 

@@ -30,7 +30,8 @@ from anomalib_tiled.ensemble.tile_model import load_tile_model
 from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 from anomalib_tiled.errors import DataError, GridError, RunFolderError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.training.preparation import prepare

@@ -193,7 +193,7 @@ def test_failures_are_listed_and_forgotten(folder: PredictionFolder) -> None:
     folder.append_failure(Path("a.png"), "is damaged, badly")
     folder.append_failure(Path("b.png"), 'is "gone"')
     assert failures(folder) == [["image_path", "error"], ["a.png", "is damaged, badly"], ["b.png", 'is "gone"']]
-    folder.forget_failures({"a.png", "b.png"})
+    assert folder.forget_failures({"a.png", "b.png", "c.png"}) == {"a.png", "b.png"}
     folder.forget_failures({"a.png"})
     assert not folder.failures_file.exists()
 
@@ -300,12 +300,14 @@ def test_a_prediction_that_failed_before_its_first_result_is_in_nobodys_way(tmp_
     folder.begin(PredictionSettings(), common="/data")
     folder.repair()
     folder.append_failure(Path("a.png"), "too large")
+    folder.parts.mkdir()
+    (folder.parts / "token").write_text("of a command that has ended")
     assert not folder.holds_results()
     for resume in (True, False):
         folder.check_free(PredictionSettings(**ALL_KEPT), resume=resume)
 
 
-@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "coco.json"])
+@pytest.mark.parametrize("name", ["masks/a/000.png", "images/0.png", "coco.json", "predict.parts/0.jsonl"])
 def test_whatever_a_prediction_has_left_is_a_result(tmp_path: Path, name: str) -> None:
     folder = PredictionFolder(tmp_path)
     (path := folder.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -331,6 +333,7 @@ OTHERS = {
     "coco.json": {"coco": True},
     "predictions.csv": {},
     "failures.csv": {},
+    "predict.parts/000.png": {},
 }
 
 

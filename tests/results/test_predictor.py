@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,8 @@ from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.predictor import Prediction
+from anomalib_tiled.results.predictor import Predictor
+from anomalib_tiled.results.recording import Recording
 
 
 class Ensemble:
@@ -44,10 +45,10 @@ class Written:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.failures: list[str] = []
-        self.settings = SimpleNamespace(coco=False)
         self.folder = SimpleNamespace(
+            parts=Path("nowhere"),
             repair=dict,
-            forget_failures=lambda _: None,
+            forget_failures=lambda _: set(),
             append=lambda images: self.names.extend(image.image_path for image in images),
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,
@@ -60,6 +61,18 @@ class Written:
         return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="")
 
 
+class Prediction:
+    """A predictor, and the record of its command."""
+
+    def __init__(self, ensemble: Ensemble, written: Written, said: list[str]) -> None:
+        thresholds = SimpleNamespace(decide=lambda _, decided: decided)
+        self.predictor = Predictor(ensemble, thresholds, written)
+        self.recording = Recording(written.folder, [], said.append)
+
+    def predict(self, batch: SourceBatch, on_tile: Callable[..., None] | None = None) -> Iterator[ImageItem]:
+        return self.predictor.predict(batch, self.recording, on_tile)
+
+
 def too_large_together(number: int) -> None:
     if number > 1:
         torch.empty(2**60)
@@ -67,8 +80,7 @@ def too_large_together(number: int) -> None:
 
 def prediction(fail: Callable[[int], None]) -> tuple[Prediction, Ensemble, Written, list[str]]:
     ensemble, written, said = Ensemble(fail), Written(), []
-    thresholds = SimpleNamespace(decide=lambda _, decided: decided)
-    return Prediction(ensemble, thresholds, writer=written, images=[], report=said.append), ensemble, written, said
+    return Prediction(ensemble, written, said), ensemble, written, said
 
 
 def batch(*names: str) -> SourceBatch:
@@ -90,7 +102,9 @@ def test_images_whose_files_cannot_be_written_cost_only_themselves() -> None:
     assert [item.image_path for item in items] == written.names == [*"ab"]
     assert written.failures == ["gone", "moved"]
     assert said == ["skipped: gone is missing", "skipped: moved is missing"]
-    assert str(predicting.finish(1.0)).startswith("2 images predicted in 1.0 s (2.0 images/s), 2 failed")
+    assert str(predicting.recording.finish(coco=False, seconds=1.0)).startswith(
+        "2 images predicted in 1.0 s (2.0 images/s), 2 failed"
+    )
 
 
 def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:
@@ -101,7 +115,7 @@ def test_images_that_are_too_large_together_are_predicted_one_by_one() -> None:
     (note,) = said
     assert note.startswith("Note: The memory of the machine ran out (")
     assert note.endswith("Images are predicted one by one from here on.")
-    assert len(items) == predicting.tried == 5
+    assert len(items) == predicting.recording.tried == 5
     torch.testing.assert_close(items[1].pred_score, batch(*"abc").images.image[1].mean(dim=0).max())
 
 
@@ -123,8 +137,8 @@ def test_an_image_that_is_too_large_by_itself_is_passed_over() -> None:
     assert written.failures == [*"be"], "another one was predicted between them"
     assert ensemble.asked == [3, 1, 1, 1, 1, 1]
     assert said[1].startswith("skipped: b is left out. The memory of the machine ran out (")
-    assert predicting.tried == 5
-    assert str(predicting.finish(1.0)).endswith("2 failed: 0 of 3 are anomalous.")
+    assert predicting.recording.tried == 5
+    assert str(predicting.recording.finish(coco=False, seconds=1.0)).endswith("2 failed: 0 of 3 are anomalous.")
 
 
 def test_two_images_after_each_other_that_are_too_large_end_the_prediction() -> None:
@@ -138,10 +152,10 @@ def test_two_images_after_each_other_that_are_too_large_end_the_prediction() -> 
 
 def test_what_cannot_be_read_between_them_does_not_count() -> None:
     predicting, _, written, _ = prediction(lambda _: None)
-    predicting.fail(Path("a"), OutOfMemoryError("too large"))
-    predicting.fail(Path("b"), DataError("is damaged"))
+    predicting.recording.fail(Path("a"), OutOfMemoryError("too large"))
+    predicting.recording.fail(Path("b"), DataError("is damaged"))
     with pytest.raises(OutOfMemoryError, match="larger still"):
-        predicting.fail(Path("c"), OutOfMemoryError("larger still"))
+        predicting.recording.fail(Path("c"), OutOfMemoryError("larger still"))
     assert written.failures == [*"ab"]
 
 
@@ -149,7 +163,7 @@ def test_a_prediction_of_which_nothing_came_for_lack_of_memory_fails() -> None:
     predicting, _, written, _ = prediction(too_large(0))
     assert list(predicting.predict(batch("a"))) == []
     with pytest.raises(OutOfMemoryError, match="Lower memory_budget"):
-        predicting.finish(1.0)
+        predicting.recording.finish(coco=False, seconds=1.0)
     assert written.failures == ["a"]
 
 

@@ -28,7 +28,8 @@ from anomalib_tiled.runs.checkpoints import (
     tensors_of,
     write_tensors,
 )
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system import checksums
 from anomalib_tiled.system.checksums import Checksum
 

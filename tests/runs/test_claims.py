@@ -15,7 +15,8 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.runs.claims import check_claim, claim_tile
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
+from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 
 FIRST, SECOND = TileGrid(Size(4, 8), Size(4, 4), Size(4, 4)).tiles

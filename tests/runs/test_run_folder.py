@@ -12,7 +12,8 @@ import pytest
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.runs.run_folder import RunFolder, TileRecord, check_output
+from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.temporary import temporary_name

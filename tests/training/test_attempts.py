@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from anomalib_tiled.errors import OutOfMemoryError
+from anomalib_tiled.errors import OutOfMemoryError, UnfitLocationError
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedError
-from anomalib_tiled.training.attempts import Failures
+from anomalib_tiled.training.attempts import Attempts, Failures
 from anomalib_tiled.workers.task import UnsentError
 
 ONE, TWO, THREE = TileGrid(Size(4, 12), Size(4, 4), Size(4, 4)).tiles
@@ -65,3 +66,21 @@ def test_the_reason_names_the_error() -> None:
 def test_the_heading_says_what_is_done(tmp_path: Path, tiles: tuple[Tile, ...], done: str) -> None:
     said = after(ValueError("a"), ValueError("b")).message(RunFolder(tmp_path), tiles, left=2)
     assert said.startswith(f"2 tiles could not be trained; {done}.\n")
+
+
+def test_records_of_other_tiles_are_looked_up_only_where_a_location_is_to_blame() -> None:
+    looks: list[bool] = []
+
+    def seen() -> SimpleNamespace:
+        looks.append(True)
+        return SimpleNamespace(has_record=lambda tile: tile is THREE)
+
+    folder = SimpleNamespace(seen=seen, has_record=lambda _: False, write_failure=lambda *_: None)
+    run = SimpleNamespace(folder=folder, grid=SimpleNamespace(locations=(ONE, TWO, THREE)))
+    attempts = Attempts(run, keep_going=True)
+    for tile in (ONE, TWO):
+        attempts.fail(tile, ValueError("too small"))
+    assert looks == []
+    for tile in (ONE, TWO):
+        attempts.fail(tile, UnfitLocationError("singular"))
+    assert looks == [True], "once one is fitted, none is looked for"

@@ -30,6 +30,7 @@ from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
+from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training import stored_predictions as predicting
 from anomalib_tiled.training.stored_predictions import PredictionJob, lazy_predictions, predict_trained
@@ -152,6 +153,8 @@ def test_a_model_that_has_just_been_trained_is_not_loaded(run: Run, models: Mode
     trained(run, models)
     assert_equal(passed(run), expected)
     assert not models.loaded
+    [index] = run.folder.predictions.glob("*/index.json")
+    assert list(read_json(index)) == [f"{tile.name}.json" for tile in run.grid.tiles]
 
 
 @pytest.mark.parametrize("why", ["augmented", "too large"])

@@ -15,7 +15,7 @@ from PIL import Image
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.runs.run_folder import TileRecord
+from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.os_errors import readable
 from anomalib_tiled.training import preparation

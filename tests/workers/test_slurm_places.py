@@ -125,7 +125,7 @@ def test_after_its_last_answer_a_job_takes_nothing(office: Office, place: SlurmP
     future = place.submit(os.getpid)
     tell(office, Started("n1"), Answered(1, is_last=True))
     assert future.result(timeout=10) == 1
-    assert "its time is over" in error(place.submit(os.getpid), PreemptedError)
+    assert place.is_over
     assert not office.has_places
 
 
@@ -339,6 +339,14 @@ def test_arguments_are_checked(arguments: dict[str, float], message: str) -> Non
     with pytest.raises(ConfigurationError) as raised:
         SlurmWorkers(**arguments)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"partition": "all\ntouch x"}, {"extra": {"comment": "a\rb"}}, {"extra": {"x\ny": 1}}]
+)
+def test_only_setup_is_code(arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=r"^workers\.init_args\.\w+ must be on one line, but is "):
+        SlurmWorkers(**arguments)
 
 
 def test_a_job_needs_time_to_start_and_to_end() -> None:

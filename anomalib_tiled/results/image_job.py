@@ -1,0 +1,120 @@
+"""The job of predicting new images: small enough for any process, which need not open the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
+from anomalib_tiled.ensemble.devices import device_named
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.run import AUTO
+from anomalib_tiled.results.prediction_writer import PredictionWriter
+from anomalib_tiled.results.predictor import Predictor
+from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.system.files import read_json
+from anomalib_tiled.system.limits import cores
+from anomalib_tiled.system.memory import SHARE_ALONE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.ensemble.tile_job import TileJob
+    from anomalib_tiled.results.request import PredictionRequest
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """All that predicting any image of a request needs.
+
+    A pickle of it has a few kilobytes, however many images and tiles the run has.
+
+    Args:
+        job: Tiles and their models.
+        writer: Writes the files of each image.
+        thresholds: Replace calibrated ones.
+        batch_size: Number of images that are predicted together. It is given, because the last digits of scores depend
+            on it.
+        trained_on: Sizes of the training images.
+        device: Where to predict, such as ``cpu``; ``auto`` for the device of the configuration, or of a place.
+    """
+
+    job: TileJob
+    writer: PredictionWriter
+    thresholds: Thresholds
+    batch_size: int
+    trained_on: TrainedOn
+    device: str
+
+    @classmethod
+    def begin(
+        cls, run: Run, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+    ) -> ImageJob:
+        """Begin the folder of the results, or resume it.
+
+        Args:
+            run: A complete run.
+            request: The request.
+            images: Its images.
+            report: Called with each line that a reader of the results should know.
+
+        Raises:
+            RunFolderError: The run has no scores to look a threshold up.
+            ConfigurationError: The folder holds predictions with other settings.
+        """
+        thresholds, notes = thresholds_of(run, request.settings)
+        for note in filter(None, (*notes, run.left_out_note())):
+            report(f"Note: {note}")
+        writer = PredictionWriter.open(run, request, images)
+        trained_on = TrainedOn.of(run.split, run.grid.image_size)
+        return cls(run.job, writer, thresholds, run.batch_size, trained_on, request.device)
+
+    def new_images(self, report: Callable[[str, str], None]) -> NewImages:
+        """Read images that belong to no data set in the same way as test images.
+
+        Args:
+            report: Receives kinds of warnings, and a warning about the first image of each kind.
+        """
+        return NewImages(
+            self.job.grid,
+            self.batch_size,
+            augmentations=self.job.datamodule.test_augmentations,
+            trained_on=self.trained_on,
+            report=report,
+        )
+
+    def device_at(self, index: int | None) -> torch.device:
+        """Give the device of a place.
+
+        Args:
+            index: Index of the GPU that the place has; ``None`` for the device of the configuration.
+
+        Raises:
+            ConfigurationError: This machine has no such device.
+        """
+        return self.job.device(index) if self.device == AUTO else device_named(self.device)
+
+    def predictor_at(self, index: int | None) -> Predictor:
+        """Load the ensemble at a place; as many places as use all cores take as much memory as one process alone.
+
+        Args:
+            index: As for `device_at`.
+
+        Raises:
+            RunFolderError: The calibration was changed.
+        """
+        job, path = self.job, self.job.folder.calibration_file
+        job.folder.read(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {job.folder.path}`.")
+        ensemble = EnsembleModel(
+            job.grid,
+            job.tile_models(share=SHARE_ALONE * min(1.0, torch.get_num_threads() / cores())),
+            stages=Stages.build(job.settings),
+            calibration=Calibration.from_json(read_json(path)),
+            evaluator=False,
+        )
+        return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)

@@ -1,0 +1,126 @@
+"""What a command records of images, itself or from the files of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError, RunFolderError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.recording import WITHOUT_MAPS, Part, Record, Recording, record_part
+from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.request import PredictionSettings
+
+ODD = b"\xff\xfe.png".decode(errors="surrogateescape")
+"""A file name that is no UTF-8."""
+
+
+def image(name: str, label: int = 0) -> PredictedImage:
+    region = Region((1, 2, 3, 4), 5, (1.5, 2.5), (1, 2), 0.123456789123, 0.1, (7, 8))
+    return PredictedImage(f"/in/{name}", Size(8, 12), 1 / 3, 2 / 3, label, (region,) * label, any_pixel=bool(label))
+
+
+def begin(path: Path, said: list[str]) -> Recording:
+    folder = PredictionFolder(path)
+    folder.begin(PredictionSettings(), common="/in")
+    return Recording(folder, [], said.append)
+
+
+def first_shard(record: Record) -> None:
+    record.note("shape", "warning: a is small.")
+    record.fail(Path("/in/b"), NotFiniteError("b is nonsense"))
+    record.add([image("a", label=1), image(ODD)], has_maps=False)
+    record.fail(Path("/in/c"), DataError("c is missing"))
+
+
+def second_shard(record: Record) -> None:
+    record.note("shape", "warning: d is small.")
+    record.note("bits", "warning: d has 16 bits.")
+    record.fail(Path("/in/d"), OutOfMemoryError("too large"))
+    record.add([image("e", label=1)], has_maps=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_of_shards_are_recorded_like_what_this_process_predicts(tmp_path: Path) -> None:
+    here, there = [], []
+    direct, collected = begin(tmp_path / "direct", here), begin(tmp_path / "collected", there)
+    for shard in (first_shard, second_shard):
+        shard(direct)
+        shard(part := Part(images_may_be_too_large=True))
+        part.write(path := tmp_path / "collected" / "predict.parts" / "one.jsonl")
+        record_part(path, collected)
+        assert not path.exists()
+    summaries = [each.finish(coco=True, seconds=1.0) for each in (direct, collected)]
+    assert contents(tmp_path / "collected") == contents(tmp_path / "direct")
+    assert not (tmp_path / "collected" / "predict.parts").exists()
+    assert summaries[0] == summaries[1]
+    assert (summaries[0].images, summaries[0].failed, summaries[0].anomalous) == (3, 3, 2)
+    assert here == there
+    assert here == [
+        "warning: a is small.",
+        "skipped: b is nonsense",
+        WITHOUT_MAPS,
+        "skipped: c is missing",
+        "warning: d has 16 bits.",
+        "skipped: /in/d is left out. too large",
+    ]
+
+
+def test_two_images_in_a_row_that_are_too_large_end_a_prediction_also_in_two_shards(tmp_path: Path) -> None:
+    recording = begin(tmp_path, [])
+    for name in ("a", "b"):
+        part = Part(images_may_be_too_large=True)
+        part.fail(Path(name), OutOfMemoryError(f"{name} is too large"))
+        part.write(tmp_path / name)
+    record_part(tmp_path / "a", recording)
+    with pytest.raises(OutOfMemoryError, match="b is too large"):
+        record_part(tmp_path / "b", recording)
+    assert not (tmp_path / "b").exists(), "it would end every further try, too"
+
+
+def out_of(memory: str) -> OutOfMemoryError:
+    error = OutOfMemoryError(f"The memory of {memory} ran out")
+    error.of_machine = memory == "the machine"
+    return error
+
+
+def test_memory_that_other_places_use_is_no_fault_of_an_image(tmp_path: Path) -> None:
+    together, alone = (Part(images_may_be_too_large=each) for each in (False, True))
+    together.fail(Path("a"), out_of("GPU 0"))
+    with pytest.raises(OutOfMemoryError, match="The memory of the machine ran out"):
+        together.fail(Path("b"), out_of("the machine"))
+    alone.fail(Path("b"), out_of("the machine"))
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda content: content[:-20],
+    "another key": lambda content: content.replace(b'"images"', b'"pictures"'),
+    "no object": lambda _: b"7\n",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_file_is_named_and_its_images_are_predicted_again(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    first_shard(part := Part(images_may_be_too_large=False))
+    part.write(path := tmp_path / "part.jsonl")
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(RunFolderError, match=r"part\.jsonl was changed .*\. Resume: its images are predicted again\.$"):
+        record_part(path, begin(tmp_path / "output", []))
+    assert not path.exists()
+
+
+def test_images_that_failed_before_are_known(tmp_path: Path) -> None:
+    recording = begin(tmp_path, [])
+    recording.add([image("a")], has_maps=True)
+    recording.fail(Path("/in/b"), DataError("is damaged"))
+    again = Recording(PredictionFolder(tmp_path), [Path("/in") / name for name in "cab"], lambda _: None)
+    assert (again.failed, again.fresh) == ([Path("/in/b")], [Path("/in/c")])
