@@ -129,6 +129,7 @@ class Office:
         self._pulse_at = self._ask_at = 0.0
         self._finished: set[str] = set()
         self._waits_for = ""
+        self._kept_logs: dict[str, Path] = {}
         self._closed = Event()
         mailbox.make()
         self._thread = Thread(target=self._run, name="SLURM", daemon=True)
@@ -294,15 +295,16 @@ class Office:
             self._lose(place, error if known else self._with_log(place, error))
 
     def _with_log(self, place: SlurmPlace, error: PlaceError) -> PlaceError:
-        """Add the last lines of the log of a job that did not start."""
+        """Add the last lines of the log of a job that did not start; jobs with the same ones have the same error."""
         log = self._log_of(place)
         if not log.is_file():
             return error
-        kept = self.logs / f"job_{place.job}.log"
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(log, kept)
-        lines = kept.read_text(errors="replace").split("\n")
-        shown = "\n".join(["", *[line for line in lines if line.strip()][-LINES:]])
+        lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
+        shown = "\n".join(["", *lines[-LINES:]])
+        if (kept := self._kept_logs.get(shown)) is None:
+            kept = self._kept_logs[shown] = self.logs / f"job_{place.job}.log"
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(log, kept)
         return type(error)(f"{error}. It ended before it could start to work; the end of {kept}:{shown}")
 
     def _log_of(self, place: SlurmPlace) -> Path:

@@ -212,6 +212,12 @@ def test_the_log_of_a_job_that_did_not_start_is_shown_and_kept(
     ]
     assert log.is_file()
 
+    (folder / "17_1_0_log.out").write_text("0\n2\n3\n4\n5\nNo module named torch\n")
+    other = admit(office, queue, "17_1")
+    queue.jobs["17_1"] = queue.jobs["17_0"]
+    assert error(other.submit(os.getpid), PlaceError) == message, "one reason for both"
+    assert [*log.parent.iterdir()] == [log]
+
 
 def test_slurm_may_be_silent_for_a_while(
     office: Office, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
