@@ -315,6 +315,22 @@ def test_jobs_keep_away_from_excluded_nodes(workers: Callable[..., SlurmWorkers]
     assert queue.submitted[-1][1]["exclude"] == "n3"
 
 
+def test_jobs_keep_away_from_a_node_on_which_none_starts(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
+    some = workers(tiles_per_job=1)
+    first, second, _ = some.supply(3)
+    office = some._office
+    assert office is not None
+    failed = Entry("FAILED", "NonZeroExitCode", "bad", 1 << 8, 0)
+    queue.jobs[first.job] = failed
+    error(first.submit(os.getpid), PlaceError)
+    some.supply(1)
+    assert not queue.away, "perhaps none can start anywhere"
+    tell(office, Started("good"), address=second.address)
+    until(lambda: second.node)
+    some.supply(1)
+    assert queue.away == {"bad"}
+
+
 def test_jobs_are_refused(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
     some = workers(tiles_per_job=1)
     queue.refuses = True
