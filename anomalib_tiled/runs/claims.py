@@ -28,12 +28,12 @@ class ClaimedTile:
     Args:
         tile: The tile.
         path: File with its claim.
-        chance: What the claim of this try holds, and no other one.
+        nonce: Random digits that only the claim of this try holds.
     """
 
     tile: Tile
     path: Path
-    chance: str
+    nonce: str
 
 
 def claim_tile(folder: RunFolder, tile: Tile) -> ClaimedTile:
@@ -45,10 +45,10 @@ def claim_tile(folder: RunFolder, tile: Tile) -> ClaimedTile:
         folder: The run folder.
         tile: The tile.
     """
-    path, chance = folder.claim_file(tile), os.urandom(8).hex()
+    path, nonce = folder.claim_file(tile), os.urandom(8).hex()
     earlier = read_json_if_any(path).get("try")
-    write_json(path, {**this_process(), "try": 1 + (earlier if isinstance(earlier, int) else 0), "chance": chance})
-    return ClaimedTile(tile, path, chance)
+    write_json(path, {**this_process(), "try": 1 + (earlier if isinstance(earlier, int) else 0), "nonce": nonce})
+    return ClaimedTile(tile, path, nonce)
 
 
 def check_claim(claimed: ClaimedTile | None) -> None:
@@ -64,7 +64,7 @@ def check_claim(claimed: ClaimedTile | None) -> None:
         return
     path = claimed.path
     claim = read_json_if_any(path)
-    if claim.get("chance") != claimed.chance:
+    if claim.get("nonce") != claimed.nonce:
         owner = f"try {claim.get('try')} of {described(claim)} has it" if claim else "no fit waits for it"
         message = (
             f"Tile {claimed.tile.name} of {path.parent.parent} does not belong to this try any more: {owner}. "

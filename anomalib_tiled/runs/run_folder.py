@@ -243,7 +243,7 @@ class RunFolder(RunFiles):
         return self._has(tile, CHECKPOINT)
 
     def is_to_be_trained_again(self, tile: Tile) -> bool:
-        """Whether somebody asked for a new training of a tile."""
+        """Whether ``--tiles`` has named a tile, and it is not trained again yet."""
         return self._has(tile, RETRAIN)
 
     def _has(self, tile: Tile, ending: str) -> bool:

@@ -21,7 +21,7 @@ INDEX = "index.json"
 
 
 class FileState(NamedTuple):
-    """What differs between a file and any other that takes its name, and changes when somebody writes into it.
+    """Facts that differ between a file and any other that takes its name, and that change with its content.
 
     Args:
         inode: Number of the file in its file system.
@@ -44,7 +44,7 @@ class FileState(NamedTuple):
 class Listing:
     """The files of a folder at one moment.
 
-    One look at the folder gives all names; each file whose state or content is asked for costs one request more. The
+    One look at the folder gives all names; state or content of a file costs one request more. The
     content comes from the index as long as the file has the state that it had then, else from the file, which stays the
     truth. On a network drive, opening ten thousand files takes half a minute, and looking at them a second.
 
@@ -99,7 +99,7 @@ class Listing:
         """Write the content of these JSON files into the index, unless it has them already.
 
         Args:
-            names: Names of the files; those that cannot be read are left to whoever asks for them.
+            names: Names of the files; those that cannot be read are left out.
 
         Raises:
             StorageError: The disk is full.

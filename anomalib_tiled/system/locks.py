@@ -37,13 +37,12 @@ RENEWED = 10.0
 LEASE = 60.0
 """Seconds without a renewal after which a process of another machine counts as ended."""
 
-
 WRITTEN = 2.0
 """Seconds within which a process that has got the lock of the operating system writes its name."""
 
 
 @dataclass(frozen=True)
-class Work:
+class Activity:
     """What a process does in a folder.
 
     Args:
@@ -57,8 +56,8 @@ class Work:
     kept: str
 
 
-FIT = Work("fit", "is being fitted", "what it has trained is kept")
-PREDICTION = Work("predict", "is being predicted into", "what it has predicted is kept")
+FIT = Activity("fit", "is being fitted", "what it has trained is kept")
+PREDICTION = Activity("predict", "is being predicted into", "what it has predicted is kept")
 
 
 class Lease:
@@ -71,7 +70,7 @@ class Lease:
 
     def __init__(self, path: Path, kept: str) -> None:
         self.path, self._kept = path, kept
-        self._content = {**this_process(), "chance": os.urandom(8).hex()}
+        self._content = {**this_process(), "nonce": os.urandom(8).hex()}
         self._ended = Event()
 
     @property
@@ -160,15 +159,15 @@ def described(process: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
+def locked(folder: Path, activity: Activity = FIT) -> Iterator[Lease]:
     """Keep every other process, of this machine and of others, from working in a folder.
 
-    The folder is free at once when a process of this machine ends, in whichever way, and after `LEASE` seconds when one
-    of another machine was killed.
+    The folder is free at once when a process of this machine ends, even a killed one, and `LEASE` seconds after one of
+    another machine was killed.
 
     Args:
         folder: The folder, such as that of a run.
-        work: What this process does there.
+        activity: What this process does there.
 
     Yields:
         The right to work there. Long work should `check` it now and then.
@@ -176,8 +175,8 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
     Raises:
         RunFolderError: Another process works in the folder.
     """
-    lock = FileLock(folder / f"{work.name}.lock", timeout=0)
-    lease = Lease(folder / f"{work.name}.lock.json", work.kept)
+    lock = FileLock(folder / f"{activity.name}.lock", timeout=0)
+    lease = Lease(folder / f"{activity.name}.lock.json", activity.kept)
     with storage_errors(folder), suppress(Timeout):
         lock.acquire()
     try:
@@ -185,7 +184,8 @@ def locked(folder: Path, work: Work = FIT) -> Iterator[Lease]:
             is_taken = lease.take(locked=lock.is_locked)
         if not is_taken:
             process = described(read_json_if_any(lease.path))
-            message = f"{folder} {work.description} by {process}. Wait until it has finished, or stop it; {work.kept}."
+            advice = f"Wait until it has finished, or stop it; {activity.kept}."
+            message = f"{folder} {activity.description} by {process}. {advice}"
             far = f"{message} If its machine has failed, try again in {LEASE:.0f} s."
             raise RunFolderError(far if lock.is_locked else message)
         try:

@@ -98,7 +98,7 @@ class Mailbox:
     def renew(self, number: int) -> None:
         """Tell the jobs that the command is alive.
 
-        The file is written in place: whoever opens it sees the content from when it was closed, also by NFS.
+        The file is written in place: a process that opens it sees the content from when it was closed, by NFS too.
 
         Args:
             number: Another one each time.

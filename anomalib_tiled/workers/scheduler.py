@@ -18,7 +18,7 @@ from anomalib_tiled.errors import NoPlaceError, StageError, StorageError
 from anomalib_tiled.stages.contracts import errors_naming_stage, name_of
 from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedError, Workers
 from anomalib_tiled.workers.queue import Named, Queue, is_short_of_memory
-from anomalib_tiled.workers.seat import Reasons, Seat, said
+from anomalib_tiled.workers.seat import Reasons, Seat, message_of
 from anomalib_tiled.workers.task import Task, Work
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Scheduler:
             return None
         try:
             answer = future.result()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, the place has ended
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # by any of them, the place has ended
             return self._place_ended(seat, job, error)
         if job is None:
             self._take_proof(seat, answer)
@@ -287,7 +287,7 @@ class Scheduler:
         if not self.workers.elsewhere and not answer.lost:
             raise answer.error
         self._unfit_in_a_row += 1
-        self._exclude(seat, said(answer.error))
+        self._exclude(seat, message_of(answer.error))
 
     def _exclude(self, seat: Seat, reason: str) -> None:
         self._note(seat, "is excluded", reason)
@@ -298,10 +298,10 @@ class Scheduler:
     def _place_ended(self, seat: Seat, job: Job | None, error: BaseException) -> Outcome[Any] | None:
         """Note that a place has ended, so that another one is supplied, and decide what becomes of its item."""
         kind = next((kind for kind in (KilledError, PreemptedError) if isinstance(error, kind)), PlaceError)
-        self._note(seat, "has ended", said(error))
+        self._note(seat, "has ended", message_of(error))
         self._unfit_in_a_row += seat.report is None and kind is not PreemptedError
         self._end([seat])
-        return None if job is None else self._lost(seat, job, kind(f"{seat.place.name} has ended: {said(error)}"))
+        return None if job is None else self._lost(seat, job, kind(f"{seat.place.name} has ended: {message_of(error)}"))
 
     def _lost(self, seat: Seat, job: Job, error: Exception) -> Outcome[Any] | None:
         """Decide whether an item is retried; if not, give its outcome."""

@@ -69,6 +69,6 @@ def _names(places: list[str]) -> str:
     return f"{', '.join(places[:NAMED])}{more}"
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Give the message of an error, with its class unless it was written for users."""
     return str(error) if isinstance(error, (TiledError, PlaceError)) else f"{type(error).__name__}: {error}"
