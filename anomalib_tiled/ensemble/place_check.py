@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from anomalib.utils.path import get_pretrained_weights_dir
 from filelock import FileLock
 
+from anomalib_tiled.ensemble.devices import described
 from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError
 
@@ -53,7 +53,7 @@ class PlaceCheck:
         if self.download:
             with FileLock(Path(tempfile.gettempdir(), LOCK)):  # another process would take half a file for the whole
                 download(self.job)
-        return f"{found} {torch.cuda.get_device_name(found)}" if found.type == "cuda" else str(found)
+        return described(found)
 
 
 def download(job: TileJob) -> None:

@@ -8,9 +8,9 @@ import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from lightning.pytorch import seed_everything
 
+from anomalib_tiled.ensemble.devices import described
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.recording import Part
 from anomalib_tiled.system.files import is_file
@@ -134,4 +134,4 @@ class PredictionCheck:
                 "Mount their folder there at this path."
             )
             raise DataError(message)
-        return f"{found} {torch.cuda.get_device_name(found)}" if found.type == "cuda" else str(found)
+        return described(found)

@@ -28,13 +28,14 @@ class PlaceReport:
 
     Args:
         host: Name of its machine.
-        device: Device that it works on, such as ``cuda:0 NVIDIA H100`` or ``cpu``.
-        processor: Kind of its processor.
+        device: Device that it works on, such as ``cuda:0 NVIDIA H100``, or the name of its processor.
+        instructions: Kind of its processor, with the instructions that PyTorch uses of it, such as ``x86_64 AVX2``:
+            others may give other last digits.
     """
 
     host: str
     device: str
-    processor: str
+    instructions: str
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Proof:
                 raise ConfigurationError(message)
         if self.token is not None:
             self.token.check()
-        return PlaceReport(platform.node(), str(self.check(None, device=device)), processor_name())
+        return PlaceReport(platform.node(), str(self.check(None, device=device)), instructions())
 
 
 def installed(name: str) -> str:
@@ -124,6 +125,6 @@ def versions() -> dict[str, str]:
     return {name: installed(name) for name in COMPARED}
 
 
-def processor_name() -> str:
-    """Name the processor, with the instructions that PyTorch uses of it."""
+def instructions() -> str:
+    """Give the kind of the processor, with the instructions that PyTorch uses of it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

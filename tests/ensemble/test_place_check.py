@@ -18,6 +18,7 @@ from anomalib_tiled.ensemble.place_check import LOCK, PlaceCheck, download
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.system.hardware import processor_name
 
 
 class Fetching:
@@ -75,7 +76,7 @@ def test_a_check_names_the_device(asked: int | None) -> None:
     check = PlaceCheck(cast("TileJob", job), download=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H{device.index}00")
-        assert check(None, device=asked) == ("cpu" if asked is None else "cuda:3 NVIDIA H300")
+        assert check(None, device=asked) == (processor_name() if asked is None else "cuda:3 NVIDIA H300")
 
 
 def test_a_missing_device_passes() -> None:

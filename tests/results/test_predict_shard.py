@@ -29,6 +29,7 @@ from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.shards import Shard
 from anomalib_tiled.results.thresholds import Thresholds
 from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.system.hardware import processor_name
 from anomalib_tiled.workers.proof import Token
 
 MOST_BYTES = 8_000
@@ -143,6 +144,6 @@ def test_a_place_must_see_run_and_images(image_job: ImageJob, tmp_path: Path) ->
     folder.path.mkdir()
     folder.calibration_file.write_text("{}")
     folder.note_checksum(folder.calibration_file)
-    assert PredictionCheck(image_job, None)(None, device=3) == "cpu", "--device wins"
+    assert PredictionCheck(image_job, None)(None, device=3) == processor_name(), "--device wins"
     with pytest.raises(DataError, match=rf"but {platform.node()} does not see {tmp_path}/a\.png\. Mount their folder"):
         PredictionCheck(image_job, tmp_path / "a.png")(None)

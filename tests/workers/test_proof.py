@@ -22,7 +22,7 @@ def test_a_place_that_proves_everything_reports_what_it_is(tmp_path: Path) -> No
     assert answer.error is None
     assert answer.value.host == platform.node()
     assert answer.value.device == "cuda:2 NVIDIA H100"
-    assert answer.value.processor.startswith(platform.machine())
+    assert answer.value.instructions.startswith(platform.machine())
 
 
 def test_on_the_machine_of_the_command_there_is_nothing_to_see() -> None:

@@ -39,6 +39,13 @@ def test_each_item_is_done_once_at_one_of_the_places(bench: Bench) -> None:
     assert bench.reports == []
 
 
+def test_the_log_says_what_each_place_is(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.use(where=[("a", None)])
+    with caplog.at_level("INFO"):
+        bench.run(*NAMES[:2])
+    assert caplog.messages == ["place 1 is ready: a, cpu, x86."]
+
+
 def test_a_place_that_is_over_is_replaced_without_a_word(bench: Bench) -> None:
     def over_after_two(place: ScriptedPlace, item: str) -> None:
         place.is_over = place.tasks > 2
