@@ -125,6 +125,7 @@ class SlurmWorkers(Workers):
             ConfigurationError: SLURM refuses the jobs, and there are no others; or it cannot be reached.
         """
         office = self._opened_office()
+        self._exclude(office.unfit_nodes, "a job failed there before it could start to work.")
         places = office.take_returned(wanted)
         try:
             return [*places, *self._submitted(office, office.lacking(wanted - len(places), self.tiles_per_job))]
@@ -137,10 +138,7 @@ class SlurmWorkers(Workers):
     def exclude(self, place: Place, reason: str) -> None:
         """Let no job start on the node of a place any more."""
         if isinstance(place, SlurmPlace) and place.node is not None:
-            logger.info("Jobs keep away from node %s: %s", place.node, reason)
-            self._excluded.add(place.node)
-            if self._office is not None:
-                self._office.keep_away(self._excluded)
+            self._exclude({place.node}, reason)
 
     def close(self) -> None:
         """Cancel all jobs, and remove their files."""
@@ -149,6 +147,12 @@ class SlurmWorkers(Workers):
             office.close()
             _end_jobs(office.queue)
             office.mailbox.remove()
+
+    def _exclude(self, nodes: set[str], reason: str) -> None:
+        if self._office is not None and (new := nodes - self._excluded):
+            logger.info("Jobs keep away from %s: %s", ", ".join(sorted(new)), reason)
+            self._excluded |= new
+            self._office.keep_away(self._excluded)
 
     def _opened_office(self) -> Office:
         """Give what keeps in touch with the jobs, once the jobs of earlier commands are gone."""

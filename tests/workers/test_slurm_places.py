@@ -212,6 +212,12 @@ def test_the_log_of_a_job_that_did_not_start_is_shown_and_kept(
     ]
     assert log.is_file()
 
+    (folder / "17_1_0_log.out").write_text("0\n2\n3\n4\n5\nNo module named torch\n")
+    other = admit(office, queue, "17_1")
+    queue.jobs["17_1"] = queue.jobs["17_0"]
+    assert error(other.submit(os.getpid), PlaceError) == message, "one reason for both"
+    assert [*log.parent.iterdir()] == [log]
+
 
 def test_slurm_may_be_silent_for_a_while(
     office: Office, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -307,6 +313,22 @@ def test_jobs_keep_away_from_excluded_nodes(workers: Callable[..., SlurmWorkers]
     place.end()
     some.supply(1)
     assert queue.submitted[-1][1]["exclude"] == "n3"
+
+
+def test_jobs_keep_away_from_a_node_on_which_none_starts(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
+    some = workers(tiles_per_job=1)
+    first, second, _ = some.supply(3)
+    office = some._office
+    assert office is not None
+    failed = Entry("FAILED", "NonZeroExitCode", "bad", 1 << 8, 0)
+    queue.jobs[first.job] = failed
+    error(first.submit(os.getpid), PlaceError)
+    some.supply(1)
+    assert not queue.away, "perhaps none can start anywhere"
+    tell(office, Started("good"), address=second.address)
+    until(lambda: second.node)
+    some.supply(1)
+    assert queue.away == {"bad"}
 
 
 def test_jobs_are_refused(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
