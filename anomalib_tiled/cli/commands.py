@@ -267,8 +267,9 @@ def _output(given: str | None) -> Path | None:
 
 
 def _open(ckpt_dir: str) -> Run:
-    """Open a run, once for the whole command, and say which packages have other versions."""
-    return Run.open(RunFolder.open(folder_named("--ckpt_dir", ckpt_dir)), lambda note: say(f"Note: {note}"))
+    """Open a run, once for the whole command; say which packages have other versions, and later which places fail."""
+    terminal = Console(file=sys.stdout)  # the log redirects sys.stdout later
+    return Run.open(RunFolder.open(folder_named("--ckpt_dir", ckpt_dir)), lambda note: say(f"Note: {note}", terminal))
 
 
 def _note_new_images(run: Run) -> None:

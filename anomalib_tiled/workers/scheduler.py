@@ -327,8 +327,9 @@ class Scheduler:
             self._exclude(seat, "its memory is too small for the work")
 
     def _note(self, seat: Seat, what: str, reason: str) -> None:
-        """Tell the user what has become of a place, and keep it for the last message."""
+        """Tell the user and the log what has become of a place, and keep it for the last message."""
         self._reasons.add(seat.place.name, reason)
+        logger.info("%s %s: %s", seat.place.name, what, reason)
         self._report(f"{seat.place.name} {what}: {reason}")
 
     def _end(self, seats: Sequence[Seat]) -> None:

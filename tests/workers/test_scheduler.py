@@ -46,6 +46,14 @@ def test_the_log_says_what_each_place_is(bench: Bench, caplog: pytest.LogCapture
     assert caplog.messages == ["place 1 is ready: a, cpu, x86."]
 
 
+def test_the_log_says_how_each_place_has_ended(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.use(lambda place, _: ENDED if place.name == "place 1" else None, [("a", None), ("b", None)])
+    with caplog.at_level("INFO"):
+        bench.run(*NAMES[:2])
+    assert "place 1 has ended: it has crashed" in caplog.messages
+    assert bench.reports == ["place 1 has ended: it has crashed"]
+
+
 def test_a_place_that_is_over_is_replaced_without_a_word(bench: Bench) -> None:
     def over_after_two(place: ScriptedPlace, item: str) -> None:
         place.is_over = place.tasks > 2
