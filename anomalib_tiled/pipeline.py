@@ -42,14 +42,9 @@ from anomalib_tiled.system.progress import progress_bar, track
 from anomalib_tiled.system.temporary import temporary_name
 from anomalib_tiled.training.attempts import Attempts
 from anomalib_tiled.training.calibrate import calibrate, keep_calibration
-from anomalib_tiled.training.in_order import values_in_order
+from anomalib_tiled.training.in_order import LESS_MEMORY, values_in_order
 from anomalib_tiled.training.monitors import check_monitored
-from anomalib_tiled.training.stored_predictions import (
-    LESS_MEMORY,
-    is_tile_by_tile,
-    lazy_predictions,
-    stored_images,
-)
+from anomalib_tiled.training.stored_predictions import is_tile_by_tile, lazy_predictions, stored_images
 from anomalib_tiled.training.train_tile import TrainAndPredict
 from anomalib_tiled.training.training_images import record_images
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Truth
-from anomalib_tiled.ensemble.spread import borrowed, lend
+from anomalib_tiled.ensemble.spread import Spread, lend, lenders_of
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.tile_predictions import RECORD, VALUE, TilePredictions
@@ -134,8 +134,12 @@ class Simulation:
         tiles = {tile.name: Observed(tile_bits(len(self.grid.tiles))) for tile in self.grid.tiles}
         for number, observed in enumerate(tiles.values()):
             observed.add(torch.tensor([1.0, 1.0 + (number % 3)]), None, truth)  # the scores of every third do not vary
-        lenders = borrowed(tiles)
-        yield "finding tiles without spread", _seconds(lambda: borrowed(tiles)), "s"
+
+        def find_lenders() -> dict[str, str]:
+            return lenders_of({name: Spread.of(tile) for name, tile in tiles.items()})
+
+        lenders = find_lenders()
+        yield "finding tiles without spread", _seconds(find_lenders), "s"
         yield (
             "lending scores to a third of all tiles",
             _seconds(lambda: [lend(tiles[a], tiles[b]) for a, b in lenders.items()]),

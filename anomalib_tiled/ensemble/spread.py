@@ -40,13 +40,12 @@ class Spread(NamedTuple):
         return cls(float(peaks.min()), float(peaks.max())) if peaks.size else None
 
 
-def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
-    """Name the tiles without spread, each with the tile from which it borrows; empty if all scores vary, or none do."""
-    return lenders_of({name: Spread.of(tile) for name, tile in tiles.items()})
-
-
 def lenders_of(tiles: Mapping[str, Spread | None]) -> dict[str, str]:
-    """Do the same as ``borrowed``, with the spread of each tile."""
+    """Name the tiles without spread, each with the tile from which it borrows; empty if all scores vary, or none do.
+
+    Args:
+        tiles: The spread of each tile.
+    """
     known = {name: spread for name, spread in tiles.items() if spread is not None}
     spreads = {name: spread.highest - spread.lowest for name, spread in known.items()}
     highest = {name: spread.highest for name, spread in known.items()}
@@ -69,7 +68,7 @@ def lend(borrower: Observed, lender: Observed) -> Observed:
 
 
 def notes_on_spread(lenders: Mapping[str, str]) -> Sequence[str]:
-    """Write a note that names the tiles that ``borrowed`` has found."""
+    """Write a note that names the tiles that `lenders_of` has found."""
     if not lenders:
         return ()
     more = f" and {len(lenders) - SHOWN} more (`anomalib tiled status` names them)" if len(lenders) > SHOWN else ""

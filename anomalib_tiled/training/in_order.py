@@ -1,4 +1,4 @@
-"""Work on places whose results are needed in the order of the items."""
+"""Work on places: its values in the order of the items, and what is raised if it fails."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomalib_tiled.errors import TiledError, TrainingError
 from anomalib_tiled.system.logs import log_to
-from anomalib_tiled.system.out_of_memory import advising_on_memory
+from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 from anomalib_tiled.system.progress import track
-from anomalib_tiled.training.stored_predictions import LESS_MEMORY
 from anomalib_tiled.workers.queue import Named
 
 if TYPE_CHECKING:
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", bound=Named)
 Value = TypeVar("Value")
+
+LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
+"""Advice if there is too little memory to predict the images of a run."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,19 @@ def values_in_order(
     following = next(missing, None)
     with closing(run.on_places(LoggedWork(work, log), items)) as outcomes:
         for outcome in track(outcomes, description, len(items), run.scheduler.describe_places):
-            done[outcome.item.name] = _checked(outcome, description, log)
+            done[outcome.item.name] = value_of(outcome, f"{description} failed for {outcome.item.name}", log)
             while following is not None and following.name in done:
                 yield done.pop(following.name)
                 following = next(missing, None)
 
 
-def _checked(outcome: Outcome[Item], description: str, log: Path) -> Any:  # noqa: ANN401  # as of an Outcome
+def value_of(outcome: Outcome[Item], failure: str, log: Path) -> Any:  # noqa: ANN401  # as of an Outcome
     """Give the value of an item.
+
+    Args:
+        outcome: How the work on it ended.
+        failure: What has failed, if the error does not say so itself.
+        log: Log with the cause.
 
     Raises:
         TiledError: The work has failed.
@@ -89,6 +96,6 @@ def _checked(outcome: Outcome[Item], description: str, log: Path) -> Any:  # noq
         raise outcome.error
     if outcome.error is not None:
         reason = f"{type(outcome.error).__name__}: {outcome.error}"
-        message = f"{description} failed for {outcome.item.name}: {reason} (log: {log})"
+        message = f"{failure}: {reason} (log: {log})"
         raise TrainingError(message) from outcome.error
     return outcome.value

@@ -22,16 +22,17 @@ from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredI
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
-from anomalib_tiled.errors import StageError, TiledError, TrainingError
+from anomalib_tiled.errors import StageError
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.system.files import refresh
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import is_full, storage_errors
-from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, out_of_memory
+from anomalib_tiled.system.out_of_memory import out_of_memory
 from anomalib_tiled.system.packages import code_of
 from anomalib_tiled.system.progress import track
 from anomalib_tiled.system.temporary import working_folder
+from anomalib_tiled.training.in_order import LESS_MEMORY, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,9 +66,6 @@ SHARE_OF_DISK = 0.5
 
 TILE_PIXELS_AT_ONCE = 2**20
 """Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
-
-LESS_MEMORY = f"{LOWER_THE_BUDGET} or workers.init_args.processes."
-"""Advice if there is too little memory to predict the images of a run."""
 
 
 @dataclass(frozen=True)
@@ -309,14 +307,8 @@ def _predict_missing(run: Run, prediction: PredictionJob, predictions: TilePredi
 def _predict_tiles(run: Run, prediction: PredictionJob, predictions: TilePredictions, tiles: Sequence[Tile]) -> None:
     with closing(run.on_places(PredictTile(prediction, predictions), tiles)) as outcomes:
         for outcome in track(outcomes, "Predicting tiles", len(tiles), run.scheduler.describe_places):
-            if isinstance(outcome.error, TiledError):
-                raise outcome.error
-            if outcome.error is not None:
-                reason = f"{type(outcome.error).__name__}: {outcome.error}"
-                message = (
-                    f"Tile {outcome.item.name} could not be predicted: {reason} (log: {prediction.log(outcome.item)})"
-                )
-                raise TrainingError(message) from outcome.error
+            tile = outcome.item
+            value_of(outcome, f"Tile {tile.name} could not be predicted", prediction.log(tile))
 
 
 def remove_outdated(run: Run) -> None:

@@ -15,7 +15,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, Truth
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
+from anomalib_tiled.ensemble.spread import Spread, lend, lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.stored_images import LazyPrediction
 from anomalib_tiled.export.modules import TileModule, WholeImages
 from anomalib_tiled.grid import Size, TileGrid
@@ -91,6 +91,10 @@ def normal_images() -> torch.Tensor:
     return images
 
 
+def lenders(tiles: dict[str, Observed]) -> dict[str, str]:
+    return lenders_of({name: Spread.of(tile) for name, tile in tiles.items()})
+
+
 def test_a_tile_whose_scores_do_not_vary_borrows_from_a_usual_one() -> None:
     tiles = {
         "blank": observed(np.full(4, 0.01)),
@@ -99,18 +103,18 @@ def test_a_tile_whose_scores_do_not_vary_borrows_from_a_usual_one() -> None:
         "usual": observed(USUAL),
         "high": observed(USUAL + 9),
     }
-    assert borrowed(tiles) == {"blank": "usual", "rounded": "usual"}
-    assert borrowed({name: tiles[name] for name in ("low", "usual", "high")}) == {}
+    assert lenders(tiles) == {"blank": "usual", "rounded": "usual"}
+    assert lenders({name: tiles[name] for name in ("low", "usual", "high")}) == {}
 
 
 def test_where_no_scores_vary_nothing_can_be_borrowed() -> None:
-    assert borrowed({name: observed(np.full(4, 0.01)) for name in ("one", "other")}) == {}
-    assert borrowed({}) == {}
+    assert lenders({name: observed(np.full(4, 0.01)) for name in ("one", "other")}) == {}
+    assert lenders({}) == {}
 
 
 def test_most_tiles_may_be_blank() -> None:
     blank = {f"blank {number}": observed(np.zeros(4)) for number in range(9)}
-    assert borrowed(blank | {"usual": observed(USUAL)}) == dict.fromkeys(blank, "usual")
+    assert lenders(blank | {"usual": observed(USUAL)}) == dict.fromkeys(blank, "usual")
 
 
 def test_borrowed_are_the_normal_scores_alone() -> None:
