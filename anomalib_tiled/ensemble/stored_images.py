@@ -9,7 +9,7 @@ Shards depend on the number and the size of images and tiles only, never on who 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -99,6 +99,7 @@ class StoredImages:
         number: How many images are predicted.
         batch_size: Number of images that are joined together. It is given, because the last digits of some metrics
             depend on it.
+        stay: Whether the predictions stay on the disk; else they are removed when the next images are predicted.
     """
 
     job: TileJob
@@ -107,6 +108,7 @@ class StoredImages:
     first: int
     number: int
     batch_size: int
+    stay: bool
 
     def shards(self) -> list[Shard]:
         """Divide the images."""
@@ -119,8 +121,14 @@ class StoredImages:
         return Shard.divide(len(self.job.grid.tiles), height * width * self.number, "tiles")
 
     def tiles(self, shard: Shard) -> tuple[Tile, ...]:
-        """Give the tiles of a shard."""
-        return self.job.grid.tiles[shard.first : shard.first + shard.number]
+        """Give the tiles of a shard.
+
+        Raises:
+            RunFolderError: Their predictions have changed.
+        """
+        tiles = self.job.grid.tiles[shard.first : shard.first + shard.number]
+        self._find(tiles)
+        return tiles
 
     def ensemble(self, calibration: Calibration, device: int | None = None) -> EnsembleModel:
         """Make the model that joins the images; it loads no model of a tile for that.
@@ -141,6 +149,7 @@ class StoredImages:
             ensemble: Joins them.
             shard: Which images.
         """
+        self._find(self.job.grid.tiles)
         for first, batch in _counted(self._part(shard), shard.first):
             yield LazyPrediction(batch, self._join(ensemble, first, len(batch)))
 
@@ -151,6 +160,7 @@ class StoredImages:
             ensemble: Joins the predictions.
             shard: Which images.
         """
+        self._find(self.job.grid.tiles)
         for first, batch in _counted(self._part(shard).annotations(*self.job.grid.whole), shard.first):
             yield batch, self._join(ensemble, first, len(batch))
 
@@ -158,29 +168,24 @@ class StoredImages:
         """Yield what is known of one tile, with its predictions, batch by batch.
 
         Args:
-            tile: The tile.
+            tile: The tile, from ``tiles``.
         """
         everything = Shard(0, self.number)
         for first, batch in _counted(self._part(everything).annotations(tile.rows, tile.columns), 0):
-            yield batch, self.read(tile, first, len(batch))
+            yield batch, self.predictions.read(tile, first, len(batch))
 
-    def read(self, tile: Tile, first: int, number: int) -> TilePrediction:
-        """Read the predictions of a tile for some images.
-
-        Raises:
-            RunFolderError: The tile was trained and predicted again in the meantime.
-        """
-        found, checksum_of = self.predictions.has_found, self.job.folder.checksum_of
-        if not (found(tile) or self.predictions.find(tile, checksum_of(tile), compare=False)):
+    def _find(self, tiles: Sequence[Tile]) -> None:
+        """Find the predictions of tiles with one look at the folders, unless this process has found them."""
+        has_found = self.predictions.has_found
+        if not all(map(has_found, tiles)):
+            self.predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=False)
+        if lost := [tile.name for tile in tiles if not has_found(tile)]:
             folder = self.predictions.folder
-            message = f"The predictions of tile {tile.name} in {folder} have changed. Run the command once more."
+            message = f"The predictions of tile {lost[0]} in {folder} have changed. Run the command once more."
             raise RunFolderError(message)
-        return self.predictions.read(tile, first, number)
 
     def _join(self, ensemble: EnsembleModel, first: int, number: int) -> Predict:
-        if not all(map(self.predictions.has_found, self.job.grid.tiles)):
-            self.predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=False)
-        return partial(ensemble.join, number, partial(self.read, first=first, number=number))
+        return partial(ensemble.join, number, partial(self.predictions.read, first=first, number=number))
 
     def _part(self, shard: Shard) -> Images:
         """Give the images of a shard; they have no augmentations, or their tiles would not have been predicted."""

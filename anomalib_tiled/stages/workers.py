@@ -53,6 +53,9 @@ class Place(ABC):
     advice: str = ""
     """What helps if memory runs out here, such as ``Lower workers.init_args.processes``; "" if nothing does."""
 
+    is_over: bool = False
+    """Whether it takes no further task, such as a job whose time is nearly over; then another one is supplied."""
+
     @abstractmethod
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
         """Begin a task, as soon as the place has started; the scheduler submits the next one when it is done.

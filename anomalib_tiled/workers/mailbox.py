@@ -18,6 +18,9 @@ from pathlib import Path
 
 from anomalib_tiled.stages.workers import PlaceError
 
+PULSE = "alive"
+"""File that the command renews."""
+
 HIDDEN = "."
 """First character of the names of files that are not complete."""
 
@@ -100,12 +103,12 @@ class Mailbox:
         Args:
             number: Another one each time.
         """
-        (self.folder / "alive").write_text(str(number))
+        (self.folder / PULSE).write_text(str(number))
 
     def pulse(self) -> str | None:
         """Give what changes as long as the command is alive; ``None`` if it cannot be read."""
         with suppress(OSError):
-            return (self.folder / "alive").read_text()
+            return (self.folder / PULSE).read_text()
         return None
 
     def give(self, address: str, number: int, task: bytes) -> None:

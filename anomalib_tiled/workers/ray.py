@@ -7,14 +7,17 @@ workers start, so only they need it.
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Lock, Timer
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.workers import Conditions, Place, PlaceError, Workers
+from anomalib_tiled.system.temporary import is_running
 from anomalib_tiled.workers.ray_cluster import Cluster, place_error
 
 Result = TypeVar("Result")
@@ -22,6 +25,9 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 GB = 10**9
+
+GONE_WITHIN = 5.0
+"""Seconds that a killed process of this machine is waited for: what it has left half done is removed afterwards."""
 
 
 class RayWorkers(Workers):
@@ -207,6 +213,7 @@ class RayPlace(Place):
         self.node = self.address = ""
         self.ended = self.failed = self.has_answered = False
         self._actor, self._patience, self._no_room = actor, patience, no_room
+        self._process = 0
         self._answer: Future[Any] = Future()
         self._lock = Lock()
         self._timer = Timer(patience.seconds, self._give_up)
@@ -224,19 +231,23 @@ class RayPlace(Place):
         return answer
 
     def end(self) -> None:
-        """Kill the process of the actor, and its children."""
+        """Kill the process of the actor, and its children; on this machine, wait until it is gone."""
         import ray
 
         self.ended = True
         self._timer.cancel()
         if ray.is_initialized():
             ray.kill(self._actor)
+        until = monotonic() + GONE_WITHIN
+        while self._process and is_running(self._process) and monotonic() < until:
+            sleep(0.01)
 
-    def _started(self, done: Future[tuple[str, str]]) -> None:
+    def _started(self, done: Future[tuple[str, str, str, int]]) -> None:
         """Note the node; called by Ray in a thread of its own, also if the actor has ended instead."""
         self._timer.cancel()
         if done.exception() is None:
-            self.node, self.address = done.result()
+            self.node, self.address, machine, process = done.result()
+            self._process = process if machine == platform.node() else 0
             self.name = f"{self.name} ({self.address})"
             self._patience.exhausted = False
 

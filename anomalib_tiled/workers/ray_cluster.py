@@ -143,10 +143,14 @@ def actor_class() -> type:
     """
 
     class TilePlace:
-        def where(self) -> tuple[str, str]:
+        def where(self) -> tuple[str, str, str, int]:
+            import os
+            import platform
+
             import ray
 
-            return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+            address = ray.util.get_node_ip_address()
+            return ray.get_runtime_context().get_node_id(), address, platform.node(), os.getpid()
 
         def run(self, task: bytes) -> object:
             import pickle

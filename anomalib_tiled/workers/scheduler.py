@@ -268,7 +268,7 @@ class Scheduler:
             return None
         if isinstance(answer.error, StorageError):
             raise answer.error
-        if answer.lost:
+        if answer.lost or seat.place.is_over:
             self._end([seat])
         if answer.error is not None and (answer.lost or is_short_of_memory(answer.error)):
             return self._lost(seat, job, answer.error)

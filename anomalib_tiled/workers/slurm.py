@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import secrets
-import shutil
+from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.workers import Conditions, Place, Workers
-from anomalib_tiled.workers.mailbox import Mailbox
+from anomalib_tiled.workers.mailbox import PULSE, Mailbox
 from anomalib_tiled.workers.slurm_job import NOTICE, SlurmJob
 from anomalib_tiled.workers.slurm_places import SECONDS_BETWEEN_PULSES, Office, SlurmPlace
 from anomalib_tiled.workers.slurm_queue import SlurmError, SlurmQueue, check_installed, largest_array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ LEAST_MINUTES = 15
 
 NAME = "anomalib-tiled-"
 """Beginning of the names of jobs, and of the folder with their files."""
+
+OWN_NAME = re.compile(f"{NAME}[0-9a-f]{{8}}")
+"""A whole name; another one could name jobs of other programs."""
 
 SECONDS_TO_END = 8.0
 """Time in which jobs that were cancelled are waited for."""
@@ -73,6 +77,7 @@ class SlurmWorkers(Workers):
         _check_least(1, cpus=cpus, at_once=at_once, tiles_per_job=tiles_per_job)
         _check_least(0, gpus=gpus)
         _check_least(0.1, mem_gb=mem_gb)
+        _check_lines(partition=partition, account=account, qos=qos, constraint=constraint, extra=extra)
         if minutes < LEAST_MINUTES:
             message = (
                 f"workers.init_args.minutes must be at least {LEAST_MINUTES}, but is {minutes}: SLURM asks a job to "
@@ -104,12 +109,14 @@ class SlurmWorkers(Workers):
         self._conditions = conditions
 
     def start(self) -> None:
-        """Check that jobs can be submitted from this machine.
+        """Check that jobs can be submitted from this machine, and cancel those of commands that were killed.
 
         Raises:
             ConfigurationError: submitit or SLURM is missing.
         """
         check_installed()
+        if self._conditions.folder is not None:
+            _end_earlier(self._conditions.folder.parent)
 
     def supply(self, wanted: int) -> Sequence[Place]:
         """Give jobs that SLURM has started again, and submit others if those that there are do not suffice.
@@ -118,6 +125,7 @@ class SlurmWorkers(Workers):
             ConfigurationError: SLURM refuses the jobs, and there are no others; or it cannot be reached.
         """
         office = self._opened_office()
+        self._exclude(office.unfit_nodes, "a job failed there before it could start to work.")
         places = office.take_returned(wanted)
         try:
             return [*places, *self._submitted(office, office.lacking(wanted - len(places), self.tiles_per_job))]
@@ -130,10 +138,7 @@ class SlurmWorkers(Workers):
     def exclude(self, place: Place, reason: str) -> None:
         """Let no job start on the node of a place any more."""
         if isinstance(place, SlurmPlace) and place.node is not None:
-            logger.info("Jobs keep away from node %s: %s", place.node, reason)
-            self._excluded.add(place.node)
-            if self._office is not None:
-                self._office.keep_away(self._excluded)
+            self._exclude({place.node}, reason)
 
     def close(self) -> None:
         """Cancel all jobs, and remove their files."""
@@ -142,6 +147,12 @@ class SlurmWorkers(Workers):
             office.close()
             _end_jobs(office.queue)
             office.mailbox.remove()
+
+    def _exclude(self, nodes: set[str], reason: str) -> None:
+        if self._office is not None and (new := nodes - self._excluded):
+            logger.info("Jobs keep away from %s: %s", ", ".join(sorted(new)), reason)
+            self._excluded |= new
+            self._office.keep_away(self._excluded)
 
     def _opened_office(self) -> Office:
         """Give what keeps in touch with the jobs, once the jobs of earlier commands are gone."""
@@ -152,7 +163,7 @@ class SlurmWorkers(Workers):
                 message = "SlurmWorkers need a run folder that the nodes of the cluster see."
                 raise ConfigurationError(message)
             folder = folder.absolute()
-            _end_earlier(folder)
+            _end_earlier(folder.parent)
             name = f"{NAME}{secrets.token_hex(4)}"
             logs = RunFiles(folder.parent).log_file.parent
             self._office = Office(Mailbox(folder / name), SlurmQueue(name), logs)
@@ -189,18 +200,30 @@ def _check_least(least: float, **given: float) -> None:
             raise ConfigurationError(message)
 
 
-def _end_earlier(folder: Path) -> None:
-    """Cancel the jobs of commands that were killed, and remove their files."""
-    earlier = [each for each in folder.glob(f"{NAME}*") if each.is_dir()]
-    if not earlier:
-        return
-    pulses = {each: Mailbox(each).pulse() for each in earlier}
-    sleep(SECONDS_BETWEEN_PULSES * 1.5)
-    for each, pulse in pulses.items():
-        if Mailbox(each).pulse() == pulse:
-            logger.info("Cancelling the jobs of an earlier command: %s.", each.name)
-            _end_jobs(SlurmQueue(each.name))
-            shutil.rmtree(each, ignore_errors=True)
+def _check_lines(**given: object) -> None:
+    """Refuse what would end a line of the script that SLURM runs, so that only ``setup`` is code."""
+    for name, value in given.items():
+        texts = [str(each) for pair in value.items() for each in pair] if isinstance(value, Mapping) else [str(value)]
+        if any(len(text.splitlines()) > 1 for text in texts):
+            message = f"workers.init_args.{name} must be on one line, but is {value!r}."
+            raise ConfigurationError(message)
+
+
+def _end_earlier(run: Path) -> None:
+    """Cancel the jobs of commands that were killed, and remove their files.
+
+    Args:
+        run: The run folder, in which each command has a folder of its own.
+    """
+    found = [file.parent for file in run.glob(f"*/{NAME}*/{PULSE}")]
+    earlier = {each: Mailbox(each).pulse() for each in found if OWN_NAME.fullmatch(each.name)}
+    if earlier:
+        sleep(SECONDS_BETWEEN_PULSES * 1.5)
+    for folder, pulse in earlier.items():
+        if Mailbox(folder).pulse() == pulse:  # nobody has renewed it
+            logger.info("Cancelling the jobs of a command that was killed: %s.", folder.name)
+            _end_jobs(SlurmQueue(folder.name))
+            Mailbox(folder).remove()
 
 
 def _end_jobs(queue: SlurmQueue) -> None:

@@ -129,6 +129,9 @@ class Office:
         self._pulse_at = self._ask_at = 0.0
         self._finished: set[str] = set()
         self._waits_for = ""
+        self._kept_logs: dict[str, Path] = {}
+        self._started_on: set[str] = set()
+        self._failed_on: set[str] = set()
         self._closed = Event()
         mailbox.make()
         self._thread = Thread(target=self._run, name="SLURM", daemon=True)
@@ -139,6 +142,12 @@ class Office:
         """Whether any job may still work."""
         with self.lock:
             return bool(self._places)
+
+    @property
+    def unfit_nodes(self) -> set[str]:
+        """Nodes on which jobs have only failed, if one has started on another: SLURM would send job after job."""
+        with self.lock:
+            return self._failed_on - self._started_on if self._started_on else set()
 
     def take_returned(self, most: int) -> list[SlurmPlace]:
         """Take jobs that SLURM has requeued and started again, as new places."""
@@ -209,6 +218,8 @@ class Office:
     def _receive(self) -> None:
         with self.lock:
             for address, message in self.mailbox.receive():
+                if isinstance(message, Started):
+                    self._started_on.add(message.node)
                 if (place := self._places.get(address)) is not None:
                     self._note(place, message)
                 elif isinstance(message, Started):
@@ -219,9 +230,9 @@ class Office:
             case Started(node):
                 place.started(node)
             case Answered(value, is_last):
+                place.is_over = is_last
                 if is_last:
                     del self._places[place.address]
-                    place.error, place.left = PreemptedError("it has done its share of tiles, or its time is over"), 0
                 place.answered(value)
             case Ended(error):
                 self._lose(place, error)
@@ -290,19 +301,22 @@ class Office:
                 return
             if entry.state == "PENDING":
                 self._to_cancel.append(place.job)
-            known = place.node is not None or isinstance(error, PreemptedError)
-            self._lose(place, error if known else self._with_log(place, error))
+            if place.node is None and not isinstance(error, PreemptedError):
+                self._failed_on |= {entry.node} - {""}
+                error = self._with_log(place, error)
+            self._lose(place, error)
 
     def _with_log(self, place: SlurmPlace, error: PlaceError) -> PlaceError:
-        """Add the last lines of the log of a job that did not start."""
+        """Add the last lines of the log of a job that did not start; jobs with the same ones have the same error."""
         log = self._log_of(place)
         if not log.is_file():
             return error
-        kept = self.logs / f"job_{place.job}.log"
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(log, kept)
-        lines = kept.read_text(errors="replace").split("\n")
-        shown = "\n".join(["", *[line for line in lines if line.strip()][-LINES:]])
+        lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
+        shown = "\n".join(["", *lines[-LINES:]])
+        if (kept := self._kept_logs.get(shown)) is None:
+            kept = self._kept_logs[shown] = self.logs / f"job_{place.job}.log"
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(log, kept)
         return type(error)(f"{error}. It ended before it could start to work; the end of {kept}:{shown}")
 
     def _log_of(self, place: SlurmPlace) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +19,16 @@ from anomalib_tiled.stages.workers import KilledError, PlaceError, PreemptedErro
 from anomalib_tiled.system.fork_server import KNOWS_SAFE_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20
 """Seconds that a command of SLURM may take; a busy controller makes it wait."""
+
+CONFIGURATION = "SLURM_CONF"
+"""Environment variable by which the commands of SLURM find their cluster."""
 
 FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "exit_code", "RestartCnt")
 
@@ -153,10 +158,23 @@ class SlurmQueue:
         executor = SlurmExecutor(folder=folder, python=python)
         executor.update_parameters(job_name=self.name, stderr_to_stdout=True, **parameters)
         try:
-            return [each.job_id for each in executor.submit_array([job] * number)]
+            with _outside_of_jobs():
+                return [each.job_id for each in executor.submit_array([job] * number)]
         except FailedJobError as error:
             message = f"SLURM refuses the jobs: {_said(str(error))}"
             raise SlurmError(message) from error
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Let jobs inherit nothing of a job in which this command runs, such as how often that was requeued."""
+    from submitit.helpers import clean_env
+
+    before = os.environ.get(CONFIGURATION)
+    with clean_env():
+        if before is not None:
+            os.environ[CONFIGURATION] = before
+        yield
 
 
 class SlurmError(RuntimeError):

@@ -23,10 +23,12 @@ from anomalib_tiled import pipeline
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_masks
+from anomalib_tiled.ensemble import stored_images
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
-from anomalib_tiled.grid import Tile
+from anomalib_tiled.results import measuring
 from anomalib_tiled.results.tile_metrics import TileMeasurements
+from anomalib_tiled.runs.claims import ClaimedTile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.workers import local
@@ -62,7 +64,7 @@ def test_a_test_gives_back_the_memory_of_each_batch(
         update(tiles, batch)
 
     monkeypatch.setattr(TileMeasurements, "update", counted)
-    monkeypatch.setattr(pipeline, "give_back_freed_memory", lambda: steps.append("given back"))
+    monkeypatch.setattr(measuring, "give_back_freed_memory", lambda: steps.append("given back"))
     shutil.copytree(finished_run, copy := tmp_path / "run")
     assert main(["test", "--ckpt_dir", str(copy)]) == 0
     assert steps == ["measured", "given back"] * max(1, len(steps) // 2)
@@ -229,11 +231,11 @@ def test_interrupted_fit_goes_on_to_the_same_result(
 ) -> None:
     trained: list[str] = []
 
-    def stop_at_third(job: TileJob, tile: Tile) -> None:
+    def stop_at_third(job: TileJob, claimed: ClaimedTile) -> None:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(tile.name)
-        train(job)(tile)
+        trained.append(claimed.tile.name)
+        train(job)(claimed)
 
     train = pipeline.TrainAndPredict
     with monkeypatch.context() as patched:
@@ -282,11 +284,20 @@ def test_two_processes_give_what_one_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(local, "cores", lambda: 2 * torch.get_num_threads())  # as many threads a tile as here
+    monkeypatch.setattr(stored_images, "PIXELS_OF_A_SHARD", 3 * 112 * 150)  # three images
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two))]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     assert (run / "calibration.json").read_bytes() == (finished_run / "calibration.json").read_bytes()
     assert checkpoints(run) == checkpoints(finished_run)
+    assert main(["test", "--ckpt_dir", str(run)]) == 0
+    assert all((run / name).read_bytes() == (finished_run / name).read_bytes() for name in ("scores.csv", "tiles.csv"))
+    found, expected = (json.loads((each / "metrics.json").read_text()) for each in (run, finished_run))
+    assert found.pop("pixel_AUPRO") == pytest.approx(expected.pop("pixel_AUPRO"), rel=1e-12), "weights are fractions"
+    assert found == expected
+    pictures = [sorted(each.relative_to(of) for each in (of / "images").rglob("*.png")) for of in (run, finished_run)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 8
 
 
 def test_the_same_configuration_may_be_given_again(

@@ -72,3 +72,10 @@ def test_without_plugins_nothing_happens() -> None:
     notified = Observers()
     notified.notify("run_tested", run_folder=None, output=None, metrics={})
     assert notified.failures == ()
+
+
+def test_who_listens_beyond_the_built_in_plugin_is_known(install: Install) -> None:
+    assert not observers().others_listen_to("image_predicted"), "the built-in one does"
+    install("listener", LISTENER)
+    assert observers().others_listen_to("run_tested")
+    assert not observers().others_listen_to("image_predicted")

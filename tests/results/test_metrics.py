@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from functools import partial
 from types import SimpleNamespace
 
@@ -50,6 +51,28 @@ def measured(settings: MetricSettings, stream: list[ImageBatch]) -> dict[str, fl
     for batch in stream:
         measurements.update(batch)
     return measurements.compute()
+
+
+def test_measurements_of_parts_are_merged_to_those_of_all() -> None:
+    settings, stream = MetricSettings(image=IMAGE, pixel=PIXEL), batches(6)
+    merged, whole = Measurements(settings), Measurements(settings)
+    for start in range(0, 6, 2):
+        part = Measurements(settings)
+        for batch in stream[start : start + 2]:
+            part.update(batch)
+            whole.update(batch)
+        merged.merge(pickle.loads(pickle.dumps(part)))  # noqa: S301  # from this process
+    found, expected = merged.compute(), whole.compute()
+    assert found.pop("pixel_AUPRO") == pytest.approx(expected.pop("pixel_AUPRO"), rel=1e-12)
+    assert found == expected
+    assert merged.images == whole.images
+
+
+def test_metrics_that_are_classes_cannot_be_merged() -> None:
+    assert Measurements(MetricSettings(image=IMAGE, pixel=PIXEL)).can_be_merged
+    assert not Measurements(
+        MetricSettings(image=IMAGE, pixel=({"class_path": FBETA, "init_args": {"beta": 2.0}},))
+    ).can_be_merged
 
 
 @pytest.mark.parametrize(

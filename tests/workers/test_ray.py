@@ -33,7 +33,7 @@ class Actor:
         self.options, self.where, self.run = options, RemoteMethod(), RemoteMethod()
 
     def starts_on(self, node: str) -> None:
-        self.where.calls[0].set_result((node, f"address of {node}"))
+        self.where.calls[0].set_result((node, f"address of {node}", "another machine", 1))
 
 
 class MadeUpRay(ModuleType):

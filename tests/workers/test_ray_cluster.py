@@ -161,7 +161,7 @@ class Fit:
     """A run that is to be made in a folder, with any workers."""
 
     def __init__(self, folder: Path, photographs: Path) -> None:
-        self.results, self.file = folder / "results", folder / "configuration.yaml"
+        self.results, self.cache, self.file = folder / "results", folder / "cache", folder / "configuration.yaml"
         self.run = self.results / "Padim" / "noise" / "v0"
         self.marks: list[str] = []
         model = {"pre_trained": False, "layers": ["layer1"], "n_features": 10}
@@ -177,7 +177,7 @@ class Fit:
                 "init_args": {"name": "noise", "root": str(photographs), **folders, **sizes},
             },
             "trainer": {"accelerator": "cpu"},
-            "cache": {"directory": str(folder / "cache")},
+            "cache": {"directory": str(self.cache)},
             "visualize": False,
         }
 
@@ -198,6 +198,7 @@ class Fit:
     def begin(self, arguments: list[str]) -> subprocess.Popen[str]:
         """Start a command in a process of its own."""
         self.marks.append(uuid.uuid4().hex)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests deaf to Ctrl-C
         return subprocess.Popen(
             [sys.executable, "-m", "anomalib_tiled", *arguments],
             env=os.environ | SETTINGS | {MARK: self.marks[-1]},
@@ -211,6 +212,10 @@ class Fit:
     @property
     def trained(self) -> int:
         return len(list(self.run.glob("tiles/r*_c*.json")))
+
+    @property
+    def predicted(self) -> int:
+        return len(list(self.run.glob("raw/*/r*_c*.json")))
 
     @property
     def at_work(self) -> list[int]:
@@ -277,7 +282,7 @@ def test_killed_node(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
 
 def test_killed_command(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None:
     command = fit.begin(fit.arguments("train", "RayWorkers", address=two_nodes.address))
-    wait_until(lambda: fit.trained or command.poll() is not None)
+    wait_until(lambda: fit.predicted or command.poll() is not None)
     command.terminate()
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 143, said
@@ -299,6 +304,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     if subprocess.run([unshare, "--mount", "true"], check=False).returncode != 0:
         pytest.skip("folders cannot be hidden from single processes here")
     fit.results.mkdir()
+    fit.cache.mkdir()
     other = fit.results.parent / "other"
     (other / "anomalib_tiled-9.9.dist-info").mkdir(parents=True)
     metadata = "Metadata-Version: 2.1\nName: anomalib-tiled\nVersion: 9.9\n"
@@ -308,6 +314,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
         two_nodes.join("127.0.0.4", hidden=fit.results),
         two_nodes.join("127.0.0.5", PYTHONPATH=f"{other}:{SETTINGS['PYTHONPATH']}"),
         two_nodes.join("127.0.0.6", RAY_memory_usage_threshold="0.001"),
+        two_nodes.join("127.0.0.7", hidden=fit.cache),
     ]
     try:
         assert main(fit.arguments("train", "RayWorkers", address=two_nodes.address)) == 0
@@ -318,6 +325,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     assert f"(127.0.0.4) is excluded: {fit.run} must be the same shared folder on every machine, but" in said
     assert "(127.0.0.5) is excluded: anomalib-tiled must have version" in said
     assert "(127.0.0.6) has ended: Ray has killed it, because memory was short on node 127.0.0.6." in said
+    assert "(127.0.0.7) is excluded: Every machine that works on a run must see its image cache, but" in said
     fit.check(undisturbed)
     two_nodes.second = two_nodes.join(SECOND)
 

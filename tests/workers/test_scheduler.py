@@ -39,6 +39,16 @@ def test_each_item_is_done_once_at_one_of_the_places(bench: Bench) -> None:
     assert bench.reports == []
 
 
+def test_a_place_that_is_over_is_replaced_without_a_word(bench: Bench) -> None:
+    def over_after_two(place: ScriptedPlace, item: str) -> None:
+        place.is_over = place.tasks > 2
+
+    engine = bench.use(over_after_two, [("a", None)])
+    assert bench.run(*NAMES[:6]) == {name: name.upper() for name in NAMES[:6]}
+    assert [len(engine.items_of(f"place {number}")) for number in (1, 2, 3)] == [2, 2, 2]
+    assert bench.reports == []
+
+
 def test_there_may_be_nothing_to_do(bench: Bench) -> None:
     engine = bench.use()
     assert bench.run() == {}

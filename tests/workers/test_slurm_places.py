@@ -125,7 +125,7 @@ def test_after_its_last_answer_a_job_takes_nothing(office: Office, place: SlurmP
     future = place.submit(os.getpid)
     tell(office, Started("n1"), Answered(1, is_last=True))
     assert future.result(timeout=10) == 1
-    assert "its time is over" in error(place.submit(os.getpid), PreemptedError)
+    assert place.is_over
     assert not office.has_places
 
 
@@ -211,6 +211,12 @@ def test_the_log_of_a_job_that_did_not_start_is_shown_and_kept(
         "No module named torch",
     ]
     assert log.is_file()
+
+    (folder / "17_1_0_log.out").write_text("0\n2\n3\n4\n5\nNo module named torch\n")
+    other = admit(office, queue, "17_1")
+    queue.jobs["17_1"] = queue.jobs["17_0"]
+    assert error(other.submit(os.getpid), PlaceError) == message, "one reason for both"
+    assert [*log.parent.iterdir()] == [log]
 
 
 def test_slurm_may_be_silent_for_a_while(
@@ -309,6 +315,22 @@ def test_jobs_keep_away_from_excluded_nodes(workers: Callable[..., SlurmWorkers]
     assert queue.submitted[-1][1]["exclude"] == "n3"
 
 
+def test_jobs_keep_away_from_a_node_on_which_none_starts(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
+    some = workers(tiles_per_job=1)
+    first, second, _ = some.supply(3)
+    office = some._office
+    assert office is not None
+    failed = Entry("FAILED", "NonZeroExitCode", "bad", 1 << 8, 0)
+    queue.jobs[first.job] = failed
+    error(first.submit(os.getpid), PlaceError)
+    some.supply(1)
+    assert not queue.away, "perhaps none can start anywhere"
+    tell(office, Started("good"), address=second.address)
+    until(lambda: second.node)
+    some.supply(1)
+    assert queue.away == {"bad"}
+
+
 def test_jobs_are_refused(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
     some = workers(tiles_per_job=1)
     queue.refuses = True
@@ -339,6 +361,14 @@ def test_arguments_are_checked(arguments: dict[str, float], message: str) -> Non
     with pytest.raises(ConfigurationError) as raised:
         SlurmWorkers(**arguments)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"partition": "all\ntouch x"}, {"extra": {"comment": "a\rb"}}, {"extra": {"x\ny": 1}}]
+)
+def test_only_setup_is_code(arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=r"^workers\.init_args\.\w+ must be on one line, but is "):
+        SlurmWorkers(**arguments)
 
 
 def test_a_job_needs_time_to_start_and_to_end() -> None:
