@@ -36,7 +36,8 @@ from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
-from anomalib_tiled.training.observations import ObserveImages, ObserveTiles, Seen
+from anomalib_tiled.training.observations import ObserveImages, ObserveTiles, unseen_image
+from anomalib_tiled.training.tile_learning import LearnTiles, TileAlone
 
 TILE = 64
 """Side of a tile in pixels: 10,000 of them make an image of 6,400 × 6,400 pixels."""
@@ -91,7 +92,7 @@ def stored(folder: Path, tiles: int, images: int) -> StoredImages:
         maps = 5 + (1 + 0.1 * tile.row) * torch.rand(images, 1, TILE, TILE, generator=random).square()
         job.folder.write_record(tile, TileRecord(1.0, 1, settings.training_hash, CHECKPOINT))
         predictions.write(tile, CHECKPOINT, [TilePrediction(maps.amax((1, 2, 3)), maps)])
-    return StoredImages(job, "test", predictions, 0, images, job.at_once(grid.image_size, 2**22))
+    return StoredImages(job, "test", predictions, 0, images, job.at_once(grid.image_size, 2**22), stay=True)
 
 
 def _settings(folder: Path, grid: TileGrid) -> Settings:
@@ -183,20 +184,18 @@ def rows(tiles: int, images: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         made = stored(Path(folder), tiles, images)
         grid, settings = made.job.grid, made.job.settings
-        learned = Calibration(image=LEVEL, tiles={tile.name: LEVEL for tile in grid.tiles})
-        seen, measurements = Seen.nothing(grid, tiles=True), RunMeasurements(settings, grid)
+        calibration = Calibration(image=LEVEL, tiles={tile.name: LEVEL for tile in grid.tiles})
+        seen, measurements = unseen_image(grid), RunMeasurements(settings, grid)
 
-        def merge_tiles(group: dict[str, Any]) -> None:
-            for name, observed in group.items():
-                seen.tiles[name].merge(observed)
-
+        learned: dict[str, TileAlone] = {}
+        learn = LearnTiles(made, ObserveTiles(made, masks_known=True).of_tile)
         groups, shards = made.shards_of_tiles(), made.shards()
-        measure = MeasureImages(made, learned, None)
+        measure = MeasureImages(made, calibration, None)
         return [
-            *measured("calibration of tiles", made, groups, ObserveTiles(made, masks_known=True), merge_tiles),
+            *measured("calibration of tiles", made, groups, learn, learned.update),
             *measured(
                 "calibration of images",
-                *(made, shards, ObserveImages(made, Calibration(), masks_known=True), seen.image.merge),
+                *(made, shards, ObserveImages(made, Calibration(), masks_known=True), seen.merge),
             ),
             *measured("test of tiles", made, groups, MeasureTiles(made), measurements.add_tiles),
             *measured("test of images", made, shards, measure, lambda part: measurements.merge(part.measurements)),

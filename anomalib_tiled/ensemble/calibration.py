@@ -204,16 +204,19 @@ class Observed:
         """Pickle without the pixels that no model sees: nothing more is counted elsewhere."""
         return {**vars(self), "_uninspected": None}
 
-    def take_rounding_of(self, normalizer: Normalizer, tiles: Iterable[tuple[Observed, Level]]) -> None:
+    def rounding(self, normalizer: Normalizer, level: Level) -> tuple[float, float]:
+        """Compute how far rounding moves the highest normal score, and pixel, once the normalizer has learned."""
+        return _rounding(normalizer, self.scores, level.scores), _rounding(normalizer, self.maps, level.maps)
+
+    def take_rounding(self, tiles: Iterable[tuple[float, float]]) -> None:
         """Set how far rounding may move scores of images that are joined from normalized scores of tiles.
 
         The narrower the scale of a tile, the larger the share of rounding in it.
+
+        Args:
+            tiles: The ``rounding`` of each tile.
         """
-        pairs = [
-            (_rounding(normalizer, observed.scores, level.scores), _rounding(normalizer, observed.maps, level.maps))
-            for observed, level in tiles
-        ]
-        self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*pairs, strict=True))
+        self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*tiles, strict=True))
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule, by default that of the stages, and, to ``normalize``, the normalizer learn.

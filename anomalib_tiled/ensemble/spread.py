@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 from anomalib_tiled.ensemble.calibration import Observed
 from anomalib_tiled.stages.distribution import ROUNDING, ScoreDistribution
@@ -21,11 +22,34 @@ SHOWN = 8
 """Tiles that a note names at most; ``status`` names all."""
 
 
+class Spread(NamedTuple):
+    """Where the scores of the normal images at a tile location lie.
+
+    Args:
+        lowest: The lowest score.
+        highest: The highest one.
+    """
+
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, tile: Observed) -> Spread | None:
+        """Give the spread of a tile; ``None`` if it is normal in no image."""
+        peaks = tile.scores.peaks
+        return cls(float(peaks.min()), float(peaks.max())) if peaks.size else None
+
+
 def borrowed(tiles: Mapping[str, Observed]) -> dict[str, str]:
     """Name the tiles without spread, each with the tile from which it borrows; empty if all scores vary, or none do."""
-    heights = {name: each.scores.peaks for name, each in tiles.items() if each.scores.peaks.size}
-    spreads = {name: float(peaks.max() - peaks.min()) for name, peaks in heights.items()}
-    highest = {name: float(peaks.max()) for name, peaks in heights.items()}
+    return lenders_of({name: Spread.of(tile) for name, tile in tiles.items()})
+
+
+def lenders_of(tiles: Mapping[str, Spread | None]) -> dict[str, str]:
+    """Do the same as ``borrowed``, with the spread of each tile."""
+    known = {name: spread for name, spread in tiles.items() if spread is not None}
+    spreads = {name: spread.highest - spread.lowest for name, spread in known.items()}
+    highest = {name: spread.highest for name, spread in known.items()}
     rounding = ROUNDING * max(map(abs, highest.values()), default=0.0)
     if not (varying := [spread for spread in spreads.values() if spread > rounding]):
         return {}

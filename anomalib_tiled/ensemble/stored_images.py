@@ -99,6 +99,7 @@ class StoredImages:
         number: How many images are predicted.
         batch_size: Number of images that are joined together. It is given, because the last digits of some metrics
             depend on it.
+        stay: Whether the predictions stay on the disk; else they are removed when the next images are predicted.
     """
 
     job: TileJob
@@ -107,6 +108,7 @@ class StoredImages:
     first: int
     number: int
     batch_size: int
+    stay: bool
 
     def shards(self) -> list[Shard]:
         """Divide the images."""

@@ -11,7 +11,7 @@ from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
 from anomalib_tiled.results.prediction_row import contradiction, count_of
-from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult
+from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
 from anomalib_tiled.system.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from anomalib.data import ImageBatch
+    from anomalib.data import ImageBatch, ImageItem
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample
@@ -99,9 +99,9 @@ class RunMeasurements:
         self._hidden.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
 
-    def add_tiles(self, observed: Mapping[str, Observed]) -> None:
+    def add_tiles(self, tiles: Mapping[str, Observed | TileScores]) -> None:
         """Add the scores of tiles, by their names."""
-        self._tiles.add_scores(observed)
+        self._tiles.add_scores(tiles)
 
     def merge(self, other: RunMeasurements) -> None:
         """Add the measurements of the next images; those stay unchanged."""
@@ -142,10 +142,10 @@ def scores_file(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
         yield writer.writerows
 
 
-def score_rows(batch: ImageBatch) -> list[Row]:
-    """Give the row of each image of a batch, for ``scores.csv``."""
+def score_rows(images: Iterable[ImageItem]) -> list[Row]:
+    """Give the row of each image, such as those of a batch, for ``scores.csv``."""
     rows: list[Row] = []
-    for item in batch:
+    for item in images:
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
         rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_row import decision_on
-from anomalib_tiled.results.tile_metrics import observed_tile
+from anomalib_tiled.results.tile_metrics import TileScores, observed_tile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.calibration import Calibration, Observed
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
+    from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.measured import Row
 
 
@@ -73,7 +74,7 @@ class MeasuredImages(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasureTiles:
-    """Counts the scores of some tile locations of all test images, on any place.
+    """Measures the scores of some tile locations of all test images, on any place.
 
     Args:
         images: The images with the predictions of their tiles.
@@ -81,8 +82,8 @@ class MeasureTiles:
 
     images: StoredImages
 
-    def __call__(self, shard: Shard, *, device: int | None = None) -> dict[str, Observed]:
-        """Count the scores of tiles, by their names.
+    def __call__(self, shard: Shard, *, device: int | None = None) -> dict[str, Observed | TileScores]:
+        """Measure the scores of tiles, by their names; give the counts if these are only some of the images.
 
         Args:
             shard: The tiles.
@@ -92,8 +93,11 @@ class MeasureTiles:
             RunFolderError: A file has changed.
         """
         del device
-        grid = self.images.job.grid
-        return {tile.name: observed_tile(self.images.tile(tile), grid) for tile in self.images.tiles(shard)}
+        return {tile.name: self._measured(tile) for tile in self.images.tiles(shard)}
+
+    def _measured(self, tile: Tile) -> Observed | TileScores:
+        observed = observed_tile(self.images.tile(tile), self.images.job.grid)
+        return TileScores.of(observed) if self.images.stay else observed
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ class MeasureImages:
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
         for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
-            rows += score_rows(batch)
-            for item in batch:
+            items = [*batch]  # which copies the images
+            rows += score_rows(items)
+            for item in items:
                 logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)

@@ -67,6 +67,32 @@ class TileResult:
         return bool(self.missed or self.false_alarms) or (self.image_auroc is not None and self.image_auroc < 1)
 
 
+@dataclass(frozen=True)
+class TileScores:
+    """What the scores of one tile location say; the fields are those of a `TileResult`."""
+
+    image_auroc: float | None
+    pixel_auroc: float | None
+    normal_mean: float | None
+    normal_max: float | None
+    anomalous_mean: float | None
+    anomalous_min: float | None
+
+    @classmethod
+    def of(cls, observed: Observed) -> TileScores:
+        """Compute it from all scores."""
+        counts = observed.scores.counts()
+        normal, anomalous = counts.lower[counts.normal > 0], counts.lower[counts.anomalous > 0]
+        return cls(
+            image_auroc=curves.auroc(counts),
+            pixel_auroc=curves.auroc(observed.maps.counts()),
+            normal_mean=_mean(counts, counts.normal),
+            normal_max=float(normal[-1]) if normal.size else None,
+            anomalous_mean=_mean(counts, counts.anomalous),
+            anomalous_min=float(anomalous[0]) if anomalous.size else None,
+        )
+
+
 class TileMeasurements:
     """Counts scores and decisions for each tile location.
 
@@ -79,6 +105,7 @@ class TileMeasurements:
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
         self._observed: dict[str, Observed] = {}
+        self._complete: dict[str, TileScores] = {}
         self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
         self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
         self._decided = False
@@ -105,10 +132,17 @@ class TileMeasurements:
                 found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
                 self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
 
-    def add_scores(self, observed: Mapping[str, Observed]) -> None:
-        """Add the scores of tiles of the next images, as `observed_tile` gives them, by the names of the tiles."""
-        for name, scores in observed.items():
-            self._of_tile(name).merge(scores)
+    def add_scores(self, tiles: Mapping[str, Observed | TileScores]) -> None:
+        """Add the scores of tiles, by their names.
+
+        Args:
+            tiles: Scores of the next images, as `observed_tile` gives them; or what the scores of all images say.
+        """
+        for name, scores in tiles.items():
+            if isinstance(scores, TileScores):
+                self._complete[name] = scores
+            else:
+                self._of_tile(name).merge(scores)
 
     def merge(self, other: TileMeasurements) -> None:
         """Add the measurements of the next images; those stay unchanged."""
@@ -133,9 +167,7 @@ class TileMeasurements:
         return self._observed[name]
 
     def _result(self, tile: Tile, seen: list[int], wrong: list[int]) -> TileResult:
-        observed = self._observed.get(tile.name, Observed())
-        counts = observed.scores.counts()
-        normal, anomalous = counts.lower[counts.normal > 0], counts.lower[counts.anomalous > 0]
+        scores = self._complete.get(tile.name) or TileScores.of(self._observed.get(tile.name, Observed()))
         (images, number_anomalous), (missed, false_alarms) = seen, wrong
         return TileResult(
             tile=tile.name,
@@ -143,12 +175,7 @@ class TileMeasurements:
             left=tile.columns.start,
             images=images,
             anomalous=number_anomalous,
-            image_auroc=curves.auroc(counts),
-            pixel_auroc=curves.auroc(observed.maps.counts()),
-            normal_mean=_mean(counts, counts.normal),
-            normal_max=float(normal[-1]) if normal.size else None,
-            anomalous_mean=_mean(counts, counts.anomalous),
-            anomalous_min=float(anomalous[0]) if anomalous.size else None,
+            **vars(scores),
             missed=missed if self._decided and images else None,
             false_alarms=false_alarms if self._decided and images else None,
             left_out=tile.name in self._grid.left_out,

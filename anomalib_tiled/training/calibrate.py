@@ -12,21 +12,21 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
-from anomalib_tiled.ensemble.spread import borrowed, lend, notes_on_spread
+from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.stages.contracts import errors_naming_stage, with_context
+from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.allocation import give_back_freed_memory
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.training.observations import ObserveHere, ObserveOnPlaces
 from anomalib_tiled.training.stored_predictions import is_tile_by_tile, lazy_predictions, remove_outdated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.ensemble.calibration import Level, Observed
+    from anomalib_tiled.ensemble.calibration import Observed
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.stored_images import LazyPrediction
@@ -72,12 +72,14 @@ def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None
     final = stages.normalize_at != "tile"
     again = stages.learn_from_images and not final
     tiles, image = observe(Calibration(), tiles=stages.learn_from_tiles, images=not again)
-    lenders = borrowed(tiles)
-    tiles |= {name: lend(tiles[name], tiles[lender]) for name, lender in lenders.items()}
-    calibration = Calibration(tiles=_learn_tiles(stages, tiles), borrowed=lenders)
+    lenders = lenders_of(tiles.spreads())
+    learned = tiles.learn(stages, lenders)
+    if normal := sum(not each.has_anomalous for each in learned.values()):
+        logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(learned))
+    calibration = Calibration(tiles={name: each.level for name, each in learned.items()}, borrowed=lenders)
     if again:
         _, image = observe(calibration, tiles=False, images=True)
-        image.take_rounding_of(stages.normalizer, ((tiles[name], level) for name, level in calibration.tiles.items()))
+        image.take_rounding(each.rounding for each in learned.values())
     if on_images is not None and (final or again):
         on_images(image)
     with errors_naming_stage(stages.thresholder):
@@ -131,17 +133,6 @@ def _remove_outdated_scores(run: Run) -> None:
         return
     if scores is not None and scores.configuration != run.settings.calibration_hash:
         path.unlink()
-
-
-def _learn_tiles(stages: Stages, tiles: Mapping[str, Observed]) -> dict[str, Level]:
-    if normal := sum(not observed.scores.has_anomalous for observed in tiles.values()):
-        logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(tiles))
-    return {name: _learn_tile(stages, name, observed) for name, observed in tiles.items()}
-
-
-def _learn_tile(stages: Stages, name: str, observed: Observed) -> Level:
-    with with_context(f"Tile: {name}."):
-        return observed.learn(stages, normalize=stages.normalize_at == "tile", rule=stages.tile_rule)
 
 
 def _validation_images(run: Run, ensemble: EnsembleModel) -> Iterable[LazyPrediction]:

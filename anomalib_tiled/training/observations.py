@@ -12,6 +12,7 @@ from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.training.in_order import values_in_order
 from anomalib_tiled.training.stored_predictions import stored_images
+from anomalib_tiled.training.tile_learning import TilesHere, TilesOnPlaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.stored_images import Predict, Shard, StoredImages
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.training.tile_learning import SeenTiles
 
     Batch = ImageBatch | Annotations
 
@@ -33,31 +35,36 @@ class Seen(NamedTuple):
     """What one pass over the validation images has seen.
 
     Args:
-        tiles: Scores of each tile location, by its name; empty if nothing is learned from tiles.
+        tiles: Tile locations; none if nothing is learned from them.
         image: Scores of whole images; none if nothing is learned from them yet.
     """
 
-    tiles: dict[str, Observed]
+    tiles: SeenTiles
     image: Observed
 
-    @classmethod
-    def nothing(cls, grid: TileGrid, *, tiles: bool) -> Seen:
-        """Give what is seen before the first image.
 
-        Args:
-            grid: The grid.
-            tiles: Whether tiles are observed, too.
-        """
-        names = [tile.name for tile in grid.tiles] if tiles else []
-        observed = {name: Observed(tile_bits(len(names))) for name in names}
-        return cls(observed, Observed(uninspected=uninspected_pixels(grid)))
+def unseen_tiles(grid: TileGrid) -> dict[str, Observed]:
+    """Give the counts of each tile before the first image."""
+    return {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
 
 
-def observe(seen: Seen, images: Iterable[tuple[Batch, Predict]], *, masks_known: bool = True) -> None:
-    """Count the scores of images, and of the tiles that are observed.
+def unseen_image(grid: TileGrid) -> Observed:
+    """Give the counts of whole images before the first one."""
+    return Observed(uninspected=uninspected_pixels(grid))
+
+
+def observe(
+    image: Observed,
+    tiles: Mapping[str, Observed],
+    images: Iterable[tuple[Batch, Predict]],
+    *,
+    masks_known: bool = True,
+) -> None:
+    """Count the scores of images, and of their tiles.
 
     Args:
-        seen: Counts; they are added to.
+        image: Counts of whole images; they are added to.
+        tiles: Counts of tiles, by their names, which are added to; empty if tiles are not observed.
         images: Batches of images, each with the function that predicts them.
         masks_known: Whether masks are used; an anomalous image without a mask then calibrates image scores, but neither
             tiles nor pixels.
@@ -65,8 +72,8 @@ def observe(seen: Seen, images: Iterable[tuple[Batch, Predict]], *, masks_known:
     for batch, predict in images:
         truth, known = _truth(batch, masks_known=masks_known)
         with with_context(image_context(batch.image_path)):
-            raw = predict(partial(_observe_tile, seen.tiles, truth) if seen.tiles and known else None)
-        seen.image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+            raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
+        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,10 @@ class ObserveTiles:
             device: Not used: only counting is done.
         """
         del device
-        return {tile.name: self._observed(tile) for tile in self.images.tiles(shard)}
+        return {tile.name: self.of_tile(tile) for tile in self.images.tiles(shard)}
 
-    def _observed(self, tile: Tile) -> Observed:
+    def of_tile(self, tile: Tile) -> Observed:
+        """Count the scores of a tile."""
         observed = Observed(tile_bits(len(self.images.job.grid.tiles)))
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
@@ -125,10 +133,10 @@ class ObserveImages:
             StageError: A stage fails.
             RunFolderError: A file has changed.
         """
-        seen = Seen.nothing(self.images.job.grid, tiles=False)
+        image = unseen_image(self.images.job.grid)
         ensemble = self.images.ensemble(self.calibration, device)
-        observe(seen, self.images.annotated(ensemble, shard), masks_known=self.masks_known)
-        return seen.image
+        observe(image, {}, self.images.annotated(ensemble, shard), masks_known=self.masks_known)
+        return image
 
 
 class Observe(Protocol):
@@ -157,20 +165,23 @@ class ObserveOnPlaces:
     masks_known: bool
 
     def __call__(self, calibration: Calibration, *, tiles: bool, images: bool) -> Seen:
-        """Merge what places have counted, in the order of the images."""
+        """Merge what places have counted, in order; tiles whose predictions stay on the disk are not sent."""
         run, log = self.run, self.run.folder.log_file
-        seen = Seen.nothing(run.grid, tiles=tiles)
+        image, merged = unseen_image(run.grid), unseen_tiles(run.grid) if tiles else {}
+        seen: SeenTiles = TilesHere(merged)
         for stored in stored_images(run, "calibration", run.folder.predictions):
             if tiles:
                 of_tiles = ObserveTiles(stored, self.masks_known)
-                for group in values_in_order(run, of_tiles, stored.shards_of_tiles(), "Calibrating tiles", log):
-                    for name, observed in group.items():
-                        seen.tiles[name].merge(observed)
+                if stored.stay:
+                    seen = TilesOnPlaces(run, stored, of_tiles.of_tile)
+                else:
+                    parts = values_in_order(run, of_tiles, stored.shards_of_tiles(), "Calibrating tiles", log)
+                    _merge_tiles(merged, parts)
             if images:
                 of_images = ObserveImages(stored, calibration, self.masks_known)
                 for observed in values_in_order(run, of_images, stored.shards(), "Calibrating", log):
-                    seen.image.merge(observed)
-        return seen
+                    image.merge(observed)
+        return Seen(seen, image)
 
 
 @dataclass(frozen=True)
@@ -191,9 +202,16 @@ class ObserveHere:
         """Count batch by batch: whole images come by themselves."""
         del images
         self.ensemble.calibration = calibration
-        seen = Seen.nothing(self.ensemble.grid, tiles=tiles)
-        observe(seen, self.images(), masks_known=self.masks_known)
-        return seen
+        grid = self.ensemble.grid
+        image, observed = unseen_image(grid), unseen_tiles(grid) if tiles else {}
+        observe(image, observed, self.images(), masks_known=self.masks_known)
+        return Seen(TilesHere(observed), image)
+
+
+def _merge_tiles(tiles: Mapping[str, Observed], parts: Iterable[Mapping[str, Observed]]) -> None:
+    for part in parts:
+        for name, observed in part.items():
+            tiles[name].merge(observed)
 
 
 def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:

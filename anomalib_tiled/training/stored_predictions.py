@@ -277,17 +277,17 @@ def stored_images(run: Run, purpose: Purpose, folder: Path) -> Iterator[StoredIm
     number, kept, room = len(prediction.images.samples), prediction.kept, prediction.room
     if prediction.stays and (room >= number or not prediction.missing(kept)):
         _predict_missing(run, prediction, kept)
-        yield StoredImages(run.job, purpose, kept, 0, number, batch_size)
+        yield StoredImages(run.job, purpose, kept, 0, number, batch_size, stay=True)
         return
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     with working_folder(folder) as work:
         most = _whole_shards(room, run.grid)
         for first in range(0, number, most):
-            some = replace(prediction, first=first, number=min(most, number - first))
+            some = replace(prediction, first=first, number=(here := min(most, number - first)))
             predictions = TilePredictions(work / "part", run.grid, some.fingerprint)
             _predict_missing(run, some, predictions)
-            yield StoredImages(run.job, purpose, predictions, first, len(some.images.samples), batch_size)
+            yield StoredImages(run.job, purpose, predictions, first, here, batch_size, stay=False)
             shutil.rmtree(predictions.folder)
 
 

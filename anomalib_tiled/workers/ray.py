@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -73,6 +74,7 @@ class RayWorkers(Workers):
         self._cluster: Cluster | None = None
         self._places: list[RayPlace] = []
         self._excluded: list[str] = []
+        self._early_ends: Counter[str] = Counter()
         self._made = 0
 
     def adapt(self, conditions: Conditions) -> None:
@@ -90,14 +92,14 @@ class RayWorkers(Workers):
     def supply(self, wanted: int) -> Sequence[RayPlace]:
         """Create actors, as many as are allowed and have room; if there is no other place, one that waits for room."""
         cluster = self._connected()
-        for place in self._places:
-            if place.failed and not place.has_answered:
-                self.exclude(place, "An actor has ended there before its first answer.")
+        self._exclude_where_actors_fail()
         self._places = [place for place in self._places if not place.ended]
+        if not self._may_come(cluster):
+            return []
         number = wanted if self.actors is None else min(wanted, self.actors - len(self._places))
         if self.actors is None or self._patience.exhausted:
             number = min(number, self._room(cluster))
-        if number <= 0 < wanted and not self._places and not self._patience.exhausted and self._may_come(cluster):
+        if number <= 0 < wanted and not self._places and not self._patience.exhausted:
             logger.warning("%s The command waits for up to %.0f s.", self._no_room(cluster), self._patience.seconds)
             number = 1
         new = [self._place(cluster) for _ in range(number)]
@@ -160,8 +162,18 @@ class RayWorkers(Workers):
         return min(free, self._capacity(cluster) - len(self._places))
 
     def _may_come(self, cluster: Cluster) -> bool:
-        """Whether room may come: a node is in use, or the cluster may add nodes; but not if its nodes are unfit."""
-        return not self._excluded or bool(self._usable(cluster))
+        """Whether an actor may start some time; not if all nodes that are large enough are excluded."""
+        nodes = cluster.nodes()
+        unfit = any(fitting(self.needs, nodes[node]) for node in self._excluded if node in nodes)
+        return bool(self._capacity(cluster)) or not unfit
+
+    def _exclude_where_actors_fail(self) -> None:
+        """Exclude nodes where two actors have ended before their first answer; one may have done so by chance."""
+        for place in self._places:
+            if place.failed and not place.has_answered:
+                self._early_ends[place.node] += 1
+                if self._early_ends[place.node] > 1:
+                    self.exclude(place, "Two actors have ended there before their first answer.")
 
     def _no_room(self, cluster: Cluster) -> str:
         """Say that an actor finds no room, and what to do."""

@@ -145,7 +145,7 @@ class Office:
 
     @property
     def unfit_nodes(self) -> set[str]:
-        """Nodes on which jobs have only failed, while some have started elsewhere: SLURM would send job after job."""
+        """Nodes on which jobs have only failed, if one has started on another: SLURM would send job after job."""
         with self.lock:
             return self._failed_on - self._started_on if self._started_on else set()
 

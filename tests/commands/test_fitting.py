@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -78,7 +79,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for(photographs: Path, monkeypa
     def note(*_: object, keep_going: bool) -> None:
         raise TriedError(keep_going)
 
-    monkeypatch.setattr(api, "prepare", lambda settings: settings)
+    monkeypatch.setattr(api, "prepare", lambda settings: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(api.pipeline, "fit", note)
     for settings in ({}, {"keep_going": True}):
         with pytest.raises(TriedError) as raised:

@@ -26,9 +26,9 @@ from anomalib_tiled.data.images import read_masks
 from anomalib_tiled.ensemble import stored_images
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
-from anomalib_tiled.grid import Tile
 from anomalib_tiled.results import measuring
 from anomalib_tiled.results.tile_metrics import TileMeasurements
+from anomalib_tiled.runs.claims import ClaimedTile
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.workers import local
@@ -231,11 +231,11 @@ def test_interrupted_fit_goes_on_to_the_same_result(
 ) -> None:
     trained: list[str] = []
 
-    def stop_at_third(job: TileJob, tile: Tile) -> None:
+    def stop_at_third(job: TileJob, claimed: ClaimedTile) -> None:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(tile.name)
-        train(job)(tile)
+        trained.append(claimed.tile.name)
+        train(job)(claimed)
 
     train = pipeline.TrainAndPredict
     with monkeypatch.context() as patched:

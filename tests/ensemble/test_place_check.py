@@ -68,7 +68,10 @@ def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("asked", [None, 3])
 def test_a_check_names_the_device(asked: int | None) -> None:
-    job = SimpleNamespace(device=lambda index: torch.device("cpu") if index is None else torch.device("cuda", index))
+    job = SimpleNamespace(
+        check_data=lambda: None,
+        device=lambda index: torch.device("cpu") if index is None else torch.device("cuda", index),
+    )
     check = PlaceCheck(cast("TileJob", job), download=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H{device.index}00")
@@ -81,7 +84,9 @@ def test_a_missing_device_passes() -> None:
         raise ConfigurationError(message)
 
     with pytest.raises(ConfigurationError, match=r"^there is no GPU 3$"):
-        PlaceCheck(cast("TileJob", SimpleNamespace(device=refuse)), download=False)(None, device=3)
+        PlaceCheck(cast("TileJob", SimpleNamespace(check_data=lambda: None, device=refuse)), download=False)(
+            None, device=3
+        )
 
 
 def test_one_process_of_a_machine_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +98,7 @@ def test_one_process_of_a_machine_downloads(tmp_path: Path, monkeypatch: pytest.
     downloaded: list[str] = []
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(module, "download", note)
-    job = cast("TileJob", SimpleNamespace(device=lambda _: torch.device("cpu")))
+    job = cast("TileJob", SimpleNamespace(check_data=lambda: None, device=lambda _: torch.device("cpu")))
     PlaceCheck(job, download=False)(None)
     assert downloaded == []
     PlaceCheck(job, download=True)(None)

@@ -58,12 +58,16 @@ def run(
     brightness: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
-    """A run as if all of its tiles were trained, with overlapping tiles, images in the cache, and a mask that lacks."""
+    """A run as if all of its tiles were trained: overlapping tiles, the first one blank; a mask is missing."""
     for number in range(2, 4):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), dtype=np.uint8)
         mask = 255 * np.eye(8, 12, number, dtype=np.uint8)
         Image.fromarray(pixels).save(image_folder / "bad" / f"{number}.png")
         Image.fromarray(mask).save(image_folder / "masks" / f"{number}.png")
+    for path in (path for folder in ("good", "test", "bad") for path in (image_folder / folder).iterdir()):
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[:4, :4] = 100
+        Image.fromarray(pixels).save(path)
     tiling = {"image_size": [8, 12], "tile_size": 4, "stride": 3}
     cpu = {"accelerator": "cpu"}
     settings = Settings.from_mapping(configuration | {"trainer": cpu, "tiling": tiling, "metrics": METRICS})
@@ -123,6 +127,7 @@ def test_places_calibrate_as_one_process_does(
         learned = learn(stages, observe, lambda seen, scores=scores: scores.append(seen.scores.peaks.tolist()))
         found.append((json.dumps(learned.to_json()), scores))
     assert found[0] == found[1]
+    assert ("tile" in places) == ("r00_c00" in learned.borrowed)
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
 
@@ -158,13 +163,19 @@ def test_places_measure_as_one_process_does(
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
 
-def test_images_in_parts_are_calibrated_as_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = learn(Stages.build(run.settings), ObserveOnPlaces(run, masks_known=True))
     monkeypatch.setattr(predicting.PredictionJob, "stays", property(lambda _: False))
     monkeypatch.setattr(predicting.PredictionJob, "room", property(lambda _: 2))
     parts = [stored.number for stored in stored_images(run, "calibration", run.folder.predictions)]
     assert parts == [2, 2, 2]
     assert learn(Stages.build(run.settings), ObserveOnPlaces(run, masks_known=True)) == expected
+    monkeypatch.setattr(Run, "left_out_note", lambda _: None)
+    ensemble, here, shared = run.ensemble(expected), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
+    images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
+    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
+    assert [*rows_on_places(run, shared, expected)] == rows
+    assert shared.results(run) == here.results(run)
 
 
 def test_shards_follow_from_sizes_and_parts_do_not_cut_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,13 +158,35 @@ def test_excluded_nodes(made_up: Callable[..., MadeUpRay]) -> None:
 
 
 def test_no_node_is_left(made_up: Callable[..., MadeUpRay]) -> None:
-    ray = made_up(a={"CPU": 2})
-    workers = RayWorkers()
-    first, *_ = workers.supply(1)
-    ray.actors[0].starts_on("a")
-    workers.exclude(first, "It has another version.")
-    first.end()
-    assert workers.supply(1) == []
+    ray = made_up(a={"CPU": 2}, command={"CPU": 0})
+    for workers in (RayWorkers(), RayWorkers(actors=3)):
+        first, *_ = workers.supply(1)
+        ray.actors[-1].starts_on("a")
+        workers.exclude(first, "It has another version.")
+        first.end()
+        assert workers.supply(1) == []
+        ray.all_nodes["b"] = {"CPU": 1}
+        assert len(workers.supply(1)) == 1, "a node that has joined is used"
+        workers.close()
+        del ray.all_nodes["b"]
+
+
+def test_node_where_actors_end_at_once(made_up: Callable[..., MadeUpRay]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'anomalib-tiled[ray]'")
+    from ray.exceptions import ActorUnavailableError  # before the module is replaced
+
+    ray = made_up(a={"CPU": 1}, b={"CPU": 1})
+    ray.exceptions = sys.modules["ray.exceptions"]
+    workers = RayWorkers(actors=1)
+    for supplied, options in enumerate([None, None, {NODE: "!in(a)"}]):
+        (place,) = workers.supply(1)
+        actor = ray.actors[supplied]
+        assert actor.options["label_selector"] == options, "one may end by chance"
+        actor.starts_on("a")
+        answer = place.submit(print)
+        actor.run.calls[0].set_exception(ActorUnavailableError("RPC error", b"1" * 16))
+        assert str(answer.exception(0)) == "node address of a does not answer any more."
+    workers.close()
 
 
 def test_room_is_not_awaited_for_ever(made_up: Callable[..., MadeUpRay], caplog: pytest.LogCaptureFixture) -> None:

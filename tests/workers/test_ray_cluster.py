@@ -161,7 +161,7 @@ class Fit:
     """A run that is to be made in a folder, with any workers."""
 
     def __init__(self, folder: Path, photographs: Path) -> None:
-        self.results, self.file = folder / "results", folder / "configuration.yaml"
+        self.results, self.cache, self.file = folder / "results", folder / "cache", folder / "configuration.yaml"
         self.run = self.results / "Padim" / "noise" / "v0"
         self.marks: list[str] = []
         model = {"pre_trained": False, "layers": ["layer1"], "n_features": 10}
@@ -177,7 +177,7 @@ class Fit:
                 "init_args": {"name": "noise", "root": str(photographs), **folders, **sizes},
             },
             "trainer": {"accelerator": "cpu"},
-            "cache": {"directory": str(folder / "cache")},
+            "cache": {"directory": str(self.cache)},
             "visualize": False,
         }
 
@@ -210,8 +210,13 @@ class Fit:
         )
 
     @property
-    def trained(self) -> int:
-        return len(list(self.run.glob("tiles/r*_c*.json")))
+    def records(self) -> dict[str, bytes]:
+        """What is noted of each trained tile, such as the time when its checkpoint was written."""
+        return {path.name: path.read_bytes() for path in self.run.glob("tiles/r*_c*.json")}
+
+    @property
+    def predicted(self) -> int:
+        return len(list(self.run.glob("raw/*/r*_c*.json")))
 
     @property
     def at_work(self) -> list[int]:
@@ -226,12 +231,12 @@ class Fit:
         return {**checkpoints, **{name: (self.run / name).read_bytes() for name in files}}
 
     def check(self, undisturbed: Fit) -> None:
-        """Check the numbers, that each tile was trained once, and that nothing half done is left."""
+        """Check the numbers, that no command has heard of a tile twice, and that nothing half done is left."""
         assert self.numbers == undisturbed.numbers
         log = (self.run / "logs" / "run.log").read_text(encoding="utf-8")
         names = [path.stem for path in self.run.glob("tiles/r*_c*.ckpt")]
         assert len(names) == 4
-        assert [name for name in names if log.count(f"Tile {name}: trained in") != 1] == []
+        assert [name for name in names if log.count(f"Tile {name}: trained in") > 1] == []
         left = [path for path in self.results.rglob(".*") if path.name != ".lock"]
         assert left == []
 
@@ -278,21 +283,23 @@ def test_killed_node(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
 
 def test_killed_command(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None:
     command = fit.begin(fit.arguments("train", "RayWorkers", address=two_nodes.address))
-    wait_until(lambda: fit.trained or command.poll() is not None)
+    wait_until(lambda: fit.predicted or command.poll() is not None)
     command.terminate()
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 143, said
     assert f"--ckpt_dir {fit.run}" in said
     wait_until(lambda: not two_nodes.actors, 10)
-    done = fit.trained
+    done = fit.records
+    assert done
     command = fit.begin(fit.resumed("train", address=two_nodes.address, actors=1))
     wait_until(lambda: fit.at_work or command.poll() is not None)
     command.kill()
     command.wait()
     wait_until(lambda: not two_nodes.actors, 10)
-    assert fit.trained >= done
+    done = fit.records | done  # a record that changes would be noticed below
     assert main(fit.resumed("train", address=two_nodes.address, actors=1)) == 0
     fit.check(undisturbed)
+    assert fit.records | done == fit.records, "a trained tile is not trained again"
 
 
 def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +307,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     if subprocess.run([unshare, "--mount", "true"], check=False).returncode != 0:
         pytest.skip("folders cannot be hidden from single processes here")
     fit.results.mkdir()
+    fit.cache.mkdir()
     other = fit.results.parent / "other"
     (other / "anomalib_tiled-9.9.dist-info").mkdir(parents=True)
     metadata = "Metadata-Version: 2.1\nName: anomalib-tiled\nVersion: 9.9\n"
@@ -309,6 +317,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
         two_nodes.join("127.0.0.4", hidden=fit.results),
         two_nodes.join("127.0.0.5", PYTHONPATH=f"{other}:{SETTINGS['PYTHONPATH']}"),
         two_nodes.join("127.0.0.6", RAY_memory_usage_threshold="0.001"),
+        two_nodes.join("127.0.0.7", hidden=fit.cache),
     ]
     try:
         assert main(fit.arguments("train", "RayWorkers", address=two_nodes.address)) == 0
@@ -319,6 +328,7 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     assert f"(127.0.0.4) is excluded: {fit.run} must be the same shared folder on every machine, but" in said
     assert "(127.0.0.5) is excluded: anomalib-tiled must have version" in said
     assert "(127.0.0.6) has ended: Ray has killed it, because memory was short on node 127.0.0.6." in said
+    assert "(127.0.0.7) is excluded: Every machine that works on a run must see its image cache, but" in said
     fit.check(undisturbed)
     two_nodes.second = two_nodes.join(SECOND)
 
