@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Conditions
     from anomalib_tiled.system.locks import Lease
-    from anomalib_tiled.workers.scheduler import Scheduler
 
 
 def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going: bool = False) -> Calibration:
@@ -232,7 +231,7 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
             report(f"warning: {remark}")
         if workers is None:
             return _predict_here(run, observers, request, images, report)
-        with _working(run.scheduler, conditions), run.scheduler.checking(lease.check):
+        with _working(run, conditions, request, lease):
             return _predict_on_places(run, conditions, request, images, report)
 
 
@@ -262,15 +261,18 @@ def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:
 
 
 @contextmanager
-def _working(scheduler: Scheduler, conditions: Conditions) -> Iterator[None]:
-    """Start the workers; in the end, end their places and remove what they have exchanged."""
+def _working(run: Run, conditions: Conditions, request: PredictionRequest, lease: Lease) -> Iterator[None]:
+    """Start the workers; in the end, end their places and remove what they have exchanged or left half done."""
     try:
-        scheduler.start(conditions)
-        yield
+        run.scheduler.start(conditions)
+        with run.scheduler.checking(lease.check):
+            yield
     finally:
-        scheduler.close()
+        run.scheduler.close()
         if conditions.folder is not None:
             rmtree(conditions.folder, ignore_errors=True)
+        if lease.is_held:
+            PredictionFolder(request.output).clean_up(request.settings)
 
 
 def _predict_on_places(

@@ -11,6 +11,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count, repeat
+from math import inf
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
@@ -19,6 +20,7 @@ from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
 from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -125,6 +127,15 @@ class PredictionFolder:
                 "Choose another folder with --output, or move these away."
             )
             raise ConfigurationError(message)
+
+    def clean_up(self, settings: PredictionSettings) -> None:
+        """Remove what places have left half done; for the process that has locked the folder, once they have ended.
+
+        Args:
+            settings: Settings of the prediction.
+        """
+        for folder in (self.parts, *self.picture_folders(settings)):
+            remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
 
     def holds_results(self) -> bool:
         """Whether there are results of a prediction; one without any may still leave its settings and failures."""

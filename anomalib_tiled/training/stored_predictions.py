@@ -23,6 +23,7 @@ from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError
+from anomalib_tiled.runs.checkpoints import tensors_of
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.system.files import refresh
@@ -170,6 +171,8 @@ def predict_trained(job: TileJob, tile: Tile, model: AnomalibModule, device: tor
     with log_to(job.folder.tile_log(tile)):
         try:
             if prediction.is_tile_by_tile and prediction.stays and prediction.room >= len(prediction.images.samples):
+                for _, tensor in tensors_of(model):
+                    tensor.data = tensor.data.contiguous()  # as loaded: last digits of products depend on the layout
                 prediction.predict(tile, model.to(device).eval(), prediction.kept)
         except Exception as error:
             if is_full(error.__cause__):

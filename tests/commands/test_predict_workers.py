@@ -96,6 +96,7 @@ def test_an_interrupted_prediction_is_resumed(
     before = (output / "predictions.jsonl").read_bytes()
     assert whole["predictions.jsonl"].startswith(before)
     assert before
+    (output / "masks" / ".000.png.other-1-77-0123abcd.tmp").touch()
     assert predict("--data", *images, *ALL_FILES, *HERE, "--skip_existing") == 3
     assert contents(output) == whole
 

@@ -319,6 +319,17 @@ def test_whatever_a_prediction_has_left_is_a_result(tmp_path: Path, name: str) -
         folder.check_free(PredictionSettings(), resume=False)
 
 
+def test_what_places_have_left_half_done_is_removed(tmp_path: Path) -> None:
+    folder, half_done = PredictionFolder(tmp_path), ".000.png.other-1-4026531836-77-0123abcd.tmp"
+    names = [f"masks/a/{half_done}", f"predict.parts/{half_done}", "masks/a/000.png", "masks/.mine.tmp"]
+    for name in [*names, f"images/{half_done}"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder.clean_up(PredictionSettings(masks=True))
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [f"images/{half_done}", "masks/.mine.tmp", "masks/a/000.png"]
+
+
 def test_predictions_without_their_settings(folder: PredictionFolder) -> None:
     folder.settings_file.unlink()
     message = r"\.jsonl holds predictions, but prediction\.json with their settings is missing .*\. Restore it, or"

@@ -157,6 +157,17 @@ def test_a_model_that_has_just_been_trained_is_not_loaded(run: Run, models: Mode
     assert list(read_json(index)) == [f"{tile.name}.json" for tile in run.grid.tiles]
 
 
+def test_tensors_have_the_layout_of_a_loaded_model_right_after_training(run: Run, models: Models) -> None:
+    """Inverted matrices lie column by column, and last digits of products depend on that."""
+    tile = run.grid.tiles[0]
+    model = models.load(tile)
+    model.register_buffer("turned", torch.rand(2, 3, 4).mT)
+    before = model.turned.clone()
+    predict_trained(run.job, tile, model, torch.device("cpu"))
+    assert model.turned.is_contiguous()
+    assert torch.equal(model.turned, before)
+
+
 @pytest.mark.parametrize("why", ["augmented", "too large"])
 def test_a_model_predicts_later_what_is_not_kept(
     run: Run, models: Models, monkeypatch: pytest.MonkeyPatch, why: str

@@ -70,10 +70,11 @@ class Cluster:
         return {each for each in found if each > 1 and each not in {os.getpid(), os.getppid()}}
 
     def kill(self, node: str) -> None:
-        """Let a node fail, with all that runs on it."""
-        os.kill(int((self.home / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
-        for process in self.processes(node):
-            os.kill(process, signal.SIGKILL)
+        """Let a node fail, with all that runs on it, at once: none reports the end of another."""
+        processes = {int((self.home / f"slurmd-{node}.pid").read_text()), *self.processes(node)}
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in processes:
+                os.kill(process, number)
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def revive(self, node: str) -> None:
