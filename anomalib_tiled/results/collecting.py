@@ -16,7 +16,7 @@ from anomalib_tiled.errors import NoPlaceError, OutOfMemoryError, StageError
 from anomalib_tiled.results.predict_shard import PredictionCheck, PredictShard
 from anomalib_tiled.results.recording import record_part
 from anomalib_tiled.stages.workers import PlaceError
-from anomalib_tiled.system.files import is_file, write_text
+from anomalib_tiled.system.files import is_file, refresh, write_text
 from anomalib_tiled.workers.proof import Proof, Token, versions
 from anomalib_tiled.workers.scheduler import Terms
 from anomalib_tiled.workers.task import Work
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.image_job import ImageJob
     from anomalib_tiled.results.predict_shard import Notify
     from anomalib_tiled.results.recording import Record
-    from anomalib_tiled.results.shards import Shard
+    from anomalib_tiled.results.shards import ImageShard
     from anomalib_tiled.stages.workers import Conditions
     from anomalib_tiled.workers.scheduler import Scheduler
 
@@ -48,7 +48,7 @@ class Collection:
         scheduler: Scheduler,
         conditions: Conditions,
         job: ImageJob,
-        shards: Iterable[Shard],
+        shards: Iterable[ImageShard],
         record: Record,
     ) -> None:
         self._scheduler, self._conditions, self._job, self._record = scheduler, conditions, job, record
@@ -84,7 +84,9 @@ class Collection:
             message = f"{len(self._lost)} shards of images ended every place that they were given to. {self._lost[0]}"
             raise NoPlaceError(self._advised(message))
 
-    def _predict(self, work: PredictShard, terms: Terms, shards: Sequence[Shard]) -> Generator[None, None, list[Shard]]:
+    def _predict(
+        self, work: PredictShard, terms: Terms, shards: Sequence[ImageShard]
+    ) -> Generator[None, None, list[ImageShard]]:
         """Predict shards; returns those for which there was too little memory."""
         hungry = []
         try:
@@ -111,7 +113,7 @@ class Collection:
         check = PredictionCheck(self._job, next(images, None) if elsewhere else None)
         return Terms(self._conditions, Proof(versions(), token, Work(check)))
 
-    def _finish(self, shard: Shard) -> None:
+    def _finish(self, shard: ImageShard) -> None:
         """Take a shard that a place reports as done.
 
         Raises:
@@ -132,7 +134,8 @@ class Collection:
             record_part(self._queue.popleft()[1], self._record)
 
     def _listed(self) -> set[str]:
-        """List the files of shards: unlike a look for one file, that is never answered from memory on a network."""
+        """List the files of shards, those included that other machines have just written."""
+        refresh(self._folder)
         return {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
 
     def _advised(self, message: str) -> str:

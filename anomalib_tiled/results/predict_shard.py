@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.results.image_job import ImageJob
     from anomalib_tiled.results.predictor import Predictor
-    from anomalib_tiled.results.shards import Shard
+    from anomalib_tiled.results.shards import ImageShard
     from anomalib_tiled.workers.proof import Token
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class PredictShard:
         """Pickle without models."""
         return PredictShard, (self.job, self.token, self.notify)
 
-    def __call__(self, shard: Shard, *, device: int | None = None) -> None:
+    def __call__(self, shard: ImageShard, *, device: int | None = None) -> None:
         """Predict the images, write their files, and what is known of them; a shard that is predicted is skipped.
 
         Args:
@@ -85,7 +85,7 @@ class PredictShard:
                 logger.exception("Predicting %s failed.", shard.name)
                 raise
 
-    def _predict(self, shard: Shard, device: int | None) -> Part:
+    def _predict(self, shard: ImageShard, device: int | None) -> Part:
         seed_everything(self.job.job.settings.seed_everything, workers=True, verbose=False)
         part = Part(images_may_be_too_large=shard.alone)
         predictor, new_images = self._predictor(device), self.job.new_images(part.note)

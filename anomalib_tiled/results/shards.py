@@ -19,7 +19,7 @@ PIXELS_OF_A_SHARD = 2**26
 
 
 @dataclass(frozen=True)
-class Shard:
+class ImageShard:
     """Images that one place predicts.
 
     Args:
@@ -60,7 +60,7 @@ def batches_of(images: Sequence[Path], size: int) -> Iterator[tuple[Path, ...]]:
     return (tuple(images[first : first + size]) for first in range(0, len(images), size))
 
 
-def shards_of(images: Sequence[Path], batch_size: int, size: Size) -> Iterator[Shard]:
+def shards_of(images: Sequence[Path], batch_size: int, size: Size) -> Iterator[ImageShard]:
     """Cut images into shards of whole batches.
 
     Args:
@@ -71,5 +71,6 @@ def shards_of(images: Sequence[Path], batch_size: int, size: Size) -> Iterator[S
     most = min(IMAGES_OF_A_SHARD, PIXELS_OF_A_SHARD // (size.height * size.width))
     length = batch_size * max(1, most // batch_size)
     return (
-        Shard(tuple(batches_of(images[first : first + length], batch_size))) for first in range(0, len(images), length)
+        ImageShard(tuple(batches_of(images[first : first + length], batch_size)))
+        for first in range(0, len(images), length)
     )

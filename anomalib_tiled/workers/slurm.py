@@ -15,7 +15,7 @@ from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.workers import Conditions, Place, Workers
 from anomalib_tiled.workers.mailbox import PULSE, Mailbox
 from anomalib_tiled.workers.slurm_job import NOTICE, SlurmJob
-from anomalib_tiled.workers.slurm_places import SECONDS_BETWEEN_PULSES, Office, SlurmPlace
+from anomalib_tiled.workers.slurm_places import SECONDS_BETWEEN_PULSES, JobMonitor, SlurmPlace
 from anomalib_tiled.workers.slurm_queue import SlurmError, SlurmQueue, check_installed, largest_array
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class SlurmWorkers(Workers):
             "srun_args": [f"--cpus-per-task={cpus}"],  # which srun has not taken from the job since SLURM 22.05
         }
         self._conditions = Conditions()
-        self._office: Office | None = None
+        self._monitor: JobMonitor | None = None
         self._excluded: set[str] = set()
 
     def adapt(self, conditions: Conditions) -> None:
@@ -124,13 +124,13 @@ class SlurmWorkers(Workers):
         Raises:
             ConfigurationError: SLURM refuses the jobs, and there are no others; or it cannot be reached.
         """
-        office = self._opened_office()
-        self._exclude(office.unfit_nodes, "a job failed there before it could start to work.")
-        places = office.take_returned(wanted)
+        monitor = self._started_monitor()
+        self._exclude(monitor.unfit_nodes, "a job failed there before it could start to work.")
+        places = monitor.take_returned(wanted)
         try:
-            return [*places, *self._submitted(office, office.lacking(wanted - len(places), self.tiles_per_job))]
+            return [*places, *self._submitted(monitor, monitor.lacking(wanted - len(places), self.tiles_per_job))]
         except SlurmError as error:
-            if not office.has_places:
+            if not monitor.has_places:
                 raise ConfigurationError(str(error)) from error
             logger.warning("%s", error)
             return places
@@ -142,21 +142,21 @@ class SlurmWorkers(Workers):
 
     def close(self) -> None:
         """Cancel all jobs, and remove their files."""
-        if self._office is not None:
-            office, self._office = self._office, None
-            office.close()
-            _end_jobs(office.queue)
-            office.mailbox.remove()
+        if self._monitor is not None:
+            monitor, self._monitor = self._monitor, None
+            monitor.close()
+            _end_jobs(monitor.queue)
+            monitor.mailbox.remove()
 
     def _exclude(self, nodes: set[str], reason: str) -> None:
-        if self._office is not None and (new := nodes - self._excluded):
+        if self._monitor is not None and (new := nodes - self._excluded):
             logger.info("Jobs keep away from %s: %s", ", ".join(sorted(new)), reason)
             self._excluded |= new
-            self._office.keep_away(self._excluded)
+            self._monitor.keep_away(self._excluded)
 
-    def _opened_office(self) -> Office:
+    def _started_monitor(self) -> JobMonitor:
         """Give what keeps in touch with the jobs, once the jobs of earlier commands are gone."""
-        if self._office is None:
+        if self._monitor is None:
             check_installed()
             folder = self._conditions.folder
             if folder is None:
@@ -166,10 +166,10 @@ class SlurmWorkers(Workers):
             _end_earlier(folder.parent)
             name = f"{NAME}{secrets.token_hex(4)}"
             logs = RunFiles(folder.parent).log_file.parent
-            self._office = Office(Mailbox(folder / name), SlurmQueue(name), logs)
-        return self._office
+            self._monitor = JobMonitor(Mailbox(folder / name), SlurmQueue(name), logs)
+        return self._monitor
 
-    def _submitted(self, office: Office, number: int) -> list[SlurmPlace]:
+    def _submitted(self, monitor: JobMonitor, number: int) -> list[SlurmPlace]:
         """Submit jobs, in as many arrays as SLURM needs."""
         places: list[SlurmPlace] = []
         most = largest_array() if number else 1
@@ -180,16 +180,16 @@ class SlurmWorkers(Workers):
             parameters["array_parallelism"] = max(1, self.at_once * size // number)
             if self._excluded:
                 parameters["exclude"] = ",".join(sorted(self._excluded))
-            job = SlurmJob(office.mailbox, self.tiles_per_job, self.minutes)
+            job = SlurmJob(monitor.mailbox, self.tiles_per_job, self.minutes)
             try:
-                ids = office.queue.submit(job, size, office.mailbox.folder / "jobs", parameters)
+                ids = monitor.queue.submit(job, size, monitor.mailbox.folder / "jobs", parameters)
             except SlurmError as error:
                 if not places:
                     raise
                 logger.warning("%s", error)
                 break
             logger.info("Submitted %d jobs, from %s to %s.", size, ids[0], ids[-1])
-            places += office.admit([SlurmPlace(each, 0, threads, self.tiles_per_job, office) for each in ids])
+            places += monitor.admit([SlurmPlace(each, 0, threads, self.tiles_per_job, monitor) for each in ids])
         return places
 
 

@@ -155,7 +155,7 @@ class _Service:
                 return
             if (pulse := self._mailbox.pulse()) not in {seen, None}:
                 seen, since = pulse, monotonic()
-        print(f"No command renews {self._mailbox.folder} any more, so this job ends.", flush=True)  # noqa: T201  # its log
+        print(f"No command renews {self._mailbox.folder} any more, so this job ends.", flush=True)  # noqa: T201  # into the log of the job
         self._abandoned = True
         _thread.interrupt_main(signal.SIGTERM)
         if not self._over.wait(SECONDS_TO_LEAVE):
@@ -168,7 +168,7 @@ class _Service:
             os._exit(0)
 
     def _take_leave(self) -> None:
-        """Tell the command why the job ends, once, if anybody waits for that."""
+        """Tell the command once why the job ends, unless the command has ended itself."""
         with self._sending:
             end, self._abandoned = None if self._abandoned else self._end, True
         if end is not None:

@@ -48,12 +48,12 @@ class SlurmPlace(Place):
         restarts: How often SLURM has requeued it.
         threads: Processor threads of a task.
         tasks: Most tasks that it takes after its proof.
-        office: Keeps in touch with it.
+        monitor: Keeps in touch with it.
     """
 
     advice = "Raise workers.init_args.mem_gb in the config.yaml of the run and resume it"
 
-    def __init__(self, job: str, restarts: int, threads: int | None, tasks: int, office: Office) -> None:
+    def __init__(self, job: str, restarts: int, threads: int | None, tasks: int, monitor: JobMonitor) -> None:
         self.job, self.restarts, self.threads, self.tasks = job, restarts, threads, tasks
         self.name = f"job {job}"
         self.node: str | None = None
@@ -62,7 +62,7 @@ class SlurmPlace(Place):
         self._given = 0
         self._task: bytes | None = None
         self._future: Future[Any] | None = None
-        self._office = office
+        self._monitor = monitor
 
     @property
     def address(self) -> str:
@@ -71,7 +71,7 @@ class SlurmPlace(Place):
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
         """Send a task, as soon as the job has started."""
-        with self._office.lock:
+        with self._monitor.lock:
             future: Future[Result] = Future()
             if self.error is not None:
                 future.set_exception(self.error)
@@ -82,7 +82,7 @@ class SlurmPlace(Place):
 
     def end(self) -> None:
         """Cancel the job."""
-        self._office.end(self)
+        self._monitor.end(self)
 
     def started(self, node: str) -> None:
         """Note that it has started, and send its first task."""
@@ -104,11 +104,11 @@ class SlurmPlace(Place):
 
     def _send(self) -> None:
         if self.node is not None and self._task is not None:
-            self._office.mailbox.give(self.address, self._given, self._task)
+            self._monitor.mailbox.give(self.address, self._given, self._task)
             self._given, self._task = self._given + 1, None
 
 
-class Office:
+class JobMonitor:
     """Keeps in touch with the jobs of a command, in a thread of its own.
 
     Args:

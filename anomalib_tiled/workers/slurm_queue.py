@@ -1,4 +1,4 @@
-"""What SLURM is asked and told, by its commands; none of them needs its accounting."""
+"""Asks SLURM about jobs, submits and cancels them, by its commands; none of them needs its accounting."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NEVER = re.compile(
     r"BadConstraints|PartitionTimeLimit|AccountNotAllowed|QOSNotAllowed|Invalid|NeverSatisfied"
     r"|PerJob|PerNode|JobHoldMaxRequeue|launch.failed.requeued.held"
 )
-"""Reasons for which a job waits until somebody changes something."""
+"""Reasons for which a job would wait for ever, unless a user or an administrator acts."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,15 @@ class SlurmQueue:
         from submitit import SlurmExecutor  # an extra of this package
         from submitit.core.utils import FailedJobError
 
-        python = shlex.quote(sys.executable) + (" -P" if KNOWS_SAFE_PATH else "")  # a random.py may lie around
+        safe = " -P" if KNOWS_SAFE_PATH else ""  # else a random.py of the working folder would be imported
+        python = f"{shlex.quote(sys.executable)}{safe}"
         executor = SlurmExecutor(folder=folder, python=python)
         executor.update_parameters(job_name=self.name, stderr_to_stdout=True, **parameters)
         try:
             with _outside_of_jobs():
                 return [each.job_id for each in executor.submit_array([job] * number)]
         except FailedJobError as error:
-            message = f"SLURM refuses the jobs: {_said(str(error))}"
+            message = f"SLURM refuses the jobs: {_in_one_line(str(error))}"
             raise SlurmError(message) from error
 
 
@@ -227,13 +228,13 @@ def _ask(*command: str) -> str:
             command, check=True, capture_output=True, text=True, timeout=PATIENCE, start_new_session=True
         ).stdout
     except subprocess.CalledProcessError as error:
-        message = f"{command[0]} failed: {_said(error.stderr + error.stdout)}"
+        message = f"{command[0]} failed: {_in_one_line(error.stderr + error.stdout)}"
         raise SlurmError(message) from error
     except subprocess.TimeoutExpired as error:
         message = f"{command[0]} gave no answer within {PATIENCE} seconds"
         raise SlurmError(message) from error
 
 
-def _said(text: str) -> str:
-    """Join what a command has said, in one line."""
+def _in_one_line(text: str) -> str:
+    """Join the lines that a command has printed."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -11,21 +11,22 @@ import pytest
 
 from anomalib_tiled.errors import NoPlaceError, OutOfMemoryError, RunFolderError, StageError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results import collecting
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.recording import Part, Recording
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.shards import Shard
+from anomalib_tiled.results.shards import ImageShard
 from anomalib_tiled.stages.workers import Conditions, KilledError, PlaceError
 from anomalib_tiled.workers.scheduler import Outcome
 
-SHARDS = [Shard(((Path(f"/in/{name}"), Path(f"/in/{name}2")),)) for name in "abcd"]
+SHARDS = [ImageShard(((Path(f"/in/{name}"), Path(f"/in/{name}2")),)) for name in "abcd"]
 
-Answer = Callable[[Shard], Exception | None]
+Answer = Callable[[ImageShard], Exception | None]
 
 
-def predict(shard: Shard, parts: Path) -> None:
+def predict(shard: ImageShard, parts: Path) -> None:
     part = Part(images_may_be_too_large=shard.alone)
     part.add([PredictedImage(str(path), Size(4, 6), 0.5, 0.5, 0, ()) for path in shard.images], has_maps=True)
     part.write(shard.file_in(parts))
@@ -36,13 +37,13 @@ class Scheduler:
 
     def __init__(self, parts: Path, answer: Answer) -> None:
         self.parts, self.answer = parts, answer
-        self.asked: list[Shard] = []
+        self.asked: list[ImageShard] = []
         self.workers = SimpleNamespace(elsewhere=False)
 
     def prepared_workers(self, _: object) -> SimpleNamespace:
         return self.workers
 
-    def run(self, _: object, shards: Sequence[Shard], __: object) -> Generator[Outcome[Any], None, None]:
+    def run(self, _: object, shards: Sequence[ImageShard], __: object) -> Generator[Outcome[Any], None, None]:
         for shard in reversed(shards):
             self.asked.append(shard)
             if (error := self.answer(shard)) is None:
@@ -53,7 +54,7 @@ class Scheduler:
 class Started:
     """A prediction whose scheduler gives these answers."""
 
-    def __init__(self, path: Path, answer: Answer = lambda _: None, shards: Sequence[Shard] = SHARDS) -> None:
+    def __init__(self, path: Path, answer: Answer = lambda _: None, shards: Sequence[ImageShard] = SHARDS) -> None:
         self.folder = folder = PredictionFolder(path)
         folder.begin(PredictionSettings(), common="/in")
         self.recording = Recording(folder, [image for shard in SHARDS for image in shard.images], lambda _: None)
@@ -94,8 +95,19 @@ def test_a_command_that_was_killed_has_lost_only_what_was_in_work(tmp_path: Path
     assert not again.folder.parts.exists()
 
 
+def test_the_folder_is_changed_before_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[int] = []
+
+    def note(folder: Path) -> None:
+        changed.append(len(list(folder.glob("*.jsonl"))))
+
+    monkeypatch.setattr(collecting, "refresh", note)
+    Started(tmp_path).predict()
+    assert changed == [0, 1, 2, 3, 4], "NFS lists an unchanged folder from memory"
+
+
 def test_files_of_other_shards_are_not_used(tmp_path: Path) -> None:
-    predict(Shard(((Path("/in/a"),),)), PredictionFolder(tmp_path).parts)
+    predict(ImageShard(((Path("/in/a"),),)), PredictionFolder(tmp_path).parts)
     started = Started(tmp_path)
     assert len(started.predict()) == 4
     assert started.recorded == "aa2bb2cc2dd2"
@@ -125,7 +137,7 @@ def test_shards_that_end_every_place_do_not_keep_others_from_being_predicted(tmp
 
 
 def test_without_any_place_the_error_says_what_is_done(tmp_path: Path) -> None:
-    def none_left(shard: Shard) -> None:
+    def none_left(shard: ImageShard) -> None:
         if shard is SHARDS[1]:
             message = "There is no place left to work at."
             raise NoPlaceError(message)

@@ -26,7 +26,7 @@ from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.recording import Record
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.shards import Shard
+from anomalib_tiled.results.shards import ImageShard
 from anomalib_tiled.results.thresholds import Thresholds
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.hardware import processor_name
@@ -34,7 +34,7 @@ from anomalib_tiled.workers.proof import Token
 
 MOST_BYTES = 8_000
 
-SHARD = Shard(((Path("/in/a"), Path("/in/b")), (Path("/in/c"),)))
+SHARD = ImageShard(((Path("/in/a"), Path("/in/b")), (Path("/in/c"),)))
 
 
 class Job:
@@ -80,7 +80,7 @@ def test_a_shard_is_predicted_batch_by_batch_and_the_ensemble_is_loaded_once(tmp
     job, told = Job(tmp_path, lambda: None), Told()
     work = PredictShard(job, token, told)
     work(SHARD, device=1)
-    work(Shard(((Path("/in/d"),),)), device=1)
+    work(ImageShard(((Path("/in/d"),),)), device=1)
     assert (job.predicted, job.opened) == ([("a", "b"), ("c",), ("d",)], [1])
     assert told == [*"abcd"]
     content = SHARD.file_in(token.path.parent).read_text().splitlines()

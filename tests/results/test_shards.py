@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.shards import Shard, batches_of, shards_of
+from anomalib_tiled.results.shards import ImageShard, batches_of, shards_of
 
 IMAGES = [Path(f"{number:03d}.png") for number in range(100)]
 
@@ -33,12 +33,12 @@ def test_a_shard_is_bounded_by_images_and_by_pixels_but_has_at_least_a_batch() -
 
 def test_the_file_of_a_shard_is_named_by_its_images() -> None:
     first, second = shards_of(IMAGES[:64], 32, Size(8, 8))
-    named = {shard.file_in(Path("parts")) for shard in (first, second, Shard((IMAGES[:16], IMAGES[16:32])))}
+    named = {shard.file_in(Path("parts")) for shard in (first, second, ImageShard((IMAGES[:16], IMAGES[16:32])))}
     assert len(named) == 3
-    assert Shard(first.batches, alone=True).file_in(Path("parts")) in named
+    assert ImageShard(first.batches, alone=True).file_in(Path("parts")) in named
     assert first.name == "the shard of 32 images from 000.png on"
 
 
 def test_names_of_any_bytes_name_a_file() -> None:
     name = b"\xff\xfe.png".decode(errors="surrogateescape")
-    assert Shard(((Path(name),),)).file_in(Path("parts")).suffix == ".jsonl"
+    assert ImageShard(((Path(name),),)).file_in(Path("parts")).suffix == ".jsonl"

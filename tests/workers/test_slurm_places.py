@@ -17,7 +17,7 @@ from anomalib_tiled.stages.workers import Conditions, PlaceError, PreemptedError
 from anomalib_tiled.workers import slurm, slurm_places
 from anomalib_tiled.workers.mailbox import Answered, Ended, Mailbox, Message, Started
 from anomalib_tiled.workers.slurm import SlurmWorkers
-from anomalib_tiled.workers.slurm_places import Office, SlurmPlace
+from anomalib_tiled.workers.slurm_places import JobMonitor, SlurmPlace
 from anomalib_tiled.workers.slurm_queue import Entry, SlurmError
 
 RUNNING = Entry("RUNNING", "None", "n1", 0, 0)
@@ -65,28 +65,28 @@ def queue() -> Queue:
 
 
 @pytest.fixture
-def office(tmp_path: Path, queue: Queue) -> Iterator[Office]:
-    office = Office(Mailbox(tmp_path / "jobs"), queue, tmp_path / "logs")
-    yield office
-    office.close()
+def monitor(tmp_path: Path, queue: Queue) -> Iterator[JobMonitor]:
+    monitor = JobMonitor(Mailbox(tmp_path / "jobs"), queue, tmp_path / "logs")
+    yield monitor
+    monitor.close()
 
 
 @pytest.fixture
-def place(office: Office, queue: Queue) -> SlurmPlace:
-    return admit(office, queue)
+def place(monitor: JobMonitor, queue: Queue) -> SlurmPlace:
+    return admit(monitor, queue)
 
 
-def admit(office: Office, queue: Queue, job: str = "17_0") -> SlurmPlace:
+def admit(monitor: JobMonitor, queue: Queue, job: str = "17_0") -> SlurmPlace:
     queue.jobs[job] = RUNNING
-    [place] = office.admit([SlurmPlace(job, 0, 1, 2, office)])
+    [place] = monitor.admit([SlurmPlace(job, 0, 1, 2, monitor)])
     return place
 
 
-def tell(office: Office, *messages: Message, address: str = "17_0.0") -> None:
+def tell(monitor: JobMonitor, *messages: Message, address: str = "17_0.0") -> None:
     for message in messages:
         if isinstance(message, Started):
-            office.mailbox.open_for(address)
-        office.mailbox.send(address, time.monotonic_ns(), message)
+            monitor.mailbox.open_for(address)
+        monitor.mailbox.send(address, time.monotonic_ns(), message)
 
 
 def error(future: Future[object], kind: type[PlaceError]) -> str:
@@ -102,101 +102,105 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_a_task_is_sent_when_the_job_has_started(office: Office, place: SlurmPlace) -> None:
+def test_a_task_is_sent_when_the_job_has_started(monitor: JobMonitor, place: SlurmPlace) -> None:
     future = place.submit(partial(int, "5"))
-    assert not [*office.mailbox.to_jobs.iterdir()]
-    tell(office, Started("n1"))
-    until((office.mailbox.to_jobs / "17_0.0" / "0.task").exists)
-    assert pickle.loads(office.mailbox.take("17_0.0", 0) or b"")() == 5  # noqa: S301
+    assert not [*monitor.mailbox.to_jobs.iterdir()]
+    tell(monitor, Started("n1"))
+    until((monitor.mailbox.to_jobs / "17_0.0" / "0.task").exists)
+    assert pickle.loads(monitor.mailbox.take("17_0.0", 0) or b"")() == 5  # noqa: S301
     assert place.name == "job 17_0 on n1"
-    tell(office, Answered(5))
+    tell(monitor, Answered(5))
     assert future.result(timeout=10) == 5
     future = place.submit(partial(int, "6"))
-    assert office.mailbox.take("17_0.0", 1)
+    assert monitor.mailbox.take("17_0.0", 1)
 
 
-def test_a_job_may_start_before_the_command_knows_it(office: Office, queue: Queue) -> None:
-    tell(office, Started("n1"))
-    until(lambda: not [*office.mailbox.from_jobs.iterdir()])
-    assert admit(office, queue).node == "n1"
+def test_a_job_may_start_before_the_command_knows_it(monitor: JobMonitor, queue: Queue) -> None:
+    tell(monitor, Started("n1"))
+    until(lambda: not [*monitor.mailbox.from_jobs.iterdir()])
+    assert admit(monitor, queue).node == "n1"
 
 
-def test_after_its_last_answer_a_job_takes_nothing(office: Office, place: SlurmPlace) -> None:
+def test_after_its_last_answer_a_job_takes_nothing(monitor: JobMonitor, place: SlurmPlace) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"), Answered(1, is_last=True))
+    tell(monitor, Started("n1"), Answered(1, is_last=True))
     assert future.result(timeout=10) == 1
     assert place.is_over
-    assert not office.has_places
+    assert not monitor.has_places
 
 
-def test_a_job_that_slurm_starts_again_is_a_place_again(office: Office, place: SlurmPlace) -> None:
+def test_a_job_that_slurm_starts_again_is_a_place_again(monitor: JobMonitor, place: SlurmPlace) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
+    tell(monitor, Started("n1"), Ended(PreemptedError("taken back")))
     assert error(future, PreemptedError) == "taken back"
-    assert not office.take_returned(5)
-    tell(office, Started("n2"), address="17_0.1")
-    until(lambda: office.has_places)
-    [again] = office.take_returned(5)
+    assert not monitor.take_returned(5)
+    tell(monitor, Started("n2"), address="17_0.1")
+    until(lambda: monitor.has_places)
+    [again] = monitor.take_returned(5)
     assert (again.address, again.name) == ("17_0.1", "job 17_0 on n2")
     future = again.submit(partial(int, "7"))
-    tell(office, Answered(7), address="17_0.1")
+    tell(monitor, Answered(7), address="17_0.1")
     assert future.result(timeout=10) == 7
 
 
-def test_a_job_that_slurm_started_again_without_a_word_has_lost_its_task(office: Office, place: SlurmPlace) -> None:
+def test_a_job_that_slurm_started_again_without_a_word_has_lost_its_task(
+    monitor: JobMonitor, place: SlurmPlace
+) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"))
-    tell(office, Started("n2"), address="17_0.1")
+    tell(monitor, Started("n1"))
+    tell(monitor, Started("n2"), address="17_0.1")
     assert "SLURM has requeued it" in error(future, PreemptedError)
-    until(lambda: office.take_returned(1))
+    until(lambda: monitor.take_returned(1))
 
 
 def test_a_job_that_slurm_started_again_and_nobody_needs_is_cancelled(
-    office: Office, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    monitor: JobMonitor, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_places, "SECONDS_TO_BE_NEEDED", 0.1)
-    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
-    tell(office, Started("n2"), address="17_0.1")
+    tell(monitor, Started("n1"), Ended(PreemptedError("taken back")))
+    tell(monitor, Started("n2"), address="17_0.1")
     until(lambda: queue.cancelled == ["17_0"])
-    assert not office.take_returned(1)
+    assert not monitor.take_returned(1)
 
 
-def test_for_a_job_that_waits_again_others_are_submitted(office: Office, place: SlurmPlace) -> None:
-    assert office.lacking(1, 2) == 0
-    tell(office, Started("n1"), Ended(PreemptedError("taken back")))
-    until(lambda: not office.has_places)
-    assert office.lacking(2, 2) == 1
+def test_for_a_job_that_waits_again_others_are_submitted(monitor: JobMonitor, place: SlurmPlace) -> None:
+    assert monitor.lacking(1, 2) == 0
+    tell(monitor, Started("n1"), Ended(PreemptedError("taken back")))
+    until(lambda: not monitor.has_places)
+    assert monitor.lacking(2, 2) == 1
 
 
-def test_a_job_that_slurm_requeued_without_a_word_is_noticed(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_a_job_that_slurm_requeued_without_a_word_is_noticed(
+    monitor: JobMonitor, place: SlurmPlace, queue: Queue
+) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"))
+    tell(monitor, Started("n1"))
     queue.jobs["17_0"] = Entry("PENDING", "BeginTime", "", 0, 1)
     assert "SLURM has requeued it" in error(future, PreemptedError)
 
 
-def test_a_job_that_ended_without_a_word_is_noticed(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_a_job_that_ended_without_a_word_is_noticed(monitor: JobMonitor, place: SlurmPlace, queue: Queue) -> None:
     future = place.submit(os.getpid)
-    tell(office, Started("n1"))
+    tell(monitor, Started("n1"))
     queue.jobs["17_0"] = Entry("NODE_FAIL", "NodeDown", "n1", 0, 0)
     assert error(future, PlaceError) == "SLURM says NODE_FAIL (NodeDown)"
 
 
-def test_slurm_does_not_know_a_job(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_slurm_does_not_know_a_job(monitor: JobMonitor, place: SlurmPlace, queue: Queue) -> None:
     queue.jobs.clear()
     assert error(place.submit(os.getpid), PreemptedError) == "SLURM does not know it any more"
 
 
-def test_a_job_that_can_never_start_is_cancelled(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_a_job_that_can_never_start_is_cancelled(monitor: JobMonitor, place: SlurmPlace, queue: Queue) -> None:
     queue.jobs["17_0"] = Entry("PENDING", "BadConstraints", "", 0, 0)
     assert "BadConstraints" in error(place.submit(os.getpid), PlaceError)
     until(lambda: queue.cancelled == ["17_0"])
 
 
 def test_the_log_of_a_job_that_did_not_start_is_shown_and_kept(
-    office: Office, place: SlurmPlace, queue: Queue, tmp_path: Path
+    monitor: JobMonitor, place: SlurmPlace, queue: Queue, tmp_path: Path
 ) -> None:
-    folder = office.mailbox.folder / "jobs"
+    folder = monitor.mailbox.folder / "jobs"
     folder.mkdir()
     (folder / "17_0_0_log.out").write_text("1\n2\n3\n4\n5\n\nNo module named torch\n")
     queue.jobs["17_0"] = Entry("FAILED", "NonZeroExitCode", "n1", 1 << 8, 0)
@@ -213,14 +217,18 @@ def test_the_log_of_a_job_that_did_not_start_is_shown_and_kept(
     assert log.is_file()
 
     (folder / "17_1_0_log.out").write_text("0\n2\n3\n4\n5\nNo module named torch\n")
-    other = admit(office, queue, "17_1")
+    other = admit(monitor, queue, "17_1")
     queue.jobs["17_1"] = queue.jobs["17_0"]
     assert error(other.submit(os.getpid), PlaceError) == message, "one reason for both"
     assert [*log.parent.iterdir()] == [log]
 
 
 def test_slurm_may_be_silent_for_a_while(
-    office: Office, place: SlurmPlace, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monitor: JobMonitor,
+    place: SlurmPlace,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def silent() -> dict[str, Entry]:
         raise SlurmError("squeue failed: Unable to contact slurm controller")  # noqa: EM101, TRY003
@@ -229,22 +237,22 @@ def test_slurm_may_be_silent_for_a_while(
     with monkeypatch.context() as patch:
         patch.setattr(queue, "entries", silent)
         until(lambda: "Unable to contact slurm controller. It is asked again." in caplog.text)
-    tell(office, Started("n1"), Answered(3))
+    tell(monitor, Started("n1"), Answered(3))
     assert future.result(timeout=10) == 3
 
 
-def test_every_place_reports_that_the_folder_is_gone(office: Office, place: SlurmPlace) -> None:
+def test_every_place_reports_that_the_folder_is_gone(monitor: JobMonitor, place: SlurmPlace) -> None:
     future = place.submit(os.getpid)
-    office.mailbox.remove()
+    monitor.mailbox.remove()
     assert "the connection to it is lost: FileNotFoundError" in error(future, PlaceError)
 
 
-def test_a_place_that_is_ended_is_cancelled(office: Office, place: SlurmPlace, queue: Queue) -> None:
+def test_a_place_that_is_ended_is_cancelled(monitor: JobMonitor, place: SlurmPlace, queue: Queue) -> None:
     place.submit(os.getpid)
     place.end()
     place.end()
     until(lambda: queue.cancelled == ["17_0"])
-    assert not office.has_places
+    assert not monitor.has_places
 
 
 @pytest.fixture
@@ -318,14 +326,14 @@ def test_jobs_keep_away_from_excluded_nodes(workers: Callable[..., SlurmWorkers]
 def test_jobs_keep_away_from_a_node_on_which_none_starts(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
     some = workers(tiles_per_job=1)
     first, second, _ = some.supply(3)
-    office = some._office
-    assert office is not None
+    monitor = some._monitor
+    assert monitor is not None
     failed = Entry("FAILED", "NonZeroExitCode", "bad", 1 << 8, 0)
     queue.jobs[first.job] = failed
     error(first.submit(os.getpid), PlaceError)
     some.supply(1)
     assert not queue.away, "perhaps none can start anywhere"
-    tell(office, Started("good"), address=second.address)
+    tell(monitor, Started("good"), address=second.address)
     until(lambda: second.node)
     some.supply(1)
     assert queue.away == {"bad"}
