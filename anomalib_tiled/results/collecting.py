@@ -77,8 +77,8 @@ class Collection:
         write_text(token.path, token.content)
         work, terms = PredictShard(self._job, token, notify), self._terms(token)
         self._collect()
-        hungry = yield from self._predict(work, terms, self._left)
-        for shard in hungry:  # what memory there is, is for one image now
+        short_of_memory = yield from self._predict(work, terms, self._left)
+        for shard in short_of_memory:  # what memory there is, is for one image now
             yield from self._predict(work, terms, [replace(shard, alone=True)])
         if self._lost:
             message = f"{len(self._lost)} shards of images ended every place that they were given to. {self._lost[0]}"
@@ -88,7 +88,7 @@ class Collection:
         self, work: PredictShard, terms: Terms, shards: Sequence[ImageShard]
     ) -> Generator[None, None, list[ImageShard]]:
         """Predict shards; returns those for which there was too little memory."""
-        hungry = []
+        short_of_memory = []
         try:
             with closing(self._scheduler.run(work, shards, terms)) as outcomes:
                 for outcome in outcomes:
@@ -96,7 +96,7 @@ class Collection:
                     if error is None:
                         self._finish(shard)
                     elif isinstance(error, OutOfMemoryError) and not shard.alone:
-                        hungry.append(shard)
+                        short_of_memory.append(shard)
                     elif isinstance(error, PlaceError):
                         self._lost.append(error)
                     else:
@@ -104,7 +104,7 @@ class Collection:
                     yield
         except NoPlaceError as error:
             raise NoPlaceError(self._advised(str(error))) from error
-        return hungry
+        return short_of_memory
 
     def _terms(self, token: Token) -> Terms:
         """Give what the workers may know of the run, and what places must prove."""

@@ -192,11 +192,11 @@ def place_error(error: BaseException, address: str) -> PlaceError:
         cause = error.cause
         advice = f"{node} must have the same environment as this machine."
         return PlaceError(f"{type(cause).__name__}: {str(cause).rstrip('.')}. {advice}")
-    return PlaceError(f"its process on {node} has ended. Ray says: {last_words(str(error))}")
+    return PlaceError(f"its process on {node} has ended. Ray says: {main_line(str(error))}")
 
 
-def last_words(text: str) -> str:
-    """Shorten a message of Ray, which has a line about each fact and ends with guesses or a traceback."""
+def main_line(text: str) -> str:
+    """Give the line of a message of Ray that says what happened; others hold details, guesses or a traceback."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     said = next((line for line in lines if re.match("The actor (is dead|died) because", line)), lines[-1])
     return said.partition(" Some common causes")[0]

@@ -86,7 +86,7 @@ class _Service:
             self._mailbox.open_for(self._address)
             self._send(Started(os.environ.get("SLURMD_NODENAME", os.uname().nodename)))
             self._serve()
-        self._take_leave()
+        self._send_end()
         self._over.set()
 
     def _serve(self) -> None:
@@ -132,7 +132,7 @@ class _Service:
         if self._end is not None:
             return
         self._end = self._reason(number)
-        leave = Timer(SECONDS_TO_LEAVE, self._leave_at_once)
+        leave = Timer(SECONDS_TO_LEAVE, self._exit_at_once)
         leave.daemon = True
         leave.start()
         if self._task_began is not None:
@@ -161,13 +161,13 @@ class _Service:
         if not self._over.wait(SECONDS_TO_LEAVE):
             os._exit(1)
 
-    def _leave_at_once(self) -> None:
+    def _exit_at_once(self) -> None:
         try:
-            self._take_leave()
+            self._send_end()
         finally:
             os._exit(0)
 
-    def _take_leave(self) -> None:
+    def _send_end(self) -> None:
         """Tell the command once why the job ends, unless the command has ended itself."""
         with self._sending:
             end, self._abandoned = None if self._abandoned else self._end, True

@@ -14,7 +14,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.workers import Conditions, KilledError, PlaceError
 from anomalib_tiled.workers import ray_cluster
 from anomalib_tiled.workers.ray import GB, RayWorkers, amounts, fitting
-from anomalib_tiled.workers.ray_cluster import NODE, last_words, place_error, sigterm_kept
+from anomalib_tiled.workers.ray_cluster import NODE, main_line, place_error, sigterm_kept
 
 
 class RemoteMethod:
@@ -269,8 +269,8 @@ class TestErrors:
         ("", ""),
     ],
 )
-def test_last_words(text: str, words: str) -> None:
-    assert last_words(text).endswith(words)
+def test_main_line(text: str, words: str) -> None:
+    assert main_line(text).endswith(words)
 
 
 def test_unreachable_address(monkeypatch: pytest.MonkeyPatch) -> None:
