@@ -26,7 +26,6 @@ from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.tile_predictions import RECORD, VALUE, TilePredictions
 from anomalib_tiled.results.tile_metrics import TileMeasurements
 from anomalib_tiled.runs.checkpoints import VerifiedCheckpoints
-from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.system.allocation import long_lived_kept_apart
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.training.stored_predictions import PredictionJob
@@ -131,7 +130,7 @@ class Simulation:
         """Do what is left for the process of the command after all tiles were counted."""
         nothing = torch.zeros(2, dtype=torch.bool).numpy()
         truth = Truth(nothing, None)
-        tiles = {tile.name: Observed(tile_bits(len(self.grid.tiles))) for tile in self.grid.tiles}
+        tiles = {tile.name: Observed.of_a_tile(self.grid) for tile in self.grid.tiles}
         for number, observed in enumerate(tiles.values()):
             observed.add(torch.tensor([1.0, 1.0 + (number % 3)]), None, truth)  # the scores of every third do not vary
 

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
+from anomalib_tiled.grid import TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
-from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution
+from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold, Thresholder, check_sensitivity
 
-Place = Literal["tile", "image", "none"]
-NORMALIZATION_PLACES: tuple[Place, ...] = ("tile", "image", "none")
-THRESHOLDING_PLACES: tuple[Place, ...] = ("tile", "image")
+AppliedTo = Literal["tile", "image", "none"]
+NORMALIZATION_PLACES: tuple[AppliedTo, ...] = ("tile", "image", "none")
+THRESHOLDING_PLACES: tuple[AppliedTo, ...] = ("tile", "image")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Stages:
     smoother: SeamSmoother | None
     normalizer: Normalizer
     thresholder: Thresholder
-    normalize_at: Place
-    threshold_at: Place
+    normalize_at: AppliedTo
+    threshold_at: AppliedTo
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
 
@@ -75,8 +76,8 @@ class Stages:
             smoother=None if smoothing is None else smoothing.build(SeamSmoother),
             normalizer=chosen["normalization"].build(Normalizer),
             thresholder=chosen["thresholding"].build(Thresholder),
-            normalize_at=_place("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
-            threshold_at=_place("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
+            normalize_at=_applied_to("normalization", settings.normalization.stage, NORMALIZATION_PLACES),
+            threshold_at=_applied_to("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
             image_sensitivity=settings.thresholding.image_sensitivity,
             pixel_sensitivity=settings.thresholding.pixel_sensitivity,
         )
@@ -179,6 +180,11 @@ class Observed:
         self.maps = ScoreDistribution(bits)
         self.every_mask_known = True
         self._uninspected = uninspected
+
+    @classmethod
+    def of_a_tile(cls, grid: TileGrid) -> Observed:
+        """Begin to count at one tile location: the more tiles a grid has, the fewer bins each gets."""
+        return cls(tile_bits(len(grid.tiles)))
 
     def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
         """Count the predictions of a batch: scores (batch,), maps (batch, 1, height, width)."""
@@ -288,7 +294,7 @@ def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learne
     return float(after - before)
 
 
-def _place(setting: str, given: str, allowed: tuple[Place, ...]) -> Place:
+def _applied_to(setting: str, given: str, allowed: tuple[AppliedTo, ...]) -> AppliedTo:
     for place in allowed:
         if place == given:
             return place

@@ -10,7 +10,6 @@ import numpy as np
 
 from anomalib_tiled.ensemble.calibration import Observed, Truth
 from anomalib_tiled.stages import curves
-from anomalib_tiled.stages.distribution import tile_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,7 +95,7 @@ class TileScores:
 class TileMeasurements:
     """Counts scores and decisions for each tile location.
 
-    Memory grows by one number per image and tile; `tile_bits` limits how it grows with the number of tiles.
+    Memory grows by one number per image and tile; `Observed.of_a_tile` limits how it grows with the number of tiles.
 
     Args:
         grid: The grid.
@@ -163,7 +162,7 @@ class TileMeasurements:
 
     def _of_tile(self, name: str) -> Observed:
         if name not in self._observed:
-            self._observed[name] = Observed(tile_bits(len(self._grid.tiles)))
+            self._observed[name] = Observed.of_a_tile(self._grid)
         return self._observed[name]
 
     def _result(self, tile: Tile, seen: list[int], wrong: list[int]) -> TileResult:
@@ -189,7 +188,7 @@ def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: T
         batches: What is known of the tile, and its predictions.
         grid: Its grid.
     """
-    observed = Observed(tile_bits(len(grid.tiles)))
+    observed = Observed.of_a_tile(grid)
     for batch, raw in batches:
         known, truth = _known(batch, grid.tile_size)
         _count(observed, known, truth.cut(slice(None), slice(None)), raw)

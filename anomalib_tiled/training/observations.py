@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from anomalib_tiled.ensemble.calibration import Observed, Truth
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.stages.contracts import image_context, with_context
-from anomalib_tiled.stages.distribution import tile_bits
 from anomalib_tiled.training.in_order import values_in_order
 from anomalib_tiled.training.stored_predictions import stored_images
 from anomalib_tiled.training.tile_learning import TilesHere, TilesOnPlaces
@@ -45,7 +44,7 @@ class Seen(NamedTuple):
 
 def unseen_tiles(grid: TileGrid) -> dict[str, Observed]:
     """Give the counts of each tile before the first image."""
-    return {tile.name: Observed(tile_bits(len(grid.tiles))) for tile in grid.tiles}
+    return {tile.name: Observed.of_a_tile(grid) for tile in grid.tiles}
 
 
 def unseen_image(grid: TileGrid) -> Observed:
@@ -100,7 +99,7 @@ class ObserveTiles:
 
     def of_tile(self, tile: Tile) -> Observed:
         """Count the scores of a tile."""
-        observed = Observed(tile_bits(len(self.images.job.grid.tiles)))
+        observed = Observed.of_a_tile(self.images.job.grid)
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
