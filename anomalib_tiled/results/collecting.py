@@ -6,7 +6,6 @@ killed loses only the shards that are in work.
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +15,7 @@ from anomalib_tiled.errors import NoPlaceError, OutOfMemoryError, StageError
 from anomalib_tiled.results.predict_shard import PredictionCheck, PredictShard
 from anomalib_tiled.results.recording import record_part
 from anomalib_tiled.stages.workers import PlaceError
-from anomalib_tiled.system.files import is_file, refresh, write_text
+from anomalib_tiled.system.files import is_file, refresh
 from anomalib_tiled.workers.proof import Proof, Token, versions
 from anomalib_tiled.workers.scheduler import Terms
 from anomalib_tiled.workers.task import Work
@@ -73,8 +72,7 @@ class Collection:
             OutOfMemoryError: Memory ran out for two images in a row, or no image could be predicted.
             TiledError: A place reports an error that would end a prediction in one process, too.
         """
-        token = Token(self._folder / "token", secrets.token_hex())
-        write_text(token.path, token.content)
+        token = Token.new(self._folder)
         work, terms = PredictShard(self._job, token, notify), self._terms(token)
         self._collect()
         short_of_memory = yield from self._predict(work, terms, self._left)

@@ -54,9 +54,14 @@ class Token:
     def of(cls, folder: Path) -> Token:
         """Give that of a folder. It is written once, because places that are still starting read it later."""
         path = folder / "token"
-        if not path.is_file():
-            write_text(path, secrets.token_hex())
-        return cls(path, path.read_text())
+        return cls(path, path.read_text()) if path.is_file() else cls.new(folder)
+
+    @classmethod
+    def new(cls, folder: Path) -> Token:
+        """Write a new one into a folder: places that have another one, of an earlier command, find that it is gone."""
+        token = cls(folder / "token", secrets.token_hex())
+        write_text(token.path, token.content)
+        return token
 
     def check(self) -> None:
         """Read it.
