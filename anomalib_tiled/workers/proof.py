@@ -36,6 +36,10 @@ class PlaceReport:
     device: str
     processor: str
 
+    def __str__(self) -> str:
+        """Give all of it in a line."""
+        return f"{self.host}, {self.device}, {self.processor}"
+
 
 @dataclass(frozen=True)
 class Token:
