@@ -37,6 +37,10 @@ class PlaceReport:
     device: str
     instructions: str
 
+    def __str__(self) -> str:
+        """Give all of it in a line."""
+        return f"{self.host}, {self.device}, {self.instructions}"
+
 
 @dataclass(frozen=True)
 class Token:

@@ -283,7 +283,7 @@ class Scheduler:
         """
         if answer.error is None:
             seat.report, self._unfit_in_a_row = answer.value, 0
-            logger.info("%s is ready: %s.", seat.place.name, ", ".join(vars(answer.value).values()))
+            logger.info("%s is ready: %s.", seat.place.name, answer.value)
             return
         if not self.workers.elsewhere and not answer.lost:
             raise answer.error
