@@ -266,7 +266,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
 
 
 def reopen_cache(split: Split, grid: TileGrid, folder: Path) -> ImageCache:
-    """Open the cache that another process has opened: neither images nor blocks are looked at.
+    """Open the cache that another process has opened, without a look at images or blocks.
 
     Args:
         split: All images and masks.

@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class StoredSamples(Sequence[Sample]):
-    """Images of a table; each becomes an object when it is asked for.
+    """Images of a table; each becomes an object when it is read.
 
     Args:
         table: The table.

@@ -97,8 +97,8 @@ class StoredImages:
         predictions: Their predictions.
         first: Position of the first image of the predictions among the images of the run.
         number: How many images are predicted.
-        batch_size: Number of images that are joined together. It is given, because the last digits of some metrics
-            depend on it.
+        batch_size: Number of images that are joined together. The command sets it, because the last digits of some
+            metrics depend on it.
         stay: Whether the predictions stay on the disk; else they are removed when the next images are predicted.
     """
 

@@ -38,8 +38,8 @@ class ImageJob:
         job: Tiles and their models.
         writer: Writes the files of each image.
         thresholds: Replace calibrated ones.
-        batch_size: Number of images that are predicted together. It is given, because the last digits of scores depend
-            on it.
+        batch_size: Number of images that are predicted together. The command sets it, because the last digits of scores
+            depend on it.
         trained_on: Sizes of the training images.
         device: Where to predict, such as ``cpu``; ``auto`` for the device of the configuration, or of a place.
     """

@@ -15,6 +15,7 @@ from anomalib_tiled.config.tiling import check_sizes
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.file_names import (
     CHECKPOINT,
+    CLAIM,
     FAILURE,
     LEFT_OUT,
     RECORD,
@@ -106,7 +107,7 @@ class RunFolder(RunFiles):
 
     Args:
         path: The folder; the ``ckpt_dir`` of later commands.
-        listing: The folder of the tiles at one moment; ``None`` to look at each file when it is asked for.
+        listing: The folder of the tiles at one moment; ``None`` to look at each file at each call.
     """
 
     listing: Listing | None = field(default=None, repr=False, compare=False)
@@ -400,7 +401,7 @@ class RunFolder(RunFiles):
         if everywhere:
             for folder in (self.tiles, self.predictions):
                 remove_abandoned(folder.rglob(TEMPORARY), patience=-inf)
-        for claim in self.tiles.glob("*.claim"):
+        for claim in self.tiles.glob(f"*{CLAIM}"):
             claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:

@@ -197,7 +197,7 @@ def read_json(
 def read_json_if_any(path: Path) -> dict[str, object]:
     """Read a JSON object; give an empty one if there is none, or its process has not written it yet.
 
-    The file is opened at once: NFS looks anew for a file that is opened, but not for one whose existence is asked for.
+    It opens the file at once: NFS looks anew for a file that a process opens, but may answer `exists` from memory.
     """
     with suppress(RunFolderError):
         return read_json(path)

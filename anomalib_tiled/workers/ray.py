@@ -85,7 +85,7 @@ class RayWorkers(Workers):
         """Connect to the cluster, or start one on this machine.
 
         Raises:
-            ConfigurationError: Ray is not installed, the cluster cannot be reached, or it can never give what is asked.
+            ConfigurationError: Ray is not installed, the cluster cannot be reached, or no node is large enough.
         """
         self._connected()
 
@@ -125,7 +125,7 @@ class RayWorkers(Workers):
         """Give the cluster, to which this object connects once.
 
         Raises:
-            ConfigurationError: Ray is not installed, the cluster cannot be reached, or it can never give what is asked.
+            ConfigurationError: Ray is not installed, the cluster cannot be reached, or no node is large enough.
         """
         if self._cluster is None:
             if self._conditions.accelerator in ("gpu", "cuda") and "GPU" not in self.needs:

@@ -35,10 +35,10 @@ Item = TypeVar("Item", bound=Named)
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SUPPLIES = 5.0
-"""Time after which workers are asked for more places while items wait: machines may have joined a cluster."""
+"""Time after which the scheduler asks for more places while items wait: machines may have joined a cluster."""
 
 UNFIT_IN_A_ROW = 10
-"""Places that fail their proof one after the other before workers are asked for no more."""
+"""Places that fail their proof one after the other before the scheduler asks for no more."""
 
 
 @dataclass(frozen=True)

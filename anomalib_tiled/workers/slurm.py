@@ -39,8 +39,8 @@ SECONDS_TO_END = 8.0
 class SlurmWorkers(Workers):
     """Trains tiles in jobs of a SLURM cluster; each job takes one tile after the other.
 
-    The run folder, the images and this environment must have the same paths on all nodes. Nodes are asked for by a job
-    array, whose size follows from the number of tiles. Jobs that SLURM takes back lose only the tile in work.
+    The run folder, the images and this environment must have the same paths on all nodes. A job array asks for
+    nodes; its size follows from the number of tiles. Jobs that SLURM takes back lose only the tile in work.
 
     Args:
         partition: Partition of the jobs; null for the default of the cluster.

@@ -280,7 +280,7 @@ class JobMonitor:
         try:
             entries = self.queue.entries()
         except SlurmError as error:
-            logger.warning("%s. It is asked again.", error)
+            logger.warning("%s. The command asks again.", error)
             return
         self._receive()
         with self.lock:

@@ -236,7 +236,7 @@ def test_slurm_may_be_silent_for_a_while(
     future = place.submit(os.getpid)
     with monkeypatch.context() as patch:
         patch.setattr(queue, "entries", silent)
-        until(lambda: "Unable to contact slurm controller. It is asked again." in caplog.text)
+        until(lambda: "Unable to contact slurm controller. The command asks again." in caplog.text)
     tell(monitor, Started("n1"), Answered(3))
     assert future.result(timeout=10) == 3
 
