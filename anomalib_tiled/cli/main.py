@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
-from anomalib_tiled.system.allocation import keep_freed_memory
+from anomalib_tiled.system.allocation import keep_freed_memory, leave_garbage_at_exit
 from anomalib_tiled.system.fork_server import start_fork_server_early
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.os_errors import is_of_system, refusal
@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+    leave_garbage_at_exit()
     try:
         with raised_when_terminated():
             status = _run(given, prog)

@@ -202,15 +202,30 @@ class ProcessPlace(Place):
             self._answers += 1
             answer.set_result(sent.result())
         else:
-            answer.set_exception(self._how_it_ended() if isinstance(error, BrokenProcessPool) else error)
+            answer.set_exception(self._how_it_ended(error))
 
-    def _how_it_ended(self) -> PlaceError:
+    def _how_it_ended(self, error: BaseException) -> BaseException:
+        if isinstance(error, SystemExit):  # Lightning's answer to SIGTERM
+            return PlaceError(f"it was asked to end ({type(error).__name__})")
+        if not isinstance(error, BrokenProcessPool):
+            return error
         [process] = self._started
         process.join(timeout=5)
-        if process.exitcode == -signal.SIGKILL:
-            return KilledError(KILLED)
-        advice = f". {NEVER_STARTED}" if process.exitcode == 1 else ""
-        return PlaceError(f"it ended with exit code {process.exitcode}{advice}")
+        return ended(process.exitcode)
+
+
+def ended(code: int | None) -> PlaceError:
+    """Say how a process ended.
+
+    Args:
+        code: Its exit code; minus the number of a signal that ended it.
+    """
+    if code == -signal.SIGKILL:
+        return KilledError(KILLED)
+    if code is not None and -code in {*signal.Signals}:
+        return PlaceError(f"it was ended by the signal {signal.Signals(-code).name}")
+    advice = f". {NEVER_STARTED}" if code == 1 else ""
+    return PlaceError(f"it ended with exit code {code}{advice}")
 
 
 def _executor() -> ProcessPoolExecutor:

@@ -41,6 +41,23 @@ give_back_freed_memory()
 print(kept, held() - before)
 """
 
+CYCLE = """
+import gc
+import sys
+from anomalib_tiled.cli.main import main
+
+class Cycle:
+    def __del__(self):
+        print("collected")
+
+gc.disable()
+cycle = Cycle()
+cycle.itself = cycle
+del cycle
+if sys.argv[1] == "after a command":
+    main(["--help"])
+"""
+
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
 
@@ -85,3 +102,11 @@ def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended(mo
         steps.append("work")
         raise RuntimeError
     assert steps == ["collect", "freeze", "work", "unfreeze"]
+
+
+def test_a_command_ends_without_a_search_for_garbage() -> None:
+    collected = {
+        how: b"collected" in subprocess.run([sys.executable, "-c", CYCLE, how], capture_output=True, check=True).stdout
+        for how in ("after a command", "without one")
+    }
+    assert collected == {"after a command": False, "without one": True}

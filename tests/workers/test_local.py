@@ -21,11 +21,11 @@ from types import ModuleType
 import pytest
 
 from anomalib_tiled.errors import ConfigurationError, OutOfMemoryError, StageError, StorageError
-from anomalib_tiled.stages.workers import Conditions
+from anomalib_tiled.stages.workers import Conditions, KilledError
 from anomalib_tiled.system import fork_server
 from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.workers import local as module
-from anomalib_tiled.workers.local import LocalWorkers, ProcessPlace, ThisProcess
+from anomalib_tiled.workers.local import LocalWorkers, ProcessPlace, ThisProcess, ended
 from anomalib_tiled.workers.proof import Proof
 from anomalib_tiled.workers.scheduler import Outcome, Scheduler, Terms
 from anomalib_tiled.workers.task import Answer, Task, UnsentError, Work
@@ -388,6 +388,20 @@ def test_in_processes_an_item_that_fails_stops_no_other(workbench: ModuleType, t
     assert isinstance(errors["r01_c02"], OutOfMemoryError)
     assert str(errors["r01_c02"]).startswith("The memory of GPU 3 ran out (CUDA out of memory.")
     assert "Lower workers.init_args.processes" in str(errors["r01_c02"])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (-signal.SIGSEGV, "it was ended by the signal SIGSEGV"),
+        (-signal.SIGKILL, "it was killed, as the system does when memory is short. Lower workers"),
+        (3, "it ended with exit code 3"),
+        (-1000, "it ended with exit code -1000"),
+    ],
+)
+def test_a_process_that_has_ended_says_how(code: int, message: str) -> None:
+    assert str(ended(code)).startswith(message)
+    assert isinstance(ended(code), KilledError) == (code == -signal.SIGKILL)
 
 
 def test_the_item_of_a_process_that_ends_is_tried_again(workbench: ModuleType, tmp_path: Path) -> None:
