@@ -126,16 +126,8 @@ def predict(arguments: Sequence[str], prog: str) -> int:
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
     else:
-        request = PredictionRequest(
-            tuple(parsed.data),
-            _lines_of_stdin(),
-            output,
-            settings,
-            skip_existing=parsed.skip_existing,
-            device=parsed.device,
-            on_places=parsed.workers is not None,
-        )
-        if parsed.workers is not None:
+        request = _prediction_request(parsed, output, settings)
+        if request.on_places:
             run = run.with_workers(_spec_of(parsed.workers), report)
         resume = command if parsed.skip_existing else f"{command} --skip_existing"
         with closing(run), _resume_hint(resume, report), _observers() as observers:
@@ -198,6 +190,18 @@ def _resume_hint(command: str, report: Callable[[str], None]) -> Iterator[None]:
     except (KeyboardInterrupt, StorageError, OutOfMemoryError, NoPlaceError):
         report(f"\nResume with: {command}")
         raise
+
+
+def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSettings) -> PredictionRequest:
+    return PredictionRequest(
+        tuple(parsed.data),
+        _lines_of_stdin(),
+        output,
+        settings,
+        skip_existing=parsed.skip_existing,
+        device=parsed.device,
+        on_places=parsed.workers is not None,
+    )
 
 
 def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> None:

@@ -211,10 +211,10 @@ class ProcessPlace(Place):
             return error
         [process] = self._started
         process.join(timeout=5)
-        return ended(process.exitcode)
+        return exit_error(process.exitcode)
 
 
-def ended(code: int | None) -> PlaceError:
+def exit_error(code: int | None) -> PlaceError:
     """Say how a process ended.
 
     Args:

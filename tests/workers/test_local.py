@@ -25,7 +25,7 @@ from anomalib_tiled.stages.workers import Conditions, KilledError
 from anomalib_tiled.system import fork_server
 from anomalib_tiled.system.termination import Terminated
 from anomalib_tiled.workers import local as module
-from anomalib_tiled.workers.local import LocalWorkers, ProcessPlace, ThisProcess, ended
+from anomalib_tiled.workers.local import LocalWorkers, ProcessPlace, ThisProcess, exit_error
 from anomalib_tiled.workers.proof import Proof
 from anomalib_tiled.workers.scheduler import Outcome, Scheduler, Terms
 from anomalib_tiled.workers.task import Answer, Task, UnsentError, Work
@@ -400,8 +400,8 @@ def test_in_processes_an_item_that_fails_stops_no_other(workbench: ModuleType, t
     ],
 )
 def test_a_process_that_has_ended_says_how(code: int, message: str) -> None:
-    assert str(ended(code)).startswith(message)
-    assert isinstance(ended(code), KilledError) == (code == -signal.SIGKILL)
+    assert str(exit_error(code)).startswith(message)
+    assert isinstance(exit_error(code), KilledError) == (code == -signal.SIGKILL)
 
 
 def test_the_item_of_a_process_that_ends_is_tried_again(workbench: ModuleType, tmp_path: Path) -> None:
