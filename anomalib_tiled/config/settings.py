@@ -289,12 +289,22 @@ def as_size(value: int | Sequence[int]) -> Size:
 
 
 def differences(own: Settings, given: Settings) -> list[str]:
-    """Name each setting that differs, such as ``tiling.stride is [64, 64], not [32, 32]``; folders do not count."""
+    """Name each setting that differs, such as ``tiling.stride is [64, 64], not [32, 32]``.
+
+    Folders do not count, nor arguments that have gone with their class.
+    """
     ours, theirs = (_flat(yaml.safe_load(settings.to_yaml())) for settings in (own, given))
+    other_class = tuple(
+        name.replace(".class_path", ".init_args.")
+        for name in theirs
+        if name.endswith(".class_path") and theirs[name] != ours.get(name)
+    )
     return [
         f"{name} is {ours.get(name)}, not {theirs.get(name)}"
         for name in ours | theirs
-        if name not in FOLDERS and theirs.get(name) != ours.get(name)
+        if name not in FOLDERS
+        and theirs.get(name) != ours.get(name)
+        and (name in ours or not name.startswith(other_class))
     ]
 
 

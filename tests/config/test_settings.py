@@ -188,6 +188,16 @@ def test_a_difference_is_said(
     assert differences(Settings.from_mapping(configuration), changed(key, value)) == [said]
 
 
+def test_arguments_that_have_gone_with_their_class_do_not_count(changed: Change) -> None:
+    before = changed("workers", {"class_path": "a.Far", "init_args": {"cpus": 4, "name": "x"}})
+    after = changed("workers", {"class_path": "a.Near", "init_args": {"processes": 2, "name": "y"}})
+    assert differences(after, before) == [
+        "workers.class_path is a.Near, not a.Far",
+        "workers.init_args.processes is 2, not None",
+        "workers.init_args.name is y, not x",
+    ]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
