@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from anomalib_tiled.errors import ConfigurationError, StageError, StorageError
+from anomalib_tiled.errors import ConfigurationError, NoPlaceError, StageError, StorageError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
@@ -36,12 +36,12 @@ def errors_naming_stage(stage: object) -> Iterator[None]:
     """Name the stage in its errors.
 
     Raises:
-        StageError: The stage raised an error that is not about the configuration, memory or a full disk.
+        StageError: The stage raised an error that is not about the configuration, places, memory or a full disk.
         Terminated: The system asked the process to end while a model was trained.
     """
     try:
         yield
-    except (ConfigurationError, StorageError):
+    except (ConfigurationError, NoPlaceError, StorageError):
         raise
     except SIGTERMException as error:
         raise Terminated from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, NoPlaceError
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.workers import Conditions, Place, Workers
 from anomalib_tiled.workers.mailbox import PULSE, Mailbox
@@ -122,7 +122,7 @@ class SlurmWorkers(Workers):
         """Give jobs that SLURM has started again, and submit others if those that there are do not suffice.
 
         Raises:
-            ConfigurationError: SLURM refuses the jobs, and there are no others; or it cannot be reached.
+            NoPlaceError: SLURM refuses the jobs, and there are no others; or it cannot be reached.
         """
         monitor = self._started_monitor()
         self._exclude(monitor.unfit_nodes, "a job failed there before it could start to work.")
@@ -131,7 +131,7 @@ class SlurmWorkers(Workers):
             return [*places, *self._submitted(monitor, monitor.lacking(wanted - len(places), self.tiles_per_job))]
         except SlurmError as error:
             if not monitor.has_places:
-                raise ConfigurationError(str(error)) from error
+                raise NoPlaceError(str(error)) from error
             logger.warning("%s", error)
             return places
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import NoPlaceError
 from anomalib_tiled.stages.workers import Conditions, KilledError, Place, PlaceError, PreemptedError
 from anomalib_tiled.workers import slurm_places
 from anomalib_tiled.workers.slurm import SlurmWorkers
@@ -257,7 +257,7 @@ def test_nothing_starts_on_an_excluded_node(make: Callable[..., SlurmWorkers]) -
 
 
 def test_what_slurm_refuses_is_said_in_its_words(make: Callable[..., SlurmWorkers]) -> None:
-    with pytest.raises(ConfigurationError, match=r"SLURM refuses the jobs: .*invalid partition specified: nope"):
+    with pytest.raises(NoPlaceError, match=r"SLURM refuses the jobs: .*invalid partition specified: nope"):
         make(partition="nope").supply(1)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, NoPlaceError
 from anomalib_tiled.stages.workers import Conditions, PlaceError, PreemptedError
 from anomalib_tiled.workers import slurm, slurm_places
 from anomalib_tiled.workers.mailbox import Answered, Ended, Mailbox, Message, Started
@@ -342,7 +342,7 @@ def test_jobs_keep_away_from_a_node_on_which_none_starts(workers: Callable[..., 
 def test_jobs_are_refused(workers: Callable[..., SlurmWorkers], queue: Queue) -> None:
     some = workers(tiles_per_job=1)
     queue.refuses = True
-    with pytest.raises(ConfigurationError, match="SLURM refuses the jobs: no"):
+    with pytest.raises(NoPlaceError, match="SLURM refuses the jobs: no"):
         some.supply(1)
     queue.refuses = False
     some.supply(1)
