@@ -144,7 +144,7 @@ def test_two_tiles_that_fail_alike_stop_the_others(settings: Settings, monkeypat
         "done, 5 are left.\n"
         f"r00_c00, r00_c01: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
         f"Fix the cause, then resume with `{command}`.\n"
-        "If a setting of the model, the data or the trainer is the cause, change it in "
+        "If a setting of model, data, trainer or workers is the cause, change it in "
         f"{folder.path / 'config.yaml'}, and train the tiles that are done again: `{command} --tiles r01_c00`.\n"
         f"To try all other tiles anyway: `{command} --keep_going`."
     )
@@ -164,7 +164,7 @@ def test_all_tiles_are_tried_where_that_is_asked_for_and_failures_gathered_by_th
         f"r00_c00, r00_c01, r00_c02: RuntimeError: out of luck (log: {folder.path / 'logs' / 'r00_c00.log'})\n"
         f"r01_c01: RuntimeError: out of money (log: {folder.path / 'logs' / 'r01_c01.log'})\n"
         f"Fix the cause, then resume with `{command}`.\n"
-        "If a setting of the model, the data or the trainer is the cause, change it in "
+        "If a setting of model, data, trainer or workers is the cause, change it in "
         f"{folder.path / 'config.yaml'}, and train the tiles that are done again: "
         f"`{command} --tiles r01_c00,r01_c02`."
     )
@@ -223,7 +223,7 @@ def test_what_is_wrong_with_the_configuration_is_not_tried_on_every_tile(
     assert str(raised.value) == (
         "The model cannot be used.\n"
         f"Fix the cause, then resume with `anomalib tiled fit --ckpt_dir {folder.path}`.\n"
-        "If a setting of the model, the data or the trainer is the cause, change it in "
+        "If a setting of model, data, trainer or workers is the cause, change it in "
         f"{folder.path / 'config.yaml'}."
     )
     assert [state for state, _ in states(folder)] == ["failed", *["missing"] * 5]

@@ -198,7 +198,7 @@ def advice(folder: RunFolder, tiles: Sequence[Tile], *, stopped: bool = False) -
     again = f", and train the tiles that are done again: `{command} --tiles {done}`" if done else ""
     lines = [
         f"Fix the cause, then resume with `{command}`.",
-        f"If a setting of the model, the data or the trainer is the cause, change it in {folder.config_file}{again}.",
+        f"If a setting of model, data, trainer or workers is the cause, change it in {folder.config_file}{again}.",
     ]
     return [*lines, f"To try all other tiles anyway: `{command} --keep_going`."] if stopped else lines
 
