@@ -138,6 +138,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         return disk
 
     yield mount
+    gc.collect()  # an error refers to its run, which maps a file
     if disk.is_mount():
         subprocess.run([shutil.which("umount"), str(disk)], check=True)
 
