@@ -44,7 +44,7 @@ def settings_for(tiles: int) -> Settings:
             "seam_smoothing": None,
             "normalization": {"stage": "tile", "method": {"class_path": f"{stages}.normalization.MinMax"}},
             "thresholding": {"stage": "tile", "method": {"class_path": f"{stages}.thresholding.F1AdaptiveThreshold"}},
-            "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers", "init_args": {"processes": 1}},
+            "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers", "init_args": {"processes": 1}},
             "metrics": {"image": ["AUROC"], "pixel": ["AUROC"]},
             "cache": None,
             "visualize": False,

@@ -7,7 +7,6 @@ Measures what a place needs for an image, and what is left for the process of th
 
 from __future__ import annotations
 
-import argparse
 import math
 import pickle
 import tempfile
@@ -38,6 +37,7 @@ from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.training.observations import ObserveImages, ObserveTiles, unseen_image
 from anomalib_tiled.training.tile_learning import LearnTiles, TileAlone
+from benchmarks.rows import Row, print_rows
 
 TILE = 64
 """Side of a tile in pixels: 10,000 of them make an image of 6,400 × 6,400 pixels."""
@@ -45,9 +45,6 @@ TILE = 64
 CHECKPOINT = Checksum(1, "0" * 64)
 MEGABYTE = 2**20
 LEVEL = Level(*[Learned(1.0, {"minimum": 0.0, "maximum": 20.0, "threshold": 7.0})] * 2)
-
-Row = tuple[str, float, str]
-"""What was measured, how much it is, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -202,15 +199,5 @@ def rows(tiles: int, images: int) -> list[Row]:
         ]
 
 
-def main() -> None:
-    """Print the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiles", type=int, default=10_000)
-    parser.add_argument("--images", type=int, default=3)
-    options = parser.parse_args()
-    for what, value, unit in rows(options.tiles, options.images):
-        print(f"{what:45} {value:10.3g} {unit}")
-
-
 if __name__ == "__main__":
-    main()
+    print_rows(rows, __doc__, tiles=10_000, images=3)

@@ -8,7 +8,6 @@ ten thousand tiles takes some 100 MB of disk.
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import time
 import tracemalloc
@@ -33,6 +32,7 @@ from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.run_split import read_split, write_split
 from anomalib_tiled.system.files import write_json
+from benchmarks.rows import Row, print_rows
 
 EDGE = 4
 """Side of a tile, in pixels."""
@@ -60,25 +60,12 @@ SETTINGS: dict[str, object] = {
     "seam_smoothing": None,
     "normalization": {"stage": "none", "method": {"class_path": f"{STAGES}.normalization.MinMax"}},
     "thresholding": {"stage": "none", "method": {"class_path": f"{STAGES}.thresholding.F1AdaptiveThreshold"}},
-    "workers": {"class_path": "anomalib_tiled.training.workers.LocalWorkers"},
+    "workers": {"class_path": "anomalib_tiled.workers.local.LocalWorkers"},
     "metrics": {"image": [], "pixel": []},
     "cache": {"directory": None},
     "visualize": False,
 }
 """Of a run that nobody trains."""
-
-Row = tuple[str, float, str]
-"""What was measured, its value, and the unit."""
-
-
-def main() -> None:
-    """Measure the numbers of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiles", type=int, default=2_500)
-    parser.add_argument("--images", type=int, default=50_000)
-    options = parser.parse_args()
-    for what, value, unit in rows(options.tiles, options.images):
-        print(f"{what:<75}{value:>12.4g} {unit}", flush=True)
 
 
 def rows(tiles: int, images: int) -> list[Row]:
@@ -218,4 +205,4 @@ def _megabytes(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    print_rows(rows, __doc__, tiles=2_500, images=50_000)

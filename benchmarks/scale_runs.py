@@ -7,7 +7,6 @@ python -m benchmarks.scale_runs --tiles 10000 --images 50000
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from anomalib_tiled.system.allocation import long_lived_kept_apart
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.training.stored_predictions import PredictionJob
 from benchmarks.made_up_run import make_run
+from benchmarks.rows import Row, print_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,19 +47,6 @@ usage = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 """
 """A small program that runs another one: what a process starts counts the memory of that process as its own."""
-
-Row = tuple[str, float, str]
-"""What was measured, its value, and the unit."""
-
-
-def main() -> None:
-    """Measure the numbers of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiles", type=int, default=10_000)
-    parser.add_argument("--images", type=int, default=50_000)
-    options = parser.parse_args()
-    for what, value, unit in rows(options.tiles, options.images):
-        print(f"{what:<75}{value:>12.4g} {unit}", flush=True)
 
 
 def rows(tiles: int, images: int) -> list[Row]:
@@ -193,4 +180,4 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    print_rows(rows, __doc__, tiles=10_000, images=50_000)
