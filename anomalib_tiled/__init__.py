@@ -31,8 +31,12 @@ from anomalib_tiled.plugins.hookspecs import hookimpl
 if TYPE_CHECKING:
     from anomalib_tiled.api import TiledEnsemble, fit_ensemble
     from anomalib_tiled.grid import Size, TileGrid
+    from anomalib_tiled.stages.alignment import Aligner, Alignment, Reference
+    from anomalib_tiled.stages.assignment import Assignment
+    from anomalib_tiled.stages.global_model import GlobalModel
     from anomalib_tiled.stages.merging import Merger
     from anomalib_tiled.stages.normalization import Normalizer
+    from anomalib_tiled.stages.regions import RegionMap, Regions
     from anomalib_tiled.stages.scoring import Scorer
     from anomalib_tiled.stages.seams import SeamSmoother
     from anomalib_tiled.stages.thresholding import Thresholder
@@ -40,9 +44,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 __all__ = [
+    "Aligner",
+    "Alignment",
+    "Assignment",
+    "GlobalModel",
     "Merger",
     "Normalizer",
     "Place",
+    "Reference",
+    "RegionMap",
+    "Regions",
     "Scorer",
     "SeamSmoother",
     "Size",
@@ -55,9 +66,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Aligner": "stages.alignment",
+    "Alignment": "stages.alignment",
+    "Assignment": "stages.assignment",
+    "GlobalModel": "stages.global_model",
     "Merger": "stages.merging",
     "Normalizer": "stages.normalization",
     "Place": "stages.workers",
+    "Reference": "stages.alignment",
+    "RegionMap": "stages.regions",
+    "Regions": "stages.regions",
     "Scorer": "stages.scoring",
     "SeamSmoother": "stages.seams",
     "Size": "grid",

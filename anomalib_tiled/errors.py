@@ -4,6 +4,7 @@
     ├── ConfigurationError      a setting is missing, unknown, or contradicts another
     │   └── GridError           image size, tile size and stride do not fit together
     ├── DataError               the images, masks or their split
+    │   └── UnalignedError      the part is not found in an image
     ├── StageError              a merging, scoring, smoothing, normalization or thresholding stage
     │   └── NotFiniteError      a model predicts infinities or NaN
     ├── RunFolderError          the run folder is incomplete, changed, or not a run folder
@@ -36,6 +37,10 @@ class GridError(ConfigurationError):
 
 class DataError(TiledError):
     """Images, masks or their split cannot be used."""
+
+
+class UnalignedError(DataError):
+    """The part is not found in an image."""
 
 
 class StageError(TiledError):

@@ -68,6 +68,10 @@ class MadeUp:
         mask[: max(0, 20 - rows.start), : max(0, 20 - columns.start)] = sample.label or 0
         return mask
 
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> None:
+        """Give ``None``: all pixels count."""
+        del sample, rows, columns
+
 
 def stored(folder: Path, tiles: int, images: int) -> StoredImages:
     """Write predictions.

@@ -27,7 +27,7 @@ from anomalib_tiled.cli.options import (
 )
 from anomalib_tiled.cli.parser import Parser, folder_named
 from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
-from anomalib_tiled.config.settings import NEED_NO_TRAINING, ClassSpec, Settings, changeable, differences
+from anomalib_tiled.config.settings import ClassSpec, Settings, changeable, changed_in_run, differences
 from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
@@ -313,7 +313,7 @@ def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], 
         given = replace(given, tiling=replace(given.tiling, image_size=own.tiling.image_size))
     if not seeded:  # any seed will do
         given = replace(given, seed_everything=own.seed_everything)
-    changed = replace(own, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
+    changed = changed_in_run(own, given)
     if found := differences(changed, given):
         message = (
             f"{run.folder.path} was made with another configuration: {found[0]}. To resume the run, leave the argument "

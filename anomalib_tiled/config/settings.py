@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -33,8 +33,8 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
 
-NEED_NO_TRAINING = ("stages", "normalization", "thresholding", *FREE)
-"""Fields of the settings that may be changed in a run."""
+NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
+"""Fields of the settings, other than the stages, that may be changed in a run."""
 
 FOLDERS = ("default_root_dir", "cache.directory")
 """Settings that say where files are, not what is in them."""
@@ -211,15 +211,22 @@ class Settings:
     @cached_property
     def training_hash(self) -> str:
         """Hash of all settings that change a trained tile."""
-        return self._hash(DECIDE_TRAINING)
+        return self._hash((*DECIDE_TRAINING, *self._chosen_for_training))
+
+    @property
+    def _chosen_for_training(self) -> list[str]:
+        """Kinds of stages that change a trained tile, where they are not the default: older runs keep their hash."""
+        deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_training]
+        return [kind.section for kind in deciding if self.stages.get(kind.name) != _default(kind)]
 
     @property
     def calibration_hash(self) -> str:
         """Hash of all settings that change what the stages learn."""
         # A new kind of stage that is null by default must not invalidate the calibration of older runs.
         deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_calibration]
-        chosen = [kind.section for kind in deciding if kind.default is not None or kind.name in self.stages]
-        return self._hash((*DECIDE_TRAINING, *chosen))
+        later = [kind for kind in deciding if not kind.decides_training]
+        chosen = [kind.section for kind in later if kind.default is not None or kind.name in self.stages]
+        return self._hash((*DECIDE_TRAINING, *self._chosen_for_training, *chosen))
 
     def _hash(self, names: tuple[str, ...]) -> str:
         settings = self.to_mapping()
@@ -254,7 +261,8 @@ class Settings:
         Raises:
             ConfigurationError: A key is unknown or missing.
         """
-        new = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
+        new: dict[str, Plain] = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
+        new |= {kind.section: {"class_path": kind.default} for kind in kinds.STAGE_KINDS if kind.name == "assignment"}
         later = {"memory_budget": None, "unfitted_tiles": "leave_out"}  # earlier versions had no such settings
         _check_keys(mapping := {**later, **new, **mapping}, sections())
         return cls(
@@ -271,9 +279,19 @@ class Settings:
         )
 
 
+def changed_in_run(own: Settings, given: Settings) -> Settings:
+    """Give the settings of a run with those of other settings that may be changed in it."""
+    stages = {
+        kind.name: spec
+        for kind in kinds.STAGE_KINDS
+        if (spec := (own if kind.decides_training else given).stages.get(kind.name)) is not None
+    }
+    return replace(own, stages=stages, **{name: getattr(given, name) for name in NEED_NO_TRAINING})
+
+
 def changeable() -> list[str]:
     """Give the keys of a configuration file that may be changed in a run."""
-    stages = [kind.section for kind in kinds.STAGE_KINDS]
+    stages = [kind.section for kind in kinds.STAGE_KINDS if not kind.decides_training]
     return [*stages, *FREE]
 
 
@@ -354,6 +372,10 @@ def _sorted(value: Plain) -> Plain:
     if isinstance(value, dict):
         return {name: _sorted(value[name]) for name in sorted(value, key=str)}
     return [_sorted(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _default(kind: StageKind) -> ClassSpec | None:
+    return None if kind.default is None else ClassSpec(kind.default)
 
 
 def _tupled(value: Plain) -> Plain:

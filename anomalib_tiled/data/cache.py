@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, read_masks
 from anomalib_tiled.data.names import Names
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split, joined_masks
 from anomalib_tiled.data.split_table import BETWEEN_MASKS
 from anomalib_tiled.errors import DataError, RunFolderError, StorageError
@@ -78,7 +79,13 @@ class PixelSource(Protocol):
         """Give a rectangle of an image, shape (rows, columns, 3)."""
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
-        """Give a rectangle of a mask, shape (rows, columns), ones where it is anomalous; ``None`` if unknown."""
+        """Give a rectangle of a mask, shape (rows, columns), ones where it is anomalous; ``None`` if unknown.
+
+        Pixels that do not count are zero.
+        """
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        """Say which pixels of a rectangle do not count, shape (rows, columns); ``None`` if all count."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,12 @@ class DecodedFiles:
     Args:
         image_size: Height and width that images are resized to.
         has_masks: Whether a normal image has an empty mask.
+        scope: Which pixels count.
     """
 
     image_size: Size
     has_masks: bool
+    scope: Scope = EVERYTHING
 
     @property
     def fingerprint(self) -> None:
@@ -105,8 +114,13 @@ class DecodedFiles:
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Decode the mask and give a rectangle of it, shape (rows, columns)."""
         if sample.masks:
-            return read_masks(sample.masks, self.image_size)[rows, columns]
+            whole = read_masks(sample.masks, self.image_size)[rows, columns]
+            return _without_hidden(whole, self.hidden(sample, rows, columns))
         return _mask_without_file(sample, rows, columns) if self.has_masks else None
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        """Say which pixels of a rectangle do not count, shape (rows, columns); ``None`` if all count."""
+        return self.scope.hidden(sample.matrix, self.image_size, rows, columns)
 
     def check(self, split: Split) -> None:
         """Decode every file once, to find damaged ones before training begins.
@@ -130,6 +144,7 @@ class ImageCache:
         images: Names of the images, in the order of the files.
         masks: Names of the masks, in the order of the files; those of an image are joined.
         checksums: Those of a cache of an earlier version.
+        scope: Which pixels count.
     """
 
     folder: Path
@@ -137,6 +152,7 @@ class ImageCache:
     images: Names = field(repr=False)
     masks: Names = field(repr=False)
     checksums: NDArray[np.uint32] | None = field(default=None, repr=False, compare=False)
+    scope: Scope = field(default=EVERYTHING, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -155,8 +171,13 @@ class ImageCache:
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Read a rectangle of whole blocks of a mask, shape (rows, columns)."""
         if sample.masks:
-            return self._masks.read(self.masks.place_of(joined_masks(sample)), rows, columns)
+            mask = self._masks.read(self.masks.place_of(joined_masks(sample)), rows, columns)
+            return _without_hidden(mask, self.hidden(sample, rows, columns))
         return _mask_without_file(sample, rows, columns) if self.masks else None
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        """Say which pixels of a rectangle do not count, shape (rows, columns); ``None`` if all count."""
+        return self.scope.hidden(sample.matrix, self.grid.image_size, rows, columns)
 
     @cached_property
     def _images(self) -> BlockFiles:
@@ -333,6 +354,11 @@ def _mask_without_file(sample: Sample, rows: slice, columns: slice) -> Pixels | 
     if sample.label != 0:
         return None
     return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.uint8)
+
+
+def _without_hidden(mask: Pixels, hidden: NDArray[np.bool_] | None) -> Pixels:
+    """Remove pixels that do not count from a mask."""
+    return mask if hidden is None else np.where(hidden, np.uint8(0), mask)
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None], *, is_made: Callable[[], bool], needed: int) -> None:

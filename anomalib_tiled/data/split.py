@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from anomalib_tiled.data.names import Names
 from anomalib_tiled.data.split_table import BETWEEN_MASKS, NONE, ROW, UNKNOWN, SplitTable
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.stages.alignment import Matrix
 from anomalib_tiled.system.files import open_table, replacing, table_of
 
 Subset = Literal["train", "val", "test"]
@@ -34,6 +35,7 @@ class Sample:
         mask_path: The mask of its defects; ``None`` if there is none.
         label: 0 for normal, 1 for anomalous, ``None`` for unknown.
         further_masks: More masks, if each shows only some of the defects.
+        matrix: From pixels of the aligned image to pixels of the image; ``None`` if images are not aligned.
     """
 
     subset: Subset
@@ -41,6 +43,7 @@ class Sample:
     mask_path: Path | None
     label: int | None
     further_masks: tuple[Path, ...] = ()
+    matrix: Matrix | None = None
 
     @property
     def masks(self) -> tuple[Path, ...]:

@@ -12,13 +12,40 @@ from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.results.prediction_row import decision_on
-from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages import (
+    assignment,
+    global_model,
+    merging,
+    normalization,
+    regions,
+    scoring,
+    seams,
+    thresholding,
+)
 from anomalib_tiled.stages.workers import Workers
 from anomalib_tiled.workers.local import LocalWorkers
 from anomalib_tiled.workers.ray import RayWorkers
 from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
+
+
+@hookimpl
+def register_regions() -> Sequence[type[regions.Regions]]:
+    """Give the built-in regions."""
+    return [regions.Regions]
+
+
+@hookimpl
+def register_assignments() -> Sequence[type[assignment.Assignment]]:
+    """Give the built-in assignments."""
+    return [assignment.PerTile]
+
+
+@hookimpl
+def register_global_models() -> Sequence[type[global_model.GlobalModel]]:
+    """Give the built-in global models."""
+    return [global_model.GlobalModel]
 
 
 @hookimpl

@@ -23,6 +23,7 @@ class StageKind:
         default: Dotted path of the default class; ``None`` for no stage.
         optional: Whether the setting may be null, for no stage.
         decides_calibration: Whether another stage of the kind requires a new calibration.
+        decides_training: Whether another stage of the kind changes the trained models.
     """
 
     name: str
@@ -33,6 +34,7 @@ class StageKind:
     default: str | None
     optional: bool = False
     decides_calibration: bool = True
+    decides_training: bool = False
 
     @cached_property
     def contract(self) -> type:
@@ -53,6 +55,45 @@ class StageKind:
 
 
 STAGE_KINDS = (
+    StageKind(
+        name="alignment",
+        contract_path="anomalib_tiled.stages.alignment.Aligner",
+        hook="register_aligners",
+        setting="alignment",
+        purpose="Moves parts to the same place before images are cut; null for none.",
+        default=None,
+        optional=True,
+        decides_training=True,
+    ),
+    StageKind(
+        name="regions",
+        contract_path="anomalib_tiled.stages.regions.Regions",
+        hook="register_regions",
+        setting="regions",
+        purpose="Says which pixels are inspected, and names regions; null for all pixels.",
+        default=None,
+        optional=True,
+        decides_training=True,
+    ),
+    StageKind(
+        name="assignment",
+        contract_path="anomalib_tiled.stages.assignment.Assignment",
+        hook="register_assignments",
+        setting="assignment",
+        purpose="Decides which tile locations share a model.",
+        default="anomalib_tiled.stages.assignment.PerTile",
+        decides_training=True,
+    ),
+    StageKind(
+        name="global_model",
+        contract_path="anomalib_tiled.stages.global_model.GlobalModel",
+        hook="register_global_models",
+        setting="global_model",
+        purpose="Adds a model of the whole image, shrunk; null for none.",
+        default=None,
+        optional=True,
+        decides_training=True,
+    ),
     StageKind(
         name="merging",
         contract_path="anomalib_tiled.stages.merging.Merger",

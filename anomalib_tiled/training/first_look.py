@@ -100,6 +100,9 @@ class _Blank:
         del sample
         return np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8) if self.has_masks else None
 
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> None:
+        del sample, rows, columns
+
 
 def _layers_of(backbone: Plain) -> list[str]:
     """Name the layers of a backbone; none if there is no such backbone, which the error of the model explains."""

@@ -21,21 +21,21 @@ from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 PLUGIN = f"""
 from anomalib_tiled import hookimpl
-from {__name__} import Aligner
+from {__name__} import Illuminator
 
 
-class ByCorners(Aligner):
-    '''Finds the corners of the part.'''
+class ByCorners(Illuminator):
+    '''Measures the corners.'''
 
     def __init__(self, corners: int = 4) -> None:
         self.corners = corners
 
-    def align(self):
+    def even(self):
         pass
 
 
 @hookimpl
-def register_aligners():
+def register_illuminators():
     return [ByCorners]
 """
 REQUIRED = ["--model", "Padim", "--data", "DemoBoards", "--tiling.tile_size", "256"]
@@ -43,20 +43,20 @@ REQUIRED = ["--model", "Padim", "--data", "DemoBoards", "--tiling.tile_size", "2
 Install = Callable[..., None]
 
 
-class Aligner(ABC):
-    """Puts parts into the same place."""
+class Illuminator(ABC):
+    """Evens out the light."""
 
     @abstractmethod
-    def align(self) -> None:
-        """Align an image."""
+    def even(self) -> None:
+        """Even out an image."""
 
 
-ALIGNMENT = StageKind(
-    name="alignment",
-    contract_path=f"{__name__}.Aligner",
-    hook="register_aligners",
-    setting="alignment",
-    purpose="Puts parts into the same place; or null.",
+ILLUMINATION = StageKind(
+    name="illumination",
+    contract_path=f"{__name__}.Illuminator",
+    hook="register_illuminators",
+    setting="illumination",
+    purpose="Evens out the light; or null.",
     default=None,
     optional=True,
 )
@@ -65,66 +65,69 @@ ALIGNMENT = StageKind(
 @pytest.fixture
 def plugin(install: Install, monkeypatch: pytest.MonkeyPatch) -> type:
     """A class of a kind that the package does not know by itself."""
-    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, ALIGNMENT))
-    install("aligning", PLUGIN)
-    (choice,) = find_plugins().of("alignment")
+    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, ILLUMINATION))
+    install("lighting", PLUGIN)
+    (choice,) = find_plugins().of("illumination")
     return choice.implementation
 
 
 def test_it_is_listed(plugin: type, capsys: pytest.CaptureFixture[str]) -> None:
     del plugin
     assert main(["plugins"]) == 0
-    assert re.search(r"alignment +│ ByCorners .* Finds the corners of the part\.", capsys.readouterr().out)
+    assert re.search(r"illumination +│ ByCorners .* Measures the corners\.", capsys.readouterr().out)
 
 
 def test_the_commands_take_it(plugin: type, capsys: pytest.CaptureFixture[str]) -> None:
     del plugin
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
-    assert "Puts parts into the same place; or null." in capsys.readouterr().out
-    given = ["--alignment", "ByCorners", "--alignment.corners", "3"]
+    assert "Evens out the light; or null." in capsys.readouterr().out
+    given = ["--illumination", "ByCorners", "--illumination.corners", "3"]
     with pytest.raises(SystemExit):
         main(["fit", *REQUIRED, *given, "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["alignment"] == {"class_path": "aligning.ByCorners", "init_args": {"corners": 3}}
+    assert printed["illumination"] == {"class_path": "lighting.ByCorners", "init_args": {"corners": 3}}
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("ByCornes", "There is no 'ByCornes' for alignment. Did you mean 'ByCorners'? Allowed: ByCorners. Or give a"),
-        ("anomalib_tiled.stages.scoring.Max", "Import path does not correspond to a subclass of Aligner"),
+        (
+            "ByCornes",
+            "There is no 'ByCornes' for illumination. Did you mean 'ByCorners'? Allowed: ByCorners. Or give",
+        ),
+        ("anomalib_tiled.stages.scoring.Max", "Import path does not correspond to a subclass of Illuminator"),
     ],
 )
 def test_another_class_is_refused(plugin: type, capsys: pytest.CaptureFixture[str], given: str, message: str) -> None:
     del plugin
-    assert main(["fit", *REQUIRED, "--alignment", given]) == 2
+    assert main(["fit", *REQUIRED, "--illumination", given]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_plugin_must_keep_the_contract(plugin: type, install: Install) -> None:
     del plugin
-    install("lacking", PLUGIN.replace("def align(", "def aline("))
+    install("lacking", PLUGIN.replace("def even(", "def oven("))
     (broken,) = find_plugins().broken
     assert (
         broken.error
-        == "TypeError: ByCorners of register_aligners must implement every method of Aligner, but lacks align"
+        == "TypeError: ByCorners of register_illuminators must implement every method of Illuminator, but lacks even"
     )
 
 
 def test_messages_name_it(plugin: type) -> None:
-    assert name_of(plugin()) == "alignment ByCorners (aligning.ByCorners of aligning 1.2)"
+    assert name_of(plugin()) == "illumination ByCorners (lighting.ByCorners of lighting 1.2)"
 
 
 def test_a_run_keeps_it(plugin: type, configuration: dict[str, object]) -> None:
-    spec = ClassSpec("aligning.ByCorners", {"corners": 3})
+    spec = ClassSpec("lighting.ByCorners", {"corners": 3})
     before = Settings.from_mapping(configuration)  # of a run that was made when there was no such kind
-    after = replace(before, stages={**before.stages, "alignment": spec})
+    after = replace(before, stages={**before.stages, "illumination": spec})
     assert Settings.from_mapping(yaml.safe_load(after.to_yaml())) == after
-    assert isinstance(after.stages["alignment"].build(Aligner), plugin)
-    assert origins_of(after)["alignment"] == {
-        "class_path": "aligning.ByCorners",
-        "package": "aligning",
+    assert isinstance(after.stages["illumination"].build(Illuminator), plugin)
+    assert origins_of(after)["illumination"] == {
+        "class_path": "lighting.ByCorners",
+        "package": "lighting",
         "version": "1.2",
     }
 
@@ -132,10 +135,10 @@ def test_a_run_keeps_it(plugin: type, configuration: dict[str, object]) -> None:
 def test_older_runs_stay_as_they_are(configuration: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     before = Settings.from_mapping(configuration)
     expected = before.training_hash, before.calibration_hash
-    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, ALIGNMENT))
+    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, ILLUMINATION))
     after = Settings.from_mapping(configuration)
     assert (after.training_hash, after.calibration_hash) == expected
-    chosen = replace(after, stages={**after.stages, "alignment": ClassSpec("aligning.ByCorners")})
+    chosen = replace(after, stages={**after.stages, "illumination": ClassSpec("lighting.ByCorners")})
     assert chosen.training_hash == expected[0]
     assert chosen.calibration_hash != expected[1]
 
@@ -143,11 +146,11 @@ def test_older_runs_stay_as_they_are(configuration: dict[str, object], monkeypat
 def test_a_kind_in_a_group_has_settings_beside_it(
     configuration: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, replace(ALIGNMENT, setting="alignment.method")))
-    given = {"alignment": {"method": {"class_path": "aligning.ByCorners"}}}
+    monkeypatch.setattr(kinds, "STAGE_KINDS", (*STAGE_KINDS, replace(ILLUMINATION, setting="illumination.method")))
+    given = {"illumination": {"method": {"class_path": "lighting.ByCorners"}}}
     settings = Settings.from_mapping(configuration | given)
-    assert settings.stages["alignment"] == ClassSpec("aligning.ByCorners")
-    assert settings.to_mapping()["alignment"] == {"method": {"class_path": "aligning.ByCorners", "init_args": {}}}
+    assert settings.stages["illumination"] == ClassSpec("lighting.ByCorners")
+    assert settings.to_mapping()["illumination"] == {"method": {"class_path": "lighting.ByCorners", "init_args": {}}}
 
 
 def test_a_stage_that_must_be_there_is_not_null(configuration: dict[str, object]) -> None:

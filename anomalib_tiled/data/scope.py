@@ -1,0 +1,71 @@
+"""Which pixels of an image count: those that are inspected, and that the camera has seen.
+
+A pixel is hidden if the regions ignore it, or if it lies outside the image once that is aligned. It takes part in no
+label, score, threshold, metric, mask and region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomalib_tiled.grid import Size
+    from anomalib_tiled.stages.alignment import Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """Which pixels count.
+
+    Args:
+        ignored: Pixels that the regions ignore, in every image, shape (height, width); ``None`` if there are none.
+    """
+
+    ignored: NDArray[np.bool_] | None = None
+
+    def hidden(self, matrix: Matrix | None, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        """Say which pixels of a rectangle do not count.
+
+        Args:
+            matrix: From pixels of the aligned image to pixels of the image; ``None`` if it is not aligned.
+            size: Height and width of the image.
+            rows: Rows of the rectangle.
+            columns: Its columns.
+
+        Returns:
+            Shape (rows, columns); ``None`` if all pixels count.
+        """
+        ignored = None if self.ignored is None else self.ignored[rows, columns]
+        outside = None if matrix is None else outside_of(matrix, size, rows, columns)
+        if ignored is None or outside is None:
+            return outside if ignored is None else ignored
+        return ignored | outside
+
+
+HALF = 0.5
+
+EVERYTHING = Scope()
+"""All pixels count."""
+
+
+def outside_of(matrix: Matrix, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_]:
+    """Say which pixels of an aligned image come from outside the image, shape (rows, columns).
+
+    Args:
+        matrix: From pixels of the aligned image to pixels of the image.
+        size: Height and width of both.
+        rows: Rows of a rectangle of the aligned image.
+        columns: Its columns.
+    """
+    y, x = np.mgrid[rows, columns].astype(np.float64)
+    a, b, c, d, e, f, g, h, i = matrix
+    scale = g * x + h * y + i
+    across, down = (a * x + b * y + c) / scale, (d * x + e * y + f) / scale
+    beside = (across < -HALF) | (across > size.width - HALF)  # pixel 0 reaches from -0.5 to 0.5
+    outside: NDArray[np.bool_] = beside | (down < -HALF) | (down > size.height - HALF)
+    return outside
