@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample
-    from anomalib_tiled.ensemble.calibration import Observed
+    from anomalib_tiled.ensemble.calibration import Calibration, Observed
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
@@ -111,20 +111,21 @@ class RunMeasurements:
         self._hidden.merge(other._hidden)
         self._contradictions += other._contradictions
 
-    def results(self, run: Run) -> Measured:
+    def results(self, run: Run, calibration: Calibration) -> Measured:
         """Give the results, once all images are measured.
 
         Args:
             run: The run, with the test images.
+            calibration: What its stages have learned.
         """
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
         notes = (run.left_out_note(), self._hidden.note(), _out_of_scope(self._metrics.out_of_scope), advice)
         unmeasured = _unmeasured(run.split.subset("test"), images)
-        return Measured(
-            metrics, images, self._tiles.results(), (*filter(None, notes), *unmeasured, *self._metrics.lacks)
-        )
+        alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
+        every = (*filter(None, notes), *unmeasured, *self._metrics.lacks, *alarming)
+        return Measured(metrics, images, self._tiles.results(), every)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.scope import Scope
+from anomalib_tiled.ensemble import cross_validation
 from anomalib_tiled.ensemble import stored_images as sharing
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.loaded_models import SavedModels
@@ -121,6 +122,7 @@ def test_places_calibrate_as_one_process_does(
 ) -> None:
     run, found = at(run, *places), []
     monkeypatch.setattr(sharing, "PIXELS_OF_A_SHARD", pixels)
+    monkeypatch.setattr(cross_validation, "FEWEST_ROUNDS", 2)
     stages, ensemble = Stages.build(run.settings), run.ensemble()
     stream = partial(lazy_predictions, run, ensemble, "calibration", run.folder.predictions, "Calibrating")
     for observe in (ObserveHere(ensemble, stream), ObserveOnPlaces(run, masks_known=True)):
@@ -128,6 +130,7 @@ def test_places_calibrate_as_one_process_does(
         learned = learn(stages, observe, lambda seen, scores=scores: scores.append(seen.scores.peaks.tolist()))
         found.append((json.dumps(learned.to_json()), scores))
     assert found[0] == found[1]
+    assert learned.false_alarms.images == 2
     assert ("tile" in places) == ("r00_c00" in learned.borrowed)
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
@@ -159,7 +162,7 @@ def test_places_measure_as_one_process_does(
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
     rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
     assert [*rows_on_places(run, shared, calibration)] == rows
-    assert shared.results(run) == here.results(run)
+    assert shared.results(run, calibration) == here.results(run, calibration)
     assert len(rows) == len(run.split.subset("test"))
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
@@ -176,7 +179,7 @@ def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkey
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
     rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
     assert [*rows_on_places(run, shared, expected)] == rows
-    assert shared.results(run) == here.results(run)
+    assert shared.results(run, expected) == here.results(run, expected)
 
 
 def test_shards_follow_from_sizes_and_parts_do_not_cut_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
