@@ -1,0 +1,107 @@
+"""Moving pixels between files and aligned images."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_tiled.data.images import read_image, read_masks
+from anomalib_tiled.data.warping import IDENTITY, in_file, moves, warped
+from anomalib_tiled.grid import Size
+from anomalib_tiled.stages.alignment import Matrix
+
+
+def shift(x: float, y: float) -> Matrix:
+    return (1, 0, x, 0, 1, y, 0, 0, 1)
+
+
+def turn(degrees: float, middle: float) -> Matrix:
+    c, s = cos(radians(degrees)), sin(radians(degrees))
+    return (c, -s, middle - c * middle + s * middle, s, c, middle - s * middle - c * middle, 0, 0, 1)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Three channels that vary slowly."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(5 * x / width + phase) * np.cos(4 * y / height) for phase in range(3)]
+    return (127.5 + 120 * np.stack(waves, axis=-1)).round().astype(np.uint8)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    Image.fromarray(smooth(60, 90)).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+@pytest.mark.parametrize("size", [Size(60, 90), Size(30, 45), Size(70, 80)])
+def test_the_identity_is_read_as_without_alignment(file: Path, size: Size) -> None:
+    assert np.array_equal(read_image(file, size, IDENTITY), read_image(file, size))
+    assert np.array_equal(read_masks([file], size, IDENTITY), read_masks([file], size))
+    assert not moves(IDENTITY)
+    assert not moves(None)
+
+
+@pytest.mark.parametrize("size", [Size(60, 90), Size(30, 45), Size(20, 18), Size(120, 45)])
+def test_a_transform_close_to_the_identity_gives_nearly_what_resizing_gives(file: Path, size: Size) -> None:
+    moved = read_image(file, size, shift(1e-9, 0)).astype(int)
+    assert np.abs(moved - read_image(file, size)).max() <= 4
+    assert np.abs(moved - read_image(file, size)).mean() < 1
+
+
+def test_a_whole_shift_moves_pixels_and_repeats_the_border(file: Path) -> None:
+    image, moved = read_image(file, Size(60, 90)), read_image(file, Size(60, 90), shift(3, -2))
+    assert np.array_equal(moved[2:, :-3], image[:-2, 3:])
+    assert np.array_equal(moved[2:, -3:], np.repeat(image[:-2, -1:], 3, axis=1))
+    assert np.array_equal(moved[:2, 0], np.repeat(image[:1, 3], 2, axis=0))
+
+
+def test_a_shift_counts_pixels_of_the_size_that_the_ensemble_takes(file: Path) -> None:
+    small = Size(20, 30)
+    moved, expected = read_image(file, small, shift(2, 1)), read_image(file, small)[1:, 2:]
+    assert np.abs(moved[:-1, :-2].astype(int) - expected).max() <= 4
+
+
+def test_pixels_of_the_aligned_image_are_found_in_the_file() -> None:
+    to_file = in_file(shift(2, 1), Size(20, 30), Size(60, 90))
+    assert np.allclose(to_file @ [0, 0, 1], [7, 4, 1])  # pixel (2, 1) of the small image is pixels 6 to 8, 3 to 5
+    assert np.allclose(in_file(IDENTITY, Size(10, 10), Size(10, 10)), np.eye(3))
+
+
+def test_turning_there_and_back_gives_the_image() -> None:
+    image = smooth(64, 64)
+    there = warped(image, Size(64, 64), turn(5, 31.5))
+    back = warped(there, Size(64, 64), turn(-5, 31.5)).astype(int)
+    assert np.abs(there.astype(int) - image).max() > 10
+    assert np.abs(back - image)[8:-8, 8:-8].max() <= 4
+
+
+def test_shrinking_blurs_as_much_as_antialiasing() -> None:
+    """Noise keeps the spread that resizing leaves of it; without a blur it would keep far more."""
+    noise = np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8)
+    small = Size(60, 60)
+    resized = resize(torch.from_numpy(noise).permute(2, 0, 1), list(small), antialias=True).float().std()
+    moved = warped(noise, small, shift(0.3, 0)).astype(float).std()
+    assert moved == pytest.approx(float(resized), rel=0.25)
+
+
+def test_an_image_that_shrinks_in_one_direction_is_blurred_in_that_one_alone() -> None:
+    stripes = np.tile(np.array([[0], [255]], np.uint8), (20, 10))[..., None].repeat(3, axis=-1)  # rows alternate
+    across = warped(np.ascontiguousarray(stripes.transpose(1, 0, 2)), Size(10, 10), shift(0.01, 0))
+    assert across.std() < 10, "columns are averaged"
+    kept = warped(stripes, Size(40, 5), shift(0.01, 0))
+    assert kept.std() > 100, "rows are not"
+
+
+def test_masks_are_moved_with_their_image_and_end_at_its_border(tmp_path: Path) -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2, 3], mask[:, 7] = 255, 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    moved = read_masks([tmp_path / "mask.png"], Size(6, 8), shift(2, 1))
+    assert np.argwhere(moved).tolist() == [[0, 5], [1, 1], [1, 5], [2, 5], [3, 5], [4, 5]]
+    assert set(np.unique(moved)) == {0, 1}
