@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import cv2
 import numpy as np
 
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.stages.alignment import Matrix
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ IDENTITY: Matrix = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 SHRINKS = 1.5
 """Factor by which an image must be shrunk to be blurred before: a little less shows no patterns that are not there."""
+
+
+MOST = 2**15 - 1
+"""Pixels on each side of an image, from which OpenCV refuses to move it."""
+
+ROWS_AT_ONCE = 256
+"""Rows of a map whose places in the file are computed together, which bounds the memory."""
+
+NOTHING = np.float32(-np.inf)
+"""The score of a pixel of which a map says nothing, among scores of which the highest counts."""
 
 
 def moves(matrix: Matrix | None) -> bool:
@@ -74,7 +85,73 @@ def warped_mask(mask: NDArray[np.uint8], size: Size, matrix: Matrix) -> NDArray[
     return _warp(mask, size, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
+def unwarped(scores: NDArray[np.float32], size: Size, matrix: Matrix) -> NDArray[np.float32]:
+    """Move a map of an aligned image back to the pixels of its file.
+
+    A pixel of the file gets the highest score of the map pixel under its middle, and of all map pixels whose middles
+    lie in it; so no pixel of the map that lies in the image is lost.
+
+    Args:
+        scores: The map, shape (height, width); NaN where it says nothing.
+        size: Height and width of the file.
+        matrix: From pixels of the aligned image to pixels of the image, in the size of the map.
+
+    Returns:
+        Shape (height, width) of the file; NaN where the map says nothing, or does not reach.
+    """
+    known = np.where(np.isnan(scores), NOTHING, scores)
+    to_file = in_file(matrix, type(size)(*scores.shape), size)
+    flags, border = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT
+    found = cast(
+        "NDArray[np.float32]",
+        cv2.warpPerspective(
+            known,
+            np.linalg.inv(to_file),
+            (size.width, size.height),
+            flags=flags,
+            borderMode=border,
+            borderValue=float(NOTHING),
+        ),
+    )
+    lowest = known.min()  # raises no other score: nearly all of a mask need not be moved
+    for first in range(0, len(known), ROWS_AT_ONCE):
+        rows = known[first : first + ROWS_AT_ONCE]
+        if (rows > lowest).any():
+            _raise_by(rows, rows > lowest, first, to_file, found)
+    found[found == NOTHING] = np.nan
+    return found
+
+
+def _raise_by(
+    rows: NDArray[np.float32], which: NDArray[np.bool_], first: int, to_file: Square, found: NDArray[np.float32]
+) -> None:
+    """Raise pixels of the file to the highest score of the map pixels whose middles lie in them.
+
+    Args:
+        rows: Rows of the map.
+        which: Which of their pixels count, same shape.
+        first: Position of the first row.
+        to_file: From pixels of the map to pixels of the file.
+        found: The scores of all pixels of the file, which are changed.
+    """
+    y, x = np.ogrid[first : first + len(rows), : rows.shape[1]]
+    lines = [(a * x + c).astype(np.float32) + (b * y).astype(np.float32) for a, b, c in to_file]
+    if to_file[2].tolist() != [0, 0, 1]:
+        lines[:2] = [line / lines[2] for line in lines[:2]]
+    across, down = (np.rint(line, out=line) for line in lines[:2])
+    height, width = found.shape
+    inside = which & (across >= 0) & (across < width) & (down >= 0) & (down < height)
+    places = down[inside].astype(np.intp) * width + across[inside].astype(np.intp)
+    np.maximum.at(found.reshape(-1), places, rows[inside])
+
+
 def _warp(pixels: NDArray[np.uint8], size: Size, matrix: Matrix, how: int, border: int) -> NDArray[np.uint8]:
+    if max(pixels.shape) >= MOST:
+        message = (
+            f"Images that are aligned must have less than {MOST} pixels on each side, because OpenCV moves no larger "
+            f"ones, but one has {pixels.shape[0]} x {pixels.shape[1]}. Shrink it, or cut it."
+        )
+        raise DataError(message)
     to_file = in_file(matrix, size, type(size)(*pixels.shape[:2]))
     flags = how | cv2.WARP_INVERSE_MAP
     moved = cv2.warpPerspective(pixels, to_file, (size.width, size.height), flags=flags, borderMode=border)

@@ -8,7 +8,9 @@ area with, and is anomalous if one of them is:
     pixel of the image    0           1
                       ├───────────┼───────────┤
 
-So no single-pixel region is lost, and scores, masks and regions agree with one another.
+So no single-pixel region is lost, and scores, masks and regions agree with one another. Where images are aligned, a map
+is moved back by the same rule, except that the pixels under the middle of a pixel, and those whose middles lie in it,
+stand for the area that they share (`data/warping.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
+from anomalib_tiled.data.warping import moves, unwarped
 from anomalib_tiled.results.metrics import TOUCHING
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Size
+    from anomalib_tiled.stages.alignment import Matrix
 
     Mask = NDArray[np.bool_]
     Scores = NDArray[np.float32]
@@ -77,17 +81,21 @@ class Region:
         return cls(**plain)
 
 
-def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
-    """Resize a map or a mask to its image: each pixel gets the highest value under it.
+def in_source_size(values: torch.Tensor, size: Size, matrix: Matrix | None = None) -> NDArray[np.float32]:
+    """Resize a map or a mask to its image, and move it back if the image was aligned.
 
     Args:
         values: Shape (..., height, width), one map.
         size: Height and width of the image.
+        matrix: From pixels of the aligned image to pixels of the image, in the size of the map; ``None`` if it was not
+            aligned.
 
     Returns:
-        Shape (height, width) of the image.
+        Shape (height, width) of the image; NaN for pixels that no pixel of the aligned image covers.
     """
     layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # some devices cannot pool to every size
+    if matrix is not None and moves(matrix):
+        return unwarped(layer[0].numpy(), size, matrix)
     if tuple(layer.shape[-2:]) != tuple(size):
         layer = adaptive_max_pool2d(layer, tuple(size))
     return cast("NDArray[np.float32]", layer[0].numpy())

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.data.images import read_image, read_masks
-from anomalib_tiled.data.warping import IDENTITY, in_file, moves, warped
+from anomalib_tiled.data.warping import IDENTITY, in_file, moves, unwarped, warped
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.alignment import Matrix
 
@@ -105,3 +106,60 @@ def test_masks_are_moved_with_their_image_and_end_at_its_border(tmp_path: Path) 
     moved = read_masks([tmp_path / "mask.png"], Size(6, 8), shift(2, 1))
     assert np.argwhere(moved).tolist() == [[0, 5], [1, 1], [1, 5], [2, 5], [3, 5], [4, 5]]
     assert set(np.unique(moved)) == {0, 1}
+
+
+def test_a_whole_shift_moves_a_map_back() -> None:
+    scores = np.arange(48, dtype=np.float32).reshape(6, 8)
+    back = unwarped(scores, Size(6, 8), shift(3, -2))
+    assert np.array_equal(back[:4, 3:], scores[2:, :-3])
+    assert np.isnan(back[:, :3]).all()
+    assert np.isnan(back[4:]).all()
+
+
+@pytest.mark.parametrize("size", [Size(40, 60), Size(33, 71), Size(80, 120), Size(17, 20), Size(20, 200)])
+@pytest.mark.parametrize("matrix", [turn(3, 25), turn(-20, 30), shift(1.5, -2.5), turn(90, 20)])
+def test_no_pixel_of_a_map_is_lost_where_the_image_reaches(size: Size, matrix: Matrix) -> None:
+    """Each pixel alone: whatever the others are, it is found in the file, at its place."""
+    random = np.random.default_rng(0)
+    to_file = in_file(matrix, Size(40, 60), size)
+    for y, x in random.integers(0, (40, 60), (60, 2)):
+        scores = np.arange(40, dtype=np.float32)[:, None].repeat(60, axis=1) / 50 - 1  # no row has the lowest score
+        scores[y, x] = 1
+        place = to_file @ [x, y, 1]
+        column, row = place[:2]
+        found = np.argwhere(unwarped(scores, size, matrix) > 0)
+        if 0 <= column < size.width - 0.5 and 0 <= row < size.height - 0.5:
+            assert np.abs(found - [row, column]).max(axis=1).min() <= 0.501, "the pixel that its middle lies in"
+        reach = 1 + max(size.height / 40, size.width / 60)
+        assert np.all(np.abs(found - [row, column]) <= reach), "and nowhere else"
+
+
+def test_scores_and_masks_agree_after_moving_back() -> None:
+    scores = np.random.default_rng(0).random((40, 60), dtype=np.float32)
+    for size in (Size(40, 60), Size(25, 30), Size(90, 130)):
+        moved, mask = (unwarped(each.astype(np.float32), size, turn(4, 20)) for each in (scores, scores > 0.9))
+        assert np.array_equal(moved > 0.9, mask > 0)
+        assert not (np.isnan(moved) & ~np.isnan(mask)).any()
+
+
+def test_pixels_of_which_a_map_says_nothing_stay_so() -> None:
+    scores = np.ones((6, 8), np.float32)
+    scores[2:4, 3:5] = np.nan
+    back = unwarped(scores, Size(6, 8), shift(1, 0))
+    assert np.argwhere(np.isnan(back[:, 1:])).tolist() == [[2, 3], [2, 4], [3, 3], [3, 4]]
+
+
+def test_a_mask_comes_back_to_where_it_was(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:30, 30:44] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    aligned = read_masks([tmp_path / "mask.png"], Size(64, 64), turn(7, 31.5))
+    back = unwarped(aligned.astype(np.float32), Size(64, 64), turn(7, 31.5)) > 0
+    inside, near = np.s_[21:29, 31:43], np.s_[19:31, 29:45]
+    assert back[inside].all()
+    assert back.sum() == back[near].sum(), "nothing lies more than a pixel beside it"
+
+
+def test_images_too_large_for_opencv_are_refused() -> None:
+    with pytest.raises(DataError, match=r"less than 32767 pixels on each side.*, but one has 2 x 32768\. Shrink it"):
+        warped(np.zeros((2, 32768, 3), np.uint8), Size(2, 10), shift(1, 0))
