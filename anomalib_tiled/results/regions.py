@@ -8,9 +8,10 @@ area with, and is anomalous if one of them is:
     pixel of the image    0           1
                       ├───────────┼───────────┤
 
-So no single-pixel region is lost, and scores, masks and regions agree with one another. Where images are aligned, a map
-is moved back by the same rule, except that the pixels under the middle of a pixel, and those whose middles lie in it,
-stand for the area that they share (`data/warping.py`).
+So no single-pixel region is lost, and scores, masks and regions agree with one another. Pixels of the map that do not
+count are NaN: a pixel of the image is NaN, too, if it shares area with no other. Where images are aligned, a map is
+moved back by the same rule, except that the pixel under the middle of a pixel, and those whose middles lie in it, stand
+for the area that they share (`data/warping.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
@@ -28,7 +30,6 @@ from anomalib_tiled.results.metrics import TOUCHING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
@@ -97,7 +98,9 @@ def in_source_size(values: torch.Tensor, size: Size, matrix: Matrix | None = Non
     if matrix is not None and moves(matrix):
         return unwarped(layer[0].numpy(), size, matrix)
     if tuple(layer.shape[-2:]) != tuple(size):
-        layer = adaptive_max_pool2d(layer, tuple(size))
+        has_hidden = bool(layer.amax().isnan())
+        layer = adaptive_max_pool2d(layer.nan_to_num(-torch.inf) if has_hidden else layer, tuple(size))
+        layer = layer.masked_fill(layer.isneginf(), torch.nan) if has_hidden else layer
     return cast("NDArray[np.float32]", layer[0].numpy())
 
 
