@@ -151,6 +151,12 @@ def register_aligners():
 """A plugin with an aligner that counts pixels exactly."""
 
 
+@pytest.fixture(scope="session")
+def markers() -> str:
+    """Source of a plugin with an aligner, ``markers.ByMarker``."""
+    return MARKERS
+
+
 @pytest.fixture
 def by_marker(install: Callable[..., None], image_folder: Path) -> Callable[..., None]:
     """An aligner, and a function that marks images for it: ``by_marker("good/0.png", 3, 5)``, x and y.

@@ -163,6 +163,11 @@ class Split:
         """
         return Split(StoredSamples(replace(self.table, transforms=transforms)))
 
+    def matrix_of(self, name: str) -> Matrix | None:
+        """Give the matrix of an image by its name; ``None`` if it is not aligned."""
+        table = self.table
+        return None if table.transforms is None else table.matrix_of(table.images.place_of(name))
+
     def subset(self, name: Subset) -> Sequence[Sample]:
         """Give the images of one subset, without those that cannot be aligned."""
         return self._where(self._is_of(name))

@@ -85,7 +85,7 @@ def warped_mask(mask: NDArray[np.uint8], size: Size, matrix: Matrix) -> NDArray[
     return _warp(mask, size, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
-def unwarped(scores: NDArray[np.float32], size: Size, matrix: Matrix) -> NDArray[np.float32]:
+def unwarped(scores: NDArray[np.float32], size: Size, matrix: Matrix, *, is_mask: bool = False) -> NDArray[np.float32]:
     """Move a map of an aligned image back to the pixels of its file.
 
     A pixel of the file gets the highest score of the map pixel under its middle, and of all map pixels whose middles
@@ -95,6 +95,7 @@ def unwarped(scores: NDArray[np.float32], size: Size, matrix: Matrix) -> NDArray
         scores: The map, shape (height, width); NaN where it says nothing.
         size: Height and width of the file.
         matrix: From pixels of the aligned image to pixels of the image, in the size of the map.
+        is_mask: Whether the map is 1 in few pixels and 0 in all others, which is faster.
 
     Returns:
         Shape (height, width) of the file; NaN where the map says nothing, or does not reach.
@@ -113,11 +114,11 @@ def unwarped(scores: NDArray[np.float32], size: Size, matrix: Matrix) -> NDArray
             borderValue=float(NOTHING),
         ),
     )
-    lowest = known.min()  # raises no other score: nearly all of a mask need not be moved
     for first in range(0, len(known), ROWS_AT_ONCE):
         rows = known[first : first + ROWS_AT_ONCE]
-        if (rows > lowest).any():
-            _raise_by(rows, rows > lowest, first, to_file, found)
+        which = rows > (0 if is_mask else NOTHING)
+        if which.any():
+            _raise_by(rows, which, first, to_file, found)
     found[found == NOTHING] = np.nan
     return found
 

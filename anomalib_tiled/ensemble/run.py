@@ -181,6 +181,11 @@ class Run:
         source = open_source(split, self.grid, None)
         return replace(self, split=split, source=source, datamodule=datamodule, reasons=reasons)
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether images are aligned."""
+        return "alignment" in self.settings.stages
+
     @cached_property
     def unaligned(self) -> Mapping[str, str] | None:
         """Why images cannot be aligned, by their names; ``None`` if images are not aligned.
@@ -188,7 +193,7 @@ class Run:
         Raises:
             RunFolderError: The file with the reasons is missing, or was changed.
         """
-        if "alignment" not in self.settings.stages:
+        if not self.is_aligned:
             return None
         return read_reasons(self.folder) if self.reasons is None else self.reasons
 

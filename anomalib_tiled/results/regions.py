@@ -17,7 +17,7 @@ for the area that they share (`data/warping.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -82,6 +82,18 @@ class Region:
         return cls(**plain)
 
 
+class InFile(NamedTuple):
+    """How a map lies in the file of its image.
+
+    Args:
+        size: Height and width of the file.
+        matrix: The transform of the aligned image, as for `in_source_size`; ``None`` if images are not aligned.
+    """
+
+    size: Size
+    matrix: Matrix | None = None
+
+
 def in_source_size(values: torch.Tensor, size: Size, matrix: Matrix | None = None) -> NDArray[np.float32]:
     """Resize a map or a mask to its image, and move it back if the image was aligned.
 
@@ -96,7 +108,7 @@ def in_source_size(values: torch.Tensor, size: Size, matrix: Matrix | None = Non
     """
     layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # some devices cannot pool to every size
     if matrix is not None and moves(matrix):
-        return unwarped(layer[0].numpy(), size, matrix)
+        return unwarped(layer[0].numpy(), size, matrix, is_mask=values.dtype == torch.bool)
     if tuple(layer.shape[-2:]) != tuple(size):
         has_hidden = bool(layer.amax().isnan())
         layer = adaptive_max_pool2d(layer.nan_to_num(-torch.inf) if has_hidden else layer, tuple(size))
