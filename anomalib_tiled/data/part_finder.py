@@ -24,6 +24,9 @@ from anomalib_tiled.system.progress import track
 AT_ONCE = 4
 """Most images that are decoded and aligned at the same time, each in a thread."""
 
+FEW = 32
+"""Number of images that come first, from all over the training images."""
+
 NUMBERS = 9
 """Of a matrix."""
 
@@ -31,7 +34,7 @@ SMALLEST = 1e-6
 """Smallest determinant of a transform: with a smaller one, the whole image would come from one pixel."""
 
 
-class Motion(NamedTuple):
+class Displacement(NamedTuple):
     """How far the part lies from where the reference has it, at the middle of the image.
 
     Args:
@@ -47,8 +50,8 @@ class Motion(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, matrix: Matrix, size: Size) -> Motion:
-        """Read the motion from the transform of an image of this size."""
+    def of(cls, matrix: Matrix, size: Size) -> Displacement:
+        """Read the displacement from the transform of an image of this size."""
         transform = np.reshape(matrix, (3, 3))
         middle = np.array([(size.width - 1) / 2, (size.height - 1) / 2, 1])
         x, y, w = transform @ middle
@@ -80,7 +83,7 @@ class TrainingImages(Iterable[Pixels]):
     """Images for an aligner to learn from, decoded anew each time.
 
     Args:
-        paths: The images.
+        paths: The images. Every so many-th of them comes first, because aligners may look at the first few alone.
         size: Height and width to resize them to.
     """
 
@@ -89,7 +92,8 @@ class TrainingImages(Iterable[Pixels]):
 
     def __iter__(self) -> Iterator[Pixels]:
         """Give the images one by one."""
-        return (read_image(path, self.size) for path in self.paths)
+        step = -(-len(self.paths) // FEW)
+        return (read_image(path, self.size) for start in range(step) for path in self.paths[start::step])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from anomalib_tiled.data.part_finder import Motion
+from anomalib_tiled.data.part_finder import Displacement
 from anomalib_tiled.data.split import SUBSETS
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.stages.alignment import Reference
@@ -67,8 +67,13 @@ def _rows(split: Split, findings: Sequence[Finding], size: Size) -> Iterator[lis
         if finding.alignment is None:
             yield [name, subset, *[""] * 5, finding.reason]
         else:
-            motion = Motion.of(finding.alignment.matrix, size)
-            numbers = [f"{motion.x:.2f}", f"{motion.y:.2f}", f"{motion.rotation:.3f}", f"{motion.scale:.4f}"]
+            displacement = Displacement.of(finding.alignment.matrix, size)
+            numbers = [
+                f"{displacement.x:.2f}",
+                f"{displacement.y:.2f}",
+                f"{displacement.rotation:.3f}",
+                f"{displacement.scale:.4f}",
+            ]
             yield [name, subset, *numbers, f"{finding.alignment.quality:.3f}", ""]
 
 
