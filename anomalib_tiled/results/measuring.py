@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
@@ -132,7 +132,8 @@ class MeasureImages:
         rows: list[Row] = []
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
-        for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
+        pictures = None if self.pictures is None else replace(self.pictures, split=job.data.split)
+        for batch in measure(batches, ensemble, measurements, pictures, tiles=False):
             items = [*batch]  # which copies the images
             rows += score_rows(items)
             for item in items:

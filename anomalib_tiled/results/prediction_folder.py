@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, PredictedImage
+from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, PredictedImage
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from anomalib_tiled.config.settings import Plain
+
+ALIGNED = "aligned"
+"""Key of the facts: the run aligns images, so the table has a column for those in which the part is not found."""
 
 HAS_MAPS = "has_maps"
 """Key of the facts: whether the model gives anomaly maps."""
@@ -331,8 +334,10 @@ class PredictionFolder:
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], None]]:
         """Write a new table, row by row."""
+        is_aligned = self._is_begun() and self.facts().get(ALIGNED)
+        columns = (*COLUMNS, UNALIGNED) if is_aligned else COLUMNS
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
-            _write_rows(file, [COLUMNS])
+            _write_rows(file, [columns])
             yield lambda image: _write_rows(file, [image.to_row()])
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:

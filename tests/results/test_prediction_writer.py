@@ -20,7 +20,7 @@ from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.regions import in_source_size
+from anomalib_tiled.results.regions import InFile, in_source_size
 from anomalib_tiled.results.request import Predicted, PredictionSettings
 from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.results.thresholds import Threshold, Thresholds
@@ -52,7 +52,7 @@ def batch(*, has_maps: bool = True) -> ImageBatch:
 def written(kept: PredictionWriter, given: ImageBatch) -> list[PredictedImage]:
     """Write a batch; give what was predicted."""
     rows = zip(given, SIZES, [9.0, 1.0], RAW[:, 0], strict=True)
-    return [kept.write(item, size, score, raw_map) for item, size, score, raw_map in rows]
+    return [kept.write(item, InFile(size), score, raw_map) for item, size, score, raw_map in rows]
 
 
 @pytest.mark.parametrize("maps", ["npy", "tiff"])
@@ -151,7 +151,7 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
         Pictures(tmp_path / "out", tmp_path, stretch=stretch),
     )
     item = next(iter(given))
-    kept.write_decision(item, size, 1.0)
+    kept.write_decision(item, InFile(size), 1.0)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
     predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:

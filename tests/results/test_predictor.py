@@ -62,7 +62,7 @@ class Written:
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"
             raise DataError(message)
-        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="")
+        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="", unaligned=None)
 
 
 class Prediction:
