@@ -88,7 +88,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
             run = run.without_left_out()
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
-        notes = filter(None, (run.left_out_note(), image_note))
+        notes = filter(None, (run.ignored_note(), run.left_out_note(), image_note))
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         lease.check()
         keep_calibration(run, calibration)

@@ -75,6 +75,10 @@ class PixelSource(Protocol):
     def fingerprint(self) -> str | None:
         """Fingerprint of the decoded files, and of how they are cut; ``None`` if reading a tile decodes its image."""
 
+    @property
+    def scope(self) -> Scope:
+        """Which pixels count in every image."""
+
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of an image, shape (rows, columns, 3)."""
 
@@ -251,7 +255,9 @@ class ImageCache:
         write_json(self.folder / INDEX, self.index)
 
 
-def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
+def open_source(
+    split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True, scope: Scope = EVERYTHING
+) -> PixelSource:
     """Open the cache of a split.
 
     Args:
@@ -259,12 +265,13 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         grid: The grid that cuts them.
         directory: Folder of all caches; ``None`` to decode images on every request.
         build: Whether to fill a missing cache; otherwise images are decoded on every request.
+        scope: Which pixels count.
 
     Raises:
         DataError: An image or mask cannot be decoded.
         StorageError: The cache does not fit on the disk.
     """
-    decoded = DecodedFiles(grid.image_size, split.has_masks)
+    decoded = DecodedFiles(grid.image_size, split.has_masks, scope)
     if directory is None:
         return decoded
     images, joined = split.table.images, [names.split(BETWEEN_MASKS) for names in split.table.masks]
@@ -272,7 +279,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     if versions is None:
         return decoded  # images that are not needed now may be missing or inaccessible
     folder = directory / _key(grid, versions, [len(names) for names in joined])
-    cache = ImageCache(folder, grid, images, split.table.masks)
+    cache = ImageCache(folder, grid, images, split.table.masks, scope=scope)
     if (opened := cache.opened()) is not None:
         return opened
     if not build:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble.devices import device_of
@@ -51,14 +52,20 @@ class RunData:
     datamodule: AnomalibDataModule
 
     @classmethod
-    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid) -> RunData:
+    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid, scope: Scope = EVERYTHING) -> RunData:
         """Read the split of a run, look at its images, and open its cache if it is filled.
+
+        Args:
+            folder: The run folder.
+            settings: Its configuration.
+            grid: Where the tiles lie.
+            scope: Which pixels count.
 
         Raises:
             RunFolderError: The split is missing or has changed.
         """
         split = read_split(folder)
-        source = open_source(split, grid, settings.cache_directory, build=False)
+        source = open_source(split, grid, settings.cache_directory, build=False, scope=scope)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 
     def samples(self, purpose: Purpose) -> Sequence[Sample]:

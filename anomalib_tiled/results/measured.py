@@ -119,7 +119,7 @@ class RunMeasurements:
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        notes = (run.left_out_note(), self._hidden.note(), advice)
+        notes = (run.ignored_note(), run.left_out_note(), self._hidden.note(), advice)
         unmeasured = _unmeasured(run.split.subset("test"), images)
         return Measured(
             metrics, images, self._tiles.results(), (*filter(None, notes), *unmeasured, *self._metrics.lacks)
