@@ -35,6 +35,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
+from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
@@ -131,7 +132,7 @@ class TiledEnsemble(EnsembleModel):
         ensemble._augmentations = () if augmentations is None else (augmentations,)
         ensemble.run_folder = run.folder.path
         ensemble._trained_on = TrainedOn.of(run.split, run.grid.image_size)
-        return ensemble.to(opened.device).eval()
+        return ensemble.naming(run.regions).to(opened.device).eval()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         """Normalize and threshold whole images, by the thresholds given to `load`."""
@@ -200,12 +201,15 @@ class TiledEnsemble(EnsembleModel):
         images = torch.stack([self._in_size(image) for image in pixels])
         with self.batch_lock:
             raw = self.predict_raw(images)
-            decided = self.decide(raw)
+            decided, named = self.decide(raw), decisions_of(self.decide_regions(raw), len(given))
         paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]
         predictions = [
             self._image_prediction(decided, number, image, paths[number]) for number, image in enumerate(pixels)
         ]
-        return [replace(each, raw_score=score) for each, score in zip(predictions, raw.scores.tolist(), strict=True)]
+        return [
+            replace(each, raw_score=score, named_regions=regions)
+            for each, score, regions in zip(predictions, raw.scores.tolist(), named, strict=True)
+        ]
 
     def _warn_if_unusual(self, name: object, size: Size) -> None:
         """Warn once if the size of an image differs from those of training."""

@@ -29,6 +29,7 @@ from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.runs.claims import claim_tile
@@ -168,12 +169,12 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv") as write_scores:
+    with scores_file(output / "scores.csv", named_regions(run.regions)) as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
-            for batch in measure(images, ensemble, measurements, drawn, tiles=True):
-                write_scores(score_rows(batch))
+            for batch, regions in measure(images, ensemble, measurements, drawn, tiles=True):
+                write_scores(score_rows(batch, regions))
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:

@@ -14,7 +14,13 @@ from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import TileGrid
-from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
+from anomalib_tiled.stages.contracts import (
+    call_stage,
+    errors_naming_stage,
+    learned_number,
+    learned_numbers,
+    with_context,
+)
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -135,16 +141,19 @@ class Calibration:
         notes: Notes about the calibration for readers of the results.
         borrowed: Names of tiles whose normal scores do not vary, each with the name of the tile whose scores it was
             calibrated on instead.
+        regions: Calibration of each named region, by its name; empty if there are none, or if nothing is learned from
+            whole images.
     """
 
     image: Level | None = None
     tiles: dict[str, Level] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     borrowed: dict[str, str] = field(default_factory=dict)
+    regions: dict[str, Learned] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Give the content of ``calibration.json``."""
-        return asdict(self)
+        """Give the content of ``calibration.json``, which is as in earlier versions if there are no named regions."""
+        return {name: value for name, value in asdict(self).items() if name != "regions" or value}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
@@ -160,6 +169,7 @@ class Calibration:
                 tiles={name: _level(level) for name, level in tiles.items()},
                 notes=tuple(notes),
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
+                regions={name: Learned(**learned) for name, learned in content.get("regions", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
@@ -178,6 +188,7 @@ class Observed:
     def __init__(self, bits: int = IMAGE_BITS, uninspected: NDArray[np.bool_] | None = None) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
+        self.regions: dict[str, ExactScores] = {}
         self.every_mask_known = True
         self._uninspected = uninspected
 
@@ -196,6 +207,16 @@ class Observed:
             pixels = slice(None) if self._uninspected is None else ~self._uninspected
             self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
 
+    def add_regions(self, scores: Mapping[str, torch.Tensor], anomalous: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Count the scores of named regions, by their names.
+
+        Args:
+            scores: Shape (batch,).
+            anomalous: Whether the region is anomalous in each image, shape (batch,).
+        """
+        for name, values in scores.items():
+            self.regions.setdefault(name, ExactScores()).add(values.cpu().numpy(), anomalous[name])
+
     def merge(self, other: Observed) -> None:
         """Add what another place has observed of the next images.
 
@@ -205,6 +226,8 @@ class Observed:
         self.scores.merge(other.scores)
         self.maps.merge(other.maps)
         self.every_mask_known &= other.every_mask_known
+        for name, scores in other.regions.items():
+            self.regions.setdefault(name, ExactScores()).merge(scores)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the pixels that no model sees: nothing more is counted elsewhere."""
@@ -223,6 +246,8 @@ class Observed:
             tiles: The ``rounding`` of each tile.
         """
         self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*tiles, strict=True))
+        for scores in self.regions.values():  # of pixels
+            scores.given_rounding = self.maps.given_rounding
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule, by default that of the stages, and, to ``normalize``, the normalizer learn.
@@ -238,6 +263,14 @@ class Observed:
             return Level(scores, scores)
         threshold = None if self.every_mask_known else scores.threshold
         return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
+
+    def learn_regions(self, stages: Stages, *, normalize: bool) -> dict[str, Learned]:
+        """Do the same for each named region, by its name."""
+        learned = {}
+        for name, scores in self.regions.items():
+            with with_context(f"Region: {name}."):
+                learned[name] = _learned(stages, stages.thresholder, scores, normalize=normalize)
+        return learned
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
@@ -22,6 +22,7 @@ from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
 from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
@@ -29,6 +30,11 @@ from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import decided
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from anomalib_tiled.stages.regions import RegionMap
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
@@ -46,6 +52,7 @@ class RawPrediction:
         masks: Which pixels are anomalous in a tile, shape of the maps; ``None`` unless tiles are thresholded.
         uninspected: Pixels that no model sees, shape (height, width), which are never anomalous; ``None`` if there are
             none. In the maps they have the lowest score of their image.
+        regions: Score of each named region, by its name, shape (batch,).
     """
 
     scores: torch.Tensor
@@ -54,6 +61,7 @@ class RawPrediction:
     labels: torch.Tensor | None
     masks: torch.Tensor | None
     uninspected: torch.Tensor | None = None
+    regions: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def without_uninspected(self, masks: torch.Tensor) -> torch.Tensor:
         """Remove pixels that no model sees from masks."""
@@ -96,7 +104,17 @@ class EnsembleModel(AnomalibModule):
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
+        self.regions = NamedRegions({})
         self.batch_lock = BatchLock()
+
+    def naming(self, regions: RegionMap | None) -> Self:
+        """Name regions, each of which gets a score and a label of its own; give the ensemble itself.
+
+        Args:
+            regions: The regions; ``None`` if there are none.
+        """
+        self.regions = NamedRegions({} if regions is None else regions.named).to(self.device)
+        return self
 
     def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
         """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
@@ -201,6 +219,30 @@ class EnsembleModel(AnomalibModule):
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
 
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        """Normalize and threshold named regions.
+
+        Args:
+            raw: Their scores, and masks of tiles if tiles are thresholded.
+
+        Returns:
+            What is decided about each region, by its name; none without calibration.
+        """
+        if self.calibration is None:
+            return {}
+        in_tiles = {} if raw.masks is None else self.regions.touched(raw.masks)
+        decisions = {}
+        for name, scores in raw.regions.items():
+            learned = self.calibration.regions.get(name)
+            final = scores if learned is None else self._final(scores, learned)
+            if self.stages.threshold_at == "image" and learned is not None:
+                sensitivity = self.stages.image_sensitivity
+                labels = decided(scores, final, threshold=learned.threshold, sensitivity=sensitivity)
+            else:
+                labels = in_tiles[name]
+            decisions[name] = DecidedRegion(final, labels)
+        return decisions
+
     def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
         if learned.normalization is not None:
             return _normalized(self.stages.normalizer, scores, learned.normalization)
@@ -230,7 +272,7 @@ class TileJoiner:
         self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
         self.shape = (batch, 1, *self.grid.image_size)
         self.device = ensemble.device
-        self.uninspected = ensemble.uninspected
+        self.uninspected, self.regions = ensemble.uninspected, ensemble.regions
         self.scores: list[torch.Tensor] = []
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.masks = torch.zeros(self.shape if self._thresholds_tiles else 0, dtype=torch.bool, device=self.device)
@@ -281,6 +323,7 @@ class TileJoiner:
             labels=self.labels if self._thresholds_tiles else None,
             masks=self.masks if self._thresholds_tiles else None,
             uninspected=self.uninspected,
+            regions=self.regions.highest(maps),
         )
 
     def _merged(self) -> torch.Tensor:

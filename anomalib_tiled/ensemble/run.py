@@ -104,7 +104,7 @@ class Run:
     @cached_property
     def regions(self) -> RegionMap | None:
         """The regions, from the run folder; ``None`` if there are none."""
-        return read_regions(self.folder, self.settings)
+        return self.job.regions
 
     @cached_property
     def job(self) -> TileJob:
@@ -223,6 +223,7 @@ class Run:
             calibration=calibration,
             evaluator=False,
         )
+        ensemble.naming(self.regions)
         return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
 
     def _own_device(self) -> torch.device:

@@ -140,7 +140,7 @@ class StoredImages:
         job = self.job
         stages, models = Stages.build(job.settings), job.tile_models()
         ensemble = EnsembleModel(job.grid, models, stages=stages, calibration=calibration, evaluator=False)
-        return ensemble.to(job.device(device)).eval()
+        return ensemble.naming(job.regions).to(job.device(device)).eval()
 
     def batches(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[LazyPrediction]:
         """Yield images, each batch with the function that joins its predictions.

@@ -17,6 +17,7 @@ from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
 
 Purpose = Literal["calibration", "test"]
 """What images are predicted for. Calibration takes those of the subset ``val``, or of ``train`` if it has none."""
@@ -156,6 +158,11 @@ class TileJob:
                 f"machine, {gethostname()}. Mount the disk that it is on here, too, under the same path."
             )
             raise DataError(message)
+
+    @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return read_regions(self.folder, self.settings)
 
     @cached_property
     def datamodule(self) -> AnomalibDataModule:

@@ -117,4 +117,5 @@ class ImageJob:
             calibration=Calibration.from_json(read_json(path)),
             evaluator=False,
         )
+        ensemble.naming(job.regions)
         return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, PredictedImage
+from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 HAS_MAPS = "has_maps"
 """Key of the facts: whether the model gives anomaly maps."""
+
+NAMED_REGIONS = "named_regions"
+"""Key of the facts: names of the named regions, if the run has some."""
 
 RETHRESHOLDING = "deciding"
 """Key of the facts while new thresholds are applied: these thresholds."""
@@ -332,7 +336,7 @@ class PredictionFolder:
     def _table(self) -> Iterator[Callable[[PredictedImage], None]]:
         """Write a new table, row by row."""
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
-            _write_rows(file, [COLUMNS])
+            _write_rows(file, [[*COLUMNS, *region_columns(self.facts().get(NAMED_REGIONS, []))]])
             yield lambda image: _write_rows(file, [image.to_row()])
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:

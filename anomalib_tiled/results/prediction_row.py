@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region_decisions import RegionDecision
 from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
     from anomalib.data import ImageItem
@@ -45,6 +46,7 @@ class PredictedImage:
         regions: Its anomalous regions; the one with the highest score first.
         any_pixel: Whether any pixel is anomalous, also in regions too small to list; ``None`` if the model gives
             no anomaly maps.
+        named_regions: Decisions about named regions, by their names; empty if the run has none.
     """
 
     image_path: str
@@ -54,6 +56,7 @@ class PredictedImage:
     pred_label: int
     regions: tuple[Region, ...]
     any_pixel: bool | None = None
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
 
     @property
     def contradiction(self) -> str:
@@ -74,8 +77,12 @@ class PredictedImage:
             "raw_score": rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
             "contradiction": self.contradiction,
+            "named_regions": {
+                name: {"score": rounded(each.score), "label": int(each.label)}
+                for name, each in self.named_regions.items()
+            },
         }
-        return json_line(content)
+        return json_line({name: value for name, value in content.items() if name != "named_regions" or value})
 
     @classmethod
     def from_line(cls, line: bytes) -> PredictedImage:
@@ -88,7 +95,11 @@ class PredictedImage:
             content = cast("dict[str, Plain]", parse_json(line))
             size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
             content.pop("contradiction", None)  # earlier versions did not write it
-            return cls(**{**content, "image_size": size, "regions": regions})
+            named = {
+                name: RegionDecision(float(each["score"]), bool(each["label"]))
+                for name, each in content.pop("named_regions", {}).items()
+            }
+            return cls(**{**content, "image_size": size, "regions": regions, "named_regions": named})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
 
@@ -97,7 +108,8 @@ class PredictedImage:
         first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
         area = sum(region.area for region in self.regions)
         label, score = self.pred_label, rounded(self.pred_score)
-        return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+        own = [cell for each in self.named_regions.values() for cell in (rounded(each.score), int(each.label))]
+        return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction, *own]
 
     def coco_image(self, number: int) -> dict[str, Plain]:
         """Give the entry of the image in COCO's format.

@@ -15,8 +15,9 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_folder import NAMED_REGIONS, PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
@@ -69,7 +70,8 @@ class PredictionWriter:
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
         else:
-            facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
+            named = {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
+            facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run), **named}
             folder.begin(settings, **facts)
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)

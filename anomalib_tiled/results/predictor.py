@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from anomalib_tiled.data.tile_dataset import collate
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
+from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 
@@ -89,14 +91,16 @@ class Predictor:
         with with_context(image_context(images.image_path)):
             raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile)
             decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
+            regions = decisions_of(self._ensemble.decide_regions(raw), len(images))
         fields: dict[str, Any] = {
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
         items, predictions, failures = [], [], []
-        for item, size, score, raw_map in zip(images, batch.sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+        each = zip(images, batch.sizes, raw.scores.tolist(), raw.maps.cpu(), regions, strict=True)
+        for item, size, score, raw_map, named in each:
             try:
-                predictions.append(self._writer.write(item, size, score, raw_map[0]))
+                predictions.append(replace(self._writer.write(item, size, score, raw_map[0]), named_regions=named))
                 items.append(item)
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))

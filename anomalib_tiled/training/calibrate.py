@@ -86,8 +86,9 @@ def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None
         notes = (*stages.thresholder.notes(image.scores), *notes_on_spread(lenders))
     if not stages.learn_from_images:
         return replace(calibration, notes=notes)
-    level = image.learn(stages, normalize=stages.normalize_at == "image")
-    return replace(calibration, image=level, notes=notes)
+    normalize = stages.normalize_at == "image"
+    level, regions = image.learn(stages, normalize=normalize), image.learn_regions(stages, normalize=normalize)
+    return replace(calibration, image=level, regions=regions, notes=notes)
 
 
 def _save_scores(run: Run, observed: Observed) -> None:
