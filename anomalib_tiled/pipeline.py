@@ -30,6 +30,7 @@ from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.region_decisions import named_regions
+from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.runs.claims import claim_tile
@@ -84,9 +85,11 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
         run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
         run = run.without_left_out().with_cache()
+        _draw_regions(run)
         with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)
-            run = run.without_left_out()
+            if (run := run.without_left_out()).grid.left_out:
+                _draw_regions(run)
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
         notes = filter(None, (run.ignored_note(), run.left_out_note(), image_note))
@@ -95,6 +98,13 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
+
+
+def _draw_regions(run: Run) -> None:
+    """Draw the regions over the first training image."""
+    if (regions := run.regions) is not None:
+        image = run.source.image(run.split.subset("train")[0], *run.grid.whole)
+        draw_regions(run.folder.regions_picture, image, run.grid, regions)
 
 
 @contextmanager
