@@ -222,6 +222,7 @@ class Run:
             stages=Stages.build(self.settings),
             calibration=calibration,
             evaluator=False,
+            scope=self.source.scope,
         )
         ensemble.naming(self.regions)
         return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()

@@ -93,14 +93,15 @@ class RunMeasurements:
         """Give the function that takes the raw prediction of each tile of a batch."""
         return self._tiles.watch(batch)
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Measure whole images.
 
         Args:
             batch: Images with predictions, on the CPU.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        self._metrics.update(batch)
-        self._tiles.update(batch)
+        self._metrics.update(batch, hidden)
+        self._tiles.update(batch, hidden)
         self._hidden.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
 
@@ -135,7 +136,8 @@ class RunMeasurements:
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        notes = (run.ignored_note(), run.left_out_note(), self._hidden.note(), advice)
+        of_places = (run.ignored_note(), run.left_out_note(), self._hidden.note())
+        notes = (*of_places, _out_of_scope(self._metrics.out_of_scope), advice)
         unmeasured = _unmeasured(run.split.subset("test"), images)
         places = [*self._tiles.results(), *self._regions.results()]
         return Measured(metrics, images, places, (*filter(None, notes), *unmeasured, *self._metrics.lacks))
@@ -172,6 +174,15 @@ def score_rows(images: Iterable[ImageItem], regions: Iterable[Mapping[str, Regio
         own = [cell for each in named.values() for cell in (_cell(each.score), int(each.label))]
         rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words, *own))
     return rows
+
+
+def _out_of_scope(images: int) -> str:
+    if not images:
+        return ""
+    return (
+        f"Image metrics leave out {images} test images: all of their defects lie where pixels do not count, because "
+        "the regions ignore them, or because they are outside of the aligned image."
+    )
 
 
 def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, ImageCounts]) -> list[str]:

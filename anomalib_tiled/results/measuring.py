@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.ensemble.calibration import Calibration, Observed
@@ -68,8 +69,9 @@ def measure(
                 decided, regions = ensemble.decide(raw)._asdict(), ensemble.decide_regions(raw)
             fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
             batch.update(**fields)
-            measurements.update(batch)
+            measurements.update(batch, None if raw.hidden is None else raw.hidden.cpu())
             measurements.update_regions(batch, raw.regions, regions, ensemble.regions)
+            batch.anomaly_map = raw.shown(cast("torch.Tensor", batch.anomaly_map))
             draw(batch)
             give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
             yield MeasuredBatch(batch, decisions_of(regions, len(batch)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,13 +23,14 @@ from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anomalib.data import ImageItem
     from numpy.typing import NDArray
 
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Size
+    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.request import PredictionRequest
 
 
@@ -96,7 +97,14 @@ class PredictionWriter:
         changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
-    def write(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+    def write(
+        self,
+        item: ImageItem,
+        size: Size,
+        raw_score: float,
+        raw_map: torch.Tensor,
+        named: Mapping[str, RegionDecision] | None = None,
+    ) -> PredictedImage:
         """Write the requested files of an image, and give its prediction.
 
         Args:
@@ -104,6 +112,7 @@ class PredictionWriter:
             size: Size of the image file.
             raw_score: Score before the normalization of images.
             raw_map: Map before the normalization of images, shape (height, width), on the CPU.
+            named: Decisions about named regions, by their names; ``None`` if there are none.
 
         Raises:
             DataError: The image is missing or has changed, or its name is too long.
@@ -114,7 +123,7 @@ class PredictionWriter:
             if self.settings.maps is not None and item.pred_mask is not None:
                 with replacing(self._map_file(path)) as temporary:
                     _write_map(temporary, raw_map.numpy().astype(np.float32), self.settings.maps)
-            return prediction
+            return replace(prediction, named_regions=named or {})
 
     def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""

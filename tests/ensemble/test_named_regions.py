@@ -100,7 +100,10 @@ def test_regions_learn_from_defects_in_them(ensemble: EnsembleModel) -> None:
 
 def test_without_masks_the_label_of_the_image_counts() -> None:
     truth = NamedRegions(masks()).truth(np.array([False, True]), None)
-    assert {name: each.tolist() for name, each in truth.items()} == {"triangle": [False, True], "rectangle": [False, True]}
+    assert {name: each.tolist() for name, each in truth.items()} == {
+        "triangle": [False, True],
+        "rectangle": [False, True],
+    }
 
 
 @pytest.mark.parametrize("normalize_at", ["image", "tile", "none"])

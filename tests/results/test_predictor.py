@@ -12,6 +12,7 @@ from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.named_regions import DecidedRegion
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Predictor
@@ -25,18 +26,23 @@ class Ensemble:
         self.asked: list[int] = []
         self.fail = fail
 
-    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[..., None] | None, *, hidden: torch.Tensor | None
+    ) -> RawPrediction:
         self.asked.append(len(images))
         self.fail(len(images))
         if on_tile is not None:
             on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
-        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
+        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden)
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         return InferenceBatch(
             pred_score=raw.scores, anomaly_map=raw.maps, pred_label=raw.scores > 0.5, pred_mask=raw.maps > 0.5
         )
+
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        return {name: DecidedRegion(scores, scores > 0.5) for name, scores in raw.regions.items()}
 
 
 class Written:
