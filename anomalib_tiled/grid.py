@@ -77,6 +77,7 @@ class TileGrid:
         tile_size: Height and width of a tile in pixels.
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
         left_out: Names of the locations without a model, because none could be fitted there.
+        ignored: Names of the locations without a pixel to be inspected, which are in `positions` alone.
 
     Raises:
         GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
@@ -87,6 +88,7 @@ class TileGrid:
     tile_size: Size
     stride: Size
     left_out: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -106,9 +108,9 @@ class TileGrid:
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
 
-    def __reduce__(self) -> tuple[type[TileGrid], tuple[Size, Size, Size, frozenset[str]]]:
-        """Pickle the sizes only, not the locations that were listed from them."""
-        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out)
+    def __reduce__(self) -> tuple[type[TileGrid], tuple[object, ...]]:
+        """Pickle sizes and names only, not the locations that were listed from them."""
+        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out, self.ignored)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
@@ -117,6 +119,14 @@ class TileGrid:
             names: Names such as ``r00_c03``.
         """
         return replace(self, left_out=frozenset(names))
+
+    def ignoring(self, names: Iterable[str]) -> TileGrid:
+        """Give the same grid with exactly these locations ignored.
+
+        Args:
+            names: Names such as ``r00_c03``.
+        """
+        return replace(self, ignored=frozenset(names))
 
     @property
     def whole(self) -> tuple[slice, slice]:
@@ -130,7 +140,12 @@ class TileGrid:
 
     @cached_property
     def locations(self) -> tuple[Tile, ...]:
-        """All locations, row by row from the top left."""
+        """The locations with a pixel to be inspected, row by row from the top left."""
+        return tuple(tile for tile in self.positions if tile.name not in self.ignored)
+
+    @cached_property
+    def positions(self) -> tuple[Tile, ...]:
+        """All locations, the ignored ones as well, row by row from the top left."""
         rows = _starts(self.image_size.height, self.tile_size.height, self.stride.height)
         columns = _starts(self.image_size.width, self.tile_size.width, self.stride.width)
         return tuple(
@@ -142,7 +157,7 @@ class TileGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of tile rows and tile columns."""
-        return self.locations[-1].row + 1, self.locations[-1].column + 1
+        return self.positions[-1].row + 1, self.positions[-1].column + 1
 
     @cached_property
     def row_cuts(self) -> tuple[int, ...]:
@@ -154,15 +169,31 @@ class TileGrid:
         """Pixel columns at which a tile begins or ends, the image's borders included."""
         return _cuts(self.image_size.width, self.tile_size.width, self.stride.width)
 
-    @property
+    @cached_property
     def row_seams(self) -> tuple[int, ...]:
-        """Interior row cuts: the set of covering tiles changes at each."""
-        return self.row_cuts[1:-1]
+        """Interior row cuts: the set of covering tiles changes at each. Beside ignored ones there is none."""
+        return self._seams(self.row_cuts, 1, 0) if self.ignored else self.row_cuts[1:-1]
 
-    @property
+    @cached_property
     def column_seams(self) -> tuple[int, ...]:
-        """Interior column cuts: the set of covering tiles changes at each."""
-        return self.column_cuts[1:-1]
+        """Interior column cuts: the set of covering tiles changes at each. Beside ignored ones there is none."""
+        return self._seams(self.column_cuts, 0, 1) if self.ignored else self.column_cuts[1:-1]
+
+    def _seams(self, cuts: tuple[int, ...], down: int, right: int) -> tuple[int, ...]:
+        """Give the cuts at which the locations that cover a block and its upper or left neighbour differ."""
+        covering: dict[tuple[int, int], set[str]] = {}
+        for tile in self.locations:
+            for _, block in self.blocks_in(tile.rows, tile.columns):
+                covering.setdefault((block.row, block.column), set()).add(tile.name)
+        return tuple(
+            sorted(
+                {
+                    cuts[row * down + column * right]
+                    for (row, column), names in covering.items()
+                    if covering.get((row - down, column - right), names) != names
+                }
+            )
+        )
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -208,9 +239,10 @@ class TileGrid:
     def __str__(self) -> str:
         """Describe the grid in one line."""
         rows, columns = self.shape
+        ignored = f", {len(self.ignored)} tiles without a pixel to inspect" if self.ignored else ""
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "
-            f"stride {self.stride}, in images of {self.image_size} pixels"
+            f"stride {self.stride}, in images of {self.image_size} pixels{ignored}"
         )
 
 

@@ -29,6 +29,8 @@ from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.region_decisions import named_regions
+from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.runs.claims import claim_tile
@@ -83,17 +85,27 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
         run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
         run = run.without_left_out().with_cache()
+        _draw_regions(run)
         with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)
-            run = run.without_left_out()
+            if (run := run.without_left_out()).grid.left_out:
+                _draw_regions(run)
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
-        notes = filter(None, (run.left_out_note(), run.unaligned_note(), image_note))
+        of_images = (run.ignored_note(), run.left_out_note(), run.unaligned_note(), image_note)
+        notes = filter(None, of_images)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
+
+
+def _draw_regions(run: Run) -> None:
+    """Draw the regions over the first training image."""
+    if (regions := run.regions) is not None:
+        image = run.source.image(run.split.subset("train")[0], *run.grid.whole)
+        draw_regions(run.folder.regions_picture, image, run.grid, regions)
 
 
 @contextmanager
@@ -170,13 +182,13 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv", is_aligned=run.is_aligned) as write_scores:
+    with scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned) as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
             here = None if drawn is None else replace(drawn, split=run.split)
-            for batch in measure(images, ensemble, measurements, here, tiles=True):
-                write_scores(score_rows(batch))
+            for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
+                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:

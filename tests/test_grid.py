@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -140,3 +141,34 @@ def test_the_blocks_of_an_area_are_those_that_lie_in_it(grid: TileGrid) -> None:
             and block.columns.stop <= columns.stop
         ]
         assert list(grid.blocks_in(rows, columns)) == inside
+
+
+def test_ignored_locations_are_nowhere_but_among_the_positions() -> None:
+    whole = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    grid = whole.ignoring({"r00_c00", "r01_c00", "r01_c02"})
+    assert [tile.name for tile in grid.tiles] == ["r00_c01", "r00_c02", "r01_c01"]
+    assert grid.locations == grid.tiles
+    assert grid.positions == whole.locations
+    assert grid.shape == whole.shape
+    assert grid.without({"r00_c01"}).ignored == grid.ignored
+    assert [tile.name for tile in grid.without({"r00_c01"}).locations] == ["r00_c01", "r00_c02", "r01_c01"]
+    assert deepcopy(grid) == grid, "by what a pickle holds"
+    assert str(grid).endswith("in images of 8 x 12 pixels, 3 tiles without a pixel to inspect")
+    with pytest.raises(GridError, match="no tile 'r00_c00'"):
+        grid.tile("r00_c00")
+
+
+def test_beside_ignored_locations_there_is_no_seam() -> None:
+    whole = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    assert (whole.row_seams, whole.column_seams) == ((4,), (4, 8))
+    left = whole.ignoring({"r00_c00", "r01_c00"})
+    assert (left.row_seams, left.column_seams) == ((4,), (8,))
+    assert whole.ignoring({"r00_c00"}).column_seams == (4, 8), "one in the row below"
+    assert left.row_cuts == whole.row_cuts, "images are cut as before"
+
+
+def test_seams_of_overlapping_tiles_beside_ignored_ones() -> None:
+    grid = TileGrid(Size(4, 10), Size(4, 4), Size(4, 3))
+    assert grid.column_seams == (3, 4, 6, 7)
+    assert grid.ignoring({"r00_c02"}).column_seams == (3, 4), "from 4 to 7, only the middle one covers pixels"
+    assert grid.ignoring({"r00_c01"}).column_seams == ()

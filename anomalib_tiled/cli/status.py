@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.cli.parser import folder_named, run_parser
@@ -28,9 +29,9 @@ def status(arguments: Sequence[str], prog: str) -> None:
         say(f"Note: {note}")
     tiles = tile_statuses(folder)
     say("\n".join(lines([COLUMNS, *map(cells, tiles)])))
-    counts = {state: sum(each.state == state for each in tiles) for state in ("done", "left out", "damaged")}
+    counts = Counter(each.state for each in tiles)
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
-    others = "".join(f", {counts[state]} {state}" for state in ("left out", "damaged") if counts[state])
+    others = "".join(f", {counts[state]} {state}" for state in ("left out", "ignored", "damaged") if counts[state])
     say(f"{counts['done']} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 

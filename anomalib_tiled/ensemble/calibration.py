@@ -15,7 +15,13 @@ from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import TileGrid
-from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
+from anomalib_tiled.stages.contracts import (
+    call_stage,
+    errors_naming_stage,
+    learned_number,
+    learned_numbers,
+    with_context,
+)
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -138,6 +144,8 @@ class Calibration:
             calibrated on instead.
         false_alarms: How many new normal images will be called anomalous; ``None`` if the validation images do not
             tell, and for runs of earlier versions.
+        regions: Calibration of each named region, by its name; empty if there are none, or if nothing is learned from
+            whole images.
     """
 
     image: Level | None = None
@@ -145,6 +153,7 @@ class Calibration:
     notes: tuple[str, ...] = ()
     borrowed: dict[str, str] = field(default_factory=dict)
     false_alarms: FalseAlarms | None = None
+    regions: dict[str, Learned] = field(default_factory=dict)
 
     def note_on_false_alarms(self, *, on_test: bool) -> tuple[str, ...]:
         """Give a note if many false alarms are to be expected, else none.
@@ -156,11 +165,9 @@ class Calibration:
         return () if note is None else (note,)
 
     def to_json(self) -> dict[str, object]:
-        """Give the content of ``calibration.json``."""
-        content = asdict(self)
-        if self.false_alarms is None:
-            del content["false_alarms"]
-        return content
+        """Give the content of ``calibration.json``, without what is not known, as in earlier versions."""
+        later = {"false_alarms": self.false_alarms, "regions": self.regions}
+        return {name: value for name, value in asdict(self).items() if name not in later or later[name]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
@@ -178,6 +185,7 @@ class Calibration:
                 notes=tuple(notes),
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
                 false_alarms=None if false_alarms is None else FalseAlarms(**false_alarms),
+                regions={name: Learned(**learned) for name, learned in content.get("regions", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
@@ -196,6 +204,7 @@ class Observed:
     def __init__(self, bits: int = IMAGE_BITS, uninspected: NDArray[np.bool_] | None = None) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
+        self.regions: dict[str, ExactScores] = {}
         self.every_mask_known = True
         self.normal_images = 0
         self._uninspected = uninspected
@@ -240,6 +249,16 @@ class Observed:
             for images, pixels in seen_pixels(self._uninspected, out, len(values)):
                 self.maps.add(values[images][:, pixels], anomalous[images][:, pixels])
 
+    def add_regions(self, scores: Mapping[str, torch.Tensor], anomalous: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Count the scores of named regions, by their names.
+
+        Args:
+            scores: Shape (batch,).
+            anomalous: Whether the region is anomalous in each image, shape (batch,).
+        """
+        for name, values in scores.items():
+            self.regions.setdefault(name, ExactScores()).add(values.cpu().numpy(), anomalous[name])
+
     def merge(self, other: Observed) -> None:
         """Add what another place has observed of the next images.
 
@@ -249,6 +268,8 @@ class Observed:
         self.scores.merge(other.scores)
         self.maps.merge(other.maps)
         self.every_mask_known &= other.every_mask_known
+        for name, scores in other.regions.items():
+            self.regions.setdefault(name, ExactScores()).merge(scores)
         self._numbers.append(np.where(other.numbers < 0, other.numbers, other.numbers + np.int32(self.normal_images)))
         self.normal_images += other.normal_images
 
@@ -275,6 +296,8 @@ class Observed:
             tiles: The ``rounding`` of each tile.
         """
         self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*tiles, strict=True))
+        for scores in self.regions.values():  # of pixels
+            scores.given_rounding = self.maps.given_rounding
 
     def learn_scores(self, stages: Stages, rule: Thresholder, chosen: NDArray[np.bool_], *, normalize: bool) -> Learned:
         """Let a threshold rule, and, to ``normalize``, the normalizer learn from some of the scores, not from maps.
@@ -304,6 +327,14 @@ class Observed:
             return Level(scores, scores)
         threshold = None if self.every_mask_known else scores.threshold
         return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
+
+    def learn_regions(self, stages: Stages, *, normalize: bool) -> dict[str, Learned]:
+        """Do the same for each named region, by its name."""
+        learned = {}
+        for name, scores in self.regions.items():
+            with with_context(f"Region: {name}."):
+                learned[name] = _learned(stages, stages.thresholder, scores, normalize=normalize)
+        return learned
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
@@ -23,6 +23,7 @@ from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
 from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
@@ -30,6 +31,11 @@ from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import decided
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from anomalib_tiled.stages.regions import RegionMap
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
@@ -49,6 +55,7 @@ class RawPrediction:
             none. In the maps they have the lowest score of their image.
         hidden: Pixels that do not count, shape (batch or 1, 1, height, width), which are never anomalous; ``None`` if
             all do. In the maps they have the lowest score of their image, too.
+        regions: Score of each named region, by its name, shape (batch,).
     """
 
     scores: torch.Tensor
@@ -58,6 +65,7 @@ class RawPrediction:
     masks: torch.Tensor | None
     uninspected: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    regions: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def without_unseen(self, masks: torch.Tensor) -> torch.Tensor:
         """Remove pixels that no model sees, or that do not count, from masks."""
@@ -120,7 +128,17 @@ class EnsembleModel(AnomalibModule):
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
+        self.regions = NamedRegions({})
         self.batch_lock = BatchLock()
+
+    def naming(self, regions: RegionMap | None) -> Self:
+        """Name regions, each of which gets a score and a label of its own; give the ensemble itself.
+
+        Args:
+            regions: The regions; ``None`` if there are none.
+        """
+        self.regions = NamedRegions({} if regions is None else regions.named).to(self.device)
+        return self
 
     def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
         """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
@@ -232,6 +250,30 @@ class EnsembleModel(AnomalibModule):
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
 
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        """Normalize and threshold named regions.
+
+        Args:
+            raw: Their scores, and masks of tiles if tiles are thresholded.
+
+        Returns:
+            What is decided about each region, by its name; none without calibration.
+        """
+        if self.calibration is None:
+            return {}
+        in_tiles = {} if raw.masks is None else self.regions.touched(raw.masks)
+        decisions = {}
+        for name, scores in raw.regions.items():
+            learned = self.calibration.regions.get(name)
+            final = scores if learned is None else self._final(scores, learned)
+            if self.stages.threshold_at == "image" and learned is not None:
+                sensitivity = self.stages.image_sensitivity
+                labels = decided(scores, final, threshold=learned.threshold, sensitivity=sensitivity)
+            else:
+                labels = in_tiles[name]
+            decisions[name] = DecidedRegion(final, labels)
+        return decisions
+
     def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
         return final_scores(self.stages, scores, learned)
 
@@ -263,6 +305,7 @@ class TileJoiner:
         self.hidden_differs = hidden is not None
         self.hidden = _either(ensemble.ignored, None if hidden is None else hidden.to(self.device))
         self.unseen = _either(self.uninspected, self.hidden)
+        self.regions = ensemble.regions
         self.scores: list[torch.Tensor] = []
         self.absent: list[torch.Tensor | None] = []
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -327,6 +370,7 @@ class TileJoiner:
             masks=self.masks if self._thresholds_tiles else None,
             uninspected=self.uninspected,
             hidden=self.hidden,
+            regions=self.regions.highest(maps),
         )
 
     def _tile_scores(self) -> torch.Tensor:

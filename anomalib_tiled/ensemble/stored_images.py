@@ -147,7 +147,7 @@ class StoredImages:
             evaluator=False,
             scope=job.scope,
         )
-        return ensemble.to(job.device(device)).eval()
+        return ensemble.naming(job.regions).to(job.device(device)).eval()
 
     def batches(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[LazyPrediction]:
         """Yield images, each batch with the function that joins its predictions.

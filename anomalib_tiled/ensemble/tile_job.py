@@ -19,6 +19,7 @@ from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.runs.run_alignment import read_reference
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.system.files import is_file
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
 
 Purpose = Literal["calibration", "test"]
 """What images are predicted for. Calibration takes those of the subset ``val``, or of ``train`` if it has none."""
@@ -55,14 +57,20 @@ class RunData:
     datamodule: AnomalibDataModule
 
     @classmethod
-    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid) -> RunData:
+    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid, scope: Scope = EVERYTHING) -> RunData:
         """Read the split of a run, look at its images, and open its cache if it is filled.
+
+        Args:
+            folder: The run folder.
+            settings: Its configuration.
+            grid: Where the tiles lie.
+            scope: Which pixels count.
 
         Raises:
             RunFolderError: The split is missing or has changed.
         """
         split = read_split(folder)
-        source = open_source(split, grid, settings.cache_directory, build=False)
+        source = open_source(split, grid, settings.cache_directory, build=False, scope=scope)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 
     def samples(self, purpose: Purpose) -> Sequence[Sample]:
@@ -167,6 +175,11 @@ class TileJob:
         if spec is None:
             return None
         return PartFinder(spec.build(Aligner), read_reference(self.folder), self.grid.image_size)
+
+    @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return read_regions(self.folder, self.settings)
 
     @cached_property
     def datamodule(self) -> AnomalibDataModule:

@@ -35,6 +35,8 @@ RESIZING = (
 )
 """How the run resizes images of another size; exported files do not resize."""
 
+NAMED_REGIONS = "exported files give no scores and labels of named regions; `anomalib tiled predict` does"
+
 RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
 
 PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
@@ -87,6 +89,7 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
             ],
             "left_out": sorted(ensemble.grid.left_out),
         },
+        **_regions_of(run),
         "calibration": None if calibration is None else calibration.to_json(),
         "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},
         "run": {
@@ -97,6 +100,15 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
         },
         "packages": {package: version for package in PACKAGES if (version := version_of(package))},
     }
+
+
+def _regions_of(run: Run) -> dict[str, object]:
+    """Describe the regions; nothing if there are none."""
+    if (regions := run.regions) is None:
+        return {}
+    ignored = {"tiles": sorted(run.grid.ignored), "pixels": int(regions.ignored.sum()), "in_graph": True}
+    named = {"names": [*regions.named], "in_graph": False, "instead": NAMED_REGIONS} if regions.named else {}
+    return {"regions": {"ignored": ignored, **({"named": named} if named else {})}}
 
 
 def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:

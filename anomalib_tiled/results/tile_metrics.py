@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileResult:
-    """Results of one tile location; scores come from the tile's model, before any normalization.
+    """Results of one tile location, or of a named region.
+
+    Scores of a tile come from its model, before any normalization; that of a region is the highest of its map, before
+    the normalization of images, and what is called anomalous is its label, not a pixel.
 
     Args:
         tile: Its name, such as ``r00_c03``.
@@ -111,7 +114,7 @@ class TileMeasurements:
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function to call with the raw prediction of each tile of a batch."""
-        return partial(self._observe, *_known(batch, self._grid.image_size))
+        return partial(self._observe, *known_images(batch, self._grid.image_size))
 
     def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Count images and wrong decisions.
@@ -120,7 +123,7 @@ class TileMeasurements:
             batch: Predictions of whole images; their predicted masks, if there are any, are the decisions.
             hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        known, truth = _known(batch, self._grid.image_size)
+        known, truth = known_images(batch, self._grid.image_size)
         hidden = _hidden(hidden, len(batch), known)
         out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
         called = None
@@ -195,7 +198,7 @@ def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: T
     """
     observed = Observed.of_a_tile(grid)
     for batch, raw in batches:
-        known, truth = _known(batch, grid.tile_size)
+        known, truth = known_images(batch, grid.tile_size)
         _count(observed, known, truth.cut(slice(None), slice(None)), raw)
     return observed
 
@@ -225,7 +228,7 @@ def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TileP
         observed.add(scores, maps, truth, _hidden(raw.hidden, len(raw.scores), known))
 
 
-def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
+def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
     """Give the positions of the images whose tiles have a known label, and their truth, of masks of a size.
 
     Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.

@@ -89,6 +89,16 @@ class RunFiles:
         return self.path / "reference.json"
 
     @property
+    def regions_file(self) -> Path:
+        """Which pixels are inspected, and the named regions; only if the configuration names some."""
+        return self.path / "regions.npz"
+
+    @property
+    def regions_picture(self) -> Path:
+        """The same as a picture, for people."""
+        return self.path / "regions.png"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"

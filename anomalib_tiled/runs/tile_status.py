@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.runs.run_regions import read_regions, without_ignored
 from anomalib_tiled.system.files import read_json
 
 if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.runs.tile_record import TileRecord
+
+IGNORED = "the regions ignore all of its pixels"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class TileStatus:
 
     Args:
         tile: The tile.
-        state: ``done``, ``left out``, ``failed``, ``damaged`` or ``missing``.
+        state: ``done``, ``left out``, ``ignored``, ``failed``, ``damaged`` or ``missing``.
         detail: Why the tile failed, is damaged or is left out; whether it will be trained again; whether its normal
             scores hardly vary. Empty if there is nothing to say.
         record: When, where and how it was trained; ``None`` unless it is done.
@@ -40,9 +43,14 @@ def tile_statuses(folder: RunFolder) -> list[TileStatus]:
             configuration.
     """
     settings, seen = folder.settings(), folder.seen()
-    grid, configuration, lenders = grid_of(settings.tiling), settings.training_hash, _lenders(folder)
-    left_out = seen.left_out(grid, settings)
-    return [_status(seen, tile, configuration, left_out.get(tile.name), lenders.get(tile.name)) for tile in grid.tiles]
+    grid = without_ignored(grid_of(settings.tiling), read_regions(folder, settings))
+    left_out, lenders = seen.left_out(grid, settings), _lenders(folder)
+    return [
+        TileStatus(tile, "ignored", IGNORED)
+        if tile.name in grid.ignored
+        else _status(seen, tile, settings.training_hash, left_out.get(tile.name), lenders.get(tile.name))
+        for tile in grid.positions
+    ]
 
 
 def _lenders(folder: RunFolder) -> dict[str, str]:

@@ -94,7 +94,9 @@ def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None
     calibration = replace(calibration, notes=notes, false_alarms=_false_alarms(stages, learned, image))
     if not stages.learn_from_images:
         return calibration
-    return replace(calibration, image=image.learn(stages, normalize=stages.normalize_at == "image"))
+    normalize = stages.normalize_at == "image"
+    level, regions = image.learn(stages, normalize=normalize), image.learn_regions(stages, normalize=normalize)
+    return replace(calibration, image=level, regions=regions)
 
 
 def _false_alarms(stages: Stages, tiles: Mapping[str, LearnedTile], image: Observed) -> FalseAlarms | None:

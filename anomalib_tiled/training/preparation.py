@@ -16,7 +16,8 @@ from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
-from anomalib_tiled.data.images import common_size, depth_notes
+from anomalib_tiled.data.images import common_size, depth_notes, size_of
+from anomalib_tiled.data.scope import scope_of
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run, conditions_of
 from anomalib_tiled.ensemble.supported_models import check_model
@@ -24,8 +25,10 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
+from anomalib_tiled.runs.run_regions import without_ignored, write_regions
 from anomalib_tiled.runs.run_split import write_split
 from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.stages.regions import Regions
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
+    from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -126,7 +130,8 @@ def _prepare(
         check_test_images(split)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
-    grid = grid_of(settings.tiling)
+    regions = _regions(settings, split)
+    grid = without_ignored(grid_of(settings.tiling), regions)
     check_fresh_model(settings.model, grid.tile_size)
     check_augmentations(datamodule, split, grid)
     split, alignment = align_images(settings, split, grid.image_size)
@@ -142,9 +147,11 @@ def _prepare(
         write_split(folder, split)
         if alignment is not None:
             alignment.write(folder, split)
+        if regions is not None:
+            write_regions(folder, regions)
         new.publish()
         with locked(new.final):
-            source = open_source(split, grid, settings.cache_directory)
+            source = open_source(split, grid, settings.cache_directory, scope=scope_of(regions))
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
@@ -171,6 +178,13 @@ def _with_image_size(settings: Settings, split: Split) -> Settings:
     given = settings.tiling.image_size
     height, width = common_size(split, None if given is None else as_size(given))
     return replace(settings, tiling=replace(settings.tiling, image_size=(height, width)))
+
+
+def _regions(settings: Settings, split: Split) -> RegionMap | None:
+    """Read the regions; they may have been drawn on an image that is resized with other proportions."""
+    if (spec := settings.stages.get("regions")) is None or (size := settings.tiling.image_size) is None:
+        return None
+    return spec.build(Regions).read(as_size(size), size_of(split.subset("train")[0].image_path))
 
 
 def _with_folders(settings: Settings) -> Settings:

@@ -160,7 +160,7 @@ def test_places_measure_as_one_process_does(
     ensemble = run.ensemble(calibration)
     here, shared = (RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
+    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, calibration)] == rows
     assert shared.results(run, calibration) == here.results(run, calibration)
     assert len(rows) == len(run.split.subset("test"))
@@ -177,7 +177,7 @@ def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkey
     monkeypatch.setattr(Run, "left_out_note", lambda _: None)
     ensemble, here, shared = run.ensemble(expected), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
+    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, expected)] == rows
     assert shared.results(run, expected) == here.results(run, expected)
 

@@ -12,6 +12,7 @@ from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.named_regions import DecidedRegion
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Predictor
@@ -39,6 +40,9 @@ class Ensemble:
         return InferenceBatch(
             pred_score=raw.scores, anomaly_map=raw.maps, pred_label=raw.scores > 0.5, pred_mask=raw.maps > 0.5
         )
+
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        return {name: DecidedRegion(scores, scores > 0.5) for name, scores in raw.regions.items()}
 
 
 class Written:
