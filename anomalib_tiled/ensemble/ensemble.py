@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,8 +21,8 @@ from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
-from anomalib_tiled.ensemble.tile_predictions import check_finite
+from anomalib_tiled.ensemble.tile_batches import TileBatches
+from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
@@ -149,7 +148,8 @@ class EnsembleModel(AnomalibModule):
         """
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
-        return self.join(images.shape[0], partial(self._predict_tile, images.to(self.device)), on_tile)
+        batches = TileBatches(self.grid, self.tile_models, images.to(self.device))
+        return self.join(images.shape[0], batches.predict, on_tile)
 
     @torch.inference_mode()
     def join(
@@ -207,12 +207,6 @@ class EnsembleModel(AnomalibModule):
         if self.stages.normalize_at == "tile":
             return _recentred(scores, learned.threshold)
         return scores
-
-    def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
-        model = self.tile_models.model(tile, self.device)
-        raw = predict_tile(model, images[..., tile.rows, tile.columns])
-        check_finite(tile, raw)
-        return raw
 
 
 class TileJoiner:

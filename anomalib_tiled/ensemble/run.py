@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
@@ -24,6 +23,7 @@ from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
+from anomalib_tiled.runs.run_grid import read_grid
 from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
@@ -92,7 +92,7 @@ class Run:
         for note in changed_origins(folder.origins()):
             report(note)
         settings = folder.settings()
-        grid = grid_of(settings.tiling)
+        grid = read_grid(folder, settings)
         data = RunData.read(folder, settings, grid)
         run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()
@@ -298,7 +298,7 @@ class Run:
         """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
 
         Args:
-            tiles: The tiles; untrained ones are skipped.
+            tiles: The tiles, of `TileGrid.models`; untrained ones are skipped.
 
         Raises:
             RunFolderError: A file was changed.
