@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +18,12 @@ from anomalib_tiled.runs.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 
 Configure = Callable[..., Path]
-GRID = {"class_path": "Grid", "init_args": {"rows": 1, "columns": 2}}
-GROUPS = [["r00_c00", "r01_c00", "r02_c00"], ["r00_c01", "r00_c02", "r01_c01", "r01_c02", "r02_c01", "r02_c02"]]
-"""Columns 0 and 1 of three would be one neighbourhood of two."""
-
-
-@pytest.fixture
-def run_folder(configure: Configure, tmp_path: Path) -> Path:
-    """A run whose nine tiles share two models."""
-    assert main(["train", "--config", str(configure(assignment=GRID))]) == 0
-    return tmp_path / "results" / "Padim" / "photographs" / "v0"
 
 
 def test_a_run_has_a_model_for_each_group(
-    run_folder: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_sharing: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run_folder = finished_sharing
     groups = json.loads((run_folder / "groups.json").read_text())["groups"]
     names = [group[0] for group in groups]
     assert sum(map(len, groups)) == 9
@@ -61,7 +53,10 @@ def test_a_run_has_a_model_for_each_group(
         assert ensemble.predict(path).score == pytest.approx(scores[str(path)], abs=1e-5)
 
 
-def test_any_tile_names_the_model_to_train_again(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_tile_names_the_model_to_train_again(
+    finished_sharing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = shutil.copytree(finished_sharing, tmp_path / "v0")
     checkpoints = {path.name: path.stat().st_mtime_ns for path in run_folder.glob("tiles/r*.ckpt")}
     groups = json.loads((run_folder / "groups.json").read_text())["groups"]
     assert main(["fit", "--ckpt_dir", str(run_folder), "--tiles", f"{groups[1][-1]},{groups[1][1]}"]) == 0
@@ -118,7 +113,8 @@ def test_groups_that_do_not_fit_are_refused_before_training(
 
 
 @pytest.mark.parametrize("form", ["torch", "onnx", "openvino", "checkpoints"])
-def test_an_export_has_each_model_once(run_folder: Path, tmp_path: Path, form: str) -> None:
+def test_an_export_has_each_model_once(finished_sharing: Path, tmp_path: Path, form: str) -> None:
+    run_folder = finished_sharing
     output = tmp_path / form
     assert main(["export", "--ckpt_dir", str(run_folder), "--format", form, "--output", str(output)]) == 0
     own = sum(path.stat().st_size for path in run_folder.glob("tiles/*.ckpt"))
