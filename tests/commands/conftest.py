@@ -131,7 +131,7 @@ def finished_sharing(photographs: Path, tmp_path_factory: pytest.TempPathFactory
         {"class_path": "Grid", "init_args": {"rows": 1, "columns": 2}},
     )
     content = settings(photographs, folder / "results") | {"assignment": halves}
-    configuration.write_text(yaml.safe_dump(content), encoding="utf-8")
+    (configuration := folder / "configuration.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert main(["train", "--config", str(configuration)]) == 0
     return folder / "results" / "Padim" / "photographs" / "v0"
 
