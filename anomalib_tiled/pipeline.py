@@ -180,7 +180,7 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
         else:
             for rows in _measured_on_places(run, calibration, measurements, drawn, output):
                 write_scores(rows)
-    measured = measurements.results(run)
+    measured = measurements.results(run, calibration)
     measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)

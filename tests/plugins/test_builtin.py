@@ -14,6 +14,7 @@ from anomalib_tiled.stages import assignment, merging, normalization, scoring, s
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 NAMES = {
+    "register_aligners": ["Translation", "Rigid", "Affine", "Homography"],
     "register_assignments": ["PerTile", "Shared", "Grid", "Clusters", "Groups"],
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],
