@@ -104,7 +104,7 @@ class Groups(Assignment):
     """
 
     def __init__(self, groups: list[list[str]]) -> None:
-        self.listed = groups
+        self._groups = groups
 
     def groups(self, grid: TileGrid, look: Look) -> Sequence[Sequence[str]]:
         """Give the groups that are listed, without locations that have no model.
@@ -114,7 +114,7 @@ class Groups(Assignment):
         """
         del look
         names = [tile.name for tile in grid.locations]
-        found = [[name for text in group for name in _matching(text, names)] for group in self.listed]
+        found = [[name for text in group for name in _matching(text, names)] for group in self._groups]
         _check_each_once([name for group in found for name in group], [tile.name for tile in grid.tiles])
         with_model = {tile.name for tile in grid.tiles}
         return [here for group in found if (here := [name for name in group if name in with_model])]

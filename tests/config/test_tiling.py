@@ -26,6 +26,11 @@ def test_tiles_are_found_by_their_names() -> None:
         models_named(grid, ["r00_c00", "r02_c00"])
 
 
+def test_any_tile_names_the_model_that_it_shares() -> None:
+    grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4)).grouped([["r00_c01", "r01_c00"]])
+    assert models_named(grid, ["r01_c00", "r01_c01", "r00_c01"]) == [grid.tiles[1], grid.tiles[3]]
+
+
 @pytest.mark.parametrize("size", ["256", (64,), 64.0, (64, 64.0), (1, 2, 3), True, None])
 def test_a_size_is_one_or_two_whole_numbers(size: object) -> None:
     check_sizes(TilingSettings(tile_size=(4, 6), image_size=None, stride=2))
