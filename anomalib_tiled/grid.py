@@ -78,6 +78,7 @@ class TileGrid:
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
         left_out: Names of the locations without a model, because none could be fitted there.
         ignored: Names of the locations without a pixel to be inspected, which are in `positions` alone.
+        groups: Names of the locations that share a model, for each group of several; the others have their own.
 
     Raises:
         GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
@@ -89,6 +90,7 @@ class TileGrid:
     stride: Size
     left_out: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -110,7 +112,8 @@ class TileGrid:
 
     def __reduce__(self) -> tuple[type[TileGrid], tuple[object, ...]]:
         """Pickle sizes and names only, not the locations that were listed from them."""
-        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out, self.ignored)
+        names = self.left_out, self.ignored, self.groups
+        return TileGrid, (self.image_size, self.tile_size, self.stride, *names)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
@@ -128,6 +131,16 @@ class TileGrid:
         """
         return replace(self, ignored=frozenset(names))
 
+    def grouped(self, groups: Iterable[Iterable[str]]) -> TileGrid:
+        """Give the same grid with locations that share a model.
+
+        Args:
+            groups: Names of locations, none of them twice; a location that no group names has a model of its own.
+        """
+        position = {tile.name: number for number, tile in enumerate(self.locations)}
+        several = (sorted(group, key=position.__getitem__) for group in map(list, groups) if len(group) > 1)
+        return replace(self, groups=tuple(sorted(map(tuple, several), key=lambda group: position[group[0]])))
+
     @property
     def whole(self) -> tuple[slice, slice]:
         """Rows and columns of the whole image."""
@@ -137,6 +150,40 @@ class TileGrid:
     def tiles(self) -> tuple[Tile, ...]:
         """The locations with a model, row by row from the top left."""
         return tuple(tile for tile in self.locations if tile.name not in self.left_out)
+
+    @property
+    def models(self) -> tuple[Tile, ...]:
+        """The locations that models are named after: the first of each group; row by row from the top left."""
+        return self._models_of(self.tiles) if self.groups else self.tiles
+
+    @property
+    def model_locations(self) -> tuple[Tile, ...]:
+        """The same, with those where no model could be fitted."""
+        return self._models_of(self.locations) if self.groups else self.locations
+
+    def model_of(self, tile: Tile) -> Tile:
+        """Give the location that the model of a tile is named after, the first of its group."""
+        return self._firsts.get(tile.name, tile)
+
+    def members(self, model: Tile) -> tuple[Tile, ...]:
+        """Give the locations that share a model, row by row from the top left.
+
+        Args:
+            model: The location that the model is named after.
+        """
+        return self._members.get(model.name, (model,))
+
+    def _models_of(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        return tuple(tile for tile in tiles if self.model_of(tile) == tile)
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[Tile, ...]]:
+        named = {tile.name: tile for tile in self.locations} if self.groups else {}
+        return {group[0]: tuple(named[name] for name in group) for group in self.groups}
+
+    @cached_property
+    def _firsts(self) -> dict[str, Tile]:
+        return {tile.name: members[0] for members in self._members.values() for tile in members}
 
     @cached_property
     def locations(self) -> tuple[Tile, ...]:

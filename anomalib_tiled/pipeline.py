@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.config.tiling import tiles_named
+from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
@@ -73,14 +73,15 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
     Args:
         run: The run.
         observers: Notified of each trained tile, and of the calibration.
-        again: Names of tiles to train again, such as ``r00_c03``; each keeps its model until the new one is trained.
+        again: Names of tiles whose models are to be trained again, such as ``r00_c03``; each model stays until the new
+            one is trained.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
         ConfigurationError: The model's predictions cannot be used on any tile.
     """
-    folder, named = run.folder, tiles_named(run.grid, again)
+    folder, named = run.folder, models_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
         run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
@@ -123,7 +124,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
     next_ones = {tile.name for tile in missing}
-    run.check_checkpoints(tile for tile in run.grid.tiles if tile.name not in next_ones)
+    run.check_checkpoints(tile for tile in run.grid.models if tile.name not in next_ones)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
@@ -162,7 +163,7 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
     """
     output = run.folder.path if output is None else absolute(output)  # places may have another working folder
     with log_to(output / "logs" / "run.log"):
-        run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
+        run.check_checkpoints(run.grid.models)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import re
 from copy import deepcopy
 
@@ -127,6 +128,44 @@ def test_tiles_are_counted_as_they_are_laid(grid: TileGrid, monkeypatch: pytest.
     monkeypatch.setattr(grid_module, "MOST_TILES", number - 1)
     with pytest.raises(GridError, match=f"A grid may have at most {number - 1} tiles"):
         TileGrid(*sizes)
+
+
+SIX = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+
+
+def test_without_groups_each_tile_has_its_own_model(grid: TileGrid) -> None:
+    assert grid.models is grid.tiles
+    assert grid.model_locations is grid.locations
+    assert all(grid.model_of(tile) is tile and grid.members(tile) == (tile,) for tile in grid.tiles)
+    assert grid.grouped([tile.name] for tile in grid.tiles) == grid
+
+
+def test_the_model_of_a_group_is_named_after_its_first_tile() -> None:
+    grid = SIX.grouped([["r01_c02", "r00_c02"], ["r01_c00"], ["r01_c01", "r00_c00", "r00_c01"]])
+    assert grid.groups == (("r00_c00", "r00_c01", "r01_c01"), ("r00_c02", "r01_c02"))
+    assert [tile.name for tile in grid.models] == ["r00_c00", "r00_c02", "r01_c00"]
+    assert [grid.model_of(tile).name[-3:] for tile in grid.tiles] == ["c00", "c00", "c02", "c00", "c00", "c02"]
+    assert [[tile.name for tile in grid.members(model)] for model in grid.models] == [
+        *map(list, grid.groups),
+        ["r01_c00"],
+    ]
+    assert grid.tiles == SIX.tiles
+
+
+def test_a_group_is_left_out_as_a_whole() -> None:
+    grid = SIX.grouped([["r00_c00", "r00_c01"], ["r00_c02", "r01_c02"]]).without(["r00_c00", "r00_c01"])
+    assert [tile.name for tile in grid.models] == ["r00_c02", "r01_c00", "r01_c01"]
+    assert [tile.name for tile in grid.model_locations] == ["r00_c00", "r00_c02", "r01_c00", "r01_c01"]
+
+
+def test_groups_are_pickled_but_not_the_locations() -> None:
+    grid = SIX.grouped([["r00_c00", "r00_c01"]])
+    assert grid.models
+    copied = pickle.loads(pickle.dumps(grid))  # noqa: S301  # our own
+    assert copied == grid
+    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "groups"}
+    many = TileGrid(Size(100, 100), Size(1, 1), Size(1, 1))
+    assert len(pickle.dumps(many.grouped([[tile.name for tile in many.tiles]]))) < 120_000
 
 
 def test_the_blocks_of_an_area_are_those_that_lie_in_it(grid: TileGrid) -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.runs.tile_status import TileStatus
 
-COLUMNS = ("tile", "state", "seconds", "host", "device", "detail")
+COLUMNS = ("tile", "shared by", "state", "seconds", "host", "device", "detail")
+
+NAMED = 4
+"""Tiles that share a model, of which a row names at most so many."""
 
 
 def status(arguments: Sequence[str], prog: str) -> None:
@@ -39,7 +42,13 @@ def cells(tile: TileStatus) -> tuple[str, ...]:
     """Write the state of a tile as the texts of a row; empty where nothing is known."""
     record = tile.record
     where = ("", "", "") if record is None else (f"{record.seconds:.1f}", record.host or "", record.device or "")
-    return (tile.tile.name, tile.state, *where, tile.detail)
+    return (tile.tile.name, _sharing(tile.members), tile.state, *where, tile.detail)
+
+
+def _sharing(members: Sequence[str]) -> str:
+    """Name the tiles that share a model; empty if there is only one."""
+    more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+    return f"{', '.join(members[:NAMED])}{more}"
 
 
 def lines(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
@@ -221,13 +221,13 @@ class Images:
 
 
 class TileDataModule(LightningDataModule):
-    """One tile location of all images, as a data module for models that use its loaders.
+    """One tile location of all images, or those that share a model, as a data module for models that use its loaders.
 
     Args:
         source: Gives the pixels.
         split: All images.
         grid: The grid.
-        tile: The tile location.
+        tile: The tile location; the first of those that share its model.
         datamodule: The user's data module, for name, category, batch sizes and augmentations.
     """
 
@@ -240,19 +240,22 @@ class TileDataModule(LightningDataModule):
         samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
-        area = tile.rows, tile.columns
-        self._datasets = {
-            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset]) for subset in SUBSETS
+        self._areas = {
+            subset: [
+                AreaDataset(source, samples[subset], (each.rows, each.columns), grid, augmentations[subset])
+                for each in grid.members(tile)
+            ]
+            for subset in SUBSETS
         }
 
     @property
     def train_images(self) -> int:
         """Number of training images."""
-        return len(self._datasets["train"])
+        return len(self._areas["train"][0])
 
     def example(self, batch: int) -> torch.Tensor:
         """Repeat one training tile, shape (batch, 3, height, width)."""
-        return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
+        return torch.stack([torch.as_tensor(self._areas["train"][0][0].image)] * batch)
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
         """Training tiles in random order."""
@@ -260,10 +263,11 @@ class TileDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
-        dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
-        known = Known.of(dataset.samples)
+        areas = self._areas["val" if len(self._areas["val"][0]) else "train"]
+        labels, masked = Known.of(areas[0].samples)
+        known = Known(np.tile(labels, len(areas)), np.tile(masked, len(areas)))
         batches = _alike_batches(known, self.eval_batch_size, with_masks=bool(known.masked.any()))
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        return DataLoader(_joined(areas), batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
         """Test tiles."""
@@ -275,12 +279,17 @@ class TileDataModule(LightningDataModule):
         Args:
             pixels: Whether to leave out tiles without a mask.
         """
-        return self._datasets["val"].labels(pixels=pixels)
+        return [label for area in self._areas["val"] for label in area.labels(pixels=pixels)]
 
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
         # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
-        dataset = self._datasets[subset]
+        dataset = _joined(self._areas[subset])
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def _joined(areas: Sequence[AreaDataset]) -> Dataset[ImageItem]:
+    """Give the rectangles of several datasets as one: those of the first, then those of the next."""
+    return areas[0] if len(areas) == 1 else ConcatDataset(areas)
 
 
 def _alike_batches(known: Known, batch_size: int, *, with_masks: bool) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,8 +23,8 @@ from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
-from anomalib_tiled.ensemble.tile_predictions import check_finite
+from anomalib_tiled.ensemble.tile_batches import TileBatches
+from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.grid import Tile, TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
@@ -196,7 +195,8 @@ class EnsembleModel(AnomalibModule):
         """
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
-        return self.join(images.shape[0], partial(self._predict_tile, images.to(self.device)), on_tile, hidden=hidden)
+        batches = TileBatches(self.grid, self.tile_models, images.to(self.device))
+        return self.join(images.shape[0], batches.predict, on_tile, hidden=hidden)
 
     @torch.inference_mode()
     def join(
@@ -276,12 +276,6 @@ class EnsembleModel(AnomalibModule):
 
     def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
         return final_scores(self.stages, scores, learned)
-
-    def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
-        model = self.tile_models.model(tile, self.device)
-        raw = predict_tile(model, images[..., tile.rows, tile.columns])
-        check_finite(tile, raw)
-        return raw
 
 
 class TileJoiner:

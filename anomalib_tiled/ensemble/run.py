@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
@@ -27,7 +26,8 @@ from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_alignment import read_reasons
-from anomalib_tiled.runs.run_regions import read_regions, without_ignored
+from anomalib_tiled.runs.run_grid import read_grid
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
@@ -103,7 +103,7 @@ class Run:
             report(note)
         settings = folder.settings()
         regions = read_regions(folder, settings)
-        grid = without_ignored(grid_of(settings.tiling), regions)
+        grid = read_grid(folder, settings, regions)
         data = RunData.read(folder, settings, grid, scope_of(regions))
         run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()
@@ -355,7 +355,7 @@ class Run:
         """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
 
         Args:
-            tiles: The tiles; untrained ones are skipped.
+            tiles: The tiles, of `TileGrid.models`; untrained ones are skipped.
 
         Raises:
             RunFolderError: A file was changed.

@@ -206,7 +206,7 @@ class TileJob:
         return self.settings.model.class_path.startswith("anomalib.")
 
     def tile_data(self, tile: Tile) -> TileDataModule:
-        """Give the images of one tile location, as models take them."""
+        """Give the images of one tile location, or of those that share its model, as models take them."""
         data = self.data
         return TileDataModule(data.source, data.split, grid=self.grid, tile=tile, datamodule=data.datamodule)
 

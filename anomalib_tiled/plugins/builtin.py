@@ -47,7 +47,7 @@ def register_regions() -> Sequence[type[regions.Regions]]:
 @hookimpl
 def register_assignments() -> Sequence[type[assignment.Assignment]]:
     """Give the built-in assignments."""
-    return [assignment.PerTile]
+    return [assignment.PerTile, assignment.Shared, assignment.Grid, assignment.Clusters, assignment.Groups]
 
 
 @hookimpl

@@ -109,6 +109,11 @@ class RunFiles:
         return self.path / "seals.json"
 
     @property
+    def groups_file(self) -> Path:
+        """Which tiles share a model; there is none if each has its own."""
+        return self.path / "groups.json"
+
+    @property
     def trained_on_file(self) -> Path:
         """Fingerprint of the training images."""
         return self.path / "trained_on.json"

@@ -25,15 +25,18 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
+from anomalib_tiled.runs.run_grid import has_groups
 from anomalib_tiled.runs.run_regions import without_ignored, write_regions
 from anomalib_tiled.runs.run_split import write_split
 from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.stages.assignment import Assignment
 from anomalib_tiled.stages.regions import Regions
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.training.aligning import align_images
+from anomalib_tiled.training.assigning import assign
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.monitors import check_monitored
 from anomalib_tiled.training.stage_check import check_stages
@@ -128,15 +131,18 @@ def _prepare(
     split = split_once(datamodule)
     if tested:
         check_test_images(split)
-    checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
+    enough = partial(checked, train_batch_size=datamodule.train_batch_size)
+    if not has_groups(settings):  # a group has more tiles, see below
+        enough(train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
     regions = _regions(settings, split)
     grid = without_ignored(grid_of(settings.tiling), regions)
     check_fresh_model(settings.model, grid.tile_size)
     check_augmentations(datamodule, split, grid)
     split, alignment = align_images(settings, split, grid.image_size)
-    if alignment is not None:  # images may have been left out
-        checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
+    images = len(split.subset("train"))
+    if alignment is not None and not has_groups(settings):  # images may have been left out
+        enough(train_images=images)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
     with new_version(root) as new:
@@ -154,6 +160,9 @@ def _prepare(
             source = open_source(split, grid, settings.cache_directory, scope=scope_of(regions))
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
+            grid = assign(RunFolder(new.final), settings, grid, split, source)
+            for members in {len(grid.members(model)) for model in grid.models}:
+                enough(train_images=images * members)
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
@@ -210,6 +219,7 @@ def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
         grid_of(settings.tiling)
     _check_folders(settings)
     check_stages(*(Stages.build(settings) for _ in range(3)))
+    settings.stages["assignment"].build(Assignment)
     Measurements.of(settings)
     if settings.memory_bytes:
         logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)

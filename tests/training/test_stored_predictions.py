@@ -130,6 +130,20 @@ def test_one_model_object_is_loaded_once_a_tile_and_never_again(run: Run, models
     assert len(models.loaded) == len(run.grid.tiles)
 
 
+def test_a_model_is_loaded_once_for_all_its_tiles(run: Run, models: Models) -> None:
+    outer, inner = ["r00_c00", "r00_c02", "r01_c00", "r01_c02"], ["r00_c01", "r01_c01"]
+    run = replace(run, grid=run.grid.grouped([outer, inner]))
+    found = passed(run)
+    assert models.loaded == ["r00_c00", "r00_c01"]
+    expected = whole(run)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.maps, other.maps)
+    models.loaded.clear()
+    models.checksums["r00_c01"] = Checksum(1, "second")
+    passed(run)
+    assert models.loaded == ["r00_c01"], "its two tiles"
+
+
 def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Models) -> None:
     passed(run)
     models.loaded.clear()
