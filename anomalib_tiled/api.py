@@ -116,7 +116,7 @@ class TiledEnsemble(EnsembleModel):
         if remark := run.memory_remark():
             warnings.warn(remark, stacklevel=4)
         opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
-        run.check_checkpoints(run.grid.tiles)
+        run.check_checkpoints(run.grid.models)
         ensemble = cls(
             opened.grid,
             opened.tile_models,

@@ -30,6 +30,10 @@ MOST_TILES = 100_000
 """Most tiles of a grid: at a second for each model, training takes more than a day."""
 
 
+WHOLE = "whole"
+"""Name of the whole image among the tiles."""
+
+
 class Size(NamedTuple):
     """Height and width in pixels."""
 
@@ -62,6 +66,36 @@ class Tile:
         """Name in files and messages, such as ``r00_c03``."""
         return f"r{self.row:02d}_c{self.column:02d}"
 
+    @property
+    def size(self) -> Size:
+        """Height and width of what its model takes, in pixels."""
+        return Size(self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+
+
+@dataclass(frozen=True)
+class WholeImage(Tile):
+    """The whole image, shrunk: the global model is trained on it, and predicts it, like the model of a tile.
+
+    Args:
+        row: 0.
+        column: 0.
+        rows: All rows of the image.
+        columns: All columns of the image.
+        shrunk: Height and width that the image is shrunk to, in pixels.
+    """
+
+    shrunk: Size
+
+    @property
+    def name(self) -> str:
+        """Name in files and messages."""
+        return WHOLE
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the shrunk image."""
+        return self.shrunk
+
 
 @dataclass(frozen=True)
 class Block(Tile):
@@ -77,16 +111,18 @@ class TileGrid:
         tile_size: Height and width of a tile in pixels.
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
         left_out: Names of the locations without a model, because none could be fitted there.
+        shrunk: Height and width in pixels of the whole image, as the global model sees it; ``None`` if there is none.
 
     Raises:
-        GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
-            than `MOST_TILES` tiles or `MOST_PIXELS` pixels.
+        GridError: A tile is larger than the image, the stride is not between 1 and the tile size, there are more than
+            `MOST_TILES` tiles or `MOST_PIXELS` pixels, or the shrunk image is larger than the image.
     """
 
     image_size: Size
     tile_size: Size
     stride: Size
     left_out: frozenset[str] = frozenset()
+    shrunk: Size | None = None
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -105,10 +141,12 @@ class TileGrid:
             size = self.image_size
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
+        if self.shrunk is not None:
+            _check_shrunk(self.image_size, self.shrunk)
 
-    def __reduce__(self) -> tuple[type[TileGrid], tuple[Size, Size, Size, frozenset[str]]]:
+    def __reduce__(self) -> tuple[type[TileGrid], tuple[object, ...]]:
         """Pickle the sizes only, not the locations that were listed from them."""
-        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out)
+        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out, self.shrunk)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
@@ -122,6 +160,29 @@ class TileGrid:
     def whole(self) -> tuple[slice, slice]:
         """Rows and columns of the whole image."""
         return slice(0, self.image_size.height), slice(0, self.image_size.width)
+
+    @cached_property
+    def whole_image(self) -> WholeImage | None:
+        """What the global model sees; ``None`` if there is none."""
+        return None if self.shrunk is None else WholeImage(0, 0, *self.whole, self.shrunk)
+
+    @property
+    def predicted(self) -> tuple[Tile, ...]:
+        """All that is predicted: the tiles with a model, and the whole image if there is a global model."""
+        return self._with_whole_image(self.tiles)
+
+    @property
+    def models(self) -> tuple[Tile, ...]:
+        """All that has a model: the tiles, and the whole image if there is a global model."""
+        return self._with_whole_image(self.tiles)
+
+    @property
+    def model_locations(self) -> tuple[Tile, ...]:
+        """The same, with the locations where no model could be fitted."""
+        return self._with_whole_image(self.locations)
+
+    def _with_whole_image(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        return tiles if self.whole_image is None else (*tiles, self.whole_image)
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
@@ -194,12 +255,12 @@ class TileGrid:
         """Find a tile by its name.
 
         Args:
-            name: Name such as ``r00_c03``.
+            name: Name such as ``r00_c03``, or ``whole`` if there is a global model.
 
         Raises:
             GridError: The grid has no such tile.
         """
-        for tile in self.locations:
+        for tile in self.model_locations:
             if tile.name == name:
                 return tile
         message = f"There is no tile {name!r} in this grid: it has {self.shape[0]} rows and {self.shape[1]} columns."
@@ -228,6 +289,15 @@ def _check_side(side: str, image: int, tile: int, stride: int) -> None:
         message = (
             f"The stride must be between 1 and the tile {side}, or tiles would not cover every pixel: "
             f"stride is {stride}, tile {side} is {tile} pixels. Change tiling.stride."
+        )
+        raise GridError(message)
+
+
+def _check_shrunk(image: Size, shrunk: Size) -> None:
+    if min(shrunk) < 1 or shrunk.height > image.height or shrunk.width > image.width:
+        message = (
+            f"The global model must see the image shrunk, or as it is: global_model.image_size is {shrunk}, the image "
+            f"has {image} pixels. Change global_model.image_size."
         )
         raise GridError(message)
 

@@ -111,7 +111,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
     next_ones = {tile.name for tile in missing}
-    run.check_checkpoints(tile for tile in run.grid.tiles if tile.name not in next_ones)
+    run.check_checkpoints(tile for tile in run.grid.models if tile.name not in next_ones)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
@@ -150,7 +150,7 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
     """
     output = run.folder.path if output is None else absolute(output)  # places may have another working folder
     with log_to(output / "logs" / "run.log"):
-        run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
+        run.check_checkpoints(run.grid.models)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
@@ -248,7 +248,7 @@ def _predict_here(
         task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
         for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
             for batch in new_images.batches(paths, recording.fail):
-                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
+                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.predicted))
                 for item in predictor.predict(batch, recording, advance):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=recording.tried)

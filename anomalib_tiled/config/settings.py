@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_tiled.config.allowed_classes import add_object, check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size, Tile, WholeImage
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.thresholding import NEUTRAL
@@ -29,6 +29,9 @@ Plain = Any
 
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
+
+WHOLE_SIZE = 256
+"""Height and width of the shrunk image in pixels, if a global model names none."""
 
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
@@ -195,6 +198,19 @@ class Settings:
     visualize: bool
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
+
+    @property
+    def whole_size(self) -> Size | None:
+        """Height and width in pixels of the whole image, as the global model sees it; ``None`` if there is none."""
+        spec = self.stages.get("global_model")
+        return None if spec is None else as_size(spec.init_args.get("image_size", WHOLE_SIZE))
+
+    def model_of(self, tile: Tile) -> ClassSpec:
+        """Give the model of a tile, or of the whole image."""
+        own = None
+        if isinstance(tile, WholeImage):
+            own = self.stages["global_model"].init_args.get("model")
+        return self.model if own is None else _spec(own)
 
     @property
     def memory_bytes(self) -> int | None:

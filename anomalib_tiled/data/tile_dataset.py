@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
-from torchvision.transforms.v2.functional import to_dtype
+from torchvision.transforms.v2.functional import resize, to_dtype
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_tiled.data.cache import PixelSource
@@ -20,7 +21,7 @@ from anomalib_tiled.data.images import Pixels
 from anomalib_tiled.data.split import SUBSETS, Known, Sample, Split, Subset
 from anomalib_tiled.data.split_table import UNKNOWN
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.grid import Size, Tile, TileGrid, WholeImage
 
 CHANNELS = 3
 """Channels of images; files with other numbers are converted."""
@@ -36,6 +37,7 @@ class AreaDataset(Dataset[ImageItem]):
         area: Rows and columns of the rectangle in pixels.
         grid: The grid that the rectangle belongs to.
         augmentations: Applied to whole images before the rectangle is cut out of them.
+        size: Height and width that the rectangle is shrunk to, in pixels; ``None`` to keep it as it is.
     """
 
     source: PixelSource
@@ -43,6 +45,7 @@ class AreaDataset(Dataset[ImageItem]):
     area: tuple[slice, slice]
     grid: TileGrid
     augmentations: Transform | None = None
+    size: Size | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -52,6 +55,9 @@ class AreaDataset(Dataset[ImageItem]):
         """Give one image with the label of the rectangle; without a mask, with that of the whole image."""
         sample = self.samples[index]
         image, mask = self._tensors(sample)
+        if self.size is not None:
+            image = Image(shrunk(image, self.size))
+            mask = None if mask is None else _shrunk_mask(mask, self.size)
         label = self._label(sample, mask)
         return ImageItem(
             image=image,
@@ -207,7 +213,8 @@ class Images:
         for places in BatchSampler(range(len(self.samples)), batch_size, drop_last=False):
             pixels = [self.source.image(self.samples[place], tile.rows, tile.columns) for place in places]
             images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-            yield to_dtype(Image(images), torch.float32, scale=True).as_subclass(torch.Tensor)
+            scaled = to_dtype(Image(images), torch.float32, scale=True).as_subclass(torch.Tensor)
+            yield shrunk(scaled, tile.shrunk) if isinstance(tile, WholeImage) else scaled
 
 
 class TileDataModule(LightningDataModule):
@@ -230,9 +237,9 @@ class TileDataModule(LightningDataModule):
         samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
-        area = tile.rows, tile.columns
+        area, size = (tile.rows, tile.columns), tile.shrunk if isinstance(tile, WholeImage) else None
         self._datasets = {
-            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset]) for subset in SUBSETS
+            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset], size) for subset in SUBSETS
         }
 
     @property
@@ -291,6 +298,36 @@ def collate(items: Sequence[ImageItem]) -> ImageBatch:
         image_path=[str(item.image_path) for item in items],
         mask_path=[str(item.mask_path) for item in items],
     )
+
+
+def shrunk(images: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink images bilinearly, with antialiasing.
+
+    Args:
+        images: Shape (..., channels, height, width).
+        size: New height and width.
+    """
+    small: torch.Tensor = resize(images, list(size), antialias=True)
+    return small
+
+
+def _shrunk_mask(mask: Mask, size: Size) -> Mask:
+    return Mask(torch.from_numpy(shrunk_masks(mask.bool().numpy(), size)).to(mask.dtype))
+
+
+def shrunk_masks(masks: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
+    """Shrink masks; a pixel is anomalous if one of those that it covers is, so that no defect vanishes.
+
+    Args:
+        masks: Shape (..., height, width).
+        size: New height and width.
+    """
+    for axis, length in zip((-2, -1), size, strict=True):
+        covered = np.arange(length + 1) * masks.shape[axis]
+        starts, stops = covered[:-1] // length, -(-covered[1:] // length)
+        parts = (masks.take(range(*bounds), axis).any(axis) for bounds in zip(starts, stops, strict=True))
+        masks = np.stack([*parts], axis)
+    return masks
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
+from anomalib_tiled.config.settings import SENSITIVITIES, ClassSpec, Plain, Settings
+from anomalib_tiled.data.tile_dataset import shrunk_masks
+from anomalib_tiled.ensemble.fusion import Branches, BranchScores
 from anomalib_tiled.ensemble.uninspected import hidden_defects
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.grid import TileGrid
+from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
+from anomalib_tiled.stages.global_model import GlobalModel
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -41,6 +44,7 @@ class Stages:
         threshold_at: ``tile`` or ``image``.
         image_sensitivity: An image (or tile) with a normalized score greater than 1 minus this is anomalous.
         pixel_sensitivity: The same for pixels.
+        global_model: Joins tiles and whole image; ``None`` if only tiles have models.
 
     Raises:
         ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized.
@@ -55,6 +59,7 @@ class Stages:
     threshold_at: AppliedTo
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
+    global_model: GlobalModel | None = None
 
     def __post_init__(self) -> None:
         """Check that the sensitivities have a meaning."""
@@ -80,6 +85,7 @@ class Stages:
             threshold_at=_applied_to("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
             image_sensitivity=settings.thresholding.image_sensitivity,
             pixel_sensitivity=settings.thresholding.pixel_sensitivity,
+            global_model=_global_model(chosen.get("global_model")),
         )
 
     @property
@@ -135,16 +141,19 @@ class Calibration:
         notes: Notes about the calibration for readers of the results.
         borrowed: Names of tiles whose normal scores do not vary, each with the name of the tile whose scores it was
             calibrated on instead.
+        branches: The scales of tiles and whole image; ``None`` without a global model.
     """
 
     image: Level | None = None
     tiles: dict[str, Level] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     borrowed: dict[str, str] = field(default_factory=dict)
+    branches: Branches | None = None
 
     def to_json(self) -> dict[str, object]:
         """Give the content of ``calibration.json``."""
-        return asdict(self)
+        content = asdict(self)
+        return content if self.branches is not None else {name: content[name] for name in content if name != "branches"}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
@@ -160,6 +169,7 @@ class Calibration:
                 tiles={name: _level(level) for name, level in tiles.items()},
                 notes=tuple(notes),
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
+                branches=None if (branches := content.get("branches")) is None else Branches.from_json(branches),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
@@ -179,6 +189,7 @@ class Observed:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
         self.every_mask_known = True
+        self.branches = BranchScores()
         self._uninspected = uninspected
 
     @classmethod
@@ -205,6 +216,7 @@ class Observed:
         self.scores.merge(other.scores)
         self.maps.merge(other.maps)
         self.every_mask_known &= other.every_mask_known
+        self.branches.merge(other.branches)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the pixels that no model sees: nothing more is counted elsewhere."""
@@ -269,6 +281,16 @@ class Truth:
         masks = self.masks[:, rows, columns]
         return Truth(np.any(masks, axis=(1, 2)), masks)
 
+    def of_tile(self, tile: Tile) -> Truth:
+        """Give the truth of a tile from that of whole images."""
+        return self.seen_by(tile) if isinstance(tile, WholeImage) else self.cut(tile.rows, tile.columns)
+
+    def seen_by(self, tile: Tile) -> Truth:
+        """Give the truth of a tile from that of its rectangle, in the size of its maps; a whole image has its label."""
+        if isinstance(tile, WholeImage):
+            return Truth(self.labels, None if self.masks is None else shrunk_masks(self.masks, tile.shrunk))
+        return self.cut(slice(None), slice(None))
+
 
 def _learned(
     stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
@@ -292,6 +314,13 @@ def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learne
     highest = torch.tensor([scores.maximum_normal, scores.maximum_normal + scores.rounding])
     before, after = call_stage(normalizer, normalizer.apply, highest, learned.normalization, shape=(2,)).tolist()
     return float(after - before)
+
+
+def _global_model(spec: ClassSpec | None) -> GlobalModel | None:
+    """Make the stage without its model, which is trained and loaded like that of a tile."""
+    if spec is None:
+        return None
+    return replace(spec, init_args={**spec.init_args, "model": None}).build(GlobalModel)
 
 
 def _applied_to(setting: str, given: str, allowed: tuple[AppliedTo, ...]) -> AppliedTo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,14 +18,16 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.tile_dataset import shrunk
 from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
+from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile, resized
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
-from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import decided
@@ -46,6 +48,8 @@ class RawPrediction:
         masks: Which pixels are anomalous in a tile, shape of the maps; ``None`` unless tiles are thresholded.
         uninspected: Pixels that no model sees, shape (height, width), which are never anomalous; ``None`` if there are
             none. In the maps they have the lowest score of their image.
+        whole: What the global model predicts, while it is not known how to join that with the tiles, as before a
+            calibration; else ``None``.
     """
 
     scores: torch.Tensor
@@ -54,6 +58,7 @@ class RawPrediction:
     labels: torch.Tensor | None
     masks: torch.Tensor | None
     uninspected: torch.Tensor | None = None
+    whole: Predicted | None = None
 
     def without_uninspected(self, masks: torch.Tensor) -> torch.Tensor:
         """Remove pixels that no model sees from masks."""
@@ -167,7 +172,7 @@ class EnsembleModel(AnomalibModule):
         """
         with self.batch_lock:
             joiner = TileJoiner(self, batch)
-            for tile in self.grid.tiles:
+            for tile in self.grid.predicted:
                 raw = predict(tile)
                 if on_tile is not None:
                     on_tile(tile, raw)
@@ -210,15 +215,22 @@ class EnsembleModel(AnomalibModule):
 
     def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
         model = self.tile_models.model(tile, self.device)
-        raw = predict_tile(model, images[..., tile.rows, tile.columns])
+        raw = predict_tile(model, seen_by(tile, images))
         check_finite(tile, raw)
         return raw
 
 
-class TileJoiner:
-    """Joins the tile predictions of one batch: call ``add`` for each tile, then ``finish``.
+def seen_by(tile: Tile, images: torch.Tensor) -> torch.Tensor:
+    """Give what the model of a tile sees of whole images; the global model sees all of it, shrunk."""
+    area = images[..., tile.rows, tile.columns]
+    return shrunk(area, tile.shrunk) if isinstance(tile, WholeImage) else area
 
-    ``add`` normalizes and thresholds the tile, if that is done in tiles; ``finish`` merges, smooths and scores.
+
+class TileJoiner:
+    """Joins the predictions of one batch: call ``add`` for each tile, then for the whole image, then ``finish``.
+
+    ``add`` normalizes and thresholds the tile, if that is done in tiles; ``finish`` merges, smooths and scores, and
+    joins the result with the prediction of the whole image.
 
     Args:
         ensemble: Stages, grid and calibration.
@@ -228,6 +240,8 @@ class TileJoiner:
     def __init__(self, ensemble: EnsembleModel, batch: int) -> None:
         self.stages, self.grid = ensemble.stages, ensemble.grid
         self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
+        self.branches = None if ensemble.calibration is None else ensemble.calibration.branches
+        self.whole: Predicted | None = None
         self.shape = (batch, 1, *self.grid.image_size)
         self.device = ensemble.device
         self.uninspected = ensemble.uninspected
@@ -243,24 +257,39 @@ class TileJoiner:
         return self.stages.threshold_at == "tile" and bool(self.levels)
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
-        """Add the prediction of a tile model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        """Add the prediction of a model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        if isinstance(tile, WholeImage):
+            self._add_whole(tile, raw)
+            return
         self.has_maps = raw.maps is not None
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
-        scores = raw.scores
+        scores, maps = self._normalize_and_decide(tile, raw.scores, maps, has_maps=self.has_maps)
+        self.scores.append(scores)
+        with errors_naming_stage(self.stages.merger):
+            self.stages.merger.add(tile, maps)
+
+    def _add_whole(self, tile: Tile, raw: TilePrediction) -> None:
+        """Add what the global model predicts; its maps get the size of the images."""
+        maps = None if raw.maps is None else resized(raw.maps, self.grid.image_size)
+        self.whole = Predicted(raw.scores, maps)
+        filled = raw.scores.view(-1, 1, 1, 1).expand(self.shape) if maps is None else maps
+        self._normalize_and_decide(tile, raw.scores, filled, has_maps=maps is not None)
+
+    def _normalize_and_decide(
+        self, tile: Tile, raw_scores: torch.Tensor, raw_maps: torch.Tensor, *, has_maps: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, maps = raw_scores, raw_maps
         if level := self.levels.get(tile.name):
-            on_maps = level.maps if self.has_maps else level.scores
-            raw_maps = maps
+            on_maps = level.maps if has_maps else level.scores
             if level.scores.normalization is not None and on_maps.normalization is not None:
                 scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
                 maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
             if self._thresholds_tiles:
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
-                self.labels |= decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
+                self.labels |= decided(raw_scores, scores, threshold=level.scores.threshold, sensitivity=image)
                 self._mark(tile, masks)
-        self.scores.append(scores)
-        with errors_naming_stage(self.stages.merger):
-            self.stages.merger.add(tile, maps)
+        return scores, maps
 
     def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
         """Add the anomalous pixels of a tile; a graph does so without writing into the mask of the image."""
@@ -274,14 +303,28 @@ class TileJoiner:
             maps = self._filled(call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape))
         own_maps = maps if self.has_maps else None
         scores = call_stage(scorer, scorer.score, torch.stack(self.scores), own_maps, shape=self.shape[:1])
-        return RawPrediction(
+        tiles = RawPrediction(
             scores=scores,
             maps=maps,
             has_maps=self.has_maps,
             labels=self.labels if self._thresholds_tiles else None,
             masks=self.masks if self._thresholds_tiles else None,
             uninspected=self.uninspected,
+            whole=self.whole,
         )
+        return self._fused(tiles)
+
+    def _fused(self, tiles: RawPrediction) -> RawPrediction:
+        """Join what the tiles and what the global model predict, once it is known on which scales they are."""
+        if (whole := tiles.whole) is None or self.branches is None or self.stages.global_model is None:
+            return tiles
+        scores = self.branches.fused_scores(self.stages.global_model, tiles.scores, whole.scores)
+        maps = tiles.maps
+        if tiles.has_maps:
+            maps = self._filled(self.branches.fused_maps(self.stages.global_model, tiles.maps, whole.maps))
+        if self.stages.normalize_at == self.stages.threshold_at == "tile":  # this scale is final
+            scores, maps = scores.clamp(0, 1), maps.clamp(0, 1)
+        return replace(tiles, scores=scores, maps=maps, whole=None)
 
     def _merged(self) -> torch.Tensor:
         return self._filled(self.stages.merger.finish())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
@@ -92,7 +92,7 @@ class Run:
         for note in changed_origins(folder.origins()):
             report(note)
         settings = folder.settings()
-        grid = grid_of(settings.tiling)
+        grid = grid_of_run(settings)
         data = RunData.read(folder, settings, grid)
         run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()

@@ -118,7 +118,7 @@ class StoredImages:
     def shards_of_tiles(self) -> list[Shard]:
         """Divide the tiles."""
         height, width = self.job.grid.tile_size
-        return Shard.divide(len(self.job.grid.tiles), height * width * self.number, "tiles")
+        return Shard.divide(len(self.job.grid.predicted), height * width * self.number, "tiles")
 
     def tiles(self, shard: Shard) -> tuple[Tile, ...]:
         """Give the tiles of a shard.
@@ -126,7 +126,7 @@ class StoredImages:
         Raises:
             RunFolderError: Their predictions have changed.
         """
-        tiles = self.job.grid.tiles[shard.first : shard.first + shard.number]
+        tiles = self.job.grid.predicted[shard.first : shard.first + shard.number]
         self._find(tiles)
         return tiles
 
@@ -149,7 +149,7 @@ class StoredImages:
             ensemble: Joins them.
             shard: Which images.
         """
-        self._find(self.job.grid.tiles)
+        self._find(self.job.grid.predicted)
         for first, batch in _counted(self._part(shard), shard.first):
             yield LazyPrediction(batch, self._join(ensemble, first, len(batch)))
 
@@ -160,7 +160,7 @@ class StoredImages:
             ensemble: Joins the predictions.
             shard: Which images.
         """
-        self._find(self.job.grid.tiles)
+        self._find(self.job.grid.predicted)
         for first, batch in _counted(self._part(shard).annotations(*self.job.grid.whole), shard.first):
             yield batch, self._join(ensemble, first, len(batch))
 

@@ -16,6 +16,7 @@ from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.config.settings import ClassSpec, Settings
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -68,6 +70,14 @@ class RunData:
     def augmentations(self, purpose: Purpose) -> Transform | None:
         """Give the augmentations of these images."""
         return self.datamodule.test_augmentations if purpose == "test" else self.datamodule.val_augmentations
+
+
+def is_complete(model: ClassSpec) -> bool:
+    """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+
+    Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
+    """
+    return model.class_path.startswith("anomalib.")
 
 
 @dataclass(frozen=True)
@@ -157,22 +167,30 @@ class TileJob:
 
     @cached_property
     def fresh_models(self) -> FreshModels:
-        """Untrained models."""
+        """Untrained models of tiles."""
         spec, seed = self.settings.model, self.settings.seed_everything
-        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
+        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=is_complete(spec))
 
     @cached_property
     def saved_models(self) -> SavedModels:
-        """Trained models, from their checkpoints."""
-        return SavedModels(self.folder, self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
+        """Trained models of tiles, from their checkpoints."""
+        return SavedModels(self.folder, spec := self.settings.model, self.grid.tile_size, alike=is_complete(spec))
 
-    @property
-    def checkpoint_is_complete(self) -> bool:
-        """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+    def fresh_models_of(self, tile: Tile) -> FreshModels:
+        """Give the untrained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.fresh_models
+        return FreshModels(self.settings.model_of(tile), tile.size, seed=self.settings.seed_everything, copied=False)
 
-        Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
-        """
-        return self.settings.model.class_path.startswith("anomalib.")
+    def saved_models_of(self, tile: Tile) -> SavedModels:
+        """Give the trained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.saved_models
+        return SavedModels(self.folder, self.settings.model_of(tile), tile.size, alike=False)
+
+    def load(self, tile: Tile) -> AnomalibModule:
+        """Load the model of a tile, or of the whole image; errors are those of `SavedModels.load`."""
+        return self.saved_models_of(tile).load(tile)
 
     def tile_data(self, tile: Tile) -> TileDataModule:
         """Give the images of one tile location, as models take them."""
@@ -188,7 +206,8 @@ class TileJob:
         """
         given, saved = self.settings.memory_bytes, self.saved_models
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        return TileModels(saved.load, budget, saved.reload if self.checkpoint_is_complete else None, share=share)
+        reload = saved.reload if is_complete(self.settings.model) else None
+        return TileModels(self.load, budget, reload, share=share)
 
     def at_once(self, size: Size, pixels: int) -> int:
         """Give the number of images or tiles that are predicted together.

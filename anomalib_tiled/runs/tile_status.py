@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.system.files import read_json
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def tile_statuses(folder: RunFolder) -> list[TileStatus]:
             configuration.
     """
     settings, seen = folder.settings(), folder.seen()
-    grid, configuration, lenders = grid_of(settings.tiling), settings.training_hash, _lenders(folder)
+    grid, configuration, lenders = grid_of_run(settings), settings.training_hash, _lenders(folder)
     left_out = seen.left_out(grid, settings)
-    return [_status(seen, tile, configuration, left_out.get(tile.name), lenders.get(tile.name)) for tile in grid.tiles]
+    return [_status(seen, tile, configuration, left_out.get(tile.name), lenders.get(tile.name)) for tile in grid.models]
 
 
 def _lenders(folder: RunFolder) -> dict[str, str]:

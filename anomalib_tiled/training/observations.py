@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.training.in_order import values_in_order
@@ -44,7 +45,7 @@ class Seen(NamedTuple):
 
 def unseen_tiles(grid: TileGrid) -> dict[str, Observed]:
     """Give the counts of each tile before the first image."""
-    return {tile.name: Observed.of_a_tile(grid) for tile in grid.tiles}
+    return {tile.name: Observed.of_a_tile(grid) for tile in grid.predicted}
 
 
 def unseen_image(grid: TileGrid) -> Observed:
@@ -72,7 +73,12 @@ def observe(
         truth, known = _truth(batch, masks_known=masks_known)
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
-        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+        if raw.whole is None:
+            image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+        else:
+            merged = Predicted(raw.scores, raw.maps if raw.has_maps else None)
+            counted = None if raw.uninspected is None else ~raw.uninspected
+            image.branches.add(merged, raw.whole, truth.labels, counted)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class ObserveTiles:
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
-                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)))
+                observed.add(raw.scores, raw.maps, truth.seen_by(tile))
         return observed
 
 
@@ -220,4 +226,4 @@ def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:
 
 
 def _observe_tile(tiles: Mapping[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
+    tiles[tile.name].add(raw.scores, raw.maps, truth.of_tile(tile))

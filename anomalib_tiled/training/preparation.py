@@ -13,7 +13,7 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.settings import as_size
-from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
 from anomalib_tiled.data.images import common_size, depth_notes
@@ -125,7 +125,7 @@ def _prepare(
         check_test_images(split)
     checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
-    grid = grid_of(settings.tiling)
+    grid = grid_of_run(settings)
     check_fresh_model(settings.model, grid.tile_size)
     check_augmentations(datamodule, split, grid)
     for note in depth_notes(sample.image_path for sample in split.samples):
@@ -187,7 +187,7 @@ def _check_folders(settings: Settings) -> None:
 def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
     """Make everything once that needs no images, so that errors appear before images are searched and read."""
     if settings.tiling.image_size is not None:
-        grid_of(settings.tiling)
+        grid_of_run(settings)
     _check_folders(settings)
     check_stages(*(Stages.build(settings) for _ in range(3)))
     Measurements.of(settings)
