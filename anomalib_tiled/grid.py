@@ -177,6 +177,11 @@ class TileGrid:
         return self._with_whole_image(self.tiles)
 
     @property
+    def kinds(self) -> tuple[Tile, ...]:
+        """One of each kind of model: a tile, and the whole image if there is a global model."""
+        return self._with_whole_image(self.tiles[:1])
+
+    @property
     def model_locations(self) -> tuple[Tile, ...]:
         """The same, with the locations where no model could be fitted."""
         return self._with_whole_image(self.locations)

@@ -33,6 +33,8 @@ DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 WHOLE_SIZE = 256
 """Height and width of the shrunk image in pixels, if a global model names none."""
 
+WHOLE_SIZE_SETTING = "global_model.init_args.image_size"
+
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
 
@@ -207,9 +209,12 @@ class Settings:
 
     def model_of(self, tile: Tile) -> ClassSpec:
         """Give the model of a tile, or of the whole image."""
-        own = None
-        if isinstance(tile, WholeImage):
-            own = self.stages["global_model"].init_args.get("model")
+        return self.whole_model if isinstance(tile, WholeImage) else self.model
+
+    @property
+    def whole_model(self) -> ClassSpec:
+        """The model of the whole image: that of the tiles, unless the global model names one."""
+        own = self.stages["global_model"].init_args.get("model")
         return self.model if own is None else _spec(own)
 
     @property
@@ -345,7 +350,8 @@ def differences(own: Settings, given: Settings) -> list[str]:
 def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
     """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
     if not isinstance(value, Mapping):
-        return {name: [*as_size(value)] if value and name.startswith("tiling.") else value}
+        is_size = value and (name.startswith("tiling.") or name == WHOLE_SIZE_SETTING)
+        return {name: [*as_size(value)] if is_size else value}
     return {
         inner: each
         for key, nested in value.items()

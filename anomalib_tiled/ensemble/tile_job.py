@@ -169,12 +169,12 @@ class TileJob:
     def fresh_models(self) -> FreshModels:
         """Untrained models of tiles."""
         spec, seed = self.settings.model, self.settings.seed_everything
-        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=is_complete(spec))
+        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
 
     @cached_property
     def saved_models(self) -> SavedModels:
         """Trained models of tiles, from their checkpoints."""
-        return SavedModels(self.folder, spec := self.settings.model, self.grid.tile_size, alike=is_complete(spec))
+        return SavedModels(self.folder, self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
 
     def fresh_models_of(self, tile: Tile) -> FreshModels:
         """Give the untrained models of a tile, or of the whole image."""
@@ -187,6 +187,11 @@ class TileJob:
         if not isinstance(tile, WholeImage):
             return self.saved_models
         return SavedModels(self.folder, self.settings.model_of(tile), tile.size, alike=False)
+
+    @property
+    def checkpoint_is_complete(self) -> bool:
+        """Whether the checkpoints of tiles hold all that a model has learned."""
+        return is_complete(self.settings.model)
 
     def load(self, tile: Tile) -> AnomalibModule:
         """Load the model of a tile, or of the whole image; errors are those of `SavedModels.load`."""
@@ -206,7 +211,7 @@ class TileJob:
         """
         given, saved = self.settings.memory_bytes, self.saved_models
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        reload = saved.reload if is_complete(self.settings.model) else None
+        reload = saved.reload if self.checkpoint_is_complete else None
         return TileModels(self.load, budget, reload, share=share)
 
     def at_once(self, size: Size, pixels: int) -> int:

@@ -86,6 +86,7 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
                 {"name": tile.name, "top": tile.rows.start, "left": tile.columns.start} for tile in ensemble.grid.tiles
             ],
             "left_out": sorted(ensemble.grid.left_out),
+            **({} if ensemble.grid.shrunk is None else {"whole": [*ensemble.grid.shrunk]}),
         },
         "calibration": None if calibration is None else calibration.to_json(),
         "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},

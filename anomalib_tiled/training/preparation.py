@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,10 +38,11 @@ from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.workers.scheduler import scheduler_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
+    from anomalib_tiled.grid import Size
     from anomalib_tiled.workers.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def _prepare(
     datamodule = settings.data.build(AnomalibDataModule)
     root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
     check_numbers(datamodule)
-    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
+    checked = partial(_check_models, settings)
     checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
     if tested:
@@ -127,6 +129,9 @@ def _prepare(
     settings = _with_folders(_with_image_size(settings, split))
     grid = grid_of_run(settings)
     check_fresh_model(settings.model, grid.tile_size)
+    with _global_model(settings) as size:
+        if size is not None:
+            check_fresh_model(settings.whole_model, size)
     check_augmentations(datamodule, split, grid)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
@@ -146,6 +151,26 @@ def _prepare(
                 check_monitored(run.job)
             _keep_log(run.folder, log)
     return run
+
+
+@contextmanager
+def _global_model(settings: Settings) -> Iterator[Size | None]:
+    """Give the size of the image as the global model sees it, if there is one; errors name that model."""
+    size = settings.whole_size
+    try:
+        yield size
+    except ConfigurationError as error:
+        message = f"The model of the whole image (global_model), on images shrunk to {size} pixels: {error}"
+        raise type(error)(message) from error
+
+
+def _check_models(settings: Settings, *, train_batch_size: int, train_images: int | None = None) -> None:
+    """Check the model of the tiles, and the global one, as `check_model` does."""
+    check = partial(check_model, train_batch_size=train_batch_size, train_images=train_images)
+    check(settings.model, as_size(settings.tiling.tile_size))
+    with _global_model(settings) as size:
+        if size is not None:
+            check(settings.whole_model, size)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
