@@ -11,6 +11,7 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
+from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import resize, to_dtype
@@ -57,7 +58,7 @@ class AreaDataset(Dataset[ImageItem]):
         image, mask = self._tensors(sample)
         if self.size is not None:
             image = Image(shrunk(image, self.size))
-            mask = None if mask is None else _shrunk_mask(mask, self.size)
+            mask = None if mask is None else Mask(shrunk_masks(mask[None], self.size)[0])
         label = self._label(sample, mask)
         return ImageItem(
             image=image,
@@ -116,11 +117,13 @@ class Annotations:
         image_path: Files of the images.
         gt_label: Whether each whole image is anomalous, shape (batch,); ``None`` if one is unknown.
         gt_mask: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+        hidden: Which pixels do not count, shape (batch, 1, height, width); ``None`` if all do.
     """
 
     image_path: list[str]
     gt_label: torch.Tensor | None
     gt_mask: torch.Tensor | None
+    hidden: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -193,12 +196,19 @@ class Images:
         """
         for places in self._batches:
             samples = [self.samples[place] for place in places]
+            hidden = [self.source.hidden(sample, rows, columns) for sample in samples]
             masks = [self.source.mask(sample, rows, columns) for sample in samples]
             yield Annotations(
                 [str(sample.image_path) for sample in samples],
                 _stacked([None if sample.label is None else torch.tensor(sample.label) for sample in samples]),
                 _stacked([None if mask is None else torch.from_numpy(mask).bool() for mask in masks]),
+                stacked_hidden(hidden),
             )
+
+    def hidden(self) -> Iterator[torch.Tensor | None]:
+        """Say which pixels of whole images do not count, in the batches of ``iter``, as `stacked_hidden` gives them."""
+        for places in self._batches:
+            yield stacked_hidden([self.source.hidden(self.samples[place], *self.grid.whole) for place in places])
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.
@@ -311,23 +321,40 @@ def shrunk(images: torch.Tensor, size: Size) -> torch.Tensor:
     return small
 
 
-def _shrunk_mask(mask: Mask, size: Size) -> Mask:
-    return Mask(torch.from_numpy(shrunk_masks(mask.bool().numpy(), size)).to(mask.dtype))
-
-
-def shrunk_masks(masks: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
-    """Shrink masks; a pixel is anomalous if one of those that it covers is, so that no defect vanishes.
+def shrunk_masks(masks: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink masks; a pixel is in the mask if one of those that it covers is, so that no defect vanishes.
 
     Args:
-        masks: Shape (..., height, width).
+        masks: Shape (batch, height, width).
         size: New height and width.
     """
-    for axis, length in zip((-2, -1), size, strict=True):
-        covered = np.arange(length + 1) * masks.shape[axis]
-        starts, stops = covered[:-1] // length, -(-covered[1:] // length)
-        parts = (masks.take(range(*bounds), axis).any(axis) for bounds in zip(starts, stops, strict=True))
-        masks = np.stack([*parts], axis)
-    return masks
+    small: torch.Tensor = adaptive_max_pool2d(masks.float(), list(size)).to(masks.dtype)
+    return small
+
+
+def shrunk_hidden(hidden: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink hidden pixels; a pixel is hidden if all of those that it covers are.
+
+    Args:
+        hidden: Shape (batch, 1, height, width).
+        size: New height and width.
+    """
+    return ~shrunk_masks(~hidden[:, 0], size)[:, None]
+
+
+def stacked_hidden(hidden: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor | None:
+    """Join the hidden pixels of images to a batch.
+
+    Args:
+        hidden: Those of each image, shape (height, width); ``None`` if there are none.
+
+    Returns:
+        Shape (batch, 1, height, width); ``None`` if all pixels of all images count.
+    """
+    some = next((each for each in hidden if each is not None and each.any()), None)
+    if some is None:
+        return None
+    return torch.from_numpy(np.stack([np.zeros_like(some) if each is None else each for each in hidden])[:, None])
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

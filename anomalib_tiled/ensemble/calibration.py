@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from anomalib_tiled.config.settings import SENSITIVITIES, ClassSpec, Plain, Settings
 from anomalib_tiled.data.tile_dataset import shrunk_masks
 from anomalib_tiled.ensemble.fusion import Branches, BranchScores
-from anomalib_tiled.ensemble.uninspected import hidden_defects
+from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
@@ -197,15 +197,30 @@ class Observed:
         """Begin to count at one tile location: the more tiles a grid has, the fewer bins each gets."""
         return cls(tile_bits(len(grid.tiles)))
 
-    def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
-        """Count the predictions of a batch: scores (batch,), maps (batch, 1, height, width)."""
-        seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
+    def add(
+        self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth, hidden: torch.Tensor | None = None
+    ) -> None:
+        """Count the predictions of a batch.
+
+        Args:
+            scores: Shape (batch,).
+            maps: Shape (batch, 1, height, width); ``None`` if the model gives none.
+            truth: What is anomalous.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
+        """
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
+        seen = np.ones(len(truth.labels), dtype=np.bool_)
+        if truth.masks is not None:
+            seen &= ~hidden_defects(truth.masks, self._uninspected)
+        if out is not None:
+            seen &= ~hidden_images(truth.labels, truth.masks, out)
         self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
         if maps is not None:
             self.every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
-            pixels = slice(None) if self._uninspected is None else ~self._uninspected
-            self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
+            anomalous = truth.pixels(values.shape)
+            for images, pixels in seen_pixels(self._uninspected, out, len(values)):
+                self.maps.add(values[images][:, pixels], anomalous[images][:, pixels])
 
     def merge(self, other: Observed) -> None:
         """Add what another place has observed of the next images.
@@ -288,7 +303,8 @@ class Truth:
     def seen_by(self, tile: Tile) -> Truth:
         """Give the truth of a tile from that of its rectangle, in the size of its maps; a whole image has its label."""
         if isinstance(tile, WholeImage):
-            return Truth(self.labels, None if self.masks is None else shrunk_masks(self.masks, tile.shrunk))
+            masks = None if self.masks is None else shrunk_masks(torch.from_numpy(self.masks), tile.shrunk).numpy()
+            return Truth(self.labels, masks)
         return self.cut(slice(None), slice(None))
 
 

@@ -117,22 +117,26 @@ class TileMeasurements:
         area = _known(batch, self._grid.image_size)
         return partial(self._observe, area, _known_whole(batch))
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Count images and wrong decisions.
 
         Args:
             batch: Predictions of whole images; their predicted masks, if there are any, are the decisions.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
         known, truth = _known(batch, self._grid.image_size)
+        out = None if hidden is None else _chosen(hidden.expand(len(batch), -1, -1, -1), known).squeeze(1).cpu().numpy()
         called = None
         if batch.pred_mask is not None:
             self._decided = True
             called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
         for index, tile in enumerate(self._grid.model_locations):
             anomalous = truth.labels if isinstance(tile, WholeImage) else truth.cut(tile.rows, tile.columns).labels
+            seen = slice(None) if out is None else ~out[:, tile.rows, tile.columns].all(axis=(1, 2))
+            anomalous = anomalous[seen]
             self._images[index] += [len(anomalous), anomalous.sum()]
             if called is not None:
-                found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
+                found = called[:, tile.rows, tile.columns].any(axis=(1, 2))[seen]
                 self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
 
     def add_scores(self, tiles: Mapping[str, Observed | TileScores]) -> None:
@@ -223,8 +227,8 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
 def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TilePrediction) -> None:
     """Count the scores of a tile, at the positions of a batch where its label is known."""
     if known.size:
-        maps = None if raw.maps is None or truth.masks is None else _chosen(raw.maps, known)
-        observed.add(_chosen(raw.scores, known), maps, truth)
+        maps, hidden = (None if each is None else _chosen(each, known) for each in (raw.maps, raw.hidden))
+        observed.add(_chosen(raw.scores, known), None if truth.masks is None else maps, truth, hidden)
 
 
 def _known(batch: ImageBatch | Annotations, size: Size) -> Known:

@@ -74,11 +74,10 @@ def observe(
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
         if raw.whole is None:
-            image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+            image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
         else:
             merged = Predicted(raw.scores, raw.maps if raw.has_maps else None)
-            counted = None if raw.uninspected is None else ~raw.uninspected
-            image.branches.add(merged, raw.whole, truth.labels, counted)
+            image.branches.add(merged, raw.whole, truth.labels, None if raw.unseen is None else ~raw.unseen)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class ObserveTiles:
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
-                observed.add(raw.scores, raw.maps, truth.seen_by(tile))
+                observed.add(raw.scores, raw.maps, truth.seen_by(tile), raw.hidden)
         return observed
 
 
@@ -226,4 +225,4 @@ def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:
 
 
 def _observe_tile(tiles: Mapping[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.of_tile(tile))
+    tiles[tile.name].add(raw.scores, raw.maps, truth.of_tile(tile), raw.hidden)

@@ -25,13 +25,15 @@ class Ensemble:
         self.asked: list[int] = []
         self.fail = fail
 
-    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[..., None] | None, *, hidden: torch.Tensor | None
+    ) -> RawPrediction:
         self.asked.append(len(images))
         self.fail(len(images))
         if on_tile is not None:
             on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
-        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
+        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden)
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         return InferenceBatch(
