@@ -274,9 +274,10 @@ class TileGrid:
     def __str__(self) -> str:
         """Describe the grid in one line."""
         rows, columns = self.shape
+        whole = "" if self.shrunk is None else f"; the whole image shrunk to {self.shrunk}"
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "
-            f"stride {self.stride}, in images of {self.image_size} pixels"
+            f"stride {self.stride}, in images of {self.image_size} pixels{whole}"
         )
 
 

@@ -28,7 +28,8 @@ from benchmarks.auroc import auroc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from anomalib_tiled.ensemble.fusion import Predicted
+    from anomalib_tiled.ensemble.fusion import Branches, Predicted
+    from anomalib_tiled.stages.global_model import GlobalModel
 
     Pixels = NDArray[np.float64]
 
@@ -133,18 +134,20 @@ def configuration(root: Path, results: Path, backbone: str | None) -> dict[str, 
 
 
 def found(run_folder: Path) -> list[Found]:
-    """Predict the test images with the run, and compare its branches."""
+    """Compare the branches of a run by their predictions of the test images, which it has kept."""
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.training.stored_predictions import lazy_predictions
 
     run = Run.open(RunFolder.open(run_folder))
     calibration = run.calibration()
-    fused, apart = run.ensemble(calibration), run.ensemble(replace(calibration, branches=None))
+    branches, ensemble = cast("Branches", calibration.branches), run.ensemble(replace(calibration, branches=None))
+    model = cast("GlobalModel", ensemble.stages.global_model)
     kinds, scores = [], []
-    for batch in run.images("test"):
-        images = torch.as_tensor(batch.image)
-        raw, both = apart.predict_raw(images), fused.predict_raw(images).scores
-        scores.append(torch.stack([raw.scores, cast("Predicted", raw.whole).scores, both]).numpy())
+    for batch, predict in lazy_predictions(run, ensemble, "test", run.folder.predictions, "Comparing"):
+        raw = predict(None)
+        whole = cast("Predicted", raw.whole).scores
+        scores.append(torch.stack([raw.scores, whole, branches.fused_scores(model, raw.scores, whole)]).numpy())
         kinds += [Path(path).parent.name for path in batch.image_path or []]
     of_branches, of_kind = np.concatenate(scores, axis=1), np.array(kinds)
     return [_found(kind, of_branches, of_kind) for kind in ("missing", "scratched")]

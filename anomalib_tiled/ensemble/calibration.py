@@ -153,7 +153,9 @@ class Calibration:
     def to_json(self) -> dict[str, object]:
         """Give the content of ``calibration.json``."""
         content = asdict(self)
-        return content if self.branches is not None else {name: content[name] for name in content if name != "branches"}
+        if self.branches is None:
+            del content["branches"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.data.tile_dataset import Images, shrunk_hidden
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import WholeImage
 
 if TYPE_CHECKING:
     import torch
@@ -180,7 +181,7 @@ class StoredImages:
         """
         everything = Shard(0, self.number)
         for first, batch in _counted(self._part(everything).annotations(tile.rows, tile.columns), 0):
-            yield batch, self.predictions.read(tile, first, len(batch)).hiding(batch.hidden)
+            yield batch, self.predictions.read(tile, first, len(batch)).hiding(_hidden_in(tile, batch.hidden))
 
     def _find(self, tiles: Sequence[Tile]) -> None:
         """Find the predictions of tiles with one look at the folders, unless this process has found them."""
@@ -201,6 +202,11 @@ class StoredImages:
         job = self.job
         images = Images(job.data.source, job.data.samples(self.purpose), job.grid, self.batch_size, augmentations=None)
         return images.part(self.first + shard.first, shard.number)
+
+
+def _hidden_in(tile: Tile, hidden: torch.Tensor | None) -> torch.Tensor | None:
+    """Give the hidden pixels of a tile in the size of its maps."""
+    return shrunk_hidden(hidden, tile.shrunk) if isinstance(tile, WholeImage) and hidden is not None else hidden
 
 
 def _counted(batches: Iterable[AnyBatch], first: int) -> Iterator[tuple[int, AnyBatch]]:
