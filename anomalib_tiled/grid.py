@@ -30,6 +30,10 @@ MOST_TILES = 100_000
 """Most tiles of a grid: at a second for each model, training takes more than a day."""
 
 
+WHOLE = "whole"
+"""Name of the whole image among the tiles."""
+
+
 class Size(NamedTuple):
     """Height and width in pixels."""
 
@@ -62,6 +66,36 @@ class Tile:
         """Name in files and messages, such as ``r00_c03``."""
         return f"r{self.row:02d}_c{self.column:02d}"
 
+    @property
+    def size(self) -> Size:
+        """Height and width of what its model takes, in pixels."""
+        return Size(self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+
+
+@dataclass(frozen=True)
+class WholeImage(Tile):
+    """The whole image, shrunk: the global model is trained on it, and predicts it, like the model of a tile.
+
+    Args:
+        row: 0.
+        column: 0.
+        rows: All rows of the image.
+        columns: All columns of the image.
+        shrunk: Height and width that the image is shrunk to, in pixels.
+    """
+
+    shrunk: Size
+
+    @property
+    def name(self) -> str:
+        """Name in files and messages."""
+        return WHOLE
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the shrunk image."""
+        return self.shrunk
+
 
 @dataclass(frozen=True)
 class Block(Tile):
@@ -79,10 +113,11 @@ class TileGrid:
         left_out: Names of the locations without a model, because none could be fitted there.
         ignored: Names of the locations without a pixel to be inspected, which are in `positions` alone.
         groups: Names of the locations that share a model, for each group of several; the others have their own.
+        shrunk: Height and width in pixels of the whole image, as the global model sees it; ``None`` if there is none.
 
     Raises:
-        GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
-            than `MOST_TILES` tiles or `MOST_PIXELS` pixels.
+        GridError: A tile is larger than the image, the stride is not between 1 and the tile size, there are more than
+            `MOST_TILES` tiles or `MOST_PIXELS` pixels, or the shrunk image is larger than the image.
     """
 
     image_size: Size
@@ -91,6 +126,7 @@ class TileGrid:
     left_out: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
     groups: tuple[tuple[str, ...], ...] = ()
+    shrunk: Size | None = None
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -109,11 +145,13 @@ class TileGrid:
             size = self.image_size
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
+        if self.shrunk is not None:
+            _check_shrunk(self.image_size, self.shrunk)
 
     def __reduce__(self) -> tuple[type[TileGrid], tuple[object, ...]]:
         """Pickle sizes and names only, not the locations that were listed from them."""
         names = self.left_out, self.ignored, self.groups
-        return TileGrid, (self.image_size, self.tile_size, self.stride, *names)
+        return TileGrid, (self.image_size, self.tile_size, self.stride, *names, self.shrunk)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
@@ -147,19 +185,37 @@ class TileGrid:
         return slice(0, self.image_size.height), slice(0, self.image_size.width)
 
     @cached_property
+    def whole_image(self) -> WholeImage | None:
+        """What the global model sees; ``None`` if there is none."""
+        return None if self.shrunk is None else WholeImage(0, 0, *self.whole, self.shrunk)
+
+    @property
+    def predicted(self) -> tuple[Tile, ...]:
+        """All that is predicted: the tiles with a model, and the whole image if there is a global model."""
+        return self._with_whole_image(self.tiles)
+
+    @property
+    def kinds(self) -> tuple[Tile, ...]:
+        """One of each kind of model: a tile, and the whole image if there is a global model."""
+        return self._with_whole_image(self.tiles[:1])
+
+    def _with_whole_image(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        return tiles if self.whole_image is None else (*tiles, self.whole_image)
+
+    @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The locations with a model, row by row from the top left."""
         return tuple(tile for tile in self.locations if tile.name not in self.left_out)
 
     @property
     def models(self) -> tuple[Tile, ...]:
-        """The locations that models are named after: the first of each group; row by row from the top left."""
-        return self._models_of(self.tiles) if self.groups else self.tiles
+        """What models are named after: the first tile of each group, and the whole image if there is a global model."""
+        return self._with_whole_image(self._firsts_of(self.tiles))
 
     @property
     def model_locations(self) -> tuple[Tile, ...]:
-        """The same, with those where no model could be fitted."""
-        return self._models_of(self.locations) if self.groups else self.locations
+        """The same, with the locations where no model could be fitted."""
+        return self._with_whole_image(self._firsts_of(self.locations))
 
     def model_of(self, tile: Tile) -> Tile:
         """Give the location that the model of a tile is named after, the first of its group."""
@@ -173,8 +229,8 @@ class TileGrid:
         """
         return self._members.get(model.name, (model,))
 
-    def _models_of(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
-        return tuple(tile for tile in tiles if self.model_of(tile) == tile)
+    def _firsts_of(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        return tuple(tile for tile in tiles if self.model_of(tile) == tile) if self.groups else tiles
 
     @cached_property
     def _members(self) -> dict[str, tuple[Tile, ...]]:
@@ -272,12 +328,12 @@ class TileGrid:
         """Find a tile by its name.
 
         Args:
-            name: Name such as ``r00_c03``.
+            name: Name such as ``r00_c03``, or ``whole`` if there is a global model.
 
         Raises:
             GridError: The grid has no such tile.
         """
-        for tile in self.locations:
+        for tile in self.model_locations:
             if tile.name == name:
                 return tile
         message = f"There is no tile {name!r} in this grid: it has {self.shape[0]} rows and {self.shape[1]} columns."
@@ -287,9 +343,10 @@ class TileGrid:
         """Describe the grid in one line."""
         rows, columns = self.shape
         ignored = f", {len(self.ignored)} tiles without a pixel to inspect" if self.ignored else ""
+        whole = "" if self.shrunk is None else f"; the whole image shrunk to {self.shrunk}"
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "
-            f"stride {self.stride}, in images of {self.image_size} pixels{ignored}"
+            f"stride {self.stride}, in images of {self.image_size} pixels{ignored}{whole}"
         )
 
 
@@ -307,6 +364,15 @@ def _check_side(side: str, image: int, tile: int, stride: int) -> None:
         message = (
             f"The stride must be between 1 and the tile {side}, or tiles would not cover every pixel: "
             f"stride is {stride}, tile {side} is {tile} pixels. Change tiling.stride."
+        )
+        raise GridError(message)
+
+
+def _check_shrunk(image: Size, shrunk: Size) -> None:
+    if min(shrunk) < 1 or shrunk.height > image.height or shrunk.width > image.width:
+        message = (
+            f"The global model must see the image shrunk, or as it is: global_model.image_size is {shrunk}, the image "
+            f"has {image} pixels. Change global_model.image_size."
         )
         raise GridError(message)
 

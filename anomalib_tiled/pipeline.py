@@ -265,7 +265,7 @@ def _predict_here(
         task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
         for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
             for batch in new_images.batches(paths, recording.fail):
-                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.tiles))
+                advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.predicted))
                 for item in predictor.predict(batch, recording, advance):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=recording.tried)

@@ -9,7 +9,7 @@ import pytest
 
 from anomalib_tiled import grid as grid_module
 from anomalib_tiled.errors import GridError
-from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.grid import Size, TileGrid, WholeImage
 
 
 def test_blocks_cover_every_pixel_once(grid: TileGrid) -> None:
@@ -211,3 +211,30 @@ def test_seams_of_overlapping_tiles_beside_ignored_ones() -> None:
     assert grid.column_seams == (3, 4, 6, 7)
     assert grid.ignoring({"r00_c02"}).column_seams == (3, 4), "from 4 to 7, only the middle one covers pixels"
     assert grid.ignoring({"r00_c01"}).column_seams == ()
+
+
+def test_a_global_model_is_one_more_item_that_covers_the_image() -> None:
+    grid = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4), shrunk=Size(4, 6))
+    whole = grid.whole_image
+    assert isinstance(whole, WholeImage)
+    assert (whole.name, whole.size, whole.rows, whole.columns) == ("whole", (4, 6), *grid.whole)
+    assert grid.tiles[0].size == (4, 4)
+    assert grid.models == grid.predicted == (*grid.tiles, whole)
+    assert grid.model_locations == (*grid.locations, whole)
+    assert grid.kinds == (grid.tiles[0], whole)
+    assert str(grid).endswith("; the whole image shrunk to 4 x 6")
+    assert grid.tile("whole") == whole
+    assert pickle.loads(pickle.dumps(grid)) == grid  # noqa: S301  # our own
+
+
+def test_without_a_global_model_all_items_are_tiles() -> None:
+    grid = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4)).without(["r00_c01"])
+    assert grid.whole_image is None
+    assert grid.models == grid.predicted == grid.tiles
+    assert grid.model_locations == grid.locations
+
+
+@pytest.mark.parametrize("shrunk", [Size(9, 12), Size(8, 13), Size(0, 4)])
+def test_the_whole_image_is_not_enlarged(shrunk: Size) -> None:
+    with pytest.raises(GridError, match=f"global_model.image_size is {shrunk}, the image has 8 x 12 pixels"):
+        TileGrid(Size(8, 12), Size(4, 4), Size(4, 4), shrunk=shrunk)

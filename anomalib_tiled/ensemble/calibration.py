@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
+from anomalib_tiled.config.settings import SENSITIVITIES, ClassSpec, Plain, Settings
+from anomalib_tiled.data.tile_dataset import shrunk_masks
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
+from anomalib_tiled.ensemble.fusion import Branches, BranchScores
 from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
-from anomalib_tiled.grid import TileGrid
+from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 from anomalib_tiled.stages.contracts import (
     call_stage,
     errors_naming_stage,
@@ -23,6 +25,7 @@ from anomalib_tiled.stages.contracts import (
     with_context,
 )
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
+from anomalib_tiled.stages.global_model import GlobalModel
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
@@ -48,6 +51,7 @@ class Stages:
         threshold_at: ``tile`` or ``image``.
         image_sensitivity: An image (or tile) with a normalized score greater than 1 minus this is anomalous.
         pixel_sensitivity: The same for pixels.
+        global_model: Joins tiles and whole image; ``None`` if only tiles have models.
 
     Raises:
         ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized.
@@ -62,6 +66,7 @@ class Stages:
     threshold_at: AppliedTo
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
+    global_model: GlobalModel | None = None
 
     def __post_init__(self) -> None:
         """Check that the sensitivities have a meaning."""
@@ -87,6 +92,7 @@ class Stages:
             threshold_at=_applied_to("thresholding", settings.thresholding.stage, THRESHOLDING_PLACES),
             image_sensitivity=settings.thresholding.image_sensitivity,
             pixel_sensitivity=settings.thresholding.pixel_sensitivity,
+            global_model=_global_model(chosen.get("global_model")),
         )
 
     @property
@@ -146,6 +152,7 @@ class Calibration:
             tell, and for runs of earlier versions.
         regions: Calibration of each named region, by its name; empty if there are none, or if nothing is learned from
             whole images.
+        branches: The scales of tiles and whole image; ``None`` without a global model.
     """
 
     image: Level | None = None
@@ -154,6 +161,7 @@ class Calibration:
     borrowed: dict[str, str] = field(default_factory=dict)
     false_alarms: FalseAlarms | None = None
     regions: dict[str, Learned] = field(default_factory=dict)
+    branches: Branches | None = None
 
     def note_on_false_alarms(self, *, on_test: bool) -> tuple[str, ...]:
         """Give a note if many false alarms are to be expected, else none.
@@ -166,7 +174,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, object]:
         """Give the content of ``calibration.json``, without what is not known, as in earlier versions."""
-        later = {"false_alarms": self.false_alarms, "regions": self.regions}
+        later = {"false_alarms": self.false_alarms, "regions": self.regions, "branches": self.branches}
         return {name: value for name, value in asdict(self).items() if name not in later or later[name]}
 
     @classmethod
@@ -186,6 +194,7 @@ class Calibration:
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
                 false_alarms=None if false_alarms is None else FalseAlarms(**false_alarms),
                 regions={name: Learned(**learned) for name, learned in content.get("regions", {}).items()},
+                branches=None if (branches := content.get("branches")) is None else Branches.from_json(branches),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
@@ -207,6 +216,7 @@ class Observed:
         self.regions: dict[str, ExactScores] = {}
         self.every_mask_known = True
         self.normal_images = 0
+        self.branches = BranchScores()
         self._uninspected = uninspected
         self._numbers: list[NDArray[np.int32]] = []
 
@@ -270,6 +280,7 @@ class Observed:
         self.every_mask_known &= other.every_mask_known
         for name, scores in other.regions.items():
             self.regions.setdefault(name, ExactScores()).merge(scores)
+        self.branches.merge(other.branches)
         self._numbers.append(np.where(other.numbers < 0, other.numbers, other.numbers + np.int32(self.normal_images)))
         self.normal_images += other.normal_images
 
@@ -374,6 +385,17 @@ class Truth:
         masks = self.masks[:, rows, columns]
         return Truth(np.any(masks, axis=(1, 2)), masks, ~self.of_normal_images)
 
+    def of_tile(self, tile: Tile) -> Truth:
+        """Give the truth of a tile from that of whole images."""
+        return self.seen_by(tile) if isinstance(tile, WholeImage) else self.cut(tile.rows, tile.columns)
+
+    def seen_by(self, tile: Tile) -> Truth:
+        """Give the truth of a tile from that of its rectangle, in the size of its maps; a whole image has its label."""
+        if isinstance(tile, WholeImage):
+            masks = None if self.masks is None else shrunk_masks(torch.from_numpy(self.masks), tile.shrunk).numpy()
+            return Truth(self.labels, masks, ~self.of_normal_images)
+        return self.cut(slice(None), slice(None))
+
 
 def _learned(
     stages: Stages, rule: Thresholder, scores: ScoreDistribution, *, normalize: bool, threshold: float | None = None
@@ -397,6 +419,13 @@ def _rounding(normalizer: Normalizer, scores: ScoreDistribution, learned: Learne
     highest = torch.tensor([scores.maximum_normal, scores.maximum_normal + scores.rounding])
     before, after = call_stage(normalizer, normalizer.apply, highest, learned.normalization, shape=(2,)).tolist()
     return float(after - before)
+
+
+def _global_model(spec: ClassSpec | None) -> GlobalModel | None:
+    """Make the stage without its model, which is trained and loaded like that of a tile."""
+    if spec is None:
+        return None
+    return replace(spec, init_args={**spec.init_args, "model": None}).build(GlobalModel)
 
 
 def _applied_to(setting: str, given: str, allowed: tuple[AppliedTo, ...]) -> AppliedTo:

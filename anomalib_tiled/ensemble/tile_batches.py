@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_tiled.data.tile_dataset import shrunk
 from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
+from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anomalib_tiled.ensemble.loaded_models import TileModels
-    from anomalib_tiled.grid import Tile, TileGrid
 
 TILE_PIXELS_AT_ONCE = 2**20
 """Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
@@ -48,7 +49,7 @@ class TileBatches:
         """Predict a tile, and the next ones of its model."""
         model = self._grid.model_of(tile)
         together = self._next_of(tile, self._grid.members(model))
-        cut = [self._images[..., each.rows, each.columns] for each in together]
+        cut = [seen_by(each, self._images) for each in together]
         raw = predict_tile(self._models.model(model, self._images.device), cut[0] if len(cut) == 1 else torch.cat(cut))
         for each, prediction in zip(together, _divided(raw, len(together)), strict=True):
             check_finite(each, prediction)
@@ -62,6 +63,12 @@ class TileBatches:
         most = pixels // self._images[:, 0, tile.rows, tile.columns].numel()
         first = members.index(tile)
         return members[first : first + max(1, most)]
+
+
+def seen_by(tile: Tile, images: torch.Tensor) -> torch.Tensor:
+    """Give what the model of a tile sees of whole images; the global model sees all of it, shrunk."""
+    area = images[..., tile.rows, tile.columns]
+    return shrunk(area, tile.shrunk) if isinstance(tile, WholeImage) else area
 
 
 def _divided(raw: TilePrediction, tiles: int) -> Iterator[TilePrediction]:

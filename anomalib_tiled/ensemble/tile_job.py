@@ -18,6 +18,7 @@ from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.run_alignment import read_reference
 from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.config.settings import ClassSpec, Settings
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -80,6 +82,14 @@ class RunData:
     def augmentations(self, purpose: Purpose) -> Transform | None:
         """Give the augmentations of these images."""
         return self.datamodule.test_augmentations if purpose == "test" else self.datamodule.val_augmentations
+
+
+def is_complete(model: ClassSpec) -> bool:
+    """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+
+    Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
+    """
+    return model.class_path.startswith("anomalib.")
 
 
 @dataclass(frozen=True)
@@ -188,22 +198,35 @@ class TileJob:
 
     @cached_property
     def fresh_models(self) -> FreshModels:
-        """Untrained models."""
+        """Untrained models of tiles."""
         spec, seed = self.settings.model, self.settings.seed_everything
         return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
 
     @cached_property
     def saved_models(self) -> SavedModels:
-        """Trained models, from their checkpoints."""
+        """Trained models of tiles, from their checkpoints."""
         return SavedModels(self.folder, self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
+
+    def fresh_models_of(self, tile: Tile) -> FreshModels:
+        """Give the untrained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.fresh_models
+        return FreshModels(self.settings.model_of(tile), tile.size, seed=self.settings.seed_everything, copied=False)
+
+    def saved_models_of(self, tile: Tile) -> SavedModels:
+        """Give the trained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.saved_models
+        return SavedModels(self.folder, self.settings.model_of(tile), tile.size, alike=False)
 
     @property
     def checkpoint_is_complete(self) -> bool:
-        """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+        """Whether the checkpoints of tiles hold all that a model has learned."""
+        return is_complete(self.settings.model)
 
-        Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
-        """
-        return self.settings.model.class_path.startswith("anomalib.")
+    def load(self, tile: Tile) -> AnomalibModule:
+        """Load the model of a tile, or of the whole image; errors are those of `SavedModels.load`."""
+        return self.saved_models_of(tile).load(tile)
 
     def tile_data(self, tile: Tile) -> TileDataModule:
         """Give the images of one tile location, or of those that share its model, as models take them."""
@@ -219,7 +242,8 @@ class TileJob:
         """
         given, saved = self.settings.memory_bytes, self.saved_models
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        return TileModels(saved.load, budget, saved.reload if self.checkpoint_is_complete else None, share=share)
+        reload = saved.reload if self.checkpoint_is_complete else None
+        return TileModels(self.load, budget, reload, share=share)
 
     def at_once(self, size: Size, pixels: int) -> int:
         """Give the number of images or tiles that are predicted together.

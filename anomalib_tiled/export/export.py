@@ -19,10 +19,11 @@ from anomalib_tiled.ensemble.supported_models import check_export
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import compare, random_images, real_images
 from anomalib_tiled.export.formats import CHECKPOINTS
-from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph, TileGraphs, joining_graph
+from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph, TileGraphs, input_of_whole, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
+from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.logs import log_to
@@ -135,7 +136,8 @@ def export(run: Run, request: ExportRequest) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     request.form.check_installed()
-    check_export(run.settings.model, by_onnx="onnx" in request.form.packages)
+    for tile in run.grid.kinds:
+        check_export(run.settings.model_of(tile), by_onnx="onnx" in request.form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
@@ -179,10 +181,11 @@ def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
         run.check_tiles()
         with steps("Writing checkpoints", len(run.grid.models)) as done:
             for tile in run.grid.models:
-                write_tensors(run.job.saved_models.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+                write_tensors(run.job.saved_models_of(tile).whole_checkpoint(tile), work / f"{tile.name}.ckpt")
                 done(f"tile {tile.name}")
-        model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
-        facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(run.folder.path)}}
+        own = {} if run.settings.whole_size is None else {"global_class": asdict(run.settings.whole_model)}
+        facts = {"format": CHECKPOINTS, "class": asdict(run.settings.model), **own}
+        facts["run"] = {"folder": str(run.folder.path)}
         if run.grid.groups:
             facts["tiles"] = {tile.name: run.grid.model_of(tile).name for tile in run.grid.tiles}
         write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})
@@ -228,7 +231,7 @@ def write_whole(
     for tile in ensemble.grid.models:
         of_models[tile.name] = graphs.graph(tile)
         done(f"tile {tile.name}")
-    tiles = [of_models[ensemble.grid.model_of(tile).name] for tile in ensemble.grid.tiles]
+    tiles = [of_models[ensemble.grid.model_of(tile).name] for tile in ensemble.grid.predicted]
     path = folder / f"model{form.suffix}"
     graph = form.write(EnsembleGraphs(ensemble, tuple(tiles), dtype), path)
     done(f"file of format {form.name}")
@@ -259,21 +262,23 @@ def write_tiles(
     """
     (folder / "tiles").mkdir()
     weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, dtype)
-    any_batch, outputs = True, tuple[str, ...]()
+    any_batch, outputs = True, list[tuple[str, ...]]()
     for tile in ensemble.grid.models:
         graph = graphs.graph(tile)
         with form.step("written"):
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
-        any_batch, outputs = any_batch and graph.graph.batch is None, graph.graph.outputs
+        any_batch = any_batch and graph.graph.batch is None
+        outputs.append(graph.graph.outputs)
         del graph
         gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
         done(f"tile {tile.name}")
-    joining = joining_graph(ensemble, outputs, any_batch=any_batch)
+    whole = outputs[-1] if ensemble.grid.whole_image is not None else ()
+    joining = joining_graph(ensemble, outputs[0], whole, any_batch=any_batch)
     with form.step("written"):
         save_graph(joining, folder / JOINING)
     done(f"file of format {form.name}")
     shutil.copyfile(RUNNER, folder / "run.py")
-    predict = _one_after_the_other(ensemble, form, folder, joining.inputs)
+    predict = _one_after_the_other(ensemble, form, folder, outputs[0])
     done("program beside the files")
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
@@ -287,8 +292,10 @@ def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, na
             part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
             model = ensemble.grid.model_of(tile)
             predictions.append(form.load(folder / "tiles" / f"{model.name}{form.suffix}")({"images": part}))
-        return form.load(folder / JOINING)(
-            {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
-        )
+        stacked = {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
+        if ensemble.grid.whole_image is not None:
+            found = form.load(folder / "tiles" / f"{WHOLE}{form.suffix}")({"images": inputs["images"]})
+            stacked |= {input_of_whole(name): values for name, values in found.items()}
+        return form.load(folder / JOINING)(stacked)
 
     return predict

@@ -87,6 +87,7 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
             **ensemble.grid.to_json(),
             "tiles": [_placed(tile, ensemble.grid) for tile in ensemble.grid.tiles],
             "left_out": sorted(ensemble.grid.left_out),
+            **({} if ensemble.grid.shrunk is None else {"whole": [*ensemble.grid.shrunk]}),
         },
         **_regions_of(run),
         "calibration": None if calibration is None else calibration.to_json(),

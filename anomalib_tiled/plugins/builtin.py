@@ -53,7 +53,7 @@ def register_assignments() -> Sequence[type[assignment.Assignment]]:
 @hookimpl
 def register_global_models() -> Sequence[type[global_model.GlobalModel]]:
     """Give the built-in global models."""
-    return [global_model.GlobalModel]
+    return [global_model.GlobalModel, global_model.WeightedMean]
 
 
 @hookimpl

@@ -113,7 +113,7 @@ class MeasureTiles:
         return {tile.name: self._measured(tile) for tile in self.images.tiles(shard)}
 
     def _measured(self, tile: Tile) -> Observed | TileScores:
-        observed = observed_tile(self.images.tile(tile), self.images.job.grid)
+        observed = observed_tile(tile, self.images.tile(tile), self.images.job.grid)
         return TileScores.of(observed) if self.images.stay else observed
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.grid import WHOLE, WholeImage
 from anomalib_tiled.stages import curves
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.stages.distribution import ScoreCounts
+
+    Known = tuple[NDArray[np.intp], Truth]
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,14 @@ class TileMeasurements:
         self._grid = grid
         self._observed: dict[str, Observed] = {}
         self._complete: dict[str, TileScores] = {}
-        self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
-        self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
+        self._images = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
+        self._wrong = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function to call with the raw prediction of each tile of a batch."""
-        return partial(self._observe, *known_images(batch, self._grid.image_size))
+        area = known_images(batch, self._grid.image_size)
+        return partial(self._observe, area, _known_whole(batch))
 
     def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Count images and wrong decisions.
@@ -130,8 +134,8 @@ class TileMeasurements:
         if batch.pred_mask is not None:
             self._decided = True
             called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
-        for index, tile in enumerate(self._grid.locations):
-            anomalous = truth.cut(tile.rows, tile.columns).labels
+        for index, tile in enumerate(self._grid.model_locations):
+            anomalous = truth.labels if isinstance(tile, WholeImage) else truth.cut(tile.rows, tile.columns).labels
             seen = slice(None) if out is None else ~out[:, tile.rows, tile.columns].all(axis=(1, 2))
             anomalous = anomalous[seen]
             self._images[index] += [len(anomalous), anomalous.sum()]
@@ -160,13 +164,15 @@ class TileMeasurements:
 
     def results(self) -> list[TileResult]:
         """Give the tiles in the order of the grid."""
-        return [
-            self._result(tile, seen, wrong)
-            for tile, seen, wrong in zip(self._grid.locations, self._images.tolist(), self._wrong.tolist(), strict=True)
-        ]
+        return [self._result(tile, seen, wrong) for tile, seen, wrong in zip(*self._counts, strict=True)]
 
-    def _observe(self, known: NDArray[np.intp], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-        _count(self._of_tile(tile.name), known, truth.cut(tile.rows, tile.columns), raw)
+    @property
+    def _counts(self) -> tuple[tuple[Tile, ...], list[list[int]], list[list[int]]]:
+        return self._grid.model_locations, self._images.tolist(), self._wrong.tolist()
+
+    def _observe(self, area: Known, whole: Known, tile: Tile, raw: TilePrediction) -> None:
+        known, truth = whole if isinstance(tile, WholeImage) else area
+        _count(self._of_tile(tile.name), known, truth.of_tile(tile), raw)
 
     def _of_tile(self, name: str) -> Observed:
         if name not in self._observed:
@@ -189,17 +195,18 @@ class TileMeasurements:
         )
 
 
-def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: TileGrid) -> Observed:
+def observed_tile(tile: Tile, batches: Iterable[tuple[Annotations, TilePrediction]], grid: TileGrid) -> Observed:
     """Count the scores of one tile location.
 
     Args:
+        tile: The tile.
         batches: What is known of the tile, and its predictions.
         grid: Its grid.
     """
     observed = Observed.of_a_tile(grid)
     for batch, raw in batches:
-        known, truth = known_images(batch, grid.tile_size)
-        _count(observed, known, truth.cut(slice(None), slice(None)), raw)
+        known, truth = _known_whole(batch) if isinstance(tile, WholeImage) else known_images(batch, tile.size)
+        _count(observed, known, truth.seen_by(tile), raw)
     return observed
 
 
@@ -213,7 +220,7 @@ def weakest(results: Sequence[TileResult], most: int) -> list[TileResult]:
         results: All locations.
         most: Largest number of locations to give.
     """
-    return sorted((each for each in results if each.is_weak), key=_strength)[:most]
+    return sorted((each for each in results if each.is_weak and each.tile != WHOLE), key=_strength)[:most]
 
 
 def _strength(result: TileResult) -> tuple[float, int, float]:
@@ -225,10 +232,11 @@ def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TileP
     """Count the scores of a tile, at the positions of a batch where its label is known."""
     if known.size:
         scores, maps = _chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known)
-        observed.add(scores, maps, truth, _hidden(raw.hidden, len(raw.scores), known))
+        hidden = _hidden(raw.hidden, len(raw.scores), known)
+        observed.add(scores, None if truth.masks is None else maps, truth, hidden)
 
 
-def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
+def known_images(batch: ImageBatch | Annotations, size: Size) -> Known:
     """Give the positions of the images whose tiles have a known label, and their truth, of masks of a size.
 
     Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.
@@ -239,6 +247,12 @@ def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[n
     known = np.array([index for index, label in enumerate(labels) if label == 0], dtype=np.intp)
     nothing = np.zeros(len(known), dtype=np.bool_)
     return known, Truth(nothing, np.broadcast_to(nothing[:, None, None], (len(known), *size)))
+
+
+def _known_whole(batch: ImageBatch | Annotations) -> Known:
+    """Give the same for whole images: their label is known without masks, too."""
+    known = np.arange(len(batch) if batch.gt_label is not None or batch.gt_mask is not None else 0)
+    return known, Truth.of(batch.gt_label, batch.gt_mask, len(known))
 
 
 def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import check_sizes
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.runs.file_names import (
     CHECKPOINT,
     CLAIM,
@@ -197,7 +198,7 @@ class RunFolder(RunFiles):
         """Give the recorded checksum of the checkpoint of each tile with one look, by the names of the tiles."""
         seen = self.seen()
         of_models = {model.name: seen.checksum_of(model) for model in grid.models}
-        return {tile.name: of_models[grid.model_of(tile).name] for tile in grid.tiles}
+        return {tile.name: of_models[grid.model_of(tile).name] for tile in grid.predicted}
 
     def shared_checksums(self) -> list[str]:
         """Give the recorded checksums of shared weights."""
@@ -353,7 +354,8 @@ class RunFolder(RunFiles):
 
     def _of_other_configurations(self, configuration: str) -> list[str]:
         """Name the tiles that were trained with other settings."""
-        records = {path.stem: read_json(path) for path in sorted(self.tiles.glob("r*_c*[0-9].json"))}
+        paths = [*sorted(self.tiles.glob("r*_c*[0-9].json")), *self.tiles.glob(f"{WHOLE}{RECORD}")]
+        records = {path.stem: read_json(path) for path in paths}
         return [name for name, record in records.items() if record.get("configuration") != configuration]
 
     def retrain_advice(self, tile: Tile) -> str:

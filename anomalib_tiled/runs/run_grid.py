@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.runs.run_regions import without_ignored
 from anomalib_tiled.stages.kinds import STAGE_KINDS
 from anomalib_tiled.system.files import write_json
@@ -52,7 +52,7 @@ def read_grid(folder: RunFolder, settings: Settings, regions: RegionMap | None) 
     Raises:
         RunFolderError: The groups are missing, or were changed.
     """
-    grid = without_ignored(grid_of(settings.tiling), regions)
+    grid = without_ignored(grid_of_run(settings), regions)
     if not has_groups(settings):
         return grid
     return grid.grouped(json.loads(folder.read(folder.groups_file, ADVICE))["groups"])

@@ -50,7 +50,7 @@ def tile_statuses(folder: RunFolder) -> list[TileStatus]:
     grid, lenders = read_grid(folder, settings, read_regions(folder, settings)), _lenders(folder)
     left_out, models = seen.left_out(grid, settings), {model.name for model in grid.models}
     statuses = []
-    for tile in grid.positions:
+    for tile in (*grid.positions, *filter(None, [grid.whole_image])):
         if tile.name in grid.ignored:
             statuses.append(TileStatus(tile, "ignored", IGNORED))
         elif tile.name in models:

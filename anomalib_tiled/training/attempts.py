@@ -15,6 +15,7 @@ from anomalib_tiled.errors import (
     TrainingError,
     UnfitLocationError,
 )
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.stages.workers import PlaceError
 from anomalib_tiled.system.files import refresh
@@ -88,7 +89,8 @@ class Attempts:
             ConfigurationError: The error is one, and so is the same for every tile.
         """
         run = self._run
-        if isinstance(error, UnfitLocationError) and not run.folder.has_record(tile):
+        may_be_left_out = not isinstance(tile, WholeImage)
+        if isinstance(error, UnfitLocationError) and may_be_left_out and not run.folder.has_record(tile):
             self._unfit.append((tile, error))
         # Looked up only where it matters: ten thousand tiles that fail would look for ten thousand records each.
         fitted = isinstance(error, UnfitLocationError) and self._any_fitted()

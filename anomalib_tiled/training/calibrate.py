@@ -18,6 +18,7 @@ from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.allocation import give_back_freed_memory
 from anomalib_tiled.system.files import read_json, write_json
@@ -43,7 +44,8 @@ def calibrate(run: Run) -> Calibration:
     """Let the stages learn from the validation images, first of tiles, then of whole images.
 
     One pass over the validation images is enough unless tiles are normalized and images thresholded: then the scale
-    of the images is known only after the tiles have learned.
+    of the images is known only after the tiles have learned. With a global model one more is needed: what both show
+    together is known only after each has learned its own scale.
 
     Args:
         run: A run with all tiles trained. Its validation images are used; the training images if there are none.
@@ -76,18 +78,22 @@ def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None
         on_images: Receives the scores of whole images on their final scale before the normalization of images, if a
             pass has measured them.
     """
-    final = stages.normalize_at != "tile"
-    again = stages.learn_from_images and not final
+    final, fused = stages.normalize_at != "tile", stages.global_model is not None
+    again = (stages.learn_from_images or fused) and not final
     tiles, image = observe(Calibration(), tiles=stages.learn_from_tiles, images=not again)
-    lenders = lenders_of(tiles.spreads())
+    lenders = lenders_of({name: spread for name, spread in tiles.spreads().items() if name != WHOLE})
     learned = tiles.learn(stages, lenders)
     if normal := sum(not each.has_anomalous for each in learned.values()):
         logger.info("%d of %d tiles have no anomalous validation tile to learn a threshold from.", normal, len(learned))
     calibration = Calibration(tiles={name: each.level for name, each in learned.items()}, borrowed=lenders)
     if again:
         _, image = observe(calibration, tiles=False, images=True)
+    if fused:
+        calibration = replace(calibration, branches=image.branches.learn())
+        _, image = observe(calibration, tiles=False, images=True)
+    if stages.learn_from_images and not final:
         image.take_rounding(each.rounding for each in learned.values())
-    if on_images is not None and (final or again):
+    if on_images is not None and (final or stages.learn_from_images):
         on_images(image)
     with errors_naming_stage(stages.thresholder):
         notes = (*stages.thresholder.notes(image.scores), *notes_on_spread(lenders))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.training.in_order import values_in_order
@@ -45,7 +46,7 @@ class Seen(NamedTuple):
 
 def unseen_tiles(grid: TileGrid) -> dict[str, Observed]:
     """Give the counts of each tile before the first image."""
-    return {tile.name: Observed.of_a_tile(grid) for tile in grid.tiles}
+    return {tile.name: Observed.of_a_tile(grid) for tile in grid.predicted}
 
 
 def unseen_image(grid: TileGrid) -> Observed:
@@ -75,9 +76,13 @@ def observe(
         truth, known = _truth(batch, masks_known=masks_known)
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
-        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
-        if regions is not None and known:
-            image.add_regions(raw.regions, regions.truth(truth.labels, truth.masks))
+        if raw.whole is None:
+            image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
+            if regions is not None and known:
+                image.add_regions(raw.regions, regions.truth(truth.labels, truth.masks))
+        else:
+            merged = Predicted(raw.scores, raw.maps if raw.has_maps else None)
+            image.branches.add(merged, raw.whole, truth.labels, None if raw.unseen is None else ~raw.unseen)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class ObserveTiles:
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
-                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)), raw.hidden)
+                observed.add(raw.scores, raw.maps, truth.seen_by(tile), raw.hidden)
         return observed
 
 
@@ -226,4 +231,4 @@ def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:
 
 
 def _observe_tile(tiles: Mapping[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns), raw.hidden)
+    tiles[tile.name].add(raw.scores, raw.maps, truth.of_tile(tile), raw.hidden)

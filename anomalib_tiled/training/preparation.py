@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.settings import as_size
-from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
 from anomalib_tiled.data.images import common_size, depth_notes, size_of
@@ -44,10 +45,11 @@ from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.workers.scheduler import scheduler_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
+    from anomalib_tiled.grid import Size
     from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Scheduler
 
@@ -126,22 +128,23 @@ def _prepare(
     datamodule = settings.data.build(AnomalibDataModule)
     root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
     check_numbers(datamodule)
-    checked = partial(check_model, settings.model, as_size(settings.tiling.tile_size))
+    checked = partial(_check_models, settings)
     checked(train_batch_size=datamodule.train_batch_size)
     split = split_once(datamodule)
     if tested:
         check_test_images(split)
     enough = partial(checked, train_batch_size=datamodule.train_batch_size)
-    if not has_groups(settings):  # a group has more tiles, see below
-        enough(train_images=len(split.subset("train")))
     settings = _with_folders(_with_image_size(settings, split))
     regions = _regions(settings, split)
-    grid = without_ignored(grid_of(settings.tiling), regions)
+    grid = without_ignored(grid_of_run(settings), regions)
     check_fresh_model(settings.model, grid.tile_size)
+    with _global_model(settings) as size:
+        if size is not None:
+            check_fresh_model(settings.whole_model, size)
     check_augmentations(datamodule, split, grid)
     split, alignment = align_images(settings, split, grid.image_size)
     images = len(split.subset("train"))
-    if alignment is not None and not has_groups(settings):  # images may have been left out
+    if not has_groups(settings):  # a group has more tiles, see below
         enough(train_images=images)
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
@@ -168,6 +171,26 @@ def _prepare(
                 check_monitored(run.job)
             _keep_log(run.folder, log)
     return run
+
+
+@contextmanager
+def _global_model(settings: Settings) -> Iterator[Size | None]:
+    """Give the size of the image as the global model sees it, if there is one; errors name that model."""
+    size = settings.whole_size
+    try:
+        yield size
+    except ConfigurationError as error:
+        message = f"The model of the whole image (global_model), on images shrunk to {size} pixels: {error}"
+        raise type(error)(message) from error
+
+
+def _check_models(settings: Settings, *, train_batch_size: int, train_images: int | None = None) -> None:
+    """Check the model of the tiles, and the global one, as `check_model` does."""
+    check = partial(check_model, train_batch_size=train_batch_size, train_images=train_images)
+    check(settings.model, as_size(settings.tiling.tile_size))
+    with _global_model(settings) as size:
+        if size is not None:
+            check(settings.whole_model, size)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
@@ -216,7 +239,7 @@ def _check_folders(settings: Settings) -> None:
 def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
     """Make everything once that needs no images, so that errors appear before images are searched and read."""
     if settings.tiling.image_size is not None:
-        grid_of(settings.tiling)
+        grid_of_run(settings)
     _check_folders(settings)
     check_stages(*(Stages.build(settings) for _ in range(3)))
     settings.stages["assignment"].build(Assignment)

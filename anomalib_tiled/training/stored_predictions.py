@@ -24,6 +24,7 @@ from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import StageError
+from anomalib_tiled.grid import Size
 from anomalib_tiled.runs.checkpoints import tensors_of
 from anomalib_tiled.runs.file_names import RunFiles
 from anomalib_tiled.stages.contracts import untrained
@@ -102,7 +103,8 @@ class PredictionJob:
     def fingerprint(self) -> str:
         """Fingerprint of the cached images, of the code that predicts them, and of the files it reads."""
         job, images = self.job, self.images
-        code = [code_of(job.settings.model.class_path), job.settings.training_hash, job.folder.shared_checksums()]
+        models = {job.settings.model_of(tile).class_path for tile in job.grid.predicted}
+        code = [*map(code_of, sorted(models)), job.settings.training_hash, job.folder.shared_checksums()]
         content = [LAYOUT, images.source.fingerprint, image_names(images.samples), *code]
         return sha256(json.dumps(content).encode()).hexdigest()
 
@@ -145,7 +147,8 @@ class PredictionJob:
             NotFiniteError: The model predicts infinities or NaN.
             StorageError: The disk is full.
         """
-        batches = self.images.tile(tile, self.job.at_once(self.job.grid.tile_size, TILE_PIXELS_AT_ONCE))
+        area = Size(tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start)
+        batches = self.images.tile(tile, self.job.at_once(area, TILE_PIXELS_AT_ONCE))
         predicted = (predict_tile(model, tiles.to(model.device)) for tiles in batches)
         predictions.write(tile, self.job.folder.checksum_of(self.job.grid.model_of(tile)), predicted)
 

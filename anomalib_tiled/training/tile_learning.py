@@ -172,7 +172,7 @@ class TilesOnPlaces:
         return self._learned({})
 
     def _learned(self, lenders: dict[str, str]) -> dict[str, TileAlone]:
-        tiles, shards = self.images.job.grid.tiles, self.images.shards_of_tiles()
+        tiles, shards = self.images.job.grid.predicted, self.images.shards_of_tiles()
         if lenders:
             borrowing = [number for number, tile in enumerate(tiles) if tile.name in lenders]
             shards = [each for each in shards if any(0 <= number - each.first < each.number for number in borrowing)]

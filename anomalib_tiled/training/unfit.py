@@ -57,7 +57,7 @@ def unfit_location(job: TileJob, tile: Tile, reason: str) -> UnfitLocationError:
     """
     blank = all(_is_blank(job.data, each) for each in job.grid.members(tile))
     shown = ", which are blank, or the same in all images" if blank else ""
-    error = UnfitLocationError(f"{job.settings.model.name} cannot be fitted on these tiles{shown}: {reason}")
+    error = UnfitLocationError(f"{job.settings.model_of(tile).name} cannot be fitted on these tiles{shown}: {reason}")
     error.blank = blank
     return error
 

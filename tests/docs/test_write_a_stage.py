@@ -46,6 +46,7 @@ FIRST = "tiled_brightest"
 STAGES = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), normalize_at="image", threshold_at="image")
 FIELDS = {
     "merging": "merger",
+    "global_model": "global_model",
     "scoring": "scorer",
     "seam_smoothing": "smoother",
     "normalization": "normalizer",

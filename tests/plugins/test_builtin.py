@@ -10,12 +10,13 @@ import pytest
 
 from anomalib_tiled.plugins import builtin
 from anomalib_tiled.plugins.discovery import find_plugins
-from anomalib_tiled.stages import assignment, merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages import assignment, global_model, merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 NAMES = {
     "register_aligners": ["Translation", "Rigid", "Affine", "Homography"],
     "register_assignments": ["PerTile", "Shared", "Grid", "Clusters", "Groups"],
+    "register_global_models": ["GlobalModel", "WeightedMean"],
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],
     "register_seam_smoothers": ["GaussianSeams"],
@@ -58,7 +59,10 @@ def test_what_is_built_in_comes_first_and_in_this_order(kind: StageKind) -> None
     assert names == NAMES[kind.hook]
 
 
-@pytest.mark.parametrize("module", [assignment, merging, scoring, seams, normalization, thresholding])
+MODULES = [assignment, global_model, merging, scoring, seams, normalization, thresholding]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_no_stage_of_the_package_is_forgotten(module: object) -> None:
     contracts = tuple(kind.contract for kind in STAGE_KINDS)
     made_here = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
