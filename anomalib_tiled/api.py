@@ -123,6 +123,7 @@ class TiledEnsemble(EnsembleModel):
             stages=opened.stages,
             calibration=opened.calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, run.settings, run.grid)),
+            scope=opened.scope,
         )
         ensemble._thresholds, notes = thresholds_of(run, decisions or PredictionSettings())
         for note in filter(None, (*notes, run.left_out_note())):
@@ -201,6 +202,7 @@ class TiledEnsemble(EnsembleModel):
         with self.batch_lock:
             raw = self.predict_raw(images)
             decided = self.decide(raw)
+        decided = decided._replace(anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map)))
         paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]
         predictions = [
             self._image_prediction(decided, number, image, paths[number]) for number, image in enumerate(pixels)

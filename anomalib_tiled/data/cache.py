@@ -75,6 +75,10 @@ class PixelSource(Protocol):
     def fingerprint(self) -> str | None:
         """Fingerprint of the decoded files, and of how they are cut; ``None`` if reading a tile decodes its image."""
 
+    @property
+    def scope(self) -> Scope:
+        """Which pixels count in every image."""
+
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of an image, shape (rows, columns, 3)."""
 

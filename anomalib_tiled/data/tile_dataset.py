@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
@@ -110,11 +111,13 @@ class Annotations:
         image_path: Files of the images.
         gt_label: Whether each whole image is anomalous, shape (batch,); ``None`` if one is unknown.
         gt_mask: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+        hidden: Which pixels do not count, shape (batch, 1, height, width); ``None`` if all do.
     """
 
     image_path: list[str]
     gt_label: torch.Tensor | None
     gt_mask: torch.Tensor | None
+    hidden: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -187,12 +190,19 @@ class Images:
         """
         for places in self._batches:
             samples = [self.samples[place] for place in places]
+            hidden = [self.source.hidden(sample, rows, columns) for sample in samples]
             masks = [self.source.mask(sample, rows, columns) for sample in samples]
             yield Annotations(
                 [str(sample.image_path) for sample in samples],
                 _stacked([None if sample.label is None else torch.tensor(sample.label) for sample in samples]),
                 _stacked([None if mask is None else torch.from_numpy(mask).bool() for mask in masks]),
+                stacked_hidden(hidden),
             )
+
+    def hidden(self) -> Iterator[torch.Tensor | None]:
+        """Say which pixels of whole images do not count, in the batches of ``iter``, as `stacked_hidden` gives them."""
+        for places in self._batches:
+            yield stacked_hidden([self.source.hidden(self.samples[place], *self.grid.whole) for place in places])
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.
@@ -291,6 +301,21 @@ def collate(items: Sequence[ImageItem]) -> ImageBatch:
         image_path=[str(item.image_path) for item in items],
         mask_path=[str(item.mask_path) for item in items],
     )
+
+
+def stacked_hidden(hidden: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor | None:
+    """Join the hidden pixels of images to a batch.
+
+    Args:
+        hidden: Those of each image, shape (height, width); ``None`` if there are none.
+
+    Returns:
+        Shape (batch, 1, height, width); ``None`` if all pixels of all images count.
+    """
+    some = next((each for each in hidden if each is not None and each.any()), None)
+    if some is None:
+        return None
+    return torch.from_numpy(np.stack([np.zeros_like(some) if each is None else each for each in hidden])[:, None])
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from anomalib.data import ImageBatch, ImageItem
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
 from anomalib_tiled.data.split import Sample, Split
-from anomalib_tiled.data.tile_dataset import AreaDataset, collate
+from anomalib_tiled.data.tile_dataset import AreaDataset, collate, stacked_hidden
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.out_of_memory import advising_on_memory
@@ -67,10 +70,31 @@ class TrainedOn:
 
 
 class SourceBatch(NamedTuple):
-    """Images in the size that the ensemble takes, and the sizes of their files in pixels."""
+    """Images in the size that the ensemble takes.
+
+    Args:
+        images: The images.
+        sizes: The sizes of their files in pixels.
+        hidden: Pixels outside of aligned images, shape (batch, 1, height, width); ``None`` if there are none.
+    """
 
     images: ImageBatch
     sizes: tuple[Size, ...]
+    hidden: torch.Tensor | None = None
+
+    def one_by_one(self) -> Iterator[SourceBatch]:
+        """Give a batch for each image."""
+        for number, (item, size) in enumerate(zip(self.images, self.sizes, strict=True)):
+            hidden = None if self.hidden is None else self.hidden[number : number + 1]
+            yield SourceBatch(collate([item]), (size,), hidden)
+
+
+class _ReadImage(NamedTuple):
+    """An image that was read, the size of its file, and its pixels that do not count."""
+
+    item: ImageItem
+    size: Size
+    hidden: NDArray[np.bool_] | None
 
 
 @dataclass
@@ -101,7 +125,7 @@ class NewImages:
             on_failure: Called with each image that cannot be read, and the reason: it is damaged, or there is too
                 little memory for it even after all images before have been passed on.
         """
-        read: list[tuple[ImageItem, Size]] = []
+        read: list[_ReadImage] = []
         for path in paths:
             image = self._try(path)
             if isinstance(image, OutOfMemoryError) and read:
@@ -116,13 +140,13 @@ class NewImages:
         if read:
             yield _batch_of(read)
 
-    def _try(self, path: Path) -> tuple[ImageItem, Size] | TiledError:
+    def _try(self, path: Path) -> _ReadImage | TiledError:
         """Read an image and the size of its file, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
-                size, item = size_of(path), self._read(path)
+                size, (item, hidden) = size_of(path), self._read(path)
                 self._look_at(path, size)
-                return item, size
+                return _ReadImage(item, size, hidden)
         except OutOfMemoryError as error:
             alike = OutOfMemoryError(str(error))  # the error itself would keep the image in memory
             alike.of_machine = error.of_machine
@@ -130,9 +154,10 @@ class NewImages:
         except DataError as error:
             return DataError(str(error))
 
-    def _read(self, path: Path) -> ImageItem:
+    def _read(self, path: Path) -> tuple[ImageItem, NDArray[np.bool_] | None]:
         source, sample = DecodedFiles(self.grid.image_size, has_masks=False), Sample("test", path, None, None)
-        return AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
+        item = AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
+        return item, source.hidden(sample, *self.grid.whole)
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
@@ -146,8 +171,8 @@ class NewImages:
             self.report("shape", f"warning: {remark}")
 
 
-def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:
+def _batch_of(read: list[_ReadImage]) -> SourceBatch:
     """Join images to a batch, and empty the list."""
-    items, sizes = zip(*read, strict=True)
+    items, sizes, hidden = zip(*read, strict=True)
     read.clear()
-    return SourceBatch(collate(items), sizes)
+    return SourceBatch(collate(items), sizes, stacked_hidden(hidden))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
-from anomalib_tiled.ensemble.uninspected import hidden_defects
+from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import TileGrid
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
@@ -214,16 +214,31 @@ class Observed:
         """
         return np.concatenate([np.zeros(0, np.int32), *self._numbers])
 
-    def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
-        """Count the predictions of a batch: scores (batch,), maps (batch, 1, height, width)."""
-        seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
+    def add(
+        self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth, hidden: torch.Tensor | None = None
+    ) -> None:
+        """Count the predictions of a batch.
+
+        Args:
+            scores: Shape (batch,).
+            maps: Shape (batch, 1, height, width); ``None`` if the model gives none.
+            truth: What is anomalous.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
+        """
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
+        seen = np.ones(len(truth.labels), dtype=np.bool_)
+        if truth.masks is not None:
+            seen &= ~hidden_defects(truth.masks, self._uninspected)
+        if out is not None:
+            seen &= ~hidden_images(truth.labels, truth.masks, out)
         self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
         self._number(truth.of_normal_images, seen)
         if maps is not None:
             self.every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
-            pixels = slice(None) if self._uninspected is None else ~self._uninspected
-            self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
+            anomalous = truth.pixels(values.shape)
+            for images, pixels in seen_pixels(self._uninspected, out, len(values)):
+                self.maps.add(values[images][:, pixels], anomalous[images][:, pixels])
 
     def merge(self, other: Observed) -> None:
         """Add what another place has observed of the next images.

@@ -212,6 +212,7 @@ class Run:
             stages=Stages.build(self.settings),
             calibration=calibration,
             evaluator=False,
+            scope=self.source.scope,
         )
         return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
 

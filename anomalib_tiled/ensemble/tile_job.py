@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from socket import gethostname
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble.devices import device_of
@@ -85,6 +86,7 @@ class TileJob:
         known: The images, in a process that has read them already.
         cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
         image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
+        scope: Which pixels count in every image.
     """
 
     folder: RunFolder
@@ -93,6 +95,7 @@ class TileJob:
     known: RunData | None = field(default=None, repr=False, compare=False)
     cache: Path | None = None
     image: Path | None = None
+    scope: Scope = EVERYTHING
 
     @classmethod
     def of(cls, folder: RunFolder, settings: Settings, grid: TileGrid, data: RunData) -> TileJob:
@@ -104,15 +107,15 @@ class TileJob:
             grid: As for the job.
             data: The images.
         """
-        fingerprint, directory = data.source.fingerprint, settings.cache_directory
+        fingerprint, directory, scope = data.source.fingerprint, settings.cache_directory, data.source.scope
         if fingerprint is not None and directory is not None:
-            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute())
+            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute(), scope=scope)
         first = [sample.image_path for name in SUBSETS for sample in data.split.subset(name)[:1]]
-        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None))
+        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None), scope=scope)
 
     def __reduce__(self) -> tuple[type[TileJob], tuple[object, ...]]:
         """Pickle without images and models."""
-        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image)
+        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image, self.scope)
 
     @cached_property
     def data(self) -> RunData:
@@ -126,9 +129,9 @@ class TileJob:
             return self.known
         split = open_split(self.folder)
         if self.cache is None:
-            source: PixelSource = DecodedFiles(self.grid.image_size, split.has_masks)
+            source: PixelSource = DecodedFiles(self.grid.image_size, split.has_masks, self.scope)
         else:
-            source = reopen_cache(split, self.grid, self.cache)
+            source = replace(reopen_cache(split, self.grid, self.cache), scope=self.scope)
         return RunData(split, source, self.settings.data.build(AnomalibDataModule))
 
     def check_data(self) -> None:

@@ -1,9 +1,10 @@
-"""Pixels that no model sees, because no model could be fitted on the tiles that cover them."""
+"""Pixels that no model sees, because none could be fitted on tiles that cover them; and pixels that do not count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from types import EllipsisType
 
 import numpy as np
 from anomalib.data import ImageBatch
@@ -37,6 +38,41 @@ def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | No
         return np.zeros(len(masks), dtype=np.bool_)
     there, elsewhere = (masks[:, pixels].any(axis=1) for pixels in (uninspected, ~uninspected))
     return np.asarray(there & ~elsewhere)
+
+
+def hidden_images(
+    labels: NDArray[np.bool_], masks: NDArray[np.bool_] | None, hidden: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Find the images of which nothing counts, shape (batch,): all of their pixels are hidden, or all of their defects.
+
+    Args:
+        labels: Whether each image is anomalous, shape (batch,).
+        masks: Defects, shape (batch, height, width); ``None`` if unknown.
+        hidden: Pixels that do not count, shape (batch or 1, height, width).
+    """
+    found = np.broadcast_to(hidden.all(axis=(1, 2)), labels.shape)
+    if masks is None:
+        return found
+    elsewhere = (masks & ~hidden).any(axis=(1, 2))
+    return np.asarray(found | (labels & hidden.any(axis=(1, 2)) & ~elsewhere))
+
+
+def seen_pixels(
+    uninspected: NDArray[np.bool_] | None, hidden: NDArray[np.bool_] | None, batch: int
+) -> Iterator[tuple[slice, NDArray[np.bool_] | EllipsisType]]:
+    """Yield which images of a batch to count, each time with which of their pixels: all at once if these are the same.
+
+    Args:
+        uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none.
+        hidden: Pixels that do not count, shape (batch or 1, height, width); ``None`` if all do.
+        batch: Number of images.
+    """
+    if hidden is None:
+        yield slice(None), ... if uninspected is None else ~uninspected
+        return
+    unseen = hidden if uninspected is None else hidden | uninspected
+    for number, pixels in enumerate(np.broadcast_to(unseen, (batch, *unseen.shape[1:]))):
+        yield slice(number, number + 1), ~pixels
 
 
 def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:

@@ -116,5 +116,6 @@ class ImageJob:
             stages=Stages.build(job.settings),
             calibration=Calibration.from_json(read_json(path)),
             evaluator=False,
+            scope=job.scope,
         )
         return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)

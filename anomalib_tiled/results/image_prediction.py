@@ -29,7 +29,7 @@ class ImagePrediction:
     Args:
         score: Higher is more anomalous; between 0 and 1 unless the run does not normalize.
         label: Whether the image is anomalous.
-        map: Score of each pixel, shape (height, width).
+        map: Score of each pixel, shape (height, width); NaN where pixels do not count.
         mask: Which pixels are anomalous, shape (height, width); ``None`` if the model gives no anomaly maps.
         regions: Anomalous pixels that touch each other; the region with the highest score first.
         image: The image, shape (height, width, 3), bytes.
@@ -56,7 +56,7 @@ class ImagePrediction:
 
         Where label and mask contradict each other, the picture says so.
         """
-        is_raw = self.map.min() < 0 or self.map.max() > 1
+        is_raw = np.nanmin(self.map) < 0 or np.nanmax(self.map) > 1
         normalized = stretched(self.map) if is_raw else self.map
         item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
         drawn = overlay(item, Size(*self.image.shape[:2]))

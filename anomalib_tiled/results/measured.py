@@ -88,14 +88,15 @@ class RunMeasurements:
         """Give the function that takes the raw prediction of each tile of a batch."""
         return self._tiles.watch(batch)
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Measure whole images.
 
         Args:
             batch: Images with predictions, on the CPU.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        self._metrics.update(batch)
-        self._tiles.update(batch)
+        self._metrics.update(batch, hidden)
+        self._tiles.update(batch, hidden)
         self._hidden.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
 
@@ -120,7 +121,7 @@ class RunMeasurements:
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        notes = (run.left_out_note(), self._hidden.note(), advice)
+        notes = (run.left_out_note(), self._hidden.note(), _out_of_scope(self._metrics.out_of_scope), advice)
         unmeasured = _unmeasured(run.split.subset("test"), images)
         alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
         every = (*filter(None, notes), *unmeasured, *self._metrics.lacks, *alarming)
@@ -151,6 +152,15 @@ def score_rows(images: Iterable[ImageItem]) -> list[Row]:
         score = None if item.pred_score is None else float(item.pred_score)
         rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words))
     return rows
+
+
+def _out_of_scope(images: int) -> str:
+    if not images:
+        return ""
+    return (
+        f"Image metrics leave out {images} test images: all of their defects lie where pixels do not count, because "
+        "the regions ignore them, or because they are outside of the aligned image."
+    )
 
 
 def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, ImageCounts]) -> list[str]:

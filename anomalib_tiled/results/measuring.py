@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.ensemble.calibration import Calibration, Observed
@@ -54,7 +55,8 @@ def measure(
                 decided = ensemble.decide(raw)._asdict()
             fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
             batch.update(**fields)
-            measurements.update(batch)
+            measurements.update(batch, None if raw.hidden is None else raw.hidden.cpu())
+            batch.anomaly_map = raw.shown(cast("torch.Tensor", batch.anomaly_map))
             draw(batch)
             give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
             yield batch

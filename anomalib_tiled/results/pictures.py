@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
 from PIL import ImageDraw, ImageFont
+from PIL.Image import fromarray
 from torch.nn.functional import interpolate
 
 from anomalib_tiled.data.images import image_endings, size_of
@@ -153,12 +155,25 @@ def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
     """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there are none.
 
     Args:
-        item: Image, map and masks, all of one size.
+        item: Image, map and masks, all of one size; where the map is NaN, the plain image shows.
         size: Their size.
     """
+    scores = item.anomaly_map
+    if scores is None or not (hidden := np.isnan(np.asarray(scores))).any():
+        return _drawn(item, size, LAYERS)
+    filled = copy(item)
+    filled.anomaly_map = torch.nan_to_num(scores) if isinstance(scores, torch.Tensor) else np.nan_to_num(scores)
+    picture, plain = _drawn(filled, size, LAYERS), _drawn(item, size, [])
+    if picture is not None and plain is not None:
+        picture.paste(plain, mask=fromarray(hidden.reshape(*size)))
+    return picture
+
+
+def _drawn(item: ImageItem | NumpyImageItem, size: Size, layers: list[str]) -> Image | None:
+    """Lay layers over an image by anomalib's visualizer."""
     picture = visualize_image_item(
         item,
-        overlay_fields=[("image", LAYERS)],
+        overlay_fields=[("image", layers)],
         field_size=(size.width, size.height),
         fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
         overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
@@ -182,8 +197,11 @@ def captioned(picture: Image, words: str) -> Image:
 
 
 def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around."""
-    lowest, highest = scores.min(), scores.max()
+    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around.
+
+    NaN stays.
+    """
+    lowest, highest = np.nanmin(scores), np.nanmax(scores)
     scaled: NDArray[np.float32] = (scores - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
     return scaled
 

@@ -8,7 +8,8 @@ area with, and is anomalous if one of them is:
     pixel of the image    0           1
                       ├───────────┼───────────┤
 
-So no single-pixel region is lost, and scores, masks and regions agree with one another.
+So no single-pixel region is lost, and scores, masks and regions agree with one another. Pixels of the map that do not
+count are NaN: a pixel of the image is NaN, too, if it shares area with no other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
@@ -25,7 +27,6 @@ from anomalib_tiled.results.metrics import TOUCHING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
@@ -89,7 +90,9 @@ def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
     """
     layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # some devices cannot pool to every size
     if tuple(layer.shape[-2:]) != tuple(size):
-        layer = adaptive_max_pool2d(layer, tuple(size))
+        has_hidden = bool(layer.amax().isnan())
+        layer = adaptive_max_pool2d(layer.nan_to_num(-torch.inf) if has_hidden else layer, tuple(size))
+        layer = layer.masked_fill(layer.isneginf(), torch.nan) if has_hidden else layer
     return cast("NDArray[np.float32]", layer[0].numpy())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from anomalib.data import ImageItem
 
-from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.ensemble import RawPrediction, with_lowest
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter
@@ -117,13 +117,15 @@ class Rethresholding:
 
     def _with_regions(self, image: PredictedImage) -> PredictedImage:
         maps = self._writer.read_map(image.path)[None, None]
+        hidden = maps.isnan() if maps.amax().isnan() else None
         raw = RawPrediction(
             scores=torch.tensor([image.raw_score]),
-            maps=maps,
+            maps=maps if hidden is None else with_lowest(maps, hidden, dim=(1, 2, 3)),
             has_maps=True,
             labels=None,
             masks=None,
             uninspected=self._ensemble.uninspected,
+            hidden=hidden,
         )
         decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
         item = ImageItem(
@@ -131,7 +133,7 @@ class Rethresholding:
             image_path=image.image_path,
             pred_score=torch.tensor(image.pred_score),
             pred_label=torch.tensor(bool(image.pred_label)),
-            anomaly_map=cast("torch.Tensor", decided.anomaly_map)[0],
+            anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map))[0],
             pred_mask=cast("torch.Tensor", decided.pred_mask)[0],
         )
         return self._writer.write_decision(item, image.image_size, image.raw_score)

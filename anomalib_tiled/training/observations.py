@@ -72,7 +72,7 @@ def observe(
         truth, known = _truth(batch, masks_known=masks_known)
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
-        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ObserveTiles:
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
-                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)))
+                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)), raw.hidden)
         return observed
 
 
@@ -220,4 +220,4 @@ def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:
 
 
 def _observe_tile(tiles: Mapping[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
+    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns), raw.hidden)

@@ -245,8 +245,10 @@ def lazy_predictions(
         TiledError: A tile cannot be predicted.
     """
     if not is_tile_by_tile(run, purpose):
-        for batch in track(run.images(purpose), description):
-            yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
+        images = run.images(purpose)
+        for batch, hidden in zip(track(images, description), images.hidden(), strict=True):
+            predict = partial(ensemble.predict_raw, cast("torch.Tensor", batch.image), hidden=hidden)
+            yield LazyPrediction(batch, predict)
         return
     for stored in stored_images(run, purpose, folder):
         total = len(run.images(purpose).part(stored.first, stored.number))

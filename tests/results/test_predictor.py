@@ -25,13 +25,15 @@ class Ensemble:
         self.asked: list[int] = []
         self.fail = fail
 
-    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[..., None] | None, *, hidden: torch.Tensor | None
+    ) -> RawPrediction:
         self.asked.append(len(images))
         self.fail(len(images))
         if on_tile is not None:
             on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
-        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
+        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden)
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         return InferenceBatch(
@@ -44,6 +46,7 @@ class Written:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.maps: list[torch.Tensor] = []
         self.failures: list[str] = []
         self.folder = SimpleNamespace(
             parts=Path("nowhere"),
@@ -54,7 +57,8 @@ class Written:
             note_maps=lambda **_: None,
         )
 
-    def write(self, item: ImageItem, *_: object) -> SimpleNamespace:
+    def write(self, item: ImageItem, _: Size, __: float, raw_map: torch.Tensor) -> SimpleNamespace:
+        self.maps.append(raw_map)
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"
             raise DataError(message)
@@ -179,3 +183,14 @@ def test_an_image_of_which_a_model_says_nonsense_is_passed_over() -> None:
     list(predicting.predict(batch(*"abc")))
     assert (written.names, written.failures, said) == ([*"ac"], ["b"], ["skipped: nonsense Images: b."])
     assert ensemble.asked == [3, 1, 1, 1]
+
+
+def test_hidden_pixels_stay_with_their_images_and_have_no_scores() -> None:
+    hidden = torch.zeros(3, 1, 4, 6, dtype=torch.bool)
+    for number in range(3):
+        hidden[number, 0, number] = True
+    for fail in (lambda _: None, too_large_together):
+        predicting, _, written, _ = prediction(fail)
+        items = list(predicting.predict(batch(*"abc")._replace(hidden=hidden)))
+        assert torch.equal(torch.stack([item.anomaly_map.isnan() for item in items]), hidden[:, 0])
+        assert torch.equal(torch.stack([each.isnan() for each in written.maps]), hidden[:, 0])

@@ -19,6 +19,7 @@ from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
 from anomalib_tiled.ensemble.loaded_models import SavedModels
@@ -45,6 +46,7 @@ class Counting:
     source: PixelSource
     read: Counter[Path]
     fingerprint: str | None = None
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray:
         self.read[sample.image_path] += 1
@@ -52,6 +54,9 @@ class Counting:
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
         return self.source.mask(sample, rows, columns)
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
+        return self.source.hidden(sample, rows, columns)
 
 
 @pytest.fixture
