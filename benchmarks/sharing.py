@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -225,7 +225,7 @@ CASES = {
 
 
 @contextmanager
-def _timed(spent: Counter[str]) -> Iterator[None]:
+def _timed(spent: dict[str, float]) -> Iterator[None]:
     """Count the seconds of the processor that trainings take, and of them training steps and fits."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,7 +250,7 @@ def _timed(spent: Counter[str]) -> Iterator[None]:
 
 def measured(settings: Settings) -> Found:
     """Train and test."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     observers = Observers(())
     with closing(prepare(settings, lambda _: None, tested=True)) as run, _timed(spent):
         fit(run, observers)
