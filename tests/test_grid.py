@@ -163,7 +163,7 @@ def test_groups_are_pickled_but_not_the_locations() -> None:
     assert grid.models
     copied = pickle.loads(pickle.dumps(grid))  # noqa: S301  # our own
     assert copied == grid
-    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "groups"}
+    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "ignored", "groups", "shrunk"}
     many = TileGrid(Size(100, 100), Size(1, 1), Size(1, 1))
     assert len(pickle.dumps(many.grouped([[tile.name for tile in many.tiles]]))) < 120_000
 
