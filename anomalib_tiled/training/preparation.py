@@ -164,8 +164,8 @@ def _prepare(
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
             grid = assign(RunFolder(new.final), settings, grid, split, source)
-            for members in {len(grid.members(model)) for model in grid.models}:
-                enough(train_images=images * members)
+            for members in {len(grid.members(model)) for model in grid.models if model != grid.whole_image}:
+                enough(train_images=images, members=members)
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
@@ -184,13 +184,23 @@ def _global_model(settings: Settings) -> Iterator[Size | None]:
         raise type(error)(message) from error
 
 
-def _check_models(settings: Settings, *, train_batch_size: int, train_images: int | None = None) -> None:
-    """Check the model of the tiles, and the global one, as `check_model` does."""
-    check = partial(check_model, train_batch_size=train_batch_size, train_images=train_images)
-    check(settings.model, as_size(settings.tiling.tile_size))
+def _check_models(
+    settings: Settings, *, train_batch_size: int, train_images: int | None = None, members: int = 1
+) -> None:
+    """Check the model of the tiles, and the global one, as `check_model` does.
+
+    Args:
+        settings: The configuration.
+        train_batch_size: Tiles in a training batch.
+        train_images: Training images; ``None`` if they are not known yet.
+        members: Tile locations that share a model.
+    """
+    check = partial(check_model, train_batch_size=train_batch_size)
+    tiles = None if train_images is None else train_images * members
+    check(settings.model, as_size(settings.tiling.tile_size), train_images=tiles)
     with _global_model(settings) as size:
         if size is not None:
-            check(settings.whole_model, size)
+            check(settings.whole_model, size, train_images=train_images)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
