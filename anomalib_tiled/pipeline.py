@@ -22,7 +22,7 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.image_job import ImageJob
-from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file
+from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file, unaligned_rows
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
@@ -92,7 +92,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
                 _draw_regions(run)
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
-        notes = filter(None, (run.ignored_note(), run.left_out_note(), image_note))
+        notes = filter(None, (run.ignored_note(), run.left_out_note(), run.unaligned_note(), image_note))
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         lease.check()
         keep_calibration(run, calibration)
@@ -172,6 +172,8 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
 def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
+        if unaligned := run.split.unaligned("test"):
+            message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
@@ -179,18 +181,21 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv", named_regions(run.regions)) as write_scores:
+    scores = scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned)
+    with scores as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
-            for batch, regions in measure(images, ensemble, measurements, drawn, tiles=True):
-                write_scores(score_rows(batch, regions))
+            here = None if drawn is None else replace(drawn, split=run.split)
+            for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
+                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
             for rows in _measured_on_places(run, calibration, measurements, drawn, output):
                 write_scores(rows)
-    measured = measurements.results(run)
+        write_scores(unaligned_rows(run))
+    measured = measurements.results(run, calibration)
     measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)

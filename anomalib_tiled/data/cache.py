@@ -41,7 +41,7 @@ from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, r
 from anomalib_tiled.data.names import Names
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split, joined_masks
-from anomalib_tiled.data.split_table import BETWEEN_MASKS
+from anomalib_tiled.data.split_table import BETWEEN_MASKS, SplitTable
 from anomalib_tiled.errors import DataError, RunFolderError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, open_table, read_json, write_json
@@ -113,12 +113,12 @@ class DecodedFiles:
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Decode the image and give a rectangle of it, shape (rows, columns, 3)."""
-        return read_image(sample.image_path, self.image_size)[rows, columns]
+        return read_image(sample.image_path, self.image_size, sample.matrix)[rows, columns]
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Decode the mask and give a rectangle of it, shape (rows, columns)."""
         if sample.masks:
-            whole = read_masks(sample.masks, self.image_size)[rows, columns]
+            whole = read_masks(sample.masks, self.image_size, sample.matrix)[rows, columns]
             return _without_hidden(whole, self.hidden(sample, rows, columns))
         return _mask_without_file(sample, rows, columns) if self.has_masks else None
 
@@ -133,9 +133,9 @@ class DecodedFiles:
             DataError: An image or mask cannot be decoded.
         """
         for sample in track(split.samples, "Checking images"):
-            read_image(sample.image_path, self.image_size)
+            read_image(sample.image_path, self.image_size, sample.matrix)
             if sample.masks:
-                read_masks(sample.masks, self.image_size)
+                read_masks(sample.masks, self.image_size, sample.matrix)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,7 @@ class ImageCache:
         masks: Names of the masks, in the order of the files; those of an image are joined.
         checksums: Those of a cache of an earlier version.
         scope: Which pixels count.
+        table: The split, for the transforms of aligned images; ``None`` if images are not aligned.
     """
 
     folder: Path
@@ -157,6 +158,7 @@ class ImageCache:
     masks: Names = field(repr=False)
     checksums: NDArray[np.uint32] | None = field(default=None, repr=False, compare=False)
     scope: Scope = field(default=EVERYTHING, repr=False, compare=False)
+    table: SplitTable | None = field(default=None, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -194,10 +196,12 @@ class ImageCache:
         return BlockFiles(self.folder, "mask", self.grid, len(self.masks), self._decode_masks, (), checksums)
 
     def _decode_image(self, position: int) -> Pixels:
-        return read_image(Path(self.images[position]), self.grid.image_size)
+        matrix = None if self.table is None else self.table.matrix_of(position)
+        return read_image(Path(self.images[position]), self.grid.image_size, matrix)
 
     def _decode_masks(self, position: int) -> Pixels:
-        return read_masks(tuple(map(Path, self.masks[position].split(BETWEEN_MASKS))), self.grid.image_size)
+        matrix = None if self.table is None else self.table.matrix_of_masks(position)
+        return read_masks(tuple(map(Path, self.masks[position].split(BETWEEN_MASKS))), self.grid.image_size, matrix)
 
     def opened(self) -> ImageCache | None:
         """Give the cache as it can be read; ``None`` if it is missing or incomplete.
@@ -278,8 +282,8 @@ def open_source(
     versions = _versions([*images, *chain.from_iterable(joined)], needed=build)
     if versions is None:
         return decoded  # images that are not needed now may be missing or inaccessible
-    folder = directory / _key(grid, versions, [len(names) for names in joined])
-    cache = ImageCache(folder, grid, images, split.table.masks, scope=scope)
+    folder = directory / _key(grid, versions, [len(names) for names in joined], split.table.transforms)
+    cache = ImageCache(folder, grid, images, split.table.masks, table=split.table, scope=scope)
     if (opened := cache.opened()) is not None:
         return opened
     if not build:
@@ -305,7 +309,7 @@ def reopen_cache(split: Split, grid: TileGrid, folder: Path) -> ImageCache:
         DataError: The cache is not visible here, or was changed.
     """
     check_visible(folder)
-    cache = ImageCache(folder, grid, split.table.images, split.table.masks).of_its_form()
+    cache = ImageCache(folder, grid, split.table.images, split.table.masks, table=split.table).of_its_form()
     if cache is None:
         message = (
             f"The image cache {folder} must hold the images of the run, but was changed while the run was in work. "
@@ -333,10 +337,13 @@ def check_visible(folder: Path) -> None:
         raise DataError(message)
 
 
-def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
+def _key(
+    grid: TileGrid, versions: Sequence[Version], joined: Sequence[int], transforms: NDArray[np.float64] | None
+) -> str:
     """Name a cache after everything that decides its contents."""
-    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
-    return blake2b(content.encode(), digest_size=12).hexdigest()
+    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined]).encode()
+    moved = b"" if transforms is None else transforms.tobytes()
+    return blake2b(content + moved, digest_size=12).hexdigest()
 
 
 def _versions(names: Sequence[str], *, needed: bool) -> list[Version] | None:

@@ -275,11 +275,7 @@ class EnsembleModel(AnomalibModule):
         return decisions
 
     def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
-        if learned.normalization is not None:
-            return _normalized(self.stages.normalizer, scores, learned.normalization)
-        if self.stages.normalize_at == "tile":
-            return _recentred(scores, learned.threshold)
-        return scores
+        return final_scores(self.stages, scores, learned)
 
     def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
         model = self.tile_models.model(tile, self.device)
@@ -410,6 +406,21 @@ def _either(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Te
     if first is None or second is None:
         return first if second is None else second
     return first | second
+
+
+def final_scores(stages: Stages, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
+    """Normalize scores or maps with what was learned; move the threshold to 0.5 if they come from normalized tiles.
+
+    Args:
+        stages: The stages.
+        scores: Scores or maps of any shape.
+        learned: What was learned on their scale.
+    """
+    if learned.normalization is not None:
+        return _normalized(stages.normalizer, scores, learned.normalization)
+    if stages.normalize_at == "tile":
+        return _recentred(scores, learned.threshold)
+    return scores
 
 
 def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:

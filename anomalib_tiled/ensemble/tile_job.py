@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
+from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
@@ -17,8 +18,10 @@ from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.runs.run_alignment import read_reference
 from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
+from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
@@ -165,6 +168,18 @@ class TileJob:
     def regions(self) -> RegionMap | None:
         """The regions, from the run folder; ``None`` if there are none."""
         return read_regions(self.folder, self.settings)
+
+    @cached_property
+    def finder(self) -> PartFinder | None:
+        """Finds the part in images, as the training images have shown it; ``None`` if images are not aligned.
+
+        Raises:
+            RunFolderError: What the aligner has learned is missing or has changed.
+        """
+        spec = self.settings.stages.get("alignment")
+        if spec is None:
+            return None
+        return PartFinder(spec.build(Aligner), read_reference(self.folder), self.grid.image_size)
 
     @cached_property
     def datamodule(self) -> AnomalibDataModule:

@@ -13,6 +13,8 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.stages import (
+    aligners,
+    alignment,
     assignment,
     global_model,
     merging,
@@ -28,6 +30,12 @@ from anomalib_tiled.workers.ray import RayWorkers
 from anomalib_tiled.workers.slurm import SlurmWorkers
 
 logger = logging.getLogger(__name__)
+
+
+@hookimpl
+def register_aligners() -> Sequence[type[alignment.Aligner]]:
+    """Give the built-in aligners."""
+    return [aligners.Translation, aligners.Rigid, aligners.Affine, aligners.Homography]
 
 
 @hookimpl

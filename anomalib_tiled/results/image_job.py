@@ -86,6 +86,7 @@ class ImageJob:
             augmentations=self.job.datamodule.test_augmentations,
             trained_on=self.trained_on,
             report=report,
+            finder=self.job.finder,
         )
 
     def device_at(self, index: int | None) -> torch.device:

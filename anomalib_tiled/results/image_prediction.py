@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.regions import Region
 
 
+NOT_FOUND = "anomalous: the part is not found"
+
+
 @dataclass(frozen=True, eq=False)
 class ImagePrediction:
     """Prediction of one image. Arrays have the size of the given image.
@@ -38,6 +41,8 @@ class ImagePrediction:
         image: The image, shape (height, width, 3), bytes.
         image_path: File of the image; ``None`` if it was given as pixels.
         raw_score: The score before the normalization of images, which may clip scores far from the threshold.
+        unaligned: Why the part is not found in the image, if the run aligns images: then the label is true, scores and
+            map are NaN, and there is no mask; empty otherwise.
         named_regions: Score and label of each named region of the run, by its name; empty if it has none.
     """
 
@@ -49,7 +54,20 @@ class ImagePrediction:
     image: NDArray[np.uint8] = field(repr=False)
     image_path: Path | None
     raw_score: float = math.nan
+    unaligned: str = ""
     named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+
+    @classmethod
+    def without_part(cls, image: NDArray[np.uint8], path: Path | None, reason: str) -> ImagePrediction:
+        """Give the prediction of an image in which the part is not found.
+
+        Args:
+            image: The image, shape (height, width, 3), bytes.
+            path: Its file; ``None`` if it was given as pixels.
+            reason: Why it is not found.
+        """
+        nothing = np.full(image.shape[:2], np.nan, np.float32)
+        return cls(math.nan, True, nothing, None, (), image, path, unaligned=reason)  # noqa: FBT003  # the label
 
     @property
     def contradiction(self) -> str:
@@ -59,8 +77,10 @@ class ImagePrediction:
     def picture(self) -> Image.Image:
         """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer.
 
-        Where label and mask contradict each other, the picture says so.
+        Where label and mask contradict each other, or the part is not found, the picture says so.
         """
+        if self.unaligned:
+            return captioned(Image.fromarray(self.image), NOT_FOUND)
         is_raw = np.nanmin(self.map) < 0 or np.nanmax(self.map) > 1
         normalized = stretched(self.map) if is_raw else self.map
         item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)

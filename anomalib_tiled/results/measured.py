@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
-from anomalib_tiled.results.prediction_row import contradiction, count_of
+from anomalib_tiled.results.prediction_row import UNALIGNED, contradiction, count_of
 from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.region_metrics import RegionMeasurements
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
 
     from anomalib_tiled.config.settings import Settings
-    from anomalib_tiled.data.split import Sample
-    from anomalib_tiled.ensemble.calibration import Observed
+    from anomalib_tiled.data.split import Sample, Split
+    from anomalib_tiled.ensemble.calibration import Calibration, Observed
     from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
@@ -127,53 +127,92 @@ class RunMeasurements:
         self._hidden.merge(other._hidden)
         self._contradictions += other._contradictions
 
-    def results(self, run: Run) -> Measured:
+    def results(self, run: Run, calibration: Calibration) -> Measured:
         """Give the results, once all images are measured.
 
         Args:
             run: The run, with the test images.
+            calibration: What its stages have learned.
         """
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        of_places = (run.ignored_note(), run.left_out_note(), self._hidden.note())
-        notes = (*of_places, _out_of_scope(self._metrics.out_of_scope), advice)
+        notes = (
+            run.ignored_note(),
+            run.left_out_note(),
+            _unaligned_note(run.split),
+            self._hidden.note(),
+            _out_of_scope(self._metrics.out_of_scope),
+            advice,
+        )
         unmeasured = _unmeasured(run.split.subset("test"), images)
-        places = [*self._tiles.results(), *self._regions.results()]
-        return Measured(metrics, images, places, (*filter(None, notes), *unmeasured, *self._metrics.lacks))
+        alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
+        every = (*filter(None, notes), *unmeasured, *self._metrics.lacks, *alarming)
+        return Measured(metrics, images, [*self._tiles.results(), *self._regions.results()], every)
 
 
 @contextmanager
-def scores_file(path: Path, regions: Sequence[str] = ()) -> Iterator[Callable[[Iterable[Row]], None]]:
+def scores_file(
+    path: Path, regions: Sequence[str] = (), *, is_aligned: bool = False
+) -> Iterator[Callable[[Iterable[Row]], None]]:
     """Write ``scores.csv`` batch by batch.
 
     Args:
         path: The finished file.
         regions: Names of the named regions.
+        is_aligned: Whether images are aligned, so that there is a column for those in which the part is not found.
 
     Yields:
-        Function that writes rows, as `score_rows` gives them.
+        Function that writes rows, as `score_rows` and `unaligned_rows` give them.
     """
+    columns = (*SCORE_COLUMNS, *([UNALIGNED] if is_aligned else []), *region_columns(regions))
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*SCORE_COLUMNS, *region_columns(regions)])
-        yield writer.writerows
+        writer.writerow(columns)
+        yield lambda rows: writer.writerows((*row, *[""] * (len(columns) - len(row))) for row in rows)
 
 
-def score_rows(images: Iterable[ImageItem], regions: Iterable[Mapping[str, RegionDecision]] | None = None) -> list[Row]:
+def score_rows(
+    images: Iterable[ImageItem],
+    regions: Iterable[Mapping[str, RegionDecision]] | None = None,
+    *,
+    is_aligned: bool = False,
+) -> list[Row]:
     """Give the row of each image for ``scores.csv``.
 
     Args:
         images: The images, such as those of a batch.
         regions: Decisions about the named regions of each image; ``None`` if there are none.
+        is_aligned: Whether there is a column for images in which the part is not found.
     """
     rows: list[Row] = []
     for item, named in zip(images, repeat({}) if regions is None else regions, strict=False):
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
         own = [cell for each in named.values() for cell in (_cell(each.score), int(each.label))]
-        rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words, *own))
+        found = ("",) if is_aligned else ()
+        rows.append(
+            (item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words, *found, *own)
+        )
     return rows
+
+
+def unaligned_rows(run: Run) -> list[Row]:
+    """Give the row of each test image in which the part is not found: anomalous, without a score."""
+    reasons = run.unaligned or {}
+    return [
+        (str(sample.image_path), sample.label, None, 1, "", reasons[str(sample.image_path)])
+        for sample in run.split.unaligned("test")
+    ]
+
+
+def _unaligned_note(split: Split) -> str:
+    if not (unaligned := len(split.unaligned("test"))):
+        return ""
+    return (
+        f"The part is not found in {unaligned} of {unaligned + len(split.subset('test'))} test images: they are "
+        "anomalous, have no score, and do not count in the metrics. See the column unaligned of scores.csv."
+    )
 
 
 def _out_of_scope(images: int) -> str:

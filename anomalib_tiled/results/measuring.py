@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
@@ -147,9 +147,10 @@ class MeasureImages:
         rows: list[Row] = []
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
-        for batch, regions in measure(batches, ensemble, measurements, self.pictures, tiles=False):
+        pictures = None if self.pictures is None else replace(self.pictures, split=job.data.split)
+        for batch, regions in measure(batches, ensemble, measurements, pictures, tiles=False):
             items = [*batch]  # which copies the images
-            rows += score_rows(items, regions)
+            rows += score_rows(items, regions, is_aligned="alignment" in job.settings.stages)
             for item in items:
                 logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)

@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.prediction_row import contradiction
-from anomalib_tiled.results.regions import in_source_size
+from anomalib_tiled.results.regions import InFile, in_source_size
 from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Size
+    from anomalib_tiled.stages.alignment import Matrix
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
@@ -68,11 +70,13 @@ class Pictures:
         folder: Folder for the pictures.
         common: Folder that all images are in; pictures keep the folders below it.
         stretch: Whether maps are raw, so that each is stretched over all colours.
+        split: The images with their transforms, for batches of aligned images.
     """
 
     folder: Path
     common: Path
     stretch: bool
+    split: Split | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def into(cls, folder: Path, image_paths: Iterable[Path], *, stretch: bool) -> Pictures:
@@ -87,17 +91,21 @@ class Pictures:
     def draw(self, batch: ImageBatch) -> None:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
         for item in batch:
-            self.draw_one(item)
+            self.draw_one(item, None if self.split is None else self.split.matrix_of(str(item.image_path)))
 
-    def draw_one(self, item: ImageItem) -> None:
+    def draw_one(self, item: ImageItem, matrix: Matrix | None = None) -> None:
         """Draw the picture of one image; where label and mask contradict each other, the picture says so.
+
+        Args:
+            item: The image with its prediction.
+            matrix: Its transform; ``None`` if it is not aligned.
 
         Raises:
             DataError: The image is missing or has changed.
         """
         path = Path(str(item.image_path))
         size = size_of(path)
-        picture = overlay(_in_size(item, size, stretch=self.stretch), size)
+        picture = overlay(_in_size(item, InFile(size, matrix), stretch=self.stretch), size)
         if picture is not None:
             picture = captioned(picture, contradiction(item.pred_label, item.pred_mask))
             with replacing(self.path_of(path)) as temporary:
@@ -206,19 +214,21 @@ def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
+def _in_size(item: ImageItem, in_file: InFile, *, stretch: bool) -> ImageItem:
     """Resize map and masks to the image, as regions are resized, so that the picture shows the reported regions."""
     scores, mask, truth = item.anomaly_map, item.pred_mask, item.gt_mask
     if scores is not None:
-        resized = in_source_size(scores, size)
+        resized = in_source_size(scores, *in_file)
         scores = torch.from_numpy(stretched(resized) if stretch else resized)
-    if truth is not None:
+    if truth is not None and in_file.matrix is not None:
+        truth = torch.from_numpy(in_source_size(truth.bool(), *in_file) > 0)
+    elif truth is not None:
         layer = truth.byte().reshape(1, 1, *truth.shape[-2:])
-        truth = interpolate(layer, tuple(size), mode="nearest-exact")[0, 0] > 0
+        truth = interpolate(layer, tuple(in_file.size), mode="nearest-exact")[0, 0] > 0
     return ImageItem(
         image=item.image,
         image_path=item.image_path,
         anomaly_map=scores,
-        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, size) > 0),
+        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, *in_file) > 0),
         gt_mask=truth,
     )

@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, PredictedImage
+from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, PredictedImage
 from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from anomalib_tiled.config.settings import Plain
+
+ALIGNED = "aligned"
+"""Key of the facts: the run aligns images, so the table has a column for those in which the part is not found."""
 
 HAS_MAPS = "has_maps"
 """Key of the facts: whether the model gives anomaly maps."""
@@ -335,8 +338,14 @@ class PredictionFolder:
     @contextmanager
     def _table(self) -> Iterator[Callable[[PredictedImage], None]]:
         """Write a new table, row by row."""
+        facts = self.facts() if self._is_begun() else {}
+        columns = [
+            *COLUMNS,
+            *([UNALIGNED] if facts.get(ALIGNED) else []),
+            *region_columns(facts.get(NAMED_REGIONS, [])),
+        ]
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
-            _write_rows(file, [[*COLUMNS, *region_columns(self.facts().get(NAMED_REGIONS, []))]])
+            _write_rows(file, [columns])
             yield lambda image: _write_rows(file, [image.to_row()])
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:

@@ -6,15 +6,17 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.results.region_decisions import decisions_of
+from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import torch
     from anomalib.data import ImageItem
 
     from anomalib_tiled.data.unlabelled_images import SourceBatch
@@ -96,11 +98,14 @@ class Predictor:
         }
         images.update(**fields)
         items, predictions, failures = [], [], []
-        raw_maps = raw.shown(raw.maps.cpu())
-        each = zip(images, batch.sizes, raw.scores.tolist(), raw_maps, regions, strict=True)
-        for item, size, score, raw_map, named in each:
+        raw_maps, matrices = raw.shown(raw.maps.cpu()), batch.matrices or (None,) * len(batch.sizes)
+        if batch.matrices is not None and raw.uninspected is not None:  # a map in pixels of the file hides them, too
+            raw_maps = raw_maps.masked_fill(raw.uninspected.cpu(), torch.nan)
+        of_files = zip(batch.sizes, matrices, strict=True)
+        each = zip(images, of_files, raw.scores.tolist(), raw_maps, regions, strict=True)
+        for item, of_file, score, raw_map, named in each:
             try:
-                predictions.append(self._writer.write(item, size, score, raw_map[0], named))
+                predictions.append(self._writer.write(item, InFile(*of_file), score, raw_map[0], named))
                 items.append(item)
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))

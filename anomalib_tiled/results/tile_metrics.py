@@ -124,7 +124,8 @@ class TileMeasurements:
             hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
         known, truth = known_images(batch, self._grid.image_size)
-        out = None if hidden is None else _chosen(hidden.expand(len(batch), -1, -1, -1), known).squeeze(1).cpu().numpy()
+        hidden = _hidden(hidden, len(batch), known)
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
         called = None
         if batch.pred_mask is not None:
             self._decided = True
@@ -223,8 +224,8 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
 def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TilePrediction) -> None:
     """Count the scores of a tile, at the positions of a batch where its label is known."""
     if known.size:
-        maps, hidden = (None if each is None else _chosen(each, known) for each in (raw.maps, raw.hidden))
-        observed.add(_chosen(raw.scores, known), maps, truth, hidden)
+        scores, maps = _chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known)
+        observed.add(scores, maps, truth, _hidden(raw.hidden, len(raw.scores), known))
 
 
 def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
@@ -242,6 +243,11 @@ def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[n
 
 def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:
     return values if len(known) == len(values) else values[known.tolist()]
+
+
+def _hidden(hidden: torch.Tensor | None, batch: int, known: NDArray[np.intp]) -> torch.Tensor | None:
+    """Give the hidden pixels at the known positions of a batch; one image may stand for all."""
+    return None if hidden is None else _chosen(hidden.expand(batch, -1, -1, -1), known)
 
 
 def _mean(counts: ScoreCounts, of_class: NDArray[np.float64]) -> float | None:

@@ -79,6 +79,26 @@ class RunFiles:
         return self.path / "regions.png"
 
     @property
+    def alignment_file(self) -> Path:
+        """Where the part lies in each image of the split, for people."""
+        return self.path / "alignment.csv"
+
+    @property
+    def transforms_file(self) -> Path:
+        """The transform of each image of the split; only of runs that align images."""
+        return self.path / "alignment.npy"
+
+    @property
+    def reference_image(self) -> Path:
+        """The image that the aligner has learned."""
+        return self.path / "reference.png"
+
+    @property
+    def reference_file(self) -> Path:
+        """The numbers that the aligner has learned."""
+        return self.path / "reference.json"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"

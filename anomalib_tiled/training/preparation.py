@@ -33,6 +33,7 @@ from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
+from anomalib_tiled.training.aligning import align_images
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.monitors import check_monitored
 from anomalib_tiled.training.stage_check import check_stages
@@ -133,6 +134,9 @@ def _prepare(
     grid = without_ignored(grid_of(settings.tiling), regions)
     check_fresh_model(settings.model, grid.tile_size)
     check_augmentations(datamodule, split, grid)
+    split, alignment = align_images(settings, split, grid.image_size)
+    if alignment is not None:  # images may have been left out
+        checked(train_batch_size=datamodule.train_batch_size, train_images=len(split.subset("train")))
     for note in depth_notes(sample.image_path for sample in split.samples):
         report(f"warning: {note}")
     with new_version(root) as new:
@@ -143,6 +147,8 @@ def _prepare(
         write_split(folder, split)
         if regions is not None:
             write_regions(folder, regions)
+        if alignment is not None:
+            alignment.write(folder, split)
         new.publish()
         with locked(new.final):
             source = open_source(split, grid, settings.cache_directory, scope=scope_of(regions))

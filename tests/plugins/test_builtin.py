@@ -14,6 +14,7 @@ from anomalib_tiled.stages import merging, normalization, scoring, seams, thresh
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 NAMES = {
+    "register_aligners": ["Translation", "Rigid", "Affine", "Homography"],
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],
     "register_seam_smoothers": ["GaussianSeams"],

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.config.settings import Settings
@@ -20,6 +22,7 @@ from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, open_source
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.ensemble import RawPrediction
@@ -305,12 +308,16 @@ class OtherFormat:
 
     decoded: DecodedFiles
     fingerprint: str
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         return self.decoded.image(sample, rows, columns)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         return self.decoded.mask(sample, rows, columns)
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        return self.decoded.hidden(sample, rows, columns)
 
 
 def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
