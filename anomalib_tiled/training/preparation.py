@@ -26,6 +26,7 @@ from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
 from anomalib_tiled.runs.run_split import write_split
 from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.system.files import write_json, write_text
 from anomalib_tiled.system.locks import locked
 from anomalib_tiled.system.logs import log_to
@@ -196,6 +197,8 @@ def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
         grid_of(settings.tiling)
     _check_folders(settings)
     check_stages(*(Stages.build(settings) for _ in range(3)))
+    if (alignment := settings.stages.get("alignment")) is not None:
+        alignment.build(Aligner)
     Measurements.of(settings)
     if settings.memory_bytes:
         logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)
