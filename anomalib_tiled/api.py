@@ -39,6 +39,7 @@ from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
+from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
@@ -122,7 +123,7 @@ class TiledEnsemble(EnsembleModel):
         if remark := run.memory_remark():
             warnings.warn(remark, stacklevel=4)
         opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
-        run.check_checkpoints(run.grid.tiles)
+        run.check_checkpoints(run.grid.models)
         ensemble = cls(
             opened.grid,
             opened.tile_models,
@@ -139,7 +140,7 @@ class TiledEnsemble(EnsembleModel):
         ensemble.run_folder = run.folder.path
         ensemble._finder = run.job.finder
         ensemble._trained_on = TrainedOn.of(run.split, run.grid.image_size)
-        return ensemble.to(opened.device).eval()
+        return ensemble.naming(run.regions).to(opened.device).eval()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         """Normalize and threshold whole images, by the thresholds given to `load`."""
@@ -231,14 +232,17 @@ class TiledEnsemble(EnsembleModel):
         hidden = stacked_hidden([None if each is None else outside_of(each, size, *area) for each in matrices])
         with self.batch_lock:
             raw = self.predict_raw(images, hidden=hidden)
-            decided = self.decide(raw)
+            decided, named = self.decide(raw), decisions_of(self.decide_regions(raw), len(pixels))
         decided = decided._replace(anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map)))
         of_files = [InFile(Size(*image.shape[-2:]), matrix) for image, matrix in zip(pixels, matrices, strict=True)]
         predictions = [
             self._image_prediction(decided, number, image, in_file)
             for number, (image, in_file) in enumerate(zip(pixels, of_files, strict=True))
         ]
-        return [replace(each, raw_score=score) for each, score in zip(predictions, raw.scores.tolist(), strict=True)]
+        return [
+            replace(each, raw_score=score, named_regions=regions)
+            for each, score, regions in zip(predictions, raw.scores.tolist(), named, strict=True)
+        ]
 
     def _finding(self, pixels: torch.Tensor) -> Finding:
         """Say whether the part is found in an image; without an aligner, every image is taken as it is."""

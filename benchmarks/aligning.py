@@ -5,6 +5,7 @@ python -m benchmarks.aligning
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 from time import process_time
 from typing import TYPE_CHECKING
@@ -39,16 +40,16 @@ def milliseconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print a row for each step."""
     setNumThreads(1)
-    part = resize(skimage.data.astronaut(), tuple(SIZE))
+    part = np.asarray(resize(skimage.data.astronaut(), tuple(SIZE)), np.uint8)  # type: ignore[no-untyped-call]
     how = getRotationMatrix2D((SIZE.width / 2, SIZE.height / 2), 2, 1)
     how[:, 2] += 40, -40
-    image = warpAffine(part, how, tuple(SIZE))
+    image = np.asarray(warpAffine(part, how, tuple(SIZE)), np.uint8)
     steps: dict[str, Callable[[], object]] = {}
     for kind in (Translation, Rigid, Affine, Homography):
         aligner = kind()
         finder = PartFinder(aligner, aligner.learn([part] * 4), SIZE)
         moved = part if kind is Translation else image
-        steps[f"finding the part, `{kind.__name__}`"] = lambda finder=finder, moved=moved: finder.find(moved)
+        steps[f"finding the part, `{kind.__name__}`"] = partial(finder.find, moved)
         matrix = finder.find(moved).matrix
     scores = np.random.default_rng(0).random(SIZE, dtype=np.float32)
     steps["moving the image"] = lambda: warped(image, SIZE, matrix)

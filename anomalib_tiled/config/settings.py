@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_tiled.config.allowed_classes import add_object, check_classes
 from anomalib_tiled.errors import ConfigurationError, allowed_names
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size, Tile, WholeImage
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.thresholding import NEUTRAL
@@ -29,6 +29,11 @@ Plain = Any
 
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
+
+WHOLE_SIZE = 256
+"""Height and width of the shrunk image in pixels, if a global model names none."""
+
+WHOLE_SIZE_SETTING = "global_model.init_args.image_size"
 
 FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
 """Settings, other than the stages, whose change needs no training."""
@@ -199,6 +204,22 @@ class Settings:
     unaligned_images: str = "error"
 
     @property
+    def whole_size(self) -> Size | None:
+        """Height and width in pixels of the whole image, as the global model sees it; ``None`` if there is none."""
+        spec = self.stages.get("global_model")
+        return None if spec is None else as_size(spec.init_args.get("image_size", WHOLE_SIZE))
+
+    def model_of(self, tile: Tile) -> ClassSpec:
+        """Give the model of a tile, or of the whole image."""
+        return self.whole_model if isinstance(tile, WholeImage) else self.model
+
+    @property
+    def whole_model(self) -> ClassSpec:
+        """The model of the whole image: that of the tiles, unless the global model names one."""
+        own = self.stages["global_model"].init_args.get("model")
+        return self.model if own is None else _spec(own)
+
+    @property
     def memory_bytes(self) -> int | None:
         """The memory budget in bytes; ``None`` for a share of the free memory."""
         return None if self.memory_budget is None else as_bytes(self.memory_budget)
@@ -331,7 +352,8 @@ def differences(own: Settings, given: Settings) -> list[str]:
 def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
     """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
     if not isinstance(value, Mapping):
-        return {name: [*as_size(value)] if value and name.startswith("tiling.") else value}
+        is_size = value and (name.startswith("tiling.") or name == WHOLE_SIZE_SETTING)
+        return {name: [*as_size(value)] if is_size else value}
     return {
         inner: each
         for key, nested in value.items()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from anomalib_tiled.config.settings import Plain, TilingSettings, as_size
+from anomalib_tiled.config.settings import Plain, Settings, TilingSettings, as_size
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import Tile, TileGrid
 
@@ -48,19 +49,29 @@ def grid_of(tiling: TilingSettings) -> TileGrid:
     return TileGrid(as_size(tiling.image_size), tile_size, stride)
 
 
-def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
-    """Give the tiles that ``--tiles`` names.
+def grid_of_run(settings: Settings) -> TileGrid:
+    """Make the grid of the settings, with the whole image if there is a global model.
+
+    Raises:
+        GridError: The sizes do not fit together.
+        RunFolderError: The settings have no image size.
+    """
+    return replace(grid_of(settings.tiling), shrunk=settings.whole_size)
+
+
+def models_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
+    """Give the tiles that ``--tiles`` names; for tiles that share a model, the one that the model is named after.
 
     Args:
         grid: The grid.
-        names: Names such as ``r00_c03``.
+        names: Names such as ``r00_c03``; ``whole`` for the global model.
 
     Raises:
         ConfigurationError: The grid lacks one of them.
     """
-    tiles = {tile.name: tile for tile in grid.locations}
+    tiles = {tile.name: tile for tile in grid.model_locations}
     for name in names:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
             raise ConfigurationError(message)
-    return [tiles[name] for name in names]
+    return [*{model.name: model for model in (grid.model_of(tiles[name]) for name in names)}.values()]

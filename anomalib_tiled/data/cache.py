@@ -259,7 +259,9 @@ class ImageCache:
         write_json(self.folder / INDEX, self.index)
 
 
-def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
+def open_source(
+    split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True, scope: Scope = EVERYTHING
+) -> PixelSource:
     """Open the cache of a split.
 
     Args:
@@ -267,12 +269,13 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         grid: The grid that cuts them.
         directory: Folder of all caches; ``None`` to decode images on every request.
         build: Whether to fill a missing cache; otherwise images are decoded on every request.
+        scope: Which pixels count.
 
     Raises:
         DataError: An image or mask cannot be decoded.
         StorageError: The cache does not fit on the disk.
     """
-    decoded = DecodedFiles(grid.image_size, split.has_masks)
+    decoded = DecodedFiles(grid.image_size, split.has_masks, scope)
     if directory is None:
         return decoded
     images, joined = split.table.images, [names.split(BETWEEN_MASKS) for names in split.table.masks]
@@ -280,7 +283,7 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
     if versions is None:
         return decoded  # images that are not needed now may be missing or inaccessible
     folder = directory / _key(grid, versions, [len(names) for names in joined], split.table.transforms)
-    cache = ImageCache(folder, grid, images, split.table.masks, table=split.table)
+    cache = ImageCache(folder, grid, images, split.table.masks, table=split.table, scope=scope)
     if (opened := cache.opened()) is not None:
         return opened
     if not build:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Size
     from anomalib_tiled.stages.alignment import Matrix
+    from anomalib_tiled.stages.regions import RegionMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,11 @@ HALF = 0.5
 
 EVERYTHING = Scope()
 """All pixels count."""
+
+
+def scope_of(regions: RegionMap | None) -> Scope:
+    """Give the pixels that regions leave; all of them if there are none, or if they ignore nothing."""
+    return EVERYTHING if regions is None or not regions.ignored.any() else Scope(regions.ignored)
 
 
 def outside_of(matrix: Matrix, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_]:

@@ -11,9 +11,10 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.nn.functional import adaptive_max_pool2d
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
-from torchvision.transforms.v2.functional import to_dtype
+from torchvision.transforms.v2.functional import resize, to_dtype
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_tiled.data.cache import PixelSource
@@ -21,7 +22,7 @@ from anomalib_tiled.data.images import Pixels
 from anomalib_tiled.data.split import SUBSETS, Known, Sample, Split, Subset
 from anomalib_tiled.data.split_table import UNKNOWN
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.grid import Size, Tile, TileGrid, WholeImage
 
 CHANNELS = 3
 """Channels of images; files with other numbers are converted."""
@@ -37,6 +38,7 @@ class AreaDataset(Dataset[ImageItem]):
         area: Rows and columns of the rectangle in pixels.
         grid: The grid that the rectangle belongs to.
         augmentations: Applied to whole images before the rectangle is cut out of them.
+        size: Height and width that the rectangle is shrunk to, in pixels; ``None`` to keep it as it is.
     """
 
     source: PixelSource
@@ -44,6 +46,7 @@ class AreaDataset(Dataset[ImageItem]):
     area: tuple[slice, slice]
     grid: TileGrid
     augmentations: Transform | None = None
+    size: Size | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -53,6 +56,9 @@ class AreaDataset(Dataset[ImageItem]):
         """Give one image with the label of the rectangle; without a mask, with that of the whole image."""
         sample = self.samples[index]
         image, mask = self._tensors(sample)
+        if self.size is not None:
+            image = Image(shrunk(image, self.size))
+            mask = None if mask is None else Mask(shrunk_masks(mask[None], self.size)[0])
         label = self._label(sample, mask)
         return ImageItem(
             image=image,
@@ -217,17 +223,18 @@ class Images:
         for places in BatchSampler(range(len(self.samples)), batch_size, drop_last=False):
             pixels = [self.source.image(self.samples[place], tile.rows, tile.columns) for place in places]
             images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-            yield to_dtype(Image(images), torch.float32, scale=True).as_subclass(torch.Tensor)
+            scaled = to_dtype(Image(images), torch.float32, scale=True).as_subclass(torch.Tensor)
+            yield shrunk(scaled, tile.shrunk) if isinstance(tile, WholeImage) else scaled
 
 
 class TileDataModule(LightningDataModule):
-    """One tile location of all images, as a data module for models that use its loaders.
+    """One tile location of all images, or those that share a model, as a data module for models that use its loaders.
 
     Args:
         source: Gives the pixels.
         split: All images.
         grid: The grid.
-        tile: The tile location.
+        tile: The tile location; the first of those that share its model.
         datamodule: The user's data module, for name, category, batch sizes and augmentations.
     """
 
@@ -240,19 +247,23 @@ class TileDataModule(LightningDataModule):
         samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
-        area = tile.rows, tile.columns
-        self._datasets = {
-            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset]) for subset in SUBSETS
+        shrunk = tile.shrunk if isinstance(tile, WholeImage) else None
+        self._areas = {
+            subset: [
+                AreaDataset(source, samples[subset], (each.rows, each.columns), grid, augmentations[subset], shrunk)
+                for each in grid.members(tile)
+            ]
+            for subset in SUBSETS
         }
 
     @property
     def train_images(self) -> int:
         """Number of training images."""
-        return len(self._datasets["train"])
+        return len(self._areas["train"][0])
 
     def example(self, batch: int) -> torch.Tensor:
         """Repeat one training tile, shape (batch, 3, height, width)."""
-        return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
+        return torch.stack([torch.as_tensor(self._areas["train"][0][0].image)] * batch)
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
         """Training tiles in random order."""
@@ -260,10 +271,11 @@ class TileDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
-        dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
-        known = Known.of(dataset.samples)
+        areas = self._areas["val" if len(self._areas["val"][0]) else "train"]
+        labels, masked = Known.of(areas[0].samples)
+        known = Known(np.tile(labels, len(areas)), np.tile(masked, len(areas)))
         batches = _alike_batches(known, self.eval_batch_size, with_masks=bool(known.masked.any()))
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        return DataLoader(_joined(areas), batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
         """Test tiles."""
@@ -275,12 +287,17 @@ class TileDataModule(LightningDataModule):
         Args:
             pixels: Whether to leave out tiles without a mask.
         """
-        return self._datasets["val"].labels(pixels=pixels)
+        return [label for area in self._areas["val"] for label in area.labels(pixels=pixels)]
 
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
         # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
-        dataset = self._datasets[subset]
+        dataset = _joined(self._areas[subset])
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def _joined(areas: Sequence[AreaDataset]) -> Dataset[ImageItem]:
+    """Give the rectangles of several datasets as one: those of the first, then those of the next."""
+    return areas[0] if len(areas) == 1 else ConcatDataset(areas)
 
 
 def _alike_batches(known: Known, batch_size: int, *, with_masks: bool) -> list[list[int]]:
@@ -301,6 +318,38 @@ def collate(items: Sequence[ImageItem]) -> ImageBatch:
         image_path=[str(item.image_path) for item in items],
         mask_path=[str(item.mask_path) for item in items],
     )
+
+
+def shrunk(images: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink images bilinearly, with antialiasing.
+
+    Args:
+        images: Shape (..., channels, height, width).
+        size: New height and width.
+    """
+    small: torch.Tensor = resize(images, list(size), antialias=True)
+    return small
+
+
+def shrunk_masks(masks: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink masks; a pixel is in the mask if one of those that it covers is, so that no defect vanishes.
+
+    Args:
+        masks: Shape (batch, height, width).
+        size: New height and width.
+    """
+    small: torch.Tensor = adaptive_max_pool2d(masks.float(), list(size)).to(masks.dtype)
+    return small
+
+
+def shrunk_hidden(hidden: torch.Tensor, size: Size) -> torch.Tensor:
+    """Shrink hidden pixels; a pixel is hidden if all of those that it covers are.
+
+    Args:
+        hidden: Shape (batch, 1, height, width).
+        size: New height and width.
+    """
+    return ~shrunk_masks(~hidden[:, 0], size)[:, None]
 
 
 def stacked_hidden(hidden: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
@@ -19,17 +18,25 @@ from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.data.scope import EVERYTHING, Scope
+from anomalib_tiled.data.tile_dataset import shrunk_hidden
 from anomalib_tiled.ensemble.batch_lock import BatchLock
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.ensemble.loaded_models import TileModels
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
-from anomalib_tiled.ensemble.tile_predictions import check_finite
+from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
+from anomalib_tiled.ensemble.tile_batches import TileBatches
+from anomalib_tiled.ensemble.tile_model import TilePrediction, resized
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
-from anomalib_tiled.grid import Tile, TileGrid
+from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, with_context
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import decided
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from anomalib_tiled.stages.regions import RegionMap
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
@@ -49,6 +56,9 @@ class RawPrediction:
             none. In the maps they have the lowest score of their image.
         hidden: Pixels that do not count, shape (batch or 1, 1, height, width), which are never anomalous; ``None`` if
             all do. In the maps they have the lowest score of their image, too.
+        regions: Score of each named region, by its name, shape (batch,).
+        whole: What the global model predicts, while it is not known how to join that with the tiles, as before a
+            calibration; else ``None``.
     """
 
     scores: torch.Tensor
@@ -58,11 +68,17 @@ class RawPrediction:
     masks: torch.Tensor | None
     uninspected: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    regions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    whole: Predicted | None = None
+
+    @property
+    def unseen(self) -> torch.Tensor | None:
+        """Pixels that no model sees, or that do not count; ``None`` if there are none."""
+        return _either(self.uninspected, self.hidden)
 
     def without_unseen(self, masks: torch.Tensor) -> torch.Tensor:
         """Remove pixels that no model sees, or that do not count, from masks."""
-        unseen = _either(self.uninspected, self.hidden)
-        return masks if unseen is None else masks & ~unseen
+        return masks if self.unseen is None else masks & ~self.unseen
 
     def shown(self, maps: torch.Tensor) -> torch.Tensor:
         """Give maps as readers of the results see them: NaN where pixels do not count.
@@ -114,13 +130,26 @@ class EnsembleModel(AnomalibModule):
         self.ignored: torch.Tensor | None
         of_images = None if ignored is None else torch.from_numpy(ignored)[None, None]
         self.register_buffer("ignored", of_images, persistent=False)
+        self.ignored_shrunk: torch.Tensor | None
+        of_whole = None if of_images is None or grid.shrunk is None else shrunk_hidden(of_images, grid.shrunk)
+        self.register_buffer("ignored_shrunk", of_whole, persistent=False)
         self.partly_ignored = frozenset(
             tile.name for tile in grid.tiles if ignored is not None and ignored[tile.rows, tile.columns].any()
         )
         self.tile_models = tile_models
         self.stages = stages
         self.calibration = calibration
+        self.regions = NamedRegions({})
         self.batch_lock = BatchLock()
+
+    def naming(self, regions: RegionMap | None) -> Self:
+        """Name regions, each of which gets a score and a label of its own; give the ensemble itself.
+
+        Args:
+            regions: The regions; ``None`` if there are none.
+        """
+        self.regions = NamedRegions({} if regions is None else regions.named).to(self.device)
+        return self
 
     def save_hyperparameters(self, *args: object, **kwargs: object) -> None:
         """Keep nothing: the run folder holds the configuration, and copying tile models would double their memory."""
@@ -178,7 +207,8 @@ class EnsembleModel(AnomalibModule):
         """
         if images.shape[-2:] != tuple(self.grid.image_size):
             images = resize(images, list(self.grid.image_size), antialias=True)
-        return self.join(images.shape[0], partial(self._predict_tile, images.to(self.device)), on_tile, hidden=hidden)
+        batches = TileBatches(self.grid, self.tile_models, images.to(self.device))
+        return self.join(images.shape[0], batches.predict, on_tile, hidden=hidden)
 
     @torch.inference_mode()
     def join(
@@ -200,7 +230,7 @@ class EnsembleModel(AnomalibModule):
         """
         with self.batch_lock:
             joiner = TileJoiner(self, batch, hidden)
-            for tile in self.grid.tiles:
+            for tile in self.grid.predicted:
                 raw = joiner.hiding(tile, predict(tile))
                 if on_tile is not None:
                     on_tile(tile, raw)
@@ -232,25 +262,39 @@ class EnsembleModel(AnomalibModule):
             pred_score=scores, anomaly_map=maps, pred_label=labels, pred_mask=masks if raw.has_maps else None
         )
 
-    def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
-        if learned.normalization is not None:
-            return _normalized(self.stages.normalizer, scores, learned.normalization)
-        if self.stages.normalize_at == "tile":
-            return _recentred(scores, learned.threshold)
-        return scores
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        """Normalize and threshold named regions.
 
-    def _predict_tile(self, images: torch.Tensor, tile: Tile) -> TilePrediction:
-        model = self.tile_models.model(tile, self.device)
-        raw = predict_tile(model, images[..., tile.rows, tile.columns])
-        check_finite(tile, raw)
-        return raw
+        Args:
+            raw: Their scores, and masks of tiles if tiles are thresholded.
+
+        Returns:
+            What is decided about each region, by its name; none without calibration.
+        """
+        if self.calibration is None:
+            return {}
+        in_tiles = {} if raw.masks is None else self.regions.touched(raw.masks)
+        decisions = {}
+        for name, scores in raw.regions.items():
+            learned = self.calibration.regions.get(name)
+            final = scores if learned is None else self._final(scores, learned)
+            if self.stages.threshold_at == "image" and learned is not None:
+                sensitivity = self.stages.image_sensitivity
+                labels = decided(scores, final, threshold=learned.threshold, sensitivity=sensitivity)
+            else:
+                labels = in_tiles[name]
+            decisions[name] = DecidedRegion(final, labels)
+        return decisions
+
+    def _final(self, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
+        return final_scores(self.stages, scores, learned)
 
 
 class TileJoiner:
-    """Joins the tile predictions of one batch: call ``hiding``, then ``add`` for each tile, then ``finish``.
+    """Joins the predictions of a batch: ``hiding``, then ``add`` for each tile and the whole image, then ``finish``.
 
     ``hiding`` takes pixels that do not count out of the score of a tile. ``add`` normalizes and thresholds the tile, if
-    that is done in tiles. ``finish`` merges, smooths and scores.
+    that is done in tiles. ``finish`` merges, smooths and scores, and joins the result with that of the whole image.
 
     Args:
         ensemble: Stages, grid and calibration.
@@ -261,12 +305,15 @@ class TileJoiner:
     def __init__(self, ensemble: EnsembleModel, batch: int, hidden: torch.Tensor | None = None) -> None:
         self.stages, self.grid = ensemble.stages, ensemble.grid
         self.levels = {} if ensemble.calibration is None else ensemble.calibration.tiles
+        self.branches = None if ensemble.calibration is None else ensemble.calibration.branches
+        self.whole: Predicted | None = None
         self.shape = (batch, 1, *self.grid.image_size)
         self.device = ensemble.device
         self.uninspected, self.partly_ignored = ensemble.uninspected, ensemble.partly_ignored
-        self.hidden_differs = hidden is not None
+        self.ignored_shrunk, self.hidden_differs = ensemble.ignored_shrunk, hidden is not None
         self.hidden = _either(ensemble.ignored, None if hidden is None else hidden.to(self.device))
         self.unseen = _either(self.uninspected, self.hidden)
+        self.regions = ensemble.regions
         self.scores: list[torch.Tensor] = []
         self.absent: list[torch.Tensor | None] = []
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -283,33 +330,50 @@ class TileJoiner:
         """Give the prediction of the pixels of a tile that count."""
         if self.hidden is None:
             return raw
+        if isinstance(tile, WholeImage):
+            return raw.hiding(shrunk_hidden(self.hidden, tile.shrunk) if self.hidden_differs else self.ignored_shrunk)
         hidden = self.hidden[..., tile.rows, tile.columns]
         # In a graph, values of tensors are unknown; there, hidden pixels do not differ from image to image.
         some = bool(hidden.any()) if self.hidden_differs else tile.name in self.partly_ignored
         return raw.hiding(hidden) if some else raw
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
-        """Add the prediction of a tile model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
-        absent = None if raw.hidden is None else raw.hidden.flatten(1).all(dim=1)
+        """Add the prediction of a model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        if isinstance(tile, WholeImage):
+            self._add_whole(tile, raw)
+            return
         self.has_maps = raw.maps is not None
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
-        scores = raw.scores
+        scores, maps = self._normalize_and_decide(tile, raw, maps)
+        self.scores.append(scores)
+        self.absent.append(_absent(raw))
+        with errors_naming_stage(self.stages.merger):
+            self.stages.merger.add(tile, maps)
+
+    def _add_whole(self, tile: Tile, raw: TilePrediction) -> None:
+        """Add what the global model predicts; its maps get the size of the images."""
+        maps = None if raw.maps is None else resized(raw.maps, self.grid.image_size)
+        self.whole = Predicted(raw.scores, maps)
+        filled = raw.scores.view(-1, 1, 1, 1).expand(self.shape) if maps is None else maps
+        self._normalize_and_decide(tile, TilePrediction(raw.scores, maps, self.hidden), filled)
+
+    def _normalize_and_decide(
+        self, tile: Tile, raw: TilePrediction, raw_maps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, maps = raw.scores, raw_maps
         if level := self.levels.get(tile.name):
-            on_maps = level.maps if self.has_maps else level.scores
-            raw_maps = maps
+            on_maps = level.scores if raw.maps is None else level.maps
             if level.scores.normalization is not None and on_maps.normalization is not None:
                 scores = _normalized(self.stages.normalizer, scores, level.scores.normalization)
                 maps = _normalized(self.stages.normalizer, maps, on_maps.normalization)
             if self._thresholds_tiles:
                 image, pixel = self.stages.image_sensitivity, self.stages.pixel_sensitivity
                 masks = decided(raw_maps, maps, threshold=on_maps.threshold, sensitivity=pixel)
+                absent = _absent(raw)
                 labels = decided(raw.scores, scores, threshold=level.scores.threshold, sensitivity=image)
                 self.labels |= labels if absent is None else labels & ~absent
                 self._mark(tile, masks if raw.hidden is None else masks & ~raw.hidden)
-        self.scores.append(scores)
-        self.absent.append(absent)
-        with errors_naming_stage(self.stages.merger):
-            self.stages.merger.add(tile, maps)
+        return scores, maps
 
     def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
         """Add the anomalous pixels of a tile; a graph does so without writing into the mask of the image."""
@@ -323,7 +387,7 @@ class TileJoiner:
             maps = self._filled(call_stage(smoother, smoother.smooth, maps, self.grid, shape=self.shape))
         own_maps = maps if self.has_maps else None
         scores = call_stage(scorer, scorer.score, self._tile_scores(), own_maps, shape=self.shape[:1])
-        return RawPrediction(
+        tiles = RawPrediction(
             scores=scores,
             maps=maps,
             has_maps=self.has_maps,
@@ -331,7 +395,22 @@ class TileJoiner:
             masks=self.masks if self._thresholds_tiles else None,
             uninspected=self.uninspected,
             hidden=self.hidden,
+            whole=self.whole,
         )
+        fused = self._fused(tiles)
+        return replace(fused, regions=self.regions.highest(fused.maps))
+
+    def _fused(self, tiles: RawPrediction) -> RawPrediction:
+        """Join what the tiles and what the global model predict, once it is known on which scales they are."""
+        if (whole := tiles.whole) is None or self.branches is None or self.stages.global_model is None:
+            return tiles
+        scores = self.branches.fused_scores(self.stages.global_model, tiles.scores, whole.scores)
+        maps = tiles.maps
+        if tiles.has_maps:
+            maps = self._filled(self.branches.fused_maps(self.stages.global_model, tiles.maps, whole.maps))
+        if self.stages.normalize_at == self.stages.threshold_at == "tile":  # this scale is final
+            scores, maps = scores.clamp(0, 1), maps.clamp(0, 1)
+        return replace(tiles, scores=scores, maps=maps, whole=None)
 
     def _tile_scores(self) -> torch.Tensor:
         """Give the scores of tiles, shape (tiles, batch); one that is wholly hidden gets the lowest of the others."""
@@ -366,6 +445,26 @@ def _either(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Te
     if first is None or second is None:
         return first if second is None else second
     return first | second
+
+
+def final_scores(stages: Stages, scores: torch.Tensor, learned: Learned) -> torch.Tensor:
+    """Normalize scores or maps with what was learned; move the threshold to 0.5 if they come from normalized tiles.
+
+    Args:
+        stages: The stages.
+        scores: Scores or maps of any shape.
+        learned: What was learned on their scale.
+    """
+    if learned.normalization is not None:
+        return _normalized(stages.normalizer, scores, learned.normalization)
+    if stages.normalize_at == "tile":
+        return _recentred(scores, learned.threshold)
+    return scores
+
+
+def _absent(tile: TilePrediction) -> torch.Tensor | None:
+    """Say in which images a tile is wholly hidden, shape (batch or 1,); ``None`` for none."""
+    return None if tile.hidden is None else tile.hidden.flatten(1).all(dim=1)
 
 
 def _normalized(normalizer: Normalizer, scores: torch.Tensor, learned: Mapping[str, float]) -> torch.Tensor:

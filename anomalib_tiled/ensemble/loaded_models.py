@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
     Restorer,
     VerifiedCheckpoints,
@@ -113,7 +114,7 @@ class TileModels:
         """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
 
         Args:
-            tile: The tile.
+            tile: The tile; for tiles that share a model, the first of them.
             device: Where to predict.
         """
         if device != self._device:
@@ -131,6 +132,8 @@ class TileModels:
         return model
 
     def _loaded(self, tile: Tile) -> AnomalibModule:
+        if isinstance(tile, WholeImage):  # not the weights alone differ
+            return self._load(tile)
         if self._only is None or self._reload is None:
             model = self._load(tile)
             self._only = model if self._reload is not None else None

@@ -16,6 +16,7 @@ from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import TileJob
+    from anomalib_tiled.grid import Size
 
 WEIGHTS = "prepare_pretrained_model"
 IMAGES = "prepare_imagenette_data"
@@ -57,7 +58,7 @@ class PlaceCheck:
 
 
 def download(job: TileJob) -> None:
-    """Download what a model needs once, before several processes do so at the same time.
+    """Download what the models need once, before several processes do so at the same time.
 
     A process would otherwise take the half-downloaded file of another process for the whole file.
 
@@ -67,13 +68,16 @@ def download(job: TileJob) -> None:
     Raises:
         ConfigurationError: The download failed.
     """
-    if not hasattr(class_of(job.settings.model), WEIGHTS):
-        return
-    model = cast("Any", job.fresh_models.model())
+    for tile in job.grid.kinds:
+        if hasattr(class_of(job.settings.model_of(tile)), WEIGHTS):
+            _download(cast("Any", job.fresh_models_of(tile).model()), tile.size)
+
+
+def _download(model: Any, size: Size) -> None:  # noqa: ANN401  # a model with such methods
     try:
         getattr(model, WEIGHTS)()
         if hasattr(model, IMAGES):
-            getattr(model, IMAGES)(tuple(job.grid.tile_size))
+            getattr(model, IMAGES)(tuple(size))
     except (OSError, RuntimeError, ValueError) as error:
         message = (
             f"{type(model).__name__} downloads weights or images before training, and the download failed: {error}. "

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
 from anomalib_tiled.data.part_finder import reasons_of
+from anomalib_tiled.data.scope import scope_of
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
@@ -26,6 +26,8 @@ from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_alignment import read_reasons
+from anomalib_tiled.runs.run_grid import read_grid
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import Purpose
     from anomalib_tiled.grid import Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Outcome, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -99,10 +102,16 @@ class Run:
         for note in changed_origins(folder.origins()):
             report(note)
         settings = folder.settings()
-        grid = grid_of(settings.tiling)
-        data = RunData.read(folder, settings, grid)
+        regions = read_regions(folder, settings)
+        grid = read_grid(folder, settings, regions)
+        data = RunData.read(folder, settings, grid, scope_of(regions))
         run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()
+
+    @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return self.job.regions
 
     @cached_property
     def job(self) -> TileJob:
@@ -167,7 +176,8 @@ class Run:
         """
         if self.source.fingerprint is not None:
             return self
-        return replace(self, source=open_source(self.split, self.grid, self.settings.cache_directory))
+        directory, scope = self.settings.cache_directory, self.source.scope
+        return replace(self, source=open_source(self.split, self.grid, directory, scope=scope))
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
@@ -178,7 +188,7 @@ class Run:
         if (finder := self.job.finder) is not None:
             split, findings = finder.align(split)
             reasons = reasons_of(split, findings)
-        source = open_source(split, self.grid, None)
+        source = open_source(split, self.grid, None, scope=self.source.scope)
         return replace(self, split=split, source=source, datamodule=datamodule, reasons=reasons)
 
     @property
@@ -252,6 +262,7 @@ class Run:
             evaluator=False,
             scope=self.source.scope,
         )
+        ensemble.naming(self.regions)
         return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
 
     def _own_device(self) -> torch.device:
@@ -333,11 +344,18 @@ class Run:
         """Say which locations have no model; ``None`` if every location has one."""
         return left_out_note(self.grid, self.folder.left_out(self.grid, self.settings))
 
+    def ignored_note(self) -> str | None:
+        """Say how much of an image the regions ignore; ``None`` if they ignore nothing."""
+        if (ignored := self.source.scope.ignored) is None:
+            return None
+        without = f"{len(self.grid.ignored)} of {len(self.grid.positions)} tile locations"
+        return f"The regions ignore {100 * ignored.mean():.3g} % of the pixels of an image; {without} have no model."
+
     def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
         """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
 
         Args:
-            tiles: The tiles; untrained ones are skipped.
+            tiles: The tiles, of `TileGrid.models`; untrained ones are skipped.
 
         Raises:
             RunFolderError: A file was changed.

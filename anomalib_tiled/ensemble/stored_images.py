@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from anomalib_tiled.data.tile_dataset import Images
+from anomalib_tiled.data.tile_dataset import Images, shrunk_hidden
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.grid import WholeImage
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,7 @@ class StoredImages:
     def shards_of_tiles(self) -> list[Shard]:
         """Divide the tiles."""
         height, width = self.job.grid.tile_size
-        return Shard.divide(len(self.job.grid.tiles), height * width * self.number, "tiles")
+        return Shard.divide(len(self.job.grid.predicted), height * width * self.number, "tiles")
 
     def tiles(self, shard: Shard) -> tuple[Tile, ...]:
         """Give the tiles of a shard.
@@ -127,7 +128,7 @@ class StoredImages:
         Raises:
             RunFolderError: Their predictions have changed.
         """
-        tiles = self.job.grid.tiles[shard.first : shard.first + shard.number]
+        tiles = self.job.grid.predicted[shard.first : shard.first + shard.number]
         self._find(tiles)
         return tiles
 
@@ -147,7 +148,7 @@ class StoredImages:
             evaluator=False,
             scope=job.scope,
         )
-        return ensemble.to(job.device(device)).eval()
+        return ensemble.naming(job.regions).to(job.device(device)).eval()
 
     def batches(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[LazyPrediction]:
         """Yield images, each batch with the function that joins its predictions.
@@ -156,7 +157,7 @@ class StoredImages:
             ensemble: Joins them.
             shard: Which images.
         """
-        self._find(self.job.grid.tiles)
+        self._find(self.job.grid.predicted)
         part = self._part(shard)
         for (first, batch), hidden in zip(_counted(part, shard.first), part.hidden(), strict=True):
             yield LazyPrediction(batch, self._join(ensemble, first, len(batch), hidden))
@@ -168,7 +169,7 @@ class StoredImages:
             ensemble: Joins the predictions.
             shard: Which images.
         """
-        self._find(self.job.grid.tiles)
+        self._find(self.job.grid.predicted)
         for first, batch in _counted(self._part(shard).annotations(*self.job.grid.whole), shard.first):
             yield batch, self._join(ensemble, first, len(batch), batch.hidden)
 
@@ -180,7 +181,7 @@ class StoredImages:
         """
         everything = Shard(0, self.number)
         for first, batch in _counted(self._part(everything).annotations(tile.rows, tile.columns), 0):
-            yield batch, self.predictions.read(tile, first, len(batch)).hiding(batch.hidden)
+            yield batch, self.predictions.read(tile, first, len(batch)).hiding(_hidden_in(tile, batch.hidden))
 
     def _find(self, tiles: Sequence[Tile]) -> None:
         """Find the predictions of tiles with one look at the folders, unless this process has found them."""
@@ -201,6 +202,11 @@ class StoredImages:
         job = self.job
         images = Images(job.data.source, job.data.samples(self.purpose), job.grid, self.batch_size, augmentations=None)
         return images.part(self.first + shard.first, shard.number)
+
+
+def _hidden_in(tile: Tile, hidden: torch.Tensor | None) -> torch.Tensor | None:
+    """Give the hidden pixels of a tile in the size of its maps."""
+    return shrunk_hidden(hidden, tile.shrunk) if isinstance(tile, WholeImage) and hidden is not None else hidden
 
 
 def _counted(batches: Iterable[AnyBatch], first: int) -> Iterator[tuple[int, AnyBatch]]:

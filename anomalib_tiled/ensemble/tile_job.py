@@ -18,7 +18,9 @@ from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.run_alignment import read_reference
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.system.files import is_file
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from anomalib.models.components import AnomalibModule
     from torchvision.transforms.v2 import Transform
 
-    from anomalib_tiled.config.settings import Settings
+    from anomalib_tiled.config.settings import ClassSpec, Settings
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
 
 Purpose = Literal["calibration", "test"]
 """What images are predicted for. Calibration takes those of the subset ``val``, or of ``train`` if it has none."""
@@ -55,14 +59,20 @@ class RunData:
     datamodule: AnomalibDataModule
 
     @classmethod
-    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid) -> RunData:
+    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid, scope: Scope = EVERYTHING) -> RunData:
         """Read the split of a run, look at its images, and open its cache if it is filled.
+
+        Args:
+            folder: The run folder.
+            settings: Its configuration.
+            grid: Where the tiles lie.
+            scope: Which pixels count.
 
         Raises:
             RunFolderError: The split is missing or has changed.
         """
         split = read_split(folder)
-        source = open_source(split, grid, settings.cache_directory, build=False)
+        source = open_source(split, grid, settings.cache_directory, build=False, scope=scope)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 
     def samples(self, purpose: Purpose) -> Sequence[Sample]:
@@ -72,6 +82,14 @@ class RunData:
     def augmentations(self, purpose: Purpose) -> Transform | None:
         """Give the augmentations of these images."""
         return self.datamodule.test_augmentations if purpose == "test" else self.datamodule.val_augmentations
+
+
+def is_complete(model: ClassSpec) -> bool:
+    """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+
+    Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
+    """
+    return model.class_path.startswith("anomalib.")
 
 
 @dataclass(frozen=True)
@@ -169,31 +187,49 @@ class TileJob:
         return PartFinder(spec.build(Aligner), read_reference(self.folder), self.grid.image_size)
 
     @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return read_regions(self.folder, self.settings)
+
+    @cached_property
     def datamodule(self) -> AnomalibDataModule:
         """The data module, for its augmentations; needs no image."""
         return self.settings.data.build(AnomalibDataModule) if self.known is None else self.known.datamodule
 
     @cached_property
     def fresh_models(self) -> FreshModels:
-        """Untrained models."""
+        """Untrained models of tiles."""
         spec, seed = self.settings.model, self.settings.seed_everything
         return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
 
     @cached_property
     def saved_models(self) -> SavedModels:
-        """Trained models, from their checkpoints."""
+        """Trained models of tiles, from their checkpoints."""
         return SavedModels(self.folder, self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
+
+    def fresh_models_of(self, tile: Tile) -> FreshModels:
+        """Give the untrained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.fresh_models
+        return FreshModels(self.settings.model_of(tile), tile.size, seed=self.settings.seed_everything, copied=False)
+
+    def saved_models_of(self, tile: Tile) -> SavedModels:
+        """Give the trained models of a tile, or of the whole image."""
+        if not isinstance(tile, WholeImage):
+            return self.saved_models
+        return SavedModels(self.folder, self.settings.model_of(tile), tile.size, alike=False)
 
     @property
     def checkpoint_is_complete(self) -> bool:
-        """Whether checkpoints hold all that a model has learned, so that one object can be reloaded for each tile.
+        """Whether the checkpoints of tiles hold all that a model has learned."""
+        return is_complete(self.settings.model)
 
-        Tests show this for anomalib's own models. Other models may learn something that a checkpoint does not hold.
-        """
-        return self.settings.model.class_path.startswith("anomalib.")
+    def load(self, tile: Tile) -> AnomalibModule:
+        """Load the model of a tile, or of the whole image; errors are those of `SavedModels.load`."""
+        return self.saved_models_of(tile).load(tile)
 
     def tile_data(self, tile: Tile) -> TileDataModule:
-        """Give the images of one tile location, as models take them."""
+        """Give the images of one tile location, or of those that share its model, as models take them."""
         data = self.data
         return TileDataModule(data.source, data.split, grid=self.grid, tile=tile, datamodule=data.datamodule)
 
@@ -206,7 +242,8 @@ class TileJob:
         """
         given, saved = self.settings.memory_bytes, self.saved_models
         budget = 0 if one_at_a_time else None if given is None else given // 2  # the other half is for images
-        return TileModels(saved.load, budget, saved.reload if self.checkpoint_is_complete else None, share=share)
+        reload = saved.reload if self.checkpoint_is_complete else None
+        return TileModels(self.load, budget, reload, share=share)
 
     def at_once(self, size: Size, pixels: int) -> int:
         """Give the number of images or tiles that are predicted together.

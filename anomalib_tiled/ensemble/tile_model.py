@@ -192,10 +192,14 @@ def in_size(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         maps: Anomaly maps of any height and width, one for each tile.
         images: The tiles, shape (batch, 3, height, width).
     """
-    maps = maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float()
-    if maps.shape[-2:] == images.shape[-2:]:
+    return resized(maps.reshape(images.shape[0], 1, *maps.shape[-2:]).float(), Size(*images.shape[-2:]))
+
+
+def resized(maps: torch.Tensor, size: Size) -> torch.Tensor:
+    """Resize maps of shape (batch, 1, height, width) bilinearly."""
+    if maps.shape[-2:] == tuple(size):
         return maps
-    return functional.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _check_number(name: str, field: str, values: torch.Tensor, batch: int) -> None:

@@ -77,7 +77,7 @@ class TilePredictions:
     @staticmethod
     def bytes_for(grid: TileGrid, images: int) -> int:
         """Give the bytes that the predictions of this number of images take up on the disk."""
-        return VALUE.itemsize * images * len(grid.tiles) * (1 + grid.tile_size.height * grid.tile_size.width)
+        return VALUE.itemsize * images * sum(1 + tile.size.height * tile.size.width for tile in grid.predicted)
 
     def find_all(self, checkpoints: Mapping[str, Checksum], *, compare: bool = True) -> set[str]:
         """Find the predictions of many tiles with one look at the folder, so that they can be read.
@@ -160,7 +160,7 @@ class TilePredictions:
             StorageError: The disk is full.
         """
         listing = Listing(self.folder)
-        names = (f"{tile.name}{RECORD}" for tile in self.grid.tiles)
+        names = (f"{tile.name}{RECORD}" for tile in self.grid.predicted)
         listing.write_index(name for name in names if name in listing)
 
     def read(self, tile: Tile, first: int, number: int) -> TilePrediction:
@@ -175,7 +175,7 @@ class TilePredictions:
             RunFolderError: The tile was trained and predicted again in the meantime.
         """
         record = self._records[tile.name]
-        height, width = self.grid.tile_size
+        height, width = tile.size
         each = 1 + height * width if record.has_maps else 1
         path = self._file(tile.name, record.checkpoint)
         try:

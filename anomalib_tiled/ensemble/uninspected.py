@@ -19,7 +19,7 @@ NAMED = 8
 @lru_cache(maxsize=8)
 def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
     """Give the pixels that no tile with a model covers, shape (height, width); ``None`` if there are none."""
-    if not grid.left_out:
+    if not (grid.left_out or grid.ignored):
         return None
     pixels = np.ones(grid.image_size, dtype=np.bool_)
     for tile in grid.tiles:
@@ -84,7 +84,10 @@ def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
         by_reason.setdefault(reason, []).append(name)
     causes = "; ".join(f"{_listed(names)} ({reason})" for reason, names in by_reason.items())
     extent = "Other tiles cover all of their pixels."
-    if (pixels := uninspected_pixels(grid)) is not None:
+    pixels, ignored = uninspected_pixels(grid), uninspected_pixels(grid.without(()))
+    if pixels is not None and ignored is not None:
+        pixels = pixels & ~ignored
+    if pixels is not None and pixels.any():
         share = 100 * pixels.mean()
         extent = f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
     return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {extent}"

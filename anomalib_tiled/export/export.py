@@ -20,10 +20,11 @@ from anomalib_tiled.ensemble.supported_models import check_export
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import compare, random_images, real_images
 from anomalib_tiled.export.formats import CHECKPOINTS
-from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraphs, joining_graph
+from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph, TileGraphs, input_of_whole, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
+from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.logs import log_to
@@ -49,7 +50,7 @@ PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
 
 STEPS = 2
-"""Steps of writing besides one for each tile."""
+"""Steps of writing besides one for each model."""
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
@@ -153,7 +154,8 @@ def export(run: Run, request: ExportRequest) -> Exported:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
     request.form.check_installed()
-    check_export(run.settings.model, by_onnx="onnx" in request.form.packages)
+    for tile in run.grid.kinds:
+        check_export(run.settings.model_of(tile), by_onnx="onnx" in request.form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
@@ -163,7 +165,7 @@ def export(run: Run, request: ExportRequest) -> Exported:
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
         made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
-        with steps("Exporting", len(ensemble.grid.tiles) + STEPS + len(made) + len(real)) as done:
+        with steps("Exporting", len(ensemble.grid.models) + STEPS + len(made) + len(real)) as done:
             write = write_tiles if request.per_tile else write_whole
             written, largest = write(ensemble, request.form, work, request.dtype, done), 0.0
             for images in (*made, *real):
@@ -201,7 +203,7 @@ def alignment_of(run: Run, folder: Path) -> dict[str, object]:
 
 
 def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
-    """Write a checkpoint for each tile that ``load_from_checkpoint`` of its model opens.
+    """Write a checkpoint for each model that ``load_from_checkpoint`` of its class opens.
 
     Args:
         run: A run with all tiles trained.
@@ -217,12 +219,15 @@ def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
         log_to(work / LOG),
     ):
         run.check_tiles()
-        with steps("Writing checkpoints", len(run.grid.tiles)) as done:
-            for tile in run.grid.tiles:
-                write_tensors(run.job.saved_models.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
+        with steps("Writing checkpoints", len(run.grid.models)) as done:
+            for tile in run.grid.models:
+                write_tensors(run.job.saved_models_of(tile).whole_checkpoint(tile), work / f"{tile.name}.ckpt")
                 done(f"tile {tile.name}")
-        model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
-        facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(run.folder.path)}}
+        own = {} if run.settings.whole_size is None else {"global_class": asdict(run.settings.whole_model)}
+        facts = {"format": CHECKPOINTS, "class": asdict(run.settings.model), **own}
+        facts["run"] = {"folder": str(run.folder.path)}
+        if run.grid.groups:
+            facts["tiles"] = {tile.name: run.grid.model_of(tile).name for tile in run.grid.tiles}
         write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})
 
 
@@ -256,16 +261,17 @@ def write_whole(
         form: The format.
         folder: Folder for the files.
         dtype: Type of the images.
-        done: Called after each step: one for each tile, and ``STEPS`` more.
+        done: Called after each step: one for each model, and ``STEPS`` more.
 
     Raises:
         TiledError: The ensemble cannot become a graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
-    graphs, tiles = TileGraphs(ensemble), []
-    for tile in ensemble.grid.tiles:
-        tiles.append(graphs.graph(tile))
+    graphs, of_models = TileGraphs(ensemble), dict[str, TileGraph]()
+    for tile in ensemble.grid.models:
+        of_models[tile.name] = graphs.graph(tile)
         done(f"tile {tile.name}")
+    tiles = [of_models[ensemble.grid.model_of(tile).name] for tile in ensemble.grid.predicted]
     path = folder / f"model{form.suffix}"
     graph = form.write(EnsembleGraphs(ensemble, tuple(tiles), dtype), path)
     done(f"file of format {form.name}")
@@ -281,14 +287,14 @@ def write_whole(
 def write_tiles(
     ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
 ) -> Written:
-    """Write a file for each tile model, one for the stages, and a program that runs them one by one.
+    """Write a file for each model, one for the stages, and a program that runs them one by one.
 
     Args:
         ensemble: The ensemble, calibrated.
         form: The format, which is ONNX.
         folder: Folder for the files.
         dtype: Type of the images.
-        done: Called after each step: one for each tile, and ``STEPS`` more.
+        done: Called after each step: one for each model, and ``STEPS`` more.
 
     Raises:
         TiledError: The ensemble cannot become a graph, or the format cannot express it.
@@ -296,21 +302,23 @@ def write_tiles(
     """
     (folder / "tiles").mkdir()
     weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, dtype)
-    any_batch, outputs = True, tuple[str, ...]()
-    for tile in ensemble.grid.tiles:
+    any_batch, outputs = True, list[tuple[str, ...]]()
+    for tile in ensemble.grid.models:
         graph = graphs.graph(tile)
         with form.step("written"):
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
-        any_batch, outputs = any_batch and graph.graph.batch is None, graph.graph.outputs
+        any_batch = any_batch and graph.graph.batch is None
+        outputs.append(graph.graph.outputs)
         del graph
         gc.collect()  # graph and model refer to each other, and would stay in memory beside the next ones
         done(f"tile {tile.name}")
-    joining = joining_graph(ensemble, outputs, any_batch=any_batch)
+    whole = outputs[-1] if ensemble.grid.whole_image is not None else ()
+    joining = joining_graph(ensemble, outputs[0], whole, any_batch=any_batch)
     with form.step("written"):
         save_graph(joining, folder / JOINING)
     done(f"file of format {form.name}")
     shutil.copyfile(RUNNER, folder / "run.py")
-    predict = _one_after_the_other(ensemble, form, folder, joining.inputs)
+    predict = _one_after_the_other(ensemble, form, folder, outputs[0])
     done("program beside the files")
     return Written(joining, predict, {"joining": JOINING, "runner": "run.py"})
 
@@ -322,9 +330,12 @@ def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, na
         predictions = []
         for tile in ensemble.grid.tiles:
             part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
-            predictions.append(form.load(folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
-        return form.load(folder / JOINING)(
-            {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
-        )
+            model = ensemble.grid.model_of(tile)
+            predictions.append(form.load(folder / "tiles" / f"{model.name}{form.suffix}")({"images": part}))
+        stacked = {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
+        if ensemble.grid.whole_image is not None:
+            found = form.load(folder / "tiles" / f"{WHOLE}{form.suffix}")({"images": inputs["images"]})
+            stacked |= {input_of_whole(name): values for name, values in found.items()}
+        return form.load(folder / JOINING)(stacked)
 
     return predict

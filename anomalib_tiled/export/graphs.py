@@ -12,7 +12,8 @@ from torch.export import Dim, ExportedProgram, export
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import TOLERANCE, distance, random_images
-from anomalib_tiled.export.modules import JoinStages, TileModule, WholeImages, explaining
+from anomalib_tiled.export.modules import JoinStages, TileModule, WholeImages, WholeModule, explaining
+from anomalib_tiled.grid import WholeImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +79,7 @@ class EnsembleGraphs:
 
     Args:
         ensemble: The ensemble, calibrated.
-        tiles: The graph of each tile.
+        tiles: The graph of each tile, then that of the whole image if there is a global model.
         dtype: Type of the images.
     """
 
@@ -108,12 +109,15 @@ class EnsembleGraphs:
         return graph_of(module, {"images": self.example()}, any_batch=self.any_batch)
 
 
-def joining_graph(ensemble: EnsembleModel, outputs: tuple[str, ...], *, any_batch: bool) -> Graph:
+def joining_graph(
+    ensemble: EnsembleModel, outputs: tuple[str, ...], whole: tuple[str, ...] = (), *, any_batch: bool
+) -> Graph:
     """Make a graph of the stages alone.
 
     Args:
         ensemble: The ensemble.
         outputs: Names of the outputs of tile models.
+        whole: Names of the outputs of the global model; none without one.
         any_batch: Whether to try an open batch size.
 
     Raises:
@@ -121,7 +125,20 @@ def joining_graph(ensemble: EnsembleModel, outputs: tuple[str, ...], *, any_batc
     """
     tiles, size = len(ensemble.grid.tiles), ensemble.grid.tile_size
     shapes: dict[str, tuple[int, ...]] = {"tile_scores": (1, tiles), "tile_maps": (1, tiles, *size)}
-    return graph_of(JoinStages(ensemble), {name: torch.zeros(shapes[name]) for name in outputs}, any_batch=any_batch)
+    shapes |= {"whole_scores": (1,), "whole_maps": (1, *(ensemble.grid.shrunk or ()))}
+    if whole and "tile_maps" not in outputs:
+        message = (
+            "A run with a global model can be exported in this form only if the model of the tiles gives anomaly maps. "
+            "Export it with --format torch."
+        )
+        raise ConfigurationError(message)
+    names = [*outputs, *map(input_of_whole, whole)]
+    return graph_of(JoinStages(ensemble), {name: torch.zeros(shapes[name]) for name in names}, any_batch=any_batch)
+
+
+def input_of_whole(output: str) -> str:
+    """Name the input of the stages that takes an output of the global model."""
+    return output.replace("tile_", "whole_")
 
 
 class TileGraphs:
@@ -139,8 +156,8 @@ class TileGraphs:
     def __init__(self, ensemble: EnsembleModel, dtype: torch.dtype = torch.float32) -> None:
         self.traced: list[tuple[TileGraph, nn.Module]] = []
         """The first tile of each graph, and its module."""
-        self._models, size = ensemble.tile_models, ensemble.grid.tile_size
-        self._pixels = random_images(size, dtype)[0]
+        self._models, self._grid, self._dtype = ensemble.tile_models, ensemble.grid, dtype
+        self._pixels = random_images(self._grid.tile_size, dtype)[0]
 
     def graph(self, tile: Tile) -> TileGraph:
         """Give the graph of a tile.
@@ -151,6 +168,8 @@ class TileGraphs:
         Raises:
             TiledError: The model cannot become a graph, or the checkpoint cannot be loaded.
         """
+        if isinstance(tile, WholeImage):
+            return self._graph_of_whole(tile)
         model = TileModule(self._models.model(tile, torch.device("cpu")))
         weights = model.state_dict()
         for first, module in self.traced:
@@ -160,6 +179,12 @@ class TileGraphs:
         if self._models.interchangeable:
             self.traced.append((made, made.graph.program.module(check_guards=False)))
         return made
+
+    def _graph_of_whole(self, tile: WholeImage) -> TileGraph:
+        """Give the graph of the global model, with the shrinking."""
+        module = WholeModule(self._models.model(tile, torch.device("cpu")), self._grid.image_size, tile.shrunk)
+        pixels = random_images(self._grid.image_size, self._dtype)[0]
+        return TileGraph(graph_of(module, {"images": pixels}), module.state_dict())
 
     @torch.no_grad()
     def _predicts_the_same(self, module: nn.Module, weights: Weights, model: TileModule) -> bool:

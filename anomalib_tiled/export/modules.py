@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.ensemble.ensemble import EnsembleModel, TileJoiner
 from anomalib_tiled.ensemble.tile_model import TilePrediction, traceable_prediction
 from anomalib_tiled.errors import ConfigurationError, TiledError
 from anomalib_tiled.export.graph_merging import assembled, for_graphs
+from anomalib_tiled.grid import WholeImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_tiled.grid import Tile
+    from anomalib_tiled.grid import Size, Tile
 
 Outputs = dict[str, torch.Tensor]
 
@@ -82,6 +84,37 @@ class TileModule(nn.Module):
         return {"tile_scores": found.scores} | ({} if found.maps is None else {"tile_maps": found.maps.squeeze(1)})
 
 
+class WholeModule(nn.Module):
+    """The global model, which takes whole images and shrinks them.
+
+    Shrinking with antialiasing is linear in rows and columns, so two matrices do it in every format.
+
+    Args:
+        model: The trained model.
+        image: Height and width of the images in pixels.
+        shrunk: Height and width that they are shrunk to.
+    """
+
+    def __init__(self, model: AnomalibModule, image: Size, shrunk: Size) -> None:
+        super().__init__()
+        self.tile = TileModule(model)
+        self.rows: torch.Tensor
+        self.columns: torch.Tensor
+        self.register_buffer("rows", _shrinking(image.height, shrunk.height))
+        self.register_buffer("columns", _shrinking(image.width, shrunk.width).T.contiguous())
+
+    def forward(self, images: torch.Tensor) -> Outputs:
+        """Predict whole images; arguments and outputs are those of `TileModule`, in the size of the shrunk images."""
+        outputs: Outputs = self.tile(self.rows @ scaled(images) @ self.columns)
+        return outputs
+
+
+def _shrinking(length: int, shrunk: int) -> torch.Tensor:
+    """Give the matrix that shrinks columns of pixels, shape (shrunk, length)."""
+    matrix: torch.Tensor = resize(torch.eye(length)[None], [shrunk, length], antialias=True)[0]
+    return matrix
+
+
 class JoinStages(nn.Module):
     """The stages alone, from tile predictions to those of images.
 
@@ -101,24 +134,32 @@ class JoinStages(nn.Module):
             scope=ensemble.scope,
         )
 
-    def forward(self, tile_scores: torch.Tensor, tile_maps: torch.Tensor | None = None) -> Outputs:
+    def forward(
+        self,
+        tile_scores: torch.Tensor,
+        tile_maps: torch.Tensor | None = None,
+        whole_scores: torch.Tensor | None = None,
+        whole_maps: torch.Tensor | None = None,
+    ) -> Outputs:
         """Merge, smooth, score, normalize and threshold.
 
         Args:
             tile_scores: Raw scores, shape (batch, tiles).
             tile_maps: Raw anomaly maps, shape (batch, tiles, tile height, tile width); left out if there are none.
+            whole_scores: Raw scores of the global model, shape (batch,); left out if there is none.
+            whole_maps: Its raw anomaly maps, shape (batch, height, width); left out if there are none.
         """
-        return self.joined(
-            [
-                _prediction(tile_scores[:, index], None if tile_maps is None else tile_maps[:, index])
-                for index in range(len(self.ensemble.grid.tiles))
-            ]
-        )
+        predictions = [
+            _prediction(tile_scores[:, index], None if tile_maps is None else tile_maps[:, index])
+            for index in range(len(self.ensemble.grid.tiles))
+        ]
+        whole = [] if whole_scores is None else [_prediction(whole_scores, whole_maps)]
+        return self.joined([*predictions, *whole])
 
     def joined(self, predictions: Sequence[TilePrediction]) -> Outputs:
-        """Do the same for a list with one prediction for each tile, in the order of the grid."""
+        """Do the same for a list with one prediction for each tile, in the order of the grid, then the whole image."""
         joiner = _GraphJoiner(self.ensemble, predictions[0].scores.shape[0])
-        for tile, prediction in zip(self.ensemble.grid.tiles, predictions, strict=True):
+        for tile, prediction in zip(self.ensemble.grid.predicted, predictions, strict=True):
             joiner.add(tile, joiner.hiding(tile, prediction))
         result = self.ensemble.decide(joiner.finish())._asdict()
         return {name: values for name, values in result.items() if values is not None}
@@ -129,7 +170,8 @@ class WholeImages(nn.Module):
 
     Args:
         ensemble: The ensemble.
-        tiles: For each tile of the grid a module with the outputs of ``TileModule``.
+        tiles: For each tile of the grid a module with the outputs of ``TileModule``; last that of the whole image, if
+            there is a global model.
     """
 
     def __init__(self, ensemble: EnsembleModel, tiles: Sequence[nn.Module]) -> None:
@@ -148,7 +190,7 @@ class WholeImages(nn.Module):
             height, width); labels and masks only if the stages have thresholds.
         """
         images = scaled(images)
-        grid_tiles = self.joining.ensemble.grid.tiles
+        grid_tiles = self.joining.ensemble.grid.predicted
         return self.joining.joined(
             [
                 _prediction(**model(images[..., tile.rows, tile.columns]))
@@ -165,6 +207,9 @@ class _GraphJoiner(TileJoiner):
         self._marked: dict[str, torch.Tensor] = {}
 
     def _mark(self, tile: Tile, masks: torch.Tensor) -> None:
+        if isinstance(tile, WholeImage):
+            self.masks = self.masks | masks
+            return
         self._marked[tile.name] = masks
         if len(self._marked) == len(self.grid.tiles):
             self.masks = assembled(self.grid, self._marked, torch.logical_or)

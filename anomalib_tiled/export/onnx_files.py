@@ -69,18 +69,22 @@ def save_ensemble(graphs: EnsembleGraphs, path: Path) -> Graph:
     Raises:
         TiledError: A stage cannot become a graph, or ONNX has no operators for something in it.
     """
-    joining = joining_graph(graphs.ensemble, graphs.tiles[0].graph.outputs, any_batch=graphs.any_batch)
+    grid = graphs.ensemble.grid
+    outputs = [tile.graph.outputs for tile in graphs.tiles]
+    whole = outputs[-1] if grid.whole_image is not None else ()
+    joining = joining_graph(graphs.ensemble, outputs[0], whole, any_batch=graphs.any_batch)
     stages, templates = _translated(joining), _Templates()
     placing = _Placing(stages)
     images = placing.images(graphs.example(), joining.batch)
     predictions = []
-    for tile, graph in zip(graphs.ensemble.grid.tiles, graphs.tiles, strict=True):
+    for tile, graph in zip(grid.predicted, graphs.tiles, strict=True):
         template = templates.of(graph)
         names = [str(each.name) for each in template.graph.inputs[1:]]
         weights = [placing.weight(f"{tile.name}.{name}", graph.weights[name]) for name in names]
         predictions.append(placing.place(template, tile.name, [placing.cut(images, tile), *weights]))
+    of_whole = predictions.pop() if grid.whole_image is not None else []
     stacked = [placing.stack(each) for each in zip(*predictions, strict=True)]
-    _save(placing.finish(placing.place(stages, "joining", stacked)), path)
+    _save(placing.finish(placing.place(stages, "joining", [*stacked, *of_whole])), path)
     return joining
 
 

@@ -59,10 +59,16 @@ class TiledModel:
         for tile in self.manifest["grid"]["tiles"]:
             top, left = tile["top"], tile["left"]
             part = np.ascontiguousarray(images[:, :, top : top + height, left : left + width])
-            model = self._session(f"tiles/{tile['name']}.onnx")  # freed when the next one is loaded
+            name = tile.get("model", tile["name"])  # tiles may share a model
+            model = self._session(f"tiles/{name}.onnx")  # freed when the next one is loaded
             for name, values in _run(model, {"images": part}).items():
                 predictions.setdefault(name, []).append(values)
-        return _run(self.joining, {name: np.stack(values, axis=1) for name, values in predictions.items()})
+        stacked = {name: np.stack(values, axis=1) for name, values in predictions.items()}
+        if "whole" in self.manifest["grid"]:  # the global model, which shrinks the image itself
+            model = self._session("tiles/whole.onnx")
+            found = _run(model, {"images": np.ascontiguousarray(images)})
+            stacked |= {name.replace("tile_", "whole_"): values for name, values in found.items()}
+        return _run(self.joining, stacked)
 
     def _session(self, name: str) -> InferenceSession:
         return InferenceSession(str(self.folder / name), providers=["CPUExecutionProvider"])

@@ -47,13 +47,13 @@ def register_regions() -> Sequence[type[regions.Regions]]:
 @hookimpl
 def register_assignments() -> Sequence[type[assignment.Assignment]]:
     """Give the built-in assignments."""
-    return [assignment.PerTile]
+    return [assignment.PerTile, assignment.Shared, assignment.Grid, assignment.Clusters, assignment.Groups]
 
 
 @hookimpl
 def register_global_models() -> Sequence[type[global_model.GlobalModel]]:
     """Give the built-in global models."""
-    return [global_model.GlobalModel]
+    return [global_model.GlobalModel, global_model.WeightedMean]
 
 
 @hookimpl

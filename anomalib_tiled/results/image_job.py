@@ -119,4 +119,5 @@ class ImageJob:
             evaluator=False,
             scope=job.scope,
         )
+        ensemble.naming(job.regions)
         return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)

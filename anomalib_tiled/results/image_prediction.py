@@ -17,8 +17,11 @@ from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.regions import Region
 
 
@@ -38,6 +41,7 @@ class ImagePrediction:
         image: The image, shape (height, width, 3), bytes.
         image_path: File of the image; ``None`` if it was given as pixels.
         raw_score: The score before the normalization of images, which may clip scores far from the threshold.
+        named_regions: Score and label of each named region of the run, by its name; empty if it has none.
         unaligned: Why the part is not found in the image, if the run aligns images: then the label is true, scores and
             map are NaN, and there is no mask; empty otherwise.
     """
@@ -50,6 +54,7 @@ class ImagePrediction:
     image: NDArray[np.uint8] = field(repr=False)
     image_path: Path | None
     raw_score: float = math.nan
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
     unaligned: str = ""
 
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from anomalib.metrics import Evaluator
 from scipy import ndimage
 
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.uninspected import hidden_images, seen_pixels, uninspected_pixels
 from anomalib_tiled.results.class_metrics import ClassMetric, Value, read_metrics
 from anomalib_tiled.stages import curves
@@ -214,8 +215,8 @@ class StreamingEvaluator(Evaluator):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch of predictions."""
-        del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        self._measurements.update(batch)
+        del trainer, outputs, batch_idx, dataloader_idx
+        self._measurements.update(batch, pl_module.ignored if isinstance(pl_module, EnsembleModel) else None)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics: undefined ones as NaN, ones with several numbers under several names."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region_decisions import RegionDecision
 from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
     from anomalib.data import ImageItem
@@ -51,6 +52,7 @@ class PredictedImage:
             no anomaly maps.
         unaligned: Why the part is not found in the image, which then counts as anomalous, and has no scores; empty if
             it is found; ``None`` if the run does not align images.
+        named_regions: Decisions about named regions, by their names; empty if the run has none.
     """
 
     image_path: str
@@ -61,6 +63,7 @@ class PredictedImage:
     regions: tuple[Region, ...]
     any_pixel: bool | None = None
     unaligned: str | None = None
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
 
     @classmethod
     def without_part(cls, path: Path, reason: str) -> PredictedImage:
@@ -94,10 +97,14 @@ class PredictedImage:
             "raw_score": _rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
             "contradiction": self.contradiction,
+            "named_regions": {
+                name: {"score": rounded(each.score), "label": int(each.label)}
+                for name, each in self.named_regions.items()
+            },
         }
-        if self.unaligned is None:
-            del content[UNALIGNED]
-        return json_line(content)
+        empty = {"named_regions"} if not self.named_regions else set()
+        empty |= {UNALIGNED} if self.unaligned is None else set()
+        return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
     def from_line(cls, line: bytes) -> PredictedImage:
@@ -110,7 +117,11 @@ class PredictedImage:
             content = cast("dict[str, Plain]", parse_json(line))
             size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
             content.pop("contradiction", None)  # earlier versions did not write it
-            return cls(**{**content, "image_size": size, "regions": regions})
+            named = {
+                name: RegionDecision(float(each["score"]), bool(each["label"]))
+                for name, each in content.pop("named_regions", {}).items()
+            }
+            return cls(**{**content, "image_size": size, "regions": regions, "named_regions": named})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
 
@@ -119,8 +130,9 @@ class PredictedImage:
         first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
         area = sum(region.area for region in self.regions)
         label, score = self.pred_label, "" if self.pred_score is None else rounded(self.pred_score)
+        own = [cell for each in self.named_regions.values() for cell in (rounded(each.score), int(each.label))]
         row = [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
-        return row if self.unaligned is None else [*row, self.unaligned]
+        return [*row, *([] if self.unaligned is None else [self.unaligned]), *own]
 
     def coco_image(self, number: int) -> dict[str, Plain]:
         """Give the entry of the image in COCO's format.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,20 +15,22 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import ALIGNED, PredictionFolder
+from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anomalib.data import ImageItem
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.request import PredictionRequest
 
 
@@ -71,6 +73,7 @@ class PredictionWriter:
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
             facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
+            facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
             folder.begin(settings, **facts)
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
@@ -95,7 +98,14 @@ class PredictionWriter:
         changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
-    def write(self, item: ImageItem, in_file: InFile, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+    def write(
+        self,
+        item: ImageItem,
+        in_file: InFile,
+        raw_score: float,
+        raw_map: torch.Tensor,
+        named: Mapping[str, RegionDecision] | None = None,
+    ) -> PredictedImage:
         """Write the requested files of an image, and give its prediction.
 
         Args:
@@ -103,6 +113,7 @@ class PredictionWriter:
             in_file: Size of the image file, and how the image was aligned: then the raw map is moved back, too.
             raw_score: Score before the normalization of images.
             raw_map: Map before the normalization of images, shape (height, width), on the CPU.
+            named: Decisions about named regions, by their names; ``None`` if there are none.
 
         Raises:
             DataError: The image is missing or has changed, or its name is too long.
@@ -114,7 +125,7 @@ class PredictionWriter:
                 scores = raw_map.numpy() if in_file.matrix is None else in_source_size(raw_map, *in_file)
                 with replacing(self._map_file(path)) as temporary:
                     _write_map(temporary, scores.astype(np.float32), self.settings.maps)
-            return prediction
+            return replace(prediction, named_regions=named or {})
 
     def write_decision(self, item: ImageItem, in_file: InFile, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""

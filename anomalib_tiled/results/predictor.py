@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
+from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
@@ -90,6 +91,7 @@ class Predictor:
         with with_context(image_context(images.image_path)):
             raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile, hidden=batch.hidden)
             decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
+            regions = decisions_of(self._ensemble.decide_regions(raw), len(images))
             decided = decided._replace(anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map)))
         fields: dict[str, Any] = {
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
@@ -99,10 +101,12 @@ class Predictor:
         raw_maps, matrices = raw.shown(raw.maps.cpu()), batch.matrices or (None,) * len(batch.sizes)
         if batch.matrices is not None and raw.uninspected is not None:  # a map in pixels of the file hides them, too
             raw_maps = raw_maps.masked_fill(raw.uninspected.cpu(), torch.nan)
-        of_files = zip(batch.sizes, matrices, strict=True)
-        for item, of_file, score, raw_map in zip(images, of_files, raw.scores.tolist(), raw_maps, strict=True):
+        of_files = (InFile(*each) for each in zip(batch.sizes, matrices, strict=True))
+        for item, in_file, score, raw_map, named in zip(
+            images, of_files, raw.scores.tolist(), raw_maps, regions, strict=True
+        ):
             try:
-                predictions.append(self._writer.write(item, InFile(*of_file), score, raw_map[0]))
+                predictions.append(self._writer.write(item, in_file, score, raw_map[0], named))
                 items.append(item)
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))

@@ -141,4 +141,5 @@ class Rethresholding:
             pred_mask=cast("torch.Tensor", decided.pred_mask)[0],
         )
         written = self._writer.write_decision(item, InFile(image.image_size), raw_score)
-        return replace(written, unaligned=image.unaligned)
+        # Named regions keep thresholds of their own.
+        return replace(written, unaligned=image.unaligned, named_regions=image.named_regions)

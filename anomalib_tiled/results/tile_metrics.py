@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.grid import WHOLE, WholeImage
 from anomalib_tiled.stages import curves
 
 if TYPE_CHECKING:
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.stages.distribution import ScoreCounts
 
+    Known = tuple[NDArray[np.intp], Truth]
+
 
 @dataclass(frozen=True)
 class TileResult:
-    """Results of one tile location; scores come from the tile's model, before any normalization.
+    """Results of one tile location, or of a named region.
+
+    Scores of a tile come from its model, before any normalization; that of a region is the highest of its map, before
+    the normalization of images, and what is called anomalous is its label, not a pixel.
 
     Args:
         tile: Its name, such as ``r00_c03``.
@@ -105,13 +111,14 @@ class TileMeasurements:
         self._grid = grid
         self._observed: dict[str, Observed] = {}
         self._complete: dict[str, TileScores] = {}
-        self._images = np.zeros((len(grid.locations), 2), dtype=np.int64)
-        self._wrong = np.zeros((len(grid.locations), 2), dtype=np.int64)
+        self._images = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
+        self._wrong = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function to call with the raw prediction of each tile of a batch."""
-        return partial(self._observe, *_known(batch, self._grid.image_size))
+        area = known_images(batch, self._grid.image_size)
+        return partial(self._observe, area, _known_whole(batch))
 
     def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Count images and wrong decisions.
@@ -120,14 +127,15 @@ class TileMeasurements:
             batch: Predictions of whole images; their predicted masks, if there are any, are the decisions.
             hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        known, truth = _known(batch, self._grid.image_size)
-        out = None if hidden is None else _chosen(hidden.expand(len(batch), -1, -1, -1), known).squeeze(1).cpu().numpy()
+        known, truth = known_images(batch, self._grid.image_size)
+        hidden = _hidden(hidden, len(batch), known)
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
         called = None
         if batch.pred_mask is not None:
             self._decided = True
             called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
-        for index, tile in enumerate(self._grid.locations):
-            anomalous = truth.cut(tile.rows, tile.columns).labels
+        for index, tile in enumerate(self._grid.model_locations):
+            anomalous = truth.labels if isinstance(tile, WholeImage) else truth.cut(tile.rows, tile.columns).labels
             seen = slice(None) if out is None else ~out[:, tile.rows, tile.columns].all(axis=(1, 2))
             anomalous = anomalous[seen]
             self._images[index] += [len(anomalous), anomalous.sum()]
@@ -156,13 +164,15 @@ class TileMeasurements:
 
     def results(self) -> list[TileResult]:
         """Give the tiles in the order of the grid."""
-        return [
-            self._result(tile, seen, wrong)
-            for tile, seen, wrong in zip(self._grid.locations, self._images.tolist(), self._wrong.tolist(), strict=True)
-        ]
+        return [self._result(tile, seen, wrong) for tile, seen, wrong in zip(*self._counts, strict=True)]
 
-    def _observe(self, known: NDArray[np.intp], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-        _count(self._of_tile(tile.name), known, truth.cut(tile.rows, tile.columns), raw)
+    @property
+    def _counts(self) -> tuple[tuple[Tile, ...], list[list[int]], list[list[int]]]:
+        return self._grid.model_locations, self._images.tolist(), self._wrong.tolist()
+
+    def _observe(self, area: Known, whole: Known, tile: Tile, raw: TilePrediction) -> None:
+        known, truth = whole if isinstance(tile, WholeImage) else area
+        _count(self._of_tile(tile.name), known, truth.of_tile(tile), raw)
 
     def _of_tile(self, name: str) -> Observed:
         if name not in self._observed:
@@ -185,17 +195,18 @@ class TileMeasurements:
         )
 
 
-def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: TileGrid) -> Observed:
+def observed_tile(tile: Tile, batches: Iterable[tuple[Annotations, TilePrediction]], grid: TileGrid) -> Observed:
     """Count the scores of one tile location.
 
     Args:
+        tile: The tile.
         batches: What is known of the tile, and its predictions.
         grid: Its grid.
     """
     observed = Observed.of_a_tile(grid)
     for batch, raw in batches:
-        known, truth = _known(batch, grid.tile_size)
-        _count(observed, known, truth.cut(slice(None), slice(None)), raw)
+        known, truth = _known_whole(batch) if isinstance(tile, WholeImage) else known_images(batch, tile.size)
+        _count(observed, known, truth.seen_by(tile), raw)
     return observed
 
 
@@ -209,7 +220,7 @@ def weakest(results: Sequence[TileResult], most: int) -> list[TileResult]:
         results: All locations.
         most: Largest number of locations to give.
     """
-    return sorted((each for each in results if each.is_weak), key=_strength)[:most]
+    return sorted((each for each in results if each.is_weak and each.tile != WHOLE), key=_strength)[:most]
 
 
 def _strength(result: TileResult) -> tuple[float, int, float]:
@@ -220,11 +231,12 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
 def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TilePrediction) -> None:
     """Count the scores of a tile, at the positions of a batch where its label is known."""
     if known.size:
-        maps, hidden = (None if each is None else _chosen(each, known) for each in (raw.maps, raw.hidden))
-        observed.add(_chosen(raw.scores, known), maps, truth, hidden)
+        scores, maps = _chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known)
+        hidden = _hidden(raw.hidden, len(raw.scores), known)
+        observed.add(scores, None if truth.masks is None else maps, truth, hidden)
 
 
-def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
+def known_images(batch: ImageBatch | Annotations, size: Size) -> Known:
     """Give the positions of the images whose tiles have a known label, and their truth, of masks of a size.
 
     Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.
@@ -237,8 +249,19 @@ def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp
     return known, Truth(nothing, np.broadcast_to(nothing[:, None, None], (len(known), *size)))
 
 
+def _known_whole(batch: ImageBatch | Annotations) -> Known:
+    """Give the same for whole images: their label is known without masks, too."""
+    known = np.arange(len(batch) if batch.gt_label is not None or batch.gt_mask is not None else 0)
+    return known, Truth.of(batch.gt_label, batch.gt_mask, len(known))
+
+
 def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:
     return values if len(known) == len(values) else values[known.tolist()]
+
+
+def _hidden(hidden: torch.Tensor | None, batch: int, known: NDArray[np.intp]) -> torch.Tensor | None:
+    """Give the hidden pixels at the known positions of a batch; one image may stand for all."""
+    return None if hidden is None else _chosen(hidden.expand(batch, -1, -1, -1), known)
 
 
 def _mean(counts: ScoreCounts, of_class: NDArray[np.float64]) -> float | None:

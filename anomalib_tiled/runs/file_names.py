@@ -89,6 +89,16 @@ class RunFiles:
         return self.path / "reference.json"
 
     @property
+    def regions_file(self) -> Path:
+        """Which pixels are inspected, and the named regions; only if the configuration names some."""
+        return self.path / "regions.npz"
+
+    @property
+    def regions_picture(self) -> Path:
+        """The same as a picture, for people."""
+        return self.path / "regions.png"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"
@@ -97,6 +107,11 @@ class RunFiles:
     def checksums_file(self) -> Path:
         """Checksums of split and calibration."""
         return self.path / "seals.json"
+
+    @property
+    def groups_file(self) -> Path:
+        """Which tiles share a model; there is none if each has its own."""
+        return self.path / "groups.json"
 
     @property
     def trained_on_file(self) -> Path:

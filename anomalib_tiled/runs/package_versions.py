@@ -24,9 +24,11 @@ def origins_of(settings: Settings) -> dict[str, dict[str, str | None]]:
     Returns:
         For each setting class path, package and version; plain enough for a JSON file.
     """
+    specs = {"model": settings.model, "data": settings.data, **settings.stages}
+    if settings.whole_size is not None:
+        specs["global_model.model"] = settings.whole_model
     return {
-        setting: {"class_path": spec.class_path, **vars(origin_of(spec.class_path))}
-        for setting, spec in {"model": settings.model, "data": settings.data, **settings.stages}.items()
+        setting: {"class_path": spec.class_path, **vars(origin_of(spec.class_path))} for setting, spec in specs.items()
     }
 
 

@@ -15,6 +15,7 @@ from anomalib_tiled.errors import (
     TrainingError,
     UnfitLocationError,
 )
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.stages.contracts import untrained
 from anomalib_tiled.stages.workers import PlaceError
 from anomalib_tiled.system.files import refresh
@@ -62,7 +63,7 @@ class Attempts:
         try:
             yield
         except NoPlaceError as error:
-            run, tiles = self._run, self._run.grid.tiles
+            run, tiles = self._run, self._run.grid.models
             done = len(tiles) - len(run.folder.to_train(run.grid, run.settings))
             state = f"{done} of {len(tiles)} tiles are done, and stay."
             message = "\n".join([str(error), state, *advice(run.folder, tiles)])
@@ -88,20 +89,21 @@ class Attempts:
             ConfigurationError: The error is one, and so is the same for every tile.
         """
         run = self._run
-        if isinstance(error, UnfitLocationError) and not run.folder.has_record(tile):
+        may_be_left_out = not isinstance(tile, WholeImage)
+        if isinstance(error, UnfitLocationError) and may_be_left_out and not run.folder.has_record(tile):
             self._unfit.append((tile, error))
         # Looked up only where it matters: ten thousand tiles that fail would look for ten thousand records each.
         fitted = isinstance(error, UnfitLocationError) and self._any_fitted()
         run.folder.write_failure(tile, self._failures.add(tile, error, others_fitted=fitted))
         if isinstance(error, ConfigurationError):
-            message = "\n".join([str(error), *advice(run.folder, run.grid.tiles)])
+            message = "\n".join([str(error), *advice(run.folder, run.grid.models)])
             raise ConfigurationError(message) from error
 
     def _any_fitted(self) -> bool:
         """Whether the model was fitted on a tile; once it was, nothing is looked up any more."""
         if not self._fitted:
             seen = self._run.folder.seen()
-            self._fitted = any(map(seen.has_record, self._run.grid.locations))
+            self._fitted = any(map(seen.has_record, self._run.grid.model_locations))
         return self._fitted
 
     def finish(self) -> None:
@@ -114,7 +116,7 @@ class Attempts:
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
             left = len(run.folder.to_train(run.grid, run.settings))
-            raise TrainingError(self._failures.message(run.folder, run.grid.tiles, left, refusal))
+            raise TrainingError(self._failures.message(run.folder, run.grid.models, left, refusal))
         for tile, error in self._unfit:
             run.folder.leave_out(tile, str(error), run.settings.training_hash)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.data.tile_dataset import TileDataModule
     from anomalib_tiled.ensemble.tile_job import TileJob
+    from anomalib_tiled.grid import Tile
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +108,15 @@ def check_monitored(job: TileJob) -> None:
         _check_scale(settings, monitored[monitor], monitor)
     if not (unknown := [monitor for monitor in monitored if monitor not in known]):
         return
-    allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job)
-    for monitor in unknown:
-        if monitor not in allowed:
-            message = (
-                f"{monitored[monitor]} monitors {monitor!r}, which {settings.model.name} does not log and metrics does "
-                f"not name. {_choice(monitor, allowed)}"
-            )
-            raise ConfigurationError(message)
+    for tile in job.grid.kinds:
+        allowed = {name for name in known if not lacking[name.partition("_")[0]]} | _logged_names(job, tile)
+        for monitor in unknown:
+            if monitor not in allowed:
+                message = (
+                    f"{monitored[monitor]} monitors {monitor!r}, which {settings.model_of(tile).name} does not log and "
+                    f"metrics does not name. {_choice(monitor, allowed)}"
+                )
+                raise ConfigurationError(message)
 
 
 def _choice(monitor: str, allowed: set[str]) -> str:
@@ -126,24 +128,24 @@ def _choice(monitor: str, allowed: set[str]) -> str:
     return allowed_names(meant if meant in allowed else monitor, allowed)
 
 
-def _logged_names(job: TileJob) -> set[str]:
+def _logged_names(job: TileJob, tile: Tile) -> set[str]:
     """Train and validate with one batch of a tile, and give the names that the model logs.
 
     Raises:
         ConfigurationError: The training failed.
     """
-    data = job.tile_data(job.grid.tiles[0])
+    data = job.tile_data(tile)
     arguments = {**trainer_arguments(job.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
     try:
         with TemporaryDirectory() as workspace, interrupts_raised(), advising_on_memory(TRAINING_MEMORY_ADVICE):
             engine = Engine(default_root_dir=workspace, **arguments)
-            engine.fit(job.fresh_models.model(), datamodule=cast("AnomalibDataModule", data))
+            engine.fit(job.fresh_models_of(tile).model(), datamodule=cast("AnomalibDataModule", data))
     except TiledError:
         raise
     except Exception as error:  # a model may raise anything
         message = (
-            f"Callbacks monitor a value that is no metric, so {job.settings.model.name} was trained on one batch to "
-            f"list the values that it logs. That failed: {type(error).__name__}: {error}"
+            f"Callbacks monitor a value that is no metric, so {job.settings.model_of(tile).name} was trained on one "
+            f"batch to list the values that it logs. That failed: {type(error).__name__}: {error}"
         )
         raise ConfigurationError(message) from error
     return set(engine.trainer.callback_metrics)

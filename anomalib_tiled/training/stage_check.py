@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 GRID = TileGrid(Size(48, 40), Size(24, 24), Size(16, 16))
 """Small, but with overlapping tiles, and with last tiles that were moved back to the border."""
 
+SHRUNK = Size(24, 20)
+"""Size of the image as the global model sees it."""
+
 IMAGES = 6
 TOLERANCE = 0.01
 """How far from 0.5 a normalized threshold may lie, and how far predictions of one image may differ."""
@@ -48,10 +52,10 @@ def check_stages(stages: Stages, *anew: Stages) -> None:
     Raises:
         StageError: A stage raises, or breaks its contract.
     """
-    batch = _images()
+    batch, grid = _images(), GRID if stages.global_model is None else replace(GRID, shrunk=SHRUNK)
     images = cast("torch.Tensor", batch.image)
     models = TileModels(lambda _: cast("AnomalibModule", _Brightness()))
-    ensemble = EnsembleModel(GRID, models, stages=stages, calibration=Calibration(), evaluator=False)
+    ensemble = EnsembleModel(grid, models, stages=stages, calibration=Calibration(), evaluator=False)
     try:
         observe = ObserveHere(ensemble, lambda: [LazyPrediction(batch, partial(ensemble.predict_raw, images))])
         calibration = learn(stages, observe)
@@ -61,9 +65,12 @@ def check_stages(stages: Stages, *anew: Stages) -> None:
         ensemble.calibration = calibration
         predicted = ensemble(images)
         _check_scorer(stages.scorer, images)
+        if stages.global_model is not None:
+            maps = images.mean(dim=1, keepdim=True)
+            _call_unchanging(stages.global_model, stages.global_model.fuse, maps, maps.flip(0), shape=tuple(maps.shape))
         together, apart = (images,), images.split(1)
         for made, orders in zip(anew, ((together, apart), (apart,)), strict=False):
-            later = EnsembleModel(GRID, models, stages=made, calibration=calibration, evaluator=False)
+            later = EnsembleModel(grid, models, stages=made, calibration=calibration, evaluator=False)
             for batches in orders:
                 _check_alike(predicted, [later(batch) for batch in batches], made)
     except StageError as error:

@@ -21,9 +21,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_tiled.ensemble.devices import described
+from anomalib_tiled.ensemble.tile_job import is_complete
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.errors import ConfigurationError, NotFiniteError
+from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import Sharing, checkpoint_of, read_checkpoint, write_tensors
 from anomalib_tiled.runs.claims import ClaimedTile, check_claim
 from anomalib_tiled.runs.tile_record import TileRecord
@@ -121,7 +123,7 @@ def _fit(
 ) -> AnomalibModule | None:
     """Fit a fresh model, store it, and record that the tile is done."""
     started, images, folder = time.monotonic(), recorded_fingerprint(job.folder), job.folder
-    data, model = job.tile_data(tile), job.fresh_models.model()
+    data, model = job.tile_data(tile), job.fresh_models_of(tile).model()
     callbacks = without_undefined(arguments.pop("callbacks"), data, job.settings.metrics)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(folder.log_file.parent, name=tile.name)
@@ -132,12 +134,14 @@ def _fit(
         arguments["limit_val_batches"] = 0
     ours = [*memory_callbacks(model, job.settings), no_checkpoints()]
     engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
-    sharing = Sharing(folder.checkpoint(tile).parent, model)
+    sharing = None if isinstance(tile, WholeImage) else Sharing(folder.checkpoint(tile).parent, model)
     with errors_naming_unfit_locations(job, tile):
         with _own_precision(model, str(arguments.get("precision"))):
             engine.fit(model, datamodule=cast("AnomalibDataModule", data))
         _check_prediction(job, tile, model, data)
-    checkpoint = sharing.stripped(_trained_checkpoint(engine.trainer, model, callbacks))
+    checkpoint = _trained_checkpoint(engine.trainer, model, callbacks)
+    if sharing is not None:
+        checkpoint = sharing.stripped(checkpoint)
     with replacing(path := folder.checkpoint(tile)) as temporary:
         checksum = write_tensors(checkpoint, temporary)
         check_claim(claim)
@@ -148,7 +152,7 @@ def _fit(
     check_claim(claim)
     where = platform.node(), described(model.trainer.strategy.root_device)
     folder.write_record(tile, TileRecord(*facts, torch.get_num_threads(), *where))
-    return model if job.checkpoint_is_complete and not any(map(_has_chosen, callbacks)) else None
+    return model if is_complete(job.settings.model_of(tile)) and not any(map(_has_chosen, callbacks)) else None
 
 
 @contextmanager
@@ -168,7 +172,7 @@ def _check_prediction(job: TileJob, tile: Tile, model: AnomalibModule, data: Til
         ConfigurationError: The predictions cannot be used.
         UnfitLocationError: The predictions cannot be used at this location.
     """
-    training, is_first = model.training, not any(map(job.folder.has_record, job.grid.locations))
+    training, is_first = model.training, not any(map(job.folder.has_record, job.grid.model_locations))
     prediction = predict_tile(model.eval(), data.example(2 if is_first else 1).to(model.device))
     model.train(training)
     try:

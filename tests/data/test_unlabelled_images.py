@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
+from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import read_image
 from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.split import Sample, Split
@@ -176,3 +177,20 @@ def test_new_images_are_aligned_in_one_step_from_their_files(tmp_path: Path) -> 
     assert np.array_equal((batch.images.image[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
     assert batch.hidden[0, 0].tolist() == [[y + 2 > 7 or x + 3 > 11 for x in range(12)] for y in range(8)]
     assert next(batch.one_by_one()).matrices == (matrix,)
+
+
+def test_each_image_keeps_its_hidden_pixels(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(_: DecodedFiles, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
+        rows_of_two = np.arange(8)[rows, None] < 2
+        return None if sample.image_path.name == "0.png" else np.broadcast_to(rows_of_two, (8, 12))[:, columns]
+
+    monkeypatch.setattr(DecodedFiles, "hidden", outside)
+    batches = list(images(said, batch_size=3).batches(paint(tmp_path, *[(8, 12)] * 3), fail))
+    (batch,) = batches
+    assert batch.hidden.flatten(1).sum(dim=1).tolist() == [0, 24, 24]
+    alone = list(batch.one_by_one())
+    assert [each.sizes for each in alone] == [(Size(8, 12),)] * 3
+    assert torch.equal(torch.cat([each.hidden for each in alone]), batch.hidden)
+    monkeypatch.undo()
+    (batch,) = images(said, batch_size=3).batches(paint(tmp_path, (8, 12)), fail)
+    assert batch.hidden is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,8 +18,10 @@ from anomalib_tiled.ensemble import place_check as module
 from anomalib_tiled.ensemble.place_check import LOCK, PlaceCheck, download
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.hardware import processor_name
+
+GRID = TileGrid(Size(4, 6), Size(4, 6), Size(4, 6))
 
 
 class Fetching:
@@ -39,9 +42,9 @@ class Fetching:
 
 def job_with(model: object, monkeypatch: pytest.MonkeyPatch) -> TileJob:
     monkeypatch.setattr(module, "class_of", lambda _: type(model))
-    fresh_models, settings = SimpleNamespace(model=lambda: model), SimpleNamespace(model=ClassSpec("a.Model"))
-    grid = SimpleNamespace(tile_size=Size(4, 6))
-    return cast("TileJob", SimpleNamespace(fresh_models=fresh_models, settings=settings, grid=grid))
+    fresh_models = SimpleNamespace(model=lambda: model)
+    settings = SimpleNamespace(model_of=lambda _: ClassSpec("a.Model"))
+    return cast("TileJob", SimpleNamespace(fresh_models_of=lambda _: fresh_models, settings=settings, grid=GRID))
 
 
 def test_weights_and_images_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +57,8 @@ def test_other_models_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None
     made: list[object] = []
     fresh_models = SimpleNamespace(model=lambda: made.append("a model"))
     monkeypatch.setattr(module, "class_of", lambda _: AnomalibModule)
-    download(cast("TileJob", SimpleNamespace(settings=SimpleNamespace(model=None), fresh_models=fresh_models)))
+    settings = SimpleNamespace(model_of=lambda _: ClassSpec("a.Model"))
+    download(cast("TileJob", SimpleNamespace(settings=settings, fresh_models_of=lambda _: fresh_models, grid=GRID)))
     assert not made
 
 
@@ -104,3 +108,11 @@ def test_one_process_of_a_machine_downloads(tmp_path: Path, monkeypatch: pytest.
     assert downloaded == []
     PlaceCheck(job, download=True)(None)
     assert downloaded == ["all"]
+
+
+def test_the_global_model_fetches_too_in_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Fetching()
+    job = job_with(model, monkeypatch)
+    vars(job)["grid"] = replace(GRID, shrunk=Size(2, 3))
+    download(job)
+    assert model.fetched == ["weights", (4, 6), "weights", (2, 3)]
