@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.data.image_input import GivenImage
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.stages.alignment import Matrix
 
 SIZES = ("tile_size", "stride", "image_size")

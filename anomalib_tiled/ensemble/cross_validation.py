@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalib_tiled.ensemble.calibration import Learned, Observed, Stages
-from anomalib_tiled.ensemble.ensemble import final_scores
+from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import ConfigurationError, StageError
 from anomalib_tiled.stages.thresholding import NEUTRAL, Thresholder, decided
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.data.tile_dataset import Annotations
     from anomalib_tiled.ensemble.calibration import Calibration
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.tile_job import Purpose, TileJob
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.ensemble.tile_predictions import TilePredictions

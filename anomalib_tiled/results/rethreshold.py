@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from anomalib.data import ImageItem
 
-from anomalib_tiled.ensemble.ensemble import RawPrediction, with_lowest
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction, with_lowest
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter

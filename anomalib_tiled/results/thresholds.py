@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from anomalib.data import InferenceBatch
 
-    from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.request import PredictionSettings
 

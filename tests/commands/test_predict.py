@@ -20,7 +20,8 @@ from PIL import Image
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble import run as run_module
-from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.runs.run_folder import RunFolder

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble.ensemble import EnsembleModel, RawPrediction
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.rethreshold import Rethresholding
 from anomalib_tiled.system.locks import PREDICTION, locked

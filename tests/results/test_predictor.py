@@ -11,8 +11,8 @@ import torch
 from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
 from anomalib_tiled.data.unlabelled_images import SourceBatch
-from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.ensemble.named_regions import DecidedRegion
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Predictor

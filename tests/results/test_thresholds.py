@@ -7,7 +7,7 @@ import pytest
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.request import PredictionSettings

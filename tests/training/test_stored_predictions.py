@@ -25,8 +25,8 @@ from anomalib_tiled.data.images import Pixels
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration
-from anomalib_tiled.ensemble.ensemble import RawPrediction
 from anomalib_tiled.ensemble.loaded_models import SavedModels
+from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.errors import OutOfMemoryError, StageError, TrainingError
