@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import Compose
 
 from anomalib_tiled.ensemble.run import Run
@@ -54,6 +55,16 @@ STEPS = 2
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
 
+REFERENCE = "reference.png"
+
+TO_DO = (
+    "Images must be aligned before they are predicted. Find the transform from pixels of the reference, enlarged to "
+    "the size of the images, to pixels of the image: x to the right, y down, whole numbers are the middles of pixels. "
+    "Move the image by it, bilinear, its border repeated; pixels of the results that come from outside the image mean "
+    "nothing, and the inverse moves all others back. The page on exports has an example."
+)
+"""What a program does that uses the files of a run that aligns images."""
+
 LOADER = Path(__file__).with_name("load_script.py")
 """The program that is copied beside a file of PyTorch."""
 
@@ -87,10 +98,12 @@ class Exported:
     Args:
         checked: How the files were compared to the ensemble.
         batch: Batch size of the files; ``None`` for any.
+        needs_alignment: Whether images must be aligned before.
     """
 
     checked: Checked
     batch: int | None
+    needs_alignment: bool = False
 
     def lines(self, model: str) -> Iterator[str]:
         """Give the lines to print about the export.
@@ -103,6 +116,11 @@ class Exported:
         yield f"Compared with the run on {images} images: largest difference {difference:.1g}."
         if not self.checked.real_images:
             yield "Note: Only random images were compared, because the images of the run are missing."
+        if self.needs_alignment:
+            yield (
+                "warning: The files do not align images, as the run does: whoever uses them must do that before. See "
+                "alignment in manifest.json, and the page on exports."
+            )
         if self.batch is not None:
             yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the batch size."
 
@@ -154,12 +172,34 @@ def export(run: Run, request: ExportRequest) -> Exported:
                 parts = images.split(written.graph.batch or len(images))
                 largest = max(largest, compare(ensemble, written.predict, parts))
                 done(f"comparison of {len(images)} images")
+        facts = {**written.facts, **alignment_of(run, work)}
         checked = Checked(sum(map(len, made)), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
         form = {"format": request.form.name, "needs": request.form.needs, "augmentations": []}
-        content = {**form, **written.facts, **described(run, ensemble, written.graph, request.dtype)}
+        content = {**form, **facts, **described(run, ensemble, written.graph, request.dtype)}
         write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": checksums_of(work, files)})
-    return Exported(checked, written.graph.batch)
+    return Exported(checked, written.graph.batch, needs_alignment=run.is_aligned)
+
+
+def alignment_of(run: Run, folder: Path) -> dict[str, object]:
+    """Write the image that the aligner has learned, and give the manifest's entry about it; none without alignment.
+
+    Args:
+        run: The run.
+        folder: Folder for the image.
+    """
+    if (finder := run.job.finder) is None:
+        return {}
+    Image.fromarray(finder.reference.image).save(folder / REFERENCE, format="PNG")
+    spec = run.settings.stages["alignment"]
+    return {
+        "alignment": {
+            "class": {"class_path": spec.class_path, "init_args": dict(spec.init_args)},
+            "reference": REFERENCE,
+            "numbers": dict(finder.reference.numbers),
+            "to_do": TO_DO,
+        }
+    }
 
 
 def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:

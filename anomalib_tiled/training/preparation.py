@@ -30,6 +30,7 @@ from anomalib_tiled.runs.run_grid import has_groups
 from anomalib_tiled.runs.run_regions import without_ignored, write_regions
 from anomalib_tiled.runs.run_split import write_split
 from anomalib_tiled.runs.versions import new_version
+from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.stages.assignment import Assignment
 from anomalib_tiled.stages.regions import Regions
 from anomalib_tiled.system.files import write_json, write_text
@@ -252,6 +253,8 @@ def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
         grid_of_run(settings)
     _check_folders(settings)
     check_stages(*(Stages.build(settings) for _ in range(3)))
+    if (alignment := settings.stages.get("alignment")) is not None:
+        alignment.build(Aligner)
     settings.stages["assignment"].build(Assignment)
     Measurements.of(settings)
     if settings.memory_bytes:

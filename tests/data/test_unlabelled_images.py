@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
 from anomalib_tiled.data.cache import DecodedFiles
+from anomalib_tiled.data.images import read_image
+from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
-from anomalib_tiled.errors import OutOfMemoryError, TiledError
+from anomalib_tiled.errors import OutOfMemoryError, TiledError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.stages.alignment import Aligner, Alignment, Reference
 
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 
@@ -137,6 +141,42 @@ def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
     (tmp_path / "a.png").unlink()
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
+
+
+class ByBrightest(Aligner):
+    """Moves the brightest pixel to (2, 1); there is none in a black image."""
+
+    def learn(self, images: object) -> Reference:
+        raise NotImplementedError
+
+    def align(self, image: np.ndarray, reference: Reference) -> Alignment:
+        if not image.any():
+            message = "It is black."
+            raise UnalignedError(message)
+        y, x = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+        return Alignment((1, 0, float(x - 2), 0, 1, float(y - 1), 0, 0, 1), 1.0)
+
+
+def test_new_images_are_aligned_in_one_step_from_their_files(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[6:8, 10:12] = 200
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    Image.new("RGB", (24, 16)).save(tmp_path / "black.png")
+    finder = PartFinder(ByBrightest(), Reference(np.zeros((8, 12), np.uint8)), GRID.image_size)
+    reading = replace(images([], Size(16, 24)), finder=finder)
+    failed: list[tuple[str, str, type]] = []
+    (batch,) = reading.batches(
+        [tmp_path / "black.png", tmp_path / "large.png"],
+        lambda path, error: failed.append((path.name, str(error), type(error))),
+    )
+    assert failed == [("black.png", "It is black.", UnalignedError)]
+    matrix = (1, 0, 3, 0, 1, 2, 0, 0, 1)
+    assert batch.matrices == (matrix,)
+    assert batch.sizes == (Size(16, 24),)
+    expected = read_image(tmp_path / "large.png", GRID.image_size, matrix)
+    assert np.array_equal((batch.images.image[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+    assert batch.hidden[0, 0].tolist() == [[y + 2 > 7 or x + 3 > 11 for x in range(12)] for y in range(8)]
+    assert next(batch.one_by_one()).matrices == (matrix,)
 
 
 def test_each_image_keeps_its_hidden_pixels(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, contradiction, count_of
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.prediction_row import (
+    ANOMALOUS,
+    COLUMNS,
+    NORMAL,
+    PredictedImage,
+    contradiction,
+    count_of,
+)
 
 EMPTY, SPOT = torch.zeros(1, 4, 4, dtype=torch.bool), torch.eye(4, dtype=torch.bool)
 
@@ -32,3 +44,21 @@ def test_contradictions_are_counted_in_a_sentence() -> None:
         "and "
         "pixels have separate thresholds."
     )
+
+
+def test_an_image_without_the_part_is_anomalous_and_has_no_score(tmp_path: Path) -> None:
+    Image.new("L", (7, 5)).save(tmp_path / "a.png")
+    image = PredictedImage.without_part(tmp_path / "a.png", "Nothing in it fits.")
+    assert (image.pred_label, image.pred_score, image.regions, image.image_size) == (1, None, (), Size(5, 7))
+    assert image.contradiction == ""
+    assert PredictedImage.from_line(image.to_line().encode()) == image
+    assert image.to_row() == [str(tmp_path / "a.png"), "", 1, 0, 0, *[""] * 6, "Nothing in it fits."]
+
+
+def test_only_runs_that_align_images_say_whether_they_are() -> None:
+    plain = PredictedImage("/a.png", Size(5, 7), 0.25, 1.5, 0, ())
+    assert "unaligned" not in plain.to_line()
+    assert len(plain.to_row()) == len(COLUMNS)
+    aligned = replace(plain, unaligned="")
+    assert PredictedImage.from_line(aligned.to_line().encode()) == aligned
+    assert aligned.to_row() == [*plain.to_row(), ""]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError, RunFolderError
+from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
@@ -124,3 +125,24 @@ def test_images_that_failed_before_are_known(tmp_path: Path) -> None:
     recording.fail(Path("/in/b"), DataError("is damaged"))
     again = Recording(PredictionFolder(tmp_path), [Path("/in") / name for name in "cab"], lambda _: None)
     assert (again.failed, again.fresh) == ([Path("/in/b")], [Path("/in/c")])
+
+
+def test_an_image_without_the_part_is_predicted_not_failed(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.new("L", (7, 5)).save(path)
+    part = Part(images_may_be_too_large=True)
+    part.fail(paths[0], UnalignedError("Nothing in it fits."))
+    part.write(tmp_path / "part.jsonl")
+    folder = PredictionFolder(tmp_path / "out")
+    folder.begin(PredictionSettings(), common="/", aligned=True)
+    said: list[str] = []
+    recording = Recording(folder, paths, said.append)
+    record_part(tmp_path / "part.jsonl", recording)
+    recording.fail(paths[1], UnalignedError("Another part."))
+    assert [image.unaligned for image in folder.predicted()] == ["Nothing in it fits.", "Another part."]
+    assert folder.rows_file.read_text().splitlines()[0].endswith(",contradiction,unaligned")
+    assert not folder.failures_file.exists()
+    assert said == [], "whether the model gives maps is not known yet"
+    summary = str(recording.finish(coco=False, seconds=2.0))
+    assert summary.endswith("2 of 2 are anomalous, 2 of them because the part is not found.")

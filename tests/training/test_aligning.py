@@ -13,9 +13,9 @@ from PIL import Image
 
 from anomalib_tiled.config.settings import CacheSettings, ClassSpec, Settings
 from anomalib_tiled.data.cache import ImageCache
-from anomalib_tiled.data.part_finder import Displacement, PartFinder
+from anomalib_tiled.data.part_finder import Displacement, PartFinder, TrainingImages
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.errors import DataError, RunFolderError, StageError
+from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StageError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.alignment import Aligner, Alignment, Reference
@@ -24,6 +24,9 @@ from anomalib_tiled.training import preparation
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 Mark = Callable[..., None]
+
+CHECK_SETTINGS = preparation._check_settings
+"""Before the fixture replaces it."""
 
 
 @pytest.fixture
@@ -148,6 +151,24 @@ def test_one_mask_of_two_images_is_refused(aligned: Settings, monkeypatch: pytes
     monkeypatch.setattr("anomalib_tiled.data.split_table.SplitTable.has_shared_masks", True)
     with pytest.raises(DataError, match="must have masks of their own, but two have the same one"):
         preparation.prepare(aligned)
+
+
+def test_the_first_images_to_learn_from_come_from_all_over(tmp_path: Path) -> None:
+    for number in range(70):
+        Image.fromarray(np.full((2, 2), number, np.uint8)).save(tmp_path / f"{number:02d}.png")
+    images = TrainingImages(sorted(tmp_path.iterdir()), Size(2, 2))
+    order = [int(image[0, 0, 0]) for image in images]
+    assert order[:3] == [0, 3, 6]
+    assert max(order[:32]) >= 66
+    assert sorted(order) == list(range(70))
+    assert [int(image[0, 0, 0]) for image in images] == order, "again"
+
+
+def test_arguments_of_an_aligner_are_checked_before_images_are_searched(settings: Settings) -> None:
+    spec = ClassSpec("anomalib_tiled.stages.aligners.Rigid", {"max_shift": 0.9})
+    wrong = replace(settings, stages={**settings.stages, "alignment": spec}, data=ClassSpec("nothing.Nowhere"))
+    with pytest.raises(ConfigurationError, match=r"Rigid cannot be made with .*max_shift above 0 and at most 0\.4"):
+        CHECK_SETTINGS(wrong, None)
 
 
 class Misbehaving(Aligner):
