@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import torch
 from anomalib.data import ImageBatch, ImageItem
 from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import lost_bits, size_of
+from anomalib_tiled.data.placement import DISPLACED, TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
@@ -83,6 +85,7 @@ class NewImages:
         augmentations: Those of the test images.
         trained_on: Sizes of the training images.
         report: Called with a kind of warning, and a warning about the first such image.
+        placement: Where parts lie in the training images; ``None`` if that is not known, or not needed.
     """
 
     grid: TileGrid
@@ -92,6 +95,7 @@ class NewImages:
     report: Callable[[str, str], None]
     _warned: bool = field(default=False, init=False)
     _noted: bool = field(default=False, init=False)
+    placement: TrainedPlacement | None = None
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
         """Yield batches; only one of them is held in memory.
@@ -110,6 +114,7 @@ class NewImages:
             if isinstance(image, TiledError):
                 on_failure(path, image)
             else:
+                self._look_at_place(path, image[0])
                 read.append(image)
             if len(read) == self.batch_size:
                 yield _batch_of(read)
@@ -133,6 +138,11 @@ class NewImages:
     def _read(self, path: Path) -> ImageItem:
         source, sample = DecodedFiles(self.grid.image_size, has_masks=False), Sample("test", path, None, None)
         return AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
+
+    def _look_at_place(self, path: Path, item: ImageItem) -> None:
+        """Warn of an image whose part lies elsewhere than in training; whoever is told counts them."""
+        if self.placement is not None and (remark := self.placement.remark(path, cast("torch.Tensor", item.image))):
+            self.report(DISPLACED, f"warning: {remark}")
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""

@@ -32,6 +32,7 @@ from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.placement import record_placement
 from anomalib_tiled.training.stage_check import check_stages
 from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.workers.scheduler import scheduler_of
@@ -144,6 +145,8 @@ def _prepare(
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
+            if spread := record_placement(run):
+                report(f"warning: {spread}")
             _keep_log(run.folder, log)
     return run
 
