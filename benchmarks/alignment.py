@@ -3,8 +3,8 @@
 Every picture is photographed four times to learn from, and then moved by up to 8 % of the image side and turned by up
 to 3 degrees, with painted defects, other light and noise. Errors are those of the middle of the image, of the rotation,
 and of the worst corner; in brackets the quantile 0.95. Then each
-aligner gets images that do not show its part: other pictures, textures, upside down, black, and noise; a wrong success is
-one that comes back without an error. Time is that of the processor, one thread.
+aligner gets images that do not show its part: other pictures, textures, upside down, black, and noise; a wrong success
+is one that comes back without an error. Time is that of the processor, one thread.
 
     python -m benchmarks.alignment --sizes 512 2048 --images 10
 """
