@@ -363,7 +363,7 @@ def _contrasts(image: Pixels) -> Floats:
 def _details(image: Pixels) -> Details:
     """Give fine structure as multiples of its strength nearby, so that light and strong edges count less."""
     fine = _fine(image)
-    strength = np.sqrt(_blur(fine * fine))
+    strength = np.sqrt(np.maximum(_blur(fine * fine), 0))  # running sums of OpenCV may end just below zero
     return np.asarray(fine / (strength + 0.25 * strength.mean() + 1))
 
 
