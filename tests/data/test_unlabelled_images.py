@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
+from anomalib_tiled.data.placement import TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.errors import OutOfMemoryError, TiledError
@@ -135,3 +138,16 @@ def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
     (tmp_path / "a.png").unlink()
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
+
+
+def test_each_image_whose_part_lies_elsewhere_is_reported(said: list[str], tmp_path: Path) -> None:
+    photograph, grid = data.astronaut()[100:400, 100:400], TileGrid(Size(192, 192), Size(64, 64), Size(64, 64))
+    still, moved = photograph[50:242, 50:242], photograph[50:242, 60:252]
+    placement = TrainedPlacement.learn([still, still], grid.image_size)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, picture in zip(paths, (still, moved, moved), strict=True):
+        Image.fromarray(picture).save(path)
+    reader = replace(images(said), grid=grid, placement=placement)
+    assert sum(len(batch.sizes) for batch in reader.batches(paths, fail)) == 3
+    assert [text.partition(" shows")[0] for text in said] == [f"warning: {path}" for path in paths[1:]]
+    assert "shows its part 10.0 pixels and 0.0 degrees from where the training images do" in said[0]
