@@ -142,9 +142,16 @@ class TrainedPlacement:
     def to_bytes(self) -> bytes:
         """Give the content of a file."""
         file = BytesIO()
-        counts = {"compared": np.array(self.compared), "images": np.array(self.images)}
-        farthest = {name: np.array(value) for name, value in vars(self.farthest).items()}
-        np.savez_compressed(file, image=self.image, size=np.array(self.size), **counts, **farthest)
+        np.savez_compressed(
+            file,
+            image=self.image,
+            size=np.array(self.size),
+            compared=np.array(self.compared),
+            images=np.array(self.images),
+            pixels=np.array(self.farthest.pixels),
+            degrees=np.array(self.farthest.degrees),
+            corner=np.array(self.farthest.corner),
+        )
         return file.getvalue()
 
     @classmethod

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ SIDE = 512
 
 _SEARCH_SIDE = 128
 _SEARCH_STEPS = 50
-_REFINED_SIDES = {256: 20, SIDE: 3}  # and at most so many steps; more of the last change nothing
+_REFINED_SIDES = {256: 20, SIDE: 1}  # and at most so many steps; more of the last change nothing
 _DEGREES = 1.5  # between rotations that are tried; a quarter of a pixel at the border of the part is enough for ECC
 _CANDIDATES = 3
 _LEAST_SIDE = 32
@@ -259,15 +260,21 @@ def _peak(
 ) -> tuple[float, int, int]:
     """Give the height of the highest peak of the phase correlation of two spectra, and its shift right and down."""
     height, width = shape
-    frequency = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width) ** 2
     product = image * reference.conj()
     strength = np.abs(product)
-    phases = product / (strength + 1e-6 * strength.max()) * np.exp(-frequency / (2 * 0.12**2))
+    phases = product / (strength + 1e-6 * strength.max()) * _low_pass(shape)
     correlation = np.fft.fftshift(np.fft.irfft2(phases, shape))
     down, right = (int(np.ceil(farthest * side)) for side in shape)
     allowed = correlation[height // 2 - down : height // 2 + down + 1, width // 2 - right : width // 2 + right + 1]
     row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
     return float(allowed[row, column]), int(column) - right, int(row) - down
+
+
+@cache
+def _low_pass(shape: Shape) -> Floats:
+    """Give the weights of frequencies, which smooth the peaks so that none is missed between two rotations."""
+    frequency = np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.rfftfreq(shape[1]) ** 2
+    return np.exp(-frequency / (2 * 0.12**2))
 
 
 def _refine(pair: tuple[Details, Details], matrix: Floats, kind: int, steps: int) -> tuple[Floats, float]:

@@ -147,7 +147,8 @@ def test_each_image_whose_part_lies_elsewhere_is_reported(said: list[str], tmp_p
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, picture in zip(paths, (still, moved, moved), strict=True):
         Image.fromarray(picture).save(path)
-    reader = replace(images(said), grid=grid, placement=placement)
+    trained_on = TrainedOn(grid.image_size, grid.image_size)
+    reader = replace(images(said), grid=grid, trained_on=trained_on, placement=placement)
     assert sum(len(batch.sizes) for batch in reader.batches(paths, fail)) == 3
     assert [text.partition(" shows")[0] for text in said] == [f"warning: {path}" for path in paths[1:]]
     assert "shows its part 10.0 pixels and 0.0 degrees from where the training images do" in said[0]
