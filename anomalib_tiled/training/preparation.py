@@ -41,6 +41,7 @@ from anomalib_tiled.training.aligning import align_images
 from anomalib_tiled.training.assigning import assign
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.placement import record_placement
 from anomalib_tiled.training.stage_check import check_stages
 from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.workers.scheduler import scheduler_of
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.grid import Size
+    from anomalib_tiled.grid import Size, TileGrid
     from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Scheduler
 
@@ -138,10 +139,7 @@ def _prepare(
     settings = _with_folders(_with_image_size(settings, split))
     regions = _regions(settings, split)
     grid = without_ignored(grid_of_run(settings), regions)
-    check_fresh_model(settings.model, grid.tile_size)
-    with _global_model(settings) as size:
-        if size is not None:
-            check_fresh_model(settings.whole_model, size)
+    _check_fresh_models(settings, grid)
     check_augmentations(datamodule, split, grid)
     split, alignment = align_images(settings, split, grid.image_size)
     images = len(split.subset("train"))
@@ -170,6 +168,8 @@ def _prepare(
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
+            if spread := record_placement(run):
+                report(f"warning: {spread}")
             _keep_log(run.folder, log)
     return run
 
@@ -202,6 +202,14 @@ def _check_models(
     with _global_model(settings) as size:
         if size is not None:
             check(settings.whole_model, size, train_images=train_images)
+
+
+def _check_fresh_models(settings: Settings, grid: TileGrid) -> None:
+    """Make a model of a tile, and the global one, and let them predict."""
+    check_fresh_model(settings.model, grid.tile_size)
+    with _global_model(settings) as size:
+        if size is not None:
+            check_fresh_model(settings.whole_model, size)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:
