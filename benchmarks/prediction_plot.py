@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from benchmarks.prediction_report import Predictions
-    from benchmarks.quality import Quality
+    from benchmarks.map_quality import Quality
 
 SHARES: dict[str, Callable[[Quality], float]] = {
     "small defects found": lambda quality: quality.small_found / quality.small,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.quality import best_f1, defects_of, exceeded_by, quality_of
+from benchmarks.map_quality import best_f1, defects_of, exceeded_by, quality_of
 
 MASKS = np.zeros((3, 8, 10), dtype=np.bool_)
 MASKS[1, 0, 0] = True  # one pixel
