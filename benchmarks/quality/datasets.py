@@ -1,4 +1,4 @@
-"""The data sets: which motif, how parts lie, how many images; drawn into folders as `anomalib.data.Folder` reads them."""
+"""The data sets: which motif, how parts lie, how many images; drawn into folders as anomalib reads them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Counts:
     """
 
     train: int = 24
-    validation: int = 15
+    validation: int = 10
     test: int = 30
 
 
@@ -112,11 +112,11 @@ class DataSet:
         """Draw images and masks, with the folder of each."""
         for folder, count in ("train/good", counts.train), ("test/good", counts.validation + counts.test):
             for _ in range(count):
-                picture = motif.normal(random, training=folder.startswith("train"))
+                picture = motif.normal(random)
                 yield folder, photograph(self.placement.view(random)(picture, motif), random)
         for number in range(counts.validation + counts.test):
             kind = motif.kinds[number % len(motif.kinds)]
-            picture = motif.normal(random, training=False)
+            picture = motif.normal(random)
             seen = self.placement.view(random)
             before, after = (seen(each, motif) for each in (picture, motif.spoilt(picture, kind, random)))
             mask = np.abs(after.astype(np.int16) - before).max(axis=2) >= VISIBLE
@@ -143,28 +143,28 @@ def _write(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def _photograph(seed: int) -> Motif:
-    return Photograph(Size(512, 768), margin=24, name=PHOTOGRAPHS[seed % len(PHOTOGRAPHS)])
+    return Photograph(Size(384, 576), margin=20, name=PHOTOGRAPHS[seed % len(PHOTOGRAPHS)])
 
 
 def _texture(seed: int) -> Motif:
-    return Texture(Size(512, 512), name=TEXTURES[seed % len(TEXTURES)])
+    return Texture(Size(384, 384), name=TEXTURES[seed % len(TEXTURES)])
 
 
 def _plate(seed: int) -> Motif:
-    return Plate(Size(768, 768), margin=48, frame=48, seed=seed)
+    return Plate(Size(576, 576), margin=40, frame=40, seed=seed)
 
 
 DATA_SETS = {
-    "aligned": DataSet("photographs, aligned", _photograph, tile=128),
+    "aligned": DataSet("photographs, aligned", _photograph, tile=96),
     "shifted": DataSet(
-        "photographs, shifted by up to 6 pixels and turned by up to 2 degrees", _photograph, 128, Placement(6, 2)
+        "photographs, shifted by up to 6 pixels and turned by up to 2 degrees", _photograph, 96, Placement(6, 2)
     ),
-    "texture": DataSet("textures, nothing aligned", _texture, tile=128),
-    "plate": DataSet("plate with a hundred components, still", _plate, tile=192),
+    "texture": DataSet("textures, nothing aligned", _texture, tile=96),
+    "plate": DataSet("plate with a hundred components, still", _plate, tile=144),
     "moved-plate": DataSet(
         "plate with a hundred components, shifted by up to 24 pixels and turned by up to 2.5 degrees",
         _plate,
-        192,
+        144,
         Placement(24, 2.5),
     ),
 }

@@ -14,6 +14,9 @@ Place = tuple[float, float]
 """x and y in pixels."""
 
 SUPERSAMPLING = 4
+TINT = 40
+"""How much the red, green and blue of a spot differ from grey, in steps of 255."""
+
 BORDER = 40
 """Pixels that the middle of a defect stays away from the border of every image."""
 
@@ -41,15 +44,16 @@ def _scratch(picture: Pixels, place: Place, random: Generator) -> NDArray[np.flo
     angles = angle + np.linspace(-bend, bend, 12)
     steps = np.stack([np.cos(angles), np.sin(angles)], axis=1) * length / len(angles)
     line = place + np.cumsum(steps, axis=0) - steps.sum(axis=0) / 2
-    return _towards(picture, _drawn(picture, [*map(tuple, line)], width), place, contrast=80)
+    return _towards(picture, _drawn(picture, [*map(tuple, line)], width), _contrasting(picture, place))
 
 
 def _spot(picture: Pixels, place: Place, random: Generator) -> NDArray[np.float32]:
-    """Draw a rough disc, 3 to 6 pixels in radius, lighter or darker than what is there."""
+    """Draw a rough disc, 3 to 6 pixels in radius, of another colour than what is there."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radii = random.uniform(3, 6) * random.uniform(0.75, 1, size=angles.size)
     outline = place + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
-    return _towards(picture, _drawn(picture, [*map(tuple, outline)], width=None), place, contrast=70)
+    tint = random.permutation((-TINT, 0, TINT))
+    return _towards(picture, _drawn(picture, [*map(tuple, outline)], width=None), _contrasting(picture, place) + tint)
 
 
 def _dent(picture: Pixels, place: Place, random: Generator) -> NDArray[np.float32]:
@@ -58,7 +62,7 @@ def _dent(picture: Pixels, place: Place, random: Generator) -> NDArray[np.float3
     x, y = np.arange(width) - place[0], (np.arange(height) - place[1])[:, None]
     sigma, angle = random.uniform(4, 6.5), random.uniform(0, 2 * np.pi)
     slope = (x * np.cos(angle) + y * np.sin(angle)) / sigma * np.exp((1 - (x**2 + y**2) / sigma**2) / 2)
-    shade: NDArray[np.float32] = (random.uniform(35, 50) * slope)[:, :, None].astype(np.float32)
+    shade: NDArray[np.float32] = (_contrast(picture, place) / 2 * slope)[:, :, None].astype(np.float32)
     return shade
 
 
@@ -82,9 +86,23 @@ def _drawn(picture: Pixels, points: Sequence[Place], width: float | None) -> NDA
     return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
 
 
-def _towards(picture: Pixels, cover: NDArray[np.float32], place: Place, *, contrast: float) -> NDArray[np.float32]:
-    """Give the change to one grey that differs from the surroundings by a contrast, in steps of 255."""
+def _towards(picture: Pixels, cover: NDArray[np.float32], colour: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the change to a colour where it covers the picture."""
+    return cover[:, :, None] * (colour - picture.astype(np.float32))
+
+
+def _contrasting(picture: Pixels, place: Place) -> NDArray[np.float32]:
+    """Give a grey that stands out from the surroundings of a place: lighter if they are dark, darker if light."""
+    around = float(_around(picture, place).mean())
+    contrast = _contrast(picture, place)
+    return np.full(3, around + contrast if around < 128 else around - contrast, np.float32)  # noqa: PLR2004  # half of 255
+
+
+def _contrast(picture: Pixels, place: Place) -> float:
+    """Give how much a defect must differ to be seen, in steps of 255: more where the surroundings are uneven."""
+    return max(80.0, 2.5 * float(_around(picture, place).std()))
+
+
+def _around(picture: Pixels, place: Place) -> Pixels:
     x, y = (round(each) for each in place)
-    around = float(picture[y - 10 : y + 11, x - 10 : x + 11].mean())
-    grey = around + contrast if around < 128 else around - contrast  # noqa: PLR2004  # half of 255
-    return cover[:, :, None] * (np.float32(grey) - picture.astype(np.float32))
+    return picture[y - 20 : y + 21, x - 20 : x + 21]

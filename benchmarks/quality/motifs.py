@@ -38,12 +38,11 @@ class Motif(ABC):
         return Size(self.size.height + 2 * self.margin, self.size.width + 2 * self.margin)
 
     @abstractmethod
-    def normal(self, random: Generator, *, training: bool) -> Pixels:
+    def normal(self, random: Generator) -> Pixels:
         """Give a picture without a defect, shape (height, width, 3) of the canvas.
 
         Args:
             random: Decides what differs from picture to picture.
-            training: Whether it is a training image.
         """
 
     def spoilt(self, picture: Pixels, kind: str, random: Generator) -> Pixels:
@@ -58,7 +57,7 @@ class Motif(ABC):
 
 
 class Photograph(Motif):
-    """One photograph, enlarged to the canvas.
+    """One photograph, brought to the size of the canvas.
 
     Args:
         size: As for `Motif`.
@@ -70,23 +69,27 @@ class Photograph(Motif):
         super().__init__(size, margin)
         self.name = name
 
-    def normal(self, random: Generator, *, training: bool) -> Pixels:
+    def normal(self, random: Generator) -> Pixels:
         """Give the photograph; all are the same before light, noise and place."""
-        del random, training
-        return self._enlarged
+        del random
+        return self._resized
 
     @cached_property
-    def _enlarged(self) -> Pixels:
+    def _resized(self) -> Pixels:
         """The middle of the photograph, with the proportions of the canvas."""
         photograph = Image.open(PICTURES / self.name).convert("RGB")
-        return np.asarray(photograph.resize(self.canvas[::-1], Image.Resampling.BICUBIC, _middle(photograph, self.canvas)))
+        return np.asarray(
+            photograph.resize(self.canvas[::-1], Image.Resampling.BICUBIC, _middle(photograph, self.canvas))
+        )
 
 
 class Texture(Motif):
-    """Crops of a texture, turned over at random; training images come from its left half, all others from its right.
+    """Crops of a texture at random places and turned over at random.
+
+    Crops of training and test show the same material, and so overlap, but never at the same places of the image.
 
     Args:
-        size: As for `Motif`; the shorter half of the texture is enlarged to the height.
+        size: As for `Motif`.
         name: File of the texture.
     """
 
@@ -94,21 +97,16 @@ class Texture(Motif):
         super().__init__(size, margin=0)
         self.name = name
 
-    def normal(self, random: Generator, *, training: bool) -> Pixels:
+    def normal(self, random: Generator) -> Pixels:
         """Cut at a random place."""
-        half = self._halves[0 if training else 1]
-        top, left = (random.integers(whole - part + 1) for whole, part in zip(half.shape, self.size, strict=False))
-        crop = half[top : top + self.size.height, left : left + self.size.width]
+        top, left = random.integers(np.array(self._whole.shape[:2]) - self.size + 1)
+        crop = self._whole[top : top + self.size.height, left : left + self.size.width]
         vertically, horizontally = random.choice((-1, 1), size=2)
         return np.ascontiguousarray(crop[::vertically, ::horizontally])
 
     @cached_property
-    def _halves(self) -> list[Pixels]:
-        texture = Image.open(PICTURES / self.name).convert("RGB")
-        middle, scale = texture.width // 2, self.size.width / (texture.width // 2)
-        size = self.size.width, round(texture.height * scale)
-        boxes = (0, 0, middle, texture.height), (middle, 0, 2 * middle, texture.height)
-        return [np.asarray(texture.resize(size, Image.Resampling.BICUBIC, box)) for box in boxes]
+    def _whole(self) -> Pixels:
+        return np.asarray(Image.open(PICTURES / self.name).convert("RGB"))
 
 
 def _middle(picture: Image.Image, shape: Size) -> tuple[float, float, float, float]:

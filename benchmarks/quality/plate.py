@@ -69,9 +69,8 @@ class Plate(Motif):
         self.components = [self._component(row, column, random) for row in range(ROWS) for column in range(ROWS)]
         self._grain = random.normal(scale=4, size=(*self.canvas, 1)).astype(np.float32)
 
-    def normal(self, random: Generator, *, training: bool) -> Pixels:
+    def normal(self, random: Generator) -> Pixels:
         """Put the complete plate on the belt."""
-        del training
         grain = random.normal(scale=4, size=(*self.canvas, 1))
         belt = np.clip(np.array(BELT) + grain, 0, 255).astype(np.uint8)
         return np.where(self._is_plate, self._complete, belt)
