@@ -34,7 +34,7 @@ class Decided:
 
     Args:
         kind: Kind of the defect, or ``NORMAL``.
-        score: Higher is more anomalous.
+        score: Higher is more anomalous; infinite if the part is not found in the image.
         called: Whether it was called anomalous by the calibrated threshold.
     """
 
@@ -89,7 +89,7 @@ class Measured:
     Args:
         quality: What it reached on its test images.
         models: Number of models.
-        seconds: Processor time of training and calibration.
+        seconds: Processor time from the settings to the calibrated run.
         megabytes: Disk that the models take.
     """
 
@@ -109,9 +109,10 @@ def measure(configuration: Mapping[str, Plain]) -> Measured:
         TiledError: The program refuses it, or fails.
     """
     parser = fit_parser("benchmarks.quality")
-    run = prepare(settings_from(parser, parser.parse_object(dict(configuration))), tested=True)
+    settings = settings_from(parser, parser.parse_object(dict(configuration)))
+    began = _processor_seconds()
+    run = prepare(settings, tested=True)
     with closing(run):
-        began = _processor_seconds()
         pipeline.fit(run, Observers([]))
         seconds = _processor_seconds() - began
         run = run.without_left_out()
@@ -129,7 +130,9 @@ def read_scores(path: Path) -> list[Decided]:
     """Read the ``scores.csv`` of a test on images in a folder for each kind of defect."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Decided(Path(row["image_path"]).parent.name, float(row["pred_score"]), called=row["pred_label"] == "1")
+            Decided(
+                Path(row["image_path"]).parent.name, float(row["pred_score"] or "inf"), called=row["pred_label"] == "1"
+            )
             for row in csv.DictReader(file)
         ]
 
