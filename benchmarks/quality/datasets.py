@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,9 +93,11 @@ class DataSet:
         """
         motif = self.motif(seed)
         if not root.exists():
-            for folder, image in self._images(motif, counts, np.random.default_rng(seed)):
-                number = len(list((root / folder).glob("*.png")))
-                _write(root / folder / f"{number:03}.png", image)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=root.parent) as temporary:  # an interrupted drawing leaves nothing
+                for folder, image in self._images(motif, counts, np.random.default_rng(seed)):
+                    _add(Path(temporary, root.name, folder), image)
+                Path(temporary, root.name).rename(root)
         folders = {
             "name": root.name,
             "root": str(root),
@@ -137,9 +140,10 @@ def _moved(canvas: Pixels, motif: Motif, shift: tuple[float, float], angle: floa
     return np.asarray(moved)
 
 
-def _write(path: Path, image: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, compress_level=1)
+def _add(folder: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image under the next number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / f"{len(list(folder.iterdir())):03}.png", compress_level=1)
 
 
 def _photograph(seed: int) -> Motif:

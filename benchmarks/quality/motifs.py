@@ -113,5 +113,5 @@ def _middle(picture: Image.Image, shape: Size) -> tuple[float, float, float, flo
     """Give the largest box in the middle of a picture that has the proportions of a shape."""
     scale = min(picture.width / shape.width, picture.height / shape.height)
     width, height = scale * shape.width, scale * shape.height
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    return left, top, left + width, top + height
+    left, top = max(0, (picture.width - width) / 2), max(0, (picture.height - height) / 2)  # rounding errors
+    return left, top, min(picture.width, left + width), min(picture.height, top + height)
