@@ -33,8 +33,8 @@ def paint(picture: Pixels, kind: str, random: Generator, *, margin: int) -> Pixe
     height, width, _ = picture.shape
     clear = margin + BORDER
     place = random.uniform(clear, width - clear), random.uniform(clear, height - clear)
-    change = _PAINTERS[kind](picture, place, random)
-    return np.clip(np.rint(picture + change), 0, 255).astype(np.uint8)
+    changed: NDArray[np.float32] = np.rint(picture + _PAINTERS[kind](picture, place, random))
+    return changed.clip(0, 255).astype(np.uint8)
 
 
 def _scratch(picture: Pixels, place: Place, random: Generator) -> NDArray[np.float32]:

@@ -99,7 +99,8 @@ class Texture(Motif):
 
     def normal(self, random: Generator) -> Pixels:
         """Cut at a random place."""
-        top, left = random.integers(np.array(self._whole.shape[:2]) - self.size + 1)
+        height, width, _ = self._whole.shape
+        top, left = random.integers((height - self.size.height + 1, width - self.size.width + 1))
         crop = self._whole[top : top + self.size.height, left : left + self.size.width]
         vertically, horizontally = random.choice((-1, 1), size=2)
         return np.ascontiguousarray(crop[::vertically, ::horizontally])

@@ -38,8 +38,9 @@ def pixels(path: Path) -> NDArray[np.int16]:
 
 
 def drawn(root: Path, data_set: DataSet, seed: int = 0) -> dict[str, NDArray[np.int16]]:
-    data_set.draw(root, FEW, seed)
-    return {str(path.relative_to(root)): pixels(path) for path in sorted(root.rglob("*.png"))}
+    images = root / "images"
+    data_set.draw(images, FEW, seed)
+    return {str(path.relative_to(images)): pixels(path) for path in sorted(images.rglob("*.png"))}
 
 
 def test_a_data_set_has_the_images_that_were_asked_for_and_a_mask_for_each_defect(tmp_path: Path) -> None:
