@@ -17,8 +17,20 @@ SHELL := bash
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) ## Draw images, train one model per tile, test them; prints where to look
-	@$(BIN)/anomalib tiled train --config configs/demo.yaml $(ARGS)
+# ImageNet weights of a small network, from a package: a folder that timm reads. Without it, weights are random.
+WEIGHTS := $(VENV)/lite0
+TRAINED := --model.backbone 'local-dir:$(CURDIR)/$(WEIGHTS)' --model.layers '[blocks.1, blocks.2, blocks.4]' \
+	--model.pre_trained true
+
+demo: $(READY) $(WEIGHTS) ## Draw images, train one model per tile, test them; prints where to look
+	@if [ -d $(WEIGHTS) ]; \
+	  then echo "Backbone: EfficientNet-Lite0, trained on ImageNet"; set -- $(TRAINED); \
+	  else echo "Backbone: ResNet-18 with random weights, as trained ones could not be installed (see above)"; set --; \
+	fi; $(BIN)/anomalib tiled train --config configs/demo.yaml "$$@" $(ARGS)
+
+$(WEIGHTS): | $(READY)
+	@{ $(INSTALL) --quiet --retries 1 --no-build-isolation --editable '.[weights]' && \
+	   $(BIN)/python -m benchmarks.weights $@ > /dev/null; } || true
 
 # One process for each core, and one thread for each process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4

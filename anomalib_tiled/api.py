@@ -25,17 +25,22 @@ from anomalib_tiled.cli.options import fit_parser, settings_from
 from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import TilingSettings
 from anomalib_tiled.data.image_input import as_bytes, pixels_of
+from anomalib_tiled.data.part_finder import Finding, PartFinder
+from anomalib_tiled.data.scope import outside_of
+from anomalib_tiled.data.tile_dataset import stacked_hidden
 from anomalib_tiled.data.unlabelled_images import TrainedOn
+from anomalib_tiled.data.warping import moves, warped
 from anomalib_tiled.ensemble.devices import usual_defaults
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO, Run
-from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
-from anomalib_tiled.results.regions import in_source_size, regions_of
+from anomalib_tiled.results.region_decisions import decisions_of
+from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.data.image_input import GivenImage
     from anomalib_tiled.ensemble.ensemble import RawPrediction
+    from anomalib_tiled.stages.alignment import Matrix
 
 SIZES = ("tile_size", "stride", "image_size")
 """Attributes that a grid shares with `TilingSettings`."""
@@ -73,6 +79,7 @@ class TiledEnsemble(EnsembleModel):
     _thresholds: Thresholds = Thresholds()
     _augmentations: tuple[Transform, ...] = ()
     _trained_on: TrainedOn | None = None
+    _finder: PartFinder | None = None
 
     @classmethod
     def load(
@@ -116,13 +123,14 @@ class TiledEnsemble(EnsembleModel):
         if remark := run.memory_remark():
             warnings.warn(remark, stacklevel=4)
         opened = run.calibrated_ensemble(device, share=SHARE_ALONE)
-        run.check_checkpoints(run.grid.tiles)
+        run.check_checkpoints(run.grid.models)
         ensemble = cls(
             opened.grid,
             opened.tile_models,
             stages=opened.stages,
             calibration=opened.calibration,
             evaluator=StreamingEvaluator(partial(Measurements.of, run.settings, run.grid)),
+            scope=opened.scope,
         )
         ensemble._thresholds, notes = thresholds_of(run, decisions or PredictionSettings())
         for note in filter(None, (*notes, run.left_out_note())):
@@ -130,8 +138,9 @@ class TiledEnsemble(EnsembleModel):
         augmentations = run.datamodule.test_augmentations
         ensemble._augmentations = () if augmentations is None else (augmentations,)
         ensemble.run_folder = run.folder.path
+        ensemble._finder = run.job.finder
         ensemble._trained_on = TrainedOn.of(run.split, run.grid.image_size)
-        return ensemble.to(opened.device).eval()
+        return ensemble.naming(run.regions).to(opened.device).eval()
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         """Normalize and threshold whole images, by the thresholds given to `load`."""
@@ -197,15 +206,52 @@ class TiledEnsemble(EnsembleModel):
         pixels = [pixels_of(image) for image in given]
         for image, each in zip(given, pixels, strict=True):
             self._warn_if_unusual(image if isinstance(image, (str, Path)) else "The image", Size(*each.shape[-2:]))
-        images = torch.stack([self._in_size(image) for image in pixels])
-        with self.batch_lock:
-            raw = self.predict_raw(images)
-            decided = self.decide(raw)
         paths = [Path(name) if isinstance(name, (str, Path)) else None for name in given]
+        found = [self._finding(image) for image in pixels]
+        there = [number for number, finding in enumerate(found) if not finding.reason]
+        aligned = iter(self._aligned([pixels[number] for number in there], [found[number].matrix for number in there]))
+        predictions = []
+        for finding, image, path in zip(found, pixels, paths, strict=True):
+            if finding.reason:
+                predictions.append(ImagePrediction.without_part(as_bytes(image), path, finding.reason))
+            else:
+                predictions.append(replace(next(aligned), image_path=path))
+        return predictions
+
+    def _aligned(self, pixels: list[torch.Tensor], matrices: list[Matrix | None]) -> list[ImagePrediction]:
+        """Predict images in which the part is found.
+
+        Args:
+            pixels: The images in their own sizes.
+            matrices: Their transforms; ``None`` for each if images are not aligned.
+        """
+        if not pixels:
+            return []
+        size, area = self.grid.image_size, self.grid.whole
+        images = torch.stack([self._in_size(*each) for each in zip(pixels, matrices, strict=True)])
+        hidden = stacked_hidden([None if each is None else outside_of(each, size, *area) for each in matrices])
+        with self.batch_lock:
+            raw = self.predict_raw(images, hidden=hidden)
+            decided, named = self.decide(raw), decisions_of(self.decide_regions(raw), len(pixels))
+        decided = decided._replace(anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map)))
+        of_files = [InFile(Size(*image.shape[-2:]), matrix) for image, matrix in zip(pixels, matrices, strict=True)]
         predictions = [
-            self._image_prediction(decided, number, image, paths[number]) for number, image in enumerate(pixels)
+            self._image_prediction(decided, number, image, in_file)
+            for number, (image, in_file) in enumerate(zip(pixels, of_files, strict=True))
         ]
-        return [replace(each, raw_score=score) for each, score in zip(predictions, raw.scores.tolist(), strict=True)]
+        return [
+            replace(each, raw_score=score, named_regions=regions)
+            for each, score, regions in zip(predictions, raw.scores.tolist(), named, strict=True)
+        ]
+
+    def _finding(self, pixels: torch.Tensor) -> Finding:
+        """Say whether the part is found in an image; without an aligner, every image is taken as it is."""
+        if self._finder is None:
+            return Finding(None)
+        try:
+            return Finding(self._finder.find(as_bytes(self._resized(pixels))))
+        except UnalignedError as error:
+            return Finding(None, str(error))
 
     def _warn_if_unusual(self, name: object, size: Size) -> None:
         """Warn once if the size of an image differs from those of training."""
@@ -214,22 +260,27 @@ class TiledEnsemble(EnsembleModel):
             self._trained_on = None
             warnings.warn(remark, stacklevel=5)
 
-    def _in_size(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Resize an image as in the run, and apply the augmentations of its test images."""
+    def _resized(self, pixels: torch.Tensor, matrix: Matrix | None = None) -> torch.Tensor:
+        """Resize an image as in the run, and align it."""
         size = self.grid.image_size
-        resized = pixels if tuple(pixels.shape[-2:]) == size else resize(pixels, list(size), antialias=True)
-        image: torch.Tensor = to_dtype(Image(resized.cpu()), torch.float32, scale=True)
+        if matrix is not None and moves(matrix):
+            moved = warped(pixels.permute(1, 2, 0).contiguous().cpu().numpy(), size, matrix)
+            return torch.from_numpy(moved).permute(2, 0, 1)
+        return pixels if tuple(pixels.shape[-2:]) == size else resize(pixels, list(size), antialias=True)
+
+    def _in_size(self, pixels: torch.Tensor, matrix: Matrix | None) -> torch.Tensor:
+        """Resize an image as in the run, align it, and apply the augmentations of its test images."""
+        image: torch.Tensor = to_dtype(Image(self._resized(pixels, matrix).cpu()), torch.float32, scale=True)
         for augmentation in self._augmentations:
             image = augmentation(image)
         return image
 
     def _image_prediction(
-        self, decided: InferenceBatch, number: int, pixels: torch.Tensor, path: Path | None
+        self, decided: InferenceBatch, number: int, pixels: torch.Tensor, in_file: InFile
     ) -> ImagePrediction:
-        size = Size(*pixels.shape[-2:])
         score, label, maps, masks = (cast("torch.Tensor", getattr(decided, name)) for name in FIELDS)
-        scores = in_source_size(maps[number], size)
-        mask = None if masks is None else in_source_size(masks[number], size) > 0
+        scores = in_source_size(maps[number], *in_file)
+        mask = None if masks is None else in_source_size(masks[number], *in_file) > 0
         return ImagePrediction(
             score=float(score[number]),
             label=bool(label[number]),
@@ -237,7 +288,7 @@ class TiledEnsemble(EnsembleModel):
             mask=mask,
             regions=() if mask is None else regions_of(mask, scores),
             image=as_bytes(pixels),
-            image_path=path,
+            image_path=None,
         )
 
 

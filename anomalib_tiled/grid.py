@@ -77,6 +77,8 @@ class TileGrid:
         tile_size: Height and width of a tile in pixels.
         stride: Distance between the starts of neighbouring tiles in pixels, (height, width).
         left_out: Names of the locations without a model, because none could be fitted there.
+        ignored: Names of the locations without a pixel to be inspected, which are in `positions` alone.
+        groups: Names of the locations that share a model, for each group of several; the others have their own.
 
     Raises:
         GridError: A tile is larger than the image, the stride is not between 1 and the tile size, or there are more
@@ -87,6 +89,8 @@ class TileGrid:
     tile_size: Size
     stride: Size
     left_out: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the three sizes fit together."""
@@ -106,9 +110,10 @@ class TileGrid:
             message = f"An image may have at most {MOST_PIXELS} pixels, but has {size}. Lower tiling.image_size."
             raise GridError(message)
 
-    def __reduce__(self) -> tuple[type[TileGrid], tuple[Size, Size, Size, frozenset[str]]]:
-        """Pickle the sizes only, not the locations that were listed from them."""
-        return TileGrid, (self.image_size, self.tile_size, self.stride, self.left_out)
+    def __reduce__(self) -> tuple[type[TileGrid], tuple[object, ...]]:
+        """Pickle sizes and names only, not the locations that were listed from them."""
+        names = self.left_out, self.ignored, self.groups
+        return TileGrid, (self.image_size, self.tile_size, self.stride, *names)
 
     def without(self, names: Iterable[str]) -> TileGrid:
         """Give the same grid with exactly these locations left out.
@@ -117,6 +122,24 @@ class TileGrid:
             names: Names such as ``r00_c03``.
         """
         return replace(self, left_out=frozenset(names))
+
+    def ignoring(self, names: Iterable[str]) -> TileGrid:
+        """Give the same grid with exactly these locations ignored.
+
+        Args:
+            names: Names such as ``r00_c03``.
+        """
+        return replace(self, ignored=frozenset(names))
+
+    def grouped(self, groups: Iterable[Iterable[str]]) -> TileGrid:
+        """Give the same grid with locations that share a model.
+
+        Args:
+            groups: Names of locations, none of them twice; a location that no group names has a model of its own.
+        """
+        position = {tile.name: number for number, tile in enumerate(self.locations)}
+        several = (sorted(group, key=position.__getitem__) for group in map(list, groups) if len(group) > 1)
+        return replace(self, groups=tuple(sorted(map(tuple, several), key=lambda group: position[group[0]])))
 
     @property
     def whole(self) -> tuple[slice, slice]:
@@ -128,9 +151,48 @@ class TileGrid:
         """The locations with a model, row by row from the top left."""
         return tuple(tile for tile in self.locations if tile.name not in self.left_out)
 
+    @property
+    def models(self) -> tuple[Tile, ...]:
+        """The locations that models are named after: the first of each group; row by row from the top left."""
+        return self._models_of(self.tiles) if self.groups else self.tiles
+
+    @property
+    def model_locations(self) -> tuple[Tile, ...]:
+        """The same, with those where no model could be fitted."""
+        return self._models_of(self.locations) if self.groups else self.locations
+
+    def model_of(self, tile: Tile) -> Tile:
+        """Give the location that the model of a tile is named after, the first of its group."""
+        return self._firsts.get(tile.name, tile)
+
+    def members(self, model: Tile) -> tuple[Tile, ...]:
+        """Give the locations that share a model, row by row from the top left.
+
+        Args:
+            model: The location that the model is named after.
+        """
+        return self._members.get(model.name, (model,))
+
+    def _models_of(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        return tuple(tile for tile in tiles if self.model_of(tile) == tile)
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[Tile, ...]]:
+        named = {tile.name: tile for tile in self.locations} if self.groups else {}
+        return {group[0]: tuple(named[name] for name in group) for group in self.groups}
+
+    @cached_property
+    def _firsts(self) -> dict[str, Tile]:
+        return {tile.name: members[0] for members in self._members.values() for tile in members}
+
     @cached_property
     def locations(self) -> tuple[Tile, ...]:
-        """All locations, row by row from the top left."""
+        """The locations with a pixel to be inspected, row by row from the top left."""
+        return tuple(tile for tile in self.positions if tile.name not in self.ignored)
+
+    @cached_property
+    def positions(self) -> tuple[Tile, ...]:
+        """All locations, the ignored ones as well, row by row from the top left."""
         rows = _starts(self.image_size.height, self.tile_size.height, self.stride.height)
         columns = _starts(self.image_size.width, self.tile_size.width, self.stride.width)
         return tuple(
@@ -142,7 +204,7 @@ class TileGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of tile rows and tile columns."""
-        return self.locations[-1].row + 1, self.locations[-1].column + 1
+        return self.positions[-1].row + 1, self.positions[-1].column + 1
 
     @cached_property
     def row_cuts(self) -> tuple[int, ...]:
@@ -154,15 +216,31 @@ class TileGrid:
         """Pixel columns at which a tile begins or ends, the image's borders included."""
         return _cuts(self.image_size.width, self.tile_size.width, self.stride.width)
 
-    @property
+    @cached_property
     def row_seams(self) -> tuple[int, ...]:
-        """Interior row cuts: the set of covering tiles changes at each."""
-        return self.row_cuts[1:-1]
+        """Interior row cuts: the set of covering tiles changes at each. Beside ignored ones there is none."""
+        return self._seams(self.row_cuts, 1, 0) if self.ignored else self.row_cuts[1:-1]
 
-    @property
+    @cached_property
     def column_seams(self) -> tuple[int, ...]:
-        """Interior column cuts: the set of covering tiles changes at each."""
-        return self.column_cuts[1:-1]
+        """Interior column cuts: the set of covering tiles changes at each. Beside ignored ones there is none."""
+        return self._seams(self.column_cuts, 0, 1) if self.ignored else self.column_cuts[1:-1]
+
+    def _seams(self, cuts: tuple[int, ...], down: int, right: int) -> tuple[int, ...]:
+        """Give the cuts at which the locations that cover a block and its upper or left neighbour differ."""
+        covering: dict[tuple[int, int], set[str]] = {}
+        for tile in self.locations:
+            for _, block in self.blocks_in(tile.rows, tile.columns):
+                covering.setdefault((block.row, block.column), set()).add(tile.name)
+        return tuple(
+            sorted(
+                {
+                    cuts[row * down + column * right]
+                    for (row, column), names in covering.items()
+                    if covering.get((row - down, column - right), names) != names
+                }
+            )
+        )
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -208,9 +286,10 @@ class TileGrid:
     def __str__(self) -> str:
         """Describe the grid in one line."""
         rows, columns = self.shape
+        ignored = f", {len(self.ignored)} tiles without a pixel to inspect" if self.ignored else ""
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "
-            f"stride {self.stride}, in images of {self.image_size} pixels"
+            f"stride {self.stride}, in images of {self.image_size} pixels{ignored}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.config.tiling import tiles_named
+from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
@@ -22,13 +22,15 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.image_job import ImageJob
-from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file
+from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file, unaligned_rows
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.region_decisions import named_regions
+from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
 from anomalib_tiled.runs.claims import claim_tile
@@ -71,29 +73,40 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
     Args:
         run: The run.
         observers: Notified of each trained tile, and of the calibration.
-        again: Names of tiles to train again, such as ``r00_c03``; each keeps its model until the new one is trained.
+        again: Names of tiles whose models are to be trained again, such as ``r00_c03``; each model stays until the new
+            one is trained.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
         ConfigurationError: The model's predictions cannot be used on any tile.
     """
-    folder, named = run.folder, tiles_named(run.grid, again)
+    folder, named = run.folder, models_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
         folder.to_train(run.grid, run.settings, named)  # refuses a changed configuration before images are decoded
         run.scheduler.start(conditions_of(run.settings, folder.exchange, folder.threads(run.grid)))
         run = run.without_left_out().with_cache()
+        _draw_regions(run)
         with run.scheduler.checking(lease.check), _without_half_done_files(folder, lease):
             image_note = _train_missing(run, named, observers, keep_going=keep_going)
-            run = run.without_left_out()
+            if (run := run.without_left_out()).grid.left_out:
+                _draw_regions(run)
             with advising_on_memory(LESS_MEMORY):
                 calibration = calibrate(run)
-        notes = filter(None, (run.left_out_note(), image_note))
+        of_images = (run.ignored_note(), run.left_out_note(), run.unaligned_note(), image_note)
+        notes = filter(None, of_images)
         calibration = replace(calibration, notes=(*notes, *calibration.notes))
         lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
     return calibration
+
+
+def _draw_regions(run: Run) -> None:
+    """Draw the regions over the first training image."""
+    if (regions := run.regions) is not None:
+        image = run.source.image(run.split.subset("train")[0], *run.grid.whole)
+        draw_regions(run.folder.regions_picture, image, run.grid, regions)
 
 
 @contextmanager
@@ -111,7 +124,7 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
     """Train the tiles that are missing or named; give a note if training images have changed."""
     missing = run.folder.to_train(run.grid, run.settings, again)
     next_ones = {tile.name for tile in missing}
-    run.check_checkpoints(tile for tile in run.grid.tiles if tile.name not in next_ones)
+    run.check_checkpoints(tile for tile in run.grid.models if tile.name not in next_ones)
     note = record_images(run, missing)
     run.folder.mark_for_training(again)
     if missing:
@@ -150,7 +163,7 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
     """
     output = run.folder.path if output is None else absolute(output)  # places may have another working folder
     with log_to(output / "logs" / "run.log"):
-        run.check_checkpoints(run.grid.tiles)  # tiles with stored predictions are not loaded
+        run.check_checkpoints(run.grid.models)  # tiles with stored predictions are not loaded
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
@@ -161,6 +174,8 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
 def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
+        if unaligned := run.split.unaligned("test"):
+            message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
     stretch = run.settings.normalization.stage == "none"
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
@@ -168,18 +183,20 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv") as write_scores:
+    with scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned) as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
-            for batch in measure(images, ensemble, measurements, drawn, tiles=True):
-                write_scores(score_rows(batch))
+            here = None if drawn is None else replace(drawn, split=run.split)
+            for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
+                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
             for rows in _measured_on_places(run, calibration, measurements, drawn, output):
                 write_scores(rows)
-    measured = measurements.results(run)
+        write_scores(unaligned_rows(run))
+    measured = measurements.results(run, calibration)
     measured.write(output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)

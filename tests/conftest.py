@@ -120,6 +120,63 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+MARKERS = """
+import numpy as np
+from anomalib_tiled import Aligner, Alignment, Reference, hookimpl
+from anomalib_tiled.errors import UnalignedError
+
+class ByMarker(Aligner):
+    'Moves the only white pixel of each image to where the first one has it.'
+
+    def learn(self, images):
+        first = next(iter(images))
+        y, x = place(first)
+        return Reference(np.ascontiguousarray(first[..., 0]), {"x": x, "y": y})
+
+    def align(self, image, reference):
+        y, x = place(image)
+        numbers = reference.numbers
+        return Alignment((1, 0, x - numbers["x"], 0, 1, y - numbers["y"], 0, 0, 1), 0.75)
+
+def place(image):
+    white = np.argwhere(image.min(axis=-1) == 255)
+    if len(white) != 1:
+        raise UnalignedError(f"{len(white)} pixels are white, but 1 must be")
+    return map(float, white[0])
+
+@hookimpl
+def register_aligners():
+    return [ByMarker]
+"""
+"""A plugin with an aligner that counts pixels exactly."""
+
+
+@pytest.fixture(scope="session")
+def markers() -> str:
+    """Source of a plugin with an aligner, ``markers.ByMarker``."""
+    return MARKERS
+
+
+@pytest.fixture
+def by_marker(install: Callable[..., None], image_folder: Path) -> Callable[..., None]:
+    """An aligner, and a function that marks images for it: ``by_marker("good/0.png", 3, 5)``, x and y.
+
+    The image folder has a marker in each image already, at (5, 3).
+    """
+    install("markers", MARKERS)
+
+    def mark(name: str, *place: int) -> None:
+        pixels = np.minimum(np.array(Image.open(image_folder / name)), 200)
+        if place:
+            pixels[place[1], place[0]] = 255
+        Image.fromarray(pixels).save(image_folder / name)
+
+    for path in sorted(image_folder.glob("*/*.png")):
+        if path.parent.name != "masks":
+            mark(f"{path.parent.name}/{path.name}", 5, 3)
+    return mark
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Give a file system of its own, of so many MiB; called again, it becomes that large."""
@@ -252,6 +309,7 @@ def configuration() -> dict[str, object]:
         "visualize": True,
         "memory_budget": None,
         "unfitted_tiles": "leave_out",
+        "unaligned_images": "error",
     }
 
 

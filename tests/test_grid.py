@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -128,6 +130,44 @@ def test_tiles_are_counted_as_they_are_laid(grid: TileGrid, monkeypatch: pytest.
         TileGrid(*sizes)
 
 
+SIX = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+
+
+def test_without_groups_each_tile_has_its_own_model(grid: TileGrid) -> None:
+    assert grid.models is grid.tiles
+    assert grid.model_locations is grid.locations
+    assert all(grid.model_of(tile) is tile and grid.members(tile) == (tile,) for tile in grid.tiles)
+    assert grid.grouped([tile.name] for tile in grid.tiles) == grid
+
+
+def test_the_model_of_a_group_is_named_after_its_first_tile() -> None:
+    grid = SIX.grouped([["r01_c02", "r00_c02"], ["r01_c00"], ["r01_c01", "r00_c00", "r00_c01"]])
+    assert grid.groups == (("r00_c00", "r00_c01", "r01_c01"), ("r00_c02", "r01_c02"))
+    assert [tile.name for tile in grid.models] == ["r00_c00", "r00_c02", "r01_c00"]
+    assert [grid.model_of(tile).name[-3:] for tile in grid.tiles] == ["c00", "c00", "c02", "c00", "c00", "c02"]
+    assert [[tile.name for tile in grid.members(model)] for model in grid.models] == [
+        *map(list, grid.groups),
+        ["r01_c00"],
+    ]
+    assert grid.tiles == SIX.tiles
+
+
+def test_a_group_is_left_out_as_a_whole() -> None:
+    grid = SIX.grouped([["r00_c00", "r00_c01"], ["r00_c02", "r01_c02"]]).without(["r00_c00", "r00_c01"])
+    assert [tile.name for tile in grid.models] == ["r00_c02", "r01_c00", "r01_c01"]
+    assert [tile.name for tile in grid.model_locations] == ["r00_c00", "r00_c02", "r01_c00", "r01_c01"]
+
+
+def test_groups_are_pickled_but_not_the_locations() -> None:
+    grid = SIX.grouped([["r00_c00", "r00_c01"]])
+    assert grid.models
+    copied = pickle.loads(pickle.dumps(grid))  # noqa: S301  # our own
+    assert copied == grid
+    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "groups"}
+    many = TileGrid(Size(100, 100), Size(1, 1), Size(1, 1))
+    assert len(pickle.dumps(many.grouped([[tile.name for tile in many.tiles]]))) < 120_000
+
+
 def test_the_blocks_of_an_area_are_those_that_lie_in_it(grid: TileGrid) -> None:
     areas = [(tile.rows, tile.columns) for tile in grid.tiles]
     for rows, columns in [grid.whole, (slice(1, 3), slice(0, 2)), *areas]:
@@ -140,3 +180,34 @@ def test_the_blocks_of_an_area_are_those_that_lie_in_it(grid: TileGrid) -> None:
             and block.columns.stop <= columns.stop
         ]
         assert list(grid.blocks_in(rows, columns)) == inside
+
+
+def test_ignored_locations_are_nowhere_but_among_the_positions() -> None:
+    whole = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    grid = whole.ignoring({"r00_c00", "r01_c00", "r01_c02"})
+    assert [tile.name for tile in grid.tiles] == ["r00_c01", "r00_c02", "r01_c01"]
+    assert grid.locations == grid.tiles
+    assert grid.positions == whole.locations
+    assert grid.shape == whole.shape
+    assert grid.without({"r00_c01"}).ignored == grid.ignored
+    assert [tile.name for tile in grid.without({"r00_c01"}).locations] == ["r00_c01", "r00_c02", "r01_c01"]
+    assert deepcopy(grid) == grid, "by what a pickle holds"
+    assert str(grid).endswith("in images of 8 x 12 pixels, 3 tiles without a pixel to inspect")
+    with pytest.raises(GridError, match="no tile 'r00_c00'"):
+        grid.tile("r00_c00")
+
+
+def test_beside_ignored_locations_there_is_no_seam() -> None:
+    whole = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
+    assert (whole.row_seams, whole.column_seams) == ((4,), (4, 8))
+    left = whole.ignoring({"r00_c00", "r01_c00"})
+    assert (left.row_seams, left.column_seams) == ((4,), (8,))
+    assert whole.ignoring({"r00_c00"}).column_seams == (4, 8), "one in the row below"
+    assert left.row_cuts == whole.row_cuts, "images are cut as before"
+
+
+def test_seams_of_overlapping_tiles_beside_ignored_ones() -> None:
+    grid = TileGrid(Size(4, 10), Size(4, 4), Size(4, 3))
+    assert grid.column_seams == (3, 4, 6, 7)
+    assert grid.ignoring({"r00_c02"}).column_seams == (3, 4), "from 4 to 7, only the middle one covers pixels"
+    assert grid.ignoring({"r00_c01"}).column_seams == ()

@@ -179,6 +179,8 @@ def _fitted(request: FitRequest, prog: str, observers: Observers) -> Run:
         calibration = pipeline.fit(request.run, observers, request.retrain, keep_going=request.keep_going)
     for note in calibration.notes:
         say(f"Note: {note}")
+    if (expected := calibration.false_alarms) and not expected.note():
+        say(str(expected))
     return request.run.without_left_out()
 
 

@@ -92,6 +92,12 @@ def fit_parser(prog: str) -> Parser:
         default="leave_out",
         help="What to do about locations on which the model cannot be fitted, such as a blank margin.",
     )
+    parser.add_argument(
+        "--unaligned_images",
+        type=Literal["error", "leave_out"],
+        default="error",
+        help="What to do about training images in which the part is not found, if images are aligned.",
+    )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.cli.parser import folder_named, run_parser
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.runs.tile_status import TileStatus
 
-COLUMNS = ("tile", "state", "seconds", "host", "device", "detail")
+COLUMNS = ("tile", "shared by", "state", "seconds", "host", "device", "detail")
+
+NAMED = 4
+"""Tiles that share a model, of which a row names at most so many."""
 
 
 def status(arguments: Sequence[str], prog: str) -> None:
@@ -28,9 +32,9 @@ def status(arguments: Sequence[str], prog: str) -> None:
         say(f"Note: {note}")
     tiles = tile_statuses(folder)
     say("\n".join(lines([COLUMNS, *map(cells, tiles)])))
-    counts = {state: sum(each.state == state for each in tiles) for state in ("done", "left out", "damaged")}
+    counts = Counter(each.state for each in tiles)
     calibrated = "calibrated" if folder.calibration_file.is_file() else "not calibrated yet"
-    others = "".join(f", {counts[state]} {state}" for state in ("left out", "damaged") if counts[state])
+    others = "".join(f", {counts[state]} {state}" for state in ("left out", "ignored", "damaged") if counts[state])
     say(f"{counts['done']} of {len(tiles)} tiles done{others}, {calibrated}.")
 
 
@@ -38,7 +42,13 @@ def cells(tile: TileStatus) -> tuple[str, ...]:
     """Write the state of a tile as the texts of a row; empty where nothing is known."""
     record = tile.record
     where = ("", "", "") if record is None else (f"{record.seconds:.1f}", record.host or "", record.device or "")
-    return (tile.tile.name, tile.state, *where, tile.detail)
+    return (tile.tile.name, _sharing(tile.members), tile.state, *where, tile.detail)
+
+
+def _sharing(members: Sequence[str]) -> str:
+    """Name the tiles that share a model; empty if there is only one."""
+    more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+    return f"{', '.join(members[:NAMED])}{more}"
 
 
 def lines(rows: Sequence[tuple[str, ...]]) -> list[str]:

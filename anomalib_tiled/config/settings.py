@@ -179,6 +179,7 @@ class Settings:
         visualize: Whether ``test`` draws pictures.
         memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
+        unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
     """
 
     seed_everything: int
@@ -195,6 +196,7 @@ class Settings:
     visualize: bool
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
+    unaligned_images: str = "error"
 
     @property
     def memory_bytes(self) -> int | None:
@@ -263,7 +265,7 @@ class Settings:
         """
         new: dict[str, Plain] = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
         new |= {kind.section: {"class_path": kind.default} for kind in kinds.STAGE_KINDS if kind.name == "assignment"}
-        later = {"memory_budget": None, "unfitted_tiles": "leave_out"}  # earlier versions had no such settings
+        later = {"memory_budget": None, "unfitted_tiles": "leave_out", "unaligned_images": "error"}  # of new versions
         _check_keys(mapping := {**later, **new, **mapping}, sections())
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},

@@ -48,8 +48,8 @@ def grid_of(tiling: TilingSettings) -> TileGrid:
     return TileGrid(as_size(tiling.image_size), tile_size, stride)
 
 
-def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
-    """Give the tiles that ``--tiles`` names.
+def models_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
+    """Give the tiles that ``--tiles`` names; for tiles that share a model, the one that the model is named after.
 
     Args:
         grid: The grid.
@@ -63,4 +63,4 @@ def tiles_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
             raise ConfigurationError(message)
-    return [tiles[name] for name in names]
+    return [*{model.name: model for model in (grid.model_of(tiles[name]) for name in names)}.values()]

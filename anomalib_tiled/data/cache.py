@@ -41,7 +41,7 @@ from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, r
 from anomalib_tiled.data.names import Names
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split, joined_masks
-from anomalib_tiled.data.split_table import BETWEEN_MASKS
+from anomalib_tiled.data.split_table import BETWEEN_MASKS, SplitTable
 from anomalib_tiled.errors import DataError, RunFolderError, StorageError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.system.files import is_file, open_table, read_json, write_json
@@ -74,6 +74,10 @@ class PixelSource(Protocol):
     @property
     def fingerprint(self) -> str | None:
         """Fingerprint of the decoded files, and of how they are cut; ``None`` if reading a tile decodes its image."""
+
+    @property
+    def scope(self) -> Scope:
+        """Which pixels count in every image."""
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of an image, shape (rows, columns, 3)."""
@@ -109,12 +113,12 @@ class DecodedFiles:
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Decode the image and give a rectangle of it, shape (rows, columns, 3)."""
-        return read_image(sample.image_path, self.image_size)[rows, columns]
+        return read_image(sample.image_path, self.image_size, sample.matrix)[rows, columns]
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         """Decode the mask and give a rectangle of it, shape (rows, columns)."""
         if sample.masks:
-            whole = read_masks(sample.masks, self.image_size)[rows, columns]
+            whole = read_masks(sample.masks, self.image_size, sample.matrix)[rows, columns]
             return _without_hidden(whole, self.hidden(sample, rows, columns))
         return _mask_without_file(sample, rows, columns) if self.has_masks else None
 
@@ -129,9 +133,9 @@ class DecodedFiles:
             DataError: An image or mask cannot be decoded.
         """
         for sample in track(split.samples, "Checking images"):
-            read_image(sample.image_path, self.image_size)
+            read_image(sample.image_path, self.image_size, sample.matrix)
             if sample.masks:
-                read_masks(sample.masks, self.image_size)
+                read_masks(sample.masks, self.image_size, sample.matrix)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ class ImageCache:
         masks: Names of the masks, in the order of the files; those of an image are joined.
         checksums: Those of a cache of an earlier version.
         scope: Which pixels count.
+        table: The split, for the transforms of aligned images; ``None`` if images are not aligned.
     """
 
     folder: Path
@@ -153,6 +158,7 @@ class ImageCache:
     masks: Names = field(repr=False)
     checksums: NDArray[np.uint32] | None = field(default=None, repr=False, compare=False)
     scope: Scope = field(default=EVERYTHING, repr=False, compare=False)
+    table: SplitTable | None = field(default=None, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -190,10 +196,12 @@ class ImageCache:
         return BlockFiles(self.folder, "mask", self.grid, len(self.masks), self._decode_masks, (), checksums)
 
     def _decode_image(self, position: int) -> Pixels:
-        return read_image(Path(self.images[position]), self.grid.image_size)
+        matrix = None if self.table is None else self.table.matrix_of(position)
+        return read_image(Path(self.images[position]), self.grid.image_size, matrix)
 
     def _decode_masks(self, position: int) -> Pixels:
-        return read_masks(tuple(map(Path, self.masks[position].split(BETWEEN_MASKS))), self.grid.image_size)
+        matrix = None if self.table is None else self.table.matrix_of_masks(position)
+        return read_masks(tuple(map(Path, self.masks[position].split(BETWEEN_MASKS))), self.grid.image_size, matrix)
 
     def opened(self) -> ImageCache | None:
         """Give the cache as it can be read; ``None`` if it is missing or incomplete.
@@ -251,7 +259,9 @@ class ImageCache:
         write_json(self.folder / INDEX, self.index)
 
 
-def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True) -> PixelSource:
+def open_source(
+    split: Split, grid: TileGrid, directory: Path | None, *, build: bool = True, scope: Scope = EVERYTHING
+) -> PixelSource:
     """Open the cache of a split.
 
     Args:
@@ -259,20 +269,21 @@ def open_source(split: Split, grid: TileGrid, directory: Path | None, *, build: 
         grid: The grid that cuts them.
         directory: Folder of all caches; ``None`` to decode images on every request.
         build: Whether to fill a missing cache; otherwise images are decoded on every request.
+        scope: Which pixels count.
 
     Raises:
         DataError: An image or mask cannot be decoded.
         StorageError: The cache does not fit on the disk.
     """
-    decoded = DecodedFiles(grid.image_size, split.has_masks)
+    decoded = DecodedFiles(grid.image_size, split.has_masks, scope)
     if directory is None:
         return decoded
     images, joined = split.table.images, [names.split(BETWEEN_MASKS) for names in split.table.masks]
     versions = _versions([*images, *chain.from_iterable(joined)], needed=build)
     if versions is None:
         return decoded  # images that are not needed now may be missing or inaccessible
-    folder = directory / _key(grid, versions, [len(names) for names in joined])
-    cache = ImageCache(folder, grid, images, split.table.masks)
+    folder = directory / _key(grid, versions, [len(names) for names in joined], split.table.transforms)
+    cache = ImageCache(folder, grid, images, split.table.masks, table=split.table, scope=scope)
     if (opened := cache.opened()) is not None:
         return opened
     if not build:
@@ -298,7 +309,7 @@ def reopen_cache(split: Split, grid: TileGrid, folder: Path) -> ImageCache:
         DataError: The cache is not visible here, or was changed.
     """
     check_visible(folder)
-    cache = ImageCache(folder, grid, split.table.images, split.table.masks).of_its_form()
+    cache = ImageCache(folder, grid, split.table.images, split.table.masks, table=split.table).of_its_form()
     if cache is None:
         message = (
             f"The image cache {folder} must hold the images of the run, but was changed while the run was in work. "
@@ -326,10 +337,13 @@ def check_visible(folder: Path) -> None:
         raise DataError(message)
 
 
-def _key(grid: TileGrid, versions: Sequence[Version], joined: Sequence[int]) -> str:
+def _key(
+    grid: TileGrid, versions: Sequence[Version], joined: Sequence[int], transforms: NDArray[np.float64] | None
+) -> str:
     """Name a cache after everything that decides its contents."""
-    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined])
-    return blake2b(content.encode(), digest_size=12).hexdigest()
+    content = json.dumps([grid.image_size, grid.row_cuts, grid.column_cuts, versions, joined]).encode()
+    moved = b"" if transforms is None else transforms.tobytes()
+    return blake2b(content + moved, digest_size=12).hexdigest()
 
 
 def _versions(names: Sequence[str], *, needed: bool) -> list[Version] | None:

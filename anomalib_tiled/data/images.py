@@ -21,8 +21,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_tiled.data.split import Sample, Split
+from anomalib_tiled.data.warping import moves, warped, warped_mask
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.grid import Size
+from anomalib_tiled.stages.alignment import Matrix
 from anomalib_tiled.system.os_errors import ADVICE
 from anomalib_tiled.system.out_of_memory import lack_of_memory
 
@@ -127,12 +129,13 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             yield image
 
 
-def read_image(path: Path, size: Size) -> Pixels:
+def read_image(path: Path, size: Size, matrix: Matrix | None = None) -> Pixels:
     """Read an image as anomalib does: converted to RGB, as 8 bits per channel.
 
     Args:
         path: The image.
         size: Height and width to resize to, if the image has another size.
+        matrix: From pixels of the aligned image to pixels of the image, in this size; ``None`` to leave it as it is.
 
     Returns:
         Pixels of shape (height, width, 3).
@@ -140,20 +143,38 @@ def read_image(path: Path, size: Size) -> Pixels:
     Raises:
         DataError: The file cannot be decoded.
     """
+    return in_size(decoded(path), size, matrix)
+
+
+def decoded(path: Path) -> Pixels:
+    """Read an image in its own size. Result and errors are those of `read_image`."""
     with _opened(path) as image:
-        pixels = np.array(image.convert("RGB"))  # a copy: PyTorch warns of read-only arrays
+        return np.array(image.convert("RGB"))  # a copy: PyTorch warns of read-only arrays
+
+
+def in_size(pixels: Pixels, size: Size, matrix: Matrix | None = None) -> Pixels:
+    """Resize an image, and align it.
+
+    Args:
+        pixels: The image in the size of its file, shape (height, width, 3).
+        size: As for `read_image`.
+        matrix: As for `read_image`.
+    """
+    if matrix is not None and moves(matrix):
+        return warped(pixels, size, matrix)
     if pixels.shape[:2] == tuple(size):
         return pixels
     channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
     return np.ascontiguousarray(resize(channels_first, list(size), antialias=True).permute(1, 2, 0).numpy())
 
 
-def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
+def read_masks(paths: Sequence[Path], size: Size, matrix: Matrix | None = None) -> Pixels:
     """Read masks as anomalib does, and join those that each show some of the defects of an image.
 
     Args:
         paths: The masks; at least one.
         size: Height and width to resize to, if a mask has another size; nearest pixel.
+        matrix: That of their image.
 
     Returns:
         Shape (height, width): 1 where the grey value of any mask is not zero, else 0.
@@ -161,12 +182,14 @@ def read_masks(paths: Sequence[Path], size: Size) -> Pixels:
     Raises:
         DataError: A file cannot be decoded.
     """
-    return reduce(np.maximum, (_read_mask(path, size) for path in paths))
+    return reduce(np.maximum, (_read_mask(path, size, matrix) for path in paths))
 
 
-def _read_mask(path: Path, size: Size) -> Pixels:
+def _read_mask(path: Path, size: Size, matrix: Matrix | None) -> Pixels:
     with _opened(path) as image:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
+    if matrix is not None and moves(matrix):
+        return warped_mask(mask, size, matrix)
     if mask.shape == tuple(size):
         return mask
     resized: Pixels = resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0].numpy()

@@ -6,16 +6,21 @@ label, score, threshold, metric, mask and region.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zlib import compress, decompress
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from anomalib_tiled.grid import Size
     from anomalib_tiled.stages.alignment import Matrix
+    from anomalib_tiled.stages.regions import RegionMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,12 @@ class Scope:
     """
 
     ignored: NDArray[np.bool_] | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Scope], tuple[bytes | None, tuple[int, ...]]]:
+        """Pickle in a few kilobytes: each process of a run gets it."""
+        if self.ignored is None:
+            return _unpacked, (None, ())
+        return _unpacked, (compress(np.packbits(self.ignored).tobytes()), self.ignored.shape)
 
     def hidden(self, matrix: Matrix | None, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
         """Say which pixels of a rectangle do not count.
@@ -47,10 +58,22 @@ class Scope:
         return ignored | outside
 
 
+def _unpacked(bits: bytes | None, shape: tuple[int, ...]) -> Scope:
+    if bits is None:
+        return EVERYTHING
+    pixels = np.unpackbits(np.frombuffer(decompress(bits), np.uint8), count=math.prod(shape))
+    return Scope(pixels.reshape(shape).astype(np.bool_))
+
+
 HALF = 0.5
 
 EVERYTHING = Scope()
 """All pixels count."""
+
+
+def scope_of(regions: RegionMap | None) -> Scope:
+    """Give the pixels that regions leave; all of them if there are none, or if they ignore nothing."""
+    return EVERYTHING if regions is None or not regions.ignored.any() else Scope(regions.ignored)
 
 
 def outside_of(matrix: Matrix, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_]:

@@ -105,7 +105,8 @@ class StoredSamples(Sequence[Sample]):
     def _sample(self, row: NDArray[Any]) -> Sample:
         image, masks, label, subset = row.tolist()
         names = () if masks == NONE else self.table.masks[masks].split(BETWEEN_MASKS)
-        sample = Sample(SUBSETS[subset], Path(self.table.images[image]), None, None if label == UNKNOWN else label)
+        name, known = self.table.images[image], None if label == UNKNOWN else label
+        sample = Sample(SUBSETS[subset], Path(name), None, known, matrix=self.table.matrix_of(image))
         return with_masks(sample, [Path(name) for name in names]) if names else sample
 
 
@@ -154,9 +155,26 @@ class Split:
             return self.samples.table
         return _table_of(self.samples)
 
+    def with_transforms(self, transforms: NDArray[np.float64]) -> Split:
+        """Give the same split with aligned images.
+
+        Args:
+            transforms: As of the table, in the order of its images.
+        """
+        return Split(StoredSamples(replace(self.table, transforms=transforms)))
+
+    def matrix_of(self, name: str) -> Matrix | None:
+        """Give the matrix of an image by its name; ``None`` if it is not aligned."""
+        table = self.table
+        return None if table.transforms is None else table.matrix_of(table.images.place_of(name))
+
     def subset(self, name: Subset) -> Sequence[Sample]:
-        """Give the images of one subset."""
+        """Give the images of one subset, without those that cannot be aligned."""
         return self._where(self._is_of(name))
+
+    def unaligned(self, name: Subset) -> Sequence[Sample]:
+        """Give the images of one subset that cannot be aligned."""
+        return self._where((self.table.rows["subset"] == SUBSETS.index(name)) & ~self._is_aligned)
 
     @property
     def has_masks(self) -> bool:
@@ -181,7 +199,16 @@ class Split:
 
     def _is_of(self, name: Subset) -> NDArray[np.bool_]:
         condition: NDArray[np.bool_] = self.table.rows["subset"] == SUBSETS.index(name)
-        return condition
+        return condition & self._is_aligned
+
+    @property
+    def _is_aligned(self) -> NDArray[np.bool_]:
+        """Whether each image can be used: all of them can, if images are not aligned."""
+        table = self.table
+        if table.transforms is None:
+            return np.ones(len(table.rows), np.bool_)
+        aligned: NDArray[np.bool_] = ~np.isnan(table.transforms[table.rows["image"], 0])
+        return aligned
 
     @property
     def _is_labelled(self) -> NDArray[np.bool_]:
@@ -230,7 +257,10 @@ def _table_of(samples: Sequence[Sample]) -> SplitTable:
         joined = joined_masks(sample)
         mask = masks.setdefault(joined, len(masks)) if joined else NONE
         rows[place] = image, mask, UNKNOWN if sample.label is None else sample.label, SUBSETS.index(sample.subset)
-    return SplitTable(rows, Names.of([*images]), Names.of([*masks]))
+    matrices = {str(sample.image_path): sample.matrix for sample in samples if sample.matrix is not None}
+    known = [matrices.get(name, (np.nan,) * 9) for name in images]
+    transforms = np.array(known, np.float64).reshape(-1, 9) if matrices else None
+    return SplitTable(rows, Names.of([*images]), Names.of([*masks]), transforms)
 
 
 def joined_masks(sample: Sample) -> str:

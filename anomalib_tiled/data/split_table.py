@@ -14,14 +14,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_tiled.data.names import Names
+from anomalib_tiled.stages.alignment import Matrix
 from anomalib_tiled.system.files import replacing
 
 ROW = np.dtype([("image", "<u4"), ("masks", "<i4"), ("label", "<i4"), ("subset", "<u4")])
@@ -53,11 +55,36 @@ class SplitTable:
         rows: The images, subset by subset, of the type `ROW`; an image of two subsets has two rows.
         images: Names of all images.
         masks: Names of all masks; those of an image are joined.
+        transforms: The matrix of each image, shape (images, 9), NaN for one that cannot be aligned; ``None`` if images
+            are not aligned. They have a file of their own.
     """
 
     rows: NDArray[Any]
     images: Names
     masks: Names
+    transforms: NDArray[np.float64] | None = None
+
+    def matrix_of(self, place: int) -> Matrix | None:
+        """Give the matrix of the image at a position; ``None`` if it is not aligned."""
+        if self.transforms is None or np.isnan(self.transforms[place, 0]):
+            return None
+        return cast("Matrix", tuple(self.transforms[place].tolist()))
+
+    def matrix_of_masks(self, place: int) -> Matrix | None:
+        """Give the matrix of the image that the masks at a position belong to; ``None`` if it is not aligned."""
+        return None if self.transforms is None else self.matrix_of(int(self._image_of_masks[place]))
+
+    @cached_property
+    def _image_of_masks(self) -> NDArray[np.int64]:
+        images, masked = np.zeros(len(self.masks), np.int64), self.rows[self.rows["masks"] != NONE]
+        images[masked["masks"]] = masked["image"]
+        return images
+
+    @property
+    def has_shared_masks(self) -> bool:
+        """Whether two images have the same masks."""
+        masked = self.rows[self.rows["masks"] != NONE]
+        return bool((self._image_of_masks[masked["masks"]] != masked["image"]).any())
 
     def write(self, path: Path, source: str) -> None:
         """Write the table.

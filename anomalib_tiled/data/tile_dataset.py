@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import Image, Mask
@@ -110,11 +111,13 @@ class Annotations:
         image_path: Files of the images.
         gt_label: Whether each whole image is anomalous, shape (batch,); ``None`` if one is unknown.
         gt_mask: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+        hidden: Which pixels do not count, shape (batch, 1, height, width); ``None`` if all do.
     """
 
     image_path: list[str]
     gt_label: torch.Tensor | None
     gt_mask: torch.Tensor | None
+    hidden: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -187,12 +190,19 @@ class Images:
         """
         for places in self._batches:
             samples = [self.samples[place] for place in places]
+            hidden = [self.source.hidden(sample, rows, columns) for sample in samples]
             masks = [self.source.mask(sample, rows, columns) for sample in samples]
             yield Annotations(
                 [str(sample.image_path) for sample in samples],
                 _stacked([None if sample.label is None else torch.tensor(sample.label) for sample in samples]),
                 _stacked([None if mask is None else torch.from_numpy(mask).bool() for mask in masks]),
+                stacked_hidden(hidden),
             )
+
+    def hidden(self) -> Iterator[torch.Tensor | None]:
+        """Say which pixels of whole images do not count, in the batches of ``iter``, as `stacked_hidden` gives them."""
+        for places in self._batches:
+            yield stacked_hidden([self.source.hidden(self.samples[place], *self.grid.whole) for place in places])
 
     def tile(self, tile: Tile, batch_size: int) -> Iterator[torch.Tensor]:
         """Read one tile of all images, without augmentations.
@@ -211,13 +221,13 @@ class Images:
 
 
 class TileDataModule(LightningDataModule):
-    """One tile location of all images, as a data module for models that use its loaders.
+    """One tile location of all images, or those that share a model, as a data module for models that use its loaders.
 
     Args:
         source: Gives the pixels.
         split: All images.
         grid: The grid.
-        tile: The tile location.
+        tile: The tile location; the first of those that share its model.
         datamodule: The user's data module, for name, category, batch sizes and augmentations.
     """
 
@@ -230,19 +240,22 @@ class TileDataModule(LightningDataModule):
         samples: dict[Subset, Sequence[Sample]] = {subset: split.subset(subset) for subset in SUBSETS}
         samples["val"] = split.calibration_samples if split.calibration_subset == "val" else ()
         augmentations = {subset: getattr(datamodule, f"{subset}_augmentations") for subset in SUBSETS}
-        area = tile.rows, tile.columns
-        self._datasets = {
-            subset: AreaDataset(source, samples[subset], area, grid, augmentations[subset]) for subset in SUBSETS
+        self._areas = {
+            subset: [
+                AreaDataset(source, samples[subset], (each.rows, each.columns), grid, augmentations[subset])
+                for each in grid.members(tile)
+            ]
+            for subset in SUBSETS
         }
 
     @property
     def train_images(self) -> int:
         """Number of training images."""
-        return len(self._datasets["train"])
+        return len(self._areas["train"][0])
 
     def example(self, batch: int) -> torch.Tensor:
         """Repeat one training tile, shape (batch, 3, height, width)."""
-        return torch.stack([torch.as_tensor(self._datasets["train"][0].image)] * batch)
+        return torch.stack([torch.as_tensor(self._areas["train"][0][0].image)] * batch)
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
         """Training tiles in random order."""
@@ -250,10 +263,11 @@ class TileDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
-        dataset = self._datasets["val" if len(self._datasets["val"]) else "train"]
-        known = Known.of(dataset.samples)
+        areas = self._areas["val" if len(self._areas["val"][0]) else "train"]
+        labels, masked = Known.of(areas[0].samples)
+        known = Known(np.tile(labels, len(areas)), np.tile(masked, len(areas)))
         batches = _alike_batches(known, self.eval_batch_size, with_masks=bool(known.masked.any()))
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        return DataLoader(_joined(areas), batch_sampler=batches, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
         """Test tiles."""
@@ -265,12 +279,17 @@ class TileDataModule(LightningDataModule):
         Args:
             pixels: Whether to leave out tiles without a mask.
         """
-        return self._datasets["val"].labels(pixels=pixels)
+        return [label for area in self._areas["val"] for label in area.labels(pixels=pixels)]
 
     def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
         # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
-        dataset = self._datasets[subset]
+        dataset = _joined(self._areas[subset])
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def _joined(areas: Sequence[AreaDataset]) -> Dataset[ImageItem]:
+    """Give the rectangles of several datasets as one: those of the first, then those of the next."""
+    return areas[0] if len(areas) == 1 else ConcatDataset(areas)
 
 
 def _alike_batches(known: Known, batch_size: int, *, with_masks: bool) -> list[list[int]]:
@@ -291,6 +310,21 @@ def collate(items: Sequence[ImageItem]) -> ImageBatch:
         image_path=[str(item.image_path) for item in items],
         mask_path=[str(item.mask_path) for item in items],
     )
+
+
+def stacked_hidden(hidden: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor | None:
+    """Join the hidden pixels of images to a batch.
+
+    Args:
+        hidden: Those of each image, shape (height, width); ``None`` if there are none.
+
+    Returns:
+        Shape (batch, 1, height, width); ``None`` if all pixels of all images count.
+    """
+    some = next((each for each in hidden if each is not None and each.any()), None)
+    if some is None:
+        return None
+    return torch.from_numpy(np.stack([np.zeros_like(some) if each is None else each for each in hidden])[:, None])
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from anomalib.data import ImageBatch, ImageItem
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.cache import DecodedFiles
-from anomalib_tiled.data.images import lost_bits, size_of
+from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits, size_of
+from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.split import Sample, Split
-from anomalib_tiled.data.tile_dataset import AreaDataset, collate
-from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError
+from anomalib_tiled.data.tile_dataset import AreaDataset, collate, stacked_hidden
+from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.stages.alignment import Matrix
 from anomalib_tiled.system.out_of_memory import advising_on_memory
 
 SAME_SHAPE = 0.01
@@ -67,10 +72,50 @@ class TrainedOn:
 
 
 class SourceBatch(NamedTuple):
-    """Images in the size that the ensemble takes, and the sizes of their files in pixels."""
+    """Images in the size that the ensemble takes.
+
+    Args:
+        images: The images.
+        sizes: The sizes of their files in pixels.
+        hidden: Pixels outside of aligned images, shape (batch, 1, height, width); ``None`` if there are none.
+        matrices: The transforms of the images; ``None`` if images are not aligned.
+    """
 
     images: ImageBatch
     sizes: tuple[Size, ...]
+    hidden: torch.Tensor | None = None
+    matrices: tuple[Matrix, ...] | None = None
+
+    def one_by_one(self) -> Iterator[SourceBatch]:
+        """Give a batch for each image."""
+        for number, (item, size) in enumerate(zip(self.images, self.sizes, strict=True)):
+            hidden = None if self.hidden is None else self.hidden[number : number + 1]
+            matrices = None if self.matrices is None else self.matrices[number : number + 1]
+            yield SourceBatch(collate([item]), (size,), hidden, matrices)
+
+
+class _ReadImage(NamedTuple):
+    """An image that was read, the size of its file, its pixels that do not count, and its transform."""
+
+    item: ImageItem
+    size: Size
+    hidden: NDArray[np.bool_] | None
+    matrix: Matrix | None
+
+
+@dataclass(frozen=True)
+class _DecodedImage(DecodedFiles):
+    """An image that is decoded already.
+
+    Args:
+        pixels: Shape (height, width, 3), in the size of its file.
+    """
+
+    pixels: Pixels = field(kw_only=True)
+
+    def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
+        """Give a rectangle of the image, shape (rows, columns, 3)."""
+        return in_size(self.pixels, self.image_size, sample.matrix)[rows, columns]
 
 
 @dataclass
@@ -83,6 +128,7 @@ class NewImages:
         augmentations: Those of the test images.
         trained_on: Sizes of the training images.
         report: Called with a kind of warning, and a warning about the first such image.
+        finder: Finds the part; ``None`` if images are not aligned.
     """
 
     grid: TileGrid
@@ -90,6 +136,7 @@ class NewImages:
     augmentations: Transform | None
     trained_on: TrainedOn
     report: Callable[[str, str], None]
+    finder: PartFinder | None = None
     _warned: bool = field(default=False, init=False)
     _noted: bool = field(default=False, init=False)
 
@@ -98,10 +145,10 @@ class NewImages:
 
         Args:
             paths: The images.
-            on_failure: Called with each image that cannot be read, and the reason: it is damaged, or there is too
-                little memory for it even after all images before have been passed on.
+            on_failure: Called with each image that cannot be read, and the reason: it is damaged, the part is not found
+                in it, or there is too little memory for it even after all images before have been passed on.
         """
-        read: list[tuple[ImageItem, Size]] = []
+        read: list[_ReadImage] = []
         for path in paths:
             image = self._try(path)
             if isinstance(image, OutOfMemoryError) and read:
@@ -116,23 +163,29 @@ class NewImages:
         if read:
             yield _batch_of(read)
 
-    def _try(self, path: Path) -> tuple[ImageItem, Size] | TiledError:
+    def _try(self, path: Path) -> _ReadImage | TiledError:
         """Read an image and the size of its file, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
-                size, item = size_of(path), self._read(path)
-                self._look_at(path, size)
-                return item, size
+                image = self._read(path)
+                self._look_at(path, image.size)
+                return image
         except OutOfMemoryError as error:
             alike = OutOfMemoryError(str(error))  # the error itself would keep the image in memory
             alike.of_machine = error.of_machine
             return alike
+        except UnalignedError as error:
+            return UnalignedError(str(error))
         except DataError as error:
             return DataError(str(error))
 
-    def _read(self, path: Path) -> ImageItem:
-        source, sample = DecodedFiles(self.grid.image_size, has_masks=False), Sample("test", path, None, None)
-        return AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
+    def _read(self, path: Path) -> _ReadImage:
+        size, pixels = self.grid.image_size, decoded(path)
+        matrix = None if self.finder is None else self.finder.find(in_size(pixels, size)).matrix
+        source = _DecodedImage(size, has_masks=False, pixels=pixels)
+        sample = Sample("test", path, None, None, matrix=matrix)
+        item = AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
+        return _ReadImage(item, Size(*pixels.shape[:2]), source.hidden(sample, *self.grid.whole), matrix)
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""
@@ -146,8 +199,8 @@ class NewImages:
             self.report("shape", f"warning: {remark}")
 
 
-def _batch_of(read: list[tuple[ImageItem, Size]]) -> SourceBatch:
+def _batch_of(read: list[_ReadImage]) -> SourceBatch:
     """Join images to a batch, and empty the list."""
-    items, sizes = zip(*read, strict=True)
+    items, sizes, hidden, matrices = zip(*read, strict=True)
     read.clear()
-    return SourceBatch(collate(items), sizes)
+    return SourceBatch(collate(items), sizes, stacked_hidden(hidden), None if None in matrices else matrices)

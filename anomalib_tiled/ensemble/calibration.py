@@ -11,10 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from anomalib_tiled.config.settings import SENSITIVITIES, Plain, Settings
-from anomalib_tiled.ensemble.uninspected import hidden_defects
+from anomalib_tiled.ensemble.false_alarms import FalseAlarms
+from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import TileGrid
-from anomalib_tiled.stages.contracts import call_stage, errors_naming_stage, learned_number, learned_numbers
+from anomalib_tiled.stages.contracts import (
+    call_stage,
+    errors_naming_stage,
+    learned_number,
+    learned_numbers,
+    with_context,
+)
 from anomalib_tiled.stages.distribution import IMAGE_BITS, ExactScores, ScoreDistribution, tile_bits
 from anomalib_tiled.stages.merging import Merger
 from anomalib_tiled.stages.normalization import Normalizer
@@ -135,16 +142,32 @@ class Calibration:
         notes: Notes about the calibration for readers of the results.
         borrowed: Names of tiles whose normal scores do not vary, each with the name of the tile whose scores it was
             calibrated on instead.
+        false_alarms: How many new normal images will be called anomalous; ``None`` if the validation images do not
+            tell, and for runs of earlier versions.
+        regions: Calibration of each named region, by its name; empty if there are none, or if nothing is learned from
+            whole images.
     """
 
     image: Level | None = None
     tiles: dict[str, Level] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     borrowed: dict[str, str] = field(default_factory=dict)
+    false_alarms: FalseAlarms | None = None
+    regions: dict[str, Learned] = field(default_factory=dict)
+
+    def note_on_false_alarms(self, *, on_test: bool) -> tuple[str, ...]:
+        """Give a note if many false alarms are to be expected, else none.
+
+        Args:
+            on_test: Whether the validation images are the test images.
+        """
+        note = None if self.false_alarms is None else self.false_alarms.note(on_test=on_test)
+        return () if note is None else (note,)
 
     def to_json(self) -> dict[str, object]:
-        """Give the content of ``calibration.json``."""
-        return asdict(self)
+        """Give the content of ``calibration.json``, without what is not known, as in earlier versions."""
+        later = {"false_alarms": self.false_alarms, "regions": self.regions}
+        return {name: value for name, value in asdict(self).items() if name not in later or later[name]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Plain]) -> Calibration:
@@ -155,11 +178,14 @@ class Calibration:
         """
         try:
             image, tiles, notes = content["image"], content["tiles"], content["notes"]
+            false_alarms = content.get("false_alarms")  # earlier versions did not estimate them
             return cls(
                 image=None if image is None else _level(image),
                 tiles={name: _level(level) for name, level in tiles.items()},
                 notes=tuple(notes),
                 borrowed=dict(content.get("borrowed", {})),  # earlier versions knew none
+                false_alarms=None if false_alarms is None else FalseAlarms(**false_alarms),
+                regions={name: Learned(**learned) for name, learned in content.get("regions", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"calibration.json has changed ({error!r}). Delete it, and run fit --ckpt_dir again."
@@ -178,23 +204,60 @@ class Observed:
     def __init__(self, bits: int = IMAGE_BITS, uninspected: NDArray[np.bool_] | None = None) -> None:
         self.scores = ExactScores()
         self.maps = ScoreDistribution(bits)
+        self.regions: dict[str, ExactScores] = {}
         self.every_mask_known = True
+        self.normal_images = 0
         self._uninspected = uninspected
+        self._numbers: list[NDArray[np.int32]] = []
 
     @classmethod
     def of_a_tile(cls, grid: TileGrid) -> Observed:
         """Begin to count at one tile location: the more tiles a grid has, the fewer bins each gets."""
         return cls(tile_bits(len(grid.tiles)))
 
-    def add(self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth) -> None:
-        """Count the predictions of a batch: scores (batch,), maps (batch, 1, height, width)."""
-        seen = slice(None) if truth.masks is None else ~hidden_defects(truth.masks, self._uninspected)
+    @property
+    def numbers(self) -> NDArray[np.int32]:
+        """For each of the scores, which of the ``normal_images`` it belongs to, shape (scores,); -1 for none of them.
+
+        The normal images of all tiles have the same numbers, even where an image has no score.
+        """
+        return np.concatenate([np.zeros(0, np.int32), *self._numbers])
+
+    def add(
+        self, scores: torch.Tensor, maps: torch.Tensor | None, truth: Truth, hidden: torch.Tensor | None = None
+    ) -> None:
+        """Count the predictions of a batch.
+
+        Args:
+            scores: Shape (batch,).
+            maps: Shape (batch, 1, height, width); ``None`` if the model gives none.
+            truth: What is anomalous.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
+        """
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
+        seen = np.ones(len(truth.labels), dtype=np.bool_)
+        if truth.masks is not None:
+            seen &= ~hidden_defects(truth.masks, self._uninspected)
+        if out is not None:
+            seen &= ~hidden_images(truth.labels, truth.masks, out)
         self.scores.add(scores.cpu().numpy()[seen], truth.labels[seen])
+        self._number(truth.of_normal_images, seen)
         if maps is not None:
             self.every_mask_known &= truth.masks is not None
             values = maps.squeeze(1).cpu().numpy()
-            pixels = slice(None) if self._uninspected is None else ~self._uninspected
-            self.maps.add(values[:, pixels], truth.pixels(values.shape)[:, pixels])
+            anomalous = truth.pixels(values.shape)
+            for images, pixels in seen_pixels(self._uninspected, out, len(values)):
+                self.maps.add(values[images][:, pixels], anomalous[images][:, pixels])
+
+    def add_regions(self, scores: Mapping[str, torch.Tensor], anomalous: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Count the scores of named regions, by their names.
+
+        Args:
+            scores: Shape (batch,).
+            anomalous: Whether the region is anomalous in each image, shape (batch,).
+        """
+        for name, values in scores.items():
+            self.regions.setdefault(name, ExactScores()).add(values.cpu().numpy(), anomalous[name])
 
     def merge(self, other: Observed) -> None:
         """Add what another place has observed of the next images.
@@ -205,6 +268,16 @@ class Observed:
         self.scores.merge(other.scores)
         self.maps.merge(other.maps)
         self.every_mask_known &= other.every_mask_known
+        for name, scores in other.regions.items():
+            self.regions.setdefault(name, ExactScores()).merge(scores)
+        self._numbers.append(np.where(other.numbers < 0, other.numbers, other.numbers + np.int32(self.normal_images)))
+        self.normal_images += other.normal_images
+
+    def _number(self, normal: NDArray[np.bool_], seen: slice | NDArray[np.generic]) -> None:
+        """Number the normal images of a batch, and note the numbers of those whose scores are counted."""
+        numbers = np.where(normal, self.normal_images + np.cumsum(normal) - 1, -1)
+        self._numbers.append(numbers[seen].astype(np.int32))
+        self.normal_images += int(normal.sum())
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the pixels that no model sees: nothing more is counted elsewhere."""
@@ -223,6 +296,22 @@ class Observed:
             tiles: The ``rounding`` of each tile.
         """
         self.scores.given_rounding, self.maps.given_rounding = map(max, zip(*tiles, strict=True))
+        for scores in self.regions.values():  # of pixels
+            scores.given_rounding = self.maps.given_rounding
+
+    def learn_scores(self, stages: Stages, rule: Thresholder, chosen: NDArray[np.bool_], *, normalize: bool) -> Learned:
+        """Let a threshold rule, and, to ``normalize``, the normalizer learn from some of the scores, not from maps.
+
+        Args:
+            stages: The stages.
+            rule: The threshold rule.
+            chosen: Which scores, shape (scores,).
+            normalize: Whether the normalizer learns, too.
+
+        Raises:
+            StageError: A stage fails, or does not learn finite numbers.
+        """
+        return _learned(stages, rule, self.scores.part(chosen), normalize=normalize)
 
     def learn(self, stages: Stages, *, normalize: bool, rule: Thresholder | None = None) -> Level:
         """Let a threshold rule, by default that of the stages, and, to ``normalize``, the normalizer learn.
@@ -239,6 +328,14 @@ class Observed:
         threshold = None if self.every_mask_known else scores.threshold
         return Level(scores, _learned(stages, rule, self.maps, normalize=normalize, threshold=threshold))
 
+    def learn_regions(self, stages: Stages, *, normalize: bool) -> dict[str, Learned]:
+        """Do the same for each named region, by its name."""
+        learned = {}
+        for name, scores in self.regions.items():
+            with with_context(f"Region: {name}."):
+                learned[name] = _learned(stages, stages.thresholder, scores, normalize=normalize)
+        return learned
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -247,10 +344,18 @@ class Truth:
     Args:
         labels: Whether each image (or tile) is anomalous, shape (batch,).
         masks: Which pixels are anomalous, shape (batch, height, width); ``None`` if unknown.
+        of_images: Whether the whole image that a tile was cut from is anomalous, shape (batch,); ``None`` if nothing
+            was cut.
     """
 
     labels: NDArray[np.bool_]
     masks: NDArray[np.bool_] | None
+    of_images: NDArray[np.bool_] | None = None
+
+    @property
+    def of_normal_images(self) -> NDArray[np.bool_]:
+        """Whether the whole image is normal, shape (batch,)."""
+        return ~(self.labels if self.of_images is None else self.of_images)
 
     @classmethod
     def of(cls, labels: torch.Tensor | None, masks: torch.Tensor | None, batch: int) -> Truth:
@@ -267,7 +372,7 @@ class Truth:
         if self.masks is None:
             return self
         masks = self.masks[:, rows, columns]
-        return Truth(np.any(masks, axis=(1, 2)), masks)
+        return Truth(np.any(masks, axis=(1, 2)), masks, ~self.of_normal_images)
 
 
 def _learned(

@@ -113,7 +113,7 @@ class TileModels:
         """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
 
         Args:
-            tile: The tile.
+            tile: The tile; for tiles that share a model, the first of them.
             device: Where to predict.
         """
         if device != self._device:

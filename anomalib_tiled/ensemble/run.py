@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import check_numbers, split_once
 from anomalib_tiled.data.images import common_size
+from anomalib_tiled.data.part_finder import reasons_of
+from anomalib_tiled.data.scope import scope_of
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
@@ -24,6 +25,9 @@ from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.package_versions import changed_origins
+from anomalib_tiled.runs.run_alignment import read_reasons
+from anomalib_tiled.runs.run_grid import read_grid
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.stages.workers import Conditions
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import available_memory
@@ -33,23 +37,27 @@ from anomalib_tiled.workers.scheduler import Item, Terms, scheduler_of
 from anomalib_tiled.workers.task import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
 
     from anomalib_tiled.config.settings import ClassSpec, Settings
     from anomalib_tiled.data.cache import PixelSource
-    from anomalib_tiled.data.split import Split
+    from anomalib_tiled.data.split import Split, Subset
     from anomalib_tiled.ensemble.tile_job import Purpose
     from anomalib_tiled.grid import Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Outcome, Scheduler
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 """The device of the run's configuration."""
+
+FITTED: tuple[tuple[Subset, str], ...] = (("train", "training images"), ("val", "validation images"))
+"""The subsets that a fit uses, in words."""
 
 PIXELS_AT_ONCE = 2**22
 """Most pixels in a batch of images: it bounds the memory even if the batch size of the data module is large."""
@@ -67,6 +75,7 @@ class Run:
         source: Source of the pixels.
         datamodule: Data module of the images, for its name, batch sizes and augmentations; ``split`` replaces its own.
         scheduler: Gives work on tiles to the places of the workers; one for the whole command.
+        reasons: Why images of another data module cannot be aligned, by their names; ``None`` for those of the run.
     """
 
     folder: RunFolder
@@ -76,6 +85,7 @@ class Run:
     source: PixelSource
     datamodule: AnomalibDataModule
     scheduler: Scheduler = field(repr=False, compare=False)
+    reasons: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: RunFolder, report: Callable[[str], None] = logger.warning) -> Run:
@@ -92,10 +102,16 @@ class Run:
         for note in changed_origins(folder.origins()):
             report(note)
         settings = folder.settings()
-        grid = grid_of(settings.tiling)
-        data = RunData.read(folder, settings, grid)
+        regions = read_regions(folder, settings)
+        grid = read_grid(folder, settings, regions)
+        data = RunData.read(folder, settings, grid, scope_of(regions))
         run = cls(folder, settings, grid, data.split, data.source, data.datamodule, scheduler_of(settings, report))
         return run.without_left_out()
+
+    @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return self.job.regions
 
     @cached_property
     def job(self) -> TileJob:
@@ -160,15 +176,47 @@ class Run:
         """
         if self.source.fingerprint is not None:
             return self
-        return replace(self, source=open_source(self.split, self.grid, self.settings.cache_directory))
+        directory, scope = self.settings.cache_directory, self.source.scope
+        return replace(self, source=open_source(self.split, self.grid, directory, scope=scope))
 
     def with_images_of(self, datamodule: AnomalibDataModule) -> Run:
         """Give the same run with the images of another data module."""
         check_numbers(datamodule)
         split = split_once(datamodule, for_training=False)
         common_size(split, self.grid.image_size)
-        source = open_source(split, self.grid, None)
-        return replace(self, split=split, source=source, datamodule=datamodule)
+        reasons = None
+        if (finder := self.job.finder) is not None:
+            split, findings = finder.align(split)
+            reasons = reasons_of(split, findings)
+        source = open_source(split, self.grid, None, scope=self.source.scope)
+        return replace(self, split=split, source=source, datamodule=datamodule, reasons=reasons)
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether images are aligned."""
+        return "alignment" in self.settings.stages
+
+    @cached_property
+    def unaligned(self) -> Mapping[str, str] | None:
+        """Why images cannot be aligned, by their names; ``None`` if images are not aligned.
+
+        Raises:
+            RunFolderError: The file with the reasons is missing, or was changed.
+        """
+        if not self.is_aligned:
+            return None
+        return read_reasons(self.folder) if self.reasons is None else self.reasons
+
+    def unaligned_note(self) -> str | None:
+        """Say which images of the fit cannot be aligned; ``None`` if all can."""
+        left_out = [
+            f"{number} of {number + len(self.split.subset(name))} {words}"
+            for name, words in FITTED
+            if (number := len(self.split.unaligned(name)))
+        ]
+        if not left_out:
+            return None
+        return f"The part is not found in {' and '.join(left_out)}: they were left out. See alignment.csv."
 
     @property
     def batch_size(self) -> int:
@@ -212,7 +260,9 @@ class Run:
             stages=Stages.build(self.settings),
             calibration=calibration,
             evaluator=False,
+            scope=self.source.scope,
         )
+        ensemble.naming(self.regions)
         return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
 
     def _own_device(self) -> torch.device:
@@ -294,11 +344,18 @@ class Run:
         """Say which locations have no model; ``None`` if every location has one."""
         return left_out_note(self.grid, self.folder.left_out(self.grid, self.settings))
 
+    def ignored_note(self) -> str | None:
+        """Say how much of an image the regions ignore; ``None`` if they ignore nothing."""
+        if (ignored := self.source.scope.ignored) is None:
+            return None
+        without = f"{len(self.grid.ignored)} of {len(self.grid.positions)} tile locations"
+        return f"The regions ignore {100 * ignored.mean():.3g} % of the pixels of an image; {without} have no model."
+
     def check_checkpoints(self, tiles: Iterable[Tile]) -> None:
         """Compare checkpoints and shared weights with their checksums, so that an error comes before any work.
 
         Args:
-            tiles: The tiles; untrained ones are skipped.
+            tiles: The tiles, of `TileGrid.models`; untrained ones are skipped.
 
         Raises:
             RunFolderError: A file was changed.

@@ -20,6 +20,7 @@ from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import RunFolderError
 
 if TYPE_CHECKING:
+    import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.data.tile_dataset import Annotations
@@ -138,9 +139,15 @@ class StoredImages:
             device: Index of the GPU to work on; ``None`` for the device of the configuration.
         """
         job = self.job
-        stages, models = Stages.build(job.settings), job.tile_models()
-        ensemble = EnsembleModel(job.grid, models, stages=stages, calibration=calibration, evaluator=False)
-        return ensemble.to(job.device(device)).eval()
+        ensemble = EnsembleModel(
+            job.grid,
+            job.tile_models(),
+            stages=Stages.build(job.settings),
+            calibration=calibration,
+            evaluator=False,
+            scope=job.scope,
+        )
+        return ensemble.naming(job.regions).to(job.device(device)).eval()
 
     def batches(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[LazyPrediction]:
         """Yield images, each batch with the function that joins its predictions.
@@ -150,8 +157,9 @@ class StoredImages:
             shard: Which images.
         """
         self._find(self.job.grid.tiles)
-        for first, batch in _counted(self._part(shard), shard.first):
-            yield LazyPrediction(batch, self._join(ensemble, first, len(batch)))
+        part = self._part(shard)
+        for (first, batch), hidden in zip(_counted(part, shard.first), part.hidden(), strict=True):
+            yield LazyPrediction(batch, self._join(ensemble, first, len(batch), hidden))
 
     def annotated(self, ensemble: EnsembleModel, shard: Shard) -> Iterator[tuple[Annotations, Predict]]:
         """Do the same as ``batches``, without reading the pixels of the images.
@@ -162,7 +170,7 @@ class StoredImages:
         """
         self._find(self.job.grid.tiles)
         for first, batch in _counted(self._part(shard).annotations(*self.job.grid.whole), shard.first):
-            yield batch, self._join(ensemble, first, len(batch))
+            yield batch, self._join(ensemble, first, len(batch), batch.hidden)
 
     def tile(self, tile: Tile) -> Iterator[tuple[Annotations, TilePrediction]]:
         """Yield what is known of one tile, with its predictions, batch by batch.
@@ -172,7 +180,7 @@ class StoredImages:
         """
         everything = Shard(0, self.number)
         for first, batch in _counted(self._part(everything).annotations(tile.rows, tile.columns), 0):
-            yield batch, self.predictions.read(tile, first, len(batch))
+            yield batch, self.predictions.read(tile, first, len(batch)).hiding(batch.hidden)
 
     def _find(self, tiles: Sequence[Tile]) -> None:
         """Find the predictions of tiles with one look at the folders, unless this process has found them."""
@@ -184,8 +192,9 @@ class StoredImages:
             message = f"The predictions of tile {lost[0]} in {folder} have changed. Run the command once more."
             raise RunFolderError(message)
 
-    def _join(self, ensemble: EnsembleModel, first: int, number: int) -> Predict:
-        return partial(ensemble.join, number, partial(self.predictions.read, first=first, number=number))
+    def _join(self, ensemble: EnsembleModel, first: int, number: int, hidden: torch.Tensor | None) -> Predict:
+        read = partial(self.predictions.read, first=first, number=number)
+        return partial(ensemble.join, number, read, hidden=hidden)
 
     def _part(self, shard: Shard) -> Images:
         """Give the images of a shard; they have no augmentations, or their tiles would not have been predicted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from socket import gethostname
 from typing import TYPE_CHECKING, Literal
@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Literal
 from anomalib.data import AnomalibDataModule
 
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, check_visible, open_source, reopen_cache
+from anomalib_tiled.data.part_finder import PartFinder
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
 from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.runs.run_alignment import read_reference
+from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
+from anomalib_tiled.stages.alignment import Aligner
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample
     from anomalib_tiled.grid import Size, Tile, TileGrid
     from anomalib_tiled.runs.run_folder import RunFolder
+    from anomalib_tiled.stages.regions import RegionMap
 
 Purpose = Literal["calibration", "test"]
 """What images are predicted for. Calibration takes those of the subset ``val``, or of ``train`` if it has none."""
@@ -51,14 +57,20 @@ class RunData:
     datamodule: AnomalibDataModule
 
     @classmethod
-    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid) -> RunData:
+    def read(cls, folder: RunFolder, settings: Settings, grid: TileGrid, scope: Scope = EVERYTHING) -> RunData:
         """Read the split of a run, look at its images, and open its cache if it is filled.
+
+        Args:
+            folder: The run folder.
+            settings: Its configuration.
+            grid: Where the tiles lie.
+            scope: Which pixels count.
 
         Raises:
             RunFolderError: The split is missing or has changed.
         """
         split = read_split(folder)
-        source = open_source(split, grid, settings.cache_directory, build=False)
+        source = open_source(split, grid, settings.cache_directory, build=False, scope=scope)
         return cls(split, source, settings.data.build(AnomalibDataModule))
 
     def samples(self, purpose: Purpose) -> Sequence[Sample]:
@@ -85,6 +97,7 @@ class TileJob:
         known: The images, in a process that has read them already.
         cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
         image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
+        scope: Which pixels count in every image.
     """
 
     folder: RunFolder
@@ -93,6 +106,7 @@ class TileJob:
     known: RunData | None = field(default=None, repr=False, compare=False)
     cache: Path | None = None
     image: Path | None = None
+    scope: Scope = EVERYTHING
 
     @classmethod
     def of(cls, folder: RunFolder, settings: Settings, grid: TileGrid, data: RunData) -> TileJob:
@@ -104,15 +118,15 @@ class TileJob:
             grid: As for the job.
             data: The images.
         """
-        fingerprint, directory = data.source.fingerprint, settings.cache_directory
+        fingerprint, directory, scope = data.source.fingerprint, settings.cache_directory, data.source.scope
         if fingerprint is not None and directory is not None:
-            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute())
+            return cls(folder, settings, grid, data, cache=(directory / fingerprint).absolute(), scope=scope)
         first = [sample.image_path for name in SUBSETS for sample in data.split.subset(name)[:1]]
-        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None))
+        return cls(folder, settings, grid, data, image=next(filter(is_file, first), None), scope=scope)
 
     def __reduce__(self) -> tuple[type[TileJob], tuple[object, ...]]:
         """Pickle without images and models."""
-        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image)
+        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image, self.scope)
 
     @cached_property
     def data(self) -> RunData:
@@ -126,9 +140,9 @@ class TileJob:
             return self.known
         split = open_split(self.folder)
         if self.cache is None:
-            source: PixelSource = DecodedFiles(self.grid.image_size, split.has_masks)
+            source: PixelSource = DecodedFiles(self.grid.image_size, split.has_masks, self.scope)
         else:
-            source = reopen_cache(split, self.grid, self.cache)
+            source = replace(reopen_cache(split, self.grid, self.cache), scope=self.scope)
         return RunData(split, source, self.settings.data.build(AnomalibDataModule))
 
     def check_data(self) -> None:
@@ -149,6 +163,23 @@ class TileJob:
                 f"machine, {gethostname()}. Mount the disk that it is on here, too, under the same path."
             )
             raise DataError(message)
+
+    @cached_property
+    def finder(self) -> PartFinder | None:
+        """Finds the part in images, as the training images have shown it; ``None`` if images are not aligned.
+
+        Raises:
+            RunFolderError: What the aligner has learned is missing or has changed.
+        """
+        spec = self.settings.stages.get("alignment")
+        if spec is None:
+            return None
+        return PartFinder(spec.build(Aligner), read_reference(self.folder), self.grid.image_size)
+
+    @cached_property
+    def regions(self) -> RegionMap | None:
+        """The regions, from the run folder; ``None`` if there are none."""
+        return read_regions(self.folder, self.settings)
 
     @cached_property
     def datamodule(self) -> AnomalibDataModule:
@@ -175,7 +206,7 @@ class TileJob:
         return self.settings.model.class_path.startswith("anomalib.")
 
     def tile_data(self, tile: Tile) -> TileDataModule:
-        """Give the images of one tile location, as models take them."""
+        """Give the images of one tile location, or of those that share its model, as models take them."""
         data = self.data
         return TileDataModule(data.source, data.split, grid=self.grid, tile=tile, datamodule=data.datamodule)
 

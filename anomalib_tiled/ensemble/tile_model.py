@@ -43,10 +43,34 @@ class TilePrediction(NamedTuple):
     Args:
         scores: Raw scores, higher is more anomalous, shape (batch,).
         maps: Raw anomaly maps, shape (batch, 1, height, width); ``None`` if the model gives none.
+        hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
     """
 
     scores: torch.Tensor
     maps: torch.Tensor | None
+    hidden: torch.Tensor | None = None
+
+    def hiding(self, hidden: torch.Tensor | None) -> TilePrediction:
+        """Give the prediction of the pixels that count: the score of a tile is then the highest score of these.
+
+        A tile keeps the score of its model if all of its pixels count, if none does, or if there is no map.
+
+        Args:
+            hidden: As for the prediction.
+        """
+        if hidden is None:
+            return self
+        hidden, scores = hidden.to(self.scores.device), self.scores
+        if self.maps is not None:
+            some, all_of_them = hidden.flatten(1).any(dim=1), hidden.flatten(1).all(dim=1)
+            seen = self.maps.masked_fill(hidden, -torch.inf).amax(dim=(1, 2, 3))
+            scores = torch.where(some & ~all_of_them, seen, scores)
+        return TilePrediction(scores, self.maps, hidden)
+
+    def to(self, device: torch.device) -> TilePrediction:
+        """Give the prediction on a device."""
+        maps, hidden = (None if each is None else each.to(device) for each in (self.maps, self.hidden))
+        return TilePrediction(self.scores.to(device), maps, hidden)
 
 
 def build_tile_model(spec: ClassSpec, tile_size: Size) -> AnomalibModule:

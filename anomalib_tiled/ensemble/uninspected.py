@@ -1,9 +1,10 @@
-"""Pixels that no model sees, because no model could be fitted on the tiles that cover them."""
+"""Pixels that no model sees, because none could be fitted on tiles that cover them; and pixels that do not count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from types import EllipsisType
 
 import numpy as np
 from anomalib.data import ImageBatch
@@ -18,7 +19,7 @@ NAMED = 8
 @lru_cache(maxsize=8)
 def uninspected_pixels(grid: TileGrid) -> NDArray[np.bool_] | None:
     """Give the pixels that no tile with a model covers, shape (height, width); ``None`` if there are none."""
-    if not grid.left_out:
+    if not (grid.left_out or grid.ignored):
         return None
     pixels = np.ones(grid.image_size, dtype=np.bool_)
     for tile in grid.tiles:
@@ -39,6 +40,41 @@ def hidden_defects(masks: NDArray[np.bool_], uninspected: NDArray[np.bool_] | No
     return np.asarray(there & ~elsewhere)
 
 
+def hidden_images(
+    labels: NDArray[np.bool_], masks: NDArray[np.bool_] | None, hidden: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Find the images of which nothing counts, shape (batch,): all of their pixels are hidden, or all of their defects.
+
+    Args:
+        labels: Whether each image is anomalous, shape (batch,).
+        masks: Defects, shape (batch, height, width); ``None`` if unknown.
+        hidden: Pixels that do not count, shape (batch or 1, height, width).
+    """
+    found = np.broadcast_to(hidden.all(axis=(1, 2)), labels.shape)
+    if masks is None:
+        return found
+    elsewhere = (masks & ~hidden).any(axis=(1, 2))
+    return np.asarray(found | (labels & hidden.any(axis=(1, 2)) & ~elsewhere))
+
+
+def seen_pixels(
+    uninspected: NDArray[np.bool_] | None, hidden: NDArray[np.bool_] | None, batch: int
+) -> Iterator[tuple[slice, NDArray[np.bool_] | EllipsisType]]:
+    """Yield which images of a batch to count, each time with which of their pixels: all at once if these are the same.
+
+    Args:
+        uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none.
+        hidden: Pixels that do not count, shape (batch or 1, height, width); ``None`` if all do.
+        batch: Number of images.
+    """
+    if hidden is None:
+        yield slice(None), ... if uninspected is None else ~uninspected
+        return
+    unseen = hidden if uninspected is None else hidden | uninspected
+    for number, pixels in enumerate(np.broadcast_to(unseen, (batch, *unseen.shape[1:]))):
+        yield slice(number, number + 1), ~pixels
+
+
 def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
     """Say which locations have no model, by reason, and how much of an image is not inspected; ``None`` if all have."""
     if not reasons:
@@ -48,7 +84,10 @@ def left_out_note(grid: TileGrid, reasons: Mapping[str, str]) -> str | None:
         by_reason.setdefault(reason, []).append(name)
     causes = "; ".join(f"{_listed(names)} ({reason})" for reason, names in by_reason.items())
     extent = "Other tiles cover all of their pixels."
-    if (pixels := uninspected_pixels(grid)) is not None:
+    pixels, ignored = uninspected_pixels(grid), uninspected_pixels(grid.without(()))
+    if pixels is not None and ignored is not None:
+        pixels = pixels & ~ignored
+    if pixels is not None and pixels.any():
         share = 100 * pixels.mean()
         extent = f"{pixels.sum()} pixels of an image ({share:.3g} %) are not inspected: no defect is found there."
     return f"{len(reasons)} of {len(grid.locations)} tiles are left out: {causes}. {extent}"

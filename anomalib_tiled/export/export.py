@@ -19,7 +19,7 @@ from anomalib_tiled.ensemble.supported_models import check_export
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import compare, random_images, real_images
 from anomalib_tiled.export.formats import CHECKPOINTS
-from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraphs, joining_graph
+from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph, TileGraphs, joining_graph
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
@@ -48,7 +48,7 @@ PER_TILE = "onnx"
 """The format in which each tile model can be a file of its own."""
 
 STEPS = 2
-"""Steps of writing besides one for each tile."""
+"""Steps of writing besides one for each model."""
 
 JOINING = "joining.onnx"
 WEIGHTS = "weights.data"
@@ -145,7 +145,7 @@ def export(run: Run, request: ExportRequest) -> Exported:
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
         made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
-        with steps("Exporting", len(ensemble.grid.tiles) + STEPS + len(made) + len(real)) as done:
+        with steps("Exporting", len(ensemble.grid.models) + STEPS + len(made) + len(real)) as done:
             write = write_tiles if request.per_tile else write_whole
             written, largest = write(ensemble, request.form, work, request.dtype, done), 0.0
             for images in (*made, *real):
@@ -161,7 +161,7 @@ def export(run: Run, request: ExportRequest) -> Exported:
 
 
 def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
-    """Write a checkpoint for each tile that ``load_from_checkpoint`` of its model opens.
+    """Write a checkpoint for each model that ``load_from_checkpoint`` of its class opens.
 
     Args:
         run: A run with all tiles trained.
@@ -177,12 +177,14 @@ def export_checkpoints(run: Run, output: Path, *, overwrite: bool) -> None:
         log_to(work / LOG),
     ):
         run.check_tiles()
-        with steps("Writing checkpoints", len(run.grid.tiles)) as done:
-            for tile in run.grid.tiles:
+        with steps("Writing checkpoints", len(run.grid.models)) as done:
+            for tile in run.grid.models:
                 write_tensors(run.job.saved_models.whole_checkpoint(tile), work / f"{tile.name}.ckpt")
                 done(f"tile {tile.name}")
         model = {"class_path": run.settings.model.class_path, "init_args": dict(run.settings.model.init_args)}
         facts = {"format": CHECKPOINTS, "class": model, "run": {"folder": str(run.folder.path)}}
+        if run.grid.groups:
+            facts["tiles"] = {tile.name: run.grid.model_of(tile).name for tile in run.grid.tiles}
         write_json(work / MANIFEST, {**facts, "files": checksums_of(work, sorted(work.glob("*.ckpt")))})
 
 
@@ -216,16 +218,17 @@ def write_whole(
         form: The format.
         folder: Folder for the files.
         dtype: Type of the images.
-        done: Called after each step: one for each tile, and ``STEPS`` more.
+        done: Called after each step: one for each model, and ``STEPS`` more.
 
     Raises:
         TiledError: The ensemble cannot become a graph, or the format cannot express it.
         OSError: The disk is full, for example.
     """
-    graphs, tiles = TileGraphs(ensemble), []
-    for tile in ensemble.grid.tiles:
-        tiles.append(graphs.graph(tile))
+    graphs, of_models = TileGraphs(ensemble), dict[str, TileGraph]()
+    for tile in ensemble.grid.models:
+        of_models[tile.name] = graphs.graph(tile)
         done(f"tile {tile.name}")
+    tiles = [of_models[ensemble.grid.model_of(tile).name] for tile in ensemble.grid.tiles]
     path = folder / f"model{form.suffix}"
     graph = form.write(EnsembleGraphs(ensemble, tuple(tiles), dtype), path)
     done(f"file of format {form.name}")
@@ -241,14 +244,14 @@ def write_whole(
 def write_tiles(
     ensemble: EnsembleModel, form: Format, folder: Path, dtype: torch.dtype, done: Callable[[str], None]
 ) -> Written:
-    """Write a file for each tile model, one for the stages, and a program that runs them one by one.
+    """Write a file for each model, one for the stages, and a program that runs them one by one.
 
     Args:
         ensemble: The ensemble, calibrated.
         form: The format, which is ONNX.
         folder: Folder for the files.
         dtype: Type of the images.
-        done: Called after each step: one for each tile, and ``STEPS`` more.
+        done: Called after each step: one for each model, and ``STEPS`` more.
 
     Raises:
         TiledError: The ensemble cannot become a graph, or the format cannot express it.
@@ -257,7 +260,7 @@ def write_tiles(
     (folder / "tiles").mkdir()
     weights, graphs = SharedWeights(folder / "tiles" / WEIGHTS), TileGraphs(ensemble, dtype)
     any_batch, outputs = True, tuple[str, ...]()
-    for tile in ensemble.grid.tiles:
+    for tile in ensemble.grid.models:
         graph = graphs.graph(tile)
         with form.step("written"):
             weights.save(graph, folder / "tiles" / f"{tile.name}{form.suffix}")
@@ -282,7 +285,8 @@ def _one_after_the_other(ensemble: EnsembleModel, form: Format, folder: Path, na
         predictions = []
         for tile in ensemble.grid.tiles:
             part = np.ascontiguousarray(inputs["images"][..., tile.rows, tile.columns])
-            predictions.append(form.load(folder / "tiles" / f"{tile.name}{form.suffix}")({"images": part}))
+            model = ensemble.grid.model_of(tile)
+            predictions.append(form.load(folder / "tiles" / f"{model.name}{form.suffix}")({"images": part}))
         return form.load(folder / JOINING)(
             {name: np.stack([each[name] for each in predictions], axis=1) for name in names}
         )

@@ -42,10 +42,10 @@ def assembled(grid: TileGrid, tiles: Mapping[str, torch.Tensor], join: Join, not
     Returns:
         Shape (..., image height, image width).
     """
-    if grid.left_out:
-        tiles = {**tiles, **dict.fromkeys(grid.left_out, torch.full_like(next(iter(tiles.values())), nothing))}
+    if without := grid.left_out | grid.ignored:
+        tiles = {**tiles, **dict.fromkeys(without, torch.full_like(next(iter(tiles.values())), nothing))}
     strips: list[Piece] = []
-    for _, row in groupby(grid.locations, key=lambda tile: tile.row):
+    for _, row in groupby(grid.positions, key=lambda tile: tile.row):
         of_row = list(row)
         strip = _joined([(tile.columns, tiles[tile.name]) for tile in of_row], -1, join)
         strips.append((of_row[0].rows, strip))

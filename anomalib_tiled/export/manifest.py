@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.export.graphs import Graph
+    from anomalib_tiled.grid import Tile, TileGrid
 
 MANIFEST = "manifest.json"
 
@@ -34,6 +35,8 @@ RESIZING = (
     "resize(image, [height, width], antialias=True); nearly the same: Pillow's resize((width, height), BILINEAR)"
 )
 """How the run resizes images of another size; exported files do not resize."""
+
+NAMED_REGIONS = "exported files give no scores and labels of named regions; `anomalib tiled predict` does"
 
 RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
 
@@ -82,11 +85,10 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
         ],
         "grid": {
             **ensemble.grid.to_json(),
-            "tiles": [
-                {"name": tile.name, "top": tile.rows.start, "left": tile.columns.start} for tile in ensemble.grid.tiles
-            ],
+            "tiles": [_placed(tile, ensemble.grid) for tile in ensemble.grid.tiles],
             "left_out": sorted(ensemble.grid.left_out),
         },
+        **_regions_of(run),
         "calibration": None if calibration is None else calibration.to_json(),
         "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},
         "run": {
@@ -97,6 +99,21 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
         },
         "packages": {package: version for package in PACKAGES if (version := version_of(package))},
     }
+
+
+def _regions_of(run: Run) -> dict[str, object]:
+    """Describe the regions; nothing if there are none."""
+    if (regions := run.regions) is None:
+        return {}
+    ignored = {"tiles": sorted(run.grid.ignored), "pixels": int(regions.ignored.sum()), "in_graph": True}
+    named = {"names": [*regions.named], "in_graph": False, "instead": NAMED_REGIONS} if regions.named else {}
+    return {"regions": {"ignored": ignored, **({"named": named} if named else {})}}
+
+
+def _placed(tile: Tile, grid: TileGrid) -> dict[str, object]:
+    """Give name and place of a tile, and the tile that its model is named after if tiles share models."""
+    place: dict[str, object] = {"name": tile.name, "top": tile.rows.start, "left": tile.columns.start}
+    return {**place, "model": grid.model_of(tile).name} if grid.groups else place
 
 
 def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, object]]:

@@ -78,8 +78,8 @@ class TileModule(nn.Module):
             f"{type(self.model).__name__} cannot be exported: {{}} Its forward must consist of PyTorch operations that "
             "do not depend on the values of tensors. Choose another model, or predict with `anomalib tiled predict`."
         ):
-            scores, maps = traceable_prediction(self.model, scaled(images))
-        return {"tile_scores": scores} | ({} if maps is None else {"tile_maps": maps.squeeze(1)})
+            found = traceable_prediction(self.model, scaled(images))
+        return {"tile_scores": found.scores} | ({} if found.maps is None else {"tile_maps": found.maps.squeeze(1)})
 
 
 class JoinStages(nn.Module):
@@ -98,6 +98,7 @@ class JoinStages(nn.Module):
             stages=stages,
             calibration=ensemble.calibration,
             evaluator=False,
+            scope=ensemble.scope,
         )
 
     def forward(self, tile_scores: torch.Tensor, tile_maps: torch.Tensor | None = None) -> Outputs:
@@ -118,7 +119,7 @@ class JoinStages(nn.Module):
         """Do the same for a list with one prediction for each tile, in the order of the grid."""
         joiner = _GraphJoiner(self.ensemble, predictions[0].scores.shape[0])
         for tile, prediction in zip(self.ensemble.grid.tiles, predictions, strict=True):
-            joiner.add(tile, prediction)
+            joiner.add(tile, joiner.hiding(tile, prediction))
         result = self.ensemble.decide(joiner.finish())._asdict()
         return {name: values for name, values in result.items() if values is not None}
 

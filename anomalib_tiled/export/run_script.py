@@ -59,7 +59,8 @@ class TiledModel:
         for tile in self.manifest["grid"]["tiles"]:
             top, left = tile["top"], tile["left"]
             part = np.ascontiguousarray(images[:, :, top : top + height, left : left + width])
-            model = self._session(f"tiles/{tile['name']}.onnx")  # freed when the next one is loaded
+            name = tile.get("model", tile["name"])  # tiles may share a model
+            model = self._session(f"tiles/{name}.onnx")  # freed when the next one is loaded
             for name, values in _run(model, {"images": part}).items():
                 predictions.setdefault(name, []).append(values)
         return _run(self.joining, {name: np.stack(values, axis=1) for name, values in predictions.items()})

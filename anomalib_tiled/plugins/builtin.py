@@ -13,6 +13,8 @@ from anomalib_tiled.grid import Tile
 from anomalib_tiled.plugins import hookimpl
 from anomalib_tiled.results.prediction_row import decision_on
 from anomalib_tiled.stages import (
+    aligners,
+    alignment,
     assignment,
     global_model,
     merging,
@@ -31,6 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 @hookimpl
+def register_aligners() -> Sequence[type[alignment.Aligner]]:
+    """Give the built-in aligners."""
+    return [aligners.Translation, aligners.Rigid, aligners.Affine, aligners.Homography]
+
+
+@hookimpl
 def register_regions() -> Sequence[type[regions.Regions]]:
     """Give the built-in regions."""
     return [regions.Regions]
@@ -39,7 +47,7 @@ def register_regions() -> Sequence[type[regions.Regions]]:
 @hookimpl
 def register_assignments() -> Sequence[type[assignment.Assignment]]:
     """Give the built-in assignments."""
-    return [assignment.PerTile]
+    return [assignment.PerTile, assignment.Shared, assignment.Grid, assignment.Clusters, assignment.Groups]
 
 
 @hookimpl

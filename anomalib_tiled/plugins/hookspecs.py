@@ -50,7 +50,7 @@ class EventHooks:
 
         Args:
             run_folder: Folder of the run; ``config.yaml`` in it is the effective configuration.
-            tile: The tile location, with ``name``, ``rows`` and ``columns``.
+            tile: The tile location, with ``name``, ``rows`` and ``columns``; of tiles that share a model, the first.
             seconds: Time that the training took.
             epochs: Epochs that were trained.
         """

@@ -86,6 +86,7 @@ class ImageJob:
             augmentations=self.job.datamodule.test_augmentations,
             trained_on=self.trained_on,
             report=report,
+            finder=self.job.finder,
         )
 
     def device_at(self, index: int | None) -> torch.device:
@@ -116,5 +117,7 @@ class ImageJob:
             stages=Stages.build(job.settings),
             calibration=Calibration.from_json(read_json(path)),
             evaluator=False,
+            scope=job.scope,
         )
+        ensemble.naming(job.regions)
         return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)

@@ -17,9 +17,15 @@ from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.regions import Region
+
+
+NOT_FOUND = "anomalous: the part is not found"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +35,15 @@ class ImagePrediction:
     Args:
         score: Higher is more anomalous; between 0 and 1 unless the run does not normalize.
         label: Whether the image is anomalous.
-        map: Score of each pixel, shape (height, width).
+        map: Score of each pixel, shape (height, width); NaN where pixels do not count.
         mask: Which pixels are anomalous, shape (height, width); ``None`` if the model gives no anomaly maps.
         regions: Anomalous pixels that touch each other; the region with the highest score first.
         image: The image, shape (height, width, 3), bytes.
         image_path: File of the image; ``None`` if it was given as pixels.
         raw_score: The score before the normalization of images, which may clip scores far from the threshold.
+        named_regions: Score and label of each named region of the run, by its name; empty if it has none.
+        unaligned: Why the part is not found in the image, if the run aligns images: then the label is true, scores and
+            map are NaN, and there is no mask; empty otherwise.
     """
 
     score: float
@@ -45,6 +54,20 @@ class ImagePrediction:
     image: NDArray[np.uint8] = field(repr=False)
     image_path: Path | None
     raw_score: float = math.nan
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+    unaligned: str = ""
+
+    @classmethod
+    def without_part(cls, image: NDArray[np.uint8], path: Path | None, reason: str) -> ImagePrediction:
+        """Give the prediction of an image in which the part is not found.
+
+        Args:
+            image: The image, shape (height, width, 3), bytes.
+            path: Its file; ``None`` if it was given as pixels.
+            reason: Why it is not found.
+        """
+        nothing = np.full(image.shape[:2], np.nan, np.float32)
+        return cls(math.nan, True, nothing, None, (), image, path, unaligned=reason)  # noqa: FBT003  # the label
 
     @property
     def contradiction(self) -> str:
@@ -54,9 +77,11 @@ class ImagePrediction:
     def picture(self) -> Image.Image:
         """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer.
 
-        Where label and mask contradict each other, the picture says so.
+        Where label and mask contradict each other, or the part is not found, the picture says so.
         """
-        is_raw = self.map.min() < 0 or self.map.max() > 1
+        if self.unaligned:
+            return captioned(Image.fromarray(self.image), NOT_FOUND)
+        is_raw = np.nanmin(self.map) < 0 or np.nanmax(self.map) > 1
         normalized = stretched(self.map) if is_raw else self.map
         item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
         drawn = overlay(item, Size(*self.image.shape[:2]))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
-from anomalib_tiled.results.prediction_row import contradiction, count_of
+from anomalib_tiled.results.prediction_row import UNALIGNED, contradiction, count_of
+from anomalib_tiled.results.region_decisions import region_columns
+from anomalib_tiled.results.region_metrics import RegionMeasurements
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
 from anomalib_tiled.system.files import open_table, replacing, write_json
 
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
 
     from anomalib_tiled.config.settings import Settings
-    from anomalib_tiled.data.split import Sample
-    from anomalib_tiled.ensemble.calibration import Observed
+    from anomalib_tiled.data.split import Sample, Split
+    from anomalib_tiled.ensemble.calibration import Calibration, Observed
+    from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
+    from anomalib_tiled.results.region_decisions import RegionDecision
 
 SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label", "contradiction")
 Row = tuple[str | float | None, ...]
@@ -42,7 +47,7 @@ class Measured:
     Args:
         metrics: Metrics by name; ``None`` for one that is undefined.
         images: Number of images behind the metrics of ``image`` and of ``pixel``.
-        tiles: The results of each tile location.
+        tiles: The results of each tile location, then those of each named region.
         notes: Sentences for the reader of the results.
     """
 
@@ -75,7 +80,7 @@ class RunMeasurements:
 
     def __init__(self, settings: Settings, grid: TileGrid) -> None:
         self._metrics = Measurements.of(settings, grid)
-        self._tiles = TileMeasurements(grid)
+        self._tiles, self._regions = TileMeasurements(grid), RegionMeasurements(grid.image_size)
         self._hidden = HiddenDefects(grid)
         self._contradictions: list[str] = []
 
@@ -88,16 +93,27 @@ class RunMeasurements:
         """Give the function that takes the raw prediction of each tile of a batch."""
         return self._tiles.watch(batch)
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Measure whole images.
 
         Args:
             batch: Images with predictions, on the CPU.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        self._metrics.update(batch)
-        self._tiles.update(batch)
+        self._metrics.update(batch, hidden)
+        self._tiles.update(batch, hidden)
         self._hidden.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
+
+    def update_regions(
+        self,
+        batch: ImageBatch,
+        scores: Mapping[str, torch.Tensor],
+        decided: Mapping[str, DecidedRegion],
+        regions: NamedRegions,
+    ) -> None:
+        """Measure named regions; arguments are those of `RegionMeasurements.update`."""
+        self._regions.update(batch, scores, decided, regions)
 
     def add_tiles(self, tiles: Mapping[str, Observed | TileScores]) -> None:
         """Add the scores of tiles, by their names."""
@@ -107,49 +123,99 @@ class RunMeasurements:
         """Add the measurements of the next images; those stay unchanged."""
         self._metrics.merge(other._metrics)
         self._tiles.merge(other._tiles)
+        self._regions.merge(other._regions)
         self._hidden.merge(other._hidden)
         self._contradictions += other._contradictions
 
-    def results(self, run: Run) -> Measured:
+    def results(self, run: Run, calibration: Calibration) -> Measured:
         """Give the results, once all images are measured.
 
         Args:
             run: The run, with the test images.
+            calibration: What its stages have learned.
         """
         metrics, images = self._metrics.compute(), self._metrics.images
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
-        notes = (run.left_out_note(), self._hidden.note(), advice)
+        of_places = (run.ignored_note(), run.left_out_note(), _unaligned_note(run.split), self._hidden.note())
+        notes = (*of_places, _out_of_scope(self._metrics.out_of_scope), advice)
         unmeasured = _unmeasured(run.split.subset("test"), images)
-        return Measured(
-            metrics, images, self._tiles.results(), (*filter(None, notes), *unmeasured, *self._metrics.lacks)
-        )
+        alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
+        every = (*filter(None, notes), *unmeasured, *self._metrics.lacks, *alarming)
+        return Measured(metrics, images, [*self._tiles.results(), *self._regions.results()], every)
 
 
 @contextmanager
-def scores_file(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
+def scores_file(
+    path: Path, regions: Sequence[str] = (), *, is_aligned: bool = False
+) -> Iterator[Callable[[Iterable[Row]], None]]:
     """Write ``scores.csv`` batch by batch.
 
     Args:
         path: The finished file.
+        regions: Names of the named regions.
+        is_aligned: Whether images are aligned, so that there is a column for those in which the part is not found.
 
     Yields:
-        Function that writes rows, as `score_rows` gives them.
+        Function that writes rows, as `score_rows` and `unaligned_rows` give them.
     """
+    columns = [*SCORE_COLUMNS, *([UNALIGNED] if is_aligned else []), *region_columns(regions)]
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(SCORE_COLUMNS)
-        yield writer.writerows
+        writer.writerow(columns)
+        yield lambda rows: writer.writerows((*row, *[""] * (len(columns) - len(row))) for row in rows)
 
 
-def score_rows(images: Iterable[ImageItem]) -> list[Row]:
-    """Give the row of each image, such as those of a batch, for ``scores.csv``."""
+def score_rows(
+    images: Iterable[ImageItem],
+    regions: Iterable[Mapping[str, RegionDecision]] | None = None,
+    *,
+    is_aligned: bool = False,
+) -> list[Row]:
+    """Give the row of each image for ``scores.csv``.
+
+    Args:
+        images: The images, such as those of a batch.
+        regions: Decisions about the named regions of each image; ``None`` if there are none.
+        is_aligned: Whether images are aligned; the part is found in these.
+    """
+    found = [""] if is_aligned else []
     rows: list[Row] = []
-    for item in images:
+    for item, named in zip(images, repeat({}) if regions is None else regions, strict=False):
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
-        rows.append((item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words))
+        own = [cell for each in named.values() for cell in (_cell(each.score), int(each.label))]
+        rows.append(
+            (item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words, *found, *own)
+        )
     return rows
+
+
+def unaligned_rows(run: Run) -> list[Row]:
+    """Give the row of each test image in which the part is not found: anomalous, without a score."""
+    reasons = run.unaligned or {}
+    return [
+        (str(sample.image_path), sample.label, None, 1, "", reasons[str(sample.image_path)])
+        for sample in run.split.unaligned("test")
+    ]
+
+
+def _unaligned_note(split: Split) -> str:
+    if not (unaligned := len(split.unaligned("test"))):
+        return ""
+    return (
+        f"The part is not found in {unaligned} of {unaligned + len(split.subset('test'))} test images: they are "
+        "anomalous, have no score, and do not count in the metrics. See the column unaligned of scores.csv."
+    )
+
+
+def _out_of_scope(images: int) -> str:
+    if not images:
+        return ""
+    return (
+        f"Image metrics leave out {images} test images: all of their defects lie where pixels do not count, because "
+        "the regions ignore them, or because they are outside of the aligned image."
+    )
 
 
 def _unmeasured(samples: Sequence[Sample], measured: Mapping[str, ImageCounts]) -> list[str]:

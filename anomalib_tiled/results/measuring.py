@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
 from anomalib_tiled.results.prediction_row import decision_on
+from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.tile_metrics import TileScores, observed_tile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import torch
     from anomalib.data import ImageBatch
 
     from anomalib_tiled.ensemble.calibration import Calibration, Observed
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.measured import Row
+    from anomalib_tiled.results.region_decisions import RegionDecision
+
+
+class MeasuredBatch(NamedTuple):
+    """A batch of images with its predictions, on the CPU.
+
+    Args:
+        images: The images.
+        regions: Decisions about the named regions of each image, by their names.
+    """
+
+    images: ImageBatch
+    regions: list[dict[str, RegionDecision]]
 
 
 def measure(
@@ -34,8 +49,8 @@ def measure(
     pictures: Pictures | None,
     *,
     tiles: bool,
-) -> Iterator[ImageBatch]:
-    """Predict, measure and draw images batch by batch, and yield each batch with its predictions, on the CPU.
+) -> Iterator[MeasuredBatch]:
+    """Predict, measure and draw images batch by batch, and yield each batch with its predictions.
 
     Args:
         images: The images.
@@ -51,13 +66,15 @@ def measure(
         for batch, predict in images:
             with with_context(image_context(batch.image_path)):
                 raw = predict(measurements.watch(batch) if tiles else None)
-                decided = ensemble.decide(raw)._asdict()
+                decided, regions = ensemble.decide(raw)._asdict(), ensemble.decide_regions(raw)
             fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
             batch.update(**fields)
-            measurements.update(batch)
+            measurements.update(batch, None if raw.hidden is None else raw.hidden.cpu())
+            measurements.update_regions(batch, raw.regions, regions, ensemble.regions)
+            batch.anomaly_map = raw.shown(cast("torch.Tensor", batch.anomaly_map))
             draw(batch)
             give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
-            yield batch
+            yield MeasuredBatch(batch, decisions_of(regions, len(batch)))
 
 
 class MeasuredImages(NamedTuple):
@@ -130,9 +147,10 @@ class MeasureImages:
         rows: list[Row] = []
         measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
-        for batch in measure(batches, ensemble, measurements, self.pictures, tiles=False):
+        pictures = None if self.pictures is None else replace(self.pictures, split=job.data.split)
+        for batch, regions in measure(batches, ensemble, measurements, pictures, tiles=False):
             items = [*batch]  # which copies the images
-            rows += score_rows(items)
+            rows += score_rows(items, regions, is_aligned="alignment" in job.settings.stages)
             for item in items:
                 logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from anomalib.metrics import Evaluator
 from scipy import ndimage
 
-from anomalib_tiled.ensemble.uninspected import uninspected_pixels
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.uninspected import hidden_images, seen_pixels, uninspected_pixels
 from anomalib_tiled.results.class_metrics import ClassMetric, Value, read_metrics
 from anomalib_tiled.stages import curves
 from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import TileGrid
     from anomalib_tiled.results.class_metrics import MetricSpec
 
-Number = TypeVar("Number", bound=np.generic)
 Curve = Callable[[ScoreCounts], "float | None"]
 Results = dict[str, Value]
 
@@ -104,6 +104,9 @@ class Measurements:
         uninspected: Pixels that no model sees, shape (height, width); ``None`` if there are none. Counts leave them
             out; other metrics count them as normal.
 
+    Attributes:
+        out_of_scope: Number of images of which nothing counts: all defects are hidden, or all pixels.
+
     Raises:
         ConfigurationError: There is no metric of that name, or it refuses its arguments.
     """
@@ -112,8 +115,8 @@ class Measurements:
         self, metrics: MetricSettings, *, raw: bool = False, uninspected: NDArray[np.bool_] | None = None
     ) -> None:
         self._image = _LevelMeasurements("image", metrics.image, ExactScores(), raw=raw)
-        inspected = None if uninspected is None else ~uninspected
-        self._pixel = _LevelMeasurements("pixel", metrics.pixel, ScoreDistribution(), raw=raw, inspected=inspected)
+        self._pixel = _LevelMeasurements("pixel", metrics.pixel, ScoreDistribution(), raw=raw, uninspected=uninspected)
+        self.out_of_scope = 0
 
     @classmethod
     def of(cls, settings: Settings, grid: TileGrid | None = None) -> Measurements:
@@ -126,17 +129,38 @@ class Measurements:
         uninspected = None if grid is None else uninspected_pixels(grid)
         return cls(settings.metrics, raw=settings.normalization.stage == "none", uninspected=uninspected)
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Take in a batch of predictions with labels and, if there are any, masks.
 
         Args:
             batch: Predictions. Without labels the batch is skipped; without masks only its pixels are.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do. Counts leave
+                them out; other metrics count them as normal, with the lowest score of their image.
         """
+        out = None if hidden is None else _flags(hidden.squeeze(1))
+        masks = None if batch.gt_mask is None else _flags(batch.gt_mask)
         if batch.gt_label is not None and batch.pred_score is not None:
-            self._image.update(_numbers(batch.pred_score), batch.pred_label, _flags(batch.gt_label))
+            labels = _flags(batch.gt_label)
+            absent = None if out is None else hidden_images(labels, masks, out)
+            self._update_images(_numbers(batch.pred_score), batch.pred_label, labels, absent)
         # A model without anomaly maps predicts no masks; the maps in the batch are for pictures only.
-        if batch.gt_mask is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
-            self._pixel.update(_numbers(batch.anomaly_map), batch.pred_mask, _flags(batch.gt_mask))
+        if masks is not None and batch.pred_mask is not None and batch.anomaly_map is not None:
+            self._pixel.update(_numbers(batch.anomaly_map), batch.pred_mask, masks, out)
+
+    def _update_images(
+        self,
+        scores: NDArray[np.float32],
+        called: torch.Tensor | None,
+        labels: NDArray[np.bool_],
+        absent: NDArray[np.bool_] | None,
+    ) -> None:
+        """Measure images, without those of which nothing counts."""
+        if absent is not None:
+            self.out_of_scope += int(np.count_nonzero(absent))
+            called = None if called is None else called.cpu()[torch.from_numpy(~absent)]
+            scores, labels = scores[~absent], labels[~absent]
+        if labels.size:
+            self._image.update(scores, called, labels)
 
     @property
     def can_be_merged(self) -> bool:
@@ -147,6 +171,7 @@ class Measurements:
         """Add what another place has measured of the next images, with the same metrics; that stays unchanged."""
         self._image.merge(other._image)
         self._pixel.merge(other._pixel)
+        self.out_of_scope += other.out_of_scope
 
     def compute(self) -> Results:
         """Give all metrics by name, such as ``image_AUROC``; ``None`` where one is undefined."""
@@ -190,8 +215,8 @@ class StreamingEvaluator(Evaluator):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch of predictions."""
-        del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        self._measurements.update(batch)
+        del trainer, outputs, batch_idx, dataloader_idx
+        self._measurements.update(batch, pl_module.ignored if isinstance(pl_module, EnsembleModel) else None)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics: undefined ones as NaN, ones with several numbers under several names."""
@@ -211,19 +236,28 @@ class _LevelMeasurements:
         scores: ScoreDistribution,
         *,
         raw: bool,
-        inspected: NDArray[np.bool_] | None = None,
+        uninspected: NDArray[np.bool_] | None = None,
     ) -> None:
         self._specs = read_metrics(level, metrics)
         self.others = {spec.name: ClassMetric(spec, raw=raw) for spec in self._specs if not spec.is_counted}
         self.name, self.images = level, ImageCounts()
-        self._scores, self._decisions, self._inspected = scores, Decisions(), inspected
+        self._scores, self._decisions, self._uninspected = scores, Decisions(), uninspected
         self._needs_regions = any(spec.is_counted and spec.class_path == "AUPRO" for spec in self._specs)
 
-    def update(self, scores: NDArray[np.float32], decided: torch.Tensor | None, anomalous: NDArray[np.bool_]) -> None:
-        anomalous = anomalous if self._inspected is None else anomalous & self._inspected
+    def update(
+        self,
+        scores: NDArray[np.float32],
+        decided: torch.Tensor | None,
+        anomalous: NDArray[np.bool_],
+        hidden: NDArray[np.bool_] | None = None,
+    ) -> None:
+        for unseen in (self._uninspected, hidden):
+            anomalous = anomalous if unseen is None else anomalous & ~unseen
         regions = _region_weights(anomalous) if self._needs_regions and anomalous.any() else None
         self.images.add(anomalous)
-        self._scores.add(self._seen(scores), self._seen(anomalous), None if regions is None else self._seen(regions))
+        for images, pixels in seen_pixels(self._uninspected, hidden, len(scores)):
+            weights = None if regions is None else regions[images][:, pixels]
+            self._scores.add(scores[images][:, pixels], anomalous[images][:, pixels], weights)
         if decided is not None:
             self._decisions.add(_flags(decided), anomalous)
         if self.others:
@@ -237,12 +271,8 @@ class _LevelMeasurements:
         self._decisions.merge(other._decisions)
 
     def __getstate__(self) -> dict[str, object]:
-        """Pickle without the pixels that a model sees: nothing more is measured elsewhere."""
-        return {**vars(self), "_inspected": None}
-
-    def _seen(self, values: NDArray[Number]) -> NDArray[Number]:
-        """Drop pixels that no model sees."""
-        return values if self._inspected is None else values[:, self._inspected]
+        """Pickle without the pixels that no model sees: nothing more is measured elsewhere."""
+        return {**vars(self), "_uninspected": None}
 
     def compute(self) -> Results:
         if self._scores.empty:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,13 @@ import torch
 from anomalib.data import ImageItem
 from anomalib.visualization.image.item_visualizer import visualize_image_item
 from PIL import ImageDraw, ImageFont
+from PIL.Image import fromarray
 from torch.nn.functional import interpolate
 
 from anomalib_tiled.data.images import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.prediction_row import contradiction
-from anomalib_tiled.results.regions import in_source_size
+from anomalib_tiled.results.regions import InFile, in_source_size
 from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from anomalib_tiled.data.split import Split
     from anomalib_tiled.grid import Size
+    from anomalib_tiled.stages.alignment import Matrix
 
 LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
 """Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
@@ -66,11 +70,13 @@ class Pictures:
         folder: Folder for the pictures.
         common: Folder that all images are in; pictures keep the folders below it.
         stretch: Whether maps are raw, so that each is stretched over all colours.
+        split: The images with their transforms, for batches of aligned images.
     """
 
     folder: Path
     common: Path
     stretch: bool
+    split: Split | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def into(cls, folder: Path, image_paths: Iterable[Path], *, stretch: bool) -> Pictures:
@@ -85,17 +91,21 @@ class Pictures:
     def draw(self, batch: ImageBatch) -> None:
         """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
         for item in batch:
-            self.draw_one(item)
+            self.draw_one(item, None if self.split is None else self.split.matrix_of(str(item.image_path)))
 
-    def draw_one(self, item: ImageItem) -> None:
+    def draw_one(self, item: ImageItem, matrix: Matrix | None = None) -> None:
         """Draw the picture of one image; where label and mask contradict each other, the picture says so.
+
+        Args:
+            item: The image with its prediction.
+            matrix: Its transform; ``None`` if it is not aligned.
 
         Raises:
             DataError: The image is missing or has changed.
         """
         path = Path(str(item.image_path))
         size = size_of(path)
-        picture = overlay(_in_size(item, size, stretch=self.stretch), size)
+        picture = overlay(_in_size(item, InFile(size, matrix), stretch=self.stretch), size)
         if picture is not None:
             picture = captioned(picture, contradiction(item.pred_label, item.pred_mask))
             with replacing(self.path_of(path)) as temporary:
@@ -153,12 +163,25 @@ def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
     """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there are none.
 
     Args:
-        item: Image, map and masks, all of one size.
+        item: Image, map and masks, all of one size; where the map is NaN, the plain image shows.
         size: Their size.
     """
+    scores = item.anomaly_map
+    if scores is None or not (hidden := np.isnan(np.asarray(scores))).any():
+        return _drawn(item, size, LAYERS)
+    filled = copy(item)
+    filled.anomaly_map = torch.nan_to_num(scores) if isinstance(scores, torch.Tensor) else np.nan_to_num(scores)
+    picture, plain = _drawn(filled, size, LAYERS), _drawn(item, size, [])
+    if picture is not None and plain is not None:
+        picture.paste(plain, mask=fromarray(hidden.reshape(*size)))
+    return picture
+
+
+def _drawn(item: ImageItem | NumpyImageItem, size: Size, layers: list[str]) -> Image | None:
+    """Lay layers over an image by anomalib's visualizer."""
     picture = visualize_image_item(
         item,
-        overlay_fields=[("image", LAYERS)],
+        overlay_fields=[("image", layers)],
         field_size=(size.width, size.height),
         fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
         overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
@@ -182,25 +205,30 @@ def captioned(picture: Image, words: str) -> Image:
 
 
 def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around."""
-    lowest, highest = scores.min(), scores.max()
+    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around.
+
+    NaN stays.
+    """
+    lowest, highest = np.nanmin(scores), np.nanmax(scores)
     scaled: NDArray[np.float32] = (scores - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
     return scaled
 
 
-def _in_size(item: ImageItem, size: Size, *, stretch: bool) -> ImageItem:
+def _in_size(item: ImageItem, in_file: InFile, *, stretch: bool) -> ImageItem:
     """Resize map and masks to the image, as regions are resized, so that the picture shows the reported regions."""
     scores, mask, truth = item.anomaly_map, item.pred_mask, item.gt_mask
     if scores is not None:
-        resized = in_source_size(scores, size)
+        resized = in_source_size(scores, *in_file)
         scores = torch.from_numpy(stretched(resized) if stretch else resized)
-    if truth is not None:
+    if truth is not None and in_file.matrix is not None:
+        truth = torch.from_numpy(in_source_size(truth.bool(), *in_file) > 0)
+    elif truth is not None:
         layer = truth.byte().reshape(1, 1, *truth.shape[-2:])
-        truth = interpolate(layer, tuple(size), mode="nearest-exact")[0, 0] > 0
+        truth = interpolate(layer, tuple(in_file.size), mode="nearest-exact")[0, 0] > 0
     return ImageItem(
         image=item.image,
         image_path=item.image_path,
         anomaly_map=scores,
-        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, size) > 0),
+        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, *in_file) > 0),
         gt_mask=truth,
     )

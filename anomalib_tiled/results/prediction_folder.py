@@ -15,7 +15,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, PredictedImage
+from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, PredictedImage
+from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
 
+ALIGNED = "aligned"
+"""Key of the facts: the run aligns images, so the table has a column for those in which the part is not found."""
+
 HAS_MAPS = "has_maps"
 """Key of the facts: whether the model gives anomaly maps."""
+
+NAMED_REGIONS = "named_regions"
+"""Key of the facts: names of the named regions, if the run has some."""
 
 RETHRESHOLDING = "deciding"
 """Key of the facts while new thresholds are applied: these thresholds."""
@@ -274,7 +281,7 @@ class PredictionFolder:
         with _appending(self.lines_file) as file:
             file.write("".join(f"{image.to_line()}\n" for image in images))
         with _appending(self.rows_file) as file:
-            _write_rows(file, (image.to_row() for image in images))
+            _write_rows(file, map(self._row, images))
 
     def append_failure(self, path: Path, error: str) -> None:
         """Note an image that could not be read, and the reason."""
@@ -332,8 +339,18 @@ class PredictionFolder:
     def _table(self) -> Iterator[Callable[[PredictedImage], None]]:
         """Write a new table, row by row."""
         with replacing(self.rows_file) as rows, open_table(rows, "w") as file:
-            _write_rows(file, [COLUMNS])
-            yield lambda image: _write_rows(file, [image.to_row()])
+            _write_rows(file, [self._columns()])
+            yield lambda image: _write_rows(file, [self._row(image)])
+
+    def _columns(self) -> list[str]:
+        """Give the columns of the table: those of named regions and of alignment only if the run has any."""
+        facts = self.facts() if self._is_begun() else {}
+        return [*COLUMNS, *([UNALIGNED] if facts.get(ALIGNED) else []), *region_columns(facts.get(NAMED_REGIONS, []))]
+
+    def _row(self, image: PredictedImage) -> list[Plain]:
+        """Give the row of an image; the cells of named regions stay empty if the part is not found."""
+        row = image.to_row()
+        return [*row, *[""] * (len(self._columns()) - len(row))] if image.unaligned else row
 
     def _lines(self) -> Iterator[tuple[PredictedImage, int]]:
         """Yield the predictions, each with the position in bytes where it ends."""

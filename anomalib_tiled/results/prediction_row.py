@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from anomalib_tiled.data.images import size_of
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region_decisions import RegionDecision
 from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
     from anomalib.data import ImageItem
@@ -24,6 +26,9 @@ COLUMNS = (
     "contradiction",
 )
 """Columns of the table."""
+
+UNALIGNED = "unaligned"
+"""One more column, of runs that align images: why the part is not found in an image."""
 
 CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 """The category of all regions in COCO's format."""
@@ -45,15 +50,33 @@ class PredictedImage:
         regions: Its anomalous regions; the one with the highest score first.
         any_pixel: Whether any pixel is anomalous, also in regions too small to list; ``None`` if the model gives
             no anomaly maps.
+        unaligned: Why the part is not found in the image, which then counts as anomalous, and has no scores; empty if
+            it is found; ``None`` if the run does not align images.
+        named_regions: Decisions about named regions, by their names; empty if the run has none.
     """
 
     image_path: str
     image_size: Size
-    pred_score: float
-    raw_score: float
+    pred_score: float | None
+    raw_score: float | None
     pred_label: int
     regions: tuple[Region, ...]
     any_pixel: bool | None = None
+    unaligned: str | None = None
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+
+    @classmethod
+    def without_part(cls, path: Path, reason: str) -> PredictedImage:
+        """Give the prediction of an image in which the part is not found.
+
+        Args:
+            path: The image.
+            reason: Why it is not found.
+
+        Raises:
+            DataError: The image is missing by now.
+        """
+        return cls(str(path), size_of(path), None, None, 1, (), unaligned=reason)
 
     @property
     def contradiction(self) -> str:
@@ -70,12 +93,18 @@ class PredictedImage:
         content = {
             **vars(self),
             "image_size": [*self.image_size],
-            "pred_score": rounded(self.pred_score),
-            "raw_score": rounded(self.raw_score),
+            "pred_score": _rounded(self.pred_score),
+            "raw_score": _rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
             "contradiction": self.contradiction,
+            "named_regions": {
+                name: {"score": rounded(each.score), "label": int(each.label)}
+                for name, each in self.named_regions.items()
+            },
         }
-        return json_line(content)
+        empty = {"named_regions"} if not self.named_regions else set()
+        empty |= {UNALIGNED} if self.unaligned is None else set()
+        return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
     def from_line(cls, line: bytes) -> PredictedImage:
@@ -88,7 +117,11 @@ class PredictedImage:
             content = cast("dict[str, Plain]", parse_json(line))
             size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
             content.pop("contradiction", None)  # earlier versions did not write it
-            return cls(**{**content, "image_size": size, "regions": regions})
+            named = {
+                name: RegionDecision(float(each["score"]), bool(each["label"]))
+                for name, each in content.pop("named_regions", {}).items()
+            }
+            return cls(**{**content, "image_size": size, "regions": regions, "named_regions": named})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
 
@@ -96,8 +129,10 @@ class PredictedImage:
         """Give the row of ``predictions.csv``: number and area of all regions, box and peak of the first."""
         first = [*self.regions[0].bbox, rounded(self.regions[0].peak_score)] if self.regions else [""] * 5
         area = sum(region.area for region in self.regions)
-        label, score = self.pred_label, rounded(self.pred_score)
-        return [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+        label, score = self.pred_label, "" if self.pred_score is None else rounded(self.pred_score)
+        own = [cell for each in self.named_regions.values() for cell in (rounded(each.score), int(each.label))]
+        row = [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+        return [*row, *([] if self.unaligned is None else [self.unaligned]), *own]
 
     def coco_image(self, number: int) -> dict[str, Plain]:
         """Give the entry of the image in COCO's format.
@@ -126,6 +161,10 @@ class PredictedImage:
                 "iscrowd": 0,
                 "score": rounded(region.peak_score),
             }
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else rounded(score)
 
 
 def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool | None) -> str:  # noqa: FBT001

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,20 +15,22 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.results.regions import Region, in_source_size, regions_of
+from anomalib_tiled.results.region_decisions import named_regions
+from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anomalib.data import ImageItem
     from numpy.typing import NDArray
 
+    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.grid import Size
+    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.request import PredictionRequest
 
 
@@ -69,7 +71,9 @@ class PredictionWriter:
             folder.check_same(**asdict(settings), calibration=_fingerprint(run))
             common = _earlier_folder(folder, settings, images)
         else:
-            facts = {"common": str(common), "run": str(run.folder.path), "calibration": _fingerprint(run)}
+            facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
+            facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
+            facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
             folder.begin(settings, **facts)
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
@@ -94,48 +98,58 @@ class PredictionWriter:
         changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
-    def write(self, item: ImageItem, size: Size, raw_score: float, raw_map: torch.Tensor) -> PredictedImage:
+    def write(
+        self,
+        item: ImageItem,
+        in_file: InFile,
+        raw_score: float,
+        raw_map: torch.Tensor,
+        named: Mapping[str, RegionDecision] | None = None,
+    ) -> PredictedImage:
         """Write the requested files of an image, and give its prediction.
 
         Args:
             item: The image with its prediction, on the CPU.
-            size: Size of the image file.
+            in_file: Size of the image file, and how the image was aligned: then the raw map is moved back, too.
             raw_score: Score before the normalization of images.
             raw_map: Map before the normalization of images, shape (height, width), on the CPU.
+            named: Decisions about named regions, by their names; ``None`` if there are none.
 
         Raises:
             DataError: The image is missing or has changed, or its name is too long.
         """
         path = Path(str(item.image_path))
         with _errors_naming_image(path):
-            prediction = self.write_decision(item, size, raw_score)
+            prediction = self.write_decision(item, in_file, raw_score)
             if self.settings.maps is not None and item.pred_mask is not None:
+                scores = raw_map.numpy() if in_file.matrix is None else in_source_size(raw_map, *in_file)
                 with replacing(self._map_file(path)) as temporary:
-                    _write_map(temporary, raw_map.numpy().astype(np.float32), self.settings.maps)
-            return prediction
+                    _write_map(temporary, scores.astype(np.float32), self.settings.maps)
+            return replace(prediction, named_regions=named or {})
 
-    def write_decision(self, item: ImageItem, size: Size, raw_score: float) -> PredictedImage:
+    def write_decision(self, item: ImageItem, in_file: InFile, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
         if self.settings.overlays:
-            self.files.below("images").draw_one(item)
+            self.files.below("images").draw_one(item, in_file.matrix)
         found: tuple[Region, ...] = ()
         any_pixel: bool | None = None
         if item.pred_mask is not None and item.anomaly_map is not None:
-            mask = in_source_size(item.pred_mask, size) > 0
+            mask = in_source_size(item.pred_mask, *in_file) > 0
             any_pixel = bool(mask.any())
-            scores = in_source_size(item.anomaly_map, size)
+            scores = in_source_size(item.anomaly_map, *in_file)
             found = regions_of(mask, scores, self.settings.min_area, segmentation=self.settings.coco)
             if self.settings.masks:
                 with replacing(self.files.below("masks").path_of(Path(str(item.image_path)))) as temporary:
                     Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
         return PredictedImage(
             image_path=str(item.image_path),
-            image_size=size,
+            image_size=in_file.size,
             pred_score=float(cast("torch.Tensor", item.pred_score)),
             raw_score=raw_score,
             pred_label=int(cast("torch.Tensor", item.pred_label)),
             regions=found,
             any_pixel=any_pixel,
+            unaligned=None if in_file.matrix is None else "",
         )
 
     def read_map(self, image_path: Path) -> torch.Tensor:
@@ -163,7 +177,7 @@ class PredictionWriter:
         Raises:
             RunFolderError: A file is missing.
         """
-        for image in self.folder.predicted() if maps else ():
+        for image in (each for each in self.folder.predicted() if maps and not each.unaligned):
             for path in (self._map_file(image.path), *([image.path] if self.settings.overlays else [])):
                 if not path.is_file():
                     message = (

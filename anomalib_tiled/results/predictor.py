@@ -6,18 +6,20 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from anomalib_tiled.data.tile_dataset import collate
-from anomalib_tiled.data.unlabelled_images import SourceBatch
+import torch
+
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
+from anomalib_tiled.results.region_decisions import decisions_of
+from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.out_of_memory import LOWER_THE_BUDGET, advising_on_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import torch
     from anomalib.data import ImageItem
 
+    from anomalib_tiled.data.unlabelled_images import SourceBatch
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile
@@ -67,8 +69,8 @@ class Predictor:
         if predicted is not None:
             yield from predicted
         elif not single:
-            for item, size in zip(batch.images, batch.sizes, strict=True):
-                yield from self.predict(SourceBatch(collate([item]), (size,)), record)
+            for one in batch.one_by_one():
+                yield from self.predict(one, record)
 
     def _try(self, batch: SourceBatch, record: Record, on_tile: OnTile | None) -> list[ImageItem] | None:
         """Predict a batch; ``None`` if that failed."""
@@ -87,16 +89,24 @@ class Predictor:
     def _predict(self, batch: SourceBatch, record: Record, on_tile: OnTile | None) -> list[ImageItem]:
         images = batch.images
         with with_context(image_context(images.image_path)):
-            raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile)
+            raw = self._ensemble.predict_raw(cast("torch.Tensor", images.image), on_tile, hidden=batch.hidden)
             decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
+            regions = decisions_of(self._ensemble.decide_regions(raw), len(images))
+            decided = decided._replace(anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map)))
         fields: dict[str, Any] = {
             name: None if value is None else value.cpu() for name, value in decided._asdict().items()
         }
         images.update(**fields)
         items, predictions, failures = [], [], []
-        for item, size, score, raw_map in zip(images, batch.sizes, raw.scores.tolist(), raw.maps.cpu(), strict=True):
+        raw_maps, matrices = raw.shown(raw.maps.cpu()), batch.matrices or (None,) * len(batch.sizes)
+        if batch.matrices is not None and raw.uninspected is not None:  # a map in pixels of the file hides them, too
+            raw_maps = raw_maps.masked_fill(raw.uninspected.cpu(), torch.nan)
+        of_files = (InFile(*each) for each in zip(batch.sizes, matrices, strict=True))
+        for item, in_file, score, raw_map, named in zip(
+            images, of_files, raw.scores.tolist(), raw_maps, regions, strict=True
+        ):
             try:
-                predictions.append(self._writer.write(item, size, score, raw_map[0]))
+                predictions.append(self._writer.write(item, in_file, score, raw_map[0], named))
                 items.append(item)
             except DataError as error:
                 failures.append((Path(str(item.image_path)), error))

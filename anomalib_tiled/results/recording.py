@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from anomalib_tiled.errors import DataError, OutOfMemoryError, RunFolderError
+from anomalib_tiled.errors import DataError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.request import Predicted
 from anomalib_tiled.system.bounds import parse_json, read_lines
@@ -37,16 +37,19 @@ class Record(Protocol):
             text: The line.
         """
 
-    def add(self, images: Sequence[PredictedImage], *, has_maps: bool) -> None:
+    def add(self, images: Sequence[PredictedImage], *, has_maps: bool | None) -> None:
         """Take predicted images, whose own files are written.
 
         Args:
             images: The images.
-            has_maps: Whether the model gives anomaly maps.
+            has_maps: Whether the model gives anomaly maps; ``None`` if it has not seen the images.
         """
 
     def fail(self, path: Path, error: TiledError) -> None:
-        """Take an image that cannot be read or predicted, or whose files cannot be written, and the reason."""
+        """Take an image that cannot be read or predicted, or whose files cannot be written, and the reason.
+
+        An image in which the part is not found has not failed: it is anomalous.
+        """
 
 
 class Recording:
@@ -84,9 +87,9 @@ class Recording:
             self._kinds.add(kind)
             self._report(text)
 
-    def add(self, images: Sequence[PredictedImage], *, has_maps: bool) -> None:
+    def add(self, images: Sequence[PredictedImage], *, has_maps: bool | None) -> None:
         """Append predictions."""
-        if not self._maps_noted:
+        if has_maps is not None and not self._maps_noted:
             self._folder.note_maps(has_maps=has_maps)
             self._maps_noted = True
             if not has_maps:
@@ -108,6 +111,9 @@ class Recording:
             OutOfMemoryError: There was too little memory for the image before, too.
         """
         reason = str(error)
+        if isinstance(error, UnalignedError):
+            self.add([PredictedImage.without_part(path, reason)], has_maps=None)
+            return
         if isinstance(error, OutOfMemoryError):
             if self._out_of_memory is not None:
                 raise error
@@ -155,7 +161,7 @@ class Part:
             self._kinds.add(kind)
             self._events.append({"note": text, "kind": kind})
 
-    def add(self, images: Sequence[PredictedImage], *, has_maps: bool) -> None:
+    def add(self, images: Sequence[PredictedImage], *, has_maps: bool | None) -> None:
         """Keep predictions."""
         self._events.append({"images": [image.to_line() for image in images], "has_maps": has_maps})
 
@@ -165,6 +171,9 @@ class Part:
         Raises:
             OutOfMemoryError: The memory of the machine ran out, and other places may have used it.
         """
+        if isinstance(error, UnalignedError):
+            self.add([PredictedImage.without_part(path, str(error))], has_maps=None)
+            return
         is_memory = isinstance(error, OutOfMemoryError)
         if isinstance(error, OutOfMemoryError) and error.of_machine and not self._too_large:
             raise error

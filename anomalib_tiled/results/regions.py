@@ -8,28 +8,33 @@ area with, and is anomalous if one of them is:
     pixel of the image    0           1
                       ├───────────┼───────────┤
 
-So no single-pixel region is lost, and scores, masks and regions agree with one another.
+So no single-pixel region is lost, and scores, masks and regions agree with one another. Pixels of the map that do not
+count are NaN: a pixel of the image is NaN, too, if it shares area with no other. Where images are aligned, a map is
+moved back by the same rule, except that the pixel under the middle of a pixel, and those whose middles lie in it, stand
+for the area that they share (`data/warping.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch.nn.functional import adaptive_max_pool2d
 
+from anomalib_tiled.data.warping import moves, unwarped
 from anomalib_tiled.results.metrics import TOUCHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Size
+    from anomalib_tiled.stages.alignment import Matrix
 
     Mask = NDArray[np.bool_]
     Scores = NDArray[np.float32]
@@ -77,19 +82,37 @@ class Region:
         return cls(**plain)
 
 
-def in_source_size(values: torch.Tensor, size: Size) -> NDArray[np.float32]:
-    """Resize a map or a mask to its image: each pixel gets the highest value under it.
+class InFile(NamedTuple):
+    """How a map lies in the file of its image.
+
+    Args:
+        size: Height and width of the file.
+        matrix: The transform of the aligned image, as for `in_source_size`; ``None`` if images are not aligned.
+    """
+
+    size: Size
+    matrix: Matrix | None = None
+
+
+def in_source_size(values: torch.Tensor, size: Size, matrix: Matrix | None = None) -> NDArray[np.float32]:
+    """Resize a map or a mask to its image, and move it back if the image was aligned.
 
     Args:
         values: Shape (..., height, width), one map.
         size: Height and width of the image.
+        matrix: From pixels of the aligned image to pixels of the image, in the size of the map; ``None`` if it was not
+            aligned.
 
     Returns:
-        Shape (height, width) of the image.
+        Shape (height, width) of the image; NaN for pixels that no pixel of the aligned image covers.
     """
     layer = values.detach().cpu().float().reshape(1, *values.shape[-2:])  # some devices cannot pool to every size
+    if matrix is not None and moves(matrix):
+        return unwarped(layer[0].numpy(), size, matrix, is_mask=values.dtype == torch.bool)
     if tuple(layer.shape[-2:]) != tuple(size):
-        layer = adaptive_max_pool2d(layer, tuple(size))
+        has_hidden = bool(layer.amax().isnan())
+        layer = adaptive_max_pool2d(layer.nan_to_num(-torch.inf) if has_hidden else layer, tuple(size))
+        layer = layer.masked_fill(layer.isneginf(), torch.nan) if has_hidden else layer
     return cast("NDArray[np.float32]", layer[0].numpy())
 
 

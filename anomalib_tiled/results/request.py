@@ -137,6 +137,7 @@ class Predicted:
         failed: Images that could not be read or predicted.
         anomalous: Anomalous images among those of now and before.
         seconds: Duration, without loading.
+        unaligned: Images among those that were predicted now in which the part is not found; they are anomalous.
         contradictions: How label and pixels of each image contradict each other; empty words if they do not.
     """
 
@@ -145,11 +146,13 @@ class Predicted:
     failed: int = 0
     anomalous: int = 0
     seconds: float = 0.0
+    unaligned: int = 0
     contradictions: list[str] = field(default_factory=list)
 
     def count(self, image: PredictedImage) -> None:
         """Take in the decisions about an image."""
         self.anomalous += image.pred_label
+        self.unaligned += bool(image.unaligned)
         self.contradictions.append(image.contradiction)
 
     def __str__(self) -> str:
@@ -158,5 +161,6 @@ class Predicted:
         existing = f", {self.existing} predicted before" if self.existing else ""
         failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
-        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous."
+        lost = f", {self.unaligned} of them because the part is not found" if self.unaligned else ""
+        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous{lost}."
         return f"{summary} {count_of(self.contradictions)}".rstrip()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from anomalib.data import ImageItem
 
-from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.ensemble import RawPrediction, with_lowest
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 from anomalib_tiled.results.prediction_writer import PredictionWriter
+from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.results.request import Predicted
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
@@ -104,34 +105,41 @@ class Rethresholding:
 
     def decide(self, image: PredictedImage) -> PredictedImage:
         """Give the prediction of an image with new decisions, and write its files again if pixels change."""
+        if image.unaligned or image.raw_score is None or image.pred_score is None:  # no threshold decides that
+            self._summary.count(image)
+            return image
         decided = image
         if (threshold := self._thresholds.images) is not None:
             raw, final = torch.tensor([image.raw_score]), torch.tensor([image.pred_score])
             decided = replace(image, pred_label=int(threshold.exceeded(raw, final)))
         if self._thresholds.pixels is not None:
-            decided = self._with_regions(decided)
+            decided = self._with_regions(decided, image.raw_score, image.pred_score)
         elif self._writer.settings.overlays:
             self.outdated += decided.contradiction != image.contradiction
         self._summary.count(decided)
         return decided
 
-    def _with_regions(self, image: PredictedImage) -> PredictedImage:
+    def _with_regions(self, image: PredictedImage, raw_score: float, pred_score: float) -> PredictedImage:
         maps = self._writer.read_map(image.path)[None, None]
+        hidden = maps.isnan() if maps.amax().isnan() else None
         raw = RawPrediction(
-            scores=torch.tensor([image.raw_score]),
-            maps=maps,
+            scores=torch.tensor([raw_score]),
+            maps=maps if hidden is None else with_lowest(maps, hidden, dim=(1, 2, 3)),
             has_maps=True,
             labels=None,
             masks=None,
-            uninspected=self._ensemble.uninspected,
+            uninspected=self._ensemble.uninspected if image.unaligned is None else None,  # else NaN shows them
+            hidden=hidden,
         )
         decided = self._thresholds.decide(raw, self._ensemble.decide(raw))
         item = ImageItem(
             image=torch.zeros(3, *maps.shape[-2:]),  # pictures show the file itself
             image_path=image.image_path,
-            pred_score=torch.tensor(image.pred_score),
+            pred_score=torch.tensor(pred_score),
             pred_label=torch.tensor(bool(image.pred_label)),
-            anomaly_map=cast("torch.Tensor", decided.anomaly_map)[0],
+            anomaly_map=raw.shown(cast("torch.Tensor", decided.anomaly_map))[0],
             pred_mask=cast("torch.Tensor", decided.pred_mask)[0],
         )
-        return self._writer.write_decision(item, image.image_size, image.raw_score)
+        written = self._writer.write_decision(item, InFile(image.image_size), raw_score)
+        # Named regions keep thresholds of their own.
+        return replace(written, unaligned=image.unaligned, named_regions=image.named_regions)

@@ -64,7 +64,7 @@ class Thresholds:
         if self.images is not None:
             labels = self.images.exceeded(raw.scores, cast("torch.Tensor", decided.pred_score))
         if self.pixels is not None and raw.has_maps:
-            masks = raw.without_uninspected(self.pixels.exceeded(raw.maps, cast("torch.Tensor", decided.anomaly_map)))
+            masks = raw.without_unseen(self.pixels.exceeded(raw.maps, cast("torch.Tensor", decided.anomaly_map)))
         return decided._replace(pred_label=labels, pred_mask=masks)
 
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileResult:
-    """Results of one tile location; scores come from the tile's model, before any normalization.
+    """Results of one tile location, or of a named region.
+
+    Scores of a tile come from its model, before any normalization; that of a region is the highest of its map, before
+    the normalization of images, and what is called anomalous is its label, not a pixel.
 
     Args:
         tile: Its name, such as ``r00_c03``.
@@ -111,24 +114,29 @@ class TileMeasurements:
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function to call with the raw prediction of each tile of a batch."""
-        return partial(self._observe, *_known(batch, self._grid.image_size))
+        return partial(self._observe, *known_images(batch, self._grid.image_size))
 
-    def update(self, batch: ImageBatch) -> None:
+    def update(self, batch: ImageBatch, hidden: torch.Tensor | None = None) -> None:
         """Count images and wrong decisions.
 
         Args:
             batch: Predictions of whole images; their predicted masks, if there are any, are the decisions.
+            hidden: Pixels that do not count, shape (batch or 1, 1, height, width); ``None`` if all do.
         """
-        known, truth = _known(batch, self._grid.image_size)
+        known, truth = known_images(batch, self._grid.image_size)
+        hidden = _hidden(hidden, len(batch), known)
+        out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
         called = None
         if batch.pred_mask is not None:
             self._decided = True
             called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
         for index, tile in enumerate(self._grid.locations):
             anomalous = truth.cut(tile.rows, tile.columns).labels
+            seen = slice(None) if out is None else ~out[:, tile.rows, tile.columns].all(axis=(1, 2))
+            anomalous = anomalous[seen]
             self._images[index] += [len(anomalous), anomalous.sum()]
             if called is not None:
-                found = called[:, tile.rows, tile.columns].any(axis=(1, 2))
+                found = called[:, tile.rows, tile.columns].any(axis=(1, 2))[seen]
                 self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
 
     def add_scores(self, tiles: Mapping[str, Observed | TileScores]) -> None:
@@ -190,7 +198,7 @@ def observed_tile(batches: Iterable[tuple[Annotations, TilePrediction]], grid: T
     """
     observed = Observed.of_a_tile(grid)
     for batch, raw in batches:
-        known, truth = _known(batch, grid.tile_size)
+        known, truth = known_images(batch, grid.tile_size)
         _count(observed, known, truth.cut(slice(None), slice(None)), raw)
     return observed
 
@@ -216,10 +224,11 @@ def _strength(result: TileResult) -> tuple[float, int, float]:
 def _count(observed: Observed, known: NDArray[np.intp], truth: Truth, raw: TilePrediction) -> None:
     """Count the scores of a tile, at the positions of a batch where its label is known."""
     if known.size:
-        observed.add(_chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known), truth)
+        scores, maps = _chosen(raw.scores, known), None if raw.maps is None else _chosen(raw.maps, known)
+        observed.add(scores, maps, truth, _hidden(raw.hidden, len(raw.scores), known))
 
 
-def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
+def known_images(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp], Truth]:
     """Give the positions of the images whose tiles have a known label, and their truth, of masks of a size.
 
     Without masks, a tile of a normal image is normal, and a tile of an anomalous image is unknown.
@@ -234,6 +243,11 @@ def _known(batch: ImageBatch | Annotations, size: Size) -> tuple[NDArray[np.intp
 
 def _chosen(values: torch.Tensor, known: NDArray[np.intp]) -> torch.Tensor:
     return values if len(known) == len(values) else values[known.tolist()]
+
+
+def _hidden(hidden: torch.Tensor | None, batch: int, known: NDArray[np.intp]) -> torch.Tensor | None:
+    """Give the hidden pixels at the known positions of a batch; one image may stand for all."""
+    return None if hidden is None else _chosen(hidden.expand(batch, -1, -1, -1), known)
 
 
 def _mean(counts: ScoreCounts, of_class: NDArray[np.float64]) -> float | None:

@@ -69,6 +69,36 @@ class RunFiles:
         return self.path / "split.table"
 
     @property
+    def alignment_file(self) -> Path:
+        """Where the part lies in each image of the split, for people."""
+        return self.path / "alignment.csv"
+
+    @property
+    def transforms_file(self) -> Path:
+        """The transform of each image of the split; only of runs that align images."""
+        return self.path / "alignment.npy"
+
+    @property
+    def reference_image(self) -> Path:
+        """The image that the aligner has learned."""
+        return self.path / "reference.png"
+
+    @property
+    def reference_file(self) -> Path:
+        """The numbers that the aligner has learned."""
+        return self.path / "reference.json"
+
+    @property
+    def regions_file(self) -> Path:
+        """Which pixels are inspected, and the named regions; only if the configuration names some."""
+        return self.path / "regions.npz"
+
+    @property
+    def regions_picture(self) -> Path:
+        """The same as a picture, for people."""
+        return self.path / "regions.png"
+
+    @property
     def origins_file(self) -> Path:
         """Which package each class of the configuration came from."""
         return self.path / "origins.json"
@@ -77,6 +107,11 @@ class RunFiles:
     def checksums_file(self) -> Path:
         """Checksums of split and calibration."""
         return self.path / "seals.json"
+
+    @property
+    def groups_file(self) -> Path:
+        """Which tiles share a model; there is none if each has its own."""
+        return self.path / "groups.json"
 
     @property
     def trained_on_file(self) -> Path:

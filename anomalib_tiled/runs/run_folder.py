@@ -196,7 +196,8 @@ class RunFolder(RunFiles):
     def checksums_of(self, grid: TileGrid) -> dict[str, Checksum]:
         """Give the recorded checksum of the checkpoint of each tile with one look, by the names of the tiles."""
         seen = self.seen()
-        return {tile.name: seen.checksum_of(tile) for tile in grid.tiles}
+        of_models = {model.name: seen.checksum_of(model) for model in grid.models}
+        return {tile.name: of_models[grid.model_of(tile).name] for tile in grid.tiles}
 
     def shared_checksums(self) -> list[str]:
         """Give the recorded checksums of shared weights."""
@@ -221,7 +222,7 @@ class RunFolder(RunFiles):
             StorageError: The disk is full.
         """
         listing = Listing(self.tiles)
-        names = (self.record_file(tile).name for tile in grid.locations)
+        names = (self.record_file(tile).name for tile in grid.model_locations)
         listing.write_index(name for name in names if name in listing)
 
     def state(self, tile: Tile) -> FileState:
@@ -281,7 +282,7 @@ class RunFolder(RunFiles):
     def threads(self, grid: TileGrid) -> int | None:
         """Number of threads that trained the finished tiles; ``None`` if there are none yet."""
         seen = self.seen()
-        noted = (seen.record(tile).threads for tile in grid.tiles if seen.has_record(tile))
+        noted = (seen.record(tile).threads for tile in grid.models if seen.has_record(tile))
         return next((threads for threads in noted if threads is not None), None)
 
     def write_failure(self, tile: Tile, reason: str) -> None:
@@ -302,8 +303,8 @@ class RunFolder(RunFiles):
     def left_out(self, grid: TileGrid, settings: Settings) -> dict[str, str]:
         """Give the names of the locations without a model, each with the reason why none could be fitted."""
         seen = self.seen()
-        reasons = {tile.name: seen.reason_left_out(tile, settings) for tile in grid.locations}
-        return {name: reason for name, reason in reasons.items() if reason is not None}
+        reasons = ((tile, seen.reason_left_out(tile, settings)) for tile in grid.model_locations)
+        return {each.name: reason for tile, reason in reasons if reason is not None for each in grid.members(tile)}
 
     def reason_left_out(self, tile: Tile, settings: Settings) -> str | None:
         """Say why a location has no model; ``None`` if it needs one, or if the configuration has changed since."""
@@ -405,14 +406,14 @@ class RunFolder(RunFiles):
             claim.unlink(missing_ok=True)
 
     def missing(self, grid: TileGrid, settings: Settings) -> tuple[Tile, ...]:
-        """Tiles that are not trained yet."""
+        """Tiles that are not trained yet, the first of each group."""
         seen = self.seen()
-        return tuple(tile for tile in grid.tiles if not seen.is_done(tile, settings.training_hash))
+        return tuple(tile for tile in grid.models if not seen.is_done(tile, settings.training_hash))
 
     def to_train(self, grid: TileGrid, settings: Settings, again: Sequence[Tile] = ()) -> tuple[Tile, ...]:
-        """Tiles that are untrained, to be trained again, or in ``again``."""
+        """Tiles that are untrained, to be trained again, or in ``again``; the first of each group."""
         seen, named = self.seen(), {tile.name for tile in again}
-        return tuple(tile for tile in grid.locations if tile.name in named or seen.is_to_train(tile, settings))
+        return tuple(tile for tile in grid.model_locations if tile.name in named or seen.is_to_train(tile, settings))
 
     def is_to_train(self, tile: Tile, settings: Settings) -> bool:
         """Whether a tile is untrained or to be trained again; errors are those of `is_done`."""

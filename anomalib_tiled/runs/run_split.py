@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.data.split import Split, StoredSamples
 from anomalib_tiled.data.split_table import SplitTable
 from anomalib_tiled.errors import StorageError
+from anomalib_tiled.runs.run_alignment import read_transforms
 
 if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -32,8 +33,12 @@ def read_split(folder: RunFolder) -> Split:
     """Read the split of a run; its copy is made if it is missing, damaged, or of another split.
 
     Raises:
-        RunFolderError: The split is missing, or was changed.
+        RunFolderError: The split is missing, or was changed, or so were the transforms of its images.
     """
+    return _aligned(folder, _read(folder))
+
+
+def _read(folder: RunFolder) -> Split:
     checksum = folder.known_checksum(folder.split_file, ADVICE)
     content = checksum.read(folder.split_file, ADVICE)
     if (table := SplitTable.open(folder.split_table_file, checksum.sha256)) is not None:
@@ -55,6 +60,12 @@ def open_split(folder: RunFolder) -> Split:
     checksum = folder.known_checksum(folder.split_file, ADVICE)
     table = SplitTable.open(folder.split_table_file, checksum.sha256)
     if table is None:
-        return Split.parse(checksum.read(folder.split_file, ADVICE), folder.split_file)
+        return _aligned(folder, Split.parse(checksum.read(folder.split_file, ADVICE), folder.split_file))
     checksum.check_size(folder.split_file, ADVICE)
-    return Split(StoredSamples(table))
+    return _aligned(folder, Split(StoredSamples(table)))
+
+
+def _aligned(folder: RunFolder, split: Split) -> Split:
+    """Add the transforms, if the run aligns images."""
+    transforms = read_transforms(folder, len(split.table.images))
+    return split if transforms is None else split.with_transforms(transforms)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from anomalib_tiled.errors import ConfigurationError, NoPlaceError, StageError, StorageError
+from anomalib_tiled.errors import ConfigurationError, DataError, NoPlaceError, StageError, StorageError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.stages.kinds import kind_of
 from anomalib_tiled.stages.normalization import Normalizer
@@ -36,12 +36,13 @@ def errors_naming_stage(stage: object) -> Iterator[None]:
     """Name the stage in its errors.
 
     Raises:
-        StageError: The stage raised an error that is not about the configuration, places, memory or a full disk.
+        StageError: The stage raised an error that is not about the configuration, images, places, memory or a full
+            disk.
         Terminated: The system asked the process to end while a model was trained.
     """
     try:
         yield
-    except (ConfigurationError, NoPlaceError, StorageError):
+    except (ConfigurationError, DataError, NoPlaceError, StorageError):
         raise
     except SIGTERMException as error:
         raise Terminated from error
@@ -115,16 +116,16 @@ def learned_number(stage: object, value: object, name: str = "threshold") -> flo
     raise StageError(message)
 
 
-def learned_numbers(normalizer: Normalizer, learned: object) -> dict[str, float]:
-    """Convert what a normalizer learned to plain numbers.
+def learned_numbers(stage: object, learned: object) -> dict[str, float]:
+    """Convert what a stage learned to plain numbers.
 
     Raises:
-        StageError: The normalizer did not learn finite numbers by name.
+        StageError: The stage did not learn finite numbers by name.
     """
     if not isinstance(learned, Mapping) or not all(isinstance(name, str) for name in learned):
-        message = f"{name_of(normalizer)} must learn numbers by name, but learned {learned!r}. Fix it."
+        message = f"{name_of(stage)} must learn numbers by name, but learned {learned!r}. Fix it."
         raise StageError(message)
-    return {name: learned_number(normalizer, value, name) for name, value in learned.items()}
+    return {name: learned_number(stage, value, name) for name, value in learned.items()}
 
 
 def _check_range(stage: object, lowest: float, highest: float) -> None:

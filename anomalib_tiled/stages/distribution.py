@@ -365,6 +365,23 @@ class ExactScores(ScoreDistribution):
         self._scores.append(flat)
         self._anomalous.append(mask)
 
+    @property
+    def values(self) -> Singles:
+        """Every score, in the order of ``add``, shape (scores,)."""
+        return self._all()[0]
+
+    def part(self, chosen: Flags) -> ExactScores:
+        """Give the distribution of some of the scores.
+
+        Args:
+            chosen: Which of ``values``, shape (scores,).
+        """
+        scores, mask = self._all()
+        result = ExactScores()
+        result.add(scores[chosen], mask[chosen])
+        result.given_rounding = self.given_rounding
+        return result
+
     def merge(self, other: Self) -> None:
         """Add the scores of another distribution that keeps every score.
 

@@ -62,7 +62,7 @@ class Attempts:
         try:
             yield
         except NoPlaceError as error:
-            run, tiles = self._run, self._run.grid.tiles
+            run, tiles = self._run, self._run.grid.models
             done = len(tiles) - len(run.folder.to_train(run.grid, run.settings))
             state = f"{done} of {len(tiles)} tiles are done, and stay."
             message = "\n".join([str(error), state, *advice(run.folder, tiles)])
@@ -94,14 +94,14 @@ class Attempts:
         fitted = isinstance(error, UnfitLocationError) and self._any_fitted()
         run.folder.write_failure(tile, self._failures.add(tile, error, others_fitted=fitted))
         if isinstance(error, ConfigurationError):
-            message = "\n".join([str(error), *advice(run.folder, run.grid.tiles)])
+            message = "\n".join([str(error), *advice(run.folder, run.grid.models)])
             raise ConfigurationError(message) from error
 
     def _any_fitted(self) -> bool:
         """Whether the model was fitted on a tile; once it was, nothing is looked up any more."""
         if not self._fitted:
             seen = self._run.folder.seen()
-            self._fitted = any(map(seen.has_record, self._run.grid.locations))
+            self._fitted = any(map(seen.has_record, self._run.grid.model_locations))
         return self._fitted
 
     def finish(self) -> None:
@@ -114,7 +114,7 @@ class Attempts:
         refusal = why_not_left_out(run, [error for _, error in self._unfit]) if self._unfit else None
         if refusal is not None or len(self._unfit) < len(self._failures):
             left = len(run.folder.to_train(run.grid, run.settings))
-            raise TrainingError(self._failures.message(run.folder, run.grid.tiles, left, refusal))
+            raise TrainingError(self._failures.message(run.folder, run.grid.models, left, refusal))
         for tile, error in self._unfit:
             run.folder.leave_out(tile, str(error), run.settings.training_hash)
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
+from anomalib_tiled.ensemble.cross_validation import ROUNDS, called_without_learning
+from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
@@ -22,7 +25,7 @@ from anomalib_tiled.training.observations import ObserveHere, ObserveOnPlaces
 from anomalib_tiled.training.stored_predictions import is_tile_by_tile, lazy_predictions, remove_outdated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from anomalib_tiled.data.split import Split
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.stored_images import LazyPrediction
     from anomalib_tiled.training.observations import Observe
+    from anomalib_tiled.training.tile_learning import LearnedTile
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +53,10 @@ def calibrate(run: Run) -> Calibration:
     run.check_tiles()
     calibration = learn(Stages.build(run.settings), _observing(run), partial(_save_scores, run))
     remove_outdated(run)
-    return replace(calibration, notes=(*_notes(run.split), *calibration.notes))
+    if run.split.calibration_subset == "train":  # the models know these images: new ones have higher scores
+        calibration = replace(calibration, false_alarms=None)
+    alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
+    return replace(calibration, notes=(*_notes(run.split), *calibration.notes, *alarming))
 
 
 def _observing(run: Run) -> Observe:
@@ -84,10 +91,22 @@ def learn(stages: Stages, observe: Observe, on_images: Callable[[Observed], None
         on_images(image)
     with errors_naming_stage(stages.thresholder):
         notes = (*stages.thresholder.notes(image.scores), *notes_on_spread(lenders))
+    calibration = replace(calibration, notes=notes, false_alarms=_false_alarms(stages, learned, image))
     if not stages.learn_from_images:
-        return replace(calibration, notes=notes)
-    level = image.learn(stages, normalize=stages.normalize_at == "image")
-    return replace(calibration, image=level, notes=notes)
+        return calibration
+    normalize = stages.normalize_at == "image"
+    level, regions = image.learn(stages, normalize=normalize), image.learn_regions(stages, normalize=normalize)
+    return replace(calibration, image=level, regions=regions)
+
+
+def _false_alarms(stages: Stages, tiles: Mapping[str, LearnedTile], image: Observed) -> FalseAlarms | None:
+    """Estimate how many new normal images will be called anomalous; ``None`` if the validation images do not tell."""
+    called = [tile.called for tile in tiles.values()]
+    if stages.threshold_at == "image":
+        normalize = stages.normalize_at == "image"
+        called = [called_without_learning(stages, stages.thresholder, image, normalize=normalize, rounds=ROUNDS)]
+    known = [each for each in called if each is not None]
+    return FalseAlarms.of(np.any(known, axis=0)) if len(known) == len(called) else None
 
 
 def _save_scores(run: Run, observed: Observed) -> None:
@@ -119,8 +138,8 @@ def _earlier_calibration(path: Path) -> dict[str, object]:
 
 
 def _without_notes(content: dict[str, object]) -> dict[str, object]:
-    """Leave out notes, which decide nothing."""
-    return {name: value for name, value in content.items() if name != "notes"}
+    """Leave out notes and the false alarms to expect, which decide nothing."""
+    return {name: value for name, value in content.items() if name not in {"notes", "false_alarms"}}
 
 
 def _remove_outdated_scores(run: Run) -> None:

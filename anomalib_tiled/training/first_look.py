@@ -10,6 +10,7 @@ import torch
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from anomalib.pre_processing import PreProcessor
 
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.tile_dataset import CHANNELS, AreaDataset, collate
 from anomalib_tiled.ensemble.tile_model import build_tile_model
 from anomalib_tiled.ensemble.untrained_models import Randomness
@@ -91,6 +92,7 @@ class _Blank:
 
     has_masks: bool
     fingerprint: None = None
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         del sample

@@ -132,7 +132,7 @@ def _logged_names(job: TileJob) -> set[str]:
     Raises:
         ConfigurationError: The training failed.
     """
-    data = job.tile_data(job.grid.tiles[0])
+    data = job.tile_data(job.grid.models[0])
     arguments = {**trainer_arguments(job.settings.trainer), "callbacks": [], "logger": False, "fast_dev_run": True}
     try:
         with TemporaryDirectory() as workspace, interrupts_raised(), advising_on_memory(TRAINING_MEMORY_ADVICE):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.tile_dataset import Annotations
     from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
+    from anomalib_tiled.ensemble.named_regions import NamedRegions
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.stored_images import Predict, Shard, StoredImages
     from anomalib_tiled.ensemble.tile_model import TilePrediction
@@ -58,21 +59,25 @@ def observe(
     images: Iterable[tuple[Batch, Predict]],
     *,
     masks_known: bool = True,
+    regions: NamedRegions | None = None,
 ) -> None:
-    """Count the scores of images, and of their tiles.
+    """Count the scores of images, of their tiles, and of named regions.
 
     Args:
         image: Counts of whole images; they are added to.
         tiles: Counts of tiles, by their names, which are added to; empty if tiles are not observed.
         images: Batches of images, each with the function that predicts them.
         masks_known: Whether masks are used; an anomalous image without a mask then calibrates image scores, but neither
-            tiles nor pixels.
+            tiles nor pixels nor regions.
+        regions: The named regions; ``None`` if there are none.
     """
     for batch, predict in images:
         truth, known = _truth(batch, masks_known=masks_known)
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
-        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth)
+        image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
+        if regions is not None and known:
+            image.add_regions(raw.regions, regions.truth(truth.labels, truth.masks))
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class ObserveTiles:
         for batch, raw in self.images.tile(tile):
             truth, known = _truth(batch, masks_known=self.masks_known)
             if known:
-                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)))
+                observed.add(raw.scores, raw.maps, truth.cut(slice(None), slice(None)), raw.hidden)
         return observed
 
 
@@ -134,7 +139,8 @@ class ObserveImages:
         """
         image = unseen_image(self.images.job.grid)
         ensemble = self.images.ensemble(self.calibration, device)
-        observe(image, {}, self.images.annotated(ensemble, shard), masks_known=self.masks_known)
+        annotated = self.images.annotated(ensemble, shard)
+        observe(image, {}, annotated, masks_known=self.masks_known, regions=ensemble.regions)
         return image
 
 
@@ -203,7 +209,7 @@ class ObserveHere:
         self.ensemble.calibration = calibration
         grid = self.ensemble.grid
         image, observed = unseen_image(grid), unseen_tiles(grid) if tiles else {}
-        observe(image, observed, self.images(), masks_known=self.masks_known)
+        observe(image, observed, self.images(), masks_known=self.masks_known, regions=self.ensemble.regions)
         return Seen(TilesHere(observed), image)
 
 
@@ -220,4 +226,4 @@ def _truth(batch: Batch, *, masks_known: bool) -> tuple[Truth, bool]:
 
 
 def _observe_tile(tiles: Mapping[str, Observed], truth: Truth, tile: Tile, raw: TilePrediction) -> None:
-    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns))
+    tiles[tile.name].add(raw.scores, raw.maps, truth.cut(tile.rows, tile.columns), raw.hidden)

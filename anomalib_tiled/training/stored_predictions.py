@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from anomalib_tiled.data.split import image_names
 from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages, images_of_a_shard
+from anomalib_tiled.ensemble.tile_batches import TILE_PIXELS_AT_ONCE
 from anomalib_tiled.ensemble.tile_job import Purpose
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import TilePredictions
@@ -64,9 +65,6 @@ KEPT_SET = re.compile(r"[0-9a-f]{16}")
 
 SHARE_OF_DISK = 0.5
 """Share of the free disk space that predictions may take up; if they need more, images are predicted in parts."""
-
-TILE_PIXELS_AT_ONCE = 2**20
-"""Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +133,10 @@ class PredictionJob:
         return RunFiles(self.folder.parent).tile_log(tile)
 
     def missing(self, predictions: TilePredictions, *, compare: bool = True) -> list[Tile]:
-        """List the tiles without predictions of their present checkpoint."""
-        found = predictions.find_all(self.job.folder.checksums_of(self.job.grid), compare=compare)
-        return [tile for tile in self.job.grid.tiles if tile.name not in found]
+        """List the tiles without predictions of their present checkpoint, those of one model together."""
+        grid = self.job.grid
+        found = predictions.find_all(self.job.folder.checksums_of(grid), compare=compare)
+        return [tile for model in grid.models for tile in grid.members(model) if tile.name not in found]
 
     def predict(self, tile: Tile, model: AnomalibModule, predictions: TilePredictions) -> None:
         """Predict one tile of all images, in batches, and store the predictions.
@@ -148,7 +147,7 @@ class PredictionJob:
         """
         batches = self.images.tile(tile, self.job.at_once(self.job.grid.tile_size, TILE_PIXELS_AT_ONCE))
         predicted = (predict_tile(model, tiles.to(model.device)) for tiles in batches)
-        predictions.write(tile, self.job.folder.checksum_of(tile), predicted)
+        predictions.write(tile, self.job.folder.checksum_of(self.job.grid.model_of(tile)), predicted)
 
 
 def predict_trained(job: TileJob, tile: Tile, model: AnomalibModule, device: torch.device) -> None:
@@ -160,7 +159,7 @@ def predict_trained(job: TileJob, tile: Tile, model: AnomalibModule, device: tor
 
     Args:
         job: The job of the tile.
-        tile: The tile, which is done.
+        tile: The tile, which is done; those that share its model are predicted, too.
         model: Its model, as it was trained.
         device: Where to predict.
 
@@ -173,7 +172,9 @@ def predict_trained(job: TileJob, tile: Tile, model: AnomalibModule, device: tor
             if prediction.is_tile_by_tile and prediction.stays and prediction.room >= len(prediction.images.samples):
                 for _, tensor in tensors_of(model):
                     tensor.data = tensor.data.contiguous()  # as loaded: last digits of products depend on the layout
-                prediction.predict(tile, model.to(device).eval(), prediction.kept)
+                model = model.to(device).eval()
+                for each in job.grid.members(tile):
+                    prediction.predict(each, model, prediction.kept)
         except Exception as error:
             if is_full(error.__cause__):
                 raise
@@ -207,7 +208,8 @@ class PredictTile:
         with log_to(self.prediction.log(tile)):
             try:
                 where = self._device if device is None else self.prediction.job.device(device)
-                self.prediction.predict(tile, self._models.model(tile, where), self.predictions)
+                model = self._models.model(self.prediction.job.grid.model_of(tile), where)
+                self.prediction.predict(tile, model, self.predictions)
             except Exception as error:
                 logger.exception("Predicting tile %s failed.", tile.name)
                 if (known := out_of_memory(error, LESS_MEMORY)) is not None:
@@ -216,7 +218,7 @@ class PredictTile:
 
     @cached_property
     def _models(self) -> TileModels:
-        return self.prediction.job.tile_models(one_at_a_time=True)
+        return self.prediction.job.tile_models(one_at_a_time=not self.prediction.job.grid.groups)
 
     @cached_property
     def _device(self) -> torch.device:
@@ -245,8 +247,10 @@ def lazy_predictions(
         TiledError: A tile cannot be predicted.
     """
     if not is_tile_by_tile(run, purpose):
-        for batch in track(run.images(purpose), description):
-            yield LazyPrediction(batch, partial(ensemble.predict_raw, cast("torch.Tensor", batch.image)))
+        images = run.images(purpose)
+        for batch, hidden in zip(track(images, description), images.hidden(), strict=True):
+            predict = partial(ensemble.predict_raw, cast("torch.Tensor", batch.image), hidden=hidden)
+            yield LazyPrediction(batch, predict)
         return
     for stored in stored_images(run, purpose, folder):
         total = len(run.images(purpose).part(stored.first, stored.number))

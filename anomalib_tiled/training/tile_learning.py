@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.cross_validation import called_anomalous, called_without_learning, rounds_for
 from anomalib_tiled.ensemble.spread import Spread, lend
 from anomalib_tiled.errors import StageError
 from anomalib_tiled.stages.contracts import with_context
@@ -29,11 +33,14 @@ class LearnedTile:
         level: Its calibration.
         rounding: How far rounding may move its normalized scores, and its pixels.
         has_anomalous: Whether it is anomalous in a validation image.
+        called: Which normal images it calls anomalous with a threshold that was learned without them, shape (normal
+            images,); ``None`` if that is unknown, or tiles are not thresholded.
     """
 
     level: Level
     rounding: tuple[float, float]
     has_anomalous: bool
+    called: NDArray[np.bool_] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ class TilesHere:
         """Let the stages learn from each tile."""
         seen = self.observed
         lent = {name: lend(seen[name], seen[lender]) for name, lender in lenders.items()}
-        return {name: _learned(stages, name, each) for name, each in {**seen, **lent}.items()}
+        learn = partial(_learned, stages, rounds=rounds_for(len(seen)))
+        return {name: learn(name, own, lent.get(name)) for name, own in seen.items()}
 
 
 @dataclass(frozen=True)
@@ -118,13 +126,14 @@ class LearnTiles:
         return {tile.name: self._alone(stages, tile) for tile in chosen}
 
     def _alone(self, stages: Stages, tile: Tile) -> TileAlone:
-        observed, spread = self.observe(tile), None
+        own, lent, spread = self.observe(tile), None, None
         if tile.name in self.lenders:
-            observed = lend(observed, self._observed_lenders[self.lenders[tile.name]])
+            lent = lend(own, self._observed_lenders[self.lenders[tile.name]])
         else:
-            spread = Spread.of(observed)
+            spread = Spread.of(own)
+        rounds = rounds_for(len(self.images.job.grid.tiles))
         try:
-            return TileAlone(spread, _learned(stages, tile.name, observed))
+            return TileAlone(spread, _learned(stages, tile.name, own, lent, rounds=rounds))
         except StageError as error:
             return TileAlone(spread, error)
 
@@ -180,8 +189,15 @@ def _without_error(tile: TileAlone) -> LearnedTile:
     return tile.learned
 
 
-def _learned(stages: Stages, name: str, observed: Observed) -> LearnedTile:
+def _learned(stages: Stages, name: str, own: Observed, lent: Observed | None = None, *, rounds: int) -> LearnedTile:
+    """Let the stages learn from the own scores of a tile, or from those that it was lent."""
+    observed, normalize, rule = lent or own, stages.normalize_at == "tile", stages.tile_rule
     with with_context(f"Tile: {name}."):
-        level = observed.learn(stages, normalize=stages.normalize_at == "tile", rule=stages.tile_rule)
+        level = observed.learn(stages, normalize=normalize, rule=rule)
         rounding = observed.rounding(stages.normalizer, level) if stages.learn_from_images else (0.0, 0.0)
-    return LearnedTile(level, rounding, observed.scores.has_anomalous)
+    called = None
+    if stages.threshold_at == "tile" and lent is None:
+        called = called_without_learning(stages, rule, own, normalize=normalize, rounds=rounds)
+    elif stages.threshold_at == "tile":  # learned from the scores of another tile
+        called = called_anomalous(stages, own, level.scores)
+    return LearnedTile(level, rounding, observed.scores.has_anomalous, called)

@@ -168,7 +168,7 @@ def _check_prediction(job: TileJob, tile: Tile, model: AnomalibModule, data: Til
         ConfigurationError: The predictions cannot be used.
         UnfitLocationError: The predictions cannot be used at this location.
     """
-    training, is_first = model.training, not any(map(job.folder.has_record, job.grid.locations))
+    training, is_first = model.training, not any(map(job.folder.has_record, job.grid.model_locations))
     prediction = predict_tile(model.eval(), data.example(2 if is_first else 1).to(model.device))
     model.train(training)
     try:

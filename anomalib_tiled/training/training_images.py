@@ -94,7 +94,7 @@ def record_images(run: Run, to_train: Sequence[Tile]) -> str | None:
         return f"{_described(changed)} since the tiles were trained: the models learned from the earlier images."
     seen = run.folder.seen()
     named = {tile.name for tile in (*others, *to_train) if seen.has_record(tile)}
-    tiles = ",".join(tile.name for tile in run.grid.tiles if tile.name in named)
+    tiles = ",".join(tile.name for tile in run.grid.models if tile.name in named)
     message = (
         f"All tiles of a run must be trained on the same images, but {_described(changed)} since tiles were trained. "
         "Restore the images, or train those tiles again: "
@@ -141,14 +141,14 @@ def _fingerprint(images: dict[str, SeenImage]) -> str:
 def _others(run: Run, to_train: Sequence[Tile], images: dict[str, SeenImage]) -> list[Tile]:
     """Give the tiles that are not trained next, and were trained on other images."""
     alike, seen, next_ones = {_fingerprint(images), ""}, run.folder.seen(), {tile.name for tile in to_train}
-    others = (tile for tile in run.grid.tiles if tile.name not in next_ones)
+    others = (tile for tile in run.grid.models if tile.name not in next_ones)
     return [tile for tile in others if seen.record(tile).images not in alike]
 
 
 def _fingerprints(run: Run) -> set[str]:
     """Give the known fingerprints of the images that tiles were trained on."""
     seen = run.folder.seen()
-    return {seen.record(tile).images for tile in run.grid.tiles if seen.has_record(tile)} - {""}
+    return {seen.record(tile).images for tile in run.grid.models if seen.has_record(tile)} - {""}
 
 
 def _described(changed: Sequence[str]) -> str:

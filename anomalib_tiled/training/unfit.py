@@ -48,14 +48,14 @@ def errors_naming_unfit_locations(job: TileJob, tile: Tile) -> Iterator[None]:
 
 
 def unfit_location(job: TileJob, tile: Tile, reason: str) -> UnfitLocationError:
-    """Make the error for a location where the model cannot be fitted.
+    """Make the error for a location where the model cannot be fitted, or for those that share a model.
 
     Args:
         job: The job of training the location.
-        tile: The location.
+        tile: The location; the first of those that share its model.
         reason: Why the model cannot be fitted.
     """
-    blank = _is_blank(job.data, tile)
+    blank = all(_is_blank(job.data, each) for each in job.grid.members(tile))
     shown = ", which are blank, or the same in all images" if blank else ""
     error = UnfitLocationError(f"{job.settings.model.name} cannot be fitted on these tiles{shown}: {reason}")
     error.blank = blank
@@ -72,7 +72,7 @@ def why_not_left_out(run: Run, unfit: Collection[UnfitLocationError]) -> str | N
         run: The run, after all tiles were tried.
         unfit: A failure for each location where the model cannot be fitted, at least one.
     """
-    fitted = sum(map(run.folder.seen().has_record, run.grid.locations))
+    fitted = sum(map(run.folder.seen().has_record, run.grid.model_locations))
     if not fitted:
         return "No tile could be fitted, so the cause is the model, its settings or the images, not a location."
     if (of_content := sum(not error.blank for error in unfit)) > fitted:

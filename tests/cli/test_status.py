@@ -31,6 +31,15 @@ def test_columns_in_which_nothing_is_known_are_left_out() -> None:
     assert shown(TileStatus(FIRST, "missing", "")) == ["tile     state", "r00_c00  missing"]
 
 
+def test_tiles_that_share_a_model_are_one_row() -> None:
+    many = tuple(f"r00_c{column:02d}" for column in range(6))
+    assert shown(TileStatus(FIRST, "missing", "", members=many), TileStatus(SECOND, "missing", "")) == [
+        "tile     shared by                                      state",
+        "r00_c00  r00_c00, r00_c01, r00_c02, r00_c03 and 2 more  missing",
+        "r00_c01                                                 missing",
+    ]
+
+
 def test_long_texts_stay_in_one_line_so_that_they_can_be_copied() -> None:
     assert shown(TileStatus(FIRST, "damaged", "word " * 100 + "end"))[1].endswith("word word end")
 

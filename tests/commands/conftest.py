@@ -123,6 +123,20 @@ def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def finished_sharing(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run whose nine tiles share two models."""
+    folder = tmp_path_factory.mktemp("sharing")
+    configuration, halves = (
+        folder / "configuration.yaml",
+        {"class_path": "Grid", "init_args": {"rows": 1, "columns": 2}},
+    )
+    content = settings(photographs, folder / "results") | {"assignment": halves}
+    (configuration := folder / "configuration.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(["train", "--config", str(configuration)]) == 0
+    return folder / "results" / "Padim" / "photographs" / "v0"
+
+
+@pytest.fixture(scope="session")
 def noted_again() -> Callable[[Path], None]:
     """Note that a run was made with its present configuration and files, as somebody who knows the format would."""
 

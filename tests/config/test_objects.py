@@ -25,6 +25,7 @@ from anomalib_tiled.config.objects import to_plain
 from anomalib_tiled.config.settings import ClassSpec
 from anomalib_tiled.data import DemoBoards
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.stages.assignment import Groups
 from anomalib_tiled.stages.merging import Gaussian
 from anomalib_tiled.stages.scoring import Max
 from anomalib_tiled.stages.thresholding import QuantileThreshold
@@ -96,6 +97,7 @@ class Refusing(Max):
 OBJECTS = {
     "stage": (lambda: Gaussian(0.3), {"sigma": 0.3}),
     "keyword argument": (lambda: QuantileThreshold(0.9, every_pixel=True), {"quantile": 0.9, "every_pixel": True}),
+    "lists": (lambda: Groups([["r00_*"], ["r01_c00"]]), {"groups": [["r00_*"], ["r01_c00"]]}),
     "dataclass": (lambda: AtLeast(0.5, ("a", "b")), {"lowest": 0.5, "names": ["a", "b"]}),
     "callback": (lambda: EarlyStopping("image_AUROC", mode="max", patience=7), {"mode": "max", "patience": 7}),
     "private attributes": (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from anomalib_tiled.config.settings import TilingSettings
-from anomalib_tiled.config.tiling import check_sizes, grid_of, tiles_named
+from anomalib_tiled.config.tiling import check_sizes, grid_of, models_named
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
 
@@ -21,9 +21,14 @@ def test_the_size_of_the_images_must_be_known() -> None:
 
 def test_tiles_are_found_by_their_names() -> None:
     grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4))
-    assert tiles_named(grid, ["r01_c00", "r00_c01"]) == [grid.tiles[2], grid.tiles[1]]
+    assert models_named(grid, ["r01_c00", "r00_c01"]) == [grid.tiles[2], grid.tiles[1]]
     with pytest.raises(ConfigurationError, match=r"^--tiles names 'r02_c00', but .* Allowed: r00_c00, .*r01_c01\."):
-        tiles_named(grid, ["r00_c00", "r02_c00"])
+        models_named(grid, ["r00_c00", "r02_c00"])
+
+
+def test_any_tile_names_the_model_that_it_shares() -> None:
+    grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4)).grouped([["r00_c01", "r01_c00"]])
+    assert models_named(grid, ["r01_c00", "r01_c01", "r00_c01"]) == [grid.tiles[1], grid.tiles[3]]
 
 
 @pytest.mark.parametrize("size", ["256", (64,), 64.0, (64, 64.0), (1, 2, 3), True, None])

@@ -47,9 +47,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for name in ("read_image", "read_masks"):
         original = getattr(cache, name)
 
-        def counting(paths: Path | tuple[Path, ...], size: Size, original: object = original) -> np.ndarray:
+        def counting(paths: Path | tuple[Path, ...], *others: object, original: object = original) -> np.ndarray:
             count.update(f"{path.parent.name}/{path.name}" for path in ([paths] if isinstance(paths, Path) else paths))
-            return original(paths, size)
+            return original(paths, *others)
 
         monkeypatch.setattr(cache, name, counting)
     return count
@@ -128,7 +128,7 @@ def test_too_little_disk_is_an_error_before_anything_is_decoded(
 def test_a_cache_that_is_cut_short_leaves_nothing(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path, size: Size) -> np.ndarray:
+    def read(path: Path, *_: object) -> np.ndarray:
         if path.name == "1.png":
             raise KeyboardInterrupt
         return np.zeros((8, 12, 3), np.uint8)
@@ -349,11 +349,11 @@ def test_a_disk_that_gets_full_meanwhile(
     disk, grid = small_disk(4), TileGrid(Size(256, 256), Size(128, 128), Size(128, 128))
     ballast, read = disk / "ballast", cache.read_image
 
-    def filling(path: Path, size: Size) -> np.ndarray:
+    def filling(path: Path, *others: object) -> np.ndarray:
         if path.name == "2.png":
             with suppress(OSError), ballast.open("wb") as file:
                 file.write(bytes(2**23))
-        return read(path, size)
+        return read(path, *others)
 
     monkeypatch.setattr(cache, "read_image", filling)
     with pytest.raises(StorageError, match=f"No space left on the disk while writing {disk / 'cache'}.*. Make room"):
@@ -396,3 +396,56 @@ def test_without_a_cache_every_file_can_be_checked(split: Split) -> None:
     path.write_bytes(path.read_bytes()[:45])
     with pytest.raises(DataError, match=f"{path} is damaged"):
         source.check(split)
+
+
+def moved(split: Split, *shifts: float) -> Split:
+    """Align each image by a shift to the right, in the order of the table; NaN for one that cannot be."""
+    given = [(1, 0, x, 0, 1, 0, 0, 0, 1) if x == x else (np.nan,) * 9 for x in shifts]  # noqa: PLR0124  # NaN
+    return split.with_transforms(np.array(given, np.float64))
+
+
+def test_a_cache_holds_aligned_images(split: Split, tmp_path: Path) -> None:
+    aligned = moved(split, *range(8))
+    cached, direct = (open_source(aligned, GRID, directory) for directory in (tmp_path / "cache", None))
+    assert isinstance(cached, ImageCache)
+    for sample in aligned.samples:
+        image = cached.image(sample, *WHOLE)
+        assert np.array_equal(image, direct.image(sample, *WHOLE))
+        assert np.array_equal(cached.mask(sample, *WHOLE), direct.mask(sample, *WHOLE))
+        by = round(sample.matrix[2])
+        plain = open_source(split, GRID, None).image(
+            sample=replace(sample, matrix=None), rows=WHOLE[0], columns=WHOLE[1]
+        )
+        assert np.array_equal(image[:, : 12 - by], plain[:, by:]), "the image is moved to the left"
+        assert cached.hidden(sample, *WHOLE).tolist() == [[column >= 12 - by for column in range(12)]] * 8
+    masked = [sample for sample in aligned.subset("test") if sample.label == 1]
+    assert [np.argwhere(cached.mask(sample, *WHOLE)).tolist() for sample in masked] == [[], []], "moved out"
+
+
+def test_the_mask_of_an_aligned_image_is_moved_with_it(split: Split, tmp_path: Path) -> None:
+    aligned = moved(split, *[2] * 8)
+    masked = [sample for sample in aligned.subset("test") if sample.label == 1]
+    source = open_source(aligned, GRID, tmp_path / "cache")
+    assert [np.argwhere(source.mask(sample, *WHOLE)).tolist() for sample in masked] == [[[1, 0]], [[1, 1]]]
+
+
+def test_other_transforms_need_another_cache(split: Split, tmp_path: Path) -> None:
+    sources = [split, moved(split, *[0] * 8), moved(split, *[0] * 7, 1), moved(split, *[0] * 7, np.nan)]
+    prints = [open_source(each, GRID, tmp_path / "cache").fingerprint for each in sources]
+    assert len(set(prints)) == len(prints)
+    assert open_source(moved(split, *[0] * 7, 1), GRID, tmp_path / "cache").fingerprint == prints[2]
+    assert len(visible(tmp_path / "cache")) == len(prints)
+
+
+def test_damaged_parts_of_aligned_images_are_decoded_again_with_their_transform(split: Split, tmp_path: Path) -> None:
+    aligned = moved(split, *range(8))
+    folder = open_source(aligned, GRID, tmp_path / "cache").folder
+    sample = aligned.subset("test")[-1]
+    expected = DecodedFiles(GRID.image_size, has_masks=True)
+    for path in folder.glob("*.npy"):
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1  # a pixel of the last image; the checksum follows
+        path.write_bytes(content)
+    for reopened in (open_source(aligned, GRID, tmp_path / "cache"), reopen_cache(aligned, GRID, folder)):
+        assert np.array_equal(reopened.image(sample, *WHOLE), expected.image(sample, *WHOLE))
+        assert np.array_equal(reopened.mask(sample, *WHOLE), expected.mask(sample, *WHOLE))

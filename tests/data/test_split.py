@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from anomalib.data import Folder
 
@@ -95,3 +96,39 @@ def test_a_part_of_stored_samples_is_a_part_of_the_samples() -> None:
 def test_a_split_of_some_stored_samples_has_a_table_of_these(tmp_path: Path) -> None:
     split = Split(Split(StoredSamples(MIXED.table)).subset("test"))
     assert [*split.table.images] == ["/b.png"]
+
+
+NOT_ALIGNED = (np.nan,) * 9
+MOVED = np.array([(1, 0, x, 0, 1, 0, 0, 0, 1) for x in range(3)] + [NOT_ALIGNED])
+"""Of the images a, e, b, c: the last one cannot be aligned."""
+
+
+def test_images_that_cannot_be_aligned_are_in_no_subset() -> None:
+    aligned = MIXED.with_transforms(MOVED)
+    assert [sample.matrix for sample in aligned.subset("train")] == [tuple(MOVED[0]), tuple(MOVED[1])]
+    assert [sample.image_path.name for sample in aligned.subset("val")] == ["b.png"]
+    assert [sample.image_path.name for sample in aligned.unaligned("val")] == ["c.png"]
+    assert [len(aligned.unaligned(name)) for name in SUBSETS] == [0, 1, 0]
+    assert len(aligned.samples) == len(MIXED.samples), "but the split lists them"
+    assert [len(MIXED.unaligned(name)) for name in SUBSETS] == [0, 0, 0]
+
+
+def test_images_are_calibrated_on_only_if_they_can_be_aligned() -> None:
+    aligned = MIXED.with_transforms(np.concatenate([MOVED[:2], [NOT_ALIGNED, MOVED[0]]]))
+    assert MIXED.calibration_subset == "val"
+    assert aligned.calibration_subset == "train", "the only validation image with a label cannot be aligned"
+    assert not aligned.calibrated_on_test
+
+
+def test_a_part_of_an_aligned_split_keeps_its_transforms() -> None:
+    part = Split(tuple(MIXED.with_transforms(MOVED).samples[1:]))
+    assert part.subset("val") == MIXED.with_transforms(MOVED).subset("val")
+    assert part.table.transforms[:2].tolist() == MOVED[1:3].tolist()
+
+
+def test_masks_have_the_matrix_of_their_image() -> None:
+    table = MIXED.with_transforms(MOVED).table
+    assert table.matrix_of_masks(0) == table.matrix_of(2) == tuple(MOVED[2])
+    assert not table.has_shared_masks
+    mask = Path("/mask.png")
+    assert Split((*MIXED.samples, Sample("test", Path("/f.png"), mask, 1))).table.has_shared_masks

@@ -144,6 +144,37 @@ def test_batches_are_of_the_sizes_of_the_data_module(datamodule: Folder) -> None
     assert tiles.train_dataloader().num_workers == 0, "reading a tile is faster than handing it over"
 
 
+def test_tiles_that_share_a_model_are_in_one_loader(datamodule: Folder) -> None:
+    datamodule.eval_batch_size = 3
+    split, grid = split_once(datamodule), GRID.grouped([["r00_c00", "r00_c02", "r01_c01"]])
+    tiles = TileDataModule(SOURCE, split, grid=grid, tile=grid.tiles[0], datamodule=datamodule)
+    members = ["r00_c00", "r00_c02", "r01_c01"]
+    train = tiles.train_dataloader()
+    assert isinstance(train.sampler, RandomSampler)
+    samples = split.subset("train")
+    assert len(train.dataset) == 3 * len(samples) == 12
+    expected = [item(sample, name).image for name in members for sample in samples]
+    assert all(torch.equal(train.dataset[index].image, image) for index, image in enumerate(expected))
+    assert [len(batch.image) for batch in train] == [2] * 6, "of any tiles"
+    labels = [item(sample, name).gt_label for name in members for sample in split.calibration_samples]
+    assert torch.cat([batch.gt_label for batch in tiles.val_dataloader()]).tolist() == labels
+    assert tiles.validation_labels() == labels
+    assert 1 in labels
+    assert len(tiles.test_dataloader().dataset) == 12
+    assert tiles.train_images == 4
+
+
+def test_tiles_that_share_a_model_are_validated_by_what_is_known(datamodule: Folder) -> None:
+    split, grid = split_once(datamodule), GRID.grouped([["r00_c00", "r00_c01"]])
+    first, *others = split.subset("val")
+    samples = (*split.subset("train"), *others, replace(first, label=1, mask_path=None))
+    tiles = TileDataModule(SOURCE, Split(samples), grid=grid, tile=grid.tiles[0], datamodule=datamodule)
+    masked = [batch.gt_mask is not None for batch in tiles.val_dataloader()]
+    sizes = [len(batch.image) for batch in tiles.val_dataloader()]
+    assert sum(sizes) == 8
+    assert sum(size for size, known in zip(sizes, masked, strict=True) if not known) == 2
+
+
 def test_validation_tiles_have_a_label(datamodule: Folder) -> None:
     split = split_once(datamodule)
     first, *others = split.subset("val")

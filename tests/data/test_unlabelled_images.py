@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
+from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.errors import OutOfMemoryError, TiledError
@@ -135,3 +137,20 @@ def test_the_size_is_that_of_a_training_image(tmp_path: Path) -> None:
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
     (tmp_path / "a.png").unlink()
     assert TrainedOn.of(split, Size(8, 8)) == TrainedOn(Size(8, 8), Size(8, 8))
+
+
+def test_each_image_keeps_its_hidden_pixels(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(_: DecodedFiles, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
+        rows_of_two = np.arange(8)[rows, None] < 2
+        return None if sample.image_path.name == "0.png" else np.broadcast_to(rows_of_two, (8, 12))[:, columns]
+
+    monkeypatch.setattr(DecodedFiles, "hidden", outside)
+    batches = list(images(said, batch_size=3).batches(paint(tmp_path, *[(8, 12)] * 3), fail))
+    (batch,) = batches
+    assert batch.hidden.flatten(1).sum(dim=1).tolist() == [0, 24, 24]
+    alone = list(batch.one_by_one())
+    assert [each.sizes for each in alone] == [(Size(8, 12),)] * 3
+    assert torch.equal(torch.cat([each.hidden for each in alone]), batch.hidden)
+    monkeypatch.undo()
+    (batch,) = images(said, batch_size=3).batches(paint(tmp_path, (8, 12)), fail)
+    assert batch.hidden is None

@@ -14,6 +14,7 @@ from threading import current_thread
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from hatchling.metadata.core import ProjectMetadata
@@ -84,6 +85,13 @@ def test_every_stage_keeps_its_contract(page: Plugins) -> None:
             check_stages(*(replace(STAGES, **{field: choice.implementation()}) for _ in range(3)))
             tried.add(choice.kind)
     assert tried == set(FIELDS), "the page shows a stage of each kind"
+
+
+def test_the_assignment_of_the_page_divides_the_tiles(page: Plugins) -> None:
+    (chosen,) = page.of("assignment")
+    shades = {tile.name: 10 * number for number, tile in enumerate(GRID.tiles)}
+    groups = chosen.implementation().groups(GRID, lambda tile: [np.full((2, 2, 3), shades[tile.name], np.uint8)])
+    assert [*groups[0], *groups[1]] == [tile.name for tile in GRID.tiles]
 
 
 def look(item: None) -> str:

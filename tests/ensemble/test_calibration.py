@@ -10,6 +10,7 @@ import torch
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Stages, Truth
+from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.stages.merging import Gaussian, Mean
 from anomalib_tiled.stages.normalization import MinMax
@@ -69,6 +70,17 @@ def test_a_calibration_survives_json() -> None:
     assert Calibration.from_json(json.loads(json.dumps(Calibration().to_json()))) == Calibration()
     of_earlier_version = {name: value for name, value in calibration.to_json().items() if name != "borrowed"}
     assert Calibration.from_json(of_earlier_version) == replace(calibration, borrowed={})
+
+
+def test_false_alarms_are_kept_where_they_are_known() -> None:
+    calibration = Calibration(false_alarms=FalseAlarms(0.1, 0.021, 0.265, 30))
+    content = json.loads(json.dumps(calibration.to_json()))
+    assert content["false_alarms"] == {"rate": 0.1, "low": 0.021, "high": 0.265, "images": 30}
+    assert Calibration.from_json(content) == calibration
+    assert "false_alarms" not in Calibration().to_json()
+    del content["false_alarms"]["low"]
+    with pytest.raises(RunFolderError, match=r"^calibration.json has changed \(TypeError"):
+        Calibration.from_json(content)
 
 
 def test_a_calibration_that_was_altered() -> None:

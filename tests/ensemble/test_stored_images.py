@@ -21,12 +21,14 @@ from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import open_source
 from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.scope import Scope
+from anomalib_tiled.ensemble import cross_validation
 from anomalib_tiled.ensemble import stored_images as sharing
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.stored_images import Shard, StoredImages
-from anomalib_tiled.ensemble.tile_job import TileJob
+from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.errors import RunFolderError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
@@ -120,6 +122,7 @@ def test_places_calibrate_as_one_process_does(
 ) -> None:
     run, found = at(run, *places), []
     monkeypatch.setattr(sharing, "PIXELS_OF_A_SHARD", pixels)
+    monkeypatch.setattr(cross_validation, "FEWEST_ROUNDS", 2)
     stages, ensemble = Stages.build(run.settings), run.ensemble()
     stream = partial(lazy_predictions, run, ensemble, "calibration", run.folder.predictions, "Calibrating")
     for observe in (ObserveHere(ensemble, stream), ObserveOnPlaces(run, masks_known=True)):
@@ -127,6 +130,7 @@ def test_places_calibrate_as_one_process_does(
         learned = learn(stages, observe, lambda seen, scores=scores: scores.append(seen.scores.peaks.tolist()))
         found.append((json.dumps(learned.to_json()), scores))
     assert found[0] == found[1]
+    assert learned.false_alarms.images == 2
     assert ("tile" in places) == ("r00_c00" in learned.borrowed)
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
@@ -156,9 +160,9 @@ def test_places_measure_as_one_process_does(
     ensemble = run.ensemble(calibration)
     here, shared = (RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
+    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, calibration)] == rows
-    assert shared.results(run) == here.results(run)
+    assert shared.results(run, calibration) == here.results(run, calibration)
     assert len(rows) == len(run.split.subset("test"))
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
@@ -173,9 +177,9 @@ def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkey
     monkeypatch.setattr(Run, "left_out_note", lambda _: None)
     ensemble, here, shared = run.ensemble(expected), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(batch)]
+    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, expected)] == rows
-    assert shared.results(run) == here.results(run)
+    assert shared.results(run, expected) == here.results(run, expected)
 
 
 def test_shards_follow_from_sizes_and_parts_do_not_cut_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,3 +232,37 @@ def test_a_stage_that_fails_on_a_place_names_the_images(run: Run, monkeypatch: p
     [stored] = stored_images(run, "test", run.folder.predictions)
     with pytest.raises(StageError, match=r"no scores today.* Images: .*0.png"):
         MeasureImages(stored, Calibration(), None)(Shard(0, 2))
+
+
+@pytest.mark.parametrize("places", [("tile", "image"), ("image", "tile")])
+def test_places_hide_the_same_pixels(run: Run, far_away: list[str], places: tuple[str, str]) -> None:
+    """The regions ignore a corner, and aligned images are moved, each by another distance."""
+    ignored, samples = np.zeros((8, 12), dtype=np.bool_), enumerate(run.split.samples)
+    ignored[5:, 9:] = True
+    moved = [replace(each, matrix=(1.0, 0.0, number % 3 - 1, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)) for number, each in samples]
+    scope, split = Scope(ignored), replace(run.split, samples=tuple(moved))
+    run = replace(at(run, *places), split=split, source=replace(run.source, scope=scope))
+    assert not far_away
+    stages = Stages.build(run.settings)
+    with pytest.MonkeyPatch.context() as patch:
+        data = RunData(run.split, run.source, run.datamodule)  # far_away knows that of the run without them
+        patch.setattr(TileJob, "data", property(lambda _: data))
+        patch.setattr(Run, "left_out_note", lambda _: None)
+        ensemble = run.ensemble()
+        stream = partial(lazy_predictions, run, ensemble, "calibration", run.folder.predictions, "Calibrating")
+        found = [
+            learn(stages, each) for each in (ObserveHere(ensemble, stream), ObserveOnPlaces(run, masks_known=True))
+        ]
+        assert found[0] == found[1]
+        ensemble, here, shared = run.ensemble(found[0]), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
+        images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
+        rows = []
+        for batch, hidden in zip(
+            measure(images, ensemble, here, None, tiles=True), run.images("test").hidden(), strict=True
+        ):
+            assert torch.equal(batch.anomaly_map.isnan(), hidden[:, 0]), "neither ignored nor outside"
+            assert not batch.pred_mask[hidden[:, 0]].any()
+            rows += score_rows(batch)
+        assert [*rows_on_places(run, shared, found[0])] == rows
+        results = [each.results(run) for each in (here, shared)]
+    assert results[0] == results[1]

@@ -144,3 +144,28 @@ def test_a_format_that_is_not_there_is_refused_with_the_nearest() -> None:
         message = rf"--format cannot be '{given}'\. Did you mean '{nearest}'\? {allowed}"
         with pytest.raises(ConfigurationError, match=message):
             format_named(given)
+
+
+SHARING = APART.grouped([["r00_c00", "r00_c02", "r01_c00", "r01_c02"]])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tiles_that_share_a_model_are_predicted_by_it(
+    make_ensemble: Make, images: torch.Tensor, tmp_path: Path, name: str
+) -> None:
+    form, told, ensemble = installed(name), list[str](), make_ensemble(SHARING)
+    written = write_whole(ensemble, form, tmp_path, torch.float32, told.append)
+    assert told[:3] == ["tile r00_c00", "tile r00_c01", "tile r01_c01"]
+    assert len(told) == 3 + STEPS
+    assert differences(ensemble, images[:1], written.predict({"images": images[:1].numpy()}))[1] == {}
+
+
+def test_tiles_that_share_a_model_share_a_file(make_ensemble: Make, images: torch.Tensor, tmp_path: Path) -> None:
+    ensemble = make_ensemble(SHARING)
+    written = write_tiles(ensemble, installed("onnx"), tmp_path, torch.float32, print)
+    assert sorted(path.name for path in tmp_path.glob("tiles/*.onnx")) == [
+        "r00_c00.onnx",
+        "r00_c01.onnx",
+        "r01_c01.onnx",
+    ]
+    assert differences(ensemble, images, written.predict({"images": images.numpy()}))[1] == {}

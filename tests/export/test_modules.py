@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 
+from anomalib_tiled.data.scope import Scope
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.export.modules import (
@@ -22,6 +24,9 @@ from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.stages.merging import Max, Mean, Merger
 
 GRID = TileGrid(Size(8, 12), Size(5, 5), Size(3, 4))
+
+IGNORED = np.zeros(tuple(GRID.image_size), dtype=np.bool_)
+IGNORED[:, 7:] = True
 
 Make = Callable[..., EnsembleModel]
 
@@ -104,3 +109,25 @@ def test_a_disk_is_passed_on_only_where_that_is_asked_for() -> None:
     error = OSError("no space left")
     with pytest.raises(ConfigurationError, match=r"^Why: OSError: no space left\.$"), explaining("Why: {}"):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("normalize_at", "threshold_at", "maps"),
+    [("tile", "tile", True), ("tile", "image", True), ("image", "image", True), ("image", "image", False)],
+)
+def test_ignored_pixels_are_ignored_too(
+    make_ensemble: Make, images: torch.Tensor, normalize_at: str, threshold_at: str, *, maps: bool
+) -> None:
+    images[:, :, :, 7:] += 2  # anomalous where it does not count
+    made = make_ensemble(normalize_at=normalize_at, threshold_at=threshold_at, maps=maps)
+    ensemble = EnsembleModel(
+        GRID,
+        made.tile_models,
+        stages=made.stages,
+        calibration=made.calibration,
+        evaluator=False,
+        scope=Scope(IGNORED),
+    ).eval()
+    assert_the_same(ensemble, images)
+    if maps:
+        assert not ensemble(images).pred_mask[..., 7:].any()

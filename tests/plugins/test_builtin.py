@@ -10,10 +10,12 @@ import pytest
 
 from anomalib_tiled.plugins import builtin
 from anomalib_tiled.plugins.discovery import find_plugins
-from anomalib_tiled.stages import merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages import assignment, merging, normalization, scoring, seams, thresholding
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 NAMES = {
+    "register_aligners": ["Translation", "Rigid", "Affine", "Homography"],
+    "register_assignments": ["PerTile", "Shared", "Grid", "Clusters", "Groups"],
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],
     "register_seam_smoothers": ["GaussianSeams"],
@@ -56,7 +58,7 @@ def test_what_is_built_in_comes_first_and_in_this_order(kind: StageKind) -> None
     assert names == NAMES[kind.hook]
 
 
-@pytest.mark.parametrize("module", [merging, scoring, seams, normalization, thresholding])
+@pytest.mark.parametrize("module", [assignment, merging, scoring, seams, normalization, thresholding])
 def test_no_stage_of_the_package_is_forgotten(module: object) -> None:
     contracts = tuple(kind.contract for kind in STAGE_KINDS)
     made_here = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
@@ -83,8 +85,8 @@ def test_every_argument_is_described(documented: type) -> None:
 
 
 @pytest.mark.parametrize("documented", CLASSES, ids=named(CLASSES))
-def test_only_the_threshold_that_you_give_has_to_be_given(documented: type) -> None:
+def test_only_the_threshold_and_the_groups_that_you_give_have_to_be_given(documented: type) -> None:
     required = [each.name for each in taken_by(documented) if each.default is inspect.Parameter.empty]
-    assert required == (["value"] if documented is thresholding.ManualThreshold else [])
-    made = documented(**dict.fromkeys(required, 0.5))
-    assert {name: getattr(made, name) for name in required} == dict.fromkeys(required, 0.5)
+    given = {thresholding.ManualThreshold: {"value": 0.5}, assignment.Groups: {"groups": [["r00_c00"]]}}
+    assert required == list(given.get(documented, {}))
+    documented(**given.get(documented, {}))

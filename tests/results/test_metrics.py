@@ -13,8 +13,17 @@ import torch
 from anomalib.data import ImageBatch
 
 from anomalib_tiled.config.settings import MetricSettings
+from anomalib_tiled.data.scope import Scope
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
+from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages.normalization import MinMax
+from anomalib_tiled.stages.scoring import Max
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 IMAGE = ("AUROC", "AUPR", "F1Max", "F1Score")
 PIXEL = (*IMAGE, "AUPRO")
@@ -221,3 +230,65 @@ def test_to_other_metrics_they_are_normal() -> None:
         batch.anomaly_map = batch.pred_mask.float()
         measurements.update(batch)
     assert measurements.compute() == {"pixel_BinaryRecall": 1}
+
+
+def hidden_in(batch: ImageBatch) -> torch.Tensor:
+    """Hide what no model sees above, in every image of a batch."""
+    return torch.from_numpy(UNINSPECTED).expand(len(batch), 1, -1, -1)
+
+
+def test_hidden_pixels_are_left_out_of_what_is_counted() -> None:
+    settings = MetricSettings(image=IMAGE, pixel=PIXEL)
+    measurements, parts = Measurements(settings), [Measurements(settings), Measurements(settings)]
+    for number, batch in enumerate(batches(4)):
+        batch.pred_mask &= ~torch.from_numpy(UNINSPECTED)
+        for each in (measurements, parts[number // 2]):
+            each.update(batch, hidden_in(batch))
+    expected = measured(settings, [cropped(batch) for batch in batches(4)])
+    assert measurements.compute() == expected
+    parts[0].merge(pickle.loads(pickle.dumps(parts[1])))  # noqa: S301  # from this process
+    assert parts[0].compute() == expected
+
+
+def test_hidden_pixels_differ_from_image_to_image() -> None:
+    settings = MetricSettings(image=(), pixel=PIXEL)
+    found, alone = Measurements(settings), Measurements(settings)
+    for batch in batches():
+        hidden = hidden_in(batch).clone()
+        hidden[1] = False
+        found.update(batch, hidden)
+        for number, columns in enumerate((slice(6, 24), slice(0, 24))):
+            maps, masks = batch.anomaly_map[number, None, :, columns], batch.gt_mask[number, None, :, columns]
+            alone.update(
+                ImageBatch(image=torch.zeros(1, 3, 24, 24), gt_mask=masks, anomaly_map=maps, pred_mask=maps > 2)
+            )
+    assert {**found.compute(), "pixel_F1Score": None} == {**alone.compute(), "pixel_F1Score": None}
+
+
+def test_images_whose_defects_are_all_hidden_are_left_out_of_image_metrics() -> None:
+    settings = MetricSettings(image=(*IMAGE, "torchmetrics.classification.BinaryRecall"), pixel=PIXEL)
+    measurements, part = Measurements(settings), Measurements(settings)
+    first, second = batches(2)
+    hidden = first.gt_mask[:, None].clone()
+    measurements.update(second)
+    part.update(first, hidden)
+    measurements.merge(part)
+    assert (measurements.out_of_scope, str(measurements.images["image"])) == (1, "2 normal, 1 anomalous")
+    assert str(measurements.images["pixel"]) == "3 normal, 1 anomalous", "what counts of its pixels is normal"
+    first.gt_mask = None
+    part.update(first, torch.ones(1, 1, 24, 24, dtype=torch.bool))
+    assert part.out_of_scope == 3, "nothing counts"
+
+
+def test_anomalibs_engine_leaves_ignored_pixels_out() -> None:
+    stages = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), "image", "image")
+    grid = TileGrid(Size(24, 24), Size(24, 24), Size(24, 24))
+    ensemble = EnsembleModel(grid, TileModels(None), stages=stages, evaluator=False, scope=Scope(UNINSPECTED))
+    settings, logged = MetricSettings(image=(), pixel=PIXEL), {}
+    evaluator = StreamingEvaluator(partial(Measurements, settings))
+    ensemble.log = logged.__setitem__
+    for batch in batches():
+        batch.pred_mask &= ~torch.from_numpy(UNINSPECTED)
+        evaluator.on_test_batch_end(None, ensemble, None, batch, 0)
+    evaluator.on_test_epoch_end(None, ensemble)
+    assert logged == measured(settings, [cropped(batch) for batch in batches()])

@@ -239,3 +239,17 @@ def test_the_caption_fits_into_the_picture() -> None:
     written = np.flatnonzero((drawn[2:20] == 0).all(axis=(2,)).any(axis=0))
     assert 5 < written.min() < 40
     assert 200 < written.max() < 635
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_the_plain_image_shows_where_pixels_do_not_count(images: list[Path], tmp_path: Path, *, stretch: bool) -> None:
+    maps = torch.rand(1, 15, 20, generator=torch.Generator().manual_seed(0))
+    maps[0, 0, :2] = torch.tensor([0.0, 1.0])
+    expected = drawn(tmp_path / "all", images, batch(images, maps), stretch=stretch)
+    hidden = mask(slice(4, 9), slice(10, 20))
+    shown = drawn(tmp_path / "some", images, batch(images, maps.masked_fill(hidden, torch.nan)), stretch=stretch)
+    for picture, whole in zip(shown, expected, strict=True):
+        assert (picture[8:18, 25:50] == GREY).all()
+        outside = np.ones(SOURCE, bool)
+        outside[8:18, 25:50] = False
+        assert np.array_equal(picture[outside], whole[outside])

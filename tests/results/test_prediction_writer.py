@@ -10,15 +10,24 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
+from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
-from anomalib_tiled.results.regions import in_source_size
-from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.regions import InFile, in_source_size
+from anomalib_tiled.results.request import Predicted, PredictionSettings
+from anomalib_tiled.results.rethreshold import Rethresholding
+from anomalib_tiled.results.thresholds import Threshold, Thresholds
+from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages.normalization import MinMax
+from anomalib_tiled.stages.scoring import Max
+from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 
 SIZES = [Size(4, 6), Size(8, 12)]
 RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -43,7 +52,7 @@ def batch(*, has_maps: bool = True) -> ImageBatch:
 def written(kept: PredictionWriter, given: ImageBatch) -> list[PredictedImage]:
     """Write a batch; give what was predicted."""
     rows = zip(given, SIZES, [9.0, 1.0], RAW[:, 0], strict=True)
-    return [kept.write(item, size, score, raw_map) for item, size, score, raw_map in rows]
+    return [kept.write(item, InFile(size), score, raw_map) for item, size, score, raw_map in rows]
 
 
 @pytest.mark.parametrize("maps", ["npy", "tiff"])
@@ -142,7 +151,7 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
         Pictures(tmp_path / "out", tmp_path, stretch=stretch),
     )
     item = next(iter(given))
-    kept.write_decision(item, size, 1.0)
+    kept.write_decision(item, InFile(size), 1.0)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
     predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
@@ -158,3 +167,39 @@ def test_of_an_image_that_has_gone_before_it_was_drawn_nothing_is_written(tmp_pa
     with pytest.raises(DataError, match=r"gone\.png is missing\. Restore it, or leave it out\.$"):
         written(kept, given)
     assert not list(output.rglob("*.*"))
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+def test_pixels_that_do_not_count_have_no_heat_map(tmp_path: Path, *, stretch: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    scores = (20 * RAW[0, 0] - 3 if stretch else RAW[0, 0]).numpy().copy()
+    scores[:, :3] = np.nan
+    mask = np.zeros((4, 6), bool)
+    mask[1, 4] = True
+    made = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=None)
+    drawn = np.asarray(made.picture())
+    assert np.array_equal(drawn[:, :3], pixels[:, :3])
+    assert not np.array_equal(drawn[:, 3:], pixels[:, 3:])
+
+
+@pytest.mark.parametrize("maps", ["npy", "tiff"])
+def test_thresholds_are_applied_again_to_the_pixels_that_count(tmp_path: Path, maps: str) -> None:
+    kept, hidden = writer(tmp_path, maps), torch.zeros(2, 1, 4, 6, dtype=torch.bool)
+    hidden[0, ..., :3] = True
+    given = batch()
+    given.anomaly_map, given.pred_mask = RAW.masked_fill(hidden, torch.nan), (RAW > 0.5) & ~hidden
+    rows = zip(given, [Size(4, 6)] * 2, [9.0, 1.0], RAW.masked_fill(hidden, torch.nan)[:, 0], strict=True)
+    kept.folder.begin(kept.settings, common="/data")
+    expected = [kept.write(item, size, score, raw) for item, size, score, raw in rows]
+    stages = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), "none", "image")
+    level = Learned(0.9, None)
+    calibration = Calibration(image=Level(level, level))
+    grid = TileGrid(Size(4, 6), Size(4, 6), Size(4, 6))
+    ensemble = EnsembleModel(grid, TileModels(None), stages=stages, calibration=calibration, evaluator=False)
+    for value, masks in ((0.5, RAW > 0.5), (-1.0, RAW >= 0)):
+        thresholds = Thresholds(pixels=Threshold(value, raw=True))
+        again = Rethresholding(ensemble, kept, thresholds, Predicted(existing=2))
+        found = [again.decide(image) for image in expected]
+        areas = [sum(region.area for region in image.regions) for image in found]
+        assert areas == (masks & ~hidden).sum(dim=(1, 2, 3)).tolist()
+        assert value < 0 or found == expected

@@ -12,6 +12,7 @@ from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.ensemble import RawPrediction
+from anomalib_tiled.ensemble.named_regions import DecidedRegion
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Predictor
@@ -25,18 +26,23 @@ class Ensemble:
         self.asked: list[int] = []
         self.fail = fail
 
-    def predict_raw(self, images: torch.Tensor, on_tile: Callable[..., None] | None) -> RawPrediction:
+    def predict_raw(
+        self, images: torch.Tensor, on_tile: Callable[..., None] | None, *, hidden: torch.Tensor | None
+    ) -> RawPrediction:
         self.asked.append(len(images))
         self.fail(len(images))
         if on_tile is not None:
             on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
-        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None)
+        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden)
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         return InferenceBatch(
             pred_score=raw.scores, anomaly_map=raw.maps, pred_label=raw.scores > 0.5, pred_mask=raw.maps > 0.5
         )
+
+    def decide_regions(self, raw: RawPrediction) -> dict[str, DecidedRegion]:
+        return {name: DecidedRegion(scores, scores > 0.5) for name, scores in raw.regions.items()}
 
 
 class Written:
@@ -44,6 +50,7 @@ class Written:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.maps: list[torch.Tensor] = []
         self.failures: list[str] = []
         self.folder = SimpleNamespace(
             parts=Path("nowhere"),
@@ -54,11 +61,12 @@ class Written:
             note_maps=lambda **_: None,
         )
 
-    def write(self, item: ImageItem, *_: object) -> SimpleNamespace:
+    def write(self, item: ImageItem, _: Size, __: float, raw_map: torch.Tensor) -> SimpleNamespace:
+        self.maps.append(raw_map)
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"
             raise DataError(message)
-        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="")
+        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="", unaligned=None)
 
 
 class Prediction:
@@ -179,3 +187,14 @@ def test_an_image_of_which_a_model_says_nonsense_is_passed_over() -> None:
     list(predicting.predict(batch(*"abc")))
     assert (written.names, written.failures, said) == ([*"ac"], ["b"], ["skipped: nonsense Images: b."])
     assert ensemble.asked == [3, 1, 1, 1]
+
+
+def test_hidden_pixels_stay_with_their_images_and_have_no_scores() -> None:
+    hidden = torch.zeros(3, 1, 4, 6, dtype=torch.bool)
+    for number in range(3):
+        hidden[number, 0, number] = True
+    for fail in (lambda _: None, too_large_together):
+        predicting, _, written, _ = prediction(fail)
+        items = list(predicting.predict(batch(*"abc")._replace(hidden=hidden)))
+        assert torch.equal(torch.stack([item.anomaly_map.isnan() for item in items]), hidden[:, 0])
+        assert torch.equal(torch.stack([each.isnan() for each in written.maps]), hidden[:, 0])

@@ -11,6 +11,8 @@ from scipy import ndimage
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.regions import Region, in_source_size, regions_of, run_lengths
 
+NAN = float("nan")
+
 
 @pytest.fixture
 def scores() -> np.ndarray:
@@ -128,3 +130,13 @@ class Elsewhere(torch.Tensor):
 def test_a_map_may_lie_on_any_device(scores: np.ndarray) -> None:
     here, size = torch.from_numpy(scores)[None], Size(7, 13)
     assert np.array_equal(in_source_size(here.as_subclass(Elsewhere), size), in_source_size(here, size))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((1, 2), [[1, 5]]), ((1, 4), [[0, 1, NAN, 5]]), ((1, 3), [[1, 1, 5]])])
+def test_a_pixel_without_a_score_in_the_map_has_none_in_the_image(
+    size: tuple[int, int], expected: list[list[float]]
+) -> None:
+    found = in_source_size(torch.tensor([[[0.0, 1.0, NAN, 5.0]]]), Size(*size))
+    assert np.array_equal(found, np.array(expected, np.float32), equal_nan=True)
+    nothing = in_source_size(torch.full((1, 4, 4), NAN), Size(2, 2))
+    assert np.isnan(nothing).all()

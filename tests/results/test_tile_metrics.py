@@ -114,3 +114,35 @@ def test_a_location_without_a_model_has_no_scores_and_its_defects_are_missed() -
     )
     assert (right.image_auroc, right.missed, right.left_out) == (1.0, 1, False)
     assert left in weakest([left, right], 2)
+
+
+def test_hidden_pixels_and_tiles_are_not_measured() -> None:
+    measurements, batch = TileMeasurements(GRID), images("l", "", "r", "", "")
+    hidden = torch.zeros(5, 1, 4, 8, dtype=torch.bool)
+    hidden[1, ..., :4] = True  # all of the left tile
+    hidden[2, ..., 0, 0] = True  # one pixel of it
+    on_tile = measurements.watch(batch)
+    scores = torch.tensor([9.0, 8.0, 7.0, 1.0, 2.0])
+    for tile in GRID.tiles:
+        maps = scores.view(-1, 1, 1, 1).repeat(1, 1, 4, 4) / 2
+        maps[:, :, 0, 0] *= 2
+        on_tile(tile, TilePrediction(scores, maps).hiding(hidden[..., tile.rows, tile.columns]))
+    batch.pred_mask = torch.ones(5, 4, 8, dtype=torch.bool)
+    measurements.update(batch, hidden)
+    left, right = measurements.results()
+    assert (left.images, left.anomalous, left.false_alarms, left.normal_max) == (4, 1, 3, 3.5)
+    assert (right.images, right.anomalous, right.false_alarms, right.normal_max) == (5, 1, 4, 9)
+
+
+def test_hidden_tiles_of_images_without_masks_are_not_measured() -> None:
+    measurements, batch = TileMeasurements(GRID), images("", "l", "", gt_mask=None)
+    hidden = torch.zeros(1, 1, 4, 8, dtype=torch.bool)
+    hidden[..., :4] = True
+    on_tile = measurements.watch(batch)
+    for tile in GRID.tiles:
+        prediction = TilePrediction(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3, 1, 4, 4))
+        on_tile(tile, prediction.hiding(hidden[..., tile.rows, tile.columns]))
+    measurements.update(batch, hidden)
+    left, right = measurements.results()
+    assert (left.images, left.normal_max) == (0, None)
+    assert (right.images, right.normal_max) == (2, 3)

@@ -41,7 +41,16 @@ def test_every_class_has_an_origin(settings: Settings) -> None:
         "package": "anomalib",
         "version": anomalib.__version__,
     }
-    assert list(origins) == ["model", "data", "merging", "scoring", "normalization", "thresholding", "workers"]
+    assert list(origins) == [
+        "model",
+        "data",
+        "assignment",
+        "merging",
+        "scoring",
+        "normalization",
+        "thresholding",
+        "workers",
+    ]
     assert changed_origins(origins) == ()
 
 

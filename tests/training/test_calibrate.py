@@ -19,6 +19,7 @@ from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.datamodule import split_once
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration, Level
 from anomalib_tiled.ensemble.loaded_models import SavedModels
@@ -45,6 +46,7 @@ class Counting:
     source: PixelSource
     read: Counter[Path]
     fingerprint: str | None = None
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray:
         self.read[sample.image_path] += 1
@@ -52,6 +54,9 @@ class Counting:
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
         return self.source.mask(sample, rows, columns)
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
+        return self.source.hidden(sample, rows, columns)
 
 
 @pytest.fixture
@@ -295,6 +300,75 @@ def left_by_test(run: Run) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return found
+
+
+def with_more_images(run: Run, folder: Path, normal: int = 8, anomalous: int = 3) -> Run:
+    """Give the run with validation images apart from test images; anomalous ones are brighter in the first tile."""
+    samples, random = list(run.split.subset("train")), np.random.default_rng(1)
+    mask = np.zeros((8, 12), dtype=np.uint8)
+    mask[:4, :4] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    for number in range(normal + anomalous):
+        pixels = random.integers(0, 200, (8, 12, 3), dtype=np.uint8)
+        if number >= normal:
+            pixels[:4, :4] += 40
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        label, own_mask = (1, folder / "mask.png") if number >= normal else (0, None)
+        samples.append(Sample("val", folder / f"{number}.png", own_mask, label))
+    return replace(run, split=Split(tuple(samples)))
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), [("tile", "tile"), ("image", "image")])
+def test_false_alarms_are_those_of_thresholds_that_were_learned_without_the_image(
+    run: Run, tmp_path: Path, normalize_at: str, threshold_at: str
+) -> None:
+    """Calibrate once more without each normal image, and predict it then."""
+    run = with_more_images(at(run, normalize_at, threshold_at), tmp_path)
+    found = calibrate(run).false_alarms
+    images = [sample for sample in run.split.samples if sample.subset == "val" and sample.label == 0]
+    called = 0
+    for image in images:
+        others = tuple(sample for sample in run.split.samples if sample != image)
+        without = replace(run, split=Split(others))
+        pixels = torch.from_numpy(run.source.image(image, slice(0, 8), slice(0, 12))).permute(2, 0, 1) / 255
+        called += bool(run.ensemble(calibrate(without))(pixels[None]).pred_label)
+    assert (found.rate, found.images) == (called / len(images), len(images))
+    assert called
+
+
+def test_a_threshold_of_no_use_is_noted(run: Run, tmp_path: Path) -> None:
+    rule = ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 0.01})
+    useless = choosing(at(with_more_images(run, tmp_path), "image", "image"), thresholding=rule)
+    note = (
+        "Of 8 normal validation images, 8 are called anomalous by a threshold that was learned without them: expect 63 "
+        "to 100 % of new normal images to be called anomalous. The threshold does not separate normal from anomalous "
+        "images."
+    )
+    assert calibrate(useless).notes == (note,)
+    tested = [replace(sample, subset="test") for sample in useless.split.subset("val")]
+    on_test = replace(useless, split=Split((*useless.split.samples, *tested)))
+    tuned, note_on_test = calibrate(on_test).notes
+    assert tuned.startswith("Validation images are test images: thresholds are tuned on")
+    assert note_on_test == note.replace("validation images,", "validation images (they are test images),", 1)
+
+
+def test_what_training_images_would_show_is_not_known_of_new_ones(run: Run, tmp_path: Path) -> None:
+    rule = ClassSpec("anomalib_tiled.stages.thresholding.ManualThreshold", {"value": 0.01})
+    run = choosing(at(with_more_images(run, tmp_path), "image", "image"), thresholding=rule)
+    samples = [replace(sample, subset="train") for sample in run.split.subset("val") if sample.label == 0]
+    calibration = calibrate(replace(run, split=Split(tuple(samples))))
+    assert calibration.false_alarms is None
+    assert len(calibration.notes) == 1
+
+
+def test_results_stay_where_an_earlier_version_did_not_estimate_false_alarms(run: Run, tmp_path: Path) -> None:
+    run = with_more_images(run, tmp_path)
+    calibration = calibrate(run)
+    keep_calibration(run, replace(calibration, false_alarms=None))
+    results = left_by_test(run)
+    keep_calibration(run, calibration)
+    assert all(path.is_file() for path in results)
+    assert read_json(run.folder.calibration_file)["false_alarms"]["images"] == 8
 
 
 def test_results_stay_as_long_as_the_stages_know_the_same(run: Run) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.models.components import AnomalibModule
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import Identity
 
 from anomalib_tiled.config.settings import Settings
@@ -20,6 +22,7 @@ from anomalib_tiled.config.tiling import grid_of
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource, open_source
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.images import Pixels
+from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.ensemble import RawPrediction
@@ -125,6 +128,20 @@ def test_one_model_object_is_loaded_once_a_tile_and_never_again(run: Run, models
     assert models.made == 1
     assert_equal(passed(run), first)
     assert len(models.loaded) == len(run.grid.tiles)
+
+
+def test_a_model_is_loaded_once_for_all_its_tiles(run: Run, models: Models) -> None:
+    outer, inner = ["r00_c00", "r00_c02", "r01_c00", "r01_c02"], ["r00_c01", "r01_c01"]
+    run = replace(run, grid=run.grid.grouped([outer, inner]))
+    found = passed(run)
+    assert models.loaded == ["r00_c00", "r00_c01"]
+    expected = whole(run)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.maps, other.maps)
+    models.loaded.clear()
+    models.checksums["r00_c01"] = Checksum(1, "second")
+    passed(run)
+    assert models.loaded == ["r00_c01"], "its two tiles"
 
 
 def test_a_tile_that_was_trained_again_is_predicted_again(run: Run, models: Models) -> None:
@@ -305,12 +322,16 @@ class OtherFormat:
 
     decoded: DecodedFiles
     fingerprint: str
+    scope: Scope = EVERYTHING
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         return self.decoded.image(sample, rows, columns)
 
     def mask(self, sample: Sample, rows: slice, columns: slice) -> Pixels | None:
         return self.decoded.mask(sample, rows, columns)
+
+    def hidden(self, sample: Sample, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        return self.decoded.hidden(sample, rows, columns)
 
 
 def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

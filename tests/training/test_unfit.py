@@ -150,6 +150,21 @@ def test_a_location_is_blank_if_nothing_can_be_learned_from_its_images(draw: Dra
     assert unfit_location(run_on(draw), GRID.tiles[0], "no reason").blank is blank
 
 
+def half_blank(random: np.random.Generator) -> np.ndarray:
+    pixels = drawn(random)
+    pixels[:, :4] = 255
+    return pixels
+
+
+def test_a_blank_tile_does_not_make_its_group_blank() -> None:
+    run = run_on(half_blank)
+    first = run.grid.tiles[0]
+    assert unfit_location(run, first, "no reason").blank
+    for names, blank in ((["r00_c00", "r01_c00"], True), (["r00_c00", "r01_c01"], False)):
+        run.grid = GRID.grouped([names])
+        assert unfit_location(run, first, "no reason").blank is blank
+
+
 def failures(*, blank: int, others: int) -> list[UnfitLocationError]:
     errors = [UnfitLocationError("no") for _ in range(blank + others)]
     for error in errors[:blank]:
