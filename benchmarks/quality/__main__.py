@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_tiled.errors import DataError
 from benchmarks.page import write_section
 from benchmarks.quality.datasets import DATA_SETS, Counts
 from benchmarks.quality.measuring import measure
@@ -45,16 +46,32 @@ def main() -> None:
         if any((each.data_set, each.method, each.seed) == (data_set, method, seed) for each in known):
             continue
         began = perf_counter()
-        measured = measure(_configuration(data_set, method, seed, folder))
-        write_results(file, [*read_results(file), Result(data_set, method, seed, measured)])
-        quality = measured.quality
-        numbers = f"{quality.image_auroc:.3f} / {quality.pixel_aupro:.3f}, {quality.false_alarms} false alarms"
-        print(f"{data_set}, {method}, {seed}: {numbers}, {perf_counter() - began:.0f} s", flush=True)
-        shutil.rmtree(_runs(data_set, method, seed, folder))
+        result = _result(data_set, method, seed, folder)
+        write_results(file, [*read_results(file), result])
+        print(f"{data_set}, {method}, {seed}: {_summary(result)}, {perf_counter() - began:.0f} s", flush=True)
     tables = to_markdown(read_results(file))
     print(tables)
     if options.markdown is not None:
         write_section(options.markdown, "quality", tables)
+
+
+def _result(data_set: str, method: str, seed: int, folder: Path) -> Result:
+    """Measure a method on a data set, or note why the program refuses it."""
+    runs = folder / "runs" / f"{data_set}-{method}-{seed}"
+    try:
+        measured = measure({**_configuration(data_set, method, seed, folder), "default_root_dir": str(runs)})
+    except DataError as error:  # such as an alignment where images have nothing in common
+        return Result(data_set, method, seed, None, str(error).partition(". ")[0])
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+    return Result(data_set, method, seed, measured)
+
+
+def _summary(result: Result) -> str:
+    if result.measured is None:
+        return f"refused: {result.refused}"
+    quality = result.measured.quality
+    return f"{quality.image_auroc:.3f} / {quality.pixel_aupro:.3f}, {quality.false_alarms} false alarms"
 
 
 def _configuration(data_set: str, method: str, seed: int, folder: Path) -> dict[str, Plain]:
@@ -62,7 +79,6 @@ def _configuration(data_set: str, method: str, seed: int, folder: Path) -> dict[
     data = images.draw(folder / "images" / f"{data_set}-{seed}", Counts(), seed)
     return {
         "seed_everything": seed,
-        "default_root_dir": str(_runs(data_set, method, seed, folder)),
         "tiling": compared.tiling(images.tile, images.motif(seed).size),
         "model": compared.model_settings(write_folder(folder / "weights")),
         "data": data,
@@ -72,10 +88,6 @@ def _configuration(data_set: str, method: str, seed: int, folder: Path) -> dict[
         "workers": {"class_path": "LocalWorkers", "init_args": {"processes": 1}},
         **compared.settings,
     }
-
-
-def _runs(data_set: str, method: str, seed: int, folder: Path) -> Path:
-    return folder / "runs" / f"{data_set}-{method}-{seed}"
 
 
 def _options() -> Namespace:

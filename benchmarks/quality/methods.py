@@ -65,17 +65,26 @@ class Method:
 
 
 SHARED = {"assignment": {"class_path": "Shared"}}
-CLUSTERS = {"assignment": {"class_path": "Clusters", "init_args": {"count": 4}}}
+CLUSTERS = {"assignment": {"class_path": "Clusters", "init_args": {"number": 4}}}
 RIGID = {"alignment": {"class_path": "Rigid"}}
-WHOLE = {"global_model": {"image_size": SHRUNK}}
+WHOLE = {"global_model": {"class_path": "GlobalModel", "init_args": {"image_size": SHRUNK}}}
 
 METHODS = {
     "padim": Method("Padim, a model per tile", PADIM),
-    "patchcore": Method("PatchCore, a model per tile", PATCHCORE),
-    "padim-shrunk": Method("Padim, shrunk image", PADIM, view="shrunk"),
-    "patchcore-shrunk": Method("PatchCore, shrunk image", PATCHCORE, view="shrunk"),
+    "padim-rigid": Method("Padim, a model per tile, `Rigid` alignment", PADIM, RIGID),
+    "padim-clusters": Method("Padim, `Clusters(4)`", PADIM, CLUSTERS),
+    "padim-shared": Method("Padim, `Shared`", PADIM, SHARED),
+    "padim-global": Method("Padim, a model per tile, and a global model", PADIM, WHOLE),
+    "padim-shared-global": Method("Padim, `Shared`, and a global model", PADIM, {**SHARED, **WHOLE}),
+    "padim-rigid-global": Method("Padim, a model per tile, `Rigid`, and a global model", PADIM, {**RIGID, **WHOLE}),
     "padim-whole": Method("Padim, whole image", PADIM, view="whole"),
-    "patchcore-whole": Method("PatchCore, whole image", SMALL_PATCHCORE, view="whole"),
+    "padim-shrunk": Method("Padim, shrunk image", PADIM, view="shrunk"),
     "padim-random": Method("Padim, a model per tile, random weights", PADIM, pretrained=False),
+    "patchcore": Method("PatchCore, a model per tile", PATCHCORE),
+    "patchcore-rigid": Method("PatchCore, a model per tile, `Rigid` alignment", PATCHCORE, RIGID),
+    "patchcore-clusters": Method("PatchCore, `Clusters(4)`", SMALL_PATCHCORE, CLUSTERS),
+    "patchcore-shared": Method("PatchCore, `Shared`", SMALL_PATCHCORE, SHARED),
+    "patchcore-whole": Method("PatchCore, whole image", SMALL_PATCHCORE, view="whole"),
+    "patchcore-shrunk": Method("PatchCore, shrunk image", PATCHCORE, view="shrunk"),
     "patchcore-random": Method("PatchCore, a model per tile, random weights", PATCHCORE, pretrained=False),
 }

@@ -26,13 +26,15 @@ class Result:
         data_set: Name of the data set.
         method: Name of the method.
         seed: Decides motif, defects and training.
-        measured: What it reached.
+        measured: What it reached; ``None`` if the program refused it.
+        refused: Why the program refused it.
     """
 
     data_set: str
     method: str
     seed: int
-    measured: Measured
+    measured: Measured | None
+    refused: str = ""
 
 
 def read_results(path: Path) -> list[Result]:
@@ -53,22 +55,30 @@ def to_markdown(results: Iterable[Result]) -> str:
 
 
 def _section(name: str, results: list[Result]) -> str:
-    kinds = sorted({kind for each in results for kind in each.measured.quality.kinds})
-    first = results[0].measured.quality
+    measured = [each.measured.quality for each in results if each.measured is not None]
+    kinds = sorted({kind for each in measured for kind in each.kinds})
+    normal, anomalous = ({getattr(each, count) for each in measured} for count in ("normal", "anomalous"))
     title = DATA_SETS[name].title
     titles = (
-        *("method", "image AUROC", *kinds, "pixel AUPRO", f"false alarms of {first.normal}"),
-        *(f"missed of {first.anomalous}", "models", "training, s", "disk, MB", "seeds"),
+        *("method", "image AUROC", *kinds, "pixel AUPRO", f"false alarms{_of(normal)}", f"missed{_of(anomalous)}"),
+        *("models", "training, s", "disk, MB", "seeds"),
     )
-    rows = [_row(METHODS[method].title, own, kinds) for method in METHODS if (own := _of(results, method))]
+    rows = [
+        _row(METHODS[method].title, own, kinds)
+        for method in METHODS
+        if (own := [each for each in results if each.method == method])
+    ]
     return f"### {title[0].upper()}{title[1:]}\n\n{table(titles, rows)}"
 
 
-def _of(results: list[Result], method: str) -> list[Measured]:
-    return [each.measured for each in results if each.method == method]
+def _of(counts: set[int]) -> str:
+    return "".join(f" of {count}" for count in counts if len(counts) == 1)
 
 
-def _row(title: str, runs: list[Measured], kinds: list[str]) -> list[str]:
+def _row(title: str, results: list[Result], kinds: list[str]) -> list[str]:
+    runs = [each.measured for each in results if each.measured is not None]
+    if not runs:
+        return [title, f"refused: {results[0].refused}", *[""] * (len(kinds) + 7)]
     qualities = [each.quality for each in runs]
     return [
         title,
@@ -95,5 +105,6 @@ def _numbers(values: list[int]) -> str:
     return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
 
 
-def _result(data_set: str, method: str, seed: int, measured: dict[str, Plain]) -> Result:
-    return Result(data_set, method, seed, Measured(**{**measured, "quality": Quality(**measured["quality"])}))
+def _result(data_set: str, method: str, seed: int, measured: dict[str, Plain] | None, refused: str) -> Result:
+    known = None if measured is None else Measured(**{**measured, "quality": Quality(**measured["quality"])})
+    return Result(data_set, method, seed, known, refused)

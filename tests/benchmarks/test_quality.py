@@ -144,3 +144,11 @@ def test_the_table_has_means_with_the_lowest_and_highest_of_the_seeds(tmp_path: 
     assert lines[4] == (
         "| Padim, a model per tile | 0.85 (0.75–0.95) | 1.00 | 0.50 | 0.50 | 1, 0 | 1 | 24 | 15 | 30 | 2 |"
     )
+
+
+def test_the_table_says_why_a_method_was_refused(tmp_path: Path) -> None:
+    results = [Result("texture", "padim-rigid", 0, None, "The images show no common part")]
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json") == results
+    row = to_markdown(results).splitlines()[4]
+    assert row.startswith("| Padim, a model per tile, `Rigid` alignment | refused: The images show no common part |")
