@@ -83,7 +83,7 @@ def _drawn(picture: Pixels, points: Sequence[Place], width: float | None) -> NDA
         draw.polygon(scaled, fill=255)
     else:
         draw.line(scaled, fill=255, width=round(width * SUPERSAMPLING), joint="curve")
-    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
+    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / np.float32(255)
 
 
 def _towards(picture: Pixels, cover: NDArray[np.float32], colour: NDArray[np.float32]) -> NDArray[np.float32]:
