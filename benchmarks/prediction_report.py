@@ -11,7 +11,7 @@ from benchmarks.report import GIGABYTE, machine_in_words, table
 
 if TYPE_CHECKING:
     from benchmarks.case import Case
-    from benchmarks.quality import Quality
+    from benchmarks.map_quality import Quality
     from benchmarks.timing import Timing
 
 NOT_MEASURED = "–"

@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -57,7 +57,13 @@ CUT = 192
 """Pixels of a texture that a crop shows."""
 
 MIDDLE = 127
-"""Brightness above which a defect is darker than what is there."""
+"""Brightness above which a scratch or spot is darker than what is there."""
+
+CONTRAST = 80
+"""How much darker or lighter it is."""
+
+RUST = np.array([40, 0, -40])
+"""How much more red, green and blue a stain has."""
 
 BOARD, TILE_OF_A_BOARD = 512, 128
 LAYERS = {"Padim": ["blocks.1", "blocks.2", "blocks.4"], "Patchcore": ["blocks.2", "blocks.4"]}
@@ -126,41 +132,39 @@ def texture_images(name: str, root: Path, seed: int) -> None:
 def _crop(half: Pixels, random: np.random.Generator) -> Pixels:
     top, left = (int(random.integers(0, side - CUT + 1)) for side in half.shape)
     cut = half[top : top + CUT, left : left + CUT][:: random.choice([-1, 1]), :: random.choice([-1, 1])]
-    return np.asarray(Image.fromarray(cut.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC), float)
+    grey = np.asarray(Image.fromarray(cut.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC), float)
+    return np.stack([grey] * 3, axis=2)
 
 
 def _scratch(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    angle, length = random.uniform(0, np.pi), random.uniform(12, 25)
+    angle, length = random.uniform(0, np.pi), random.uniform(20, 35)
     ends = [(x + sign * length * np.cos(angle), y + sign * length * np.sin(angle)) for sign in (-1, 1)]
-    draw.line([*ends[0], *ends[1]], fill=255, width=2)
+    draw.line([*ends[0], *ends[1]], fill=255, width=3)
 
 
 def _spot(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    radius = random.uniform(4, 8)
+    radius = random.uniform(6, 10)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
-def _worn(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    radius = random.uniform(9, 14)
+def _stain(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
+    radius = random.uniform(6, 10)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
-KINDS: tuple[Callable[..., None], ...] = (_scratch, _spot, _worn)
+KINDS: tuple[Callable[..., None], ...] = (_scratch, _spot, _stain)
 
 
 def _damaged(
     pixels: Pixels, kind: Callable[..., None], random: np.random.Generator
 ) -> tuple[Pixels, NDArray[np.uint8]]:
-    """Draw a scratch or a spot of another brightness, or wear the texture off: its contrast is lost."""
+    """Draw a scratch or a spot of another brightness, or a stain of another colour."""
     shape = Image.new("L", (SIDE, SIDE))
     kind(ImageDraw.Draw(shape), *random.uniform(30, SIDE - 30, 2), random)
     mask = np.asarray(shape)
-    inside = mask > 0
-    if kind is _worn:
-        changed = np.where(inside, pixels[inside].mean() + 0.25 * (pixels - pixels[inside].mean()), pixels)
-    else:
-        changed = pixels + inside * np.where(pixels[inside].mean() > MIDDLE, -60, 60)
-    return changed, mask
+    inside = mask[..., None] > 0
+    darker = pixels[mask > 0].mean() > MIDDLE
+    return pixels + inside * (RUST if kind is _stain else -CONTRAST if darker else CONTRAST), mask
 
 
 def settings_of(case: Case, backbone: str, folder: Path, seed: int) -> Settings:
@@ -225,7 +229,7 @@ CASES = {
 
 
 @contextmanager
-def _timed(spent: Counter[str]) -> Iterator[None]:
+def _timed(spent: dict[str, float]) -> Iterator[None]:
     """Count the seconds of the processor that trainings take, and of them training steps and fits."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,7 +254,7 @@ def _timed(spent: Counter[str]) -> Iterator[None]:
 
 def measured(settings: Settings) -> Found:
     """Train and test."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     observers = Observers(())
     with closing(prepare(settings, lambda _: None, tested=True)) as run, _timed(spent):
         fit(run, observers)

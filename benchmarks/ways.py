@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.case import Case
+from benchmarks.map_quality import Quality, quality_of
 from benchmarks.measure import CommandError, Usage, disk_of, measured
 from benchmarks.memory_limit import lacked_memory, limited_memory
 from benchmarks.prediction_report import Measured, Prepared, Row
 from benchmarks.predictors import Job
 from benchmarks.programs import Tiled, mask_of
-from benchmarks.quality import Quality, quality_of
 from benchmarks.timing import JOB, Timing, read_predictions
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ MARGIN = 8
 
 TILE, SHRUNK = 64, 128
 
-COUNTS = {"good": 48, "good_test": 24, "missing": 24, "scratched": 24}
+COUNTS = {"good": 64, "good_test": 24, "missing": 24, "scratched": 24}
 """Images of each folder; the first is for training and validation."""
 
 PLATE, FRAME, COVER, SCRATCH = (70, 90, 70), (40, 40, 45), (150, 140, 60), 230
@@ -108,13 +108,14 @@ def write_images(root: Path) -> None:
 def configuration(root: Path, results: Path, backbone: str | None) -> dict[str, object]:
     """Give the configuration of the run."""
     own = {"backbone": backbone} if backbone else {"backbone": "tf_efficientnet_lite0", "pre_trained": False}
-    tiles = {**own, "layers": ["blocks.2"], "coreset_sampling_ratio": 0.1, "num_neighbors": 1}
-    whole = {**tiles, "layers": ["blocks.6"], "coreset_sampling_ratio": 1.0}
+    tiles = {**own, "layers": ["blocks.2"], "coreset_sampling_ratio": 0.01, "num_neighbors": 1}
+    whole = {**tiles, "layers": ["blocks.6"], "coreset_sampling_ratio": 0.99}
     return {
         "seed_everything": 1,
         "default_root_dir": str(results),
         "tiling": {"tile_size": TILE},
         "model": {"class_path": "Patchcore", "init_args": tiles},
+        "assignment": {"class_path": "Shared"},
         "global_model": {"image_size": SHRUNK, "model": {"class_path": "Patchcore", "init_args": whole}},
         "data": {
             "class_path": "Folder",

@@ -163,7 +163,7 @@ def test_groups_are_pickled_but_not_the_locations() -> None:
     assert grid.models
     copied = pickle.loads(pickle.dumps(grid))  # noqa: S301  # our own
     assert copied == grid
-    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "groups"}
+    assert set(vars(copied)) == {"image_size", "tile_size", "stride", "left_out", "ignored", "groups", "shrunk"}
     many = TileGrid(Size(100, 100), Size(1, 1), Size(1, 1))
     assert len(pickle.dumps(many.grouped([[tile.name for tile in many.tiles]]))) < 120_000
 
@@ -222,6 +222,11 @@ def test_a_global_model_is_one_more_item_that_covers_the_image() -> None:
     assert grid.models == grid.predicted == (*grid.tiles, whole)
     assert grid.model_locations == (*grid.locations, whole)
     assert grid.kinds == (grid.tiles[0], whole)
+    shared = grid.grouped([["r00_c00", "r00_c01"]])
+    assert shared.named == (*grid.locations, whole)
+    assert shared.models == (*(tile for tile in grid.tiles if tile.name != "r00_c01"), whole)
+    assert shared.model_of(whole) == whole
+    assert shared.tile("r00_c01").name == "r00_c01"
     assert str(grid).endswith("; the whole image shrunk to 4 x 6")
     assert grid.tile("whole") == whole
     assert pickle.loads(pickle.dumps(grid)) == grid  # noqa: S301  # our own

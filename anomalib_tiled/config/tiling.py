@@ -69,7 +69,7 @@ def models_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
     Raises:
         ConfigurationError: The grid lacks one of them.
     """
-    tiles = {tile.name: tile for tile in grid.model_locations}
+    tiles = {tile.name: tile for tile in grid.named}
     for name in names:
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"

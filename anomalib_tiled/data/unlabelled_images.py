@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits, size_of
 from anomalib_tiled.data.part_finder import PartFinder
+from anomalib_tiled.data.placement import DISPLACED, TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset, collate, stacked_hidden
 from anomalib_tiled.errors import DataError, OutOfMemoryError, TiledError, UnalignedError
@@ -129,6 +130,7 @@ class NewImages:
         trained_on: Sizes of the training images.
         report: Called with a kind of warning, and a warning about the first such image.
         finder: Finds the part; ``None`` if images are not aligned.
+        placement: Where parts lie in the training images; ``None`` if that is not known, or not needed.
     """
 
     grid: TileGrid
@@ -139,6 +141,7 @@ class NewImages:
     finder: PartFinder | None = None
     _warned: bool = field(default=False, init=False)
     _noted: bool = field(default=False, init=False)
+    placement: TrainedPlacement | None = None
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
         """Yield batches; only one of them is held in memory.
@@ -157,6 +160,7 @@ class NewImages:
             if isinstance(image, TiledError):
                 on_failure(path, image)
             else:
+                self._look_at_place(path, image.item)
                 read.append(image)
             if len(read) == self.batch_size:
                 yield _batch_of(read)
@@ -186,6 +190,11 @@ class NewImages:
         sample = Sample("test", path, None, None, matrix=matrix)
         item = AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
         return _ReadImage(item, Size(*pixels.shape[:2]), source.hidden(sample, *self.grid.whole), matrix)
+
+    def _look_at_place(self, path: Path, item: ImageItem) -> None:
+        """Report an image whose part lies elsewhere than in training; the record counts them."""
+        if self.placement is not None and (remark := self.placement.remark(path, cast("torch.Tensor", item.image))):
+            self.report(DISPLACED, f"warning: {remark}")
 
     def _look_at(self, path: Path, size: Size) -> None:
         """Warn once of an image unlike the training images, and once of one with more than 8 bits."""

@@ -284,7 +284,7 @@ class Observed:
         self._numbers.append(np.where(other.numbers < 0, other.numbers, other.numbers + np.int32(self.normal_images)))
         self.normal_images += other.normal_images
 
-    def _number(self, normal: NDArray[np.bool_], seen: slice | NDArray[np.generic]) -> None:
+    def _number(self, normal: NDArray[np.bool_], seen: NDArray[np.bool_]) -> None:
         """Number the normal images of a batch, and note the numbers of those whose scores are counted."""
         numbers = np.where(normal, self.normal_images + np.cumsum(normal) - 1, -1)
         self._numbers.append(numbers[seen].astype(np.int32))

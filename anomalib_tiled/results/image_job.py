@@ -15,6 +15,7 @@ from anomalib_tiled.ensemble.run import AUTO
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.runs.placement_file import read_placement
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import cores
 from anomalib_tiled.system.memory import SHARE_ALONE
@@ -83,6 +84,7 @@ class ImageJob:
         return NewImages(
             self.job.grid,
             self.batch_size,
+            placement=read_placement(self.job.folder),
             augmentations=self.job.datamodule.test_augmentations,
             trained_on=self.trained_on,
             report=report,

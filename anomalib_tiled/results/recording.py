@@ -7,9 +7,11 @@ Part         of a shard: a file, from which the command records it, in the order
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from anomalib_tiled.data.placement import DISPLACED
 from anomalib_tiled.errors import DataError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.request import Predicted
@@ -72,7 +74,7 @@ class Recording:
         """Images that failed before, and are tried again."""
         anomalous = sum(done.get(str(path), 0) for path in images)
         self._summary = Predicted(len(images) - len(missing), anomalous=anomalous)
-        self._kinds: set[str] = set()
+        self._kinds: Counter[str] = Counter()
         self._maps_noted = False
         self._out_of_memory: str | None = None
 
@@ -83,8 +85,8 @@ class Recording:
 
     def note(self, kind: str, text: str) -> None:
         """Report a line, unless one of its kind was reported."""
-        if kind not in self._kinds:
-            self._kinds.add(kind)
+        self._kinds[kind] += 1
+        if self._kinds[kind] == 1:
             self._report(text)
 
     def add(self, images: Sequence[PredictedImage], *, has_maps: bool | None) -> None:
@@ -137,6 +139,8 @@ class Recording:
             raise OutOfMemoryError(self._out_of_memory)
         if coco:
             self._folder.write_coco()
+        if (displaced := self._kinds[DISPLACED]) > 1:
+            self._report(f"warning: In {displaced} images the part lies elsewhere than in training images.")
         shutil.rmtree(self._folder.parts, ignore_errors=True)
         summary.seconds = seconds
         return summary
@@ -156,8 +160,8 @@ class Part:
         self._kinds: set[str] = set()
 
     def note(self, kind: str, text: str) -> None:
-        """Keep a line, unless one of its kind was kept."""
-        if kind not in self._kinds:
+        """Keep a line, unless one of its kind was kept that need not be counted."""
+        if kind == DISPLACED or kind not in self._kinds:
             self._kinds.add(kind)
             self._events.append({"note": text, "kind": kind})
 

@@ -111,8 +111,8 @@ class TileMeasurements:
         self._grid = grid
         self._observed: dict[str, Observed] = {}
         self._complete: dict[str, TileScores] = {}
-        self._images = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
-        self._wrong = np.zeros((len(grid.model_locations), 2), dtype=np.int64)
+        self._images = np.zeros((len(grid.named), 2), dtype=np.int64)
+        self._wrong = np.zeros((len(grid.named), 2), dtype=np.int64)
         self._decided = False
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
@@ -130,18 +130,29 @@ class TileMeasurements:
         known, truth = known_images(batch, self._grid.image_size)
         hidden = _hidden(hidden, len(batch), known)
         out = None if hidden is None else hidden.squeeze(1).cpu().numpy()
-        called = None
+        called, everywhere = None, None
         if batch.pred_mask is not None:
             self._decided = True
-            called = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)[known]
-        for index, tile in enumerate(self._grid.model_locations):
-            anomalous = truth.labels if isinstance(tile, WholeImage) else truth.cut(tile.rows, tile.columns).labels
+            everywhere = batch.pred_mask.bool().cpu().numpy().reshape(-1, *self._grid.image_size)
+            called = everywhere[known]
+        for index, tile in enumerate(self._grid.locations):
+            anomalous = truth.cut(tile.rows, tile.columns).labels
             seen = slice(None) if out is None else ~out[:, tile.rows, tile.columns].all(axis=(1, 2))
             anomalous = anomalous[seen]
             self._images[index] += [len(anomalous), anomalous.sum()]
             if called is not None:
                 found = called[:, tile.rows, tile.columns].any(axis=(1, 2))[seen]
                 self._wrong[index] += [(anomalous & ~found).sum(), (~anomalous & found).sum()]
+        if self._grid.whole_image is not None:
+            self._update_whole(batch, everywhere)
+
+    def _update_whole(self, batch: ImageBatch, called: NDArray[np.bool_] | None) -> None:
+        """Count images, and those with wrong decisions anywhere."""
+        known, truth = _known_whole(batch)
+        self._images[-1] += [len(known), truth.labels.sum()]
+        if called is not None and len(known):
+            found = called.any(axis=(1, 2))
+            self._wrong[-1] += [(truth.labels & ~found).sum(), (~truth.labels & found).sum()]
 
     def add_scores(self, tiles: Mapping[str, Observed | TileScores]) -> None:
         """Add the scores of tiles, by their names.
@@ -168,7 +179,7 @@ class TileMeasurements:
 
     @property
     def _counts(self) -> tuple[tuple[Tile, ...], list[list[int]], list[list[int]]]:
-        return self._grid.model_locations, self._images.tolist(), self._wrong.tolist()
+        return self._grid.named, self._images.tolist(), self._wrong.tolist()
 
     def _observe(self, area: Known, whole: Known, tile: Tile, raw: TilePrediction) -> None:
         known, truth = whole if isinstance(tile, WholeImage) else area

@@ -134,6 +134,11 @@ class RunFiles:
         return self.path / "validation_scores.npz"
 
     @property
+    def placement_file(self) -> Path:
+        """Where parts lie in the training images; only of runs that do not align them, and whose images show parts."""
+        return self.path / "placement.npz"
+
+    @property
     def predictions(self) -> Path:
         """Raw predictions of tile models for validation and test images; may be deleted at any time."""
         return self.path / "raw"

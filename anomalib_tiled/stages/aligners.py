@@ -79,7 +79,7 @@ class Translation(Registration):
         least_quality: Quality, between 0 and 1, below which an image counts as unaligned.
     """
 
-    def __init__(self, max_shift: float = 0.15, least_quality: float = 0.35) -> None:
+    def __init__(self, max_shift: float = 0.15, least_quality: float = 0.6) -> None:
         super().__init__(Motion(cv2.MOTION_TRANSLATION, max_shift), least_quality)
 
 
@@ -92,7 +92,7 @@ class Rigid(Registration):
         least_quality: Quality, between 0 and 1, below which an image counts as unaligned.
     """
 
-    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.35) -> None:
+    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.6) -> None:
         super().__init__(Motion(cv2.MOTION_EUCLIDEAN, max_shift, max_rotation), least_quality)
 
 
@@ -105,7 +105,7 @@ class Affine(Registration):
         least_quality: Quality, between 0 and 1, below which an image counts as unaligned.
     """
 
-    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.35) -> None:
+    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.6) -> None:
         super().__init__(Motion(cv2.MOTION_AFFINE, max_shift, max_rotation, _BEND), least_quality)
 
 
@@ -118,11 +118,11 @@ class Homography(Registration):
         least_quality: Quality, between 0 and 1, below which an image counts as unaligned.
     """
 
-    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.35) -> None:
+    def __init__(self, max_shift: float = 0.15, max_rotation: float = 10.0, least_quality: float = 0.6) -> None:
         super().__init__(Motion(cv2.MOTION_HOMOGRAPHY, max_shift, max_rotation, _BEND), least_quality)
 
 
-_BEND = 0.08
+_BEND = 0.04
 """Farthest that a corner may move beyond shift and rotation: no camera that looks at the same part moves it more."""
 
 

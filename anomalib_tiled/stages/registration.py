@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,9 +31,11 @@ SIDE = 512
 """Side of a small image, of as many pixels as a square of this side; larger images are shrunk to it."""
 
 _SEARCH_SIDE = 128
-_SIDES = {128: 50, 256: 20, SIDE: 3}  # and at most so many steps of refinement; more of the last change nothing
+_SEARCH_STEPS = 50
+_REFINED_SIDES = {256: 20, SIDE: 1}  # and at most so many steps; more of the last change nothing
 _DEGREES = 1.5  # between rotations that are tried; a quarter of a pixel at the border of the part is enough for ECC
 _CANDIDATES = 3
+_LEAST_SIDE = 32
 _WINDOWS = 8  # to a side
 _FEWEST_WINDOWS = 4
 _LEAST_CONTRAST = 1.0  # grey levels
@@ -117,15 +120,13 @@ def locate(image: Pixels, reference: Pixels, motion: Motion) -> tuple[Floats, fl
         UnalignedError: The image shows no structure, nothing fits, or only what the motion does not allow.
     """
     check_contrast(image)
-    check_contrast(reference)
-    matrix, shape = np.eye(3), reference.shape
-    for side, steps in _SIDES.items():
-        pair = _details(shrink(reference, side)), _details(shrink(image, side))
-        if side == _SEARCH_SIDE:
-            matrix = _search(pair, motion)
-        else:
-            matrix = _refine(pair, between(matrix, shape, pair[0].shape), motion.kind, steps)[0]
-        shape = pair[0].shape
+    pair = _details(shrink(reference, _SEARCH_SIDE)), _details(shrink(image, _SEARCH_SIDE))
+    matrix = _search(pair, motion)
+    for side in _REFINED_SIDES:
+        shape, small = pair[0].shape, shrink(image, side)
+        if small.shape != shape or side < SIDE:
+            pair = _details(shrink(reference, side)), _details(small)
+            matrix = _refine(pair, between(matrix, shape, small.shape), motion.kind, _REFINED_SIDES[side])[0]
     _check_placement(matrix, image.shape, motion)
     return matrix, _agreement(pair, matrix, reference)
 
@@ -134,8 +135,11 @@ def check_contrast(image: Pixels) -> None:
     """Check that an image shows something.
 
     Raises:
-        UnalignedError: Fine structure varies by less than one grey level.
+        UnalignedError: It is tiny, or its fine structure varies by less than one grey level.
     """
+    if min(image.shape) < _LEAST_SIDE:
+        message = f"It must have at least {_LEAST_SIDE} pixels a side, but has {image.shape[0]} x {image.shape[1]}."
+        raise UnalignedError(message)
     found = float(np.quantile(_contrasts(image), 0.95))
     if found < _LEAST_CONTRAST:
         message = f"It shows nothing: its structure varies by {found:.2g} grey levels, {_LEAST_CONTRAST:g} is needed."
@@ -227,7 +231,7 @@ def _search(pair: tuple[Details, Details], motion: Motion) -> Floats:
     found: list[tuple[float, Floats]] = []
     for place in _candidates(pair, motion):
         try:
-            matrix, correlation = _refine(pair, rigid(place, pair[0].shape), kind, _SIDES[_SEARCH_SIDE])
+            matrix, correlation = _refine(pair, rigid(place, pair[0].shape), kind, _SEARCH_STEPS)
         except UnalignedError:
             continue
         found.append((correlation, matrix))
@@ -256,15 +260,21 @@ def _peak(
 ) -> tuple[float, int, int]:
     """Give the height of the highest peak of the phase correlation of two spectra, and its shift right and down."""
     height, width = shape
-    frequency = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width) ** 2
     product = image * reference.conj()
     strength = np.abs(product)
-    phases = product / (strength + 1e-6 * strength.max()) * np.exp(-frequency / (2 * 0.12**2))
+    phases = product / (strength + 1e-6 * strength.max()) * _low_pass(shape)
     correlation = np.fft.fftshift(np.fft.irfft2(phases, shape))
     down, right = (int(np.ceil(farthest * side)) for side in shape)
     allowed = correlation[height // 2 - down : height // 2 + down + 1, width // 2 - right : width // 2 + right + 1]
     row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
     return float(allowed[row, column]), int(column) - right, int(row) - down
+
+
+@cache
+def _low_pass(shape: Shape) -> Floats:
+    """Give the weights of frequencies, which smooth the peaks so that none is missed between two rotations."""
+    frequency = np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.rfftfreq(shape[1]) ** 2
+    return np.exp(-frequency / (2 * 0.12**2))
 
 
 def _refine(pair: tuple[Details, Details], matrix: Floats, kind: int, steps: int) -> tuple[Floats, float]:
@@ -360,7 +370,7 @@ def _contrasts(image: Pixels) -> Floats:
 def _details(image: Pixels) -> Details:
     """Give fine structure as multiples of its strength nearby, so that light and strong edges count less."""
     fine = _fine(image)
-    strength = np.sqrt(_blur(fine * fine))
+    strength = np.sqrt(np.maximum(_blur(fine * fine), 0))  # running sums of OpenCV may end just below zero
     return np.asarray(fine / (strength + 0.25 * strength.mean() + 1))
 
 

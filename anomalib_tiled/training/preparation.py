@@ -41,6 +41,7 @@ from anomalib_tiled.training.aligning import align_images
 from anomalib_tiled.training.assigning import assign
 from anomalib_tiled.training.first_look import check_augmentations, check_fresh_model
 from anomalib_tiled.training.monitors import check_monitored
+from anomalib_tiled.training.placement import record_placement
 from anomalib_tiled.training.stage_check import check_stages
 from anomalib_tiled.training.trainer import check_trainer
 from anomalib_tiled.workers.scheduler import scheduler_of
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.grid import Size
+    from anomalib_tiled.grid import Size, TileGrid
     from anomalib_tiled.stages.regions import RegionMap
     from anomalib_tiled.workers.scheduler import Scheduler
 
@@ -138,10 +139,7 @@ def _prepare(
     settings = _with_folders(_with_image_size(settings, split))
     regions = _regions(settings, split)
     grid = without_ignored(grid_of_run(settings), regions)
-    check_fresh_model(settings.model, grid.tile_size)
-    with _global_model(settings) as size:
-        if size is not None:
-            check_fresh_model(settings.whole_model, size)
+    _check_fresh_models(settings, grid)
     check_augmentations(datamodule, split, grid)
     split, alignment = align_images(settings, split, grid.image_size)
     images = len(split.subset("train"))
@@ -165,11 +163,13 @@ def _prepare(
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
             grid = assign(RunFolder(new.final), settings, grid, split, source)
-            for members in {len(grid.members(model)) for model in grid.models}:
-                enough(train_images=images * members)
+            for members in {len(grid.members(model)) for model in grid.models if model != grid.whole_image}:
+                enough(train_images=images, members=members)
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
+            if spread := record_placement(run):
+                report(f"warning: {spread}")
             _keep_log(run.folder, log)
     return run
 
@@ -185,13 +185,31 @@ def _global_model(settings: Settings) -> Iterator[Size | None]:
         raise type(error)(message) from error
 
 
-def _check_models(settings: Settings, *, train_batch_size: int, train_images: int | None = None) -> None:
-    """Check the model of the tiles, and the global one, as `check_model` does."""
-    check = partial(check_model, train_batch_size=train_batch_size, train_images=train_images)
-    check(settings.model, as_size(settings.tiling.tile_size))
+def _check_models(
+    settings: Settings, *, train_batch_size: int, train_images: int | None = None, members: int = 1
+) -> None:
+    """Check the model of the tiles, and the global one, as `check_model` does.
+
+    Args:
+        settings: The configuration.
+        train_batch_size: Tiles in a training batch.
+        train_images: Training images; ``None`` if they are not known yet.
+        members: Tile locations that share a model.
+    """
+    check = partial(check_model, train_batch_size=train_batch_size)
+    tiles = None if train_images is None else train_images * members
+    check(settings.model, as_size(settings.tiling.tile_size), train_images=tiles)
     with _global_model(settings) as size:
         if size is not None:
-            check(settings.whole_model, size)
+            check(settings.whole_model, size, train_images=train_images)
+
+
+def _check_fresh_models(settings: Settings, grid: TileGrid) -> None:
+    """Make a model of a tile, and the global one, and let them predict."""
+    check_fresh_model(settings.model, grid.tile_size)
+    with _global_model(settings) as size:
+        if size is not None:
+            check_fresh_model(settings.whole_model, size)
 
 
 def _keep_log(folder: RunFolder, log: Path) -> None:

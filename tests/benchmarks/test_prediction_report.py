@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.case import Case
+from benchmarks.map_quality import Quality
 from benchmarks.prediction_plot import draw
 from benchmarks.prediction_report import Measured, Predictions, Prepared, Row
-from benchmarks.quality import Quality
 from benchmarks.timing import Timing
 
 QUALITY = Quality(0.75, 0.5, 0.25, defects=7, found=5, small=4, small_found=2, largest_small=80)

@@ -65,7 +65,8 @@ def test_the_example_is_installed_used_and_missed(
 ) -> None:
     command = ("-m", "anomalib_tiled")
     listed = run(*command, "plugins", packages=installed)
-    for line in ("seam_smoothing │ MedianSeams", "thresholding   │ MedianDeviation", "hook           │ run_tested"):
+    stages = ("alignment      │ Silhouette", "seam_smoothing │ MedianSeams", "thresholding   │ MedianDeviation")
+    for line in (*stages, "hook           │ run_tested"):
         assert any(line in row and "anomalib-tiled-factory 1.0.0" in row for row in listed.stdout.splitlines()), line
 
     journal = tmp_path / "journal.jsonl"

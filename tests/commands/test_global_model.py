@@ -161,10 +161,10 @@ def test_what_cannot_work_is_refused_before_training(
     configure: Configure,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    global_model: dict[str, object],
+    given: dict[str, object],
     message: str,
 ) -> None:
-    given = global_model if "class_path" in global_model else {"image_size": [56, 80], **global_model}
-    assert main(["fit", "--config", str(configure(global_model=given))]) == 2
+    whole = given if "class_path" in given else {"image_size": [56, 80], **given}
+    assert main(["fit", "--config", str(configure(global_model=whole))]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not [*tmp_path.rglob("v0")]

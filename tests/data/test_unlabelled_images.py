@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 from torchvision.transforms.v2 import RandomInvert
 
 from anomalib_tiled.data import unlabelled_images as new_images
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import read_image
 from anomalib_tiled.data.part_finder import PartFinder
+from anomalib_tiled.data.placement import TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.errors import OutOfMemoryError, TiledError, UnalignedError
@@ -194,3 +196,17 @@ def test_each_image_keeps_its_hidden_pixels(said: list[str], tmp_path: Path, mon
     monkeypatch.undo()
     (batch,) = images(said, batch_size=3).batches(paint(tmp_path, (8, 12)), fail)
     assert batch.hidden is None
+
+
+def test_each_image_whose_part_lies_elsewhere_is_reported(said: list[str], tmp_path: Path) -> None:
+    photograph, grid = data.astronaut()[100:400, 100:400], TileGrid(Size(192, 192), Size(64, 64), Size(64, 64))
+    still, moved = photograph[50:242, 50:242], photograph[50:242, 60:252]
+    placement = TrainedPlacement.learn([still, still], grid.image_size)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, picture in zip(paths, (still, moved, moved), strict=True):
+        Image.fromarray(picture).save(path)
+    trained_on = TrainedOn(grid.image_size, grid.image_size)
+    reader = replace(images(said), grid=grid, trained_on=trained_on, placement=placement)
+    assert sum(len(batch.sizes) for batch in reader.batches(paths, fail)) == 3
+    assert [text.partition(" shows")[0] for text in said] == [f"warning: {path}" for path in paths[1:]]
+    assert "shows its part 10.0 pixels and 0.0 degrees from where the training images do" in said[0]

@@ -164,3 +164,13 @@ def test_a_threshold_from_elsewhere_is_applied_to_all_normal_images() -> None:
 @pytest.mark.parametrize(("tiles", "rounds"), [(1, 30), (600, 30), (1000, 20), (2000, 10), (10_000, 5), (10**6, 5)])
 def test_the_more_tiles_the_fewer_rounds(tiles: int, rounds: int) -> None:
     assert rounds_for(tiles) == rounds
+
+
+def test_an_image_that_a_tile_does_not_see_keeps_its_number() -> None:
+    """The other tiles of the image have scores: whether one of them calls it anomalous is looked up by its number."""
+    observed = Observed()
+    hidden = torch.tensor([False, True, False]).view(3, 1, 1, 1).expand(3, 1, 1, 2)
+    observed.add(torch.tensor([1.0, 2.0, 3.0]), None, Truth(np.zeros(3, dtype=bool), None), hidden)
+    assert observed.numbers.tolist() == [0, 2]
+    assert observed.normal_images == 3
+    assert called_anomalous(STAGES, observed, Learned(2.5, None)).tolist() == [False, False, True]

@@ -16,6 +16,7 @@ from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 NAMES = {
     "register_aligners": ["Translation", "Rigid", "Affine", "Homography"],
     "register_assignments": ["PerTile", "Shared", "Grid", "Clusters", "Groups"],
+    "register_regions": ["Regions"],
     "register_global_models": ["GlobalModel", "WeightedMean"],
     "register_mergers": ["Mean", "Gaussian", "Hann", "Max"],
     "register_scorers": ["Max", "Mean", "TopK"],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anomalib_tiled.data.placement import DISPLACED
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder
@@ -71,6 +72,22 @@ def test_files_of_shards_are_recorded_like_what_this_process_predicts(tmp_path: 
         "skipped: c is missing",
         "warning: d has 16 bits.",
         "skipped: /in/d is left out. too large",
+    ]
+
+
+def test_images_whose_part_lies_elsewhere_are_counted_over_all_shards(tmp_path: Path) -> None:
+    said: list[str] = []
+    recording = begin(tmp_path, said)
+    for shard in (["a", "b"], ["c"]):
+        part = Part(images_may_be_too_large=True)
+        for name in shard:
+            part.note(DISPLACED, f"warning: {name} lies elsewhere.")
+        part.write(path := tmp_path / "one.jsonl")
+        record_part(path, recording)
+    recording.finish(coco=False, seconds=1.0)
+    assert said == [
+        "warning: a lies elsewhere.",
+        "warning: In 3 images the part lies elsewhere than in training images.",
     ]
 
 

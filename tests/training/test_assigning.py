@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +79,7 @@ def test_a_stage_that_fails_is_named(tmp_path: Path) -> None:
             del look
             return [[grid.tiles[99].name]]
 
-    with pytest.raises(StageError, match=re.escape("Failing failed: IndexError: tuple index out of range.")) as raised:
+    message = r"^assignment \S+Failing \(.*\) failed: IndexError: tuple index out of range\. Fix it"
+    with pytest.raises(StageError, match=message) as raised:
         assigned(tmp_path, Failing())
     assert isinstance(raised.value.__cause__, IndexError)

@@ -1,14 +1,21 @@
-"""The hooks that anomalib-tiled loads: two stages, and a journal of tested runs."""
+"""The hooks that anomalib-tiled loads: three stages, and a journal of tested runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from anomalib_tiled import SeamSmoother, Thresholder, hookimpl
+from anomalib_tiled import Aligner, SeamSmoother, Thresholder, hookimpl
 from anomalib_tiled_factory import journal
+from anomalib_tiled_factory.alignment import Silhouette
 from anomalib_tiled_factory.seams import MedianSeams
 from anomalib_tiled_factory.thresholding import MedianDeviation
+
+
+@hookimpl
+def register_aligners() -> Sequence[type[Aligner]]:
+    """Give the aligner."""
+    return [Silhouette]
 
 
 @hookimpl
