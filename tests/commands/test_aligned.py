@@ -342,3 +342,30 @@ def test_files_of_runs_without_alignment_have_no_such_columns(walls: Path, tmp_p
     assert main(["predict", "--ckpt_dir", str(plain), "--data", *data, "--output", str(tmp_path / "output")]) == 0
     for name in ("predictions.csv", "predictions.jsonl", "prediction.json"):
         assert "aligned" not in (tmp_path / "output" / name).read_text()
+
+
+def test_regions_lie_on_the_aligned_part(walls: Path, tmp_path: Path, aligner: None) -> None:
+    del aligner
+    ignored = np.zeros(SIZE, np.uint8)
+    ignored[:, :48] = 255
+    Image.fromarray(ignored).save(tmp_path / "ignore.png")
+    (tmp_path / "named.yaml").write_text("image_size: [64, 96]\nregions: {brick: [{rectangle: [58, 28, 16, 16]}]}\n")
+    regions = {"ignore": str(tmp_path / "ignore.png"), "file": str(tmp_path / "named.yaml")}
+    alignment = {"class_path": "markers.ByMarker"}
+    run = train(tmp_path, walls, alignment=alignment, regions={"init_args": regions, "class_path": "Regions"})
+    scores = {row["image_path"]: row for row in rows(run / "scores.csv")}
+    lost, bad = scores[str(walls / "bad" / "lost.png")], scores[str(walls / "bad" / "000.png")]
+    assert (lost["unaligned"], lost["pred_score_brick"]) == ("0 pixels are white, but 1 must be", "")
+    assert (bad["unaligned"], bad["pred_label_brick"]) == ("", "1")
+    output = tmp_path / "output"
+    command = ["predict", "--ckpt_dir", str(run), "--data", str(walls / "bad"), "--output", str(output)]
+    assert main([*command, "--overlays", "--masks", "--maps", "npy"]) == 0
+    line = lines(output)["bad/000"]
+    shift = next(row for row in rows(run / "alignment.csv") if row["image_path"] == line["image_path"])
+    hidden = np.isnan(np.load(output / "maps" / "000.npy"))
+    border = 48 + round(float(shift["x"]))
+    assert hidden[:, :border].all(), "the region is ignored where the part has it"
+    assert not hidden[32, border + 1 : 90].any()
+    assert line["named_regions"]["brick"]["label"] == 1
+    thresholds = ["--pixel_threshold", "0.6"]
+    assert main(["predict", "--ckpt_dir", str(run), "--output", str(output), *thresholds]) == 0
