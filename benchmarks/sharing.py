@@ -212,7 +212,7 @@ CASES = {
         ("Padim", "PerTile"),
         ("Padim", "Shared"),
         ("Patchcore 0.1", "PerTile"),
-        ("Patchcore 0.1", "Shared"),
+        ("Patchcore 0.03", "Shared"),
         ("Patchcore 0.01", "Shared"),
         ("Patchcore 0.003", "Shared"),
     ],
