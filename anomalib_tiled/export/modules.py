@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.tile_dataset import CHANNELS
 from anomalib_tiled.ensemble.ensemble import EnsembleModel, TileJoiner
 from anomalib_tiled.ensemble.tile_model import TilePrediction, traceable_prediction
 from anomalib_tiled.errors import ConfigurationError, TiledError
@@ -105,7 +106,10 @@ class WholeModule(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Outputs:
         """Predict whole images; arguments and outputs are those of `TileModule`, in the size of the shrunk images."""
-        outputs: Outputs = self.tile(self.rows @ scaled(images) @ self.columns)
+        # The planes one by one: OpenVINO would join the product with what the model does to each channel, and fail.
+        planes = scaled(images).flatten(0, 1)
+        small = (self.rows @ planes @ self.columns).reshape(-1, CHANNELS, self.rows.shape[0], self.columns.shape[1])
+        outputs: Outputs = self.tile(small)
         return outputs
 
 

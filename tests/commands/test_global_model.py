@@ -90,7 +90,7 @@ def test_predict_gives_what_test_gives_here_and_on_workers(run: Path, photograph
     for name, more in {"here": [], "places": ["--workers", "LocalWorkers", "--workers.processes", "1"]}.items():
         assert main([*arguments, "--output", str(tmp_path / name), *more]) == 0
         lines = (tmp_path / name / "predictions.jsonl").read_text().splitlines()
-        found = {Path(line["image"]).name: line["score"] for line in map(json.loads, lines)}
+        found = {Path(line["image_path"]).name: line["pred_score"] for line in map(json.loads, lines)}
         assert found == pytest.approx(tested, abs=1e-3)
     given = ["--output", str(tmp_path / "here"), "--pixel_threshold", "q0.9"]
     assert main(["predict", "--ckpt_dir", str(run), *given]) == 0
