@@ -347,7 +347,7 @@ class TileGrid:
     def __str__(self) -> str:
         """Describe the grid in one line."""
         rows, columns = self.shape
-        ignored = f", {len(self.ignored)} tiles without a pixel to inspect" if self.ignored else ""
+        ignored = f", {len(self.ignored)} of {len(self.positions)} tiles ignored" if self.ignored else ""
         whole = "" if self.shrunk is None else f"; the whole image shrunk to {self.shrunk}"
         return (
             f"{rows} x {columns} tiles of {self.tile_size} pixels, "

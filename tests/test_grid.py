@@ -192,7 +192,7 @@ def test_ignored_locations_are_nowhere_but_among_the_positions() -> None:
     assert grid.without({"r00_c01"}).ignored == grid.ignored
     assert [tile.name for tile in grid.without({"r00_c01"}).locations] == ["r00_c01", "r00_c02", "r01_c01"]
     assert deepcopy(grid) == grid, "by what a pickle holds"
-    assert str(grid).endswith("in images of 8 x 12 pixels, 3 tiles without a pixel to inspect")
+    assert str(grid).endswith("in images of 8 x 12 pixels, 3 of 6 tiles ignored")
     with pytest.raises(GridError, match="no tile 'r00_c00'"):
         grid.tile("r00_c00")
 

@@ -1,4 +1,4 @@
-"""Which pixels of an image count: those that are inspected, and that the camera has seen.
+"""Which pixels of an image count: those that are inspected, and that lie in the image.
 
 A pixel is hidden if the regions ignore it, or if it lies outside the image once that is aligned. It takes part in no
 label, score, threshold, metric, mask and region.
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Size
     from anomalib_tiled.stages.alignment import Matrix
     from anomalib_tiled.stages.regions import RegionMap
+
+
+HALF = 0.5
+"""Distance from the middle of a pixel to its edge, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +68,6 @@ def _unpacked(bits: bytes | None, shape: tuple[int, ...]) -> Scope:
     pixels = np.unpackbits(np.frombuffer(decompress(bits), np.uint8), count=math.prod(shape))
     return Scope(pixels.reshape(shape).astype(np.bool_))
 
-
-HALF = 0.5
 
 EVERYTHING = Scope()
 """All pixels count."""

@@ -143,7 +143,7 @@ class BranchScores:
             self._numbers[name].append(_numbers(branch, counted))
 
     def merge(self, other: BranchScores) -> None:
-        """Add what another place has seen of the next images."""
+        """Add what another place has counted of the next images."""
         self._labels += other._labels
         self._numbers = {name: [*numbers, *other._numbers[name]] for name, numbers in self._numbers.items()}
 
@@ -160,20 +160,20 @@ def _numbers(branch: Predicted, counted: torch.Tensor | None) -> NDArray[np.floa
     if branch.maps is None:
         return np.stack([scores, *np.full((2, len(scores)), np.nan)], axis=1)
     pixels = branch.maps.double()
-    seen = torch.ones_like(pixels) if counted is None else counted.to(pixels).expand_as(pixels)
-    mean = (pixels * seen).sum(dim=(1, 2, 3)) / seen.sum(dim=(1, 2, 3)).clamp(min=1)
-    highest = pixels.masked_fill(seen == 0, -torch.inf).amax(dim=(1, 2, 3))
+    weights = torch.ones_like(pixels) if counted is None else counted.to(pixels).expand_as(pixels)
+    mean = (pixels * weights).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)).clamp(min=1)
+    highest = pixels.masked_fill(weights == 0, -torch.inf).amax(dim=(1, 2, 3))
     return np.stack([scores, mean.cpu().numpy(), highest.cpu().numpy()], axis=1)
 
 
 def _learned(numbers: NDArray[np.float64]) -> Branch:
     scores, means, highest = numbers.T
     own = Scale.of(float(scores.mean()), float(scores.std()))
-    seen = np.isfinite(highest)  # an image whose pixels are all left out has none
-    if not seen.any():
+    finite = np.isfinite(highest)  # an image of which no pixel counts has none
+    if not finite.any():
         return Branch(own, None)
-    usual = float(means[seen].mean())
-    return Branch(own, Scale.of(usual, float(highest[seen].mean()) - usual))
+    usual = float(means[finite].mean())
+    return Branch(own, Scale.of(usual, float(highest[finite].mean()) - usual))
 
 
 def _branch(content: Mapping[str, Plain]) -> Branch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,9 +11,6 @@ from anomalib_tiled.ensemble.calibration import Learned, Stages
 from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.stages.contracts import call_stage
 from anomalib_tiled.stages.normalization import Normalizer
-
-if TYPE_CHECKING:
-    pass
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
@@ -59,7 +55,7 @@ class RawPrediction:
         return masks if self.unseen is None else masks & ~self.unseen
 
     def shown(self, maps: torch.Tensor) -> torch.Tensor:
-        """Give maps as readers of the results see them: NaN where pixels do not count.
+        """Give maps for results: NaN where pixels do not count.
 
         Args:
             maps: Shape (batch, 1, height, width) or (batch, height, width).
@@ -70,7 +66,7 @@ class RawPrediction:
 
 
 def with_lowest(values: torch.Tensor, unseen: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
-    """Replace what is not seen by the lowest value of what is seen.
+    """Replace some values by the lowest of the others.
 
     Args:
         values: Any values.

@@ -63,8 +63,8 @@ class TilePrediction(NamedTuple):
         hidden, scores = hidden.to(self.scores.device), self.scores
         if self.maps is not None:
             some, all_of_them = hidden.flatten(1).any(dim=1), hidden.flatten(1).all(dim=1)
-            seen = self.maps.masked_fill(hidden, -torch.inf).amax(dim=(1, 2, 3))
-            scores = torch.where(some & ~all_of_them, seen, scores)
+            highest = self.maps.masked_fill(hidden, -torch.inf).amax(dim=(1, 2, 3))
+            scores = torch.where(some & ~all_of_them, highest, scores)
         return TilePrediction(scores, self.maps, hidden)
 
     def to(self, device: torch.device) -> TilePrediction:

@@ -118,8 +118,8 @@ class Exported:
             yield "Note: Only random images were compared, because the images of the run are missing."
         if self.needs_alignment:
             yield (
-                "warning: The files do not align images, as the run does: whoever uses them must do that before. See "
-                "alignment in manifest.json, and the page on exports."
+                "warning: The files do not align images, as the run does: align images before you give them to the "
+                "files. See alignment in manifest.json, and docs/export.md."
             )
         if self.batch is not None:
             yield f"Note: The files take {self.batch} image at a time: {model} or a stage fixes the batch size."

@@ -1,4 +1,4 @@
-"""A picture of the regions of a run, so that people see before the training what will be inspected."""
+"""A picture of the regions of a run: it shows before the training what will be inspected."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def draw_regions(path: Path, image: Pixels, grid: TileGrid, regions: RegionMap) 
 
 def _draw_tiles(draw: ImageDraw.ImageDraw, grid: TileGrid, size: Size) -> None:
     down, across = size.height / grid.image_size.height, size.width / grid.image_size.width
-    seen = {tile.name for tile in grid.tiles}
+    inspected = {tile.name for tile in grid.tiles}
     thickness = max(1, max(size) // 800)
-    for tile in sorted(grid.positions, key=lambda each: each.name in seen):  # the inspected ones on top
+    for tile in sorted(grid.positions, key=lambda each: each.name in inspected):  # the inspected ones on top
         left, top, right, bottom = box = _box(tile, down, across)
-        if tile.name not in seen:
+        if tile.name not in inspected:
             for line in ((left, top, right, bottom), (left, bottom, right, top)):
                 draw.line(line, fill=CROSS_COLOUR, width=2 * thickness)
         draw.rectangle(box, outline=GRID_COLOUR, width=thickness)

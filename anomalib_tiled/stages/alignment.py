@@ -20,7 +20,7 @@ class Reference:
 
     Args:
         image: A small grey image of the part, shape (height, width).
-        numbers: Whatever else it needs, by name.
+        numbers: Other numbers that the aligner needs, by name.
     """
 
     image: Pixels

@@ -18,7 +18,7 @@ Look = Callable[[Tile], Iterable[NDArray[np.uint8]]]
 """Gives the tiles of one location of all normal training images, one by one, each of shape (height, width, 3)."""
 
 MOST_SEEN = 32
-"""Tiles of a location that `Clusters` looks at."""
+"""Most tiles of a location that `Clusters` looks at."""
 
 STARTS = 10
 """Random starts of k-means, of which the best is taken."""
@@ -96,7 +96,7 @@ class Grid(Assignment):
 
 
 class Groups(Assignment):
-    """Takes groups of tile locations as they are listed; those of a group share a model.
+    """Takes the groups that the configuration lists; the tiles of a group share a model.
 
     Args:
         groups: Names of tiles for each group, such as ``r00_c03``, or patterns of names, such as ``r00_*``; each tile
