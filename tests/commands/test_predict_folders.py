@@ -149,8 +149,8 @@ def test_pixels_of_a_model_without_maps_are_not_decided_about(
 ) -> None:
     predict_raw = EnsembleModel.predict_raw
 
-    def without_maps(self: EnsembleModel, *arguments: object) -> RawPrediction:
-        return replace(predict_raw(self, *arguments), has_maps=False)
+    def without_maps(self: EnsembleModel, *arguments: object, **options: object) -> RawPrediction:
+        return replace(predict_raw(self, *arguments, **options), has_maps=False)
 
     monkeypatch.setattr(EnsembleModel, "predict_raw", without_maps)
     assert predict("--data", new, "--maps", "npy") == 0

@@ -59,9 +59,9 @@ def test_a_test_gives_back_the_memory_of_each_batch(
     steps: list[str] = []
     update = TileMeasurements.update
 
-    def counted(tiles: TileMeasurements, batch: ImageBatch) -> None:
+    def counted(tiles: TileMeasurements, batch: ImageBatch, *hidden: object) -> None:
         steps.append("measured")
-        update(tiles, batch)
+        update(tiles, batch, *hidden)
 
     monkeypatch.setattr(TileMeasurements, "update", counted)
     monkeypatch.setattr(measuring, "give_back_freed_memory", lambda: steps.append("given back"))
@@ -73,7 +73,7 @@ def test_a_test_gives_back_the_memory_of_each_batch(
 def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     of_fit = {"config.yaml", "split.csv", "origins.json", "seals.json", "trained_on.json", "tiles", "calibration.json"}
-    of_fit |= {"logs", "fit.lock", "split.table", "trained_on.csv"}
+    of_fit |= {"logs", "fit.lock", "split.table", "trained_on.csv", "placement.npz"}
     assert names == of_fit | {"validation_scores.npz"} | {"metrics.json", "scores.csv", "tiles.csv", "images", "raw"}
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
@@ -211,9 +211,9 @@ def test_an_image_is_decoded_once_per_fit(
 ) -> None:
     decoded: Counter[str] = Counter()
 
-    def count(path: Path, size: object) -> object:
+    def count(path: Path, *size_and_matrix: object) -> object:
         decoded[str(path.relative_to(photographs))] += 1
-        return read(path, size)
+        return read(path, *size_and_matrix)
 
     read = cache.read_image
     monkeypatch.setattr(cache, "read_image", count)

@@ -257,12 +257,12 @@ def test_places_hide_the_same_pixels(run: Run, far_away: list[str], places: tupl
         ensemble, here, shared = run.ensemble(found[0]), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
         images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
         rows = []
-        for batch, hidden in zip(
+        for (batch, _), hidden in zip(
             measure(images, ensemble, here, None, tiles=True), run.images("test").hidden(), strict=True
         ):
             assert torch.equal(batch.anomaly_map.isnan(), hidden[:, 0]), "neither ignored nor outside"
             assert not batch.pred_mask[hidden[:, 0]].any()
             rows += score_rows(batch)
         assert [*rows_on_places(run, shared, found[0])] == rows
-        results = [each.results(run) for each in (here, shared)]
+        results = [each.results(run, found[0]) for each in (here, shared)]
     assert results[0] == results[1]

@@ -10,7 +10,16 @@ import pytest
 
 from anomalib_tiled.plugins import builtin
 from anomalib_tiled.plugins.discovery import find_plugins
-from anomalib_tiled.stages import assignment, global_model, merging, normalization, scoring, seams, thresholding
+from anomalib_tiled.stages import (
+    assignment,
+    global_model,
+    merging,
+    normalization,
+    regions,
+    scoring,
+    seams,
+    thresholding,
+)
 from anomalib_tiled.stages.kinds import STAGE_KINDS, StageKind
 
 NAMES = {
@@ -94,4 +103,5 @@ def test_only_the_threshold_and_the_groups_that_you_give_have_to_be_given(docume
     required = [each.name for each in taken_by(documented) if each.default is inspect.Parameter.empty]
     given = {thresholding.ManualThreshold: {"value": 0.5}, assignment.Groups: {"groups": [["r00_c00"]]}}
     assert required == list(given.get(documented, {}))
-    documented(**given.get(documented, {}))
+    one_of_several = {regions.Regions: {"ignore": "ignore.png"}}
+    documented(**{**given, **one_of_several}.get(documented, {}))

@@ -188,7 +188,7 @@ def test_thresholds_are_applied_again_to_the_pixels_that_count(tmp_path: Path, m
     hidden[0, ..., :3] = True
     given = batch()
     given.anomaly_map, given.pred_mask = RAW.masked_fill(hidden, torch.nan), (RAW > 0.5) & ~hidden
-    rows = zip(given, [Size(4, 6)] * 2, [9.0, 1.0], RAW.masked_fill(hidden, torch.nan)[:, 0], strict=True)
+    rows = zip(given, [InFile(Size(4, 6))] * 2, [9.0, 1.0], RAW.masked_fill(hidden, torch.nan)[:, 0], strict=True)
     kept.folder.begin(kept.settings, common="/data")
     expected = [kept.write(item, size, score, raw) for item, size, score, raw in rows]
     stages = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), "none", "image")

@@ -17,6 +17,7 @@ from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
+from anomalib_tiled.results.regions import InFile
 
 
 class Ensemble:
@@ -61,7 +62,7 @@ class Written:
             note_maps=lambda **_: None,
         )
 
-    def write(self, item: ImageItem, _: Size, __: float, raw_map: torch.Tensor) -> SimpleNamespace:
+    def write(self, item: ImageItem, _: InFile, __: float, raw_map: torch.Tensor, *___: object) -> SimpleNamespace:
         self.maps.append(raw_map)
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"

@@ -24,13 +24,13 @@ def settings(changed: Callable[[str, object], Settings]) -> Settings:
 
 def test_a_run_without_groups_needs_no_file(tmp_path: Path, configuration: dict[str, object]) -> None:
     settings = Settings.from_mapping(configuration)
-    assert read_grid(RunFolder(tmp_path), settings).groups == ()
+    assert read_grid(RunFolder(tmp_path), settings, None).groups == ()
 
 
 def test_groups_are_read_as_they_were_written(tmp_path: Path, settings: Settings) -> None:
     folder = RunFolder(tmp_path)
     write_groups(folder, GROUPS)
-    grid = read_grid(folder, settings)
+    grid = read_grid(folder, settings, None)
     assert [tile.name for tile in grid.models] == ["r00_c00", "r00_c01"]
     assert grid.groups == (tuple(GROUPS[1]), tuple(GROUPS[0]))
 
@@ -50,13 +50,13 @@ def test_groups_that_were_lost_or_changed_are_refused(
     change(folder.groups_file)
     advice = r".*It says which tiles share a model: restore it, or fit a new run\.$"
     with pytest.raises(RunFolderError, match=f"^{re.escape(str(folder.groups_file))}.*{message}{advice}"):
-        read_grid(folder, settings)
+        read_grid(folder, settings, None)
 
 
 def test_a_model_is_named_in_the_place_of_its_tiles(tmp_path: Path, settings: Settings) -> None:
     folder = RunFolder(tmp_path)
     write_groups(folder, GROUPS)
-    grid = read_grid(folder, settings)
+    grid = read_grid(folder, settings, None)
     assert [tile.name for tile in folder.missing(grid, settings)] == ["r00_c00", "r00_c01"]
     folder.leave_out(grid.models[0], "it is blank", settings.training_hash)
     assert folder.left_out(grid, settings) == dict.fromkeys(GROUPS[1], "it is blank")

@@ -76,7 +76,7 @@ def test_records_of_other_tiles_are_looked_up_only_where_a_location_is_to_blame(
         return SimpleNamespace(has_record=lambda tile: tile is THREE)
 
     folder = SimpleNamespace(seen=seen, has_record=lambda _: False, write_failure=lambda *_: None)
-    run = SimpleNamespace(folder=folder, grid=SimpleNamespace(locations=(ONE, TWO, THREE)))
+    run = SimpleNamespace(folder=folder, grid=SimpleNamespace(model_locations=(ONE, TWO, THREE)))
     attempts = Attempts(run, keep_going=True)
     for tile in (ONE, TWO):
         attempts.fail(tile, ValueError("too small"))

@@ -335,8 +335,8 @@ class OtherFormat:
 
 
 def test_another_format_of_the_cache_is_known_by_its_fingerprint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(split: Split, grid: TileGrid, _: Path | None, *, build: bool = True) -> PixelSource:
-        return OtherFormat(DecodedFiles(grid.image_size, split.has_masks), "other")
+    def opened(split: Split, grid: TileGrid, _: Path | None, *, scope: Scope) -> PixelSource:
+        return OtherFormat(DecodedFiles(grid.image_size, split.has_masks, scope), "other")
 
     monkeypatch.setattr("anomalib_tiled.ensemble.run.open_source", opened)
     expected, cached = whole(run), run.job

@@ -25,7 +25,6 @@ from PIL import Image
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageError, UnfitLocationError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.runs.claims import claim_tile
@@ -475,7 +474,7 @@ def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fit which goes on does not train it again and again; it is told when all are trained."""
-    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(training, "is_complete", lambda _: True)
     monkeypatch.setattr(training, "_check_prediction", lambda *_: None)
     run = make_run(Dividing)
     TrainAndPredict(run.job)(first(run))
@@ -530,7 +529,7 @@ def test_a_model_is_stored_in_the_precision_that_it_is_loaded_with(make_run: Mak
 def test_training_and_predicting_are_two_steps_with_one_model(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(training, "is_complete", lambda _: True)
     monkeypatch.setattr(SavedModels, "load", lambda *_: pytest.fail("a model is loaded"))
     run = make_run()
     model = train_tile(run.job, run.grid.tiles[1])
@@ -555,7 +554,7 @@ def test_a_tile_that_cannot_be_predicted_yet_is_trained_all_the_same(
         message = "no room for predictions"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(training, "is_complete", lambda _: True)
     monkeypatch.setattr(PredictionJob, "predict", fail)
     run = make_run()
     TrainAndPredict(run.job)(first(run))
@@ -571,7 +570,7 @@ def unwritable(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[
             with storage_errors(prediction.folder):
                 raise OSError(reason, "not written")
 
-        monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+        monkeypatch.setattr(training, "is_complete", lambda _: True)
         monkeypatch.setattr(PredictionJob, "predict", fail)
         return make_run()
 
@@ -596,7 +595,7 @@ def test_a_full_disk_ends_the_training_though_the_tile_is_stored(unwritable: Cal
 def test_a_tile_whose_model_does_not_fit_onto_its_device_any_more_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TileJob, "checkpoint_is_complete", property(lambda _: True))
+    monkeypatch.setattr(training, "is_complete", lambda _: True)
     run = make_run(Stuck)
     TrainAndPredict(run.job)(first(run))
     assert_trained_but_not_predicted(run, "RuntimeError: no room left")

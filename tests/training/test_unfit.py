@@ -45,7 +45,7 @@ def run_on(draw: Draw, *, fitted: int = 0, unfitted_tiles: str = "leave_out") ->
     images = [draw(random) for _ in range(IMAGES)]
     stand_in = SimpleNamespace(
         grid=GRID,
-        settings=SimpleNamespace(model=SimpleNamespace(name="Untrained"), unfitted_tiles=unfitted_tiles),
+        settings=SimpleNamespace(model_of=lambda _: SimpleNamespace(name="Untrained"), unfitted_tiles=unfitted_tiles),
         data=SimpleNamespace(
             split=SimpleNamespace(subset=lambda _: range(IMAGES)),
             source=SimpleNamespace(image=lambda sample, rows, columns: images[sample][rows, columns]),
