@@ -108,7 +108,10 @@ def _region_map(found: Mapping[str, Mask], size: Size) -> RegionMap:
     if INSPECT in found:
         ignored |= ~found[INSPECT]
     if ignored.all():
-        message = f"Regions must leave pixels to inspect, but ignore all {ignored.size} of an image of {size}."
+        message = (
+            f"Regions must leave pixels to inspect, but ignore all {ignored.size} of an image of {size}. "
+            "Ignore fewer of them."
+        )
         raise ConfigurationError(message)
     named = {name: mask & ~ignored for name, mask in found.items() if name not in (IGNORE, INSPECT)}
     for name, mask in named.items():

@@ -208,7 +208,7 @@ REFUSED = [
         "x = 12 and y = 8, but shape 1 ('clip') of PATH reaches from x = 8 to 14 and from",
     ),
     ("own.yaml", TINY, "A region must have a pixel, but shape 1 ('clip') of PATH covers none of an image of 8 x 12."),
-    ("own.yaml", ALL, "Regions must leave pixels to inspect, but ignore all 96 of an image of 8 x 12."),
+    ("own.yaml", ALL, "Regions must leave pixels to inspect, but ignore all 96 of an image of 8 x 12. Ignore fewer"),
     ("own.yaml", COVERED, "A named region must have pixels that are inspected, but all 24 of 'clip' are ignored."),
     ("own.yaml", {"region": {}}, "there is no key 'region'. Did you mean 'regions'? Allowed: image_size, regions."),
     ("own.yaml", {"regions": {"clip": []}}, "region 'clip' must be a list of rectangles and polygons, but is []."),
@@ -216,6 +216,11 @@ REFUSED = [
         "own.yaml",
         {"regions": {"clip": [{"circle": [1, 2, 3]}]}},
         "a shape of region 'clip' must be a rectangle or a polygon, but has the keys circle.",
+    ),
+    (
+        "own.yaml",
+        {"regions": {"clip": [{"rectangle": [0.5, 0.5, -0.25, 0.5]}]}},
+        "width and height of a rectangle of region 'clip' must not be negative, but are -0.25 and 0.5. It is left,",
     ),
     (
         "own.yaml",
