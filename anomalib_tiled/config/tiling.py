@@ -67,10 +67,13 @@ def models_named(grid: TileGrid, names: Sequence[str]) -> list[Tile]:
         names: Names such as ``r00_c03``; ``whole`` for the global model.
 
     Raises:
-        ConfigurationError: The grid lacks one of them.
+        ConfigurationError: The grid lacks one of them, or the regions ignore it.
     """
     tiles = {tile.name: tile for tile in grid.named}
     for name in names:
+        if name in grid.ignored:
+            message = f"--tiles names {name!r}, but the regions ignore all of its pixels, so it has none. Remove it."
+            raise ConfigurationError(message)
         if name not in tiles:
             message = f"--tiles names {name!r}, but the grid has no such tile. {allowed_names(name, tiles)}"
             raise ConfigurationError(message)

@@ -215,6 +215,12 @@ def decompressed(counts: str) -> list[int]:
 
 def _rectangle(value: Plain, where: str) -> Polygon:
     left, top, width, height = _numbers(value, 4, f"a rectangle of {where}: left, top, width, height")
+    if min(width, height) < 0:
+        message = (
+            f"width and height of a rectangle of {where} must not be negative, but are {width:g} and {height:g}. "
+            "It is left, top, width, height."
+        )
+        raise ConfigurationError(message)
     return Polygon.rectangle(left, top, left + width, top + height)
 
 

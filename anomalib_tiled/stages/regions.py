@@ -88,6 +88,9 @@ class Regions:
 
 def _pixels(path: Path, drawing: Drawing, size: Size, of_files: Size | None) -> dict[str, list[Mask]]:
     """Give the pixels of all shapes of a file, by their labels."""
+    if not drawing.shapes:
+        message = f"A file of regions must hold one at least, but {path} holds none. Draw one, or name no file."
+        raise ConfigurationError(message)
     _check_aspect(path, drawing.size, [size] if of_files is None else [size, of_files])
     found: dict[str, list[Mask]] = {}
     for number, (label, shape) in enumerate(drawing.shapes, 1):
@@ -108,7 +111,10 @@ def _region_map(found: Mapping[str, Mask], size: Size) -> RegionMap:
     if INSPECT in found:
         ignored |= ~found[INSPECT]
     if ignored.all():
-        message = f"Regions must leave pixels to inspect, but ignore all {ignored.size} of an image of {size}."
+        message = (
+            f"Regions must leave pixels to inspect, but ignore all {ignored.size} of an image of {size}. "
+            "Ignore fewer of them."
+        )
         raise ConfigurationError(message)
     named = {name: mask & ~ignored for name, mask in found.items() if name not in (IGNORE, INSPECT)}
     for name, mask in named.items():
@@ -126,7 +132,7 @@ def _name(label: object, where: str) -> str:
     if not isinstance(label, str) or not NAME.fullmatch(label) or TAKEN.fullmatch(label):
         message = (
             f"The label of a region must consist of letters, digits, spaces, dots, - and _, 64 of them at most, and "
-            f"must not be the name of a tile, but that of {where} does not. Rename it."
+            f"must not be the name of a tile, unlike that of {where}. Rename it."
         )
         raise ConfigurationError(message)
     return label.lower() if label.lower() in (IGNORE, INSPECT) else label
@@ -151,10 +157,12 @@ def _check_inside(where: str, shape: Shape, drawn: Size) -> None:
     if (box := shape.box) is None:
         return
     left, top, right, bottom = box
-    slack = ROUNDING if drawn == FRACTIONS else BEYOND
+    in_fractions = drawn == FRACTIONS
+    slack = ROUNDING if in_fractions else BEYOND
     if min(left, top) < -slack or right > drawn.width + slack or bottom > drawn.height + slack:
         message = (
             f"Regions must lie in the image, which reaches to x = {drawn.width} and y = {drawn.height}, but {where} "
-            f"reaches from x = {left:g} to {right:g} and from y = {top:g} to {bottom:g}. Correct it."
+            f"reaches from x = {left:g} to {right:g} and from y = {top:g} to {bottom:g}. Correct it"
+            f"{', or give the image_size if it is in pixels' if in_fractions else ''}."
         )
         raise ConfigurationError(message)

@@ -26,6 +26,13 @@ def test_tiles_are_found_by_their_names() -> None:
         models_named(grid, ["r00_c00", "r02_c00"])
 
 
+def test_a_tile_that_the_regions_ignore_has_no_model_to_train() -> None:
+    grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4)).ignoring(["r00_c01"])
+    message = r"^--tiles names 'r00_c01', but the regions ignore all of its pixels, so it has none\. Remove it\.$"
+    with pytest.raises(ConfigurationError, match=message):
+        models_named(grid, ["r00_c00", "r00_c01"])
+
+
 def test_any_tile_names_the_model_that_it_shares() -> None:
     grid = TileGrid(Size(8, 8), Size(4, 4), Size(4, 4)).grouped([["r00_c01", "r01_c00"]])
     assert models_named(grid, ["r01_c00", "r01_c01", "r00_c01"]) == [grid.tiles[1], grid.tiles[3]]
