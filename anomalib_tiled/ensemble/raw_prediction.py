@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,9 +11,6 @@ from anomalib_tiled.ensemble.calibration import Learned, Stages
 from anomalib_tiled.ensemble.fusion import Predicted
 from anomalib_tiled.stages.contracts import call_stage
 from anomalib_tiled.stages.normalization import Normalizer
-
-if TYPE_CHECKING:
-    pass
 
 SMALLEST = 1e-12
 """Avoids a division by zero if a threshold is 0 or 1."""
