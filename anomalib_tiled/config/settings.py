@@ -206,8 +206,12 @@ class Settings:
     @property
     def whole_size(self) -> Size | None:
         """Height and width in pixels of the whole image, as the global model sees it; ``None`` if there is none."""
-        spec = self.stages.get("global_model")
-        return None if spec is None else as_size(spec.init_args.get("image_size", WHOLE_SIZE))
+        if (spec := self.stages.get("global_model")) is None:
+            return None
+        if (size := spec.init_args.get("image_size", WHOLE_SIZE)) is None:  # jsonargparse takes null for any type
+            message = "global_model.image_size must be a number of pixels, or [height, width], but is null. Change it."
+            raise ConfigurationError(message)
+        return as_size(size)
 
     def model_of(self, tile: Tile) -> ClassSpec:
         """Give the model of a tile, or of the whole image."""

@@ -171,9 +171,7 @@ class NewImages:
         """Read an image and the size of its file, or give the error."""
         try:
             with advising_on_memory(LESS_MEMORY):
-                image = self._read(path)
-                self._look_at(path, image.size)
-                return image
+                return self._read(path)
         except OutOfMemoryError as error:
             alike = OutOfMemoryError(str(error))  # the error itself would keep the image in memory
             alike.of_machine = error.of_machine
@@ -185,6 +183,7 @@ class NewImages:
 
     def _read(self, path: Path) -> _ReadImage:
         size, pixels = self.grid.image_size, decoded(path)
+        self._look_at(path, Size(*pixels.shape[:2]))  # what is unusual may be why the part is not found
         matrix = None if self.finder is None else self.finder.find(in_size(pixels, size)).matrix
         source = _DecodedImage(size, has_masks=False, pixels=pixels)
         sample = Sample("test", path, None, None, matrix=matrix)

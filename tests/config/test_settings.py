@@ -212,3 +212,10 @@ def test_the_same_written_otherwise_and_folders_do_not_count(
     configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
     assert not differences(Settings.from_mapping(configuration), changed(key, value))
+
+
+def test_the_global_model_needs_a_size(changed: Callable[[str, object], Settings]) -> None:
+    spec = {"class_path": "anomalib_tiled.GlobalModel", "init_args": {"image_size": None}}
+    message = r"^global_model\.image_size must be a number of pixels, or \[height, width\], but is null\. Change it\.$"
+    with pytest.raises(ConfigurationError, match=message):
+        _ = changed("global_model", spec).whole_size

@@ -181,6 +181,18 @@ def test_new_images_are_aligned_in_one_step_from_their_files(tmp_path: Path) -> 
     assert next(batch.one_by_one()).matrices == (matrix,)
 
 
+def test_what_is_unusual_is_reported_of_an_image_in_which_the_part_is_not_found(
+    said: list[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (6, 4)).save(path := tmp_path / "black.png")
+    finder = PartFinder(ByBrightest(), Reference(np.zeros((8, 12), np.uint8)), GRID.image_size)
+    failed: list[str] = []
+    assert not list(replace(images(said), finder=finder).batches([path], lambda _, error: failed.append(str(error))))
+    assert failed == ["It is black."]
+    (warning,) = said
+    assert "has 4 x 6 pixels" in warning
+
+
 def test_each_image_keeps_its_hidden_pixels(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def outside(_: DecodedFiles, sample: Sample, rows: slice, columns: slice) -> np.ndarray | None:
         rows_of_two = np.arange(8)[rows, None] < 2
