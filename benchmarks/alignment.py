@@ -1,12 +1,14 @@
-"""Errors, time and refusals of the built-in aligners, on photographs and drawn parts that are shifted and turned.
+"""Errors, time and refusals of the built-in aligners, on photographs and drawn parts; what moving images takes.
 
 Every picture is photographed four times to learn from, and then moved by up to 8 % of the image side and turned by up
 to 3 degrees, with painted defects, other light and noise. Errors are those of the middle of the image, of the rotation,
 and of the worst corner; in brackets the quantile 0.95. Then each
 aligner gets images that do not show its part: other pictures, textures, upside down, black, and noise; a wrong success
-is one that comes back without an error. Time is that of the processor, one thread.
+is one that comes back without an error. Last comes what alignment takes for an image of the largest size: moving it,
+moving its map back, moving a mask with a few pixels back. Time is that of the processor, one thread.
 
     python -m benchmarks.alignment --sizes 512 2048 --images 10
+    python -m benchmarks.alignment --aligners --sizes 2048  # the last table alone
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -22,10 +25,11 @@ from numpy.typing import NDArray
 from skimage import data
 
 from anomalib_tiled.data.boards import BoardSettings, Shot, draw_board, draw_shot
+from anomalib_tiled.data.warping import unwarped, warped
 from anomalib_tiled.errors import UnalignedError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.aligners import Affine, Homography, Rigid, Translation
-from anomalib_tiled.stages.alignment import Aligner, Pixels
+from anomalib_tiled.stages.alignment import Aligner, Matrix, Pixels
 from anomalib_tiled.stages.registration import Placement, corners, inverse, moved, placement, rigid
 
 Floats = NDArray[np.float64]
@@ -35,6 +39,7 @@ PHOTOGRAPHS = ("astronaut", "camera", "coffee", "cat", "rocket", "coins", "page"
 TEXTURES = ("brick", "grass", "gravel")
 ALIGNERS: dict[str, type[Aligner]] = {each.__name__: each for each in (Translation, Rigid, Affine, Homography)}
 SHIFT, TURN = 0.08, 3.0
+TIMES = 15
 SEEN = 0.8
 """Fraction of a picture that an image shows, so that the picture goes on outside."""
 
@@ -65,6 +70,9 @@ def main() -> None:
     for name in options.aligners:
         tried, wrong, highest = _refusals(ALIGNERS[name], pictures, options.refusals)
         print(f"| `{name}` | {tried} | {wrong} | {highest:.2f} |", flush=True)
+    print(f"\n| image of {max(options.sizes)} x {max(options.sizes)} pixels | ms |\n|---|---|")
+    for name, milliseconds in _moving(pictures["astronaut"], max(options.sizes)).items():
+        print(f"| {name} | {milliseconds:.0f} |", flush=True)
 
 
 def _errors(kind: type[Aligner], pictures: dict[str, Pixels], size: int, images: int) -> Measured:
@@ -129,6 +137,30 @@ def _others(name: str, pictures: dict[str, Pixels], size: int, random: Random, m
     others += [_photograph(texture) for texture in TEXTURES]
     for other in random.permutation(len(others))[:most]:
         yield _seen(others[other], np.eye(3), size, random)
+
+
+def _moving(picture: Pixels, side: int) -> dict[str, float]:
+    """Time what is done with the matrix of an image, whichever aligner found it; in milliseconds."""
+    random, size = np.random.default_rng(0), Size(side, side)
+    matrix: Matrix = tuple(float(value) for value in rigid(Placement(0.02 * side, -0.02 * side, 2), size).ravel())  # type: ignore[assignment]  # nine of them
+    image, scores = _seen(picture, np.eye(3), side, random), random.random(size, dtype=np.float32)
+    mask = (scores > 1 - 1e-4).astype(np.float32)
+    return {
+        "moving the image": _milliseconds(partial(warped, image, size, matrix)),
+        "moving a map back": _milliseconds(partial(unwarped, scores, size, matrix)),
+        "moving a mask back": _milliseconds(partial(unwarped, mask, size, matrix, is_mask=True)),
+    }
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Give the median processor time of some work, after it was done once."""
+    work()
+    taken = []
+    for _ in range(TIMES):
+        started = time.process_time()
+        work()
+        taken.append(1000 * (time.process_time() - started))
+    return float(np.median(taken))
 
 
 def _seen(picture: Pixels, motion: Floats, size: int, random: Random) -> Pixels:
@@ -206,7 +238,7 @@ def _options() -> Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048], help="sides of the images, in pixels")
     parser.add_argument("--images", type=int, default=10, help="number of images of each picture")
     parser.add_argument("--refusals", type=int, default=10, help="number of other pictures for each picture")
-    parser.add_argument("--aligners", nargs="+", choices=ALIGNERS, default=[*ALIGNERS], help="names of the aligners")
+    parser.add_argument("--aligners", nargs="*", choices=ALIGNERS, default=[*ALIGNERS], help="names of the aligners")
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ from skimage import data, transform
 from anomalib_tiled.data.boards import BoardSettings, Shot, draw_board, draw_shot
 from anomalib_tiled.data.images import Pixels
 from anomalib_tiled.data.placement import TrainedPlacement
+from anomalib_tiled.errors import UnalignedError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.registration import Placement, rigid
 
@@ -95,3 +96,21 @@ def test_demonstration_boards_lie_in_one_place() -> None:
     assert placement is not None
     assert placement.note() is None
     assert placement.remark("new.png", tensor(draw_shot(board, new, seed=7)[0])) is None
+
+
+def test_a_part_that_lies_where_training_images_have_it_is_found_without_a_search(
+    learned: TrainedPlacement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Pixels] = []
+
+    def locate(image: Pixels, *_: object) -> None:
+        searched.append(image)
+        message = "nothing fits"
+        raise UnalignedError(message)
+
+    monkeypatch.setattr("anomalib_tiled.data.placement.locate", locate)
+    assert learned.remark("still.png", tensor(seen(seed=7))) is None
+    assert learned.remark("near.png", tensor(seen(-4, 3, 1, seed=7))) is not None
+    assert not searched
+    assert learned.remark("far.png", tensor(seen(-20, 15, 3, seed=7))) is None
+    assert len(searched) == 1
