@@ -297,8 +297,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "sharing.csv").open("a", newline="") as file:
         for images in options.images:
-            for model, assignment in CASES["boards" if images == "boards" else "textures"]:
-                case = Case(images, model, assignment)
+            for case in (Case(images, *each) for each in CASES["boards" if images == "boards" else "textures"]):
+                if case.model not in (options.models or [case.model]):
+                    continue
+                if case.assignment not in (options.assignments or [case.assignment]):
+                    continue
                 found = measured(settings_of(case, options.backbone, folder, options.seed))
                 shutil.rmtree(folder / "runs")
                 _print_row(case, found)
@@ -309,6 +312,8 @@ def main() -> None:
 def _options() -> Namespace:
     parser = ArgumentParser(prog="benchmarks.sharing", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", default=["brick", "grass", "gravel", "boards"])
+    parser.add_argument("--models", nargs="+", help="only these models, as in the table")
+    parser.add_argument("--assignments", nargs="+", help="only these assignments, as in the table")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="name that timm knows, or local-dir:FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sharing"))

@@ -149,6 +149,7 @@ def configuration(folder: Path, backbone: str | None, seed: int) -> dict[str, ob
         "seed_everything": seed,
         "default_root_dir": str(folder / "results"),
         "tiling": {"tile_size": TILE},
+        "workers": {"class_path": "LocalWorkers", "init_args": {"processes": 1}},
         "model": {"class_path": "Patchcore", "init_args": tiles},
         "assignment": {"class_path": "Shared"},
         "global_model": {"image_size": SHRUNK, "model": {"class_path": "Patchcore", "init_args": whole}},
