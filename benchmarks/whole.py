@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import Purpose
     from anomalib_tiled.stages.global_model import GlobalModel
 
-    Pixels = Scores = NDArray[np.float64]
+    Pixels = NDArray[np.float64]
+    Scores = NDArray[np.float64]
 
 SIDE, QUARTER, PART = 384, 192, 72
 """Sides of a plate, of the quarter that a part lies in, and of a part, in pixels."""
@@ -96,7 +97,7 @@ class Scored:
     def joined(self, scale: Callable[[Scores], Learned]) -> Scores:
         """Give the higher of both scores, on another scale."""
         pairs = zip((self.tiles, self.whole), map(scale, self.normal), strict=True)
-        return np.maximum(*((scores - location) / width for scores, (location, width) in pairs))
+        return np.asarray(np.max([(scores - location) / width for scores, (location, width) in pairs], axis=0))
 
 
 def draw(random: np.random.Generator, kind: str) -> tuple[Pixels, Pixels]:
@@ -182,7 +183,7 @@ def scored(run_folder: Path) -> Scored:
     kinds, scores = _of_branches(run, ensemble, "test")
     model = cast("GlobalModel", ensemble.stages.global_model)
     both = branches.fused_scores(model, *torch.from_numpy(scores)).numpy()
-    return Scored(kinds, *scores, both, normal)
+    return Scored(kinds, scores[0], scores[1], both, normal)
 
 
 def _of_branches(run: Run, ensemble: EnsembleModel, purpose: Purpose) -> tuple[NDArray[np.str_], Scores]:
