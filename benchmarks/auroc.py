@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def auroc(scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> float:
+def auroc(scores: NDArray[np.floating], anomalous: NDArray[np.bool_]) -> float:
     """Give the probability that an anomalous score is higher than a normal one; equal ones count half.
 
     Args:

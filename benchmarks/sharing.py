@@ -1,8 +1,9 @@
 """What tiles that share a model cost and find: crops of textures where nothing is aligned, and boards that lie still.
 
 Each row is a whole run: its models, how well it finds defects, the seconds of one processor that training took, how
-many of them went into extracting features and into fitting (the covariance of Padim, the coreset of Patchcore), and the
-bytes of the checkpoints. Needs scikit-image for the textures. Prints a Markdown table.
+many of them went into extracting features and into fitting (the covariance of Padim, the coreset of Patchcore), those
+of the whole ``fit`` (images, training, predictions of the validation images, calibration), and the bytes of the
+checkpoints. Needs scikit-image for the textures. Prints a Markdown table.
 
     python -m benchmarks.sharing --backbone local-dir:weights/lite0 --output results/benchmarks/sharing
 """
@@ -50,8 +51,8 @@ DEFAULTS = {
     "cache": {},
     "visualize": False,
 }
-SIDE, TILE = 256, 64
-"""Pixels of a crop and of its tiles: sixteen tiles."""
+SIDE, TILE = 512, 128
+"""Pixels of an image and of its tiles: sixteen tiles."""
 
 CUT = 192
 """Pixels of a texture that a crop shows."""
@@ -65,7 +66,6 @@ CONTRAST = 80
 RUST = np.array([40, 0, -40])
 """How much more red, green and blue a stain has."""
 
-BOARD, TILE_OF_A_BOARD = 512, 128
 LAYERS = {"Padim": ["blocks.1", "blocks.2", "blocks.4"], "Patchcore": ["blocks.2", "blocks.4"]}
 """Layers of the backbone at a quarter, an eighth and a sixteenth of the resolution."""
 
@@ -99,6 +99,7 @@ class Found:
         seconds: Seconds of one processor that training all models took.
         extracting: Seconds of them in the backbone.
         fitting: Seconds of them in which the model fits what was extracted.
+        whole: Seconds of one processor that the whole ``fit`` took.
         megabytes: Size of the checkpoints without the backbone, which all models share.
     """
 
@@ -108,6 +109,7 @@ class Found:
     seconds: float
     extracting: float
     fitting: float
+    whole: float
     megabytes: float
 
 
@@ -137,18 +139,18 @@ def _crop(half: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _scratch(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    angle, length = random.uniform(0, np.pi), random.uniform(20, 35)
+    angle, length = random.uniform(0, np.pi), random.uniform(40, 70)
     ends = [(x + sign * length * np.cos(angle), y + sign * length * np.sin(angle)) for sign in (-1, 1)]
-    draw.line([*ends[0], *ends[1]], fill=255, width=3)
+    draw.line([*ends[0], *ends[1]], fill=255, width=6)
 
 
 def _spot(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    radius = random.uniform(6, 10)
+    radius = random.uniform(12, 20)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
 def _stain(draw: ImageDraw.ImageDraw, x: float, y: float, random: np.random.Generator) -> None:
-    radius = random.uniform(6, 10)
+    radius = random.uniform(12, 20)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
@@ -160,7 +162,7 @@ def _damaged(
 ) -> tuple[Pixels, NDArray[np.uint8]]:
     """Draw a scratch or a spot of another brightness, or a stain of another colour."""
     shape = Image.new("L", (SIDE, SIDE))
-    kind(ImageDraw.Draw(shape), *random.uniform(30, SIDE - 30, 2), random)
+    kind(ImageDraw.Draw(shape), *random.uniform(60, SIDE - 60, 2), random)
     mask = np.asarray(shape)
     inside = mask[..., None] > 0
     darker = pixels[mask > 0].mean() > MIDDLE
@@ -174,7 +176,7 @@ def settings_of(case: Case, backbone: str, folder: Path, seed: int) -> Settings:
         counts = {"train_images": TRAINING, "normal_test_images": TESTED, "anomalous_test_images": TESTED}
         args = {
             "root": str(root),
-            "image_size": BOARD,
+            "image_size": SIDE,
             "drawing_seed": seed,
             **counts,
             "val_split_mode": "same_as_test",
@@ -187,18 +189,17 @@ def settings_of(case: Case, backbone: str, folder: Path, seed: int) -> Settings:
         sizes = {"train_batch_size": 8, "eval_batch_size": 8, "num_workers": 0}
         args = {"name": case.images, "root": str(root), **places, **sizes, "val_split_mode": "same_as_test"}
         data = {"class_path": "anomalib.data.Folder", "init_args": args}
-    side, tile = (BOARD, TILE_OF_A_BOARD) if case.images == "boards" else (SIDE, TILE)
     name, _, share = case.model.partition(" ")
     args = {"backbone": backbone, "layers": LAYERS[name], "pre_trained": True}
     args |= {"coreset_sampling_ratio": float(share)} if share else {"n_features": 60}
     assignment, _, numbers = case.assignment.partition(" ")
-    taken = dict(zip(ARGUMENTS.get(assignment, ()), map(int, numbers.split()), strict=True))
+    taken = dict(zip(ARGUMENTS.get(assignment, ()), map(int, numbers.split()), strict=False))
     return Settings.from_mapping(
         DEFAULTS
         | {
             "seed_everything": seed,
             "default_root_dir": str(folder / "runs"),
-            "tiling": {"image_size": [side, side], "tile_size": tile},
+            "tiling": {"image_size": [SIDE, SIDE], "tile_size": TILE},
             "model": {"class_path": f"anomalib.models.{name}", "init_args": args},
             "data": data,
             "assignment": {"class_path": f"{STAGE}.assignment.{assignment}", "init_args": taken},
@@ -206,26 +207,25 @@ def settings_of(case: Case, backbone: str, folder: Path, seed: int) -> Settings:
     )
 
 
-ARGUMENTS = {"Grid": ("rows", "columns"), "Clusters": ("number",)}
+ARGUMENTS = {"Shared": ("tiles_per_image",), "Clusters": ("number",)}
 CASES = {
     "textures": [
         ("Padim", "PerTile"),
         ("Padim", "Shared"),
+        ("Padim", "Shared 4"),
         ("Patchcore 0.1", "PerTile"),
-        ("Patchcore 0.03", "Shared"),
-        ("Patchcore 0.01", "Shared"),
-        ("Patchcore 0.003", "Shared"),
+        ("Patchcore 0.1", "Shared 1"),
+        ("Patchcore 0.025", "Shared 4"),
+        ("Patchcore 0.00625", "Shared"),
     ],
     "boards": [
         ("Padim", "PerTile"),
         ("Padim", "Clusters 4"),
-        ("Padim", "Shared"),
         ("Patchcore 0.1", "PerTile"),
-        ("Patchcore 0.03", "Clusters 4"),
-        ("Patchcore 0.03", "Grid 2 2"),
-        ("Patchcore 0.01", "Shared"),
+        ("Patchcore 0.1", "Clusters 4"),
     ],
 }
+"""Cases for each kind of images; a shared model keeps as many features as a model of a tile does."""
 
 
 @contextmanager
@@ -257,21 +257,23 @@ def measured(settings: Settings) -> Found:
     spent: dict[str, float] = defaultdict(float)
     observers = Observers(())
     with closing(prepare(settings, lambda _: None, tested=True)) as run, _timed(spent):
+        started = time.process_time()
         fit(run, observers)
+        spent["whole"] = time.process_time() - started
         test(run.without_left_out(), observers, data=None, output=None)
         folder = run.folder
     models = len([*folder.tiles.glob("r*_c*[0-9].json")])
     metrics = json.loads((folder.path / "metrics.json").read_text())
     own = sum(path.stat().st_size for path in folder.tiles.glob("r*.ckpt"))
-    times = spent["training"], spent["extracting"], spent["fitting"]
+    times = spent["training"], spent["extracting"], spent["fitting"], spent["whole"]
     return Found(models, metrics["image_AUROC"], metrics["pixel_AUPRO"], *times, own / 1e6)
 
 
 def _print_row(case: Case, found: Found) -> None:
     times = f"{found.seconds:.1f} ({found.extracting:.1f} + {found.fitting:.1f})"
     quality = f"{found.image_auroc:.3f} / {found.pixel_aupro:.3f}"
-    texts = case.images, case.model, case.assignment, str(found.models), quality, times, f"{found.megabytes:.2f}"
-    print(f"| {' | '.join(texts)} |", flush=True)
+    texts = case.images, case.model, case.assignment, str(found.models), quality, times
+    print(f"| {' | '.join(texts)} | {found.whole:.1f} | {found.megabytes:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -287,6 +289,7 @@ def main() -> None:
         "models",
         "image AUROC / pixel AUPRO",
         "training (extracting + fitting), s",
+        "fit, s",
         "MB",
     )
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
@@ -294,8 +297,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "sharing.csv").open("a", newline="") as file:
         for images in options.images:
-            for model, assignment in CASES["boards" if images == "boards" else "textures"]:
-                case = Case(images, model, assignment)
+            for case in (Case(images, *each) for each in CASES["boards" if images == "boards" else "textures"]):
+                if case.model not in (options.models or [case.model]):
+                    continue
+                if case.assignment not in (options.assignments or [case.assignment]):
+                    continue
                 found = measured(settings_of(case, options.backbone, folder, options.seed))
                 shutil.rmtree(folder / "runs")
                 _print_row(case, found)
@@ -306,6 +312,8 @@ def main() -> None:
 def _options() -> Namespace:
     parser = ArgumentParser(prog="benchmarks.sharing", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", default=["brick", "grass", "gravel", "boards"])
+    parser.add_argument("--models", nargs="+", help="only these models, as in the table")
+    parser.add_argument("--assignments", nargs="+", help="only these assignments, as in the table")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="name that timm knows, or local-dir:FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sharing"))

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset
+from torch.utils.data import Subset as SomeOf
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import resize, to_dtype
 from torchvision.tv_tensors import Image, Mask
@@ -255,6 +256,19 @@ class TileDataModule(LightningDataModule):
             ]
             for subset in SUBSETS
         }
+        self._learned: Dataset[ImageItem] = _joined(self._areas["train"])
+
+    def learn_from(self, tiles_per_image: int, *, seed: int) -> None:
+        """Draw the tiles of each training image that the model learns from.
+
+        Args:
+            tiles_per_image: How many; all, if no more share the model.
+            seed: Seed of the draw.
+        """
+        areas, random = self._areas["train"], np.random.default_rng(seed)
+        images, number = len(areas[0]), min(tiles_per_image, len(areas))
+        drawn = (np.sort(random.choice(len(areas), number, replace=False)) * images + image for image in range(images))
+        self._learned = SomeOf(self._learned, np.concatenate([*drawn]).tolist())
 
     @property
     def train_images(self) -> int:
@@ -267,7 +281,7 @@ class TileDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
         """Training tiles in random order."""
-        return self._loader("train", self.train_batch_size, shuffle=True)
+        return DataLoader(self._learned, batch_size=self.train_batch_size, shuffle=True, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[ImageItem]:
         """Validation tiles of known label; the training tiles if there are none."""
@@ -279,7 +293,8 @@ class TileDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[ImageItem]:
         """Test tiles."""
-        return self._loader("test", self.eval_batch_size)
+        # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
+        return DataLoader(_joined(self._areas["test"]), batch_size=self.eval_batch_size, collate_fn=collate)
 
     def validation_labels(self, *, pixels: bool = False) -> list[int | None]:
         """Labels of the validation tiles: 0 normal, 1 anomalous, ``None`` unknown.
@@ -288,11 +303,6 @@ class TileDataModule(LightningDataModule):
             pixels: Whether to leave out tiles without a mask.
         """
         return [label for area in self._areas["val"] for label in area.labels(pixels=pixels)]
-
-    def _loader(self, subset: Subset, batch_size: int, *, shuffle: bool = False) -> DataLoader[ImageItem]:
-        # No loader processes: reading a tile takes a fraction of the time of passing it between processes.
-        dataset = _joined(self._areas[subset])
-        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
 def _joined(areas: Sequence[AreaDataset]) -> Dataset[ImageItem]:

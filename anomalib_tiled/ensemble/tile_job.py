@@ -23,6 +23,7 @@ from anomalib_tiled.runs.run_alignment import read_reference
 from anomalib_tiled.runs.run_regions import read_regions
 from anomalib_tiled.runs.run_split import open_split, read_split
 from anomalib_tiled.stages.alignment import Aligner
+from anomalib_tiled.stages.assignment import Assignment
 from anomalib_tiled.system.files import is_file
 from anomalib_tiled.system.memory import SHARE, pixels_within
 
@@ -231,7 +232,11 @@ class TileJob:
     def tile_data(self, tile: Tile) -> TileDataModule:
         """Give the images of one tile location, or of those that share its model, as models take them."""
         data = self.data
-        return TileDataModule(data.source, data.split, grid=self.grid, tile=tile, datamodule=data.datamodule)
+        module = TileDataModule(data.source, data.split, grid=self.grid, tile=tile, datamodule=data.datamodule)
+        assignment = self.settings.stages["assignment"].build(Assignment)
+        if assignment.tiles_per_image is not None:
+            module.learn_from(assignment.tiles_per_image, seed=self.settings.seed_everything)
+        return module
 
     def tile_models(self, *, one_at_a_time: bool = False, share: float = SHARE) -> TileModels:
         """Give the models of the tiles.

@@ -28,7 +28,14 @@ CELLS = 8
 
 
 class Assignment(ABC):
-    """Which tile locations share a model."""
+    """Which tile locations share a model.
+
+    Attributes:
+        tiles_per_image: How many tiles of each training image the model of a group learns from; ``None`` for all of
+            the group.
+    """
+
+    tiles_per_image: int | None = None
 
     @abstractmethod
     def groups(self, grid: TileGrid, look: Look) -> Sequence[Sequence[str]]:
@@ -52,8 +59,25 @@ class PerTile(Assignment):
         return [[tile.name] for tile in grid.tiles]
 
 
-class Shared(Assignment):
-    """All tile locations share one model: for fabric, sheet, and parts that lie anywhere."""
+class _Sharing(Assignment):
+    """An assignment whose models may learn from some tiles of each image."""
+
+    def __init__(self, tiles_per_image: int | None = None) -> None:
+        if tiles_per_image is not None and tiles_per_image < 1:
+            message = (
+                f"{type(self).__name__} needs at least 1 tile of each training image, got tiles_per_image = "
+                f"{tiles_per_image}."
+            )
+            raise ValueError(message)
+        self.tiles_per_image = tiles_per_image
+
+
+class Shared(_Sharing):
+    """All tile locations share one model: for fabric, sheet, and parts that lie anywhere.
+
+    Args:
+        tiles_per_image: How many tiles of each training image the model learns from; ``None`` for all.
+    """
 
     def groups(self, grid: TileGrid, look: Look) -> Sequence[Sequence[str]]:
         """Give one group."""
@@ -61,15 +85,17 @@ class Shared(Assignment):
         return [[tile.name for tile in grid.tiles]]
 
 
-class Grid(Assignment):
+class Grid(_Sharing):
     """Divides the image into neighbourhoods of about the same number of tiles; those of one share a model.
 
     Args:
         rows: Number of neighbourhoods from top to bottom.
         columns: Number of neighbourhoods from left to right.
+        tiles_per_image: How many tiles of each training image the model of a group learns from; ``None`` for all.
     """
 
-    def __init__(self, rows: int = 2, columns: int = 2) -> None:
+    def __init__(self, rows: int = 2, columns: int = 2, tiles_per_image: int | None = None) -> None:
+        super().__init__(tiles_per_image)
         for side, number in {"rows": rows, "columns": columns}.items():
             if number < 1:
                 message = f"Grid needs at least 1 neighbourhood along each side, got {side} = {number}."
@@ -95,15 +121,17 @@ class Grid(Assignment):
         return _grouped(grid.tiles, places)
 
 
-class Groups(Assignment):
+class Groups(_Sharing):
     """Takes the groups that the configuration lists; the tiles of a group share a model.
 
     Args:
         groups: Names of tiles for each group, such as ``r00_c03``, or patterns of names, such as ``r00_*``; each tile
             exactly once.
+        tiles_per_image: How many tiles of each training image the model of a group learns from; ``None`` for all.
     """
 
-    def __init__(self, groups: list[list[str]]) -> None:
+    def __init__(self, groups: list[list[str]], tiles_per_image: int | None = None) -> None:
+        super().__init__(tiles_per_image)
         self._groups = groups
 
     def groups(self, grid: TileGrid, look: Look) -> Sequence[Sequence[str]]:
@@ -120,15 +148,17 @@ class Groups(Assignment):
         return [here for group in found if (here := [name for name in group if name in with_model])]
 
 
-class Clusters(Assignment):
+class Clusters(_Sharing):
     """Groups tile locations that look alike in the training images, by k-means; those of a group share a model.
 
     Args:
         number: Number of groups; fewer, if fewer locations differ from each other.
         seed: Seed of the random starts of k-means.
+        tiles_per_image: How many tiles of each training image the model of a group learns from; ``None`` for all.
     """
 
-    def __init__(self, number: int = 4, seed: int = 0) -> None:
+    def __init__(self, number: int = 4, seed: int = 0, tiles_per_image: int | None = None) -> None:
+        super().__init__(tiles_per_image)
         if number < 1:
             message = f"Clusters needs a number of groups of at least 1, got {number}."
             raise ValueError(message)

@@ -163,8 +163,9 @@ def _prepare(
             if isinstance(source, DecodedFiles):  # a cache has already read every file
                 source.check(split)
             grid = assign(RunFolder(new.final), settings, grid, split, source)
+            most = settings.stages["assignment"].build(Assignment).tiles_per_image
             for members in {len(grid.members(model)) for model in grid.models if model != grid.whole_image}:
-                enough(train_images=images, members=members)
+                enough(train_images=images, members=min(members, most or members))
             run = Run(RunFolder(new.final), settings_of(text), grid, split, source, datamodule, scheduler)
             if settings.trainer.get("callbacks"):
                 check_monitored(run.job)
@@ -194,7 +195,7 @@ def _check_models(
         settings: The configuration.
         train_batch_size: Tiles in a training batch.
         train_images: Training images; ``None`` if they are not known yet.
-        members: Tile locations that share a model.
+        members: Tiles of each image that a model learns from.
     """
     check = partial(check_model, train_batch_size=train_batch_size)
     tiles = None if train_images is None else train_images * members

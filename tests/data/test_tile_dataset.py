@@ -164,6 +164,30 @@ def test_tiles_that_share_a_model_are_in_one_loader(datamodule: Folder) -> None:
     assert tiles.train_images == 4
 
 
+def test_a_shared_model_learns_from_some_tiles_of_each_image(datamodule: Folder) -> None:
+    split, members = split_once(datamodule), ["r00_c00", "r00_c02", "r01_c01"]
+    grid = GRID.grouped([members])
+    samples = split.subset("train")
+
+    def drawn(number: int, seed: int) -> list[set[str]]:
+        tiles = TileDataModule(SOURCE, split, grid=grid, tile=grid.tiles[0], datamodule=datamodule)
+        tiles.learn_from(number, seed=seed)
+        loader = tiles.train_dataloader()
+        assert isinstance(loader.sampler, RandomSampler)
+        assert sum(len(batch.image) for batch in loader) == min(number, 3) * len(samples)
+        assert len(tiles.test_dataloader().dataset) == 12, "all of them"
+        images = [each.image for each in loader.dataset]
+        known = [{name: item(sample, name).image for name in members} for sample in samples]
+        return [{name for name in each if any(torch.equal(image, each[name]) for image in images)} for each in known]
+
+    for number in (1, 2):
+        assert [len(names) for names in drawn(number, seed=0)] == [number] * len(samples)
+    assert drawn(1, seed=0) == drawn(1, seed=0)
+    assert len({str(drawn(1, seed=seed)) for seed in range(4)}) > 1
+    for enough in (3, 10):
+        assert drawn(enough, seed=0) == [set(members)] * len(samples)
+
+
 def test_tiles_that_share_a_model_are_validated_by_what_is_known(datamodule: Folder) -> None:
     split, grid = split_once(datamodule), GRID.grouped([["r00_c00", "r00_c01"]])
     first, *others = split.subset("val")

@@ -107,6 +107,22 @@ def test_a_job_is_used_where_nobody_has_opened_the_run(settings: Settings, monke
     assert [run.folder.has_record(tile) for tile in run.grid.tiles[:3]] == [True, True, False]
 
 
+def test_the_assignment_and_the_seed_decide_what_a_shared_model_learns_from(settings: Settings) -> None:
+    shared = ClassSpec("anomalib_tiled.stages.assignment.Shared", {"tiles_per_image": 1})
+    run = prepare(replace(settings, stages={**settings.stages, "assignment": shared}))
+    images = len(run.split.subset("train"))
+
+    def learned(seed: int) -> list[list[float]]:
+        job = replace(run.job, settings=replace(run.settings, seed_everything=seed))
+        (model,) = job.grid.models
+        return [each.image.flatten().tolist() for each in job.tile_data(model).train_dataloader().dataset]
+
+    assert len(run.grid.tiles) > 1
+    assert len(learned(0)) == images
+    assert learned(0) == learned(0)
+    assert any(learned(seed) != learned(0) for seed in range(1, 4))
+
+
 def test_a_process_that_has_read_the_images_reads_them_no_more(settings: Settings) -> None:
     run = prepare(settings)
     run.folder.split_file.unlink()

@@ -140,8 +140,20 @@ def test_what_does_not_fit_the_grid_is_refused(chosen: Assignment, message: str)
         (lambda: Clusters(0), "Clusters needs a number of groups of at least 1, got 0."),
         (lambda: Grid(rows=0), "Grid needs at least 1 neighbourhood along each side, got rows = 0."),
         (lambda: Grid(columns=-1), "Grid needs at least 1 neighbourhood along each side, got columns = -1."),
+        (lambda: Shared(0), "Shared needs at least 1 tile of each training image, got tiles_per_image = 0."),
+        (
+            lambda: Groups([NAMES], tiles_per_image=-1),
+            "Groups needs at least 1 tile of each training image, got tiles_per_image = -1.",
+        ),
     ],
 )
 def test_numbers_must_be_positive(make: type, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
+
+
+@pytest.mark.parametrize("chosen", [Shared, Grid, Clusters, lambda **given: Groups([NAMES], **given)])
+def test_a_shared_model_learns_from_all_tiles_unless_told_how_many(chosen: type[Shared]) -> None:
+    assert chosen().tiles_per_image is None
+    assert chosen(tiles_per_image=3).tiles_per_image == 3
+    assert PerTile().tiles_per_image is None
