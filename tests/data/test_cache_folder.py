@@ -41,10 +41,10 @@ root, begin = Path(sys.argv[1]), Path(sys.argv[2])
 read = cache.read_image
 
 
-def slow(path, size):
+def slow(path, *size_and_matrix):
     (root / "decoded" / f"{path.stem}.{os.getpid()}").touch()
     time.sleep(0.3)
-    return read(path, size)
+    return read(path, *size_and_matrix)
 
 
 cache.read_image = slow
