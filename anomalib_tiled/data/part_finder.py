@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import atan2, degrees, isfinite, sqrt
+from math import isfinite
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -32,32 +32,6 @@ NUMBERS = 9
 
 SMALLEST = 1e-6
 """Smallest determinant of a transform: with a smaller one, the whole image would come from one pixel."""
-
-
-class Displacement(NamedTuple):
-    """How far the part lies from where the reference has it, at the middle of the image.
-
-    Args:
-        x: Pixels to the right.
-        y: Pixels down.
-        rotation: Degrees, clockwise.
-        scale: Its size, as a fraction of that of the reference.
-    """
-
-    x: float
-    y: float
-    rotation: float
-    scale: float
-
-    @classmethod
-    def of(cls, matrix: Matrix, size: Size) -> Displacement:
-        """Read the displacement from the transform of an image of this size."""
-        transform = np.reshape(matrix, (3, 3))
-        middle = np.array([(size.width - 1) / 2, (size.height - 1) / 2, 1])
-        x, y, w = transform @ middle
-        slopes = (transform[:2, :2] - np.outer([x / w, y / w], transform[2, :2])) / w  # the derivative there
-        turned = degrees(atan2(slopes[1, 0] - slopes[0, 1], slopes[0, 0] + slopes[1, 1]))
-        return cls(x / w - middle[0], y / w - middle[1], turned, sqrt(abs(np.linalg.det(slopes))))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.stages.alignment import Matrix
+from anomalib_tiled.stages.registration import resizing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,9 +55,7 @@ def in_file(matrix: Matrix, size: Size, file_size: Size) -> Square:
         size: That size.
         file_size: Height and width of the file.
     """
-    down, across = file_size.height / size.height, file_size.width / size.width
-    enlarge = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
-    return cast("Square", enlarge @ np.reshape(matrix, (3, 3)))
+    return cast("Square", resizing(size, file_size) @ np.reshape(matrix, (3, 3)))
 
 
 def warped(pixels: NDArray[np.uint8], size: Size, matrix: Matrix) -> NDArray[np.uint8]:

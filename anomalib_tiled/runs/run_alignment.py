@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from anomalib_tiled.data.part_finder import Displacement
 from anomalib_tiled.data.split import SUBSETS
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.stages.alignment import Reference
+from anomalib_tiled.stages.registration import enlargement, placement
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import open_table, replacing, table_of, write_json
 
@@ -67,13 +67,9 @@ def _rows(split: Split, findings: Sequence[Finding], size: Size) -> Iterator[lis
         if finding.alignment is None:
             yield [name, subset, *[""] * 5, finding.reason]
         else:
-            displacement = Displacement.of(finding.alignment.matrix, size)
-            numbers = [
-                f"{displacement.x:.2f}",
-                f"{displacement.y:.2f}",
-                f"{displacement.rotation:.3f}",
-                f"{displacement.scale:.4f}",
-            ]
+            matrix = np.reshape(finding.alignment.matrix, (3, 3))
+            place, scale = placement(matrix, size), enlargement(matrix, size)
+            numbers = [f"{place.right:.2f}", f"{place.down:.2f}", f"{place.degrees:.3f}", f"{scale:.4f}"]
             yield [name, subset, *numbers, f"{finding.alignment.quality:.3f}", ""]
 
 

@@ -132,6 +132,9 @@ class Groups(_Sharing):
 
     def __init__(self, groups: list[list[str]], tiles_per_image: int | None = None) -> None:
         super().__init__(tiles_per_image)
+        if not all(groups):
+            message = f"Groups needs names of tiles in each group, but group {groups.index([]) + 1} is empty."
+            raise ValueError(message)
         self._groups = groups
 
     def groups(self, grid: TileGrid, look: Look) -> Sequence[Sequence[str]]:

@@ -168,9 +168,19 @@ def between(matrix: Floats, shape: tuple[int, ...], other: tuple[int, ...]) -> F
         shape: Height and width.
         other: Height and width after resizing.
     """
+    resized = resizing(shape, other)
+    return np.asarray(resized @ matrix @ inverse(resized))
+
+
+def resizing(shape: tuple[int, ...], other: tuple[int, ...]) -> Floats:
+    """Give the matrix from pixels of an image to pixels of the same image in another size.
+
+    Args:
+        shape: Height and width.
+        other: Height and width after resizing.
+    """
     across, down = other[1] / shape[1], other[0] / shape[0]
-    resizing = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
-    return np.asarray(resizing @ matrix @ inverse(resizing))
+    return np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
 
 
 def placement(matrix: Floats, shape: tuple[int, ...]) -> Placement:
@@ -183,6 +193,12 @@ def placement(matrix: Floats, shape: tuple[int, ...]) -> Placement:
     before, after = corners(shape), moved(matrix, corners(shape))
     right, down = (after - before).mean(axis=0)
     return Placement(float(right), float(down), float(np.degrees(_angle(before, after))))
+
+
+def enlargement(matrix: Floats, shape: tuple[int, ...]) -> float:
+    """Give the size of a part as a fraction of its size in the reference; arguments are those of `placement`."""
+    before, after = corners(shape), moved(matrix, corners(shape))
+    return float(np.linalg.norm(after - after.mean(axis=0)) / np.linalg.norm(before - before.mean(axis=0)))
 
 
 def rigid(place: Placement, shape: tuple[int, ...]) -> Floats:

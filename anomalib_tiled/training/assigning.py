@@ -53,9 +53,10 @@ def assign(folder: RunFolder, settings: Settings, grid: TileGrid, split: Split, 
 
 
 def _looked_at(split: Split, source: PixelSource, tile: Tile) -> Iterator[NDArray[np.uint8]]:
-    """Give the training tiles of a location."""
+    """Give the normal training tiles of a location."""
     for sample in split.subset("train"):
-        yield source.image(sample, tile.rows, tile.columns)
+        if sample.label == 0:
+            yield source.image(sample, tile.rows, tile.columns)
 
 
 def _check(assignment: Assignment, grid: TileGrid, groups: Sequence[Sequence[str]]) -> None:

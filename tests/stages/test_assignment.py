@@ -145,9 +145,10 @@ def test_what_does_not_fit_the_grid_is_refused(chosen: Assignment, message: str)
             lambda: Groups([NAMES], tiles_per_image=-1),
             "Groups needs at least 1 tile of each training image, got tiles_per_image = -1.",
         ),
+        (lambda: Groups([["r00_*"], []]), "Groups needs names of tiles in each group, but group 2 is empty."),
     ],
 )
-def test_numbers_must_be_positive(make: type, message: str) -> None:
+def test_nothing_is_shared_by_no_tiles(make: type, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 

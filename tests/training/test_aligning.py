@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalib_tiled.config.settings import CacheSettings, ClassSpec, Settings
 from anomalib_tiled.data.cache import ImageCache
-from anomalib_tiled.data.part_finder import Displacement, PartFinder, TrainingImages
+from anomalib_tiled.data.part_finder import PartFinder, TrainingImages
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StageError
 from anomalib_tiled.grid import Size
@@ -215,12 +215,3 @@ def test_an_aligner_must_give_a_transform(found: Alignment, given: str) -> None:
     finder = PartFinder(Misbehaving(found=found), Reference(GREY), Size(8, 12))
     with pytest.raises(StageError, match=f"alignment Misbehaving .* must give {given}"):
         finder.find(np.zeros((8, 12, 3), np.uint8))
-
-
-def test_a_displacement_is_read_at_the_middle_of_the_image() -> None:
-    size = Size(101, 201)
-    assert Displacement.of((1, 0, 3, 0, 1, -2, 0, 0, 1), size) == pytest.approx((3, -2, 0, 1))
-    c, s = np.cos(np.radians(30)), np.sin(np.radians(30))
-    about_the_middle = (2 * c, -2 * s, 100 - 200 * c + 100 * s, 2 * s, 2 * c, 50 - 200 * s - 100 * c, 0, 0, 1)
-    assert Displacement.of(about_the_middle, size) == pytest.approx((0, 0, 30, 2), abs=1e-9)
-    assert Displacement.of(tuple(5 * each for each in about_the_middle), size) == pytest.approx((0, 0, 30, 2), abs=1e-9)

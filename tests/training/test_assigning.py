@@ -36,10 +36,13 @@ class Given(Assignment):
 
 
 def assigned(folder: Path, assignment: Assignment, grid: TileGrid = GRID) -> TileGrid:
-    """Let a stage assign the tiles of two images, whose pixels say image and column."""
+    """Let a stage assign the tiles of two normal images, whose pixels say image and column, beside an anomalous one."""
     spec = SimpleNamespace(class_path="somebody.Elses", build=lambda _: assignment)
-    split = SimpleNamespace(subset=lambda name: [100, 200] if name == "train" else [])
-    source = SimpleNamespace(image=lambda image, rows, columns: np.full((4, 4, 3), image + columns.start, np.uint8))
+    samples = [SimpleNamespace(pixel=pixel, label=label) for pixel, label in ((100, 0), (50, 1), (200, 0))]
+    split = SimpleNamespace(subset=lambda name: samples if name == "train" else [])
+    source = SimpleNamespace(
+        image=lambda sample, rows, columns: np.full((4, 4, 3), sample.pixel + columns.start, np.uint8)
+    )
     settings = cast("Settings", SimpleNamespace(stages={"assignment": spec}))
     return assign(RunFolder(folder), settings, grid, cast("Split", split), cast("PixelSource", source))
 
