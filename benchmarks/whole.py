@@ -59,8 +59,8 @@ Learned = tuple[float, float]
 """Location and scale."""
 
 SCALES: dict[str, Callable[[Scores], Learned]] = {
-    "mean, standard deviation": lambda normal: (normal.mean(), normal.std()),
     "median, MAD": lambda normal: (np.median(normal), np.median(np.abs(normal - np.median(normal)))),
+    "mean, standard deviation": lambda normal: (normal.mean(), normal.std()),
     "median, distance to the 0.9 quantile": lambda normal: (
         np.median(normal),
         np.quantile(normal, 0.9) - np.median(normal),

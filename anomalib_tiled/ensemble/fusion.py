@@ -2,14 +2,15 @@
 
 Each branch learns location and scale from its own predictions of the normal validation images:
 
-    scores    location: their mean                  scale: their standard deviation
+    scores    location: their median                scale: their median distance from the location
     maps      location: the mean of their pixels    scale: the mean of the highest pixel of each, minus the location
 
     joined = location of tiles + scale of tiles * fuse((tiles - location) / scale, (whole - location) / scale)
 
-So normal scores lie around 0 in both branches, with a spread of 1. In maps, a usual pixel is 0 and the highest pixel of
-a usual image is 1: the few pixels that raise alarms are equally high in both, however rough or smooth the maps are. The
-result is back on the scale of the tiles. Nothing is clipped.
+So half of the normal scores lie between -1 and 1 in both branches, whatever a single odd image says. If more than half
+of the scores are equal, their standard deviation takes the place of that distance. In maps, a usual pixel is 0 and the
+highest pixel of a usual image is 1: the few pixels that raise alarms are equally high in both, however rough or smooth
+the maps are. The result is back on the scale of the tiles. Nothing is clipped.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def _numbers(branch: Predicted, counted: torch.Tensor | None) -> NDArray[np.floa
 
 def _learned(numbers: NDArray[np.float64]) -> Branch:
     scores, means, highest = numbers.T
-    own = Scale.of(float(scores.mean()), float(scores.std()))
+    location = float(np.median(scores))
+    own = Scale.of(location, float(np.median(np.abs(scores - location)) or scores.std()))
     finite = np.isfinite(highest)  # an image of which no pixel counts has none
     if not finite.any():
         return Branch(own, None)

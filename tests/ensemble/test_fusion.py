@@ -25,7 +25,18 @@ def learned(*, maps: bool = True) -> Branches:
     return seen.learn()
 
 
-def test_scores_learn_mean_and_standard_deviation_and_maps_usual_and_highest_pixels() -> None:
+@pytest.mark.parametrize(
+    ("scores", "scale"),
+    [([1.0, 2.0, 4.0, 9.0, 100.0], Scale(4.0, 3.0)), ([2.0, 2.0, 2.0, 6.0], Scale(2.0, 3.0**0.5))],
+    ids=["an odd one does not count", "more than half are equal"],
+)
+def test_scores_learn_median_and_distance_from_it(scores: list[float], scale: Scale) -> None:
+    seen = BranchScores()
+    seen.add(predicted(*scores), predicted(*scores), np.zeros(len(scores), bool))
+    assert seen.learn().tiles.scores == seen.learn().whole.scores == scale
+
+
+def test_maps_learn_usual_and_highest_pixels() -> None:
     assert learned() == Branches(
         tiles=Branch(scores=Scale(3.0, 1.0), maps=Scale(1.5, 1.5)),
         whole=Branch(scores=Scale(20.0, 10.0), maps=Scale(10.0, 10.0)),
@@ -72,7 +83,7 @@ def test_scores_that_hardly_vary_have_a_scale_all_the_same() -> None:
 
 def test_the_higher_branch_counts_on_the_scale_of_the_tiles() -> None:
     fused = learned().fused_scores(GlobalModel(), torch.tensor([3.0, 5.0, 3.0]), torch.tensor([20.0, 20.0, 70.0]))
-    assert fused.tolist() == [3, 5, 8], "normal in both; 2 deviations in the tiles; 5 in the whole image"
+    assert fused.tolist() == [3, 5, 8], "normal in both; 2 scales in the tiles; 5 in the whole image"
 
 
 def test_a_weighted_mean_joins_both() -> None:
