@@ -222,7 +222,7 @@ CASES = {
         ("Padim", "PerTile"),
         ("Padim", "Clusters 4"),
         ("Patchcore 0.1", "PerTile"),
-        ("Patchcore 0.1", "Clusters 4"),
+        ("Patchcore 0.025", "Clusters 4"),
     ],
 }
 """Cases for each kind of images; a shared model keeps as many features as a model of a tile does."""
