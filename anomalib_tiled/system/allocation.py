@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEPT = 2**30
-"""Most bytes of freed memory that a process keeps, and the largest block that it takes out of them."""
+"""Most bytes of freed memory that a process keeps."""
 
 SHARE_OF_MEMORY = 16
 """A process keeps at most this part of the free memory, so that so many processes fit."""
 
-LARGEST_OF_EARLIER = 2**25
-"""Largest such block that the GNU C library allowed before 2.35, in bytes."""
+LARGEST_KEPT = 2**25
+"""Largest block that is kept, in bytes, as the GNU C library allows by itself: larger ones leave gaps into which blocks
+of the same size do not always fit, so that a program that makes them in a loop takes ever more memory."""
 
 TRIM_THRESHOLD = -1
 MMAP_THRESHOLD = -3
@@ -35,8 +36,8 @@ CHOICES_OF_THE_USER = {"GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_
 def keep_freed_memory() -> bool:
     """Reuse freed memory before the process fetches more from the system.
 
-    A tile model makes the same large blocks again and again. By default the GNU C library returns each of them to the
-    system, which clears it page by page: a fifth of the processor time of training some models.
+    A tile model makes the same blocks again and again. By default the GNU C library returns many of them to the system,
+    which clears them page by page.
 
     Returns:
         Whether this changed anything. It does not with other C libraries, where the user has chosen otherwise, or where
@@ -45,9 +46,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or CHOICES_OF_THE_USER & os.environ.keys():
         return False
     kept, mallopt = min(KEPT, available_memory() // SHARE_OF_MEMORY), ctypes.CDLL(None).mallopt
-    if kept < LARGEST_OF_EARLIER or not any(mallopt(MMAP_THRESHOLD, size) for size in (kept, LARGEST_OF_EARLIER)):
-        return False
-    return bool(mallopt(TRIM_THRESHOLD, kept))
+    return kept >= LARGEST_KEPT and bool(mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, kept))
 
 
 def give_back_freed_memory() -> None:

@@ -22,11 +22,13 @@ if sys.argv[1] == "kept":
 for number in range(4):
     if number == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(60_000_000)
+    blocks = [bytearray(30_000_000) for _ in range(3)]
+    del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 HELD = """
+import sys
 from pathlib import Path
 from anomalib_tiled.system.allocation import give_back_freed_memory, keep_freed_memory
 
@@ -34,8 +36,8 @@ def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 assert keep_freed_memory()
-before, block = held(), bytearray(20_000_000)
-del block
+before, blocks = held(), [bytearray(size) for size in map(int, sys.argv[1:])]
+del blocks
 kept = held() - before
 give_back_freed_memory()
 print(kept, held() - before)
@@ -73,12 +75,15 @@ def test_freed_blocks_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_glibc
-def test_what_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "least", "most"), [(20_000_000, 15_000_000, 25_000_000), (60_000_000, -1, 5_000_000)])
+def test_small_blocks_are_kept_until_they_are_given_back(
+    monkeypatch: pytest.MonkeyPatch, size: int, least: int, most: int
+) -> None:
     for name in CHOICES_OF_THE_USER:
         monkeypatch.delenv(name, raising=False)
-    said = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", HELD, str(size)], capture_output=True, check=True).stdout
     kept, held = map(int, said.split())
-    assert kept > 15_000_000
+    assert least < kept < most
     assert held < 5_000_000
 
 
