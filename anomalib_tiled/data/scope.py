@@ -1,16 +1,17 @@
 """Which pixels of an image count: those that are inspected, and that lie in the image.
 
-A pixel is hidden if the regions ignore it, or if it lies outside the image once that is aligned. It takes part in no
-label, score, threshold, metric, mask and region.
+A pixel is hidden if the regions ignore it, or if it comes from outside the image once that is aligned, or lies beside
+such pixels. It takes part in no label, score, threshold, metric, mask and region.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from zlib import compress, decompress
 
+import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 HALF = 0.5
 """Distance from the middle of a pixel to its edge, in pixels."""
+
+BESIDE = 8
+"""Pixels beside those from outside the image that do not count either: a model judges a pixel by those around it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def scope_of(regions: RegionMap | None) -> Scope:
 
 
 def outside_of(matrix: Matrix, size: Size, rows: slice, columns: slice) -> NDArray[np.bool_]:
-    """Say which pixels of an aligned image come from outside the image, shape (rows, columns).
+    """Say which pixels of an aligned image come from outside the image, or lie beside such, shape (rows, columns).
 
     Args:
         matrix: From pixels of the aligned image to pixels of the image.
@@ -87,10 +91,16 @@ def outside_of(matrix: Matrix, size: Size, rows: slice, columns: slice) -> NDArr
         rows: Rows of a rectangle of the aligned image.
         columns: Its columns.
     """
-    y, x = np.mgrid[rows, columns].astype(np.float64)
+    top, bottom = max(rows.start - BESIDE, 0), min(rows.stop + BESIDE, size.height)
+    left, right = max(columns.start - BESIDE, 0), min(columns.stop + BESIDE, size.width)
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float64)
     a, b, c, d, e, f, g, h, i = matrix
     scale = g * x + h * y + i
     across, down = (a * x + b * y + c) / scale, (d * x + e * y + f) / scale
-    beside = (across < -HALF) | (across > size.width - HALF)  # pixel 0 reaches from -0.5 to 0.5
-    outside: NDArray[np.bool_] = beside | (down < -HALF) | (down > size.height - HALF)
-    return outside
+    outside = (across < -HALF) | (across > size.width - HALF)  # pixel 0 reaches from -0.5 to 0.5
+    outside |= (down < -HALF) | (down > size.height - HALF)
+    square = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
+    near = cv2.dilate(outside.view(np.uint8), square).view(np.bool_)
+    return cast(
+        "NDArray[np.bool_]", near[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    )

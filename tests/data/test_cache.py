@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_tiled.data import cache
+from anomalib_tiled.data import cache, scope
 from anomalib_tiled.data.block_files import BlockFiles
 from anomalib_tiled.data.cache import DecodedFiles, ImageCache, check_visible, open_source, reopen_cache
 from anomalib_tiled.data.split import Sample, Split
@@ -404,7 +404,8 @@ def moved(split: Split, *shifts: float) -> Split:
     return split.with_transforms(np.array(given, np.float64))
 
 
-def test_a_cache_holds_aligned_images(split: Split, tmp_path: Path) -> None:
+def test_a_cache_holds_aligned_images(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "BESIDE", 0)
     aligned = moved(split, *range(8))
     cached, direct = (open_source(aligned, GRID, directory) for directory in (tmp_path / "cache", None))
     assert isinstance(cached, ImageCache)

@@ -10,6 +10,7 @@ from PIL import Image
 from skimage import data
 from torchvision.transforms.v2 import RandomInvert
 
+from anomalib_tiled.data import scope
 from anomalib_tiled.data import unlabelled_images as new_images
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.images import read_image
@@ -159,7 +160,8 @@ class ByBrightest(Aligner):
         return Alignment((1, 0, float(x - 2), 0, 1, float(y - 1), 0, 0, 1), 1.0)
 
 
-def test_new_images_are_aligned_in_one_step_from_their_files(tmp_path: Path) -> None:
+def test_new_images_are_aligned_in_one_step_from_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "BESIDE", 0)
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[6:8, 10:12] = 200
     Image.fromarray(pixels).save(tmp_path / "large.png")
