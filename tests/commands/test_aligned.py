@@ -19,6 +19,7 @@ from PIL import Image
 
 from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
+from anomalib_tiled.data.scope import BESIDE
 from anomalib_tiled.runs.run_folder import RunFolder
 
 HEIGHT, WIDTH = SIZE = (64, 96)
@@ -217,7 +218,9 @@ def test_raw_maps_are_in_pixels_of_the_file_and_say_nothing_where_it_has_none(ru
             expected = np.zeros(SIZE, np.bool_)
             expected[: max(down, 0)] = expected[HEIGHT + min(down, 0) :] = True
             expected[:, : max(right, 0)] = expected[:, WIDTH + min(right, 0) :] = True
-            assert np.array_equal(np.isnan(scores), expected), "pixels that no aligned pixel covers"
+            expected[: BESIDE * (down < 0)] = expected[HEIGHT - BESIDE * (down > 0) :] = True
+            expected[:, : BESIDE * (right < 0)] = expected[:, WIDTH - BESIDE * (right > 0) :] = True
+            assert np.array_equal(np.isnan(scores), expected), "no aligned pixel covers it, or the outside is near"
 
 
 def test_overlays_show_the_plain_image_where_nothing_is_known(predicted: Path, walls: Path) -> None:
@@ -365,7 +368,7 @@ def test_regions_lie_on_the_aligned_part(walls: Path, tmp_path: Path, aligner: N
     hidden = np.isnan(np.load(output / "maps" / "000.npy"))
     border = 48 + round(float(shift["x"]))
     assert hidden[:, :border].all(), "the region is ignored where the part has it"
-    assert not hidden[32, border + 1 : 90].any()
+    assert not hidden[32, border + 1 : WIDTH - BESIDE].any()
     assert line["named_regions"]["brick"]["label"] == 1
     thresholds = ["--pixel_threshold", "0.6"]
     assert main(["predict", "--ckpt_dir", str(run), "--output", str(output), *thresholds]) == 0
