@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.regions import RegionMap
 
-ADVICE = "It says which tiles share a model: restore it, or fit a new run."
+ADVICE = "It says which tiles share a model: restore it. If the fit was ended before it was written, fit a new run."
 
 
 def has_groups(settings: Settings) -> bool:
