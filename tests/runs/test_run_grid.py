@@ -48,7 +48,7 @@ def test_groups_that_were_lost_or_changed_are_refused(
     folder = RunFolder(tmp_path)
     write_groups(folder, GROUPS)
     change(folder.groups_file)
-    advice = r".*It says which tiles share a model: restore it\. If the fit was ended before it was written, fit a new run\.$"
+    advice = r".*It says which tiles share a model: restore it\. If the fit .* before it was written, fit a new run\.$"
     with pytest.raises(RunFolderError, match=f"^{re.escape(str(folder.groups_file))}.*{message}{advice}"):
         read_grid(folder, settings, None)
 
