@@ -135,13 +135,14 @@ class PredictedImage:
         return [*row, *([] if self.unaligned is None else [self.unaligned]), *own]
 
     def coco_image(self, number: int) -> dict[str, Plain]:
-        """Give the entry of the image in COCO's format.
+        """Give the entry of the image in COCO's format, with the reason if the part is not found in it.
 
         Args:
             number: Number of the image, counted from 1.
         """
         height, width = self.image_size
-        return {"id": number, "file_name": self.image_path, "height": height, "width": width}
+        entry: dict[str, Plain] = {"id": number, "file_name": self.image_path, "height": height, "width": width}
+        return {**entry, UNALIGNED: self.unaligned} if self.unaligned else entry
 
     def coco_annotations(self, number: int, numbers: Iterator[int]) -> Iterator[dict[str, Plain]]:
         """Give the entries of the regions in COCO's format.

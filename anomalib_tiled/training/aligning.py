@@ -111,6 +111,6 @@ def _check(split: Split, reasons: Mapping[str, str], *, leave_out: bool) -> None
 
 def _named(names: Sequence[str], reasons: Mapping[str, str]) -> str:
     """Name the first images, with their reasons."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     first = "; ".join(f"{name}: {reasons[name].rstrip('.')}" for name in names[:SHOWN])
     return f"{first}{more}."

@@ -16,8 +16,18 @@ BLOCK = 2**17
 """Numbers of features that are compared at once; half a megabyte stays in a processor's cache."""
 
 
-def update_distances(sampler: KCenterGreedy, cluster_center: int | torch.Tensor | None) -> None:
-    """Lower the distance of each feature to its nearest picked one, block by block.
+_whole = KCenterGreedy.update_distances
+
+
+@contextmanager
+def picked_in_blocks() -> Iterator[None]:
+    """Let anomalib pick coresets block by block, where the processor does it."""
+    with patch.object(KCenterGreedy, "update_distances", _update_distances):
+        yield
+
+
+def _update_distances(sampler: KCenterGreedy, cluster_center: int | torch.Tensor | None) -> None:
+    """Lower the distance of each feature to its nearest picked one.
 
     anomalib makes the difference of all features and the picked one for each pick: as large as the features, thousands
     of times. Each distance is that of anomalib to the last bit.
@@ -26,9 +36,10 @@ def update_distances(sampler: KCenterGreedy, cluster_center: int | torch.Tensor 
         sampler: What picks; its ``features`` have shape (features, dimensions).
         cluster_center: Index of the feature that was picked last; nothing happens if it is ``None``.
     """
-    if cluster_center is None:
-        return
     features = sampler.features
+    if cluster_center is None or features.device.type != "cpu":
+        _whole(sampler, cluster_center)
+        return
     centre = features[cluster_center].squeeze()
     rows = max(BLOCK // features.shape[1], 1)
     distances = torch.cat(
@@ -36,16 +47,3 @@ def update_distances(sampler: KCenterGreedy, cluster_center: int | torch.Tensor 
     )
     nearest = sampler.min_distances
     sampler.min_distances = distances if nearest is None else torch.minimum(nearest, distances)
-
-
-@contextmanager
-def picked_in_blocks() -> Iterator[None]:
-    """Let anomalib pick coresets block by block, where the processor does it."""
-    whole = KCenterGreedy.update_distances
-
-    def update(sampler: KCenterGreedy, cluster_center: int | torch.Tensor | None) -> None:
-        on_processor = sampler.features.device.type == "cpu"
-        (update_distances if on_processor else whole)(sampler, cluster_center)
-
-    with patch.object(KCenterGreedy, "update_distances", update):
-        yield

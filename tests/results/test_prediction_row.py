@@ -53,6 +53,7 @@ def test_an_image_without_the_part_is_anomalous_and_has_no_score(tmp_path: Path)
     assert image.contradiction == ""
     assert PredictedImage.from_line(image.to_line().encode()) == image
     assert image.to_row() == [str(tmp_path / "a.png"), "", 1, 0, 0, *[""] * 6, "Nothing in it fits."]
+    assert image.coco_image(3)["unaligned"] == "Nothing in it fits.", "without a region, it would look normal"
 
 
 def test_only_runs_that_align_images_say_whether_they_are() -> None:
@@ -62,3 +63,4 @@ def test_only_runs_that_align_images_say_whether_they_are() -> None:
     aligned = replace(plain, unaligned="")
     assert PredictedImage.from_line(aligned.to_line().encode()) == aligned
     assert aligned.to_row() == [*plain.to_row(), ""]
+    assert aligned.coco_image(1) == plain.coco_image(1) == {"id": 1, "file_name": "/a.png", "height": 5, "width": 7}

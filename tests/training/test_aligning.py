@@ -133,7 +133,7 @@ def test_an_alignment_that_fails_on_half_of_all_images_is_refused(aligned: Setti
     for name in ("test/0.png", "test/1.png", "bad/0.png", "bad/1.png"):
         by_marker(name)
     with pytest.raises(
-        DataError, match=r"in more than half of the images, but in 4 of 8 .*; .*; .* and 1 more\. Choose"
+        DataError, match=r"in more than half of the images, but in 4 of 8 .*; .*; .*; and 1 more\. Choose"
     ):
         preparation.prepare(aligned)
 

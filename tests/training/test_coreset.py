@@ -37,7 +37,7 @@ def test_picking_makes_no_block_as_large_as_the_features() -> None:
 def test_the_same_features_are_picked() -> None:
     picked = []
     for how in (nullcontext(), picked_in_blocks()):
-        many = sampler(600, 30)
+        many = sampler(6_000, 30)
         many.embedding = many.embedding[:, :, None]  # anomalib projects features of two dimensions at random
         torch.manual_seed(2)
         with how:
