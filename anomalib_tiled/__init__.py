@@ -8,6 +8,8 @@ A module imports only from its own folder or from a line below, and never in a c
     pipeline    fit, test, predict: the steps of each command
     plugins     hooks, finding the packages that implement them, the built-in stages as a plugin
     training    one model per tile: trainer, attempts, calibration
+    report      one page that shows a run: scores, thresholds, images, places, and how it was made
+    drift       how new images differ from the normal images that a run was calibrated with
     export      a run as files for other programs
     results     metrics, regions, predictions, pictures, tables
     ensemble    all tile models and stages as one model

@@ -11,7 +11,7 @@ import anomalib_tiled
 
 PACKAGE = Path(anomalib_tiled.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-MOST_ENTRIES = 18
+MOST_ENTRIES = 20
 MOST_LINES = 450
 MOST_LINES_OF_A_FUNCTION = 60
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.images import size_of
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.region_decisions import RegionDecision
@@ -53,6 +54,9 @@ class PredictedImage:
         unaligned: Why the part is not found in the image, which then counts as anomalous, and has no scores; empty if
             it is found; ``None`` if the run does not align images.
         named_regions: Decisions about named regions, by their names; empty if the run has none.
+        is_uncertain: Whether the score is between the two thresholds; ``None`` if the run has one threshold.
+        tiles: The score of each tile that its model gives, by its name; empty if earlier versions wrote the line.
+        appearance: How the image looks; ``None`` if earlier versions wrote the line.
     """
 
     image_path: str
@@ -64,6 +68,9 @@ class PredictedImage:
     any_pixel: bool | None = None
     unaligned: str | None = None
     named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+    is_uncertain: bool | None = None
+    tiles: Mapping[str, float] = field(default_factory=dict)
+    appearance: Appearance | None = None
 
     @classmethod
     def without_part(cls, path: Path, reason: str) -> PredictedImage:
@@ -101,9 +108,11 @@ class PredictedImage:
                 name: {"score": rounded(each.score), "label": int(each.label)}
                 for name, each in self.named_regions.items()
             },
+            "tiles": {name: rounded(score) for name, score in self.tiles.items()},
+            "appearance": None if self.appearance is None else asdict(self.appearance),
         }
-        empty = {"named_regions"} if not self.named_regions else set()
-        empty |= {UNALIGNED} if self.unaligned is None else set()
+        empty = {name for name in ("named_regions", "tiles", "appearance") if not content[name]}
+        empty |= {name for name in (UNALIGNED, "is_uncertain") if content[name] is None}
         return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
@@ -121,7 +130,16 @@ class PredictedImage:
                 name: RegionDecision(float(each["score"]), bool(each["label"]))
                 for name, each in content.pop("named_regions", {}).items()
             }
-            return cls(**{**content, "image_size": size, "regions": regions, "named_regions": named})
+            appearance = content.pop("appearance", None)
+            return cls(
+                **{
+                    **content,
+                    "image_size": size,
+                    "regions": regions,
+                    "named_regions": named,
+                    "appearance": None if appearance is None else Appearance(**appearance),
+                }
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
 

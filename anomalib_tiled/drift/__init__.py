@@ -1,0 +1,1 @@
+"""How new images differ from the normal images that a run was calibrated with."""

@@ -1,0 +1,1 @@
+"""One page that shows a run: scores, thresholds, images, places, and how it was made."""
