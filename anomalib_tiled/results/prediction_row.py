@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -109,7 +109,7 @@ class PredictedImage:
                 for name, each in self.named_regions.items()
             },
             "tiles": {name: rounded(score) for name, score in self.tiles.items()},
-            "appearance": None if self.appearance is None else asdict(self.appearance),
+            "appearance": {} if self.appearance is None else self.appearance.to_json(),
         }
         empty = {name for name in ("named_regions", "tiles", "appearance") if not content[name]}
         empty |= {name for name in (UNALIGNED, "is_uncertain") if content[name] is None}
@@ -180,6 +180,30 @@ class PredictedImage:
                 "iscrowd": 0,
                 "score": rounded(region.peak_score),
             }
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the line of an image holds besides the decision on the whole image, which thresholds of images leave alone.
+
+    Args:
+        named_regions: As of a `PredictedImage`.
+        tiles: As of a `PredictedImage`.
+        appearance: As of a `PredictedImage`.
+    """
+
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+    tiles: Mapping[str, float] = field(default_factory=dict)
+    appearance: Appearance | None = None
+
+    @classmethod
+    def of(cls, image: PredictedImage) -> Details:
+        """Take those of an image."""
+        return cls(image.named_regions, image.tiles, image.appearance)
+
+    def added_to(self, image: PredictedImage) -> PredictedImage:
+        """Give the prediction of an image with these."""
+        return replace(image, **vars(self))
 
 
 def _rounded(score: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,21 +16,20 @@ from PIL import Image
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
-from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib.data import ImageItem
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.request import PredictionRequest
 
 
@@ -104,7 +103,7 @@ class PredictionWriter:
         in_file: InFile,
         raw_score: float,
         raw_map: torch.Tensor,
-        named: Mapping[str, RegionDecision] | None = None,
+        details: Details | None = None,
     ) -> PredictedImage:
         """Write the requested files of an image, and give its prediction.
 
@@ -113,7 +112,7 @@ class PredictionWriter:
             in_file: Size of the image file, and how the image was aligned: then the raw map is moved back, too.
             raw_score: Score before the normalization of images.
             raw_map: Map before the normalization of images, shape (height, width), on the CPU.
-            named: Decisions about named regions, by their names; ``None`` if there are none.
+            details: What else its line holds; ``None`` for nothing.
 
         Raises:
             DataError: The image is missing or has changed, or its name is too long.
@@ -125,7 +124,7 @@ class PredictionWriter:
                 scores = raw_map.numpy() if in_file.matrix is None else in_source_size(raw_map, *in_file)
                 with replacing(self._map_file(path)) as temporary:
                     _write_map(temporary, scores.astype(np.float32), self.settings.maps)
-            return replace(prediction, named_regions=named or {})
+            return prediction if details is None else details.added_to(prediction)
 
     def write_decision(self, item: ImageItem, in_file: InFile, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
