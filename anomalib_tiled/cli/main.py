@@ -71,6 +71,11 @@ COMMANDS = (
     Command("test", "Measure a run on the test images: metrics, scores and pictures."),
     Command("train", "Fit, then test.", trains=True, computes=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
+    Command(
+        "check",
+        "Compare predicted images with those that the run was calibrated with: has anything drifted?",
+        reads=True,
+    ),
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),
     Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
     Command("plugins", "List the installed stages, and the packages that they come from."),
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
 
     Returns:
         Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
-        and 4 only from `predict`.
+        and 4 only from `predict`, 5 only from `check`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

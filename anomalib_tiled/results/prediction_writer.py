@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,11 +66,14 @@ class PredictionWriter:
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**asdict(settings), calibration=_fingerprint(run))
+            folder.check_same(**asdict(settings), calibration=run.folder.calibration_fingerprint(run.settings))
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
-            facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
+            facts |= {
+                "calibration": run.folder.calibration_fingerprint(run.settings),
+                **({ALIGNED: True} if run.is_aligned else {}),
+            }
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
             folder.begin(settings, **facts)
             if not request.skip_existing:  # else earlier failures stay in the list
@@ -93,7 +95,7 @@ class PredictionWriter:
         """
         facts, given = folder.facts(), settings.given_thresholds
         folder.check_rethresholded(given)
-        folder.check_same(calibration=_fingerprint(run))
+        folder.check_same(calibration=run.folder.calibration_fingerprint(run.settings))
         changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
@@ -227,11 +229,3 @@ def _errors_naming_image(image_path: Path) -> Iterator[None]:
 
 def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
     return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
-
-
-def _fingerprint(run: Run) -> str:
-    """Identify calibration and sensitivities: predictions of another calibration are not comparable."""
-    thresholding = run.settings.thresholding
-    sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
-    content = run.folder.calibration_file.read_bytes() + sensitivities.encode()
-    return blake2b(content, digest_size=8).hexdigest()
