@@ -73,7 +73,7 @@ COMMANDS = (
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
     Command(
         "check",
-        "Compare predicted images with those that the run was calibrated with: has anything drifted?",
+        "Say whether predicted images have drifted from those that the run knows as normal.",
         reads=True,
     ),
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),

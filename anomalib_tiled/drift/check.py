@@ -43,14 +43,14 @@ def check_predictions(folder: RunFolder, predictions: Path, window: int | None =
     reference = DriftReference.read(folder)
     if len(reference.scores) < FEWEST:
         message = (
-            f"New images are compared with at least {FEWEST} normal validation images, but {folder.path} was calibrated "
-            f"with {len(reference.scores)}. Give its data more of them, and fit a new run."
+            f"New images are compared with at least {FEWEST} normal validation images, but {folder.path} was "
+            f"calibrated with {len(reference.scores)}. Give its data more of them, and fit a new run."
         )
         raise RunFolderError(message)
     images = PredictedNumbers.read(predictions, [*quantities_of(reference)])
     if len(images.paths) < FEWEST:
-        message = f"At least {FEWEST} predicted images must be compared, but {predictions} has {len(images.paths)}."
-        raise ConfigurationError(f"{message} Predict more.")
+        message = f"A check needs at least {FEWEST} predicted images, but {predictions} has {len(images.paths)}."
+        raise ConfigurationError(message)
     return drift_of(Comparison(reference, images, windows_of(len(images.paths), window)))
 
 

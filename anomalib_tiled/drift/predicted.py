@@ -83,7 +83,7 @@ class PredictedNumbers:
         """
         paths, values, unaligned, number, path = [], [], 0, 1, folder / LINES
         try:
-            for number, line in enumerate(_complete_lines(path), start=1):
+            for number, line in enumerate(_complete_lines(path), start=1):  # noqa: B007  # named in the message
                 content = cast("dict[str, Plain]", parse_json(line))
                 if content.get("unaligned"):
                     unaligned += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import product
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.drift.predicted import APPEARANCE, REGION, SCORE, TILE
@@ -50,13 +52,10 @@ def sentences(changes: Sequence[Change], paths: Sequence[str]) -> list[str]:
     moved = sorted((each for each in changes if each.period), key=lambda each: -each.strength)
     looks = [in_words(each, paths) for each in moved if each.quantity.kind == APPEARANCE]
     scores = [in_words(each, paths) for each in moved if each.quantity.kind == SCORE]
+    numbers = Counter(each.quantity.kind for each in changes)
     places = [
-        _of_places(
-            [each for each in moved if each.quantity.kind == kind and each.direction == direction], number, paths
-        )
-        for kind in (TILE, REGION)
-        if (number := sum(each.quantity.kind == kind for each in changes))
-        for direction in (1, -1, 0)
+        _of_places([each for each in moved if (each.quantity.kind, each.direction) == alike], numbers[alike[0]], paths)
+        for alike in product((TILE, REGION), (1, -1, 0))
     ]
     return [*looks, *scores, *filter(None, places)]
 

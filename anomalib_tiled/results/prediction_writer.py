@@ -61,12 +61,13 @@ class PredictionWriter:
             RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
+        calibration = run.folder.calibration_fingerprint(run.settings)
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**asdict(settings), calibration=run.folder.calibration_fingerprint(run.settings))
+            folder.check_same(**asdict(settings), calibration=calibration)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
