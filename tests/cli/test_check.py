@@ -107,9 +107,7 @@ def test_what_has_moved_is_said_in_words_with_places(
     assert check(run, predictions) == 0, "a drift is no failure unless that is asked for"
     assert check(run, predictions, "--fail_on_drift") == 5
     first, second = capsys.readouterr().out.splitlines()[:2]
-    assert first.startswith(
-        "Images are darker than those that the run was calibrated with: median brightness 0.36, was"
-    )
+    assert first.startswith("Images are darker than those that the run was calibrated with: median brightness 0.36")
     assert first.endswith(" It began at image 71 (/late/in/001.png).")
     assert second.startswith("Scores at r00_c01 rose: median 1")
     written = json.loads((predictions.path / "drift.json").read_text())
