@@ -136,9 +136,9 @@ def test_notes_say_what_it_costs_and_how_sure_that_is() -> None:
     found = distribution(ExactScores, [1, 2, 3, 5, 6, 4, 40, 50], [*[False] * 5, *[True] * 3])
     first, gap = CostThreshold(10, 1, 0.1).notes(found)
     assert first == (
-        "Expected cost of an image: 0.3333, at a prevalence of 0.1. Of the validation images, from which the threshold "
-        "was learned, 1 of 3 (0.84 to 91 %) anomalous ones are missed, and 0 of 5 (0 to 52 %) normal ones are false "
-        "alarms; in brackets: with 95 % confidence."
+        "Expected cost of an image: 0.3333, at a prevalence of 0.1; more for new images, because the threshold was "
+        "learned from these. 1 of 3 (0.84 to 91 %) anomalous validation images are missed, 0 of 5 (0 to 52 %) normal "
+        "ones are false alarms; in brackets: with 95 % confidence."
     )
     assert gap == (
         "No validation image has a score between 6 and 40: every threshold there has the same expected cost. The "
