@@ -41,7 +41,7 @@ def main() -> None:
             without = min(PREVALENCE * miss, 1 - PREVALENCE)
             for size in options.sizes:
                 of_sets = [learned(random, rule, apart, size) for _ in range(options.samples)]
-                numbers = " | ".join(f"{each:.3f}" for each in (least, without, *np.mean(of_sets, axis=0)))
+                numbers = " | ".join(f"{each:.3g}" for each in (least, without, *np.mean(of_sets, axis=0)))
                 print(f"| {apart:g} | {miss:g} | {size} | {numbers} |", flush=True)
 
 

@@ -182,9 +182,9 @@ class CostThreshold(Thresholder):
         extreme = {0: "every image", len(counts.lower): "no image"}
         cheapest = f" It is cheapest to call {extreme[index]} anomalous." if index in extreme else ""
         return (
-            f"Expected cost of an image: {self._costs(counts)[index]:.4g}, at a prevalence of {self.prevalence:g}; more "
-            f"for new images, because the threshold was learned from these. {missed} anomalous validation images are "
-            f"missed, {alarms} normal ones are false alarms; in brackets: with 95 % confidence.{cheapest}"
+            f"Expected cost of an image: {self._costs(counts)[index]:.4g}, at a prevalence of {self.prevalence:g}; "
+            f"more for new images, because the threshold was learned from these. {missed} anomalous validation images "
+            f"are missed, {alarms} normal ones are false alarms; in brackets: with 95 % confidence.{cheapest}"
         )
 
 
