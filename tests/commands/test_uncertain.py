@@ -1,4 +1,4 @@
-"""Between normal and anomalous: whole commands on painted photographs."""
+"""Between normal and anomalous, and thresholds by cost: whole commands on painted photographs."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_run_can_get_it_without_training(
     assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(0.65, Band(0.6, 0.7))
     assert main(["fit", "--ckpt_dir", str(run), "--thresholding.uncertain", "null"]) == 0
     assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(0.65)
-    assert "uncertain" not in (run / "config.yaml").read_text().replace(str(run), "")
+    assert "uncertain:" not in (run / "config.yaml").read_text()
 
 
 def test_raw_limits_are_checked_when_the_threshold_is_known(
@@ -220,6 +220,21 @@ def test_raw_limits_are_checked_when_the_threshold_is_known(
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     assert main(["fit", "--ckpt_dir", str(run), "--thresholding.uncertain", "{width: 4}"]) == 0
     assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(learned, Band(learned - 2, learned + 2))
+
+
+@pytest.mark.parametrize("stage", ["image", "tile"])
+def test_costs_give_a_threshold_without_training(
+    run: Path, checkpoints: Callable[[Path], object], capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    set_uncertain(run, None)
+    before, rule = checkpoints(run), "--thresholding.method"
+    costs = [rule, "CostThreshold", f"{rule}.miss", "50", f"{rule}.false_alarm", "1", f"{rule}.prevalence", "0.01"]
+    assert main(["fit", "--ckpt_dir", str(run), "--thresholding.stage", stage, *costs]) == 0
+    note = "Note: Expected cost of an image: 0, at a prevalence of 0.01; more for new images, because"
+    assert note in capsys.readouterr().out.replace("\n", " ")
+    assert checkpoints(run) == before
+    assert main(["fit", "--ckpt_dir", str(run), f"{rule}.prevalence", "1"]) == 2
+    assert "CostThreshold needs a prevalence between 0 and 1, got 1.0." in capsys.readouterr().err
 
 
 def test_a_setting_that_it_does_not_have_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
