@@ -99,6 +99,12 @@ def fit_parser(prog: str) -> Parser:
         default="error",
         help="What to do about training images in which the part is not found, if images are aligned.",
     )
+    parser.add_argument(
+        "--accelerate",
+        type=bool,
+        default=True,
+        help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
+    )
     return parser
 
 

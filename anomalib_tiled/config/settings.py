@@ -36,11 +36,14 @@ WHOLE_SIZE = 256
 
 WHOLE_SIZE_SETTING = "global_model.init_args.image_size"
 
-FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate")
 """Settings, other than the stages, whose change needs no training."""
 
 NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
 """Fields of the settings, other than the stages, that may be changed in a run."""
+
+LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate")
+"""Settings that configurations of earlier versions lack."""
 
 FOLDERS = ("default_root_dir", "cache.directory")
 """Settings that say where files are, not what is in them."""
@@ -191,6 +194,7 @@ class Settings:
         memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
+        accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
     """
 
     seed_everything: int
@@ -208,6 +212,7 @@ class Settings:
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
+    accelerate: bool = True
 
     @property
     def whole_size(self) -> Size | None:
@@ -299,7 +304,7 @@ class Settings:
         """
         new: dict[str, Plain] = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
         new |= {kind.section: {"class_path": kind.default} for kind in kinds.STAGE_KINDS if kind.name == "assignment"}
-        later = {"memory_budget": None, "unfitted_tiles": "leave_out", "unaligned_images": "error"}  # of new versions
+        later = {name: getattr(cls, name) for name in LATER}
         _check_keys(mapping := {**later, **new, **mapping}, sections())
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
