@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.region_decisions import RegionDecision
-    from anomalib_tiled.results.regions import Region
 
 
 NOT_FOUND = "anomalous: the part is not found"

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.appearance import Appearance
-from anomalib_tiled.data.images import size_of
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region import Region, rounded
 from anomalib_tiled.results.region_decisions import RegionDecision
-from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
@@ -83,6 +82,8 @@ class PredictedImage:
         Raises:
             DataError: The image is missing by now.
         """
+        from anomalib_tiled.data.images import size_of  # imports PyTorch, which takes seconds
+
         return cls(str(path), size_of(path), None, None, 1, (), unaligned=reason)
 
     @property

@@ -18,7 +18,7 @@ from anomalib_tiled.results.pictures import Pictures, common_folder, given_folde
 from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
 from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
-from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
+from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.request import PredictionRequest
 
 

@@ -14,7 +14,7 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.recording import WITHOUT_MAPS, Part, Record, Recording, record_part
-from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.request import PredictionSettings
 
 ODD = b"\xff\xfe.png".decode(errors="surrogateescape")
