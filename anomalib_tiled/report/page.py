@@ -70,7 +70,7 @@ def _check_addresses(content: Content) -> None:
 
 def _check_picture(address: str | None, name: str) -> None:
     if address is not None and not address.startswith(PICTURES):
-        message = f"A picture must begin with one of {', '.join(PICTURES)}, but that of {name} with {address[:40]!r}."
+        message = f"Pictures must be inside the page, as PNG, JPEG or WebP, but that of {name} is {address[:40]!r}."
         raise ValueError(message)
 
 

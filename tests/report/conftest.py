@@ -220,9 +220,10 @@ def content() -> Content:
 
 @pytest.fixture(scope="session")
 def many(content: Content) -> Callable[[int], Content]:
-    """Give content with many images, whose pictures have 40 kB each."""
-    noise = np.random.default_rng(0).integers(0, 256, (3, 100, 100), dtype=np.uint8)
-    picture = address(Image.fromarray(np.moveaxis(noise, 0, 2)))
+    """Give content with many images, whose pictures have 40 kB each, as addresses."""
+    heat_map = content.images[0].heat_map
+    lines = (40_000 - len(heat_map or "")) * 3 // 4 // 100
+    picture = address(Image.fromarray(np.random.default_rng(0).integers(0, 256, (lines, 100), dtype=np.uint8)))
     random = np.random.default_rng(1)
 
     def with_images(count: int) -> Content:
@@ -233,7 +234,9 @@ def many(content: Content) -> Callable[[int], Content]:
                 score=float(random.normal(0.6 if at % 5 == 0 else 0.3, 0.1)),
                 truth=at % 5 == 0,
                 picture=picture,
-                heat_map=content.images[at % 20].heat_map,
+                heat_map=heat_map,
+                mask=None,
+                truth_mask=None,
             )
             for at in range(count)
         ]

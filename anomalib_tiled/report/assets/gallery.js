@@ -68,7 +68,7 @@ class Card {
     painter.watch(canvas, this.image);
     const sheet = el("span", { class: "fitted" }, canvas, boxesOf(this.image));
     sheet.style.aspectRatio = `${this.image.width} / ${this.image.height}`;
-    sheet.classList.toggle("upright", this.image.width < this.image.height);
+    sheet.style.setProperty("--ratio", this.image.width / this.image.height);
     return el("span", { class: "frame" }, sheet);
   }
 
@@ -76,7 +76,7 @@ class Card {
     const { image } = this;
     const uncertain = isUncertain(image, state.band) ? el("span", { class: "badge uncertain" }, "Uncertain") : null;
     const score = el("span", { class: "score" }, image.score === null ? "no part found" : scoreText(image.score));
-    this.marks.replaceChildren(...[badge(image, state), uncertain, score].filter((node) => node !== null));
+    this.marks.replaceChildren(...[score, badge(image, state), uncertain].filter((node) => node !== null));
     const there = scoreAt(image, state.place);
     const words = [image.folder, image.regions.length ? countText(image.regions.length, "region", "regions") : ""];
     if (there !== null) words.push(`${scoreText(there)} at ${state.place.name}`);
@@ -95,9 +95,17 @@ class Gallery {
     Object.assign(this, { content, state, outcome: "all", shown: [] });
     const open = (image) => onopen(this.shown, this.shown.indexOf(image));
     this.cards = new Map(content.images.map((image) => [image, new Card(image, painter, () => open(image))]));
+    this.fitFrames();
     this.fillSelects();
     this.listen();
     this.show();
+  }
+
+  /** Give the frames of the cards the proportions of the images, unless these are very long ones. */
+  fitFrames() {
+    const ratios = this.content.images.map((image) => image.width / image.height).sort((a, b) => a - b);
+    const middle = ratios[Math.floor(ratios.length / 2)] ?? 4 / 3;
+    document.body.style.setProperty("--frame", Math.max(0.8, Math.min(2.2, middle)));
   }
 
   fillSelects() {

@@ -1,6 +1,8 @@
 // The part: its grid over the mean normal image, the weak places, and the images of a place.
 
 const HIGHEST_THERE = 12;
+const LABEL_SIZE = 15;
+const SMALLEST_LABEL = 8;
 
 /** What tiles are coloured by: the value, how it is written, and whether high values are weak ones. */
 const MEASURES = {
@@ -46,6 +48,17 @@ class PartMap {
     this.cells = new Map();
     this.draw();
     this.show();
+    new ResizeObserver(() => this.fitLabels()).observe(byId("grid"));
+  }
+
+  /** Write labels as large as text is elsewhere, or smaller where a cell is; not at all where nobody could read them. */
+  fitLabels() {
+    const pixel = this.part.width / (byId("grid").firstChild.clientWidth || 1);
+    for (const { box, label } of this.cells.values()) {
+      const size = Math.min(LABEL_SIZE * pixel, box.height / 2, box.width / (0.7 * Math.max(4, label.textContent.length)));
+      label.setAttribute("font-size", size);
+      label.classList.toggle("too-small", size < SMALLEST_LABEL * pixel);
+    }
   }
 
   hasValues(key) {
@@ -70,12 +83,11 @@ class PartMap {
   cell(tile, rows, columns) {
     const box = { x: columns.start, y: rows.start, width: columns.end - columns.start, height: rows.end - rows.start };
     const fill = svg("rect", { ...box, class: "fill" });
-    const size = Math.min(box.height / 3.2, box.width / 4.6);
-    const label = svg("text", { x: box.x + box.width / 2, y: box.y + box.height / 2, "font-size": size, class: "value" });
+    const label = svg("text", { x: box.x + box.width / 2, y: box.y + box.height / 2, class: "value" });
     const title = svg("title");
     const node = svg("g", { class: `cell${tile.left_out ? " left-out" : ""}`, role: "button", tabindex: "-1", "data-tile": tile.name,
       onclick: () => this.choose(tile), onkeydown: (event) => this.key(event, tile) }, title, fill, svg("rect", { ...box, class: "edge" }), label);
-    this.cells.set(tile.name, { tile, node, fill, label, title, row: rows.number, column: columns.number });
+    this.cells.set(tile.name, { tile, node, box, fill, label, title, row: rows.number, column: columns.number });
     return node;
   }
 
@@ -115,6 +127,7 @@ class PartMap {
     const bounds = hasMeasure ? this.bounds(measure) : [0, 1];
     const weakness = new Map(this.part.tiles.map((tile) => [tile, hasMeasure ? this.weakness(tile, measure, bounds) : null]));
     for (const cell of this.cells.values()) this.showCell(cell, measure, weakness.get(cell.tile));
+    this.fitLabels();
     this.showRamp(measure, bounds);
     this.showWeak(measure, weakness);
   }
@@ -127,8 +140,8 @@ class PartMap {
 
   showCell({ tile, node, fill, label, title }, measure, weakness) {
     const words = `${tile.name}: ${measure?.word ?? ""} ${this.valueText(tile, measure)}${tile.drifted ? `. ${tile.drifted}` : ""}`;
-    fill.style.fillOpacity = weakness === null ? 0 : 0.08 + 0.77 * weakness;
-    label.textContent = this.part.tiles.length <= 150 ? this.valueText(tile, measure) : "";
+    fill.style.fillOpacity = weakness === null ? 0 : 0.8 * weakness;
+    label.textContent = this.valueText(tile, measure);
     title.textContent = words;
     node.setAttribute("aria-label", words);
     node.classList.toggle("moved", tile.drifted !== "");

@@ -98,7 +98,9 @@ function boxesOf(image) {
     frame.append(
       svg("g", { "data-region": number },
         svg("rect", { ...place, class: "halo" }),
-        svg("rect", { ...place, class: "box" })),
+        svg("rect", { ...place, class: "box" }),
+        svg("text", { x: region.left, y: region.top, dy: "-0.4em" }, String(number + 1),
+          svg("tspan", { class: "detail" }, ` · ${region.area.toLocaleString("en")} px · ${scoreText(region.peak)}`))),
     );
   });
   return frame;

@@ -29,6 +29,7 @@ class ThresholdPanel {
     const entries = this.truths.map((truth) => [truth, TRUTH_WORDS[truth], this.count(truth)]);
     byId("legend").replaceChildren(
       ...entries.map(([truth, word, count]) => el("li", { class: `swatch ${truth}` }, `${word} `, el("b", {}, String(count)))),
+      ...(this.state.band === null ? [] : [el("li", { class: "swatch uncertain" }, "Uncertain")]),
     );
   }
 
@@ -102,7 +103,7 @@ class ThresholdPanel {
     const columns = CELLS.filter(([truth]) => this.truths.includes(truth));
     const row = (word, cells) => el("tr", {}, el("th", { scope: "row" }, word), ...cells);
     const outcomeRow = (word, place) => row(word, columns.map((cells) => this.cell(cells[place])));
-    const head = el("tr", {}, el("td"), ...columns.map(([truth]) => el("th", { scope: "col" }, `${TRUTH_WORDS[truth]} images`)));
+    const head = el("tr", {}, el("td"), ...columns.map(([truth]) => el("th", { scope: "col" }, TRUTH_WORDS[truth])));
     const rows = [head, outcomeRow("Alarm", 1), outcomeRow("No alarm", 2)];
     if (this.state.band !== null) {
       rows.push(row("Of these uncertain", columns.map(([truth]) => this.uncertainCell(truth))));

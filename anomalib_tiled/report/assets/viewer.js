@@ -6,7 +6,7 @@ const WHEEL_ZOOM = 1.0015;
 /** Zoom and pan of a sheet in a stage: by wheel, one or two fingers, and keys. */
 class Zoom {
   constructor(stage, sheet) {
-    Object.assign(this, { stage, sheet, pointers: new Map() });
+    Object.assign(this, { stage, sheet, pointers: new Map(), imageWidth: 1 });
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     stage.addEventListener("pointerdown", (event) => this.press(event));
     stage.addEventListener("pointermove", (event) => this.drag(event));
@@ -25,6 +25,12 @@ class Zoom {
     Object.assign(this, { scale, x, y });
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.stage.classList.toggle("zoomed", scale > 1);
+    this.fitText();
+  }
+
+  /** Keep the text of boxes as large as other text: it is written in pixels of the image. */
+  fitText() {
+    this.sheet.style.setProperty("--pixel", this.imageWidth / (this.scale * (this.sheet.offsetWidth || 1)));
   }
 
   /** Zoom by a factor; the point of the picture at these coordinates of the window stays where it is. */
@@ -143,6 +149,8 @@ class Viewer {
     const scale = Math.min(stage.clientWidth / image.width, stage.clientHeight / image.height);
     sheet.style.width = `${image.width * scale}px`;
     sheet.style.height = `${image.height * scale}px`;
+    this.zoom.imageWidth = image.width;
+    this.zoom.fitText();
   }
 
   facts() {
