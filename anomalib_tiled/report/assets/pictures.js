@@ -1,0 +1,107 @@
+// Pictures on a canvas: the image, and on it the heat map, the predicted mask and the ground truth.
+
+const MASK_COLOUR = [255, 255, 255];
+const TRUTH_COLOUR = [86, 180, 233];
+const latestPainting = new WeakMap();
+
+async function decoded(address) {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  return picture;
+}
+
+/** Give the pixels of a picture, drawn at some size. */
+function pixelsOf(picture, width, height) {
+  const canvas = el("canvas", { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0, width, height);
+  return { canvas, context, pixels: context.getImageData(0, 0, width, height) };
+}
+
+/** Draw grey values in the colours of heat maps, which are transparent where scores are low. */
+function drawHeat(target, picture, colours) {
+  const { width, height } = target.canvas;
+  const { canvas, context, pixels } = pixelsOf(picture, width, height);
+  const { data } = pixels;
+  for (let at = 0; at < data.length; at += 4) data.set(colours[data[at]], at);
+  context.putImageData(pixels, 0, 0);
+  target.drawImage(canvas, 0, 0);
+}
+
+/** Draw a mask: its edge as a line, which leaves the pixels within to be seen. */
+function drawMask(target, picture, [red, green, blue]) {
+  const { width, height } = target.canvas;
+  const { canvas, context, pixels } = pixelsOf(picture, width, height);
+  const isIn = new Uint8Array(width * height);
+  for (let at = 0; at < isIn.length; at += 1) isIn[at] = pixels.data[4 * at] > 127 ? 1 : 0;
+  const reach = Math.max(1, Math.round(Math.max(width, height) / 400));
+  for (let at = 0; at < isIn.length; at += 1) {
+    const opacity = isIn[at] ? (isAtEdge(isIn, at, width, height, reach) ? 255 : 40) : 0;
+    pixels.data.set([red, green, blue, opacity], 4 * at);
+  }
+  context.putImageData(pixels, 0, 0);
+  target.save();
+  target.shadowColor = "rgba(0, 0, 0, 0.9)";
+  target.shadowBlur = 2;
+  target.drawImage(canvas, 0, 0);
+  target.restore();
+}
+
+function isAtEdge(isIn, at, width, height, reach) {
+  const column = at % width;
+  const row = (at - column) / width;
+  if (column < reach || row < reach || column >= width - reach || row >= height - reach) return true;
+  return !(isIn[at - reach] && isIn[at + reach] && isIn[at - reach * width] && isIn[at + reach * width]);
+}
+
+/** Paint an image with its layers; a painting that has been overtaken by a later one is dropped. */
+async function paint(canvas, image, layers, colours) {
+  const token = {};
+  latestPainting.set(canvas, token);
+  const wanted = [
+    image.picture,
+    layers.heat ? image.heat_map : null,
+    layers.mask ? image.mask : null,
+    layers.truth ? image.truth_mask : null,
+  ];
+  const [picture, heat, mask, truth] = await Promise.all(
+    wanted.map((address) => (address === null ? null : decoded(address))),
+  );
+  const first = picture ?? heat ?? mask ?? truth;
+  if (latestPainting.get(canvas) !== token || first === null) return;
+  canvas.width = first.naturalWidth;
+  canvas.height = first.naturalHeight;
+  const context = canvas.getContext("2d");
+  if (picture) context.drawImage(picture, 0, 0);
+  if (heat) drawHeat(context, heat, colours);
+  if (truth) drawMask(context, truth, TRUTH_COLOUR);
+  if (mask) drawMask(context, mask, MASK_COLOUR);
+}
+
+/** Free the pixels of a painting that is out of sight. */
+function wipe(canvas) {
+  latestPainting.delete(canvas);
+  canvas.width = 1;
+  canvas.height = 1;
+}
+
+function hasPicture(image) {
+  return [image.picture, image.heat_map, image.mask, image.truth_mask].some((address) => address !== null);
+}
+
+/** Draw the boxes of regions in pixels of the file; lines keep their width at any zoom. */
+function boxesOf(image) {
+  const frame = svg("svg", { class: "boxes", viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" });
+  image.regions.forEach((region, number) => {
+    const place = { x: region.left, y: region.top, width: region.width, height: region.height };
+    frame.append(
+      svg("g", { "data-region": number },
+        svg("rect", { ...place, class: "halo" }),
+        svg("rect", { ...place, class: "box" }),
+        svg("text", { x: region.left, y: region.top, dy: "-0.4em" }, String(number + 1),
+          svg("tspan", { class: "detail" }, ` · ${region.area.toLocaleString("en")} px · ${scoreText(region.peak)}`))),
+    );
+  });
+  return frame;
+}
