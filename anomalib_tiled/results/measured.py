@@ -193,11 +193,13 @@ def score_rows(
 
 def unaligned_rows(run: Run) -> list[Row]:
     """Give the row of each test image in which the part is not found: anomalous, without a score."""
+    return [(str(sample.image_path), sample.label, None, 1, "", reason) for sample, reason in unaligned_samples(run)]
+
+
+def unaligned_samples(run: Run) -> list[tuple[Sample, str]]:
+    """Give the test images in which the part is not found, each with the reason."""
     reasons = run.unaligned or {}
-    return [
-        (str(sample.image_path), sample.label, None, 1, "", reasons[str(sample.image_path)])
-        for sample in run.split.unaligned("test")
-    ]
+    return [(sample, reasons[str(sample.image_path)]) for sample in run.split.unaligned("test")]
 
 
 def _unaligned_note(split: Split) -> str:

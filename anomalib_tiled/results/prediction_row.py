@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.appearance import Appearance
+from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.region import Region, rounded
 from anomalib_tiled.results.region_decisions import RegionDecision
@@ -82,8 +83,6 @@ class PredictedImage:
         Raises:
             DataError: The image is missing by now.
         """
-        from anomalib_tiled.data.images import size_of  # imports PyTorch, which takes seconds
-
         return cls(str(path), size_of(path), None, None, 1, (), unaligned=reason)
 
     @property

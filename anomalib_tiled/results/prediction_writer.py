@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +19,7 @@ from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.runs.fingerprint import calibration_fingerprint
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
@@ -231,8 +231,4 @@ def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
 
 
 def _fingerprint(run: Run) -> str:
-    """Identify calibration and sensitivities: predictions of another calibration are not comparable."""
-    thresholding = run.settings.thresholding
-    sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
-    content = run.folder.calibration_file.read_bytes() + sensitivities.encode()
-    return blake2b(content, digest_size=8).hexdigest()
+    return calibration_fingerprint(run.folder, run.settings)
