@@ -381,8 +381,8 @@ class RunFolder(RunFiles):
     def forget(self, tile: Tile) -> None:
         """Mark a tile as untrained, and remove the calibration and the test results, which came from it too."""
         self.remove_results()
-        self.calibration_file.unlink(missing_ok=True)
-        self.validation_scores_file.unlink(missing_ok=True)
+        for path in (self.calibration_file, self.validation_scores_file, self.drift_reference_file):
+            path.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
 
     def remove_results(self) -> None:
