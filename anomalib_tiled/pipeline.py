@@ -90,7 +90,8 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
-        ConfigurationError: The model's predictions cannot be used on any tile.
+        ConfigurationError: The model's predictions cannot be used on any tile, or the threshold is not within the
+            limits of ``thresholding.uncertain``: then all is kept, and other limits need no training.
     """
     folder, named = run.folder, models_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
@@ -110,6 +111,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
+    run.image_decisions(calibration)  # an error about them comes last, when everything is kept
     return calibration
 
 
@@ -192,25 +194,27 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     thumbnails, folder = Thumbnails.of(run.settings), TestedFolder(output)
     names = [sample.image_path for sample in samples]
     pictures = Pictures.into(output / "images", names, stretch=thumbnails.stretch)
-    writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split)
     run.check_tiles()
-    calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
+    uncertain = run.image_decisions(calibration := run.calibration()).uncertain
+    writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split, uncertain)
+    measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    scores = scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned)
+    form = {"is_aligned": run.is_aligned, "has_verdicts": uncertain is not None}
+    scores = scores_file(output / "scores.csv", named_regions(run.regions), **form)
     with scores as write_scores, folder.lines() as write_lines:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
             with written_meanwhile(writer, 0, write_lines) as write:
                 for batch, regions in measure(images, ensemble, measurements, write, tiles=True):
-                    write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
+                    write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
                     for item in batch:
                         observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
             for shard in _measured_on_places(run, calibration, measurements, writer):
                 write_scores(shard.rows)
                 write_lines(shard.tested)
-        write_scores(unaligned_rows(run))
+        write_scores(unaligned_rows(run, has_verdicts=uncertain is not None))
         write_lines(writer.write_unaligned(unaligned_samples(run), len(samples)))
     measured = measurements.results(run, calibration)
     measured.write(output)
@@ -229,7 +233,7 @@ def _measured_on_places(
     for stored in stored_images(run, "test", output / "raw"):
         for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
             measurements.add_tiles(group)
-        work = MeasureImages(stored, calibration, writer.folder, writer.pictures)
+        work = MeasureImages(stored, calibration, writer.folder, writer.pictures, writer.uncertain)
         for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(shard.measurements)
             yield shard

@@ -19,6 +19,7 @@ from anomalib_tiled.grid import Size, Tile, WholeImage
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.thresholding import NEUTRAL
+from anomalib_tiled.stages.uncertain import Uncertain
 from anomalib_tiled.system.memory import as_bytes
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ FOLDERS = ("default_root_dir", "cache.directory")
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that change decisions, but nothing that the stages learn."""
+
+UNCERTAIN = "uncertain"
+"""One more; without it, a configuration is written as in earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,13 @@ class ThresholdingSettings:
         stage: ``tile`` or ``image``.
         image_sensitivity: Between 0 and 1. An image is anomalous if its normalized score is greater than 1 minus this.
         pixel_sensitivity: The same for pixels.
+        uncertain: Which images are uncertain; ``None`` if none are.
     """
 
     stage: str
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
+    uncertain: Uncertain | None = None
 
 
 @dataclass(frozen=True)
@@ -257,8 +263,8 @@ class Settings:
 
     def _hash(self, names: tuple[str, ...]) -> str:
         settings = self.to_mapping()
-        for sensitivity in SENSITIVITIES:
-            del settings["thresholding"][sensitivity]
+        for name in (*SENSITIVITIES, UNCERTAIN):
+            settings["thresholding"].pop(name, None)
         content = json.dumps([settings[name] for name in names], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -271,6 +277,9 @@ class Settings:
             spec = self.stages.get(kind.name)
             holder, name = (written[kind.group] if kind.group else written), kind.setting.rpartition(".")[2]
             holder[name] = None if spec is None else asdict(spec)
+        limits = written["thresholding"].pop(UNCERTAIN) or {}
+        if given := {name: value for name, value in limits.items() if value is not None}:
+            written["thresholding"][UNCERTAIN] = given
         return written
 
     def in_order(self) -> Settings:
@@ -393,7 +402,13 @@ def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
 
 
 def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
-    return ThresholdingSettings(**{name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)})
+    uncertain = mapping.get(UNCERTAIN)
+    for name in uncertain or ():
+        if name not in (known := {each.name for each in fields(Uncertain)}):
+            message = f"There is no setting thresholding.uncertain.{name}. {allowed_names(name, known)}"
+            raise ConfigurationError(message)
+    own = {name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)}
+    return ThresholdingSettings(**own, uncertain=None if uncertain is None else Uncertain(**uncertain))
 
 
 def _sorted(value: Plain) -> Plain:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.pictures import Pictures
     from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.tested_folder import TestedFolder, TestedImage
+    from anomalib_tiled.stages.uncertain import Band
 
 
 class MeasuredBatch(NamedTuple):
@@ -131,12 +132,14 @@ class MeasureImages:
         calibration: What the stages learned.
         folder: Folder of the results.
         pictures: Draws the images; ``None`` to draw none.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
     """
 
     images: StoredImages
     calibration: Calibration
     folder: TestedFolder
     pictures: Pictures | None
+    uncertain: Band | None = None
 
     def __call__(self, shard: Shard, *, device: int | None = None) -> MeasuredImages:
         """Measure images.
@@ -152,14 +155,16 @@ class MeasureImages:
         """
         job = self.images.job
         rows: list[Row] = []
-        measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
+        measurements = RunMeasurements(job.settings, job.grid, self.uncertain)
+        ensemble = self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
-        writer = TestWriter(self.folder, self.pictures, Thumbnails.of(job.settings), job.data.split)
+        writer = TestWriter(self.folder, self.pictures, Thumbnails.of(job.settings), job.data.split, self.uncertain)
         tested: list[TestedImage] = []
+        is_aligned = "alignment" in job.settings.stages
         with written_meanwhile(writer, self.images.first + shard.first, tested.extend) as write:
             for batch, regions in measure(batches, ensemble, measurements, write, tiles=False):
                 items = [*batch]  # which copies the images
-                rows += score_rows(items, regions, is_aligned="alignment" in job.settings.stages)
+                rows += score_rows(items, regions, is_aligned=is_aligned, uncertain=self.uncertain)
                 for item in items:
                     logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows, tested)

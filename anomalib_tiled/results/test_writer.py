@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.data.split import Sample, Split
     from anomalib_tiled.results.pictures import Pictures
     from anomalib_tiled.results.prediction_row import Details
+    from anomalib_tiled.stages.uncertain import Band
 
 
 class TestedBatch(NamedTuple):
@@ -47,6 +48,7 @@ class TestWriter:
         pictures: Draws pictures in the size of the images; ``None`` to draw none.
         thumbnails: Writes small ones.
         split: The test images with their transforms.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
     """
 
     __test__ = False  # no test of pytest
@@ -55,6 +57,7 @@ class TestWriter:
     pictures: Pictures | None
     thumbnails: Thumbnails
     split: Split
+    uncertain: Band | None = None
 
     def write(self, batch: TestedBatch, first: int) -> list[TestedImage]:
         """Write the pictures of a batch.
@@ -82,9 +85,10 @@ class TestWriter:
         for place, (sample, reason) in enumerate(samples, start=first):
             self.thumbnails.write_image(sample.image_path, self.folder.thumbnails_of(place))
             size = size_of(sample.image_path)
-            tested.append(
-                TestedImage(str(sample.image_path), size, None, None, 1, (), unaligned=reason, gt_label=sample.label)
+            image = TestedImage(
+                str(sample.image_path), size, None, None, 1, (), unaligned=reason, gt_label=sample.label
             )
+            tested.append(_judged(image, self.uncertain))
         return tested
 
     def _tested(self, place: int, item: ImageItem, raw_score: float, details: Details) -> TestedImage:
@@ -104,7 +108,12 @@ class TestWriter:
             heat_range=heat_range,
             **vars(details),
         )
+        image = _judged(image, self.uncertain)
         return image if item.pred_mask is None or item.anomaly_map is None else _with_regions(image, item, in_file)
+
+
+def _judged(image: TestedImage, uncertain: Band | None) -> TestedImage:
+    return cast("TestedImage", image.judged(uncertain))
 
 
 def _with_regions(image: TestedImage, item: ImageItem, in_file: InFile) -> TestedImage:

@@ -232,6 +232,17 @@ def decided(raw: torch.Tensor, normalized: torch.Tensor, *, threshold: float, se
     return normalized > 1 - sensitivity
 
 
+def reported_threshold(learned: float, *, sensitivity: float, normalize_at: str) -> float:
+    """Give the threshold of images on the scale of reported scores, as `decided` applies it.
+
+    Args:
+        learned: The learned threshold.
+        sensitivity: That of images.
+        normalize_at: ``tile``, ``image`` or ``none``.
+    """
+    return learned if normalize_at == "none" else 1 - sensitivity
+
+
 def check_sensitivity(name: str, given: object, *, normalize_at: str, threshold_at: str) -> None:
     """Check that a sensitivity has a meaning with these places of normalization and thresholding.
 
