@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
     from anomalib.data import ImageItem
+    from typing_extensions import Self
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.stages.uncertain import Band, Verdict
@@ -100,7 +101,7 @@ class PredictedImage:
         """Whether it is normal, uncertain or anomalous."""
         return verdict_on(is_anomalous=bool(self.pred_label), is_uncertain=self.is_uncertain)
 
-    def judged(self, uncertain: Band | None) -> PredictedImage:
+    def judged(self, uncertain: Band | None) -> Self:
         """Give the same prediction with a verdict.
 
         Args:
@@ -137,7 +138,7 @@ class PredictedImage:
         return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
-    def from_line(cls, line: bytes) -> PredictedImage:
+    def from_line(cls, line: bytes) -> Self:
         """Read a line of ``predictions.jsonl``.
 
         Raises:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
+    import torch
     from anomalib.data import ImageBatch, ImageItem
 
     from anomalib_tiled.data.split import Sample, Split
@@ -88,7 +89,7 @@ class TestWriter:
             image = TestedImage(
                 str(sample.image_path), size, None, None, 1, (), unaligned=reason, gt_label=sample.label
             )
-            tested.append(_judged(image, self.uncertain))
+            tested.append(image.judged(self.uncertain))
         return tested
 
     def _tested(self, place: int, item: ImageItem, raw_score: float, details: Details) -> TestedImage:
@@ -108,19 +109,16 @@ class TestWriter:
             heat_range=heat_range,
             **vars(details),
         )
-        image = _judged(image, self.uncertain)
-        return image if item.pred_mask is None or item.anomaly_map is None else _with_regions(image, item, in_file)
+        image = image.judged(self.uncertain)
+        if item.pred_mask is None or item.anomaly_map is None:
+            return image
+        return _with_regions(image, item.pred_mask, item.anomaly_map, in_file)
 
 
-def _judged(image: TestedImage, uncertain: Band | None) -> TestedImage:
-    return cast("TestedImage", image.judged(uncertain))
-
-
-def _with_regions(image: TestedImage, item: ImageItem, in_file: InFile) -> TestedImage:
+def _with_regions(image: TestedImage, mask: torch.Tensor, scores: torch.Tensor, in_file: InFile) -> TestedImage:
     """Add the regions, in pixels of the file, as a prediction of the image would give them."""
-    mask = in_source_size(item.pred_mask, *in_file) > 0
-    scores = in_source_size(item.anomaly_map, *in_file)
-    return replace(image, regions=regions_of(mask, scores), any_pixel=bool(mask.any()))
+    flags = in_source_size(mask, *in_file) > 0
+    return replace(image, regions=regions_of(flags, in_source_size(scores, *in_file)), any_pixel=bool(flags.any()))
 
 
 @contextmanager

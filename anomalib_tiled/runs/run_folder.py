@@ -24,6 +24,7 @@ from anomalib_tiled.runs.file_names import (
     RunFiles,
     checksum_named,
 )
+from anomalib_tiled.runs.report_file import is_report
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TESTED, TESTED_FACTS, REPORT = "tested.jsonl", "tested.json", "report.html"
-"""Files of a test: a line for each image, how images were tested, and the page that shows both."""
+"""More files of a test: a line for each image, how images were tested; and the page that shows it all."""
 
-OF_TEST = ("metrics.json", "scores.csv", "tiles.csv", TESTED, TESTED_FACTS, REPORT)
-"""Files that a test writes, or a report on it, beside pictures."""
+OF_TEST = ("metrics.json", "scores.csv", "tiles.csv", TESTED, TESTED_FACTS)
+"""Files that a test writes, beside pictures."""
 
 PICTURES, THUMBNAILS = "images", "thumbnails"
 """Folders of the pictures of a test, and of small ones for its report."""
@@ -391,10 +392,12 @@ class RunFolder(RunFiles):
             logger.info(
                 "Removing the results of the last test, which are of other models or stages, from %s.", self.path
             )
-        pictures, thumbnails = self.path / PICTURES, self.path / THUMBNAILS
+        report, pictures, thumbnails = self.path / REPORT, self.path / PICTURES, self.path / THUMBNAILS
         try:
             for path in found:
                 path.unlink(missing_ok=True)
+            if report.is_file() and is_report(report):
+                report.unlink(missing_ok=True)
             if not pictures.is_symlink():
                 remove_below(pictures, ".png")
             if not thumbnails.is_symlink():
