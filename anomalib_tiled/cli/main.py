@@ -72,6 +72,7 @@ COMMANDS = (
     Command("train", "Fit, then test.", trains=True, computes=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),
+    Command("report", "Write a page that shows a test or predictions: scores, threshold, images, places.", reads=True),
     Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
     Command("plugins", "List the installed stages, and the packages that they come from."),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -101,7 +101,8 @@ class ReportedRun:
         Args:
             images: The images with their scores and labels.
         """
-        scored = [(cast("float", each.pred_score), bool(each.pred_label)) for each in images if each.pred_score is not None]
+        found = [(each.pred_score, bool(each.pred_label)) for each in images]
+        scored = [(score, label) for score, label in found if score is not None]
         own = self.decisions.threshold
         guess = (0.5 if self.is_normalized else None) if own is None else own
         if guess is not None and all((score > guess) == label for score, label in scored):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from anomalib_tiled.config.settings import Plain
-    from anomalib_tiled.data.split import Sample
+    from anomalib_tiled.data.split import Sample, Subset
     from anomalib_tiled.report.reported_run import ReportedRun
     from anomalib_tiled.runs.tile_record import TileRecord
 
@@ -19,7 +19,9 @@ Rows = list[tuple[str, str]]
 
 MINUTE, HOUR, GIGABYTE = 60, 3600, 2**30
 
-SUBSETS = (("train", "Training"), ("val", "Validation"), ("test", "Test"))
+LABELS = ("normal", "anomalous")
+
+SUBSETS: tuple[tuple[Subset, str], ...] = (("train", "Training"), ("val", "Validation"), ("test", "Test"))
 
 
 def facts_of(run: ReportedRun, tested: Mapping[str, Plain]) -> list[Facts]:
@@ -57,14 +59,14 @@ def _of_run(run: ReportedRun) -> Rows:
 
 def _of_split(run: ReportedRun) -> Rows:
     split = run.split
-    rows = [(words, _counted(split.subset(name))) for name, words in SUBSETS]  # type: ignore[arg-type]  # literals
+    rows = [(words, _counted(split.subset(name))) for name, words in SUBSETS]
     tuned = "yes: metrics are better than those of new images will be" if split.calibrated_on_test else "no"
     learned = "validation" if split.calibration_subset == "val" else "training"
     return [*rows, ("Stages learn from", f"{learned} images"), ("Validation images are test images", tuned)]
 
 
 def _counted(samples: Sequence[Sample]) -> str:
-    numbers = Counter({0: "normal", 1: "anomalous"}.get(each.label, "unknown") for each in samples)  # type: ignore[call-overload]
+    numbers = Counter("unknown" if each.label is None else LABELS[each.label] for each in samples)
     return ", ".join(f"{number} {word}" for word, number in sorted(numbers.items(), reverse=True)) or "none"
 
 
@@ -73,7 +75,10 @@ def _of_calibration(run: ReportedRun) -> Rows:
     stages = {"Normalization": settings.normalization.stage, "Thresholding": settings.thresholding.stage}
     rows = [(words, f"{settings.stages[words.lower()].name}, stage {place}") for words, place in stages.items()]
     if image is not None:
-        rows += [(f"Learned threshold of {part}", f"{image[key]['threshold']:.6g}, before normalization") for part, key in (("images", "scores"), ("pixels", "maps"))]
+        rows += [
+            ("Learned threshold of images", f"{image['scores']['threshold']:.6g}, before normalization"),
+            ("Learned threshold of pixels", f"{image['maps']['threshold']:.6g}, before normalization"),
+        ]
     if expected := run.calibration.get("false_alarms"):
         share = f"{expected['rate']:.1%}, between {expected['low']:.1%} and {expected['high']:.1%}"
         rows.append(("False alarms to expect", f"{share}, from {expected['images']} normal validation images"))
@@ -89,8 +94,9 @@ def _of_training(run: ReportedRun) -> Rows:
         return []
     seconds = [each.seconds for each in records]
     together = f"{_time(sum(seconds))} for {len(records)} models, {_time(max(seconds))} at most for one"
-    places = {"Trained on": _distinct(_place(each) for each in records), "Threads": _distinct(str(each.threads) for each in records if each.threads)}
-    return [("Training", together), *((name, words) for name, words in places.items() if words)]
+    rows = [("Training", together), ("Trained on", _distinct(map(_place, records)))]
+    threads = _distinct(str(each.threads) for each in records if each.threads)
+    return [(name, words) for name, words in (*rows, ("Threads", threads)) if words]
 
 
 def _place(record: TileRecord) -> str:
@@ -102,7 +108,7 @@ def _of_test(tested: Mapping[str, Plain]) -> Rows:
         return []
     memory = tested.get("peak_memory")
     place = ", ".join(filter(None, (tested.get("device"), tested.get("host"))))
-    rows = [("Test", _time(cast("float", tested["seconds"]))), ("Tested on", place), ("Tested at", str(tested["finished"]))]
+    rows = [("Test", _time(tested["seconds"])), ("Tested on", place), ("Tested at", str(tested["finished"]))]
     return [*rows, *([("Peak memory of the command that tested", f"{memory / GIGABYTE:.2f} GiB")] if memory else [])]
 
 
@@ -111,7 +117,7 @@ def _versions(run: ReportedRun, tested: Mapping[str, Plain]) -> Rows:
     for origin in cast("Iterable[Mapping[str, Plain]]", run.folder.origins().values()):
         if origin.get("package"):
             made[f"{origin['package']}, when the run was made"] = str(origin["version"])
-    now = {f"{name}, when it was tested": str(version) for name, version in tested.get("versions", {}).items() if version}
+    now = {f"{name}, when it was tested": str(each) for name, each in tested.get("versions", {}).items() if each}
     return sorted({**made, **now}.items())
 
 

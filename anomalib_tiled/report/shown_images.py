@@ -43,9 +43,7 @@ class ImageShower:
         common = Path(os.path.commonpath(folders)) if folders else Path("/")
         return cls(common, MOST_TILE_SCORES // max(1, len(images)))
 
-    def show(
-        self, image: PredictedImage, truth: int | None, pictures: Mapping[str, str | None]
-    ) -> ShownImage:
+    def show(self, image: PredictedImage, truth: int | None, pictures: Mapping[str, str | None]) -> ShownImage:
         """Give an image of the page.
 
         Args:
@@ -78,7 +76,7 @@ class ImageShower:
         """Say what the page leaves out of images."""
         notes = []
         if many := sum(len(each.regions) > MOST_REGIONS for each in images):
-            notes.append(f"Of {many} images with more than {MOST_REGIONS} regions, those with the highest scores are shown.")
+            notes.append(f"{many} images have more than {MOST_REGIONS} regions: the page shows the highest ones.")
         if any(len(each.tiles) > self.tiles_each for each in images):
             notes.append(f"Of each image, the scores of its {self.tiles_each} highest tiles are shown.")
         if gone := sum(not is_file(each.path) for each in images):

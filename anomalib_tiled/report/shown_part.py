@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from anomalib_tiled.data.image_files import read_scaled
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.report.content import Part, ShownTile

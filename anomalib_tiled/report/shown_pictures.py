@@ -36,6 +36,9 @@ STEP = 0.95
 QUALITY = 80
 """Quality of scaled images, as WebP counts it."""
 
+WHITE = 255
+"""Highest grey value."""
+
 GREYS = 4
 """Grey values of a heat map that count as one: it is a third as large then, and looks the same."""
 
@@ -68,6 +71,34 @@ def shrunk_by_maximum(values: Pixels, size: Size) -> Pixels:
         starts = np.arange(new) * old // new
         values = np.maximum.reduceat(values, starts, axis=axis) if new <= old else values.take(starts, axis=axis)
     return values
+
+
+def grey_of(scores: NDArray[np.float32], low: float, high: float) -> Pixels:
+    """Give scores as grey values; those of pixels that do not count, which are NaN, are 0.
+
+    Args:
+        scores: Of any shape.
+        low: Score that becomes 0.
+        high: Score that becomes 255.
+    """
+    span = max(high - low, float(np.finfo(np.float32).tiny))
+    grey: Pixels = np.rint(WHITE * np.clip(np.nan_to_num((scores - low) / span), 0, 1)).astype(np.uint8)
+    return grey
+
+
+def in_range(grey: Pixels, own: tuple[float, float], common: tuple[float, float]) -> Pixels:
+    """Bring a heat map from a range of its own to that of all heat maps; 0 stays 0.
+
+    Args:
+        grey: The heat map.
+        own: Scores that it shows as 0 and as 255.
+        common: Scores that all heat maps show as 0 and as 255.
+    """
+    if own == common:
+        return grey
+    table = grey_of(np.linspace(*own, WHITE + 1, dtype=np.float32), *common)
+    table[0] = 0
+    return table[grey]
 
 
 @dataclass
@@ -120,12 +151,12 @@ def _encoded(layers: Layers, size: Size) -> dict[str, str | None]:
 def _coarse(grey: Pixels) -> Pixels:
     """Round grey values, but keep 0, which stands for pixels that do not count, and 255."""
     steps = np.rint(grey / GREYS) * GREYS
-    rounded: Pixels = np.where(grey == 0, 0, np.clip(steps, 1, 255)).astype(np.uint8)
+    rounded: Pixels = np.where(grey == 0, 0, np.clip(steps, 1, WHITE)).astype(np.uint8)
     return rounded
 
 
 def _flags(mask: Pixels, size: Size) -> Image.Image:
-    return Image.fromarray(shrunk_by_maximum(np.where(mask > 0, 255, 0).astype(np.uint8), size)).convert("1")
+    return Image.fromarray(shrunk_by_maximum(np.where(mask > 0, WHITE, 0).astype(np.uint8), size)).convert("1")
 
 
 def address_of(picture: Image.Image) -> str:
