@@ -94,6 +94,8 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     request = _fit_request(list(arguments), prog, tested=True)
+    if request.report:
+        _check_report(request.run.folder.path)
     with closing(request.run), _observers() as observers:
         run = _fitted(request, prog, observers)
         _tested(run, observers)
@@ -106,8 +108,8 @@ def test(arguments: Sequence[str], prog: str) -> None:
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
     run, data = _open(parsed.ckpt_dir), None
-    if parsed.report and (results := output or run.folder.path).is_dir():
-        check_report_file(results / REPORT)
+    if parsed.report:
+        _check_report(output or run.folder.path)
     _warn_of_large_images(run)
     if parsed.data is not None:
         data = _spec_of(parsed.data).build(AnomalibDataModule)
@@ -362,6 +364,12 @@ def _tested(
     say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
     if run.settings.visualize:
         say(f"Pictures:   {(output or run.folder.path) / 'images'}")
+
+
+def _check_report(results: Path) -> None:
+    """Refuse a report that would replace another file, before any work."""
+    if results.is_dir():
+        check_report_file(results / REPORT)
 
 
 def _write_report(run: Run, results: Path | None = None) -> None:
