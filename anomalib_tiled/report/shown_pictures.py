@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-ALL_PICTURES = 18_000_000
+ALL_PICTURES = 20_000_000
 """Most characters that all pictures of a page take together."""
 
 LARGEST_SIDE, SMALLEST_SIDE = 1024, 64
@@ -31,9 +31,9 @@ TYPICAL = 0.25
 """Characters that a pixel of an image takes, with its heat map and masks, to begin with."""
 
 STEP = 0.95
-"""Pictures that are too large are shrunk a little further than their number of pixels says."""
+"""Pictures that are too large are shrunk a little further than their number of pixels says; the next may be larger."""
 
-QUALITY = 80
+QUALITY = 75
 """Quality of scaled images, as WebP counts it."""
 
 WHITE = 255
@@ -114,7 +114,7 @@ class PictureBudget:
     def __post_init__(self) -> None:
         """Divide what a page may take."""
         self._share = ALL_PICTURES / max(1, self.images)
-        self._side = _limited(math.sqrt(self._share / TYPICAL))
+        self._largest = self._side = _limited(math.sqrt(self._share / TYPICAL))
 
     def encode(self, layers: Layers, size: Size) -> Mapping[str, str | None]:
         """Give the ``data:`` addresses of the pictures of an image, all of one size, by the fields of `ShownImage`.
@@ -128,6 +128,7 @@ class PictureBudget:
             encoded = _encoded(layers, shrunk(size, side))
             needed = sum(len(each) for each in encoded.values() if each is not None)
             if needed <= self._share or side == SMALLEST_SIDE:
+                self._side = min(self._largest, _limited(side / STEP))  # the next image is probably alike
                 return encoded
             side = _limited(side * STEP * math.sqrt(self._share / needed))
 
@@ -168,5 +169,5 @@ def address_of(picture: Image.Image) -> str:
 
 def _lossless(picture: Image.Image) -> str:
     content = BytesIO()
-    picture.save(content, format="PNG", optimize=True)
+    picture.save(content, format="PNG", compress_level=6)
     return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
