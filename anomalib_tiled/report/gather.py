@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled
+from anomalib_tiled.drift.findings import Drift
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.report.content import Content, Scale, ShownImage
 from anomalib_tiled.report.predicted_pictures import PredictedPictures
@@ -46,6 +47,8 @@ NORMALIZED = (0.0, 1.0)
 
 DRIFT = "drift.json"
 """What `check` has found, in the folder of the predictions."""
+
+CHECK_AGAIN = "Check the predictions again, or delete it."
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def gather_predictions(run: ReportedRun, predictions: Path) -> Content:
             f"one before it was calibrated anew: {facts.get('run')} has made them. Give that run, or predict again."
         )
         raise ConfigurationError(message)
-    drift = read_json(path, "Check again.") if is_file(path := predictions / DRIFT) else None
+    drift = _drift(predictions / DRIFT)
     gathered = _predicted(run, folder, facts)
     content = _content(run, gathered, part_of(run, {}, _drifted_tiles(drift)), {})
     return replace(content, drift=drift, notes=_distinct([*run.calibration["notes"], *content.notes]))
@@ -245,6 +248,17 @@ def _on_maps(images: Sequence[PredictedImage]) -> list[str]:
     if any(each.any_pixel is not None for each in images):
         return []
     return ["The model gives no anomaly maps: there are no heat maps, masks and regions."]
+
+
+def _drift(path: Path) -> dict[str, Plain] | None:
+    """Read what `check` has found; ``None`` if nothing was checked."""
+    if not is_file(path):
+        return None
+    drift: dict[str, Plain] = dict(read_json(path, CHECK_AGAIN))
+    if lacking := sorted({each.name for each in fields(Drift)} - drift.keys()):
+        message = f"{path} must hold what check has found, but lacks {', '.join(lacking)}. {CHECK_AGAIN}"
+        raise RunFolderError(message)
+    return drift
 
 
 def _drifted_tiles(drift: Mapping[str, Plain] | None) -> dict[str, str]:
