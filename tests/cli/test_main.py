@@ -195,7 +195,7 @@ def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.Capt
     assert main([given]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: There is no command {given!r}.")
-    assert message.endswith("Allowed: export, fit, plugins, predict, status, test, train.\n")
+    assert message.endswith("Allowed: export, fit, plugins, predict, report, status, test, train.\n")
     assert calls == []
 
 
