@@ -40,9 +40,9 @@ from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
-from anomalib_tiled.results.test_facts import facts_of_test
-from anomalib_tiled.results.test_writer import TestWriter, written_meanwhile
+from anomalib_tiled.results.tested_facts import facts_of_test
 from anomalib_tiled.results.tested_folder import TestedFolder
+from anomalib_tiled.results.tested_writer import TestWriter, written_meanwhile
 from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart

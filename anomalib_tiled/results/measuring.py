@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.prediction_row import Details, decision_on
 from anomalib_tiled.results.region_decisions import decisions_of
-from anomalib_tiled.results.test_writer import TestedBatch, TestWriter, written_meanwhile
+from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
 from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.results.tile_metrics import TileScores, observed_tile
 from anomalib_tiled.stages.contracts import image_context, with_context

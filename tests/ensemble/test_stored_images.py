@@ -33,7 +33,7 @@ from anomalib_tiled.errors import RunFolderError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.measuring import MeasuredImages, MeasureImages, MeasureTiles, measure
-from anomalib_tiled.results.test_writer import TestedBatch, TestWriter, written_meanwhile
+from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
 from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord

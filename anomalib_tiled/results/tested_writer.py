@@ -35,6 +35,8 @@ class TestedBatch(NamedTuple):
         details: What else their lines hold.
     """
 
+    __test__ = False  # no test of pytest
+
     images: ImageBatch
     raw_scores: list[float]
     details: list[Details]
