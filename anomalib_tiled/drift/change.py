@@ -18,6 +18,9 @@ SHARE = 0.02
 LEAST = {"shift_x": 0.5, "shift_y": 0.5, "rotation": 0.1}
 """The same in pixels or degrees, of which 0 is a usual value."""
 
+OPPOSED = 0.25
+"""Share of the largest change of a quartile, from which the opposite change of another one counts."""
+
 
 @dataclass(frozen=True)
 class Quartiles:
@@ -88,15 +91,19 @@ class Change:
 
     @property
     def direction(self) -> int:
-        """1 if the median has risen, -1 if it has fallen, 0 if only the spread has changed."""
-        difference = self.new.median - self.reference.median
-        least = least_change(self.quantity, self.reference.median)
-        return int(np.sign(difference)) if abs(difference) > least else 0
+        """1 if the numbers have risen, -1 if they have fallen, 0 if the middle half has become wider or narrower."""
+        low, _, high = differences = self._differences
+        smaller = min(abs(low), abs(high))
+        return 0 if low * high < 0 and smaller > OPPOSED * self._farthest else int(np.sign(sum(differences)))
 
     @property
     def _farthest(self) -> float:
-        both = zip(vars(self.reference).values(), vars(self.new).values(), strict=True)
-        return float(max(abs(before - after) for before, after in both))
+        return max(map(abs, self._differences))
+
+    @property
+    def _differences(self) -> tuple[float, ...]:
+        before, after = vars(self.reference).values(), vars(self.new).values()
+        return tuple(new - known for known, new in zip(before, after, strict=True))
 
 
 def least_change(quantity: Quantity, median: float) -> float:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.runs.drift_reference import DriftReference
+    from anomalib_tiled.runs.run_folder import RunFolder
 
     Numbers = NDArray[np.float64]
 
@@ -82,7 +83,7 @@ class PredictedNumbers:
         """
         paths, values, unaligned, number, path = [], [], 0, 1, folder / LINES
         try:
-            for number, line in enumerate(_complete_lines(path), start=1):
+            for number, line in enumerate(_complete_lines(path), start=1):  # noqa: B007  # named in the message
                 content = cast("dict[str, Plain]", parse_json(line))
                 if content.get("unaligned"):
                     unaligned += 1
@@ -97,13 +98,12 @@ class PredictedNumbers:
         return cls(paths, np.array(values, np.float64).reshape(len(paths), len(quantities)), unaligned)
 
 
-def check_same_run(folder: Path, run: Path, calibration: str) -> None:
+def check_same_run(folder: Path, run: RunFolder) -> None:
     """Check that a run has made predictions, with the calibration that it has now.
 
     Args:
         folder: The predictions.
         run: The run folder.
-        calibration: Fingerprint of its calibration.
 
     Raises:
         ConfigurationError: The folder holds no predictions, or those of another run or calibration.
@@ -114,9 +114,10 @@ def check_same_run(folder: Path, run: Path, calibration: str) -> None:
             f"--predictions must be a folder that `anomalib tiled predict` has written, but {folder} has no {SETTINGS}."
         )
         raise ConfigurationError(message)
-    if read_json(folder / SETTINGS).get("calibration") != calibration:
+    calibration = run.calibration_fingerprint(run.settings())
+    if read_json(folder / SETTINGS, "Restore it, or predict into another folder.").get("calibration") != calibration:
         message = (
-            f"{folder} holds predictions of another run than {run}, or of this run before it was calibrated anew. "
+            f"{folder} holds predictions of another run than {run.path}, or of this run before it was calibrated anew. "
             "Choose their run with --ckpt_dir, or predict the images again into another folder."
         )
         raise ConfigurationError(message)

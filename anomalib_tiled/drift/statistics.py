@@ -58,7 +58,7 @@ def _edges(reference: Numbers) -> Numbers:
 
 def _shares(edges: Numbers, numbers: Numbers) -> Numbers:
     counts = np.bincount(np.searchsorted(edges, numbers), minlength=len(edges) + 1) + SMOOTHING
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum(), np.float64)
 
 
 def p_values(reference: Numbers, new: Numbers) -> Numbers:

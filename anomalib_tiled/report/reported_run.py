@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_tiled.runs.fingerprint import calibration_fingerprint
 from anomalib_tiled.runs.image_decisions import ImageDecisions
 from anomalib_tiled.runs.run_grid import read_grid
 from anomalib_tiled.runs.run_regions import read_regions
@@ -75,7 +74,7 @@ class ReportedRun:
     @property
     def fingerprint(self) -> str:
         """Identifies what decides about images."""
-        return calibration_fingerprint(self.folder, self.settings)
+        return self.folder.calibration_fingerprint(self.settings)
 
     @property
     def is_normalized(self) -> bool:

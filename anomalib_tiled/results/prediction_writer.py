@@ -19,7 +19,6 @@ from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.runs.fingerprint import calibration_fingerprint
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
@@ -67,17 +66,21 @@ class PredictionWriter:
             RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
+        calibration = run.folder.calibration_fingerprint(run.settings)
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), calibration=_fingerprint(run))
+            folder.check_same(**settings.to_json(), calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
-            facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
+            facts |= {
+                "calibration": run.folder.calibration_fingerprint(run.settings),
+                **({ALIGNED: True} if run.is_aligned else {}),
+            }
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
             folder.begin(settings, **facts, **in_facts(uncertain))
             if not request.skip_existing:  # else earlier failures stay in the list
@@ -99,7 +102,7 @@ class PredictionWriter:
         """
         facts = folder.facts()
         folder.check_rethresholded(settings.given)
-        folder.check_same(calibration=_fingerprint(run))
+        folder.check_same(calibration=run.folder.calibration_fingerprint(run.settings))
         changed: dict[str, Any] = {**{name: facts[name] for name in settings.to_json()}, **settings.given_thresholds}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
@@ -233,7 +236,3 @@ def _errors_naming_image(image_path: Path) -> Iterator[None]:
 
 def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
     return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
-
-
-def _fingerprint(run: Run) -> str:
-    return calibration_fingerprint(run.folder, run.settings)

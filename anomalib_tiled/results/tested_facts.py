@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.ensemble.devices import described
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.runs.fingerprint import calibration_fingerprint
 from anomalib_tiled.system.packages import version_of
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def facts_of_test(run: Run, notes: Sequence[str], seconds: float) -> dict[str, o
         seconds: Duration of the test.
     """
     return {
-        "calibration": calibration_fingerprint(run.folder, run.settings),
+        "calibration": run.folder.calibration_fingerprint(run.settings),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "host": platform.node(),

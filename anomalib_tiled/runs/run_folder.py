@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,6 +219,17 @@ class RunFolder(RunFiles):
         """Read the checksums of finished files by their names."""
         path, advice = self.checksums_file, "It holds checksums of finished files: restore it, or fit a new run."
         return read_json(path, advice) if path.is_file() else {}
+
+    def calibration_fingerprint(self, settings: Settings) -> str:
+        """Identify calibration and sensitivities: predictions of another calibration are not comparable.
+
+        Raises:
+            RunFolderError: The run is not calibrated.
+        """
+        sensitivities = f"{settings.thresholding.image_sensitivity} {settings.thresholding.pixel_sensitivity}"
+        with readable(self.calibration_file):
+            content = self.calibration_file.read_bytes()
+        return blake2b(content + sensitivities.encode(), digest_size=8).hexdigest()
 
     def seen(self) -> RunFolder:
         """Look at the tiles once, and give the same run folder as it is at this moment.
