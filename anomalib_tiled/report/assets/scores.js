@@ -4,7 +4,7 @@ const NORMAL = "normal";
 const ANOMALOUS = "anomalous";
 const UNKNOWN = "unknown";
 
-/** What a decision comes to. `wrong` ones stand out; `worst` says which way the score is off. */
+/** What a decision comes to, by the truth. */
 const OUTCOMES = {
   missed: { word: "Missed", many: "Missed", truth: ANOMALOUS, isAlarm: false, isWrong: true },
   false_alarm: { word: "False alarm", many: "False alarms", truth: NORMAL, isAlarm: true, isWrong: true },
@@ -124,9 +124,10 @@ function noMiss(gaps) {
   return gaps.filter((gap) => gap.counts.missed === 0).at(-1) ?? gaps[0];
 }
 
-/** The lowest threshold with at most this share of false alarms; the highest one if none is low enough. */
+/** The lowest threshold with at most this share of false alarms, or with the fewest if none has so few. */
 function atMostFalseAlarms(gaps, rate) {
-  return gaps.find((gap) => ratesOf(gap.counts).falseAlarmRate <= rate) ?? gaps.at(-1);
+  const fewest = ratesOf(gaps.at(-1).counts).falseAlarmRate;
+  return gaps.find((gap) => ratesOf(gap.counts).falseAlarmRate <= Math.max(rate, fewest));
 }
 
 /** How far a score is on the wrong side of the threshold; below 0 on the right one. */
