@@ -7,10 +7,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from anomalib_tiled.report.content import Content, ShownImage
@@ -143,6 +145,28 @@ def test_a_mouse_drags_the_threshold(open_page: Open, content: Content) -> None:
     page.click("#show-missed")
     assert names(page) == [image.name for image in sorted(missed, key=lambda image: image.score or 0.0)]
     assert set(page.locator("#gallery .badge:not(.uncertain)").all_text_contents()) == {"Missed"}
+
+
+def test_images_on_the_wrong_side_of_the_threshold_stand_out(open_page: Open, content: Content) -> None:
+    """The bar of the one image at 0.62, which is anomalous, is soft while it is found, and strong when it is missed."""
+    page = open_page(content)
+    handle = page.locator(".handle")
+    low, high = (float(handle.get_attribute(f"aria-value{end}") or "nan") for end in ("min", "max"))
+    axis = page.locator("#histogram .u-over").bounding_box()
+    assert axis is not None
+    x, y = axis["x"] + axis["width"] * (0.62 - low) / (high - low), axis["y"] + axis["height"] - 20
+
+    def colour() -> tuple[int, ...]:
+        settle(page)
+        picture = page.screenshot(clip={"x": x, "y": y, "width": 1, "height": 1})
+        return Image.open(BytesIO(picture)).convert("RGB").getpixel((0, 0))
+
+    soft, strong = (240, 189, 151), (194, 80, 10)
+    assert colour() == soft
+    page.fill("#threshold", "0.7")
+    assert colour() == strong
+    page.click("#no-miss")
+    assert colour() == soft
 
 
 def test_a_finger_drags_the_threshold(open_page: Open, content: Content) -> None:

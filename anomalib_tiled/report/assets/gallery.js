@@ -74,6 +74,9 @@ class Card {
 
   show(state) {
     const { image } = this;
+    const decision = [outcomeOf(image, state.threshold), isUncertain(image, state.band), state.place?.kind, state.place?.name].join();
+    if (decision === this.decision) return; // hundreds of cards follow the threshold, and few of them change
+    this.decision = decision;
     const uncertain = isUncertain(image, state.band) ? el("span", { class: "badge uncertain" }, "Uncertain") : null;
     const score = el("span", { class: "score" }, image.score === null ? "no part found" : scoreText(image.score));
     this.marks.replaceChildren(...[score, badge(image, state), uncertain].filter((node) => node !== null));

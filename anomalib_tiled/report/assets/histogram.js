@@ -1,6 +1,5 @@
 // Score distributions: normal and unlabelled images upwards, anomalous ones downwards, and a threshold to drag.
 
-const HISTOGRAM_HEIGHT = 230;
 const HANDLE_STEPS = 200;
 
 /** Number of images per bin for each truth; bins of equal width over the range. */
@@ -101,7 +100,7 @@ class Histogram {
     };
     return {
       width: this.home.clientWidth || 320,
-      height: HISTOGRAM_HEIGHT,
+      height: this.home.clientHeight || 240,
       padding: [8, 12, 0, 0],
       cursor: { show: false },
       legend: { show: false },
@@ -188,8 +187,8 @@ class Histogram {
   }
 
   resize() {
-    const width = this.home.clientWidth;
-    if (width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HISTOGRAM_HEIGHT });
+    const { clientWidth: width, clientHeight: height } = this.home;
+    if (width > 0 && (width !== this.plot.width || height !== this.plot.height)) this.plot.setSize({ width, height });
   }
 
   show() {
@@ -198,6 +197,6 @@ class Histogram {
     this.handle.style.left = `${100 * place}%`;
     this.handle.setAttribute("aria-valuenow", threshold);
     this.handle.setAttribute("aria-valuetext", scoreText(threshold));
-    this.plot.redraw(false, false);
+    this.plot.redraw(true, false); // the fills of both sides belong to the paths
   }
 }

@@ -48,6 +48,7 @@ function startLayers(images, onchange) {
 function start() {
   const content = JSON.parse(byId("content").textContent);
   const { images, scale } = content;
+  content.colours = packed(content.colours);
   const range = rangeOf(images, scale);
   const state = { threshold: scale.threshold, place: null };
   const decide = () => {

@@ -122,7 +122,7 @@ class ThresholdPanel {
     const { many, isWrong } = OUTCOMES[outcome];
     const button = el(
       "button",
-      { type: "button", id: `count-${outcome}`, class: isWrong ? `wrong ${OUTCOMES[outcome].truth}` : null, onclick: () => this.onoutcome(outcome) },
+      { type: "button", id: `count-${outcome}`, class: isWrong && this.state.counts[outcome] > 0 ? `wrong ${OUTCOMES[outcome].truth}` : null, onclick: () => this.onoutcome(outcome) },
       el("b", {}, this.state.counts[outcome].toLocaleString("en")),
       el("span", {}, many),
     );
@@ -158,7 +158,9 @@ class ThresholdPanel {
     const { scale } = this.content;
     const { threshold } = this.state;
     const given = threshold < 0 ? `--threshold=${threshold}` : `--threshold ${threshold}`;
-    byId("command-line").textContent = `anomalib tiled predict --ckpt_dir ${scale.quoted_run} --data path/to/images ${given}`;
+    const command = `anomalib tiled predict --ckpt_dir ${scale.quoted_run} --data path/to/images ${given}`;
+    const options = command.split(/ (?=--)/); // lines end between them
+    byId("command-line").replaceChildren(...options.flatMap((words, at) => [at === 0 ? "" : " ", el("span", {}, words)]));
     byId("configuration-line").textContent = configurationOf(scale, threshold);
     byId("configuration-note").textContent = scale.configured_by === "manual" ? "ManualThreshold decides about pixels too." : "";
   }

@@ -25,11 +25,12 @@ class Zoom {
     Object.assign(this, { scale, x, y });
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.stage.classList.toggle("zoomed", scale > 1);
-    this.fitText();
+    this.fitBoxes();
   }
 
-  /** Keep the text of boxes as large as other text: it is written in pixels of the image. */
-  fitText() {
+  /** Keep lines of boxes thin, and their text as large as other text: it is written in pixels of the image. */
+  fitBoxes() {
+    this.sheet.style.setProperty("--zoom", this.scale);
     this.sheet.style.setProperty("--pixel", this.imageWidth / (this.scale * (this.sheet.offsetWidth || 1)));
   }
 
@@ -150,7 +151,7 @@ class Viewer {
     sheet.style.width = `${image.width * scale}px`;
     sheet.style.height = `${image.height * scale}px`;
     this.zoom.imageWidth = image.width;
-    this.zoom.fitText();
+    this.zoom.fitBoxes();
   }
 
   facts() {
