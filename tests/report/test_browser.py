@@ -279,9 +279,11 @@ def test_it_says_how_the_threshold_becomes_real(open_page: Open, content: Conten
     page.click("summary")
     page.fill("#threshold", "0.615")
     settle(page)
-    command = "anomalib tiled predict --ckpt_dir results/v3 --data path/to/images --threshold 0.615"
+    command = "anomalib tiled predict --ckpt_dir results/v3 --data path/to/images --threshold 0.615 --uncertain 0.1"
     assert page.inner_text("#command-line") == command
-    assert page.inner_text("#configuration-line") == "thresholding:\n  image_sensitivity: 0.385"
+    assert (
+        page.inner_text("#configuration-line") == "thresholding:\n  image_sensitivity: 0.385\n  uncertain: {width: 0.1}"
+    )
     page.click("[data-copies=command-line]")
     page.get_by_text("Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == command
@@ -546,3 +548,23 @@ def test_500_images_keep_few_pictures_in_memory(open_page: Open, many: Callable[
     page.mouse.move(x + 60, y, steps=10)
     page.mouse.up()
     assert counts(page) == decided(content, threshold(page))
+
+
+def test_scores_and_thresholds_are_compared_in_single_precision(open_page: Open, content: Content) -> None:
+    """As everywhere else: in double precision, the single-precision 0.6 is greater than 0.6."""
+    images = [replace(image, score=float(np.float32(0.6))) for image in content.images[:1]]
+    page = open_page(replace(content, images=images, scale=replace(content.scale, threshold=0.6, uncertain=None)))
+    settle(page)
+    assert page.inner_text("#count-false_alarm b") == "0"
+
+
+def test_a_band_that_is_not_around_the_threshold_keeps_its_width(open_page: Open, content: Content) -> None:
+    page = open_page(replace(content, scale=replace(content.scale, uncertain=(0.35, 0.55))))
+    settle(page)
+    assert page.inner_text("#band") == "uncertain from 0.3500 to 0.5500"
+    page.click("summary")
+    assert page.inner_text("#command-line").endswith("--threshold 0.5")
+    page.fill("#threshold", "0.6")
+    settle(page)
+    assert page.inner_text("#band") == "uncertain from 0.5000 to 0.7000"
+    assert page.inner_text("#command-line").endswith("--threshold 0.6 --uncertain 0.2")

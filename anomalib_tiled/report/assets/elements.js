@@ -40,12 +40,12 @@ function countText(number, one, several) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
 }
 
-/** The shortest number between two others, nearest their middle; the lower one if nothing lies between them. */
+/** The shortest number between two others, also in single precision, near their middle; the lower one if there is none. */
 function shortestBetween(low, high) {
   const middle = low + (high - low) / 2;
   for (let digits = 0; digits <= 20; digits += 1) {
     const short = Number(middle.toFixed(digits));
-    if (short > low && short < high) return short;
+    if (short > low && short < high && Math.fround(short) < high) return short;
   }
   return low;
 }

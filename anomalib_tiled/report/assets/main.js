@@ -48,6 +48,7 @@ function startLayers(images, onchange) {
 function start() {
   const content = JSON.parse(byId("content").textContent);
   const { images, scale } = content;
+  for (const image of images) if (image.score !== null) image.score = Math.fround(image.score);
   content.colours = packed(content.colours);
   const range = rangeOf(images, scale);
   const state = { threshold: scale.threshold, place: null };

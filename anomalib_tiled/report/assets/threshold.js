@@ -157,11 +157,12 @@ class ThresholdPanel {
   showCommands() {
     const { scale } = this.content;
     const { threshold } = this.state;
-    const given = threshold < 0 ? `--threshold=${threshold}` : `--threshold ${threshold}`;
+    const width = scale.uncertain === null || threshold === scale.threshold ? null : uncertainWidth(scale);
+    const given = `--threshold${threshold < 0 ? "=" : " "}${threshold}${width === null ? "" : ` --uncertain ${width}`}`;
     const command = `anomalib tiled predict --ckpt_dir ${scale.quoted_run} --data path/to/images ${given}`;
     const options = command.split(/ (?=--)/); // lines end between them
     byId("command-line").replaceChildren(...options.flatMap((words, at) => [at === 0 ? "" : " ", el("span", {}, words)]));
-    byId("configuration-line").textContent = configurationOf(scale, threshold);
+    byId("configuration-line").textContent = configurationOf(scale, threshold) + (width === null ? "" : `\n  uncertain: {width: ${width}}`);
     byId("configuration-note").textContent = scale.configured_by === "manual" ? "ManualThreshold decides about pixels too." : "";
   }
 }
