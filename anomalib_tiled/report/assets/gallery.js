@@ -1,5 +1,8 @@
 // The gallery: which images, in which order, and cards that paint their pictures when they come into sight.
 
+/** Between a box and its region, as a fraction of the longer side of the image. */
+const CARD_MARGIN = 0.015;
+
 const SORTS = {
   worst: { word: "worst first", key: (image, state) => -wrongness(image, state.threshold) },
   high: { word: "highest score first", key: (image) => -(image.score ?? Infinity) },
@@ -53,8 +56,8 @@ function badge(image, state) {
 
 /** A card of the gallery: one button that opens the image. */
 class Card {
-  constructor(image, painter, onopen) {
-    this.image = image;
+  constructor(image, painter, onopen, remark = "") {
+    Object.assign(this, { image, remark });
     this.marks = el("span", { class: "marks" });
     this.detail = el("span", { class: "quiet" });
     const name = el("bdi", { class: "name", title: image.name }, image.name);
@@ -66,7 +69,8 @@ class Card {
     if (!hasPicture(this.image)) return el("span", { class: "frame blank" }, "no picture");
     const canvas = el("canvas", { width: 1, height: 1 });
     painter.watch(canvas, this.image);
-    const sheet = el("span", { class: "fitted" }, canvas, boxesOf(this.image));
+    const margin = CARD_MARGIN * Math.max(this.image.width, this.image.height);
+    const sheet = el("span", { class: "fitted" }, canvas, boxesOf(this.image, margin));
     sheet.style.aspectRatio = `${this.image.width} / ${this.image.height}`;
     sheet.style.setProperty("--ratio", this.image.width / this.image.height);
     return el("span", { class: "frame" }, sheet);
@@ -83,7 +87,7 @@ class Card {
     const there = scoreAt(image, state.place);
     const words = [image.folder, image.regions.length ? countText(image.regions.length, "region", "regions") : ""];
     if (there !== null) words.push(`${scoreText(there)} at ${state.place.name}`);
-    this.detail.textContent = words.filter(Boolean).join(" · ");
+    this.detail.textContent = [...words, this.remark].filter(Boolean).join(" · ");
   }
 }
 

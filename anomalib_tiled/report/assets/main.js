@@ -11,6 +11,7 @@ function startTabs() {
       byId(tab.getAttribute("aria-controls")).hidden = !isChosen;
     }
   };
+  byId("to-notes")?.addEventListener("click", () => show(byId("tab-run")));
   tabs.forEach((tab, at) => {
     tab.addEventListener("click", () => show(tab));
     tab.addEventListener("keydown", (event) => {

@@ -186,18 +186,31 @@ class PartMap {
     byId("there-heading").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
-  /** List the images with a region there; if there are none, those with the highest scores of the tile. */
-  showImages() {
+  /** List the images with a region or a defect there; where defects lie is known once their masks are decoded. */
+  async showImages() {
+    const { part, chosen: tile } = this;
+    this.list(tile, new Set());
+    const box = { left: tile.left / part.width, top: tile.top / part.height, width: tile.width / part.width, height: tile.height / part.height };
+    const anomalous = this.content.images.filter((image) => image.truth_mask !== null);
+    const isThere = await Promise.all(anomalous.map((image) => isWhiteWithin(image.truth_mask, box)));
+    if (this.chosen === tile && isThere.includes(true)) this.list(tile, new Set(anomalous.filter((_, at) => isThere[at])));
+  }
+
+  /** List images, those with a missed defect first; without any region or defect, those with the highest scores. */
+  list(tile, defective) {
     const { images } = this.content;
-    const place = { kind: "tile", name: this.chosen.name };
+    const place = { kind: "tile", name: tile.name };
     const score = (image) => scoreAt(image, place) ?? -Infinity;
-    const within = images.filter((image) => image.regions.some((region) => overlaps(image, region, this.chosen, this.part)));
+    const marked = new Set(images.filter((image) => image.regions.some((region) => overlaps(image, region, tile, this.part))));
+    const isMissed = (image) => defective.has(image) && !marked.has(image);
+    const within = images.filter((image) => marked.has(image) || defective.has(image));
     const scored = images.filter((image) => scoreAt(image, place) !== null);
-    const found = (within.length ? within : scored).sort((a, b) => score(b) - score(a));
-    const listed = within.length ? found : found.slice(0, HIGHEST_THERE);
-    byId("there-heading").textContent = `${countText(listed.length, "image", "images")} at ${this.chosen.name}`;
-    byId("there-note").textContent = within.length ? "With an anomalous region there, highest first." : "None has an anomalous region there; these have the highest scores of the tile.";
-    this.cards = listed.map((image, at) => new Card(image, this.painter, () => this.onopen(listed, at)));
+    const sorted = (within.length ? within : scored).sort((a, b) => isMissed(b) - isMissed(a) || score(b) - score(a));
+    const listed = within.length ? sorted : sorted.slice(0, HIGHEST_THERE);
+    byId("there-heading").textContent = `${countText(listed.length, "image", "images")} at ${tile.name}`;
+    byId("there-note").textContent = noteOn(within.length, within.filter(isMissed).length);
+    const remark = (image) => (isMissed(image) ? "a defect without a region here" : "");
+    this.cards = listed.map((image, at) => new Card(image, this.painter, () => this.onopen(listed, at), remark(image)));
     this.follow();
     byId("there").replaceChildren(...this.cards.map((card) => card.node));
   }
@@ -206,4 +219,10 @@ class PartMap {
   follow() {
     this.cards.forEach((card) => card.show({ ...this.state, place: { kind: "tile", name: this.chosen.name } }));
   }
+}
+
+function noteOn(within, missed) {
+  if (within === 0) return "None has an anomalous region there; these have the highest scores of the tile.";
+  const others = `${countText(within - missed, "image", "images")} with an anomalous region there`;
+  return missed ? `${countText(missed, "image", "images")} with a defect there that no region shows; ${others}.` : `${others}, highest first.`;
 }

@@ -86,6 +86,16 @@ async function paint(canvas, image, layers, colours) {
   if (mask) drawMask(context, mask, MASK_COLOUR);
 }
 
+/** Whether a mask is white anywhere in a part of it, whose sides are fractions of the whole. */
+async function isWhiteWithin(address, { left, top, width, height }) {
+  const picture = await decoded(address);
+  const [x, y] = [Math.floor(left * picture.naturalWidth), Math.floor(top * picture.naturalHeight)];
+  const size = [Math.ceil((left + width) * picture.naturalWidth) - x, Math.ceil((top + height) * picture.naturalHeight) - y];
+  const context = el("canvas", { width: size[0], height: size[1] }).getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, x, y, ...size, 0, 0, ...size);
+  return context.getImageData(0, 0, ...size).data.some((value, at) => at % 4 === 0 && value > 127);
+}
+
 /** Free the pixels of a painting that is out of sight. */
 function wipe(canvas) {
   latestPainting.delete(canvas);
@@ -97,11 +107,13 @@ function hasPicture(image) {
   return [image.picture, image.heat_map, image.mask, image.truth_mask].some((address) => address !== null);
 }
 
-/** Draw the boxes of regions in pixels of the file; lines keep their width at any zoom. */
-function boxesOf(image) {
+/** Draw the boxes of regions in pixels of the file; a margin keeps the lines of small ones off what they surround. */
+function boxesOf(image, margin = 0) {
   const frame = svg("svg", { class: "boxes", viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" });
   image.regions.forEach((region, number) => {
-    const place = { x: region.left, y: region.top, width: region.width, height: region.height };
+    const place = {
+      x: region.left - margin, y: region.top - margin, width: region.width + 2 * margin, height: region.height + 2 * margin,
+    };
     const isHigh = region.top < image.height / 20; // text above the box would lie outside
     const text = { x: region.left, y: isHigh ? region.top + region.height : region.top, dy: isHigh ? "1.2em" : "-0.4em" };
     frame.append(
