@@ -41,7 +41,12 @@ function sidedFill(plot, name, isWrongAbove, threshold) {
   const split = Math.max(0, Math.min(1, place));
   const gradient = plot.ctx.createLinearGradient(left, 0, left + width, 0);
   const sides = isWrongAbove ? [`${name}-soft`, name] : [name, `${name}-soft`];
-  [[0, sides[0]], [split, sides[0]], [split, sides[1]], [1, sides[1]]].forEach(([at, side]) => {
+  [
+    [0, sides[0]],
+    [split, sides[0]],
+    [split, sides[1]],
+    [1, sides[1]],
+  ].forEach(([at, side]) => {
     gradient.addColorStop(at, colour(side));
   });
   return gradient;
@@ -96,7 +101,13 @@ class Histogram {
   options() {
     const ticks = () => {
       const within = (most) => countTicks(most, this.isLog);
-      return [...within(this.down).map((tick) => -tick).reverse(), 0, ...within(this.up)];
+      return [
+        ...within(this.down)
+          .map((tick) => -tick)
+          .reverse(),
+        0,
+        ...within(this.up),
+      ];
     };
     return {
       width: this.home.clientWidth || 320,
@@ -173,7 +184,14 @@ class Histogram {
   step(event) {
     const step = (this.range[1] - this.range[0]) / HANDLE_STEPS;
     const moves = {
-      ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -Infinity, End: Infinity,
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      ArrowRight: 1,
+      ArrowUp: 1,
+      PageDown: -10,
+      PageUp: 10,
+      Home: -Infinity,
+      End: Infinity,
     };
     if (!(event.key in moves)) return;
     event.preventDefault();

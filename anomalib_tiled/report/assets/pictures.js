@@ -35,13 +35,16 @@ function drawHeat(target, picture, colours) {
 }
 
 /** Draw a mask: its edge as a line, which leaves the pixels within to be seen. */
-function drawMask(target, picture, colour) {
+function drawMask(target, picture, rgb) {
   const { width, height } = target.canvas;
   const { canvas, context, pixels } = pixelsOf(picture, width, height);
   const isIn = new Uint8Array(width * height);
   for (let at = 0; at < isIn.length; at += 1) isIn[at] = pixels.data[4 * at] > 127 ? 1 : 0;
   const reach = Math.max(1, Math.round(Math.max(width, height) / 400));
-  const [edge, within] = packed([[...colour, 255], [...colour, 40]]);
+  const [edge, within] = packed([
+    [...rgb, 255],
+    [...rgb, 40],
+  ]);
   const words = new Uint32Array(pixels.data.buffer);
   for (let at = 0; at < isIn.length; at += 1) {
     if (!isIn[at]) words[at] = 0;
@@ -90,7 +93,10 @@ async function paint(canvas, image, layers, colours) {
 async function isWhiteWithin(address, { left, top, width, height }) {
   const picture = await decoded(address);
   const [x, y] = [Math.floor(left * picture.naturalWidth), Math.floor(top * picture.naturalHeight)];
-  const size = [Math.ceil((left + width) * picture.naturalWidth) - x, Math.ceil((top + height) * picture.naturalHeight) - y];
+  const size = [
+    Math.ceil((left + width) * picture.naturalWidth) - x,
+    Math.ceil((top + height) * picture.naturalHeight) - y,
+  ];
   const context = el("canvas", { width: size[0], height: size[1] }).getContext("2d", { willReadFrequently: true });
   context.drawImage(picture, x, y, ...size, 0, 0, ...size);
   return context.getImageData(0, 0, ...size).data.some((value, at) => at % 4 === 0 && value > 127);
@@ -112,16 +118,30 @@ function boxesOf(image, margin = 0) {
   const frame = svg("svg", { class: "boxes", viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" });
   image.regions.forEach((region, number) => {
     const place = {
-      x: region.left - margin, y: region.top - margin, width: region.width + 2 * margin, height: region.height + 2 * margin,
+      x: region.left - margin,
+      y: region.top - margin,
+      width: region.width + 2 * margin,
+      height: region.height + 2 * margin,
     };
     const isHigh = region.top < image.height / 20; // text above the box would lie outside
-    const text = { x: region.left, y: isHigh ? region.top + region.height : region.top, dy: isHigh ? "1.2em" : "-0.4em" };
+    const text = {
+      x: region.left,
+      y: isHigh ? region.top + region.height : region.top,
+      dy: isHigh ? "1.2em" : "-0.4em",
+    };
     frame.append(
-      svg("g", { "data-region": number },
+      svg(
+        "g",
+        { "data-region": number },
         svg("rect", { ...place, class: "halo" }),
         svg("rect", { ...place, class: "box" }),
-        svg("text", text, String(number + 1),
-          svg("tspan", { class: "detail" }, ` · ${region.area.toLocaleString("en")} px · ${scoreText(region.peak)}`))),
+        svg(
+          "text",
+          text,
+          String(number + 1),
+          svg("tspan", { class: "detail" }, ` · ${region.area.toLocaleString("en")} px · ${scoreText(region.peak)}`),
+        ),
+      ),
     );
   });
   return frame;

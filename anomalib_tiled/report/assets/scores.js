@@ -42,7 +42,9 @@ function uncertainWidth(scale) {
 }
 
 function isUncertain(image, band) {
-  return band !== null && image.score !== null && image.score > Math.fround(band[0]) && image.score <= Math.fround(band[1]);
+  return (
+    band !== null && image.score !== null && image.score > Math.fround(band[0]) && image.score <= Math.fround(band[1])
+  );
 }
 
 /** Number of images of each outcome, and for each truth how many are uncertain. */
