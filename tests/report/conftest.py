@@ -19,7 +19,7 @@ HOSTILE = (
     "</script><script>alert(2)</script>.png",
     "\"quoted\" & 'quoted' &amp; ${alert(3)} {{ 7 * 7 }}.png",
     "a/very/long/path/" + "without_a_place_to_break_" * 8 + ".png",
-    "ענן/صورة-‮gnp.exe",
+    "ענן/صورة-\u202egnp.exe",
     "a line\u2028separator and a stray byte \udcff.png",
 )
 WIDTH, HEIGHT = 480, 320
@@ -84,7 +84,9 @@ def blob(defect: tuple[int, int] | None, reach: float, strength: float, seed: in
 def tiles_of(scores: np.ndarray) -> dict[str, float]:
     side = TILE // FILE
     return {
-        f"r{row:02d}_c{column:02d}": float(round(scores[row * side : (row + 1) * side, column * side :][:, :side].max(), 4))
+        f"r{row:02d}_c{column:02d}": float(
+            round(scores[row * side : (row + 1) * side, column * side :][:, :side].max(), 4)
+        )
         for row in range(3)
         for column in range(4)
     }
@@ -183,12 +185,26 @@ def drift() -> Drift:
         for day in range(1, 13)
     ]
     findings = [
-        Finding("brightness", "", 0.521, 0.482, 0.61, 1.2e-9, has_moved=True, words="Brightness fell from 0.521 to 0.482."),
-        Finding("tile", "r02_c01", 0.29, 0.41, 0.44, 3e-6, has_moved=True, words="The score of tile r02_c01 rose from 0.29 to 0.41."),
+        Finding(
+            "brightness", "", 0.521, 0.482, 0.61, 1.2e-9, has_moved=True, words="Brightness fell from 0.521 to 0.482."
+        ),
+        Finding(
+            "tile",
+            "r02_c01",
+            0.29,
+            0.41,
+            0.44,
+            3e-6,
+            has_moved=True,
+            words="The score of tile r02_c01 rose from 0.29 to 0.41.",
+        ),
         Finding("score", "", 0.31, 0.318, 0.03, 0.21, has_moved=False, words="The score has not moved."),
         Finding("sharpness", "", 0.2, 0.2, 0.01, 0.8, has_moved=False, words="Sharpness has not moved."),
     ]
-    sentences = ["Brightness fell from 0.521 to 0.482, since image 351.", "The score of tile r02_c01 rose from 0.29 to 0.41."]
+    sentences = [
+        "Brightness fell from 0.521 to 0.482, since image 351.",
+        "The score of tile r02_c01 rose from 0.29 to 0.41.",
+    ]
     return Drift(600, 180, has_drifted=True, sentences=sentences, findings=findings, windows=windows)
 
 
@@ -196,13 +212,17 @@ def drift() -> Drift:
 def content() -> Content:
     """A report of a run with labelled images, an uncertain band, and drift."""
     images = [shown(board) for board in boards()]
-    images[11] = replace(images[11], score=None, unaligned="no 12 matches with the reference", link=None, tiles={}, regions=[])
+    images[11] = replace(
+        images[11], score=None, unaligned="no 12 matches with the reference", link=None, tiles={}, regions=[]
+    )
     mean = Image.blend(drawn(1, None, "good"), drawn(2, None, "good"), 0.5).convert("L")
     return Content(
         title="Padim/boards/v3",
         subtitle="20 test images",
         is_labelled=True,
-        scale=Scale(0.5, (0.45, 0.55), 0.0, 1.0, 0.5, is_normalized=True, configured_by="sensitivity", quoted_run="results/v3"),
+        scale=Scale(
+            0.5, (0.45, 0.55), 0.0, 1.0, 0.5, is_normalized=True, configured_by="sensitivity", quoted_run="results/v3"
+        ),
         colours=colours(),
         images=images,
         part=Part(FILE * HEIGHT, FILE * WIDTH, tiles(), address(mean, "JPEG")),
@@ -210,10 +230,16 @@ def content() -> Content:
         facts=[
             Facts("Versions", [("anomalib-tiled", "0.2.0"), ("anomalib", "2.7.0"), ("Python", "3.12.3")]),
             Facts("Time and memory", [("Training", "41 s"), ("Testing", "12 s"), ("Device", "CPU, 2 cores")]),
-            Facts("Split", [("Training", "60 images"), ("Validation", "12 of them normal"), ("Folder", "/data/<b>boards</b>")]),
+            Facts(
+                "Split",
+                [("Training", "60 images"), ("Validation", "12 of them normal"), ("Folder", "/data/<b>boards</b>")],
+            ),
         ],
-        configuration="seed_everything: 42\ntiling:\n  image_size: [1280, 1920]\n  tile_size: 480\nmodel: <script>Padim\n",
-        notes=["The threshold was tuned on the test images, so the metrics are too high.", "<b>Two</b> images are in both sets."],
+        configuration="tiling:\n  image_size: [1280, 1920]\n  tile_size: 480\nmodel: <script>Padim\n",
+        notes=[
+            "The threshold was tuned on the test images, so the metrics are too high.",
+            "<b>Two</b> images are in both sets.",
+        ],
         drift=drift().to_json(),
     )
 

@@ -167,5 +167,35 @@ def test_assets_write_no_markup_and_reach_for_nothing_outside(path: Path) -> Non
     assert not re.findall(f"{markup}|{outside}", source)
 
 
+def contrast(first: str, second: str) -> float:
+    """Give the contrast of two colours, by the Web Content Accessibility Guidelines 2.2."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted([luminance(first), luminance(second)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("front", "back", "least"),
+    [
+        *[(front, back, 4.5) for front in ("text", "quiet") for back in ("card", "page", "hover")],
+        *[(front, "card", 4.5) for front in ("accent", "normal", "anomalous", "uncertain")],
+        *[("on-colour", back, 4.5) for back in ("normal", "anomalous")],
+        ("on-accent", "accent", 4.5),
+        ("card", "text", 4.5),
+        ("edge", "card", 3),
+    ],
+)
+def test_text_and_edges_of_controls_have_contrast(scheme: int, front: str, back: str, least: float) -> None:
+    style = (PACKAGE / "assets" / "page.css").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6});", style.split(":root {")[1 + scheme].split("}")[0]))
+    assert contrast(colours[front], colours[back]) >= least
+
+
 def test_the_template_marks_nothing_as_safe_and_has_no_style_or_handler_of_its_own() -> None:
     assert not re.findall(r"\|\s*safe|autoescape| style=| on\w+=", TEMPLATE.read_text(encoding="utf-8"))

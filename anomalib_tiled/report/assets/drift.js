@@ -29,7 +29,9 @@ class DriftTab {
   }
 
   reference(name) {
-    return this.drift.findings.find((finding) => finding.quantity === name && finding.place === "")?.reference_median ?? null;
+    return (
+      this.drift.findings.find((finding) => finding.quantity === name && finding.place === "")?.reference_median ?? null
+    );
   }
 
   showWindows() {
@@ -41,7 +43,11 @@ class DriftTab {
     const data = [windows.map((_, at) => at + 1), windows.map(() => reference), medians, moved];
     this.plot?.destroy();
     this.plot = new uPlot(this.options(data), data, byId("windows"));
-    const entries = [["steady", "Median of a window"], ["moved", "Has moved"], ["reference", "Normal validation images"]];
+    const entries = [
+      ["steady", "Median of a window"],
+      ["moved", "Has moved"],
+      ["reference", "Normal validation images"],
+    ];
     byId("drift-legend").replaceChildren(...entries.map(([kind, word]) => el("li", { class: `swatch ${kind}` }, word)));
     this.showWindowTable(name, medians, moved);
   }
@@ -58,7 +64,10 @@ class DriftTab {
       padding: [8, 12, 0, 0],
       cursor: { show: false },
       legend: { show: false },
-      scales: { x: { time: false, range: () => [0.5, numbers.length + 0.5] }, y: { range: () => [low - margin, high + margin] } },
+      scales: {
+        x: { time: false, range: () => [0.5, numbers.length + 0.5] },
+        y: { range: () => [low - margin, high + margin] },
+      },
       axes: [axisStyle({ size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] }), axisStyle({ size: 62 })],
       series: [
         {},
@@ -71,18 +80,37 @@ class DriftTab {
 
   showWindowTable(name, medians, moved) {
     const rows = this.drift.windows.map((each, at) => [
-      String(at + 1), String(each.images), scoreText(medians[at]), moved[at] === null ? "no" : "moved",
-      el("bdi", { class: "path" }, each.first), el("bdi", { class: "path" }, each.last), each.moved.join(", ") || "nothing",
+      String(at + 1),
+      String(each.images),
+      scoreText(medians[at]),
+      moved[at] === null ? "no" : "moved",
+      el("bdi", { class: "path" }, each.first),
+      el("bdi", { class: "path" }, each.last),
+      each.moved.join(", ") || "nothing",
     ]);
-    const words = ["Window", "Images", `Median of ${name.replaceAll("_", " ")}`, "Moved", "From", "To", "All that moved"];
+    const words = [
+      "Window",
+      "Images",
+      `Median of ${name.replaceAll("_", " ")}`,
+      "Moved",
+      "From",
+      "To",
+      "All that moved",
+    ];
     byId("window-table").replaceChildren(...tableOf(words, rows, (at) => moved[at] !== null));
   }
 
   showFindings() {
     const shown = this.drift.findings.filter((finding) => finding.has_moved || !byId("only-moved").checked);
     const rows = shown.map((each) => [
-      each.quantity.replaceAll("_", " "), each.place || "whole image", each.has_moved ? "moved" : "no", scoreText(each.reference_median),
-      scoreText(each.median), each.stability_index.toFixed(3), each.p_value < 1e-3 ? each.p_value.toExponential(1) : each.p_value.toFixed(3), each.words,
+      each.quantity.replaceAll("_", " "),
+      each.place || "whole image",
+      each.has_moved ? "moved" : "no",
+      scoreText(each.reference_median),
+      scoreText(each.median),
+      each.stability_index.toFixed(3),
+      each.p_value < 1e-3 ? each.p_value.toExponential(1) : each.p_value.toFixed(3),
+      each.words,
     ]);
     const words = ["Quantity", "Place", "Moved", "Median before", "Median now", "Stability index", "p", "In words"];
     byId("findings").replaceChildren(...tableOf(words, rows, (at) => shown[at].has_moved));
@@ -92,6 +120,8 @@ class DriftTab {
 /** Give head and body of a table; cells are text or elements. */
 function tableOf(words, rows, isMarked) {
   const head = el("thead", {}, el("tr", {}, ...words.map((word) => el("th", { scope: "col" }, word))));
-  const body = rows.map((cells, at) => el("tr", { class: isMarked(at) ? "marked" : null }, ...cells.map((cell) => el("td", {}, cell))));
+  const body = rows.map((cells, at) =>
+    el("tr", { class: isMarked(at) ? "marked" : null }, ...cells.map((cell) => el("td", {}, cell))),
+  );
   return [head, el("tbody", {}, ...body)];
 }

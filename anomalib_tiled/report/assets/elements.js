@@ -32,20 +32,20 @@ function scoreText(score) {
   return size < 10 ? score.toFixed(4) : score.toFixed(2);
 }
 
-function percentText(share) {
-  return share === null ? "–" : `${(100 * share).toFixed(1)} %`;
+function percentText(fraction) {
+  return fraction === null ? "–" : `${(100 * fraction).toFixed(1)} %`;
 }
 
 function countText(number, one, several) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
 }
 
-/** The shortest number between two others, nearest their middle; the lower one if nothing lies between them. */
+/** The shortest number between two others, in single precision too, near their middle; the lower one if none is. */
 function shortestBetween(low, high) {
   const middle = low + (high - low) / 2;
   for (let digits = 0; digits <= 20; digits += 1) {
     const short = Number(middle.toFixed(digits));
-    if (short > low && short < high) return short;
+    if (short > low && short < high && Math.fround(short) < high) return short;
   }
   return low;
 }
@@ -78,5 +78,7 @@ async function copyText(source, button) {
     getSelection().selectAllChildren(source);
     button.textContent = "Selected";
   }
-  setTimeout(() => { button.textContent = label; }, 1500);
+  setTimeout(() => {
+    button.textContent = label;
+  }, 1500);
 }

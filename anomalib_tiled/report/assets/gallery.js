@@ -1,5 +1,8 @@
 // The gallery: which images, in which order, and cards that paint their pictures when they come into sight.
 
+/** Between a box and its region, as a fraction of the longer side of the image. */
+const CARD_MARGIN = 0.015;
+
 const SORTS = {
   worst: { word: "worst first", key: (image, state) => -wrongness(image, state.threshold) },
   high: { word: "highest score first", key: (image) => -(image.score ?? Infinity) },
@@ -53,20 +56,31 @@ function badge(image, state) {
 
 /** A card of the gallery: one button that opens the image. */
 class Card {
-  constructor(image, painter, onopen) {
-    this.image = image;
+  constructor(image, painter, onopen, remark = "") {
+    Object.assign(this, { image, remark });
     this.marks = el("span", { class: "marks" });
     this.detail = el("span", { class: "quiet" });
     const name = el("bdi", { class: "name", title: image.name }, image.name);
-    this.node = el("li", {}, el("button", { type: "button", class: "tile-card", onclick: onopen },
-      this.picture(painter), this.marks, name, this.detail));
+    this.node = el(
+      "li",
+      {},
+      el(
+        "button",
+        { type: "button", class: "tile-card", onclick: onopen },
+        this.picture(painter),
+        this.marks,
+        name,
+        this.detail,
+      ),
+    );
   }
 
   picture(painter) {
     if (!hasPicture(this.image)) return el("span", { class: "frame blank" }, "no picture");
     const canvas = el("canvas", { width: 1, height: 1 });
     painter.watch(canvas, this.image);
-    const sheet = el("span", { class: "fitted" }, canvas, boxesOf(this.image));
+    const margin = CARD_MARGIN * Math.max(this.image.width, this.image.height);
+    const sheet = el("span", { class: "fitted" }, canvas, boxesOf(this.image, margin));
     sheet.style.aspectRatio = `${this.image.width} / ${this.image.height}`;
     sheet.style.setProperty("--ratio", this.image.width / this.image.height);
     return el("span", { class: "frame" }, sheet);
@@ -74,13 +88,21 @@ class Card {
 
   show(state) {
     const { image } = this;
+    const decision = [
+      outcomeOf(image, state.threshold),
+      isUncertain(image, state.band),
+      state.place?.kind,
+      state.place?.name,
+    ].join();
+    if (decision === this.decision) return; // hundreds of cards follow the threshold, and few of them change
+    this.decision = decision;
     const uncertain = isUncertain(image, state.band) ? el("span", { class: "badge uncertain" }, "Uncertain") : null;
     const score = el("span", { class: "score" }, image.score === null ? "no part found" : scoreText(image.score));
     this.marks.replaceChildren(...[score, badge(image, state), uncertain].filter((node) => node !== null));
     const there = scoreAt(image, state.place);
     const words = [image.folder, image.regions.length ? countText(image.regions.length, "region", "regions") : ""];
     if (there !== null) words.push(`${scoreText(there)} at ${state.place.name}`);
-    this.detail.textContent = words.filter(Boolean).join(" · ");
+    this.detail.textContent = [...words, this.remark].filter(Boolean).join(" · ");
   }
 }
 
@@ -116,7 +138,10 @@ class Gallery {
     this.folders = folders;
     const regions = [...new Set(images.flatMap((image) => Object.keys(image.named_regions)))].sort();
     const tiles = part.tiles.filter((tile) => !tile.left_out).map((tile) => tile.name);
-    this.places = [...regions.map((name) => ({ kind: "region", name })), ...tiles.map((name) => ({ kind: "tile", name }))];
+    this.places = [
+      ...regions.map((name) => ({ kind: "region", name })),
+      ...tiles.map((name) => ({ kind: "tile", name })),
+    ];
     byId("place").append(option("", "all"), ...this.places.map((place, at) => option(String(at), place.name)));
     byId("place-label").hidden = this.places.length < 2;
     this.fillSorts();
@@ -131,7 +156,11 @@ class Gallery {
 
   listen() {
     for (const id of ["sort", "folder"]) byId(id).addEventListener("change", () => this.show());
-    for (const id of ["score-from", "score-to", "search"]) byId(id).addEventListener("input", oncePerFrame(() => this.show()));
+    for (const id of ["score-from", "score-to", "search"])
+      byId(id).addEventListener(
+        "input",
+        oncePerFrame(() => this.show()),
+      );
     byId("place").addEventListener("change", (event) => this.setPlace(this.places[event.target.value] ?? null));
   }
 
@@ -139,7 +168,10 @@ class Gallery {
     this.state.place = place;
     this.fillSorts();
     if (place !== null) byId("sort").value = "place";
-    byId("place").value = place === null ? "" : String(this.places.findIndex((each) => each.name === place.name && each.kind === place.kind));
+    byId("place").value =
+      place === null
+        ? ""
+        : String(this.places.findIndex((each) => each.name === place.name && each.kind === place.kind));
     this.show();
   }
 
@@ -157,7 +189,8 @@ class Gallery {
       this.isOf(image, this.outcome) &&
       (folder === "" || image.folder === this.folders[folder]) &&
       (state.place === null || isAt(image, state.place, this.content)) &&
-      !(score < from) && !(score > to) &&
+      !(score < from) &&
+      !(score > to) &&
       image.name.toLowerCase().includes(byId("search").value.trim().toLowerCase())
     );
   }
@@ -188,13 +221,19 @@ class Gallery {
     const isSame = home.children.length === nodes.length && nodes.every((node, at) => home.children[at] === node);
     if (!isSame) home.replaceChildren(...nodes);
     const all = this.content.images.length;
-    byId("found").textContent = `${countText(this.shown.length, "image", "images")}${this.shown.length < all ? ` of ${all.toLocaleString("en")}` : ""}`;
+    const ofAll = this.shown.length < all ? ` of ${all.toLocaleString("en")}` : "";
+    byId("found").textContent = countText(this.shown.length, "image", "images") + ofAll;
   }
 
   showChips() {
     const { counts, band } = this.state;
-    const present = Object.keys(OUTCOMES).filter((key) => this.content.images.some((image) => truthOf(image) === OUTCOMES[key].truth));
-    const chips = [["all", "All", this.content.images.length], ...present.map((key) => [key, OUTCOMES[key].many, counts[key]])];
+    const present = Object.keys(OUTCOMES).filter((key) =>
+      this.content.images.some((image) => truthOf(image) === OUTCOMES[key].truth),
+    );
+    const chips = [
+      ["all", "All", this.content.images.length],
+      ...present.map((key) => [key, OUTCOMES[key].many, counts[key]]),
+    ];
     if (band !== null) chips.push(["uncertain", "Uncertain", Object.values(counts.uncertain).reduce((a, b) => a + b)]);
     const home = byId("outcomes");
     if (home.children.length === 0) home.append(...chips.map(([key]) => this.chip(key)));

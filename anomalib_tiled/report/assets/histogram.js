@@ -1,6 +1,5 @@
 // Score distributions: normal and unlabelled images upwards, anomalous ones downwards, and a threshold to drag.
 
-const HISTOGRAM_HEIGHT = 230;
 const HANDLE_STEPS = 200;
 
 /** Number of images per bin for each truth; bins of equal width over the range. */
@@ -42,7 +41,12 @@ function sidedFill(plot, name, isWrongAbove, threshold) {
   const split = Math.max(0, Math.min(1, place));
   const gradient = plot.ctx.createLinearGradient(left, 0, left + width, 0);
   const sides = isWrongAbove ? [`${name}-soft`, name] : [name, `${name}-soft`];
-  [[0, sides[0]], [split, sides[0]], [split, sides[1]], [1, sides[1]]].forEach(([at, side]) => {
+  [
+    [0, sides[0]],
+    [split, sides[0]],
+    [split, sides[1]],
+    [1, sides[1]],
+  ].forEach(([at, side]) => {
     gradient.addColorStop(at, colour(side));
   });
   return gradient;
@@ -97,11 +101,17 @@ class Histogram {
   options() {
     const ticks = () => {
       const within = (most) => countTicks(most, this.isLog);
-      return [...within(this.down).map((tick) => -tick).reverse(), 0, ...within(this.up)];
+      return [
+        ...within(this.down)
+          .map((tick) => -tick)
+          .reverse(),
+        0,
+        ...within(this.up),
+      ];
     };
     return {
       width: this.home.clientWidth || 320,
-      height: HISTOGRAM_HEIGHT,
+      height: this.home.clientHeight || 240,
       padding: [8, 12, 0, 0],
       cursor: { show: false },
       legend: { show: false },
@@ -174,7 +184,14 @@ class Histogram {
   step(event) {
     const step = (this.range[1] - this.range[0]) / HANDLE_STEPS;
     const moves = {
-      ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -Infinity, End: Infinity,
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      ArrowRight: 1,
+      ArrowUp: 1,
+      PageDown: -10,
+      PageUp: 10,
+      Home: -Infinity,
+      End: Infinity,
     };
     if (!(event.key in moves)) return;
     event.preventDefault();
@@ -188,8 +205,8 @@ class Histogram {
   }
 
   resize() {
-    const width = this.home.clientWidth;
-    if (width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HISTOGRAM_HEIGHT });
+    const { clientWidth: width, clientHeight: height } = this.home;
+    if (width > 0 && (width !== this.plot.width || height !== this.plot.height)) this.plot.setSize({ width, height });
   }
 
   show() {
@@ -198,6 +215,6 @@ class Histogram {
     this.handle.style.left = `${100 * place}%`;
     this.handle.setAttribute("aria-valuenow", threshold);
     this.handle.setAttribute("aria-valuetext", scoreText(threshold));
-    this.plot.redraw(false, false);
+    this.plot.redraw(true, false); // the fills of both sides belong to the paths
   }
 }

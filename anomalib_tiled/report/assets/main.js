@@ -11,6 +11,7 @@ function startTabs() {
       byId(tab.getAttribute("aria-controls")).hidden = !isChosen;
     }
   };
+  byId("to-notes")?.addEventListener("click", () => show(byId("tab-run")));
   tabs.forEach((tab, at) => {
     tab.addEventListener("click", () => show(tab));
     tab.addEventListener("keydown", (event) => {
@@ -33,7 +34,9 @@ function startLayers(images, onchange) {
   for (const box of boxes) {
     const { layer } = box.dataset;
     layers[layer] = box.checked;
-    box.parentElement.hidden = !images.some((image) => (layer === "boxes" ? image.regions.length > 0 : image[has[layer]] !== null));
+    box.parentElement.hidden = !images.some((image) =>
+      layer === "boxes" ? image.regions.length > 0 : image[has[layer]] !== null,
+    );
     box.addEventListener("change", () => {
       layers[layer] = box.checked;
       for (const other of boxes) if (other.dataset.layer === layer) other.checked = box.checked;
@@ -45,9 +48,11 @@ function startLayers(images, onchange) {
   return layers;
 }
 
-function start() {
+function startPage() {
   const content = JSON.parse(byId("content").textContent);
   const { images, scale } = content;
+  for (const image of images) if (image.score !== null) image.score = Math.fround(image.score);
+  content.colours = packed(content.colours);
   const range = rangeOf(images, scale);
   const state = { threshold: scale.threshold, place: null };
   const decide = () => {
@@ -70,7 +75,9 @@ function start() {
   const painter = new Painter(layers, content.colours);
   const viewer = new Viewer(content, state, layers);
   const open = (shown, at) => viewer.open(shown, at);
-  const histogram = new Histogram(byId("histogram"), images, range, state, (threshold) => state.setThreshold(threshold));
+  const histogram = new Histogram(byId("histogram"), images, range, state, (threshold) =>
+    state.setThreshold(threshold),
+  );
   byId("log-counts").checked = histogram.most > 20;
   histogram.setLog(byId("log-counts").checked);
   byId("log-counts").addEventListener("change", (event) => histogram.setLog(event.target.checked));
@@ -84,4 +91,4 @@ function start() {
   if (content.drift !== null) new DriftTab(content.drift);
 }
 
-start();
+startPage();

@@ -4,7 +4,7 @@ const NORMAL = "normal";
 const ANOMALOUS = "anomalous";
 const UNKNOWN = "unknown";
 
-/** What a decision comes to. `wrong` ones stand out; `worst` says which way the score is off. */
+/** What a decision comes to, by the truth. */
 const OUTCOMES = {
   missed: { word: "Missed", many: "Missed", truth: ANOMALOUS, isAlarm: false, isWrong: true },
   false_alarm: { word: "False alarm", many: "False alarms", truth: NORMAL, isAlarm: true, isWrong: true },
@@ -19,9 +19,9 @@ function truthOf(image) {
   return image.truth ? ANOMALOUS : NORMAL;
 }
 
-/** An image in which the part is not found has no score, and is an alarm. */
+/** An image in which the part is not found has no score, and is an alarm. Scores are in single precision. */
 function isAlarm(image, threshold) {
-  return image.score === null || image.score > threshold;
+  return image.score === null || image.score > Math.fround(threshold);
 }
 
 function outcomeOf(image, threshold) {
@@ -30,14 +30,21 @@ function outcomeOf(image, threshold) {
   return Object.keys(OUTCOMES).find((key) => OUTCOMES[key].truth === truth && OUTCOMES[key].isAlarm === alarm);
 }
 
-/** The uncertain scores around a threshold: the band of the run, moved with it. */
+/** The uncertain scores: those of the run, or a band of the same width around another threshold. */
 function bandAt(scale, threshold) {
-  if (scale.uncertain === null) return null;
-  return scale.uncertain.map((bound) => bound + (threshold - scale.threshold));
+  if (scale.uncertain === null || threshold === scale.threshold) return scale.uncertain;
+  const half = uncertainWidth(scale) / 2;
+  return [threshold - half, threshold + half];
+}
+
+function uncertainWidth(scale) {
+  return Number((scale.uncertain[1] - scale.uncertain[0]).toPrecision(6));
 }
 
 function isUncertain(image, band) {
-  return band !== null && image.score !== null && image.score > band[0] && image.score <= band[1];
+  return (
+    band !== null && image.score !== null && image.score > Math.fround(band[0]) && image.score <= Math.fround(band[1])
+  );
 }
 
 /** Number of images of each outcome, and for each truth how many are uncertain. */
@@ -99,11 +106,14 @@ function gapsBetween(images, range) {
   return [...gaps, { low, high: range[1], counts }];
 }
 
+/** Values that differ by less differ by rounding. */
+const TIED = 1e-9;
+
 /** The gap with the highest value; of equals, the widest, as scores of other images differ a little. */
 function bestGap(gaps, value) {
   return gaps.reduce((best, gap) => {
     const difference = value(gap.counts) - value(best.counts);
-    return difference > 0 || (difference === 0 && gap.high - gap.low > best.high - best.low) ? gap : best;
+    return difference > TIED || (difference > -TIED && gap.high - gap.low > best.high - best.low) ? gap : best;
   });
 }
 
@@ -124,9 +134,10 @@ function noMiss(gaps) {
   return gaps.filter((gap) => gap.counts.missed === 0).at(-1) ?? gaps[0];
 }
 
-/** The lowest threshold with at most this share of false alarms; the highest one if none is low enough. */
+/** The lowest threshold with at most this share of false alarms, or with the fewest if none has so few. */
 function atMostFalseAlarms(gaps, rate) {
-  return gaps.find((gap) => ratesOf(gap.counts).falseAlarmRate <= rate) ?? gaps.at(-1);
+  const fewest = ratesOf(gaps.at(-1).counts).falseAlarmRate;
+  return gaps.find((gap) => ratesOf(gap.counts).falseAlarmRate <= Math.max(rate, fewest));
 }
 
 /** How far a score is on the wrong side of the threshold; below 0 on the right one. */

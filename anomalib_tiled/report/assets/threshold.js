@@ -1,6 +1,10 @@
 // Choosing the threshold: presets, the table of decisions, rates, cost, and the lines that make it real.
 
-const CELLS = [[ANOMALOUS, "found", "missed"], [NORMAL, "false_alarm", "passed"], [UNKNOWN, "alarm", "quiet"]];
+const CELLS = [
+  [ANOMALOUS, "found", "missed"],
+  [NORMAL, "false_alarm", "passed"],
+  [UNKNOWN, "alarm", "quiet"],
+];
 const TRUTH_WORDS = { [ANOMALOUS]: "Anomalous", [NORMAL]: "Normal", [UNKNOWN]: "Unlabelled" };
 
 class ThresholdPanel {
@@ -13,7 +17,9 @@ class ThresholdPanel {
   constructor(content, state, range, onoutcome) {
     Object.assign(this, { content, state, onoutcome });
     this.gaps = gapsBetween(content.images, range);
-    this.truths = CELLS.map(([truth]) => truth).filter((truth) => content.images.some((each) => truthOf(each) === truth));
+    this.truths = CELLS.map(([truth]) => truth).filter((truth) =>
+      content.images.some((each) => truthOf(each) === truth),
+    );
     this.field = byId("threshold");
     this.makeLegend();
     this.hideWhatNeedsLabels();
@@ -28,7 +34,9 @@ class ThresholdPanel {
   makeLegend() {
     const entries = this.truths.map((truth) => [truth, TRUTH_WORDS[truth], this.count(truth)]);
     byId("legend").replaceChildren(
-      ...entries.map(([truth, word, count]) => el("li", { class: `swatch ${truth}` }, `${word} `, el("b", {}, String(count)))),
+      ...entries.map(([truth, word, count]) =>
+        el("li", { class: `swatch ${truth}` }, `${word} `, el("b", {}, String(count))),
+      ),
       ...(this.state.band === null ? [] : [el("li", { class: "swatch uncertain" }, "Uncertain")]),
     );
   }
@@ -53,7 +61,9 @@ class ThresholdPanel {
     this.field.addEventListener("input", () => {
       if (Number.isFinite(this.field.valueAsNumber)) this.choose(this.field.valueAsNumber, "");
     });
-    this.field.addEventListener("change", () => { this.field.value = this.state.threshold; });
+    this.field.addEventListener("change", () => {
+      this.field.value = this.state.threshold;
+    });
     for (const button of document.querySelectorAll("[data-copies]")) {
       button.addEventListener("click", () => copyText(byId(button.dataset.copies), button));
     }
@@ -78,7 +88,10 @@ class ThresholdPanel {
     const alarms = this.truths.includes(NORMAL) ? countText(falseAlarms, "false alarm", "false alarms") : null;
     const threshold = thresholdIn(gap);
     const words = truths ? [miss, alarms].filter((each) => each !== null).join(", ") : "";
-    this.choose(threshold, `Threshold ${threshold}: ${words}. The same holds from ${scoreText(gap.low)} to ${scoreText(gap.high)}.`);
+    this.choose(
+      threshold,
+      `Threshold ${threshold}: ${words}. The same holds from ${scoreText(gap.low)} to ${scoreText(gap.high)}.`,
+    );
   }
 
   prices() {
@@ -102,11 +115,20 @@ class ThresholdPanel {
   showMatrix() {
     const columns = CELLS.filter(([truth]) => this.truths.includes(truth));
     const row = (word, cells) => el("tr", {}, el("th", { scope: "row" }, word), ...cells);
-    const outcomeRow = (word, place) => row(word, columns.map((cells) => this.cell(cells[place])));
+    const outcomeRow = (word, place) =>
+      row(
+        word,
+        columns.map((cells) => this.cell(cells[place])),
+      );
     const head = el("tr", {}, el("td"), ...columns.map(([truth]) => el("th", { scope: "col" }, TRUTH_WORDS[truth])));
     const rows = [head, outcomeRow("Alarm", 1), outcomeRow("No alarm", 2)];
     if (this.state.band !== null) {
-      rows.push(row("Of these uncertain", columns.map(([truth]) => this.uncertainCell(truth))));
+      rows.push(
+        row(
+          "Of these uncertain",
+          columns.map(([truth]) => this.uncertainCell(truth)),
+        ),
+      );
     }
     this.replaceKeepingFocus(byId("matrix"), rows);
   }
@@ -122,7 +144,12 @@ class ThresholdPanel {
     const { many, isWrong } = OUTCOMES[outcome];
     const button = el(
       "button",
-      { type: "button", id: `count-${outcome}`, class: isWrong ? `wrong ${OUTCOMES[outcome].truth}` : null, onclick: () => this.onoutcome(outcome) },
+      {
+        type: "button",
+        id: `count-${outcome}`,
+        class: isWrong && this.state.counts[outcome] > 0 ? `wrong ${OUTCOMES[outcome].truth}` : null,
+        onclick: () => this.onoutcome(outcome),
+      },
       el("b", {}, this.state.counts[outcome].toLocaleString("en")),
       el("span", {}, many),
     );
@@ -141,12 +168,18 @@ class ThresholdPanel {
     const alarms = counts.found + counts.false_alarm + counts.alarm;
     const rows = [];
     if (this.truths.includes(NORMAL) && this.truths.includes(ANOMALOUS)) {
-      rows.push(["Precision", percentText(rates.precision), "precision"], ["Recall", percentText(rates.recall), "recall"]);
+      rows.push(
+        ["Precision", percentText(rates.precision), "precision"],
+        ["Recall", percentText(rates.recall), "recall"],
+      );
       rows.push(["F1", rates.f1 === null ? "–" : rates.f1.toFixed(3), "f1"]);
     }
-    if (this.truths.includes(NORMAL)) rows.push(["False alarms", percentText(rates.falseAlarmRate), "false-alarm-rate"]);
+    if (this.truths.includes(NORMAL))
+      rows.push(["False alarms", percentText(rates.falseAlarmRate), "false-alarm-rate"]);
     else rows.push(["Alarms", percentText(share(alarms, this.content.images.length)), "alarm-rate"]);
-    byId("rates").replaceChildren(...rows.map(([word, value, id]) => el("div", {}, el("dt", {}, word), el("dd", { id: `rate-${id}` }, value))));
+    byId("rates").replaceChildren(
+      ...rows.map(([word, value, id]) => el("div", {}, el("dt", {}, word), el("dd", { id: `rate-${id}` }, value))),
+    );
   }
 
   showCost() {
@@ -157,10 +190,17 @@ class ThresholdPanel {
   showCommands() {
     const { scale } = this.content;
     const { threshold } = this.state;
-    const given = threshold < 0 ? `--threshold=${threshold}` : `--threshold ${threshold}`;
-    byId("command-line").textContent = `anomalib tiled predict --ckpt_dir ${scale.quoted_run} --data path/to/images ${given}`;
-    byId("configuration-line").textContent = configurationOf(scale, threshold);
-    byId("configuration-note").textContent = scale.configured_by === "manual" ? "ManualThreshold decides about pixels too." : "";
+    const width = scale.uncertain === null || threshold === scale.threshold ? null : uncertainWidth(scale);
+    const given = `--threshold${threshold < 0 ? "=" : " "}${threshold}${width === null ? "" : ` --uncertain ${width}`}`;
+    const command = `anomalib tiled predict --ckpt_dir ${scale.quoted_run} --data path/to/images ${given}`;
+    const options = command.split(/ (?=--)/); // lines end between them
+    byId("command-line").replaceChildren(
+      ...options.flatMap((words, at) => [at === 0 ? "" : " ", el("span", {}, words)]),
+    );
+    byId("configuration-line").textContent =
+      configurationOf(scale, threshold) + (width === null ? "" : `\n  uncertain: {width: ${width}}`);
+    byId("configuration-note").textContent =
+      scale.configured_by === "manual" ? "ManualThreshold decides about pixels too." : "";
   }
 }
 

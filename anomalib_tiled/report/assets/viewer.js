@@ -13,7 +13,9 @@ class Zoom {
     for (const end of ["pointerup", "pointercancel"]) {
       stage.addEventListener(end, (event) => this.pointers.delete(event.pointerId));
     }
-    stage.addEventListener("dblclick", (event) => this.by(this.scale > 1 ? 1 / this.scale : 3, event.clientX, event.clientY));
+    stage.addEventListener("dblclick", (event) =>
+      this.by(this.scale > 1 ? 1 / this.scale : 3, event.clientX, event.clientY),
+    );
     this.fit();
   }
 
@@ -25,11 +27,12 @@ class Zoom {
     Object.assign(this, { scale, x, y });
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.stage.classList.toggle("zoomed", scale > 1);
-    this.fitText();
+    this.fitBoxes();
   }
 
-  /** Keep the text of boxes as large as other text: it is written in pixels of the image. */
-  fitText() {
+  /** Keep lines of boxes thin, and their text as large as other text: it is written in pixels of the image. */
+  fitBoxes() {
+    this.sheet.style.setProperty("--zoom", this.scale);
     this.sheet.style.setProperty("--pixel", this.imageWidth / (this.scale * (this.sheet.offsetWidth || 1)));
   }
 
@@ -41,7 +44,10 @@ class Zoom {
       return;
     }
     const box = this.stage.getBoundingClientRect();
-    const fromMiddle = [clientX === null ? 0 : clientX - box.left - box.width / 2, clientY === null ? 0 : clientY - box.top - box.height / 2];
+    const fromMiddle = [
+      clientX === null ? 0 : clientX - box.left - box.width / 2,
+      clientY === null ? 0 : clientY - box.top - box.height / 2,
+    ];
     const ratio = scale / this.scale;
     this.to(scale, fromMiddle[0] - ratio * (fromMiddle[0] - this.x), fromMiddle[1] - ratio * (fromMiddle[1] - this.y));
   }
@@ -100,8 +106,12 @@ class Viewer {
 
   key(event) {
     const keys = {
-      ArrowRight: () => this.turn(1), ArrowLeft: () => this.turn(-1), "+": () => this.zoom.by(1.5), "=": () => this.zoom.by(1.5),
-      "-": () => this.zoom.by(1 / 1.5), 0: () => this.zoom.fit(),
+      ArrowRight: () => this.turn(1),
+      ArrowLeft: () => this.turn(-1),
+      "+": () => this.zoom.by(1.5),
+      "=": () => this.zoom.by(1.5),
+      "-": () => this.zoom.by(1 / 1.5),
+      0: () => this.zoom.fit(),
     };
     if (!Object.hasOwn(keys, event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
@@ -130,7 +140,9 @@ class Viewer {
     byId("viewer-previous").disabled = this.at === 0;
     byId("viewer-next").disabled = this.at === this.images.length - 1;
     this.canvas.setAttribute("aria-label", `Picture of ${image.name}`);
-    byId("sheet").replaceChildren(...(hasPicture(image) ? [this.canvas, boxesOf(image)] : [el("p", { class: "quiet" }, "no picture")]));
+    byId("sheet").replaceChildren(
+      ...(hasPicture(image) ? [this.canvas, boxesOf(image)] : [el("p", { class: "quiet" }, "no picture")]),
+    );
     this.fitSheet();
     this.zoom.fit();
     this.paint();
@@ -150,7 +162,7 @@ class Viewer {
     sheet.style.width = `${image.width * scale}px`;
     sheet.style.height = `${image.height * scale}px`;
     this.zoom.imageWidth = image.width;
-    this.zoom.fitText();
+    this.zoom.fitBoxes();
   }
 
   facts() {
@@ -177,40 +189,79 @@ class Viewer {
   link() {
     const { link } = this.image;
     if (link === null) return el("p", { class: "quiet" }, "The original is gone from this path.");
-    return el("p", {}, el("a", { href: link, target: "_blank", rel: "noopener noreferrer", id: "original" }, "Open the original"));
+    return el(
+      "p",
+      {},
+      el("a", { href: link, target: "_blank", rel: "noopener noreferrer", id: "original" }, "Open the original"),
+    );
   }
 
   regions() {
     const { regions } = this.image;
-    if (regions.length === 0) return this.content.scale.pixel_threshold === null ? null : el("p", { class: "quiet" }, "No anomalous regions.");
+    if (regions.length === 0)
+      return this.content.scale.pixel_threshold === null ? null : el("p", { class: "quiet" }, "No anomalous regions.");
     const rows = regions.map((region, number) => this.regionRow(region, number));
     const head = ["Region", "Area (px)", "Peak", "At"].map((word) => el("th", { scope: "col" }, word));
-    const table = el("table", { class: "numbers regions" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
+    const table = el(
+      "table",
+      { class: "numbers regions" },
+      el("thead", {}, el("tr", {}, ...head)),
+      el("tbody", {}, ...rows),
+    );
     const { pixel_threshold: threshold } = this.content.scale;
-    const note = threshold === null ? "" : `Regions and mask at the run's threshold for pixels, ${scoreText(threshold)}.`;
+    const note =
+      threshold === null ? "" : `Regions and mask at the run's threshold for pixels, ${scoreText(threshold)}.`;
     return el("div", {}, table, el("p", { class: "quiet" }, note));
   }
 
   regionRow(region, number) {
     const { width, height } = this.image;
-    const look = () => this.zoom.look(region.left / width, region.top / height, region.width / width, region.height / height);
+    const look = () =>
+      this.zoom.look(region.left / width, region.top / height, region.width / width, region.height / height);
     const mark = (isOn) => byId("sheet").querySelector(`[data-region="${number}"]`)?.classList.toggle("marked", isOn);
-    const on = { onmouseenter: () => mark(true), onmouseleave: () => mark(false), onfocusin: () => mark(true), onfocusout: () => mark(false) };
-    return el("tr", on,
-      el("td", {}, el("button", { type: "button", class: "plain", onclick: look, "aria-label": `Zoom to region ${number + 1}` }, String(number + 1))),
+    const on = {
+      onmouseenter: () => mark(true),
+      onmouseleave: () => mark(false),
+      onfocusin: () => mark(true),
+      onfocusout: () => mark(false),
+    };
+    return el(
+      "tr",
+      on,
+      el(
+        "td",
+        {},
+        el(
+          "button",
+          { type: "button", class: "plain", onclick: look, "aria-label": `Zoom to region ${number + 1}` },
+          String(number + 1),
+        ),
+      ),
       el("td", {}, region.area.toLocaleString("en")),
       el("td", {}, scoreText(region.peak)),
-      el("td", {}, `${region.left}, ${region.top}`));
+      el("td", {}, `${region.left}, ${region.top}`),
+    );
   }
 
   scores(heading, scores) {
-    const highest = Object.entries(scores).sort((a, b) => b[1] - a[1]).slice(0, 5);
+    const highest = Object.entries(scores)
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, 5);
     if (highest.length === 0) return null;
     return el("div", {}, el("h3", {}, heading), pairs(highest.map(([name, score]) => [name, scoreText(score)])));
   }
 }
 
 function pairs(rows) {
-  return el("table", { class: "pairs" }, el("tbody", {},
-    ...rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, el("bdi", {}, value))))));
+  return el(
+    "table",
+    { class: "pairs" },
+    el(
+      "tbody",
+      {},
+      ...rows.map(([name, value]) =>
+        el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, el("bdi", {}, value))),
+      ),
+    ),
+  );
 }
