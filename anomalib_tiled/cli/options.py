@@ -141,7 +141,7 @@ def predict_parser(prog: str) -> Parser:
         "--uncertain",
         type=float | None,
         metavar="WIDTH",
-        help="Images with scores within this width around the threshold are uncertain; as in the run if left out.",
+        help="Images with scores in a band of this width around the threshold are uncertain; if not as in the run.",
     )
     parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
     parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
@@ -224,7 +224,7 @@ def _add_stages(parser: Parser) -> None:
         type=dict[str, float] | None,
         default=None,
         help=(
-            "Images with scores near the threshold are neither normal nor anomalous: {width: 0.1}, all of it, around "
-            "the threshold; or {lower: 0.45, upper: 0.6}, on the scale of the scores; null for none."
+            "Images with scores near the threshold are uncertain: {width: 0.1}, half of it to each side of the "
+            "threshold; or {lower: 0.45, upper: 0.6}, on the scale of the scores; null for none."
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,12 +10,13 @@ import torch
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.runs.image_decisions import ImageDecisions
+from anomalib_tiled.stages.thresholding import reported_threshold
 from anomalib_tiled.stages.uncertain import check_place
 
 if TYPE_CHECKING:
     from anomalib.data import InferenceBatch
 
+    from anomalib_tiled.ensemble.calibration import Level
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.request import PredictionSettings
@@ -119,7 +120,7 @@ def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, t
     return Thresholds(images, found.get("pixels"), uncertain), tuple(notes)
 
 
-def _uncertain(run: Run, limits: Uncertain, threshold: Threshold | None) -> Band | None:
+def _uncertain(run: Run, limits: Uncertain, threshold: Threshold | None) -> Band:
     """Give the final scores of uncertain images.
 
     Args:
@@ -127,16 +128,16 @@ def _uncertain(run: Run, limits: Uncertain, threshold: Threshold | None) -> Band
         limits: Which images are uncertain.
         threshold: Threshold of images; ``None`` for the calibrated one.
     """
-    check_place(run.settings.thresholding.stage)
-    level = run.calibration().image
-    if level is None or threshold is None:
-        thresholding = replace(run.settings.thresholding, uncertain=limits)
-        settings = replace(run.settings, thresholding=thresholding)
-        return ImageDecisions.of(settings, None if level is None else level.scores.threshold).uncertain
+    settings = run.settings
+    check_place(settings.thresholding.stage)
+    learned = cast("Level", run.calibration().image).scores  # images are thresholded
+    if threshold is None:
+        sensitivity, normalize_at = settings.thresholding.image_sensitivity, settings.normalization.stage
+        return limits.around(reported_threshold(learned.threshold, sensitivity=sensitivity, normalize_at=normalize_at))
     if not threshold.raw:
         return limits.around(threshold.value)
-    scores = torch.tensor([threshold.value], dtype=torch.float32)
-    return limits.around(float(final_scores(Stages.build(run.settings), scores, level.scores)))
+    score = torch.tensor([threshold.value], dtype=torch.float32)
+    return limits.around(float(final_scores(Stages.build(settings), score, learned)))
 
 
 def _lacking(run: Run) -> str:

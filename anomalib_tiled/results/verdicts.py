@@ -44,7 +44,5 @@ class Verdicts:
         number = sum(self._images[kind] for kind in kinds)
         each = ", ".join(f"{self._images[kind]} {'without a label' if kind == 'unknown' else kind}" for kind in kinds)
         limits = f"above {self.uncertain.lower:.6g} and up to {self.uncertain.upper:.6g}"
-        return (
-            f"{number} of {self._images['all']} test images are uncertain, with scores {limits}"
-            f"{': ' if each else ''}{each}. Metrics count them by pred_label."
-        )
+        note = f"{number} of {self._images['all']} test images are uncertain, with scores {limits}"
+        return f"{note}: {each}. Metrics count them by pred_label." if each else f"{note}."

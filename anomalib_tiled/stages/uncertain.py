@@ -118,7 +118,7 @@ def check_place(threshold_at: str) -> None:
         message = (
             "thresholding.uncertain needs thresholding.stage image, because scores of images are compared with it, but "
             f"the stage is {threshold_at}, where each tile has a threshold of its own. Set the stage to image, or "
-            "thresholding.uncertain to null."
+            "thresholding.uncertain to null, and leave --uncertain out."
         )
         raise ConfigurationError(message)
 

@@ -1,4 +1,4 @@
-"""Between normal and anomalous: whole commands on painted photographs."""
+"""Between normal and anomalous, and thresholds by cost: whole commands on painted photographs."""
 
 from __future__ import annotations
 
@@ -202,6 +202,9 @@ def test_a_run_can_get_it_without_training(
     assert "must be within thresholding.uncertain, but is 0.5" in capsys.readouterr().err
     assert main(["fit", "--ckpt_dir", str(run), *limits, "--thresholding.image_sensitivity", "0.35"]) == 0
     assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(0.65, Band(0.6, 0.7))
+    assert main(["fit", "--ckpt_dir", str(run), "--thresholding.uncertain", "null"]) == 0
+    assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(0.65)
+    assert "uncertain:" not in (run / "config.yaml").read_text()
 
 
 def test_raw_limits_are_checked_when_the_threshold_is_known(
@@ -217,3 +220,53 @@ def test_raw_limits_are_checked_when_the_threshold_is_known(
     assert main(["test", "--ckpt_dir", str(run)]) == 2
     assert main(["fit", "--ckpt_dir", str(run), "--thresholding.uncertain", "{width: 4}"]) == 0
     assert ImageDecisions.read(RunFolder(run)) == ImageDecisions(learned, Band(learned - 2, learned + 2))
+
+
+@pytest.mark.parametrize("stage", ["image", "tile"])
+def test_costs_give_a_threshold_without_training(
+    run: Path, checkpoints: Callable[[Path], object], capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    set_uncertain(run, None)
+    before, rule = checkpoints(run), "--thresholding.method"
+    costs = [rule, "CostThreshold", f"{rule}.miss", "50", f"{rule}.false_alarm", "1", f"{rule}.prevalence", "0.01"]
+    assert main(["fit", "--ckpt_dir", str(run), "--thresholding.stage", stage, *costs]) == 0
+    note = "Note: Expected cost of an image: 0, at a prevalence of 0.01; more for new images, because"
+    assert note in capsys.readouterr().out.replace("\n", " ")
+    assert checkpoints(run) == before
+    assert main(["fit", "--ckpt_dir", str(run), f"{rule}.prevalence", "1"]) == 2
+    assert "CostThreshold needs a prevalence between 0 and 1, got 1.0." in capsys.readouterr().err
+
+
+def test_a_setting_that_it_does_not_have_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--ckpt_dir", str(run), "--thresholding.uncertain", "{with: 0.1}"]) == 2
+    assert "There is no setting thresholding.uncertain.with" in capsys.readouterr().err
+
+
+def test_tiles_that_decide_are_refused_before_training(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--config", str(finished_run / "config.yaml"), "--default_root_dir", str(tmp_path / "none")]
+    uncertain = ["--thresholding.stage", "tile", "--thresholding.uncertain.width", "0.1"]
+    assert main([*command, *uncertain]) == 2
+    assert "thresholding.uncertain needs thresholding.stage image, because" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_exports_give_the_limits(run: Path, tmp_path: Path) -> None:
+    command = ["export", "--ckpt_dir", str(run), "--format", "torch"]
+    assert main([*command, "--output", str(tmp_path / "export")]) == 0
+    assert json.loads((tmp_path / "export" / "manifest.json").read_text())["uncertain"] == {
+        "lower": 0.25,
+        "upper": 0.75,
+    }
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_verdicts(predict: Predict, run: Path, photographs: Path, output: Path) -> None:
+    command = ("--data", photographs / "bad", photographs / "good_test")
+    assert predict(*command, run=run) == 0
+    alone = [(output / f"predictions.{ending}").read_bytes() for ending in ("jsonl", "csv")]
+    shutil.rmtree(output)
+    assert predict(*command, "--workers", "LocalWorkers", "--workers.processes", "2", run=run) == 0
+    assert [(output / f"predictions.{ending}").read_bytes() for ending in ("jsonl", "csv")] == alone
