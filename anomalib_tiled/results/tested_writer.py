@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.uncertain import Band
 
 
-class TestedBatch(NamedTuple):
+@dataclass(frozen=True)
+class TestedBatch:
     """A batch of test images with predictions, on the CPU.
 
     Args:

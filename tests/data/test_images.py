@@ -301,7 +301,10 @@ def test_more_pixels_than_pillow_reads_can_be_asked_for(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_more_pixels_are_read_by_every_process(tmp_path: Path) -> None:
     path = picture(tmp_path / "small.png", "RGB")
-    reading = f"from anomalib_tiled.data.image_files import size_of; print(size_of(__import__('pathlib').Path({str(path)!r})))"
+    reading = (
+        "from pathlib import Path; from anomalib_tiled.data.image_files import size_of; "
+        f"print(size_of(Path({str(path)!r})))"
+    )
     limits = {name: {**os.environ, LIMIT: limit} for name, limit in {"enough": "96", "too few": "47"}.items()}
     done = {
         name: subprocess.run([sys.executable, "-c", reading], env=limit, capture_output=True, text=True, check=False)

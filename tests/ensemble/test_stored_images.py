@@ -33,8 +33,8 @@ from anomalib_tiled.errors import RunFolderError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.measuring import MeasuredImages, MeasureImages, MeasureTiles, measure
-from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
 from anomalib_tiled.results.tested_folder import TestedFolder
+from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
 from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
 from anomalib_tiled.stages.contracts import errors_naming_stage
@@ -138,7 +138,7 @@ def test_places_calibrate_as_one_process_does(
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
 
-def tested_on_places(run: Run) -> TestedFolder:
+def folder_of_places(run: Run) -> TestedFolder:
     return TestedFolder(run.folder.path / "on places")
 
 
@@ -157,7 +157,7 @@ def rows_on_places(run: Run, measurements: RunMeasurements, calibration: Calibra
         for tiles in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring", log):
             measurements.add_tiles(tiles)
         part: MeasuredImages
-        work = MeasureImages(stored, calibration, tested_on_places(run), None)
+        work = MeasureImages(stored, calibration, folder_of_places(run), None)
         for part in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(part.measurements)
             yield from part.rows
@@ -181,7 +181,7 @@ def test_places_measure_as_one_process_does(
     with alone.lines() as write_lines, written_meanwhile(writer, 0, write_lines) as write:
         rows = [row for batch in measure(images, ensemble, here, write, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, calibration)] == rows
-    assert pictures_in(alone) == pictures_in(tested_on_places(run)), "numbered over all shards"
+    assert pictures_in(alone) == pictures_in(folder_of_places(run)), "numbered over all shards"
     assert [Path(each.image_path) for each in alone.images()] == [Path(str(row[0])) for row in rows]
     assert shared.results(run, calibration) == here.results(run, calibration)
     assert len(rows) == len(run.split.subset("test"))
@@ -252,7 +252,7 @@ def test_a_stage_that_fails_on_a_place_names_the_images(run: Run, monkeypatch: p
     monkeypatch.setattr("anomalib_tiled.stages.scoring.Max.score", refuse)
     [stored] = stored_images(run, "test", run.folder.predictions)
     with pytest.raises(StageError, match=r"no scores today.* Images: .*0.png"):
-        MeasureImages(stored, Calibration(), tested_on_places(run), None)(Shard(0, 2))
+        MeasureImages(stored, Calibration(), folder_of_places(run), None)(Shard(0, 2))
 
 
 @pytest.mark.parametrize("places", [("tile", "image"), ("image", "tile")])
