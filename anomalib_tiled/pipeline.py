@@ -22,7 +22,14 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.image_job import ImageJob
-from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file, unaligned_rows
+from anomalib_tiled.results.measured import (
+    Measured,
+    RunMeasurements,
+    score_rows,
+    scores_file,
+    unaligned_rows,
+    unaligned_samples,
+)
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
@@ -33,6 +40,10 @@ from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
+from anomalib_tiled.results.tested_facts import facts_of_test
+from anomalib_tiled.results.tested_folder import TestedFolder
+from anomalib_tiled.results.tested_writer import TestWriter, written_meanwhile
+from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
 from anomalib_tiled.system.files import absolute, refresh
@@ -60,7 +71,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.measured import Row
+    from anomalib_tiled.results.measuring import MeasuredImages
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Conditions
@@ -174,51 +185,58 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
 
 
 def _measure(run: Run, observers: Observers, output: Path) -> Measured:
+    started = monotonic()
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         if unaligned := run.split.unaligned("test"):
             message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
-    stretch = run.settings.normalization.stage == "none"
-    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
-    drawn = pictures if run.settings.visualize else None
+    thumbnails, folder = Thumbnails.of(run.settings), TestedFolder(output)
+    names = [sample.image_path for sample in samples]
+    pictures = Pictures.into(output / "images", names, stretch=thumbnails.stretch)
     run.check_tiles()
     uncertain = run.image_decisions(calibration := run.calibration()).uncertain
+    writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split, uncertain)
     measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
     form = {"is_aligned": run.is_aligned, "has_verdicts": uncertain is not None}
-    with scores_file(output / "scores.csv", named_regions(run.regions), **form) as write_scores:
+    scores = scores_file(output / "scores.csv", named_regions(run.regions), **form)
+    with scores as write_scores, folder.lines() as write_lines:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
-            here = None if drawn is None else replace(drawn, split=run.split)
-            for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
-                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
-                for item in batch:
-                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
+            with written_meanwhile(writer, 0, write_lines) as write:
+                for batch, regions in measure(images, ensemble, measurements, write, tiles=True):
+                    write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
+                    for item in batch:
+                        observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
-            for rows in _measured_on_places(run, calibration, measurements, drawn, output):
-                write_scores(rows)
+            for shard in _measured_on_places(run, calibration, measurements, writer):
+                write_scores(shard.rows)
+                write_lines(shard.tested)
         write_scores(unaligned_rows(run, has_verdicts=uncertain is not None))
+        write_lines(writer.write_unaligned(unaligned_samples(run), len(samples)))
     measured = measurements.results(run, calibration)
     measured.write(output)
+    folder.write_facts(facts_of_test(run, measured.notes, monotonic() - started))
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
 
 
 def _measured_on_places(
-    run: Run, calibration: Calibration, measurements: RunMeasurements, pictures: Pictures | None, output: Path
-) -> Iterator[list[Row]]:
-    """Let places measure tiles, and shards of the images; merge that in order, and yield the rows of the scores."""
+    run: Run, calibration: Calibration, measurements: RunMeasurements, writer: TestWriter
+) -> Iterator[MeasuredImages]:
+    """Let places measure tiles, and shards of the images; merge that in order, and yield what each shard gave."""
+    output = writer.folder.path
     log = output / "logs" / "run.log"
     for stored in stored_images(run, "test", output / "raw"):
         for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
             measurements.add_tiles(group)
-        work = MeasureImages(stored, calibration, pictures, measurements.uncertain)
+        work = MeasureImages(stored, calibration, writer.folder, writer.pictures, writer.uncertain)
         for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(shard.measurements)
-            yield shard.rows
+            yield shard
 
 
 def predict(run: Run, observers: Observers, request: PredictionRequest, report: Callable[[str], None]) -> Predicted:

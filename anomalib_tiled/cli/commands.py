@@ -38,9 +38,11 @@ from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.report.writing import write_report
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.report_file import check_report_file
+from anomalib_tiled.runs.run_folder import REPORT, RunFolder, check_output
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
 UNREADABLE = 3
@@ -67,11 +69,13 @@ class FitRequest:
         run: The run, a new one or one to resume.
         retrain: Names of the tiles to train again.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
+        report: Whether to write a report on the test that follows.
     """
 
     run: Run
     retrain: tuple[str, ...] = ()
     keep_going: bool = False
+    report: bool = False
 
     def resume_command(self, prog: str) -> str:
         """Give the command line that resumes the run after an interruption."""
@@ -90,8 +94,13 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     request = _fit_request(list(arguments), prog, tested=True)
+    if request.report:
+        _check_report(request.run.folder.path)
     with closing(request.run), _observers() as observers:
-        _report(_fitted(request, prog, observers), observers)
+        run = _fitted(request, prog, observers)
+        _tested(run, observers)
+        if request.report:
+            _write_report(run)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -99,11 +108,15 @@ def test(arguments: Sequence[str], prog: str) -> None:
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
     run, data = _open(parsed.ckpt_dir), None
+    if parsed.report:
+        _check_report(output or run.folder.path)
     _warn_of_large_images(run)
     if parsed.data is not None:
         data = _spec_of(parsed.data).build(AnomalibDataModule)
     with closing(run), _observers() as observers:
-        _report(run, observers, data=data, output=output)
+        _tested(run, observers, data=data, output=output)
+        if parsed.report:
+            _write_report(run, output)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -234,7 +247,7 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
         prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
-    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    parser, report = fit_parser(prog, tested=tested), partial(say, console=Console(file=sys.stderr))
     run_only = ArgumentParser(add_help=False, allow_abbrev=False)
     run_only.add_argument("--ckpt_dir", nargs="?", const="")
     known, others = run_only.parse_known_args(arguments)  # with a run, the required settings are in its folder
@@ -246,7 +259,7 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
                 message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
                 raise ConfigurationError(message)
             run = prepare(settings_from(parser, parsed), report, tested=tested)
-            return FitRequest(run, keep_going=parsed.keep_going)
+            return FitRequest(run, keep_going=parsed.keep_going, report=tested and parsed.report)
         ckpt_dir = parsed.ckpt_dir
     run = _open(ckpt_dir)
     if tested:
@@ -258,7 +271,8 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
     parsed = parser.parse_args(["--config", run.settings.to_yaml(), *others])
     seeded = not isinstance(parsed.seed_everything, bool)
     run = _change(run, settings_from(parser, parsed), seeded=seeded, report=report)
-    return FitRequest(run, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
+    retrain = () if parsed.tiles is None else tuple(parsed.tiles.split(","))
+    return FitRequest(run, retrain, parsed.keep_going, report=tested and parsed.report)
 
 
 def _spec_of(parsed: Namespace) -> ClassSpec:
@@ -337,7 +351,7 @@ def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], 
     return run
 
 
-def _report(
+def _tested(
     run: Run, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
     measured = pipeline.test(run, observers, data=data, output=output)
@@ -350,6 +364,16 @@ def _report(
     say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
     if run.settings.visualize:
         say(f"Pictures:   {(output or run.folder.path) / 'images'}")
+
+
+def _check_report(results: Path) -> None:
+    """Refuse a report that would replace another file, before any work."""
+    if results.is_dir():
+        check_report_file(results / REPORT)
+
+
+def _write_report(run: Run, results: Path | None = None) -> None:
+    say(f"Report:     {write_report(run.folder, results=results)}")
 
 
 def _warn_of_large_images(run: Run) -> None:

@@ -71,7 +71,13 @@ COMMANDS = (
     Command("test", "Measure a run on the test images: metrics, scores and pictures."),
     Command("train", "Fit, then test.", trains=True, computes=True),
     Command("predict", "Predict new images: scores, labels and anomalous regions, no labels needed.", computes=True),
+    Command(
+        "check",
+        "Say whether predicted images have drifted from those that the run knows as normal.",
+        reads=True,
+    ),
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),
+    Command("report", "Write a page that shows a test or predictions: scores, threshold, images, places.", reads=True),
     Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
     Command("plugins", "List the installed stages, and the packages that they come from."),
 )
@@ -86,7 +92,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
 
     Returns:
         Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3,
-        4 and 6 only from `predict`.
+        4 and 6 only from `predict`, 5 only from `check`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -55,8 +55,13 @@ SEEDS = 2**32
 """Number of seeds that numpy takes."""
 
 
-def fit_parser(prog: str) -> Parser:
-    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
+def fit_parser(prog: str, *, tested: bool = False) -> Parser:
+    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line.
+
+    Args:
+        prog: Name of the command.
+        tested: Whether a test follows.
+    """
     import_module("anomalib_tiled.data.boards")
     find_plugins()  # jsonargparse finds a class by its short name once its module is loaded
     parser = Parser(prog=prog, description="Give settings in the file, on the command line, or both.")
@@ -64,6 +69,8 @@ def fit_parser(prog: str) -> Parser:
     parser.add_argument("--ckpt_dir", type=str | None, help="Resume this run, with its own configuration.")
     parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
     parser.add_argument("--keep_going", action="store_true", help="Try all tiles, even after two fail for one reason.")
+    if tested:
+        _add_report(parser)
     parser.add_argument(
         "--seed_everything",
         type=bool | int,
@@ -113,7 +120,12 @@ def test_parser(prog: str) -> Parser:
     parser = run_parser(prog, "Measure a run on its test images, or on others.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
     parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
+    _add_report(parser)
     return parser
+
+
+def _add_report(parser: Parser) -> None:
+    parser.add_argument("--report", action="store_true", help="Also write report.html, a page that shows the results.")
 
 
 def predict_parser(prog: str) -> Parser:
@@ -178,7 +190,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         ConfigurationError: Settings contradict each other.
     """
     mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
-    for key in ("config", "ckpt_dir", "tiles", "keep_going"):
+    for key in ("config", "ckpt_dir", "tiles", "keep_going", "report"):
         mapping.pop(key, None)
     if isinstance(mapping["seed_everything"], bool):
         mapping["seed_everything"] = secrets.randbelow(SEEDS)

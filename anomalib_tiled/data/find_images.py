@@ -9,7 +9,7 @@ from functools import cache
 from glob import has_magic
 from pathlib import Path
 
-from anomalib_tiled.data.images import image_endings
+from anomalib_tiled.data.image_files import image_endings
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.system.files import absolute
 

@@ -14,8 +14,10 @@ from anomalib.data import ImageBatch, ImageItem
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import Transform
 
+from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.cache import DecodedFiles
-from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits, size_of
+from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits
 from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.placement import DISPLACED, TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split
@@ -78,45 +80,49 @@ class SourceBatch(NamedTuple):
     Args:
         images: The images.
         sizes: The sizes of their files in pixels.
+        appearances: How they look.
         hidden: Pixels outside of aligned images, shape (batch, 1, height, width); ``None`` if there are none.
         matrices: The transforms of the images; ``None`` if images are not aligned.
     """
 
     images: ImageBatch
     sizes: tuple[Size, ...]
+    appearances: tuple[Appearance, ...]
     hidden: torch.Tensor | None = None
     matrices: tuple[Matrix, ...] | None = None
 
     def one_by_one(self) -> Iterator[SourceBatch]:
         """Give a batch for each image."""
-        for number, (item, size) in enumerate(zip(self.images, self.sizes, strict=True)):
+        for number, (item, size, seen) in enumerate(zip(self.images, self.sizes, self.appearances, strict=True)):
             hidden = None if self.hidden is None else self.hidden[number : number + 1]
             matrices = None if self.matrices is None else self.matrices[number : number + 1]
-            yield SourceBatch(collate([item]), (size,), hidden, matrices)
+            yield SourceBatch(collate([item]), (size,), (seen,), hidden, matrices)
 
 
 class _ReadImage(NamedTuple):
-    """An image that was read, the size of its file, its pixels that do not count, and its transform."""
+    """An image that was read, the size of its file, its look, its pixels that do not count, and its transform."""
 
     item: ImageItem
     size: Size
+    appearance: Appearance
     hidden: NDArray[np.bool_] | None
     matrix: Matrix | None
 
 
 @dataclass(frozen=True)
 class _DecodedImage(DecodedFiles):
-    """An image that is decoded already.
+    """An image that is decoded and aligned already.
 
     Args:
-        pixels: Shape (height, width, 3), in the size of its file.
+        pixels: Shape (height, width, 3).
     """
 
     pixels: Pixels = field(kw_only=True)
 
     def image(self, sample: Sample, rows: slice, columns: slice) -> Pixels:
         """Give a rectangle of the image, shape (rows, columns, 3)."""
-        return in_size(self.pixels, self.image_size, sample.matrix)[rows, columns]
+        del sample
+        return self.pixels[rows, columns]
 
 
 @dataclass
@@ -131,6 +137,7 @@ class NewImages:
         report: Called with a kind of warning, and a warning about the first such image.
         finder: Finds the part; ``None`` if images are not aligned.
         placement: Where parts lie in the training images; ``None`` if that is not known, or not needed.
+        ignored: Pixels that count in no image, shape (height, width); ``None`` if all do.
     """
 
     grid: TileGrid
@@ -142,6 +149,7 @@ class NewImages:
     _warned: bool = field(default=False, init=False)
     _noted: bool = field(default=False, init=False)
     placement: TrainedPlacement | None = None
+    ignored: NDArray[np.bool_] | None = None
 
     def batches(self, paths: Iterable[Path], on_failure: Callable[[Path, TiledError], None]) -> Iterator[SourceBatch]:
         """Yield batches; only one of them is held in memory.
@@ -185,10 +193,19 @@ class NewImages:
         size, pixels = self.grid.image_size, decoded(path)
         self._look_at(path, Size(*pixels.shape[:2]))  # what is unusual may be why the part is not found
         matrix = None if self.finder is None else self.finder.find(in_size(pixels, size)).matrix
-        source = _DecodedImage(size, has_masks=False, pixels=pixels)
+        aligned = in_size(pixels, size, matrix)
+        source = _DecodedImage(size, has_masks=False, pixels=aligned)
         sample = Sample("test", path, None, None, matrix=matrix)
         item = AreaDataset(source, [sample], self.grid.whole, self.grid, self.augmentations)[0]
-        return _ReadImage(item, Size(*pixels.shape[:2]), source.hidden(sample, *self.grid.whole), matrix)
+        hidden = source.hidden(sample, *self.grid.whole)
+        appearance = Appearance.of(aligned, self._uncounted(hidden), matrix)
+        return _ReadImage(item, Size(*pixels.shape[:2]), appearance, hidden, matrix)
+
+    def _uncounted(self, outside: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Give the pixels that do not count, once those from outside the image are known."""
+        if self.ignored is None or outside is None:
+            return self.ignored if outside is None else outside
+        return self.ignored | outside
 
     def _look_at_place(self, path: Path, item: ImageItem) -> None:
         """Report an image whose part lies elsewhere than in training; the record counts them."""
@@ -209,6 +226,7 @@ class NewImages:
 
 def _batch_of(read: list[_ReadImage]) -> SourceBatch:
     """Join images to a batch, and empty the list."""
-    items, sizes, hidden, matrices = zip(*read, strict=True)
+    items, sizes, appearances, hidden, matrices = zip(*read, strict=True)
     read.clear()
-    return SourceBatch(collate(items), sizes, stacked_hidden(hidden), None if None in matrices else matrices)
+    transforms = None if None in matrices else matrices
+    return SourceBatch(collate(items), sizes, appearances, stacked_hidden(hidden), transforms)

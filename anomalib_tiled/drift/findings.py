@@ -15,9 +15,9 @@ class Finding:
         quantity: ``score``, ``tile`` (its score), ``region`` (score of a named one), or a field of `Appearance`.
         place: Name of the tile or region; empty for the image as a whole.
         reference_median: Median of the reference.
-        median: Median of the new images.
-        stability_index: Population stability index; 0 for equal distributions.
-        p_value: Of a two-sample test, before it is corrected for the number of quantities.
+        median: Median of the new images; if it has moved, of those from where that began to where it ended.
+        stability_index: Population stability index of the same images; 0 for equal distributions.
+        p_value: Of a two-sample test with the same images, before it is corrected for the number of tests.
         has_moved: Whether the check calls this a drift.
         words: The finding in a sentence.
     """

@@ -14,6 +14,7 @@ from anomalib_tiled.config.settings import SENSITIVITIES, ClassSpec, Plain, Sett
 from anomalib_tiled.data.tile_dataset import shrunk_masks
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.ensemble.fusion import Branches, BranchScores
+from anomalib_tiled.ensemble.normal_images import NormalImages
 from anomalib_tiled.ensemble.uninspected import hidden_defects, hidden_images, seen_pixels
 from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.grid import Tile, TileGrid, WholeImage
@@ -224,7 +225,7 @@ class Observed:
         self.regions: dict[str, ExactScores] = {}
         self.every_mask_known = True
         self.normal_images = 0
-        self.branches = BranchScores()
+        self.branches, self.normal = BranchScores(), NormalImages()
         self._uninspected = uninspected
         self._numbers: list[NDArray[np.int32]] = []
 
@@ -289,6 +290,7 @@ class Observed:
         for name, scores in other.regions.items():
             self.regions.setdefault(name, ExactScores()).merge(scores)
         self.branches.merge(other.branches)
+        self.normal.merge(other.normal)
         self._numbers.append(np.where(other.numbers < 0, other.numbers, other.numbers + np.int32(self.normal_images)))
         self.normal_images += other.normal_images
 

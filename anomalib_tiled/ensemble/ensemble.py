@@ -262,6 +262,7 @@ class TileJoiner:
         self.hidden = either(ensemble.ignored, None if hidden is None else hidden.to(self.device))
         self.unseen = either(self.uninspected, self.hidden)
         self.regions = ensemble.regions
+        self.raw_scores: dict[str, torch.Tensor] = {}
         self.scores: list[torch.Tensor] = []
         self.absent: list[torch.Tensor | None] = []
         self.labels = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -287,6 +288,8 @@ class TileJoiner:
 
     def add(self, tile: Tile, raw: TilePrediction) -> None:
         """Add the prediction of a model: scores (batch,) and maps (batch, 1, tile height, tile width)."""
+        absent = _absent(raw)
+        self.raw_scores[tile.name] = raw.scores if absent is None else raw.scores.masked_fill(absent, torch.nan)
         if isinstance(tile, WholeImage):
             self._add_whole(tile, raw)
             return
@@ -294,7 +297,7 @@ class TileJoiner:
         maps = raw.scores.view(-1, 1, 1, 1).expand(-1, 1, *self.grid.tile_size) if raw.maps is None else raw.maps
         scores, maps = self._normalize_and_decide(tile, raw, maps)
         self.scores.append(scores)
-        self.absent.append(_absent(raw))
+        self.absent.append(absent)
         with errors_naming_stage(self.stages.merger):
             self.stages.merger.add(tile, maps)
 
@@ -344,6 +347,7 @@ class TileJoiner:
             uninspected=self.uninspected,
             hidden=self.hidden,
             whole=self.whole,
+            tiles=self.raw_scores,
         )
         fused = self._fused(tiles)
         return replace(fused, regions=self.regions.highest(fused.maps))

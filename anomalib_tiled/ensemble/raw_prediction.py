@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ class RawPrediction:
         regions: Score of each named region, by its name, shape (batch,).
         whole: What the global model predicts, while it is not known how to join that with the tiles, as before a
             calibration; else ``None``.
+        tiles: Score of each tile that its model gives, before any stage, by its name, shape (batch,); NaN where no
+            pixel of the tile counts. The global model is ``whole``.
     """
 
     scores: torch.Tensor
@@ -44,6 +47,16 @@ class RawPrediction:
     hidden: torch.Tensor | None = None
     regions: Mapping[str, torch.Tensor] = field(default_factory=dict)
     whole: Predicted | None = None
+    tiles: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def tile_scores(self) -> list[dict[str, float]]:
+        """Give the score of each tile for each image, by its name; tiles of which no pixel counts are left out."""
+        if not self.tiles:
+            return [{} for _ in self.scores]
+        names, scores = [*self.tiles], torch.stack([*self.tiles.values()], dim=1).tolist()
+        return [
+            {name: score for name, score in zip(names, row, strict=True) if not math.isnan(score)} for row in scores
+        ]
 
     @property
     def unseen(self) -> torch.Tensor | None:

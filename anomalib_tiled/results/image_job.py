@@ -89,6 +89,7 @@ class ImageJob:
             trained_on=self.trained_on,
             report=report,
             finder=self.job.finder,
+            ignored=self.job.scope.ignored,
         )
 
     def device_at(self, index: int | None) -> torch.device:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.region_decisions import RegionDecision
-    from anomalib_tiled.results.regions import Region
     from anomalib_tiled.stages.uncertain import Verdict
 
 

@@ -218,11 +218,17 @@ def unaligned_rows(run: Run, *, has_verdicts: bool = False) -> list[Row]:
         run: The run.
         has_verdicts: Whether there is a column for verdicts.
     """
-    reasons, verdict = run.unaligned or {}, ["anomalous"] if has_verdicts else []
+    verdict = ["anomalous"] if has_verdicts else []
     return [
-        (str(sample.image_path), sample.label, None, 1, "", *verdict, reasons[str(sample.image_path)])
-        for sample in run.split.unaligned("test")
+        (str(sample.image_path), sample.label, None, 1, "", *verdict, reason)
+        for sample, reason in unaligned_samples(run)
     ]
+
+
+def unaligned_samples(run: Run) -> list[tuple[Sample, str]]:
+    """Give the test images in which the part is not found, each with the reason."""
+    reasons = run.unaligned or {}
+    return [(sample, reasons[str(sample.image_path)]) for sample in run.split.unaligned("test")]
 
 
 def _unaligned_note(split: Split) -> str:

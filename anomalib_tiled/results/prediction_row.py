@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.appearance import Appearance
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region import Region, rounded
 from anomalib_tiled.results.region_decisions import RegionDecision
-from anomalib_tiled.results.regions import Region, rounded
 from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
     from anomalib.data import ImageItem
+    from typing_extensions import Self
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.stages.uncertain import Band, Verdict
@@ -100,7 +101,7 @@ class PredictedImage:
         """Whether it is normal, uncertain or anomalous."""
         return verdict_on(is_anomalous=bool(self.pred_label), is_uncertain=self.is_uncertain)
 
-    def judged(self, uncertain: Band | None) -> PredictedImage:
+    def judged(self, uncertain: Band | None) -> Self:
         """Give the same prediction with a verdict.
 
         Args:
@@ -130,14 +131,14 @@ class PredictedImage:
                 for name, each in self.named_regions.items()
             },
             "tiles": {name: rounded(score) for name, score in self.tiles.items()},
-            "appearance": None if self.appearance is None else asdict(self.appearance),
+            "appearance": {} if self.appearance is None else self.appearance.to_json(),
         }
         empty = {name for name in ("named_regions", "tiles", "appearance") if not content[name]}
         empty |= {name for name in (UNALIGNED, VERDICT) if content[name] is None} | {"is_uncertain"}
         return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
-    def from_line(cls, line: bytes) -> PredictedImage:
+    def from_line(cls, line: bytes) -> Self:
         """Read a line of ``predictions.jsonl``.
 
         Raises:
@@ -203,6 +204,30 @@ class PredictedImage:
                 "iscrowd": 0,
                 "score": rounded(region.peak_score),
             }
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the line of an image holds besides the decision on the whole image, which thresholds of images leave alone.
+
+    Args:
+        named_regions: As of a `PredictedImage`.
+        tiles: As of a `PredictedImage`.
+        appearance: As of a `PredictedImage`.
+    """
+
+    named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
+    tiles: Mapping[str, float] = field(default_factory=dict)
+    appearance: Appearance | None = None
+
+    @classmethod
+    def of(cls, image: PredictedImage) -> Details:
+        """Take those of an image."""
+        return cls(image.named_regions, image.tiles, image.appearance)
+
+    def added_to(self, image: PredictedImage) -> PredictedImage:
+        """Give the prediction of an image with these."""
+        return replace(image, **vars(self))
 
 
 def _rounded(score: float | None) -> float | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,21 +15,21 @@ from PIL import Image
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder, in_facts
-from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
-from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
+from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib.data import ImageItem
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
-    from anomalib_tiled.results.region_decisions import RegionDecision
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.request import PredictionRequest
     from anomalib_tiled.stages.uncertain import Band
 
@@ -67,17 +66,21 @@ class PredictionWriter:
             RunFolderError: The settings of the predictions in the folder are lost.
         """
         folder, settings = PredictionFolder(request.output), request.settings
+        calibration = run.folder.calibration_fingerprint(run.settings)
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), calibration=_fingerprint(run))
+            folder.check_same(**settings.to_json(), calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
-            facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
+            facts |= {
+                "calibration": run.folder.calibration_fingerprint(run.settings),
+                **({ALIGNED: True} if run.is_aligned else {}),
+            }
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
             folder.begin(settings, **facts, **in_facts(uncertain))
             if not request.skip_existing:  # else earlier failures stay in the list
@@ -99,7 +102,7 @@ class PredictionWriter:
         """
         facts = folder.facts()
         folder.check_rethresholded(settings.given)
-        folder.check_same(calibration=_fingerprint(run))
+        folder.check_same(calibration=run.folder.calibration_fingerprint(run.settings))
         changed: dict[str, Any] = {**{name: facts[name] for name in settings.to_json()}, **settings.given_thresholds}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
@@ -109,7 +112,7 @@ class PredictionWriter:
         in_file: InFile,
         raw_score: float,
         raw_map: torch.Tensor,
-        named: Mapping[str, RegionDecision] | None = None,
+        details: Details | None = None,
     ) -> PredictedImage:
         """Write the requested files of an image, and give its prediction.
 
@@ -118,7 +121,7 @@ class PredictionWriter:
             in_file: Size of the image file, and how the image was aligned: then the raw map is moved back, too.
             raw_score: Score before the normalization of images.
             raw_map: Map before the normalization of images, shape (height, width), on the CPU.
-            named: Decisions about named regions, by their names; ``None`` if there are none.
+            details: What else its line holds; ``None`` for nothing.
 
         Raises:
             DataError: The image is missing or has changed, or its name is too long.
@@ -130,7 +133,7 @@ class PredictionWriter:
                 scores = raw_map.numpy() if in_file.matrix is None else in_source_size(raw_map, *in_file)
                 with replacing(self._map_file(path)) as temporary:
                     _write_map(temporary, scores.astype(np.float32), self.settings.maps)
-            return replace(prediction, named_regions=named or {})
+            return prediction if details is None else details.added_to(prediction)
 
     def write_decision(self, item: ImageItem, in_file: InFile, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
@@ -233,11 +236,3 @@ def _errors_naming_image(image_path: Path) -> Iterator[None]:
 
 def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
     return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
-
-
-def _fingerprint(run: Run) -> str:
-    """Identify calibration and sensitivities: predictions of another calibration are not comparable."""
-    thresholding = run.settings.thresholding
-    sensitivities = f"{thresholding.image_sensitivity} {thresholding.pixel_sensitivity}"
-    content = run.folder.calibration_file.read_bytes() + sensitivities.encode()
-    return blake2b(content, digest_size=8).hexdigest()

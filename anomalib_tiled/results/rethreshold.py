@@ -12,6 +12,7 @@ from anomalib.data import ImageItem
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction, with_lowest
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
+from anomalib_tiled.results.prediction_row import Details
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.results.request import Predicted
@@ -150,4 +151,4 @@ class Rethresholding:
         )
         written = self._writer.write_decision(item, InFile(image.image_size), raw_score)
         # Named regions keep thresholds of their own.
-        return replace(written, unaligned=image.unaligned, named_regions=image.named_regions)
+        return Details.of(image).added_to(replace(written, unaligned=image.unaligned))

@@ -134,6 +134,16 @@ class RunFiles:
         return self.path / "validation_scores.npz"
 
     @property
+    def drift_reference_file(self) -> Path:
+        """How the normal validation images look and score, to compare new images with."""
+        return self.path / "drift_reference.npz"
+
+    @property
+    def mean_normal_picture(self) -> Path:
+        """The mean of the normal validation images, for people."""
+        return self.path / "mean_normal.png"
+
+    @property
     def placement_file(self) -> Path:
         """Where parts lie in the training images; only of runs that do not align them, and whose images show parts."""
         return self.path / "placement.npz"

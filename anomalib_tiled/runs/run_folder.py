@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from anomalib_tiled.runs.file_names import (
     RunFiles,
     checksum_named,
 )
+from anomalib_tiled.runs.report_file import is_report
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
@@ -50,17 +52,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_TEST = ("metrics.json", "scores.csv", "tiles.csv")
+TESTED, TESTED_FACTS, REPORT = "tested.jsonl", "tested.json", "report.html"
+"""More files of a test: a line for each image, how images were tested; and the page that shows it all."""
+
+OF_TEST = ("metrics.json", "scores.csv", "tiles.csv", TESTED, TESTED_FACTS)
 """Files that a test writes, beside pictures."""
 
-PICTURES = "images"
-"""Folder of the pictures of a test."""
+PICTURES, THUMBNAILS = "images", "thumbnails"
+"""Folders of the pictures of a test, and of small ones for its report."""
 
-WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
+WRITTEN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
-OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
+OF_RUN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "synthetic")
 """Folders of a run that belong to it alone."""
+
+
+def remove_thumbnails(folder: Path) -> None:
+    """Remove the small pictures of a test, and their folder if it is empty then."""
+    for ending in (".jpg", ".png"):
+        remove_below(folder, ending)
 
 
 def check_output(path: Path) -> None:
@@ -208,6 +219,17 @@ class RunFolder(RunFiles):
         """Read the checksums of finished files by their names."""
         path, advice = self.checksums_file, "It holds checksums of finished files: restore it, or fit a new run."
         return read_json(path, advice) if path.is_file() else {}
+
+    def calibration_fingerprint(self, settings: Settings) -> str:
+        """Identify calibration and sensitivities: predictions of another calibration are not comparable.
+
+        Raises:
+            RunFolderError: The run is not calibrated.
+        """
+        sensitivities = f"{settings.thresholding.image_sensitivity} {settings.thresholding.pixel_sensitivity}"
+        with readable(self.calibration_file):
+            content = self.calibration_file.read_bytes()
+        return blake2b(content + sensitivities.encode(), digest_size=8).hexdigest()
 
     def seen(self) -> RunFolder:
         """Look at the tiles once, and give the same run folder as it is at this moment.
@@ -372,8 +394,8 @@ class RunFolder(RunFiles):
     def forget(self, tile: Tile) -> None:
         """Mark a tile as untrained, and remove the calibration and the test results, which came from it too."""
         self.remove_results()
-        self.calibration_file.unlink(missing_ok=True)
-        self.validation_scores_file.unlink(missing_ok=True)
+        for path in (self.calibration_file, self.validation_scores_file, self.drift_reference_file):
+            path.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
 
     def remove_results(self) -> None:
@@ -382,12 +404,16 @@ class RunFolder(RunFiles):
             logger.info(
                 "Removing the results of the last test, which are of other models or stages, from %s.", self.path
             )
-        pictures = self.path / PICTURES
+        report, pictures, thumbnails = self.path / REPORT, self.path / PICTURES, self.path / THUMBNAILS
         try:
             for path in found:
                 path.unlink(missing_ok=True)
+            if report.is_file() and is_report(report):
+                report.unlink(missing_ok=True)
             if not pictures.is_symlink():
                 remove_below(pictures, ".png")
+            if not thumbnails.is_symlink():
+                remove_thumbnails(thumbnails)
         except OSError as error:
             logger.warning(
                 "Results of the last test could not be removed, and are of other models or stages: %s", error

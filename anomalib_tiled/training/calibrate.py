@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.ensemble.calibration import Calibration, Stages
+from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages
 from anomalib_tiled.ensemble.cross_validation import ROUNDS, called_without_learning
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
 from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
@@ -22,6 +22,7 @@ from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.allocation import give_back_freed_memory
 from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.training.drift_reference import record_reference
 from anomalib_tiled.training.observations import ObserveHere, ObserveOnPlaces
 from anomalib_tiled.training.stored_predictions import is_tile_by_tile, lazy_predictions, remove_outdated
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.ensemble.calibration import Observed
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.stored_images import LazyPrediction
@@ -53,7 +53,13 @@ def calibrate(run: Run) -> Calibration:
     give_back_freed_memory()
     _remove_outdated_scores(run)
     run.check_tiles()
-    calibration = learn(Stages.build(run.settings), _observing(run), partial(_save_scores, run))
+    run.folder.drift_reference_file.unlink(missing_ok=True)
+    stages, observe, final = Stages.build(run.settings), _observing(run), list[Observed]()
+    calibration = learn(stages, observe, final.append)
+    for image in final:
+        _save_scores(run, image)
+    image = final[0] if final else observe(calibration, tiles=False, images=True).image
+    record_reference(run, stages, calibration, image.normal)
     remove_outdated(run)
     if run.split.calibration_subset == "train":  # the models know these images: new ones have higher scores
         calibration = replace(calibration, false_alarms=None)

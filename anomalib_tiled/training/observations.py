@@ -77,6 +77,7 @@ def observe(
         with with_context(image_context(batch.image_path)):
             raw = predict(partial(_observe_tile, tiles, truth) if tiles and known else None)
         if raw.whole is None:
+            image.normal.add(~truth.labels, raw.scores, raw.tiles, raw.regions)
             image.add(raw.scores, raw.maps if raw.has_maps and known else None, truth, raw.hidden)
             if regions is not None and known:
                 image.add_regions(raw.regions, regions.truth(truth.labels, truth.masks))

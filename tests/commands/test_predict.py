@@ -66,7 +66,10 @@ def test_new_images_without_labels_can_be_predicted(
     assert [line["pred_label"] for line in found] == [1, 0, 1]
     assert [bool(line["regions"]) for line in found] == [True, False, True]
     expected = ["image_path", "image_size", "pred_score", "raw_score", "pred_label", "regions"]
-    assert list(found[0]) == [*expected, "any_pixel", "contradiction"]
+    assert list(found[0]) == [*expected, "any_pixel", "tiles", "appearance", "contradiction"]
+    assert list(found[0]["tiles"]) == [f"r0{row}_c0{column}" for row in range(3) for column in range(3)]
+    assert max(found[0]["tiles"].values()) > 2 * max(found[1]["tiles"].values()), "raw scores"
+    assert list(found[0]["appearance"]) == ["brightness", "contrast", "sharpness"], "images are not aligned"
     region = found[0]["regions"][0]
     assert list(region) == ["bbox", "area", "centroid", "peak", "peak_score", "mean_score"]
     table = rows(output / "predictions.csv")

@@ -9,6 +9,7 @@ import pytest
 
 from anomalib_tiled.cli import commands
 from anomalib_tiled.cli import main as cli
+from anomalib_tiled.cli.check import DRIFTED
 from anomalib_tiled.cli.main import COMMANDS, main
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,6 +35,6 @@ def test_the_tutorial_shows_the_page_that_is_printed(
 
 def test_every_exit_status_is_explained() -> None:
     section = page("docs/configuration.md").partition("### Exit status")[2].partition("### ")[0]
-    statuses = {0, 1, cli.USER_ERROR, commands.UNREADABLE, commands.ANOMALOUS, commands.UNCERTAIN}
+    statuses = {0, 1, cli.USER_ERROR, commands.UNREADABLE, commands.ANOMALOUS, commands.UNCERTAIN, DRIFTED}
     statuses |= {cli.INTERRUPTED, cli.TERMINATED}
     assert {int(status) for status in re.findall(r"^\| (\d+) \| ", section, re.MULTILINE)} == statuses

@@ -138,6 +138,21 @@ def test_what_is_hidden_differs_from_image_to_image(brightness: Make) -> None:
     assert torch.equal(raw.shown(raw.maps[:, 0]).isnan(), raw.hidden[:, 0])
 
 
+def test_scores_of_tiles_are_those_of_their_models_and_a_hidden_tile_has_none(brightness: Make) -> None:
+    stages = replace(STAGES, normalize_at="tile", threshold_at="tile")
+    ensemble = ensemble_of(WHOLE, stages, brightness(10.0))
+    hidden, heard = hidden_at((1, slice(0, 8), slice(20, 24)), (2, slice(4, 8), slice(20, 22))), {}
+    calibrated(ensemble, IMAGES, MASKS, labels=LABELS)
+    raw = ensemble.predict_raw(IMAGES, lambda tile, each: heard.update({tile.name: each.scores}), hidden=hidden)
+    assert list(raw.tiles) == [tile.name for tile in WHOLE.tiles]
+    scores = raw.tile_scores()
+    assert [name for name in raw.tiles if name not in scores[1]] == [
+        tile.name for tile in WHOLE.tiles if tile.column == 5
+    ]
+    assert all(len(each) == len(WHOLE.tiles) for number, each in enumerate(scores) if number != 1)
+    assert scores[2] == {name: float(each[2]) for name, each in heard.items()}, "before any stage"
+
+
 class Keeping(Scorer):
     """Keeps the tile scores that it gets."""
 

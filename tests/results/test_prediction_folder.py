@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,7 +16,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageErr
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
-from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.request import Predicted, PredictionSettings
 
 
@@ -360,3 +362,9 @@ def test_nothing_of_others_is_written_over(tmp_path: Path, name: str, requested:
         if requested:
             others = {key: value for key, value in ALL_KEPT.items() if key not in requested}
             folder.check_free(PredictionSettings(**others), resume=resume)
+
+
+def test_predictions_are_read_without_pytorch() -> None:
+    code = "import sys, anomalib_tiled.results.prediction_folder; print({'torch', 'anomalib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n", "commands that only read results start at once"

@@ -10,12 +10,13 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, ImageItem, InferenceBatch
 
+from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.unlabelled_images import SourceBatch
 from anomalib_tiled.ensemble.named_regions import DecidedRegion
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.regions import InFile
@@ -36,7 +37,10 @@ class Ensemble:
         if on_tile is not None:
             on_tile(None, None)
         maps = images.mean(dim=1, keepdim=True)
-        return RawPrediction(maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden)
+        tiles = {"r00_c00": maps[:, 0, 0, 0], "r00_c01": torch.full((len(maps),), torch.nan)}
+        return RawPrediction(
+            maps.amax(dim=(1, 2, 3)), maps, has_maps=True, labels=None, masks=None, hidden=hidden, tiles=tiles
+        )
 
     def decide(self, raw: RawPrediction) -> InferenceBatch:
         return InferenceBatch(
@@ -54,6 +58,7 @@ class Written:
         self.names: list[str] = []
         self.maps: list[torch.Tensor] = []
         self.failures: list[str] = []
+        self.details: dict[str, Details] = {}
         self.folder = SimpleNamespace(
             parts=Path("nowhere"),
             repair=dict,
@@ -64,8 +69,9 @@ class Written:
             uncertain=lambda: None,
         )
 
-    def write(self, item: ImageItem, _: InFile, __: float, raw_map: torch.Tensor, *___: object) -> PredictedImage:
+    def write(self, item: ImageItem, _: InFile, __: float, raw_map: torch.Tensor, details: Details) -> PredictedImage:
         self.maps.append(raw_map)
+        self.details[str(item.image_path)] = details
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"
             raise DataError(message)
@@ -84,6 +90,17 @@ class Prediction:
         return self.predictor.predict(batch, self.recording, on_tile)
 
 
+def test_scores_of_tiles_and_looks_stay_with_their_images() -> None:
+    given = batch(*"abc")
+    for fail in (lambda _: None, too_large_together):
+        predicting, _, written, _ = prediction(fail)
+        list(predicting.predict(given))
+        for name, image in zip("abc", given.images.image, strict=True):
+            details = written.details[name]
+            assert details.appearance == Appearance(ord(name) / 128, 0.5, 0.5)
+            assert details.tiles == {"r00_c00": pytest.approx(float(image[:, 0, 0].mean()))}, "one is wholly hidden"
+
+
 def too_large_together(number: int) -> None:
     if number > 1:
         torch.empty(2**60)
@@ -96,7 +113,8 @@ def prediction(fail: Callable[[int], None]) -> tuple[Prediction, Ensemble, Writt
 
 def batch(*names: str) -> SourceBatch:
     images = torch.rand(len(names), 3, 4, 6, generator=torch.Generator().manual_seed(len(names)))
-    return SourceBatch(ImageBatch(image=images, image_path=list(names)), (Size(4, 6),) * len(names))
+    looks = tuple(Appearance(ord(name[0]) / 128, 0.5, 0.5) for name in names)
+    return SourceBatch(ImageBatch(image=images, image_path=list(names)), (Size(4, 6),) * len(names), looks)
 
 
 def test_each_tile_of_a_batch_is_heard_of_before_its_images_are_written() -> None:

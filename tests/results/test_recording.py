@@ -16,7 +16,7 @@ from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder, in_facts
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.recording import WITHOUT_MAPS, Part, Record, Recording, record_part
-from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.stages.uncertain import Band
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from anomalib_tiled.config.settings import ClassSpec, Settings
 from anomalib_tiled.config.tiling import grid_of
+from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.cache import DecodedFiles, PixelSource
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.scope import EVERYTHING, Scope
@@ -26,6 +27,7 @@ from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.runs.drift_reference import DriftReference
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.thresholding import F1AdaptiveThreshold
 from anomalib_tiled.system.files import read_json
@@ -117,9 +119,9 @@ def test_the_validation_images_are_read_once_unless_images_are_made_of_normalize
     run: Run, normalize_at: str, threshold_at: str
 ) -> None:
     calibrate(at(run, normalize_at, threshold_at))
-    passes = 2 if (normalize_at, threshold_at) == ("tile", "image") else 1
-    validation = {sample.image_path for sample in run.split.subset("val")}
-    assert run.source.read == dict.fromkeys(validation, passes)
+    passes = 2 if normalize_at == "tile" else 1  # the second shows the scores of images on their final scale
+    looks = {sample.image_path: int(sample.label == 0) for sample in run.split.subset("val")}
+    assert run.source.read == {path: passes + look for path, look in looks.items()}, "normal ones are looked at once"
 
 
 def brightest(run: Run, rows: slice = slice(0, 8), columns: slice = slice(0, 12)) -> np.ndarray:
@@ -406,3 +408,50 @@ def test_scores_that_were_kept_with_other_stages_do_not_stay(run: Run, *, damage
         run.folder.validation_scores_file.write_bytes(b"PK")
     calibrate(at(run, "tile", "tile"))
     assert not run.folder.validation_scores_file.exists()
+
+
+@pytest.mark.parametrize(("normalize_at", "threshold_at"), COMBINATIONS)
+def test_the_reference_holds_what_predict_writes_of_normal_images(
+    run: Run, normalize_at: str, threshold_at: str
+) -> None:
+    changed = at(run, normalize_at, threshold_at)
+    ensemble = changed.ensemble(calibrate(changed))
+    reference = DriftReference.read(run.folder)
+    normal = [sample for sample in run.split.subset("val") if sample.label == 0]
+    pixels = [run.source.source.image(sample, *run.grid.whole) for sample in normal]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    raw = ensemble.predict_raw(images)
+    assert (reference.subset, reference.configuration) == ("val", changed.settings.calibration_hash)
+    assert reference.scores == pytest.approx(ensemble.decide(raw).pred_score.numpy())
+    assert list(reference.tiles) == TILES
+    for name, scores in reference.tiles.items():
+        assert scores == pytest.approx(raw.tiles[name].numpy())
+    looks = [Appearance.of(each) for each in pixels]
+    assert list(reference.appearance) == ["brightness", "contrast", "sharpness"]
+    for name, values in reference.appearance.items():
+        assert values == pytest.approx([getattr(look, name) for look in looks])
+    with Image.open(run.folder.mean_normal_picture) as picture:
+        assert np.asarray(picture) == pytest.approx(np.mean(pixels, axis=0), abs=0.51)
+
+
+def test_without_validation_images_the_reference_is_of_training_images(run: Run) -> None:
+    calibrate(with_samples(run, *run.split.subset("train")))
+    reference = DriftReference.read(run.folder)
+    assert (reference.subset, len(reference.scores)) == ("train", len(run.split.subset("train")))
+
+
+def test_without_a_normal_image_to_calibrate_with_the_mean_is_of_training_images(run: Run) -> None:
+    anomalous = [sample for sample in run.split.subset("val") if sample.label == 1]
+    calibrate(with_samples(run, *run.split.subset("train"), *anomalous))
+    assert len(DriftReference.read(run.folder).scores) == 0
+    images = [run.source.source.image(sample, *run.grid.whole) for sample in run.split.subset("train")]
+    with Image.open(run.folder.mean_normal_picture) as picture:
+        assert np.asarray(picture) == pytest.approx(np.mean(images, axis=0), abs=0.51)
+
+
+def test_a_reference_of_an_earlier_calibration_does_not_stay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrate(run)
+    assert run.folder.drift_reference_file.is_file()
+    monkeypatch.setattr("anomalib_tiled.training.calibrate.record_reference", lambda *_: None)
+    calibrate(run)
+    assert not run.folder.drift_reference_file.exists()
