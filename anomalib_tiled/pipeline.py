@@ -79,7 +79,8 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
-        ConfigurationError: The model's predictions cannot be used on any tile.
+        ConfigurationError: The model's predictions cannot be used on any tile, or the threshold is not within the
+            limits of ``thresholding.uncertain``: then all is kept, and other limits need no training.
     """
     folder, named = run.folder, models_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
@@ -99,6 +100,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
+    run.image_decisions(calibration)  # an error about them comes last, when everything is kept
     return calibration
 
 
@@ -181,21 +183,23 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
     drawn = pictures if run.settings.visualize else None
     run.check_tiles()
-    calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
+    uncertain = run.image_decisions(calibration := run.calibration()).uncertain
+    measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned) as write_scores:
+    form = {"is_aligned": run.is_aligned, "has_verdicts": uncertain is not None}
+    with scores_file(output / "scores.csv", named_regions(run.regions), **form) as write_scores:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
             here = None if drawn is None else replace(drawn, split=run.split)
             for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
-                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
+                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
                 for item in batch:
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
             for rows in _measured_on_places(run, calibration, measurements, drawn, output):
                 write_scores(rows)
-        write_scores(unaligned_rows(run))
+        write_scores(unaligned_rows(run, has_verdicts=uncertain is not None))
     measured = measurements.results(run, calibration)
     measured.write(output)
     metrics = MappingProxyType(measured.metrics)
@@ -211,7 +215,7 @@ def _measured_on_places(
     for stored in stored_images(run, "test", output / "raw"):
         for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
             measurements.add_tiles(group)
-        work = MeasureImages(stored, calibration, pictures)
+        work = MeasureImages(stored, calibration, pictures, measurements.uncertain)
         for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(shard.measurements)
             yield shard.rows

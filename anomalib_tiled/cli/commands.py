@@ -49,6 +49,9 @@ UNREADABLE = 3
 ANOMALOUS = 4
 """Exit status if an image is anomalous and ``--fail_on_anomaly`` is given."""
 
+UNCERTAIN = 6
+"""Exit status if no image is anomalous, but one is uncertain, and ``--fail_on_anomaly`` is given."""
+
 WIDE = 200
 """Width in characters of a table that goes into a file or another program."""
 
@@ -107,7 +110,8 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     """Predict new images, or apply other thresholds to predicted ones.
 
     Returns:
-        Exit status: 0; 3 if images could not be read; 4 if one is anomalous and ``--fail_on_anomaly`` is given.
+        Exit status: 0; 3 if images could not be read; with ``--fail_on_anomaly`` 4 if one is anomalous, and 6
+        if none is, but one is uncertain.
     """
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
@@ -137,7 +141,9 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     if predicted.failed:
         say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
-    return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
+    if not parsed.fail_on_anomaly:
+        return 0
+    return ANOMALOUS if predicted.anomalous else UNCERTAIN if predicted.uncertain else 0
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -208,13 +214,14 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
 
 def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> None:
     """Refuse options that need images, as there are none."""
-    if settings.threshold is None and settings.pixel_threshold is None:
+    if not settings.given:
         message = (
             "--data must name the images to predict: files, folders, patterns, or - for a list on standard input. "
-            "Without it, --threshold and --pixel_threshold apply to the predictions in --output."
+            "Without it, --threshold, --pixel_threshold and --uncertain apply to the predictions in --output."
         )
         raise ConfigurationError(message)
-    if predicts or settings != PredictionSettings(settings.threshold, settings.pixel_threshold):
+    only = PredictionSettings(settings.threshold, settings.pixel_threshold, uncertain=settings.uncertain)
+    if predicts or settings != only:
         message = "Without --data, only thresholds can be changed. Leave the other options out, or give --data."
         raise ConfigurationError(message)
 

@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         prog: The program's name in help and messages.
 
     Returns:
-        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
-        and 4 only from `predict`.
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3,
+        4 and 6 only from `predict`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -37,14 +37,15 @@ Predict unlabelled images: score, label, and anomalous regions in pixels of the 
 per line from standard input. Each batch is added to predictions.jsonl and predictions.csv as soon as it is predicted.
 
 --threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
-scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they are applied to the
-predictions in --output, and no image is predicted.
+scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they and --uncertain are applied
+to the predictions in --output, and no image is predicted.
 
 exit status:
   0    success
   2    an argument, a file or the run must be changed; existing files are kept
   3    some images could not be read or predicted, or some of their results not be written: see failures.csv
   4    success, and with --fail_on_anomaly: an image is anomalous
+  6    success, and with --fail_on_anomaly: no image is anomalous, but one is uncertain
   130  interrupted by Ctrl-C; resume with --skip_existing
   143  ended by SIGTERM; resume with --skip_existing
   1    any other error
@@ -98,6 +99,12 @@ def fit_parser(prog: str) -> Parser:
         default="error",
         help="What to do about training images in which the part is not found, if images are aligned.",
     )
+    parser.add_argument(
+        "--accelerate",
+        type=bool,
+        default=True,
+        help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
+    )
     return parser
 
 
@@ -124,6 +131,12 @@ def predict_parser(prog: str) -> Parser:
         "--threshold", type=str, metavar="T", help="Images with a higher score are anomalous; see above."
     )
     parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same for pixels, in masks and regions.")
+    parser.add_argument(
+        "--uncertain",
+        type=float | None,
+        metavar="WIDTH",
+        help="Images with scores in a band of this width around the threshold are uncertain; if not as in the run.",
+    )
     parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
     parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
     parser.add_argument("--masks", action="store_true", help="Write masks in the size of the images to masks/.")
@@ -200,3 +213,12 @@ def _add_stages(parser: Parser) -> None:
             default=NEUTRAL,
             help=f"Between 0 and 1. {decided} is anomalous if its normalized score is greater than 1 minus this.",
         )
+    parser.add_argument(
+        "--thresholding.uncertain",
+        type=dict[str, float] | None,
+        default=None,
+        help=(
+            "Images with scores near the threshold are uncertain: {width: 0.1}, half of it to each side of the "
+            "threshold; or {lower: 0.45, upper: 0.6}, on the scale of the scores; null for none."
+        ),
+    )

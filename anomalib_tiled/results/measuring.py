@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.measured import Row
     from anomalib_tiled.results.region_decisions import RegionDecision
+    from anomalib_tiled.stages.uncertain import Band
 
 
 class MeasuredBatch(NamedTuple):
@@ -125,11 +126,13 @@ class MeasureImages:
         images: The images with the predictions of their tiles.
         calibration: What the stages learned.
         pictures: Draws the images; ``None`` to draw none.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
     """
 
     images: StoredImages
     calibration: Calibration
     pictures: Pictures | None
+    uncertain: Band | None = None
 
     def __call__(self, shard: Shard, *, device: int | None = None) -> MeasuredImages:
         """Measure images.
@@ -145,12 +148,14 @@ class MeasureImages:
         """
         job = self.images.job
         rows: list[Row] = []
-        measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
+        measurements = RunMeasurements(job.settings, job.grid, self.uncertain)
+        ensemble = self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
         pictures = None if self.pictures is None else replace(self.pictures, split=job.data.split)
         for batch, regions in measure(batches, ensemble, measurements, pictures, tiles=False):
             items = [*batch]  # which copies the images
-            rows += score_rows(items, regions, is_aligned="alignment" in job.settings.stages)
+            is_aligned = "alignment" in job.settings.stages
+            rows += score_rows(items, regions, is_aligned=is_aligned, uncertain=self.uncertain)
             for item in items:
                 logger.info("%s", decision_on(item))
         return MeasuredImages(measurements, rows)

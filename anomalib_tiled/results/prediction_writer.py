@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
+from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder, in_facts
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.results.request import PredictionRequest
+    from anomalib_tiled.stages.uncertain import Band
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,16 @@ class PredictionWriter:
     files: Pictures
 
     @classmethod
-    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> PredictionWriter:
+    def open(
+        cls, run: Run, request: PredictionRequest, images: Sequence[Path], uncertain: Band | None = None
+    ) -> PredictionWriter:
         """Begin a folder of predictions, or resume one.
 
         Args:
             run: The run that predicts.
             request: Settings of the prediction, and its folder.
             images: All images to predict.
+            uncertain: Scores of uncertain images; ``None`` if no image is.
 
         Raises:
             ConfigurationError: The folder holds predictions with other settings, pictures of images in other folders,
@@ -68,13 +72,14 @@ class PredictionWriter:
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**asdict(settings), calibration=_fingerprint(run))
+            folder.check_same(**settings.to_json(), calibration=_fingerprint(run))
+            folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
             facts |= {"calibration": _fingerprint(run), **({ALIGNED: True} if run.is_aligned else {})}
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
-            folder.begin(settings, **facts)
+            folder.begin(settings, **facts, **in_facts(uncertain))
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
         return cls(folder, settings, _files(run, folder, common))
@@ -92,10 +97,10 @@ class PredictionWriter:
             ConfigurationError: There are no predictions, another run made them, or applying other thresholds was
                 interrupted.
         """
-        facts, given = folder.facts(), settings.given_thresholds
-        folder.check_rethresholded(given)
+        facts = folder.facts()
+        folder.check_rethresholded(settings.given)
         folder.check_same(calibration=_fingerprint(run))
-        changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
+        changed: dict[str, Any] = {**{name: facts[name] for name in settings.to_json()}, **settings.given_thresholds}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
     def write(

@@ -72,8 +72,10 @@ class Recording:
         """Images that were never tried."""
         self.failed = [path for path in missing if str(path) in failed]
         """Images that failed before, and are tried again."""
-        anomalous = sum(done.get(str(path), 0) for path in images)
-        self._summary = Predicted(len(images) - len(missing), anomalous=anomalous)
+        before = Counter(done.get(str(path)) for path in images)
+        existing = len(images) - len(missing)
+        self._summary = Predicted(existing, anomalous=before["anomalous"], uncertain=before["uncertain"])
+        self._uncertain = folder.uncertain()
         self._kinds: Counter[str] = Counter()
         self._maps_noted = False
         self._out_of_memory: str | None = None
@@ -96,6 +98,7 @@ class Recording:
             self._maps_noted = True
             if not has_maps:
                 self._report(WITHOUT_MAPS)
+        images = [image.judged(self._uncertain) for image in images]
         self._folder.append(images)
         self._summary.images += len(images)
         for image in images:
