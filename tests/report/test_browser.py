@@ -173,8 +173,13 @@ def test_a_finger_drags_the_threshold(open_page: Open, content: Content) -> None
     page = open_page(content, viewport=PHONE, has_touch=True, is_mobile=True)
     x, y = middle(page, ".handle")
     touch = page.context.new_cdp_session(page)
-    for kind, places in (("touchStart", [x]), ("touchMove", [x + 30]), ("touchMove", [x + 60]), ("touchEnd", [])):
-        points = [{"x": place, "y": y} for place in places]
+    moves = [
+        ("touchStart", [(x, y)]),
+        *[("touchMove", [(x + step, y - step)]) for step in (10, 30, 60)],
+        ("touchEnd", []),
+    ]
+    for kind, places in moves:
+        points = [{"x": across, "y": down} for across, down in places]
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     assert threshold(page) > content.scale.threshold + 0.05
     assert counts(page) == decided(content, threshold(page))
@@ -277,12 +282,12 @@ def test_the_least_cost_is_what_trying_all_thresholds_finds(
 def test_it_says_how_the_threshold_becomes_real(open_page: Open, content: Content) -> None:
     page = open_page(content, permissions=["clipboard-read", "clipboard-write"])
     page.click("summary")
-    page.fill("#threshold", "0.615")
+    page.fill("#threshold", "0.57")
     settle(page)
-    command = "anomalib tiled predict --ckpt_dir results/v3 --data path/to/images --threshold 0.615 --uncertain 0.1"
+    command = "anomalib tiled predict --ckpt_dir results/v3 --data path/to/images --threshold 0.57 --uncertain 0.1"
     assert page.inner_text("#command-line") == command
     assert (
-        page.inner_text("#configuration-line") == "thresholding:\n  image_sensitivity: 0.385\n  uncertain: {width: 0.1}"
+        page.inner_text("#configuration-line") == "thresholding:\n  image_sensitivity: 0.43\n  uncertain: {width: 0.1}"
     )
     page.click("[data-copies=command-line]")
     page.get_by_text("Copied").wait_for()
@@ -566,10 +571,13 @@ def test_500_images_keep_few_pictures_in_memory(open_page: Open, many: Callable[
     assert counts(page) == decided(content, threshold(page))
 
 
-def test_scores_and_thresholds_are_compared_in_single_precision(open_page: Open, content: Content) -> None:
-    """As everywhere else: in double precision, the single-precision 0.6 is greater than 0.6."""
-    images = [replace(image, score=float(np.float32(0.6))) for image in content.images[:1]]
-    page = open_page(replace(content, images=images, scale=replace(content.scale, threshold=0.6, uncertain=None)))
+@pytest.mark.parametrize(("score", "at"), [(float(np.float32(0.6)), 0.6), (0.7, float(np.float32(0.7)))])
+def test_scores_and_thresholds_are_compared_in_single_precision(
+    open_page: Open, content: Content, score: float, at: float
+) -> None:
+    """As everywhere else: in double precision, 0.7 is greater than the 0.7 of single precision, and 0.6 is smaller."""
+    images = [replace(image, score=score) for image in content.images[:1]]
+    page = open_page(replace(content, images=images, scale=replace(content.scale, threshold=at, uncertain=None)))
     settle(page)
     assert page.inner_text("#count-false_alarm b") == "0"
 
