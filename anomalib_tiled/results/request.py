@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_row import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib_tiled.results.prediction_row import PredictedImage
@@ -35,6 +36,8 @@ class PredictionRequest:
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
         on_places: Whether the workers of the run predict, and not this process.
+        watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
+        show: Called with each prediction once it is recorded; ``None`` if nobody looks.
     """
 
     data: tuple[str, ...]
@@ -44,6 +47,8 @@ class PredictionRequest:
     skip_existing: bool
     device: str
     on_places: bool = False
+    watch: bool = False
+    show: Callable[[PredictedImage], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Predicted:
         anomalous: Anomalous images among those of now and before.
         seconds: Duration, without loading.
         unaligned: Images among those that were predicted now in which the part is not found; they are anomalous.
-        contradictions: How label and pixels of each image contradict each other; empty words if they do not.
+        contradictions: In how many images label and pixels contradict each other in which way; empty words for none.
     """
 
     existing: int
@@ -147,13 +152,13 @@ class Predicted:
     anomalous: int = 0
     seconds: float = 0.0
     unaligned: int = 0
-    contradictions: list[str] = field(default_factory=list)
+    contradictions: Counter[str] = field(default_factory=Counter)
 
     def count(self, image: PredictedImage) -> None:
         """Take in the decisions about an image."""
         self.anomalous += image.pred_label
         self.unaligned += bool(image.unaligned)
-        self.contradictions.append(image.contradiction)
+        self.contradictions[image.contradiction] += 1
 
     def __str__(self) -> str:
         """The summary in a line."""
@@ -163,4 +168,4 @@ class Predicted:
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
         lost = f", {self.unaligned} of them because the part is not found" if self.unaligned else ""
         summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous{lost}."
-        return f"{summary} {count_of(self.contradictions)}".rstrip()
+        return f"{summary} {count_of(self.contradictions.elements())}".rstrip()
