@@ -26,7 +26,7 @@ from anomalib_tiled.cli.options import (
     test_parser,
 )
 from anomalib_tiled.cli.parser import Parser, folder_named
-from anomalib_tiled.cli.terminal import image_line, metrics_table, plugins_table, say, tiles_table
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, show_image, tiles_table
 from anomalib_tiled.config.settings import ClassSpec, Settings, changeable, changed_in_run, differences
 from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
@@ -198,7 +198,7 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
     if parsed.watch and parsed.workers is not None:
         message = "--watch predicts in this process alone, so that no image waits for others. Leave --workers out."
         raise ConfigurationError(message)
-    terminal = Console(file=sys.stdout)  # the log redirects sys.stdout later
+    show = partial(show_image, stream=sys.stdout)  # the log redirects sys.stdout later
     return PredictionRequest(
         tuple(parsed.data),
         _lines_of_stdin(),
@@ -208,7 +208,7 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         device=parsed.device,
         on_places=parsed.workers is not None,
         watch=parsed.watch,
-        show=(lambda image: say(image_line(image), terminal)) if parsed.watch else None,
+        show=show if parsed.watch else None,
     )
 
 

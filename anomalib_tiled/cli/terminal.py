@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
     from anomalib_tiled.results.class_metrics import Value
@@ -43,6 +44,20 @@ def image_line(image: PredictedImage) -> str:
     regions = "no part" if image.unaligned else f"{number or 'no'} region{'' if number == 1 else 's'}"
     path = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in image.image_path)  # one line stays one
     return f"{verdict:<9}  {score:<9}  {regions:<10}  {path}"
+
+
+def show_image(image: PredictedImage, stream: TextIO | None) -> None:
+    """Print the line about a predicted image at once, as another program may wait for it.
+
+    Args:
+        image: The prediction.
+        stream: Where to print it; ``None`` if that was closed before Python started.
+
+    Raises:
+        BrokenPipeError: The other program has ended. (A console of rich would take its own measures.)
+    """
+    if stream is not None:
+        print(image_line(image), file=stream, flush=True)  # noqa: T201
 
 
 def metrics_table(metrics: Results, images: Mapping[str, ImageCounts]) -> Table:

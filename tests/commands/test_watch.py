@@ -24,7 +24,7 @@ from anomalib_tiled.results import sources
 Predict = Callable[..., int]
 Watch = Callable[..., int]
 
-ENOUGH = 60.0
+ENOUGH = 180.0
 """Seconds after which a test that waits has failed."""
 
 
@@ -159,6 +159,14 @@ def test_what_cannot_be_watched_is_refused(
     assert not output.exists()
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_ends() -> Iterator[None]:
+    """Processes started from here are ended by Ctrl-C, even if the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Process:
     """A command that watches a folder."""
 
@@ -186,7 +194,10 @@ class Process:
     def end(self, number: signal.Signals) -> tuple[int, str]:
         """Send a signal; give exit status and standard output."""
         self.program.send_signal(number)
-        shown, _ = self.program.communicate(timeout=ENOUGH)
+        try:
+            shown, _ = self.program.communicate(timeout=ENOUGH)
+        finally:
+            self.program.kill()
         return self.program.returncode, shown
 
 
@@ -227,6 +238,18 @@ def test_sigterm_is_the_normal_end_and_the_same_command_resumes(finished_run: Pa
     assert status == 0
     assert "1 images predicted in " in shown
     assert predicted(output) == [str(new / "left" / f"00{number}.png") for number in range(3)]
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_lines_that_ends_ends_the_watch(finished_run: Path, new: Path, tmp_path: Path) -> None:
+    process = Process(finished_run, new / "left", tmp_path / "output")
+    assert process.program.stdout is not None
+    assert process.program.stdout.readline().startswith("anomalous  1 ")
+    process.program.stdout.close()
+    shutil.copy(new / "left" / "000.png", new / "left" / "002.png")
+    assert process.program.wait(ENOUGH) == 2
+    assert "error: Standard output: Broken pipe." in process.log.read_text()
+    assert len(predicted(process.output)) == 3, "the image in hand was recorded first"
 
 
 @pytest.mark.slow

@@ -129,6 +129,21 @@ def test_a_file_that_cannot_be_read_is_tried_again_when_it_changes_and_fails_aft
     assert line.failed == [(PATIENCE, "damaged.png")]
 
 
+def test_a_file_that_may_be_opened_only_later_is_tried_again_then(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *arguments: str) -> object:
+        if path.name in line.unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments)
+
+    opened = Path.open
+    line.write("a.png")
+    line.unreadable = {"a.png"}
+    line.at(30.2, line.unreadable.clear)
+    monkeypatch.setattr(Path, "open", refused)
+    assert line.run(60) == [(0.5, ["a.png"]), (PATIENCE, ["a.png"]), (31.0, ["a.png"])]
+    assert line.failed == [(PATIENCE, "a.png")]
+
+
 def test_an_image_that_failed_is_tried_again_when_its_file_changes(line: Line) -> None:
     line.unreadable = {"a.png"}
     line.write("a.png")
