@@ -57,7 +57,7 @@ def show_image(image: PredictedImage, stream: TextIO | None) -> None:
         BrokenPipeError: The other program has ended. (A console of rich would take its own measures.)
     """
     if stream is not None:
-        print(image_line(image), file=stream, flush=True)  # noqa: T201
+        print(image_line(image), file=stream, flush=True)
 
 
 def metrics_table(metrics: Results, images: Mapping[str, ImageCounts]) -> Table:
