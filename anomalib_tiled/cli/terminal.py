@@ -54,10 +54,15 @@ def show_image(image: PredictedImage, stream: TextIO | None) -> None:
         stream: Where to print it; ``None`` if that was closed before Python started.
 
     Raises:
-        BrokenPipeError: The other program has ended. (A console of rich would take its own measures.)
+        OSError: The other program has ended, or the disk is full. (A console of rich would take its own measures.)
     """
-    if stream is not None:
+    if stream is None:
+        return
+    try:
         print(image_line(image), file=stream, flush=True)
+    except OSError as error:
+        error.filename = "Standard output"  # for the message
+        raise
 
 
 def metrics_table(metrics: Results, images: Mapping[str, ImageCounts]) -> Table:

@@ -24,7 +24,7 @@ from anomalib_tiled.results import sources
 Predict = Callable[..., int]
 Watch = Callable[..., int]
 
-ENOUGH = 180.0
+ENOUGH = 600.0
 """Seconds after which a test that waits has failed."""
 
 
