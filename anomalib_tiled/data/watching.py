@@ -183,18 +183,18 @@ class Watch:
             self._report(f"Note: {folder} is back.")
 
     def _look_at(self, path: Path) -> None:
-        """Put an image into the queue if its file has been as it is for long enough."""
+        """Put an image into the queue if its file is as it was at the last look, or has been so for long enough."""
         state, now = _state_of(path), self._clock.now()
         image = self._pending.get(path)
         if image is None or image.state != state:
             image = self._pending[path] = _Image(state, now)
-        elif image.tries < GIVEN_UP and now - image.since >= (PATIENCE if image.tries else PAUSE):
+        elif not image.tries or (image.tries < GIVEN_UP and now - image.since >= PATIENCE):
             self._ready.append((path, self._pending.pop(path)))
             self._known.add(str(path))
 
     def _forget_vanished(self, vanished: Collection[Path]) -> None:
-        """Forget files that vanished before they were complete, except in folders that vanished themselves."""
-        for path in (each for each in vanished if not self._is_away(each)):
+        """Forget files that vanished before they were complete."""
+        for path in vanished:
             if self._pending[path].tries < GIVEN_UP:
                 del self._pending[path]
             else:
