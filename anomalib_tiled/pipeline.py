@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
+from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
@@ -39,7 +39,8 @@ from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.results.shards import batches_of, shards_of
+from anomalib_tiled.results.shards import shards_of
+from anomalib_tiled.results.sources import ListedImages, WatchedImages
 from anomalib_tiled.results.tested_facts import facts_of_test
 from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.results.tested_writer import TestWriter, written_meanwhile
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.plugins.observers import Observers
     from anomalib_tiled.results.measuring import MeasuredImages
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
+    from anomalib_tiled.results.sources import Source
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Conditions
     from anomalib_tiled.system.locks import Lease
@@ -259,7 +261,7 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     conditions = conditions_of(run.settings, predictions.parts / temporary_name("workers"))
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
-    images = find_images(request.data, request.listed, apart_from=own_pictures)
+    source = _source(request, own_pictures, report)
     with (
         log_to(predictions.log_file),
         locked(predictions.path, PREDICTION) as lease,
@@ -269,29 +271,37 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
             report(f"warning: {remark}")
         if workers is None:
-            return _predict_here(run, observers, request, images, report)
+            return _predict_here(run, observers, request, source, report)
         with _working(run, conditions, request, lease):
-            return _predict_on_places(run, conditions, request, images, report)
+            return _predict_on_places(run, conditions, request, source.images, report)
+
+
+def _source(request: PredictionRequest, own_pictures: Sequence[Path], report: Callable[[str], None]) -> Source:
+    """Find the images to predict, or the folders in which they appear."""
+    if request.watch:
+        watch = Watch(folders_to_watch(request.data), apart_from=own_pictures, report=report)
+        return WatchedImages(watch, report)
+    return ListedImages(find_images(request.data, request.listed, apart_from=own_pictures))
 
 
 def _predict_here(
-    run: Run, observers: Observers, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+    run: Run, observers: Observers, request: PredictionRequest, source: Source, report: Callable[[str], None]
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
-    job = ImageJob.begin(run, request, images, report)
+    job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
-    recording = Recording(job.writer.folder, images, report)
-    new_images = job.new_images(recording.note)
-    with progress_bar() as bar:
+    recording = Recording(job.writer.folder, source.images, report, request.show)
+    new_images, batches = job.new_images(recording.note), source.batches(recording, job.batch_size)
+    with closing(batches), progress_bar(shown=not request.watch) as bar:
         task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
-        for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
-            for batch in new_images.batches(paths, recording.fail):
+        for paths in batches:
+            for batch in new_images.batches(paths, partial(source.fail, recording)):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.predicted))
                 for item in predictor.predict(batch, recording, advance):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=recording.tried)
-    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started - source.waited)
 
 
 def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:

@@ -26,7 +26,7 @@ from anomalib_tiled.cli.options import (
     test_parser,
 )
 from anomalib_tiled.cli.parser import Parser, folder_named
-from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, show_image, tiles_table
 from anomalib_tiled.config.settings import ClassSpec, Settings, changeable, changed_in_run, differences
 from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
@@ -138,7 +138,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        predicts = parsed.skip_existing or parsed.device != AUTO or parsed.workers is not None
+        predicts = parsed.skip_existing or parsed.watch or parsed.device != AUTO or parsed.workers is not None
         _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
@@ -214,6 +214,10 @@ def _resume_hint(command: str, report: Callable[[str], None]) -> Iterator[None]:
 
 
 def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSettings) -> PredictionRequest:
+    if parsed.watch and parsed.workers is not None:
+        message = "--watch predicts in this process alone, so that no image waits for others. Leave --workers out."
+        raise ConfigurationError(message)
+    show = partial(show_image, stream=sys.stdout)  # the log redirects sys.stdout later
     return PredictionRequest(
         tuple(parsed.data),
         _lines_of_stdin(),
@@ -222,6 +226,8 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         skip_existing=parsed.skip_existing,
         device=parsed.device,
         on_places=parsed.workers is not None,
+        watch=parsed.watch,
+        show=show if parsed.watch else None,
     )
 
 

@@ -36,6 +36,9 @@ Predict unlabelled images: score, label, and anomalous regions in pixels of the 
 --data takes files, folders (with their subfolders), patterns such as 'parts/**/*.png', and -, which reads one of these
 per line from standard input. Each batch is added to predictions.jsonl and predictions.csv as soon as it is predicted.
 
+--watch goes on with images that appear in the folders of --data, each as soon as its file is complete, and prints a
+line for each. Ctrl-C or SIGTERM is its normal end: it finishes the images in hand, and exits as without --watch.
+
 --threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
 scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they and --uncertain are applied
 to the predictions in --output, and no image is predicted.
@@ -46,8 +49,8 @@ exit status:
   3    some images could not be read or predicted, or some of their results not be written: see failures.csv
   4    success, and with --fail_on_anomaly: an image is anomalous
   6    success, and with --fail_on_anomaly: no image is anomalous, but one is uncertain
-  130  interrupted by Ctrl-C; resume with --skip_existing
-  143  ended by SIGTERM; resume with --skip_existing
+  130  interrupted by Ctrl-C, with --watch by a second one; resume with --skip_existing
+  143  the same, by SIGTERM
   1    any other error
 """
 
@@ -139,6 +142,7 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument(
         "--skip_existing", action="store_true", help="Resume: leave out images that have a result already."
     )
+    parser.add_argument("--watch", action="store_true", help="Go on with images that appear in the folders; see above.")
     parser.add_argument(
         "--threshold", type=str, metavar="T", help="Images with a higher score are anomalous; see above."
     )

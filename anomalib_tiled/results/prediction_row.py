@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -258,12 +259,10 @@ def decision_on(item: ImageItem) -> str:
 
 def count_of(contradictions: Iterable[str]) -> str:
     """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
-    each = list(contradictions)
+    each = Counter(contradictions)
     parts = [
-        f"{number} {'is' if number == 1 else 'are'} {words}"
-        for words in (NORMAL, ANOMALOUS)
-        if (number := each.count(words))
+        f"{number} {'is' if number == 1 else 'are'} {words}" for words in (NORMAL, ANOMALOUS) if (number := each[words])
     ]
     if not parts:
         return ""
-    return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."
+    return f"Of {each.total()} images, {'; '.join(parts)}: images and pixels have separate thresholds."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from anomalib_tiled.results.prediction_row import count_of
 from anomalib_tiled.stages.uncertain import Uncertain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib_tiled.config.settings import Plain
@@ -37,6 +38,8 @@ class PredictionRequest:
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
         on_places: Whether the workers of the run predict, and not this process.
+        watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
+        show: Called with each prediction once it is recorded; ``None`` if nobody looks.
     """
 
     data: tuple[str, ...]
@@ -46,6 +49,8 @@ class PredictionRequest:
     skip_existing: bool
     device: str
     on_places: bool = False
+    watch: bool = False
+    show: Callable[[PredictedImage], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class Predicted:
         uncertain: Uncertain images among those of now and before.
         seconds: Duration, without loading.
         unaligned: Images among those that were predicted now in which the part is not found; they are anomalous.
-        contradictions: How label and pixels of each image contradict each other; empty words if they do not.
+        contradictions: In how many images label and pixels contradict each other in which way; empty words for none.
     """
 
     existing: int
@@ -173,14 +178,14 @@ class Predicted:
     uncertain: int = 0
     seconds: float = 0.0
     unaligned: int = 0
-    contradictions: list[str] = field(default_factory=list)
+    contradictions: Counter[str] = field(default_factory=Counter)
 
     def count(self, image: PredictedImage) -> None:
         """Take in the decisions about an image."""
         self.anomalous += image.verdict == "anomalous"
         self.uncertain += image.verdict == "uncertain"
         self.unaligned += bool(image.unaligned)
-        self.contradictions.append(image.contradiction)
+        self.contradictions[image.contradiction] += 1
 
     def __str__(self) -> str:
         """The summary in a line."""
@@ -191,4 +196,4 @@ class Predicted:
         lost = f", {self.unaligned} of them because the part is not found" if self.unaligned else ""
         doubtful = f", {self.uncertain} uncertain" if self.uncertain else ""
         summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous{lost}{doubtful}."
-        return f"{summary} {count_of(self.contradictions)}".rstrip()
+        return f"{summary} {count_of(self.contradictions.elements())}".rstrip()

@@ -192,3 +192,24 @@ def test_an_image_without_the_part_is_predicted_not_failed(tmp_path: Path) -> No
     assert said == [], "whether the model gives maps is not known yet"
     summary = str(recording.finish(coco=False, seconds=2.0))
     assert summary.endswith("2 of 2 are anomalous, 2 of them because the part is not found.")
+
+
+def test_each_prediction_is_shown_once_it_is_recorded(tmp_path: Path) -> None:
+    def show(shown: PredictedImage) -> None:
+        seen.append((shown.image_path, len(list(folder.predicted()))))
+
+    folder, seen = PredictionFolder(tmp_path), []
+    folder.begin(PredictionSettings(), common="/in")
+    recording = Recording(folder, [], lambda _: None, show)
+    recording.add([image("a"), image("b")], has_maps=True)
+    assert seen == [("/in/a", 2), ("/in/b", 2)]
+
+
+def test_a_failure_is_taken_back_when_its_image_is_tried_again(tmp_path: Path) -> None:
+    recording = begin(tmp_path, [])
+    for name in "ab":
+        recording.fail(Path(f"/in/{name}"), DataError(f"{name} is damaged"))
+    recording.take_back([Path("/in/a")])
+    recording.add([image("a")], has_maps=True)
+    assert (tmp_path / "failures.csv").read_text() == "image_path,error\n/in/b,b is damaged\n"
+    assert recording.finish(coco=False, seconds=1.0).failed == 1
