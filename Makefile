@@ -22,11 +22,11 @@ WEIGHTS := $(VENV)/lite0
 TRAINED := --model.backbone 'local-dir:$(CURDIR)/$(WEIGHTS)' --model.layers '[blocks.1, blocks.2, blocks.4]' \
 	--model.pre_trained true
 
-demo: $(READY) $(WEIGHTS) ## Draw images, train one model per tile, test them; prints where to look
+demo: $(READY) $(WEIGHTS) ## Draw images, train one model per tile, test them; prints where the report lies
 	@if [ -d $(WEIGHTS) ]; \
 	  then echo "Backbone: EfficientNet-Lite0, trained on ImageNet"; set -- $(TRAINED); \
 	  else echo "Backbone: ResNet-18 with random weights, as trained ones could not be installed (see above)"; set --; \
-	fi; $(BIN)/anomalib tiled train --config configs/demo.yaml "$$@" $(ARGS)
+	fi; $(BIN)/anomalib tiled train --config configs/demo.yaml --report "$$@" $(ARGS)
 
 $(WEIGHTS): | $(READY)
 	@{ $(INSTALL) --quiet --retries 1 --no-build-isolation --editable '.[weights]' && \

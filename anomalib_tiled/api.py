@@ -289,6 +289,7 @@ class TiledEnsemble(EnsembleModel):
             regions=() if mask is None else regions_of(mask, scores),
             image=as_bytes(pixels),
             image_path=None,
+            is_uncertain=self._thresholds.is_uncertain(float(score[number])),
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
+from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
@@ -22,7 +22,14 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
 from anomalib_tiled.results.image_job import ImageJob
-from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file, unaligned_rows
+from anomalib_tiled.results.measured import (
+    Measured,
+    RunMeasurements,
+    score_rows,
+    scores_file,
+    unaligned_rows,
+    unaligned_samples,
+)
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
@@ -32,7 +39,12 @@ from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
-from anomalib_tiled.results.shards import batches_of, shards_of
+from anomalib_tiled.results.shards import shards_of
+from anomalib_tiled.results.sources import ListedImages, WatchedImages
+from anomalib_tiled.results.tested_facts import facts_of_test
+from anomalib_tiled.results.tested_folder import TestedFolder
+from anomalib_tiled.results.tested_writer import TestWriter, written_meanwhile
+from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
 from anomalib_tiled.system.files import absolute, refresh
@@ -60,8 +72,9 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
-    from anomalib_tiled.results.measured import Row
+    from anomalib_tiled.results.measuring import MeasuredImages
     from anomalib_tiled.results.request import Predicted, PredictionRequest, PredictionSettings
+    from anomalib_tiled.results.sources import Source
     from anomalib_tiled.runs.run_folder import RunFolder
     from anomalib_tiled.stages.workers import Conditions
     from anomalib_tiled.system.locks import Lease
@@ -79,7 +92,8 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
 
     Raises:
         TrainingError: Tiles failed; another fit of the same folder resumes.
-        ConfigurationError: The model's predictions cannot be used on any tile.
+        ConfigurationError: The model's predictions cannot be used on any tile, or the threshold is not within the
+            limits of ``thresholding.uncertain``: then all is kept, and other limits need no training.
     """
     folder, named = run.folder, models_named(run.grid, again)
     with locked(folder.path) as lease, log_to(folder.log_file), long_lived_kept_apart():
@@ -99,6 +113,7 @@ def fit(run: Run, observers: Observers, again: Sequence[str] = (), *, keep_going
         lease.check()
         keep_calibration(run, calibration)
         observers.notify("run_calibrated", run_folder=folder.path, calibration=calibration)
+    run.image_decisions(calibration)  # an error about them comes last, when everything is kept
     return calibration
 
 
@@ -172,49 +187,58 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
 
 
 def _measure(run: Run, observers: Observers, output: Path) -> Measured:
+    started = monotonic()
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
         if unaligned := run.split.unaligned("test"):
             message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
-    stretch = run.settings.normalization.stage == "none"
-    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
-    drawn = pictures if run.settings.visualize else None
+    thumbnails, folder = Thumbnails.of(run.settings), TestedFolder(output)
+    names = [sample.image_path for sample in samples]
+    pictures = Pictures.into(output / "images", names, stretch=thumbnails.stretch)
     run.check_tiles()
-    calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
+    uncertain = run.image_decisions(calibration := run.calibration()).uncertain
+    writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split, uncertain)
+    measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
-    with scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned) as write_scores:
+    form = {"is_aligned": run.is_aligned, "has_verdicts": uncertain is not None}
+    scores = scores_file(output / "scores.csv", named_regions(run.regions), **form)
+    with scores as write_scores, folder.lines() as write_lines:
         if alone or not is_tile_by_tile(run, "test"):
             ensemble = run.ensemble(calibration)
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
-            here = None if drawn is None else replace(drawn, split=run.split)
-            for batch, regions in measure(images, ensemble, measurements, here, tiles=True):
-                write_scores(score_rows(batch, regions, is_aligned=run.is_aligned))
-                for item in batch:
-                    observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
+            with written_meanwhile(writer, 0, write_lines) as write:
+                for batch, regions in measure(images, ensemble, measurements, write, tiles=True):
+                    write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
+                    for item in batch:
+                        observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
-            for rows in _measured_on_places(run, calibration, measurements, drawn, output):
-                write_scores(rows)
-        write_scores(unaligned_rows(run))
+            for shard in _measured_on_places(run, calibration, measurements, writer):
+                write_scores(shard.rows)
+                write_lines(shard.tested)
+        write_scores(unaligned_rows(run, has_verdicts=uncertain is not None))
+        write_lines(writer.write_unaligned(unaligned_samples(run), len(samples)))
     measured = measurements.results(run, calibration)
     measured.write(output)
+    folder.write_facts(facts_of_test(run, measured.notes, monotonic() - started))
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
 
 
 def _measured_on_places(
-    run: Run, calibration: Calibration, measurements: RunMeasurements, pictures: Pictures | None, output: Path
-) -> Iterator[list[Row]]:
-    """Let places measure tiles, and shards of the images; merge that in order, and yield the rows of the scores."""
+    run: Run, calibration: Calibration, measurements: RunMeasurements, writer: TestWriter
+) -> Iterator[MeasuredImages]:
+    """Let places measure tiles, and shards of the images; merge that in order, and yield what each shard gave."""
+    output = writer.folder.path
     log = output / "logs" / "run.log"
     for stored in stored_images(run, "test", output / "raw"):
         for group in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring tiles", log):
             measurements.add_tiles(group)
-        work = MeasureImages(stored, calibration, pictures)
+        work = MeasureImages(stored, calibration, writer.folder, writer.pictures, writer.uncertain)
         for shard in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(shard.measurements)
-            yield shard.rows
+            yield shard
 
 
 def predict(run: Run, observers: Observers, request: PredictionRequest, report: Callable[[str], None]) -> Predicted:
@@ -237,7 +261,7 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     conditions = conditions_of(run.settings, predictions.parts / temporary_name("workers"))
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
-    images = find_images(request.data, request.listed, apart_from=own_pictures)
+    source = _source(request, own_pictures, report)
     with (
         log_to(predictions.log_file),
         locked(predictions.path, PREDICTION) as lease,
@@ -247,29 +271,37 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
             report(f"warning: {remark}")
         if workers is None:
-            return _predict_here(run, observers, request, images, report)
+            return _predict_here(run, observers, request, source, report)
         with _working(run, conditions, request, lease):
-            return _predict_on_places(run, conditions, request, images, report)
+            return _predict_on_places(run, conditions, request, source.images, report)
+
+
+def _source(request: PredictionRequest, own_pictures: Sequence[Path], report: Callable[[str], None]) -> Source:
+    """Find the images to predict, or the folders in which they appear."""
+    if request.watch:
+        watch = Watch(folders_to_watch(request.data), apart_from=own_pictures, report=report)
+        return WatchedImages(watch, report)
+    return ListedImages(find_images(request.data, request.listed, apart_from=own_pictures))
 
 
 def _predict_here(
-    run: Run, observers: Observers, request: PredictionRequest, images: Sequence[Path], report: Callable[[str], None]
+    run: Run, observers: Observers, request: PredictionRequest, source: Source, report: Callable[[str], None]
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
-    job = ImageJob.begin(run, request, images, report)
+    job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
-    recording = Recording(job.writer.folder, images, report)
-    new_images = job.new_images(recording.note)
-    with progress_bar() as bar:
+    recording = Recording(job.writer.folder, source.images, report, request.show)
+    new_images, batches = job.new_images(recording.note), source.batches(recording, job.batch_size)
+    with closing(batches), progress_bar(shown=not request.watch) as bar:
         task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
-        for paths in chain(*(batches_of(each, job.batch_size) for each in (recording.failed, recording.fresh))):
-            for batch in new_images.batches(paths, recording.fail):
+        for paths in batches:
+            for batch in new_images.batches(paths, partial(source.fail, recording)):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.predicted))
                 for item in predictor.predict(batch, recording, advance):
                     observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
                 bar.update(task, completed=recording.tried)
-    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)
+    return recording.finish(coco=request.settings.coco, seconds=monotonic() - started - source.waited)
 
 
 def _advance(bar: Progress, task: TaskID, images: float, *_: object) -> None:

@@ -8,6 +8,7 @@ Commands, run from the checkout:
     python -m benchmarks.quality    which models and which sharing of models find which defects, with ImageNet weights
     python benchmarks/thresholds.py rates that threshold rules reach on images
     python benchmarks/gap.py        F1 score on new images, for places of the threshold in a gap between scores
+    python benchmarks/costs.py      what images cost with a threshold that was learned from few validation images
     python benchmarks/tails.py      rates that threshold rules reach on numbers of known distributions
     python benchmarks/false_alarms.py  how well calibration estimates the false alarms to expect
     python -m benchmarks.whole      what a view of the whole image finds that tiles cannot see, and what only tiles see

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.data import Folder
+from PIL import Image
 
 from anomalib_tiled.config.settings import Settings
 from anomalib_tiled.data.images import Pixels
@@ -33,6 +34,7 @@ from anomalib_tiled.ensemble.tile_predictions import TilePredictions
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.measured import RunMeasurements
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles
+from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
@@ -88,6 +90,8 @@ def stored(folder: Path, tiles: int, images: int) -> StoredImages:
     grid = TileGrid(Size(TILE * side, TILE * side), Size(TILE, TILE), Size(TILE, TILE))
     settings = _settings(folder, grid)
     samples = tuple(Sample("test", folder / f"{number:06}.png", None, number % 2) for number in range(images))
+    for sample in samples:
+        Image.new("1", (grid.image_size.width, grid.image_size.height)).save(sample.image_path)
     datamodule = Folder(name="made_up", normal_dir="nowhere", eval_batch_size=8)
     job = TileJob(RunFolder(folder / "v0"), settings, grid, RunData(Split(samples), MadeUp(), datamodule))
     predictions = TilePredictions(folder / "predictions", grid, "made up")
@@ -194,7 +198,7 @@ def rows(tiles: int, images: int) -> list[Row]:
         learned: dict[str, TileAlone] = {}
         learn = LearnTiles(made, ObserveTiles(made, masks_known=True).of_tile)
         groups, shards = made.shards_of_tiles(), made.shards()
-        measure = MeasureImages(made, calibration, None)
+        measure = MeasureImages(made, calibration, TestedFolder(Path(folder) / "tested"), None)
         return [
             *measured("calibration of tiles", made, groups, learn, learned.update),
             *measured(

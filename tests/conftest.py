@@ -314,6 +314,7 @@ def configuration() -> dict[str, object]:
         "memory_budget": None,
         "unfitted_tiles": "leave_out",
         "unaligned_images": "error",
+        "accelerate": True,
     }
 
 

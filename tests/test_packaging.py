@@ -39,6 +39,11 @@ def test_every_kind_of_installation_has_the_start_up_file_and_the_commands(wheel
 def test_a_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert "anomalib_tiled/cli/autoload.py" in names
+    report = ROOT / "anomalib_tiled" / "report"
+    files = [path for path in report.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.suffix for path in files} >= {".js", ".css", ".jinja"}
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= set(names)
+    assert sum(name.endswith("LICENSE") and ".dist-info/" in name for name in names) == 2
     assert {name.split("/")[0].split("-")[0] for name in names} == {"anomalib_tiled", START_UP_FILE}
 
 

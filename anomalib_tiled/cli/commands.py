@@ -26,7 +26,7 @@ from anomalib_tiled.cli.options import (
     test_parser,
 )
 from anomalib_tiled.cli.parser import Parser, folder_named
-from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, tiles_table
+from anomalib_tiled.cli.terminal import metrics_table, plugins_table, say, show_image, tiles_table
 from anomalib_tiled.config.settings import ClassSpec, Settings, changeable, changed_in_run, differences
 from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
@@ -38,9 +38,11 @@ from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.report.writing import write_report
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
-from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.report_file import check_report_file
+from anomalib_tiled.runs.run_folder import REPORT, RunFolder, check_output
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
 UNREADABLE = 3
@@ -48,6 +50,9 @@ UNREADABLE = 3
 
 ANOMALOUS = 4
 """Exit status if an image is anomalous and ``--fail_on_anomaly`` is given."""
+
+UNCERTAIN = 6
+"""Exit status if no image is anomalous, but one is uncertain, and ``--fail_on_anomaly`` is given."""
 
 WIDE = 200
 """Width in characters of a table that goes into a file or another program."""
@@ -64,11 +69,13 @@ class FitRequest:
         run: The run, a new one or one to resume.
         retrain: Names of the tiles to train again.
         keep_going: Whether to try all tiles, even after two failed for the same reason.
+        report: Whether to write a report on the test that follows.
     """
 
     run: Run
     retrain: tuple[str, ...] = ()
     keep_going: bool = False
+    report: bool = False
 
     def resume_command(self, prog: str) -> str:
         """Give the command line that resumes the run after an interruption."""
@@ -87,8 +94,13 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     request = _fit_request(list(arguments), prog, tested=True)
+    if request.report:
+        _check_report(request.run.folder.path)
     with closing(request.run), _observers() as observers:
-        _report(_fitted(request, prog, observers), observers)
+        run = _fitted(request, prog, observers)
+        _tested(run, observers)
+        if request.report:
+            _write_report(run)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -96,18 +108,23 @@ def test(arguments: Sequence[str], prog: str) -> None:
     parsed = test_parser(prog).parse_args(list(arguments))
     output = _output(parsed.output)
     run, data = _open(parsed.ckpt_dir), None
+    if parsed.report:
+        _check_report(output or run.folder.path)
     _warn_of_large_images(run)
     if parsed.data is not None:
         data = _spec_of(parsed.data).build(AnomalibDataModule)
     with closing(run), _observers() as observers:
-        _report(run, observers, data=data, output=output)
+        _tested(run, observers, data=data, output=output)
+        if parsed.report:
+            _write_report(run, output)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
     """Predict new images, or apply other thresholds to predicted ones.
 
     Returns:
-        Exit status: 0; 3 if images could not be read; 4 if one is anomalous and ``--fail_on_anomaly`` is given.
+        Exit status: 0; 3 if images could not be read; with ``--fail_on_anomaly`` 4 if one is anomalous, and 6
+        if none is, but one is uncertain.
     """
     parser = predict_parser(prog)
     parsed = parser.parse_args(list(arguments))
@@ -121,7 +138,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     report = partial(say, console=Console(file=sys.stderr))  # the terminal: the log redirects sys.stderr later
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
-        predicts = parsed.skip_existing or parsed.device != AUTO or parsed.workers is not None
+        predicts = parsed.skip_existing or parsed.watch or parsed.device != AUTO or parsed.workers is not None
         _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
@@ -137,7 +154,9 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     if predicted.failed:
         say(f"{predicted.failed} images failed: {output / 'failures.csv'}", Console(stderr=True))
         return UNREADABLE
-    return ANOMALOUS if parsed.fail_on_anomaly and predicted.anomalous else 0
+    if not parsed.fail_on_anomaly:
+        return 0
+    return ANOMALOUS if predicted.anomalous else UNCERTAIN if predicted.uncertain else 0
 
 
 def export(arguments: Sequence[str], prog: str) -> None:
@@ -195,6 +214,10 @@ def _resume_hint(command: str, report: Callable[[str], None]) -> Iterator[None]:
 
 
 def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSettings) -> PredictionRequest:
+    if parsed.watch and parsed.workers is not None:
+        message = "--watch predicts in this process alone, so that no image waits for others. Leave --workers out."
+        raise ConfigurationError(message)
+    show = partial(show_image, stream=sys.stdout)  # the log redirects sys.stdout later
     return PredictionRequest(
         tuple(parsed.data),
         _lines_of_stdin(),
@@ -203,18 +226,21 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         skip_existing=parsed.skip_existing,
         device=parsed.device,
         on_places=parsed.workers is not None,
+        watch=parsed.watch,
+        show=show if parsed.watch else None,
     )
 
 
 def _check_thresholds_only(settings: PredictionSettings, *, predicts: bool) -> None:
     """Refuse options that need images, as there are none."""
-    if settings.threshold is None and settings.pixel_threshold is None:
+    if not settings.given:
         message = (
             "--data must name the images to predict: files, folders, patterns, or - for a list on standard input. "
-            "Without it, --threshold and --pixel_threshold apply to the predictions in --output."
+            "Without it, --threshold, --pixel_threshold and --uncertain apply to the predictions in --output."
         )
         raise ConfigurationError(message)
-    if predicts or settings != PredictionSettings(settings.threshold, settings.pixel_threshold):
+    only = PredictionSettings(settings.threshold, settings.pixel_threshold, uncertain=settings.uncertain)
+    if predicts or settings != only:
         message = "Without --data, only thresholds can be changed. Leave the other options out, or give --data."
         raise ConfigurationError(message)
 
@@ -227,7 +253,7 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
         prog: Name of the command in messages.
         tested: Whether a test follows, which needs test images.
     """
-    parser, report = fit_parser(prog), partial(say, console=Console(file=sys.stderr))
+    parser, report = fit_parser(prog, tested=tested), partial(say, console=Console(file=sys.stderr))
     run_only = ArgumentParser(add_help=False, allow_abbrev=False)
     run_only.add_argument("--ckpt_dir", nargs="?", const="")
     known, others = run_only.parse_known_args(arguments)  # with a run, the required settings are in its folder
@@ -239,7 +265,7 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
                 message = "--tiles trains tiles of a run again, but no run is given. Add --ckpt_dir RUN."
                 raise ConfigurationError(message)
             run = prepare(settings_from(parser, parsed), report, tested=tested)
-            return FitRequest(run, keep_going=parsed.keep_going)
+            return FitRequest(run, keep_going=parsed.keep_going, report=tested and parsed.report)
         ckpt_dir = parsed.ckpt_dir
     run = _open(ckpt_dir)
     if tested:
@@ -251,7 +277,8 @@ def _fit_request(arguments: list[str], prog: str, *, tested: bool) -> FitRequest
     parsed = parser.parse_args(["--config", run.settings.to_yaml(), *others])
     seeded = not isinstance(parsed.seed_everything, bool)
     run = _change(run, settings_from(parser, parsed), seeded=seeded, report=report)
-    return FitRequest(run, () if parsed.tiles is None else tuple(parsed.tiles.split(",")), parsed.keep_going)
+    retrain = () if parsed.tiles is None else tuple(parsed.tiles.split(","))
+    return FitRequest(run, retrain, parsed.keep_going, report=tested and parsed.report)
 
 
 def _spec_of(parsed: Namespace) -> ClassSpec:
@@ -330,7 +357,7 @@ def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], 
     return run
 
 
-def _report(
+def _tested(
     run: Run, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
 ) -> None:
     measured = pipeline.test(run, observers, data=data, output=output)
@@ -343,6 +370,16 @@ def _report(
     say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
     if run.settings.visualize:
         say(f"Pictures:   {(output or run.folder.path) / 'images'}")
+
+
+def _check_report(results: Path) -> None:
+    """Refuse a report that would replace another file, before any work."""
+    if results.is_dir():
+        check_report_file(results / REPORT)
+
+
+def _write_report(run: Run, results: Path | None = None) -> None:
+    say(f"Report:     {write_report(run.folder, results=results)}")
 
 
 def _warn_of_large_images(run: Run) -> None:

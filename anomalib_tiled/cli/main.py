@@ -77,6 +77,7 @@ COMMANDS = (
         reads=True,
     ),
     Command("status", "Show which tiles of a run are done, left out, missing or failed.", reads=True),
+    Command("report", "Write a page that shows a test or predictions: scores, threshold, images, places.", reads=True),
     Command("export", "Write a run as files for other programs: torch, onnx, openvino, or checkpoints of anomalib."),
     Command("plugins", "List the installed stages, and the packages that they come from."),
 )
@@ -90,8 +91,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         prog: The program's name in help and messages.
 
     Returns:
-        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3
-        and 4 only from `predict`, 5 only from `check`.
+        Exit status: 0 done, 2 the user has to change something, 130 interrupted, 143 terminated, 1 anything else; 3,
+        4 and 6 only from `predict`, 5 only from `check`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -36,17 +36,21 @@ Predict unlabelled images: score, label, and anomalous regions in pixels of the 
 --data takes files, folders (with their subfolders), patterns such as 'parts/**/*.png', and -, which reads one of these
 per line from standard input. Each batch is added to predictions.jsonl and predictions.csv as soon as it is predicted.
 
+--watch goes on with images that appear in the folders of --data, each as soon as its file is complete, and prints a
+line for each. Ctrl-C or SIGTERM is its normal end: it finishes the images in hand, and exits as without --watch.
+
 --threshold and --pixel_threshold take a number on the scale of the scores, q0.99 (at most 1 % of the normal validation
-scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they are applied to the
-predictions in --output, and no image is predicted.
+scores lie above it) or fpr0.01 (the same, as a rate of false alarms). Without --data, they and --uncertain are applied
+to the predictions in --output, and no image is predicted.
 
 exit status:
   0    success
   2    an argument, a file or the run must be changed; existing files are kept
   3    some images could not be read or predicted, or some of their results not be written: see failures.csv
   4    success, and with --fail_on_anomaly: an image is anomalous
-  130  interrupted by Ctrl-C; resume with --skip_existing
-  143  ended by SIGTERM; resume with --skip_existing
+  6    success, and with --fail_on_anomaly: no image is anomalous, but one is uncertain
+  130  interrupted by Ctrl-C, with --watch by a second one; resume with --skip_existing
+  143  the same, by SIGTERM
   1    any other error
 """
 
@@ -54,8 +58,13 @@ SEEDS = 2**32
 """Number of seeds that numpy takes."""
 
 
-def fit_parser(prog: str) -> Parser:
-    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line."""
+def fit_parser(prog: str, *, tested: bool = False) -> Parser:
+    """Give the options of ``fit`` and ``train``: every setting, from YAML and from the command line.
+
+    Args:
+        prog: Name of the command.
+        tested: Whether a test follows.
+    """
     import_module("anomalib_tiled.data.boards")
     find_plugins()  # jsonargparse finds a class by its short name once its module is loaded
     parser = Parser(prog=prog, description="Give settings in the file, on the command line, or both.")
@@ -63,6 +72,8 @@ def fit_parser(prog: str) -> Parser:
     parser.add_argument("--ckpt_dir", type=str | None, help="Resume this run, with its own configuration.")
     parser.add_argument("--tiles", type=str | None, help="Train these tiles of the run again: r00_c03,r01_c02.")
     parser.add_argument("--keep_going", action="store_true", help="Try all tiles, even after two fail for one reason.")
+    if tested:
+        _add_report(parser)
     parser.add_argument(
         "--seed_everything",
         type=bool | int,
@@ -98,6 +109,12 @@ def fit_parser(prog: str) -> Parser:
         default="error",
         help="What to do about training images in which the part is not found, if images are aligned.",
     )
+    parser.add_argument(
+        "--accelerate",
+        type=bool,
+        default=True,
+        help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
+    )
     return parser
 
 
@@ -106,7 +123,12 @@ def test_parser(prog: str) -> Parser:
     parser = run_parser(prog, "Measure a run on its test images, or on others.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False, required=False)
     parser.add_argument("--output", type=str | None, help="Folder for the results; the run folder if left out.")
+    _add_report(parser)
     return parser
+
+
+def _add_report(parser: Parser) -> None:
+    parser.add_argument("--report", action="store_true", help="Also write report.html, a page that shows the results.")
 
 
 def predict_parser(prog: str) -> Parser:
@@ -120,10 +142,17 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument(
         "--skip_existing", action="store_true", help="Resume: leave out images that have a result already."
     )
+    parser.add_argument("--watch", action="store_true", help="Go on with images that appear in the folders; see above.")
     parser.add_argument(
         "--threshold", type=str, metavar="T", help="Images with a higher score are anomalous; see above."
     )
     parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same for pixels, in masks and regions.")
+    parser.add_argument(
+        "--uncertain",
+        type=float | None,
+        metavar="WIDTH",
+        help="Images with scores in a band of this width around the threshold are uncertain; if not as in the run.",
+    )
     parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
     parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
     parser.add_argument("--masks", action="store_true", help="Write masks in the size of the images to masks/.")
@@ -165,7 +194,7 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
         ConfigurationError: Settings contradict each other.
     """
     mapping = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
-    for key in ("config", "ckpt_dir", "tiles", "keep_going"):
+    for key in ("config", "ckpt_dir", "tiles", "keep_going", "report"):
         mapping.pop(key, None)
     if isinstance(mapping["seed_everything"], bool):
         mapping["seed_everything"] = secrets.randbelow(SEEDS)
@@ -200,3 +229,12 @@ def _add_stages(parser: Parser) -> None:
             default=NEUTRAL,
             help=f"Between 0 and 1. {decided} is anomalous if its normalized score is greater than 1 minus this.",
         )
+    parser.add_argument(
+        "--thresholding.uncertain",
+        type=dict[str, float] | None,
+        default=None,
+        help=(
+            "Images with scores near the threshold are uncertain: {width: 0.1}, half of it to each side of the "
+            "threshold; or {lower: 0.45, upper: 0.6}, on the scale of the scores; null for none."
+        ),
+    )

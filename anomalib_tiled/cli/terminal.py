@@ -10,10 +10,12 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
     from anomalib_tiled.plugins.discovery import BrokenPlugin, Plugin, Plugins
     from anomalib_tiled.results.class_metrics import Value
     from anomalib_tiled.results.metrics import ImageCounts, Results
+    from anomalib_tiled.results.prediction_row import PredictedImage
     from anomalib_tiled.results.tile_metrics import TileResult
 
 SHOWN = 4
@@ -28,6 +30,39 @@ def say(text: str, console: Console | None = None) -> None:
         console: Where to print it; ``None`` for standard output.
     """
     (console or Console()).print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def image_line(image: PredictedImage) -> str:
+    """Give the line about a predicted image: verdict, score, regions, path; in this order, so that columns align.
+
+    Args:
+        image: The prediction.
+    """
+    verdict = "uncertain" if image.is_uncertain else "anomalous" if image.pred_label else "normal"
+    score = "no score" if image.pred_score is None else f"{image.pred_score:.6g}"
+    number = len(image.regions)
+    regions = "no part" if image.unaligned else f"{number or 'no'} region{'' if number == 1 else 's'}"
+    path = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in image.image_path)  # one line stays one
+    return f"{verdict:<9}  {score:<9}  {regions:<10}  {path}"
+
+
+def show_image(image: PredictedImage, stream: TextIO | None) -> None:
+    """Print the line about a predicted image at once, as another program may wait for it.
+
+    Args:
+        image: The prediction.
+        stream: Where to print it; ``None`` if that was closed before Python started.
+
+    Raises:
+        OSError: The other program has ended, or the disk is full. (A console of rich would take its own measures.)
+    """
+    if stream is None:
+        return
+    try:
+        print(image_line(image), file=stream, flush=True)
+    except OSError as error:
+        error.filename = "Standard output"  # for the message
+        raise
 
 
 def metrics_table(metrics: Results, images: Mapping[str, ImageCounts]) -> Table:

@@ -19,6 +19,7 @@ from anomalib_tiled.grid import Size, Tile, WholeImage
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.kinds import StageKind
 from anomalib_tiled.stages.thresholding import NEUTRAL
+from anomalib_tiled.stages.uncertain import Uncertain
 from anomalib_tiled.system.memory import as_bytes
 
 T = TypeVar("T")
@@ -35,17 +36,23 @@ WHOLE_SIZE = 256
 
 WHOLE_SIZE_SETTING = "global_model.init_args.image_size"
 
-FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles")
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate")
 """Settings, other than the stages, whose change needs no training."""
 
 NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
 """Fields of the settings, other than the stages, that may be changed in a run."""
+
+LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate")
+"""Settings that configurations of earlier versions lack."""
 
 FOLDERS = ("default_root_dir", "cache.directory")
 """Settings that say where files are, not what is in them."""
 
 SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that change decisions, but nothing that the stages learn."""
+
+UNCERTAIN = "uncertain"
+"""One more; without it, a configuration is written as in earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +140,13 @@ class ThresholdingSettings:
         stage: ``tile`` or ``image``.
         image_sensitivity: Between 0 and 1. An image is anomalous if its normalized score is greater than 1 minus this.
         pixel_sensitivity: The same for pixels.
+        uncertain: Which images are uncertain; ``None`` if none are.
     """
 
     stage: str
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
+    uncertain: Uncertain | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ class Settings:
         memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
+        accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
     """
 
     seed_everything: int
@@ -202,6 +212,7 @@ class Settings:
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
+    accelerate: bool = True
 
     @property
     def whole_size(self) -> Size | None:
@@ -257,8 +268,8 @@ class Settings:
 
     def _hash(self, names: tuple[str, ...]) -> str:
         settings = self.to_mapping()
-        for sensitivity in SENSITIVITIES:
-            del settings["thresholding"][sensitivity]
+        for name in (*SENSITIVITIES, UNCERTAIN):
+            settings["thresholding"].pop(name, None)
         content = json.dumps([settings[name] for name in names], default=str)
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -271,6 +282,9 @@ class Settings:
             spec = self.stages.get(kind.name)
             holder, name = (written[kind.group] if kind.group else written), kind.setting.rpartition(".")[2]
             holder[name] = None if spec is None else asdict(spec)
+        limits = written["thresholding"].pop(UNCERTAIN) or {}
+        if given := {name: value for name, value in limits.items() if value is not None}:
+            written["thresholding"][UNCERTAIN] = given
         return written
 
     def in_order(self) -> Settings:
@@ -290,7 +304,7 @@ class Settings:
         """
         new: dict[str, Plain] = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
         new |= {kind.section: {"class_path": kind.default} for kind in kinds.STAGE_KINDS if kind.name == "assignment"}
-        later = {"memory_budget": None, "unfitted_tiles": "leave_out", "unaligned_images": "error"}  # of new versions
+        later = {name: getattr(cls, name) for name in LATER}
         _check_keys(mapping := {**later, **new, **mapping}, sections())
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
@@ -393,7 +407,13 @@ def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:
 
 
 def _thresholding(mapping: Mapping[str, Plain]) -> ThresholdingSettings:
-    return ThresholdingSettings(**{name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)})
+    uncertain = mapping.get(UNCERTAIN)
+    for name in uncertain or ():
+        if name not in (known := {each.name for each in fields(Uncertain)}):
+            message = f"There is no setting thresholding.uncertain.{name}. {allowed_names(name, known)}"
+            raise ConfigurationError(message)
+    own = {name: each for name, each in mapping.items() if name in ("stage", *SENSITIVITIES)}
+    return ThresholdingSettings(**own, uncertain=None if uncertain is None else Uncertain(**uncertain))
 
 
 def _sorted(value: Plain) -> Plain:

@@ -37,7 +37,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from anomalib_tiled.data.block_files import BlockFiles
-from anomalib_tiled.data.images import Pixels, errors_naming_file, read_image, read_masks
+from anomalib_tiled.data.image_files import errors_naming_file
+from anomalib_tiled.data.images import Pixels, read_image, read_masks
 from anomalib_tiled.data.names import Names
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import Sample, Split, joined_masks

@@ -25,7 +25,8 @@ from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype
 
 from anomalib_tiled.config.settings import Plain
-from anomalib_tiled.data.images import read_image, read_masks, size_of
+from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.data.images import read_image, read_masks
 from anomalib_tiled.data.setup import as_folder, images_below, set_up, several
 from anomalib_tiled.data.split import SUBSETS, Sample, Split, Subset, with_masks
 from anomalib_tiled.errors import ConfigurationError, DataError, TiledError

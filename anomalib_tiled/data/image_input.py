@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype
 
-from anomalib_tiled.data.images import lost_bits, lost_by_conversion, read_image, size_of
+from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.data.images import lost_bits, lost_by_conversion, read_image
 from anomalib_tiled.errors import DataError
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]

@@ -2,131 +2,27 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache, reduce
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_tiled.data.image_files import opened, size_of
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.warping import moves, warped, warped_mask
-from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.alignment import Matrix
-from anomalib_tiled.system.os_errors import ADVICE
-from anomalib_tiled.system.out_of_memory import lack_of_memory
 
 Pixels = NDArray[np.uint8]
-
-
-NEVER_DECODED = ("EPS", "MPEG")
-"""Formats that Pillow opens but does not decode: EPS needs Ghostscript, and MPEG is a film."""
-
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
-    *(RuntimeError, AssertionError),
-)
-"""Errors that Pillow raises for damaged files, depending on format and damage."""
-
-LIMIT = "ANOMALIB_TILED_MAX_IMAGE_PIXELS"
-"""Environment variable for `PIL.Image.MAX_IMAGE_PIXELS`: Pillow reads no image of more than twice as many pixels."""
-
-
-def set_limit(given: str | None) -> None:
-    """Set how many pixels Pillow reads, for users of the command line.
-
-    Args:
-        given: The value of the environment variable; ``None`` for Pillow's own limit.
-
-    Raises:
-        ConfigurationError: The value is no number.
-    """
-    if not given:
-        return
-    if not given.isdecimal():
-        message = f"{LIMIT} must be a number of pixels, such as {2**28}, but is {given!r}. Correct it, or unset it."
-        raise ConfigurationError(message)
-    Image.MAX_IMAGE_PIXELS = int(given)
-
-
-set_limit(os.environ.get(LIMIT))  # here, because every process that reads images imports this
-
-
-@cache
-def image_endings() -> tuple[str, ...]:
-    """Give the endings, in small letters, of all formats that the installed Pillow can read."""
-    Image.init()
-    formats = {name for name, (reader, _) in Image.OPEN.items() if _decodes(name, reader)}
-    return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in formats))
-
-
-def _decodes(name: str, reader: object) -> bool:
-    if name == "JPEG2000":  # Pillow opens it without its codec, too
-        return features.check_codec("jpg_2000")
-    is_stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)  # read by another program
-    return name not in NEVER_DECODED and not is_stub
-
-
-@contextmanager
-def errors_naming_file(path: Path) -> Iterator[None]:
-    """Turn errors with a file into a message that names it.
-
-    Raises:
-        DataError: The file is missing, no image, or damaged.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        message = f"{path} is missing. Restore it, or leave it out."
-        raise DataError(message) from error
-    except Image.DecompressionBombError as error:
-        message = (
-            f"{path} has more pixels than Pillow reads. {error} If you trust your files, set the environment variable "
-            f"{LIMIT} to their number of pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)."
-        )
-        raise DataError(message) from error
-    except DAMAGE as error:
-        if lack_of_memory(error) is not None:
-            raise
-        advice = ADVICE.get(getattr(error, "errno", None), "Replace it, or leave it out.")
-        message = f"{path} {_fault(path, error)}. {advice}"
-        raise DataError(message) from error
-
-
-def _fault(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.errno != errno.EISDIR:  # of the system, not of Pillow
-        return f"cannot be read ({error.strerror})"
-    if os.path.isdir(path):  # noqa: PTH112  # it never fails
-        return "is a folder, not an image"
-    if isinstance(error, UnidentifiedImageError):
-        with suppress(OSError):  # it may be missing by now
-            return "is no image that can be read" if path.stat().st_size else "is empty"
-        return "is no image that can be read"
-    return f"is damaged ({str(error) or type(error).__name__})"
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, and name it in errors; refuse a pipe, which would block."""
-    with errors_naming_file(path):
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            message = f"{path} is a pipe, a socket or a device, not an image. Replace it by a file, or leave it out."
-            raise DataError(message)
-        with Image.open(path) as image:
-            yield image
 
 
 def read_image(path: Path, size: Size, matrix: Matrix | None = None) -> Pixels:
@@ -148,7 +44,7 @@ def read_image(path: Path, size: Size, matrix: Matrix | None = None) -> Pixels:
 
 def decoded(path: Path) -> Pixels:
     """Read an image in its own size. Result and errors are those of `read_image`."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return np.array(image.convert("RGB"))  # a copy: PyTorch warns of read-only arrays
 
 
@@ -186,7 +82,7 @@ def read_masks(paths: Sequence[Path], size: Size, matrix: Matrix | None = None) 
 
 
 def _read_mask(path: Path, size: Size, matrix: Matrix | None) -> Pixels:
-    with _opened(path) as image:
+    with opened(path) as image:
         mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
     if matrix is not None and moves(matrix):
         return warped_mask(mask, size, matrix)
@@ -196,23 +92,13 @@ def _read_mask(path: Path, size: Size, matrix: Matrix | None) -> Pixels:
     return resized
 
 
-def size_of(path: Path) -> Size:
-    """Give height and width of an image from its header, without decoding it.
-
-    Raises:
-        DataError: The file is no image.
-    """
-    with _opened(path) as image:
-        return Size(image.height, image.width)
-
-
 def lost_bits(path: Path) -> str | None:
     """Say what anomalib's reader loses of an image with more than 8 bits per channel; ``None`` if it loses nothing.
 
     Raises:
         DataError: The file is no image.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if loss := lost_by_conversion(image):
             return loss
         return "anomalib keeps the upper 8 bits" if _is_deep_colour(image) else None
@@ -258,7 +144,7 @@ def grey_mask_notes(samples: Iterable[Sample]) -> list[str]:
 
 
 def _has_more_than_two_values(path: Path) -> bool:
-    with _opened(path) as image:
+    with opened(path) as image:
         values = np.asarray(image.convert("L"))
     return bool(((values != values.min()) & (values != values.max())).any())
 

@@ -23,7 +23,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_tiled.config.settings import Plain
-from anomalib_tiled.data.images import image_endings
+from anomalib_tiled.data.image_files import image_endings
 from anomalib_tiled.data.mask_pairs import RULE, Candidates, differing_parts
 from anomalib_tiled.errors import DataError
 

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.cache import DecodedFiles
-from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits, size_of
+from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.data.images import Pixels, decoded, in_size, lost_bits
 from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.placement import DISPLACED, TrainedPlacement
 from anomalib_tiled.data.split import Sample, Split

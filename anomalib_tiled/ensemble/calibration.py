@@ -32,6 +32,7 @@ from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.scoring import Scorer
 from anomalib_tiled.stages.seams import SeamSmoother
 from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold, Thresholder, check_sensitivity
+from anomalib_tiled.stages.uncertain import Uncertain, check_limits
 
 AppliedTo = Literal["tile", "image", "none"]
 NORMALIZATION_PLACES: tuple[AppliedTo, ...] = ("tile", "image", "none")
@@ -53,9 +54,11 @@ class Stages:
         image_sensitivity: An image (or tile) with a normalized score greater than 1 minus this is anomalous.
         pixel_sensitivity: The same for pixels.
         global_model: Joins tiles and whole image; ``None`` if only tiles have models.
+        uncertain: Which images are uncertain; ``None`` if none are.
 
     Raises:
-        ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized.
+        ConfigurationError: A sensitivity is not between 0 and 1, or would be applied to scores that are not normalized;
+            or images cannot be uncertain, because tiles are thresholded, or the threshold is not within the limits.
     """
 
     merger: Merger
@@ -68,11 +71,15 @@ class Stages:
     image_sensitivity: float = NEUTRAL
     pixel_sensitivity: float = NEUTRAL
     global_model: GlobalModel | None = None
+    uncertain: Uncertain | None = None
 
     def __post_init__(self) -> None:
-        """Check that the sensitivities have a meaning."""
+        """Check that sensitivities and limits have a meaning."""
+        places = {"normalize_at": self.normalize_at, "threshold_at": self.threshold_at}
         for name in SENSITIVITIES:
-            check_sensitivity(name, getattr(self, name), normalize_at=self.normalize_at, threshold_at=self.threshold_at)
+            check_sensitivity(name, getattr(self, name), **places)
+        if self.uncertain is not None:
+            check_limits(self.uncertain, sensitivity=self.image_sensitivity, **places)
 
     @classmethod
     def build(cls, settings: Settings) -> Stages:
@@ -94,6 +101,7 @@ class Stages:
             image_sensitivity=settings.thresholding.image_sensitivity,
             pixel_sensitivity=settings.thresholding.pixel_sensitivity,
             global_model=_global_model(chosen.get("global_model")),
+            uncertain=settings.thresholding.uncertain,
         )
 
     @property

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_tiled.ensemble.accelerated import accelerate
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
@@ -20,6 +21,7 @@ from anomalib_tiled.system.memory import SHARE, memory_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anomalib.models.components import AnomalibModule
 
@@ -37,10 +39,13 @@ class SavedModels:
         spec: Class and arguments of the models.
         tile_size: Height and width of the tiles in pixels.
         alike: Whether models differ only in what checkpoints hold.
+        faster: Whether parts of the models compute faster than anomalib's own.
     """
 
-    def __init__(self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool) -> None:
-        self._spec, self._tile_size, self._alike = spec, tile_size, alike
+    def __init__(
+        self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool, faster: bool = True
+    ) -> None:
+        self._spec, self._tile_size, self._alike, self._faster = spec, tile_size, alike, faster
         self._restorer = Restorer()
         self.checkpoints = VerifiedCheckpoints(folder)
 
@@ -52,10 +57,16 @@ class SavedModels:
         """
         with self.checkpoints.of(tile) as checkpoint:
             if not self._alike:
-                return load_tile_model(self._spec, self._tile_size, checkpoint)
+                return self._loaded(checkpoint)
             with torch.inference_mode(mode=False):  # so that it can be reloaded in any mode
-                model = load_tile_model(self._spec, self._tile_size, checkpoint)
+                model = self._loaded(checkpoint)
         self.reload(model, tile)  # shares equal weights
+        return model
+
+    def _loaded(self, checkpoint: Path) -> AnomalibModule:
+        model = load_tile_model(self._spec, self._tile_size, checkpoint)
+        if self._faster:
+            accelerate(model)
         return model
 
     def reload(self, model: AnomalibModule, tile: Tile) -> None:

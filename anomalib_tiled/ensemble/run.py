@@ -24,6 +24,7 @@ from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.runs.image_decisions import ImageDecisions
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_alignment import read_reasons
 from anomalib_tiled.runs.run_grid import read_grid
@@ -299,6 +300,15 @@ class Run:
         learned = read_json(path)
         self._check_configuration(path, learned.get("configuration"))
         return Calibration.from_json(learned)
+
+    def image_decisions(self, calibration: Calibration) -> ImageDecisions:
+        """Give how images are decided with a calibration.
+
+        Raises:
+            ConfigurationError: The threshold is not within the limits of ``thresholding.uncertain``.
+        """
+        level = calibration.image
+        return ImageDecisions.of(self.settings, None if level is None else level.scores.threshold)
 
     def check_calibrated(self) -> None:
         """Check that images can be predicted, without loading a model.

@@ -200,25 +200,31 @@ class TileJob:
     @cached_property
     def fresh_models(self) -> FreshModels:
         """Untrained models of tiles."""
-        spec, seed = self.settings.model, self.settings.seed_everything
-        return FreshModels(spec, self.grid.tile_size, seed=seed, copied=self.checkpoint_is_complete)
+        return self._fresh(self.settings.model, self.grid.tile_size, copied=self.checkpoint_is_complete)
 
     @cached_property
     def saved_models(self) -> SavedModels:
         """Trained models of tiles, from their checkpoints."""
-        return SavedModels(self.folder, self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
+        return self._saved(self.settings.model, self.grid.tile_size, alike=self.checkpoint_is_complete)
 
     def fresh_models_of(self, tile: Tile) -> FreshModels:
         """Give the untrained models of a tile, or of the whole image."""
         if not isinstance(tile, WholeImage):
             return self.fresh_models
-        return FreshModels(self.settings.model_of(tile), tile.size, seed=self.settings.seed_everything, copied=False)
+        return self._fresh(self.settings.model_of(tile), tile.size, copied=False)
 
     def saved_models_of(self, tile: Tile) -> SavedModels:
         """Give the trained models of a tile, or of the whole image."""
         if not isinstance(tile, WholeImage):
             return self.saved_models
-        return SavedModels(self.folder, self.settings.model_of(tile), tile.size, alike=False)
+        return self._saved(self.settings.model_of(tile), tile.size, alike=False)
+
+    def _fresh(self, spec: ClassSpec, size: Size, *, copied: bool) -> FreshModels:
+        seed, faster = self.settings.seed_everything, self.settings.accelerate
+        return FreshModels(spec, size, seed=seed, copied=copied, faster=faster)
+
+    def _saved(self, spec: ClassSpec, size: Size, *, alike: bool) -> SavedModels:
+        return SavedModels(self.folder, spec, size, alike=alike, faster=self.settings.accelerate)
 
     @property
     def checkpoint_is_complete(self) -> bool:

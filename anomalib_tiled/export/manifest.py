@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.export.graphs import Graph
@@ -92,6 +93,7 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
         **_regions_of(run),
         "calibration": None if calibration is None else calibration.to_json(),
         "sensitivities": {"image": ensemble.stages.image_sensitivity, "pixel": ensemble.stages.pixel_sensitivity},
+        **_uncertain(run, calibration),
         "run": {
             "folder": str(run.folder.path),
             "configuration": run.settings.calibration_hash,
@@ -100,6 +102,12 @@ def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtyp
         },
         "packages": {package: version for package in PACKAGES if (version := version_of(package))},
     }
+
+
+def _uncertain(run: Run, calibration: Calibration | None) -> dict[str, object]:
+    """Give the limits of the scores of uncertain images, which files do not apply; nothing if no image is uncertain."""
+    uncertain = None if calibration is None else run.image_decisions(calibration).uncertain
+    return {} if uncertain is None else {"uncertain": asdict(uncertain)}
 
 
 def _regions_of(run: Run) -> dict[str, object]:

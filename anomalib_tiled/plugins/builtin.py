@@ -85,6 +85,7 @@ def register_thresholders() -> Sequence[type[thresholding.Thresholder]]:
     """Give the built-in threshold rules."""
     return [
         thresholding.F1AdaptiveThreshold,
+        thresholding.CostThreshold,
         thresholding.ManualThreshold,
         thresholding.QuantileThreshold,
         thresholding.ExtremeValueThreshold,

@@ -71,7 +71,7 @@ class ImageJob:
         thresholds, notes = thresholds_of(run, request.settings)
         for note in filter(None, (*notes, run.left_out_note())):
             report(f"Note: {note}")
-        writer = PredictionWriter.open(run, request, images)
+        writer = PredictionWriter.open(run, request, images, thresholds.uncertain)
         trained_on = TrainedOn.of(run.split, run.grid.image_size)
         return cls(run.job, writer, thresholds, run.batch_size, trained_on, request.device)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.pictures import captioned, overlay, stretched
 from anomalib_tiled.results.prediction_row import contradiction
+from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.region_decisions import RegionDecision
-    from anomalib_tiled.results.regions import Region
+    from anomalib_tiled.stages.uncertain import Verdict
 
 
 NOT_FOUND = "anomalous: the part is not found"
@@ -34,7 +36,7 @@ class ImagePrediction:
 
     Args:
         score: Higher is more anomalous; between 0 and 1 unless the run does not normalize.
-        label: Whether the image is anomalous.
+        label: Whether the image is anomalous; for an uncertain one, whether its score is above the threshold.
         map: Score of each pixel, shape (height, width); NaN where pixels do not count.
         mask: Which pixels are anomalous, shape (height, width); ``None`` if the model gives no anomaly maps.
         regions: Anomalous pixels that touch each other; the region with the highest score first.
@@ -44,6 +46,7 @@ class ImagePrediction:
         named_regions: Score and label of each named region of the run, by its name; empty if it has none.
         unaligned: Why the part is not found in the image, if the run aligns images: then the label is true, scores and
             map are NaN, and there is no mask; empty otherwise.
+        is_uncertain: Whether the score is within the limits of ``thresholding.uncertain``; false if there are none.
     """
 
     score: float
@@ -56,6 +59,7 @@ class ImagePrediction:
     raw_score: float = math.nan
     named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
     unaligned: str = ""
+    is_uncertain: bool = False
 
     @classmethod
     def without_part(cls, image: NDArray[np.uint8], path: Path | None, reason: str) -> ImagePrediction:
@@ -68,6 +72,11 @@ class ImagePrediction:
         """
         nothing = np.full(image.shape[:2], np.nan, np.float32)
         return cls(math.nan, True, nothing, None, (), image, path, unaligned=reason)  # noqa: FBT003  # the label
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the image is ``normal``, ``uncertain`` or ``anomalous``."""
+        return verdict_on(is_anomalous=self.label, is_uncertain=self.is_uncertain)
 
     @property
     def contradiction(self) -> str:

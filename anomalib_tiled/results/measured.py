@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
-from anomalib_tiled.results.prediction_row import UNALIGNED, contradiction, count_of
+from anomalib_tiled.results.prediction_row import UNALIGNED, VERDICT, contradiction, count_of
 from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.region_metrics import RegionMeasurements
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
+from anomalib_tiled.results.verdicts import Verdicts
+from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
     from anomalib_tiled.results.region_decisions import RegionDecision
+    from anomalib_tiled.stages.uncertain import Band
 
 SCORE_COLUMNS = ("image_path", "gt_label", "pred_score", "pred_label", "contradiction")
 Row = tuple[str | float | None, ...]
@@ -76,18 +79,24 @@ class RunMeasurements:
     Args:
         settings: The configuration.
         grid: Where the tiles lie.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
     """
 
-    def __init__(self, settings: Settings, grid: TileGrid) -> None:
+    def __init__(self, settings: Settings, grid: TileGrid, uncertain: Band | None = None) -> None:
         self._metrics = Measurements.of(settings, grid)
         self._tiles, self._regions = TileMeasurements(grid), RegionMeasurements(grid.image_size)
-        self._hidden = HiddenDefects(grid)
+        self._hidden, self._verdicts = HiddenDefects(grid), Verdicts(uncertain)
         self._contradictions: list[str] = []
 
     @property
     def can_be_merged(self) -> bool:
         """Whether places can measure some of the images each."""
         return self._metrics.can_be_merged
+
+    @property
+    def uncertain(self) -> Band | None:
+        """Scores of uncertain images; ``None`` if no image is."""
+        return self._verdicts.uncertain
 
     def watch(self, batch: ImageBatch) -> Callable[[Tile, TilePrediction], None]:
         """Give the function that takes the raw prediction of each tile of a batch."""
@@ -103,6 +112,7 @@ class RunMeasurements:
         self._metrics.update(batch, hidden)
         self._tiles.update(batch, hidden)
         self._hidden.update(batch)
+        self._verdicts.update(batch)
         self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
 
     def update_regions(
@@ -125,6 +135,7 @@ class RunMeasurements:
         self._tiles.merge(other._tiles)
         self._regions.merge(other._regions)
         self._hidden.merge(other._hidden)
+        self._verdicts.merge(other._verdicts)
         self._contradictions += other._contradictions
 
     def results(self, run: Run, calibration: Calibration) -> Measured:
@@ -138,7 +149,7 @@ class RunMeasurements:
         contradicted = count_of(self._contradictions)
         advice = f"{contradicted} See the column contradiction of scores.csv." if contradicted else ""
         of_places = (run.ignored_note(), run.left_out_note(), _unaligned_note(run.split), self._hidden.note())
-        notes = (*of_places, _out_of_scope(self._metrics.out_of_scope), advice)
+        notes = (*of_places, _out_of_scope(self._metrics.out_of_scope), advice, self._verdicts.note())
         unmeasured = _unmeasured(run.split.subset("test"), images)
         alarming = calibration.note_on_false_alarms(on_test=run.split.calibrated_on_test)
         every = (*filter(None, notes), *unmeasured, *self._metrics.lacks, *alarming)
@@ -147,7 +158,7 @@ class RunMeasurements:
 
 @contextmanager
 def scores_file(
-    path: Path, regions: Sequence[str] = (), *, is_aligned: bool = False
+    path: Path, regions: Sequence[str] = (), *, is_aligned: bool = False, has_verdicts: bool = False
 ) -> Iterator[Callable[[Iterable[Row]], None]]:
     """Write ``scores.csv`` batch by batch.
 
@@ -155,11 +166,13 @@ def scores_file(
         path: The finished file.
         regions: Names of the named regions.
         is_aligned: Whether images are aligned, so that there is a column for those in which the part is not found.
+        has_verdicts: Whether images can be uncertain, so that there is a column for verdicts.
 
     Yields:
         Function that writes rows, as `score_rows` and `unaligned_rows` give them.
     """
-    columns = [*SCORE_COLUMNS, *([UNALIGNED] if is_aligned else []), *region_columns(regions)]
+    verdicts = [VERDICT] if has_verdicts else []
+    columns = [*SCORE_COLUMNS, *verdicts, *([UNALIGNED] if is_aligned else []), *region_columns(regions)]
     with replacing(path) as temporary, open_table(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -171,6 +184,7 @@ def score_rows(
     regions: Iterable[Mapping[str, RegionDecision]] | None = None,
     *,
     is_aligned: bool = False,
+    uncertain: Band | None = None,
 ) -> list[Row]:
     """Give the row of each image for ``scores.csv``.
 
@@ -178,6 +192,7 @@ def score_rows(
         images: The images, such as those of a batch.
         regions: Decisions about the named regions of each image; ``None`` if there are none.
         is_aligned: Whether images are aligned; the part is found in these.
+        uncertain: Scores of uncertain images; ``None`` if no image is, and there are no verdicts.
     """
     found = [""] if is_aligned else []
     rows: list[Row] = []
@@ -185,19 +200,35 @@ def score_rows(
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
         own = [cell for each in named.values() for cell in (_cell(each.score), int(each.label))]
-        rows.append(
-            (item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words, *found, *own)
-        )
+        verdict = [] if uncertain is None else [_verdict(item, uncertain)]
+        of_image = (item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words)
+        rows.append((*of_image, *verdict, *found, *own))
     return rows
 
 
-def unaligned_rows(run: Run) -> list[Row]:
-    """Give the row of each test image in which the part is not found: anomalous, without a score."""
-    reasons = run.unaligned or {}
+def _verdict(item: ImageItem, uncertain: Band) -> str:
+    is_uncertain = item.pred_score is not None and uncertain.holds(float(item.pred_score))
+    return verdict_on(is_anomalous=bool(item.pred_label), is_uncertain=is_uncertain)
+
+
+def unaligned_rows(run: Run, *, has_verdicts: bool = False) -> list[Row]:
+    """Give the row of each test image in which the part is not found: anomalous, without a score.
+
+    Args:
+        run: The run.
+        has_verdicts: Whether there is a column for verdicts.
+    """
+    verdict = ["anomalous"] if has_verdicts else []
     return [
-        (str(sample.image_path), sample.label, None, 1, "", reasons[str(sample.image_path)])
-        for sample in run.split.unaligned("test")
+        (str(sample.image_path), sample.label, None, 1, "", *verdict, reason)
+        for sample, reason in unaligned_samples(run)
     ]
+
+
+def unaligned_samples(run: Run) -> list[tuple[Sample, str]]:
+    """Give the test images in which the part is not found, each with the reason."""
+    reasons = run.unaligned or {}
+    return [(sample, reasons[str(sample.image_path)]) for sample in run.split.unaligned("test")]
 
 
 def _unaligned_note(split: Split) -> str:

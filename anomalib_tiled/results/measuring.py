@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
-from anomalib_tiled.results.pictures import Pictures, drawn_meanwhile
-from anomalib_tiled.results.prediction_row import decision_on
+from anomalib_tiled.results.prediction_row import Details, decision_on
 from anomalib_tiled.results.region_decisions import decisions_of
+from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
+from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.results.tile_metrics import TileScores, observed_tile
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.system.allocation import give_back_freed_memory
@@ -17,7 +18,7 @@ from anomalib_tiled.system.allocation import give_back_freed_memory
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from anomalib.data import ImageBatch
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.measured import Row
+    from anomalib_tiled.results.pictures import Pictures
     from anomalib_tiled.results.region_decisions import RegionDecision
+    from anomalib_tiled.results.tested_folder import TestedFolder, TestedImage
+    from anomalib_tiled.stages.uncertain import Band
 
 
 class MeasuredBatch(NamedTuple):
@@ -46,35 +50,35 @@ def measure(
     images: Iterable[LazyPrediction],
     ensemble: EnsembleModel,
     measurements: RunMeasurements,
-    pictures: Pictures | None,
+    write: Callable[[TestedBatch], None],
     *,
     tiles: bool,
 ) -> Iterator[MeasuredBatch]:
-    """Predict, measure and draw images batch by batch, and yield each batch with its predictions.
+    """Predict, measure and write images batch by batch, and yield each batch with its predictions.
 
     Args:
         images: The images.
         ensemble: Decides what is anomalous.
         measurements: Takes the predictions.
-        pictures: Draws them; ``None`` to draw none.
+        write: Writes what a test shows of each image, as `written_meanwhile` gives it.
         tiles: Whether to measure the scores of tiles, too.
 
     Raises:
         StageError: A stage fails.
     """
-    with drawn_meanwhile(pictures) as draw:
-        for batch, predict in images:
-            with with_context(image_context(batch.image_path)):
-                raw = predict(measurements.watch(batch) if tiles else None)
-                decided, regions = ensemble.decide(raw)._asdict(), ensemble.decide_regions(raw)
-            fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
-            batch.update(**fields)
-            measurements.update(batch, None if raw.hidden is None else raw.hidden.cpu())
-            measurements.update_regions(batch, raw.regions, regions, ensemble.regions)
-            batch.anomaly_map = raw.shown(cast("torch.Tensor", batch.anomaly_map))
-            draw(batch)
-            give_back_freed_memory()  # this thread measures, another draws: neither can use what the other frees
-            yield MeasuredBatch(batch, decisions_of(regions, len(batch)))
+    for batch, predict in images:
+        with with_context(image_context(batch.image_path)):
+            raw = predict(measurements.watch(batch) if tiles else None)
+            decided, regions = ensemble.decide(raw)._asdict(), ensemble.decide_regions(raw)
+        fields: dict[str, Any] = {name: None if each is None else each.cpu() for name, each in decided.items()}
+        batch.update(**fields)
+        measurements.update(batch, None if raw.hidden is None else raw.hidden.cpu())
+        measurements.update_regions(batch, raw.regions, regions, ensemble.regions)
+        batch.anomaly_map = raw.shown(cast("torch.Tensor", batch.anomaly_map))
+        named = decisions_of(regions, len(batch))
+        write(TestedBatch(batch, raw.scores.tolist(), [*map(Details, named, raw.tile_scores())]))
+        give_back_freed_memory()  # this thread measures, another writes: neither can use what the other frees
+        yield MeasuredBatch(batch, named)
 
 
 class MeasuredImages(NamedTuple):
@@ -83,10 +87,12 @@ class MeasuredImages(NamedTuple):
     Args:
         measurements: For all metrics.
         rows: The rows of ``scores.csv``.
+        tested: The images with their predictions.
     """
 
     measurements: RunMeasurements
     rows: list[Row]
+    tested: list[TestedImage]
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,16 @@ class MeasureImages:
     Args:
         images: The images with the predictions of their tiles.
         calibration: What the stages learned.
+        folder: Folder of the results.
         pictures: Draws the images; ``None`` to draw none.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
     """
 
     images: StoredImages
     calibration: Calibration
+    folder: TestedFolder
     pictures: Pictures | None
+    uncertain: Band | None = None
 
     def __call__(self, shard: Shard, *, device: int | None = None) -> MeasuredImages:
         """Measure images.
@@ -145,12 +155,16 @@ class MeasureImages:
         """
         job = self.images.job
         rows: list[Row] = []
-        measurements, ensemble = RunMeasurements(job.settings, job.grid), self.images.ensemble(self.calibration, device)
+        measurements = RunMeasurements(job.settings, job.grid, self.uncertain)
+        ensemble = self.images.ensemble(self.calibration, device)
         batches = self.images.batches(ensemble, shard)
-        pictures = None if self.pictures is None else replace(self.pictures, split=job.data.split)
-        for batch, regions in measure(batches, ensemble, measurements, pictures, tiles=False):
-            items = [*batch]  # which copies the images
-            rows += score_rows(items, regions, is_aligned="alignment" in job.settings.stages)
-            for item in items:
-                logger.info("%s", decision_on(item))
-        return MeasuredImages(measurements, rows)
+        writer = TestWriter(self.folder, self.pictures, Thumbnails.of(job.settings), job.data.split, self.uncertain)
+        tested: list[TestedImage] = []
+        is_aligned = "alignment" in job.settings.stages
+        with written_meanwhile(writer, self.images.first + shard.first, tested.extend) as write:
+            for batch, regions in measure(batches, ensemble, measurements, write, tiles=False):
+                items = [*batch]  # which copies the images
+                rows += score_rows(items, regions, is_aligned=is_aligned, uncertain=self.uncertain)
+                for item in items:
+                    logger.info("%s", decision_on(item))
+        return MeasuredImages(measurements, rows, tested)

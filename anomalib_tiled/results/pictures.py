@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,15 +16,14 @@ from PIL import ImageDraw, ImageFont
 from PIL.Image import fromarray
 from torch.nn.functional import interpolate
 
-from anomalib_tiled.data.images import image_endings, size_of
+from anomalib_tiled.data.image_files import image_endings, size_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import InFile, in_source_size
 from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Sequence
 
     from anomalib.data import ImageBatch, NumpyImageItem
     from numpy.typing import NDArray
@@ -131,32 +128,6 @@ def _picture_name(image: Path) -> str:
         return f"{image.name}.png.png"  # a unique name: 000.png.png itself becomes 000.png.png.png
     alone = image.suffix == ".png" and not image.stem.lower().endswith(image_endings())
     return image.name if alone else f"{image.name}.png"
-
-
-@contextmanager
-def drawn_meanwhile(pictures: Pictures | None) -> Iterator[Callable[[ImageBatch], None]]:
-    """Draw each batch while the next one is predicted; only one batch waits.
-
-    Args:
-        pictures: Draws the pictures; ``None`` to draw none.
-
-    Yields:
-        Function that takes a batch. It raises errors of the batch before; those of the last batch come at the end.
-    """
-    if pictures is None:
-        yield lambda _: None
-        return
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        drawn: list[Future[None]] = []
-
-        def draw(batch: ImageBatch) -> None:
-            if drawn:
-                drawn.pop().result()
-            drawn.append(thread.submit(pictures.draw, batch))
-
-        yield draw
-        for last in drawn:
-            last.result()
 
 
 def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import csv
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import chain, count, repeat
 from math import inf
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, PredictedImage
+from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, VERDICT, PredictedImage
 from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.stages.uncertain import Band
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
 from anomalib_tiled.system.os_errors import storage_errors
@@ -39,10 +40,13 @@ HAS_MAPS = "has_maps"
 NAMED_REGIONS = "named_regions"
 """Key of the facts: names of the named regions, if the run has some."""
 
+UNCERTAIN = "uncertain"
+"""Key of the facts: the limits of the scores of uncertain images, if there are some; then the table has verdicts."""
+
 RETHRESHOLDING = "deciding"
 """Key of the facts while new thresholds are applied: these thresholds."""
 
-NEEDED = {"common", *(field.name for field in fields(PredictionSettings))}
+NEEDED = {"common", *PredictionSettings().to_json()}
 """Facts that are necessary to use predictions."""
 
 FAILURE_COLUMNS = ["image_path", "error"]
@@ -152,7 +156,7 @@ class PredictionFolder:
 
     def begin(self, settings: PredictionSettings, **facts: Plain) -> None:
         """Write the settings and facts of the predictions."""
-        write_json(self.settings_file, {**facts, **asdict(settings)})
+        write_json(self.settings_file, {**facts, **settings.to_json()})
 
     def facts(self) -> dict[str, Plain]:
         """Read the settings and facts of the predictions.
@@ -187,15 +191,40 @@ class PredictionFolder:
         if facts.get(HAS_MAPS) != has_maps:
             write_json(self.settings_file, {**facts, HAS_MAPS: has_maps})
 
+    def uncertain(self) -> Band | None:
+        """Read which scores uncertain images have; ``None`` if no image is uncertain."""
+        limits = self.facts().get(UNCERTAIN) if self._is_begun() else None
+        return None if limits is None else Band(**limits)
+
+    def check_same_limits(self, uncertain: Band | None) -> None:
+        """Refuse to add predictions to others with other uncertain images.
+
+        Args:
+            uncertain: Scores of uncertain images; ``None`` if no image is.
+
+        Raises:
+            ConfigurationError: The scores differ.
+        """
+        if (own := self.uncertain()) != uncertain:
+            message = (
+                f"{self.path} holds predictions with {_in_words(own)}, but now there are {_in_words(uncertain)}. Set "
+                "thresholding.uncertain of the run, or --uncertain, as before; or choose another folder with --output; "
+                "or leave --data out, and give --threshold or --uncertain to judge the images there anew."
+            )
+            raise ConfigurationError(message)
+
     @contextmanager
-    def rethresholding(self, settings: PredictionSettings, given: Mapping[str, str]) -> Iterator[None]:
+    def rethresholding(
+        self, settings: PredictionSettings, given: Mapping[str, str], uncertain: Band | None
+    ) -> Iterator[None]:
         """Record the new thresholds while files are replaced one by one, until all are replaced.
 
         Args:
             settings: Settings of the predictions afterwards.
             given: The new thresholds, by the names of their options.
+            uncertain: Scores of uncertain images afterwards; ``None`` if no image is.
         """
-        facts = self.facts()
+        facts = {name: value for name, value in self.facts().items() if name != UNCERTAIN} | in_facts(uncertain)
         write_json(self.settings_file, {**facts, RETHRESHOLDING: dict(given)})
         yield
         facts.pop(RETHRESHOLDING, None)
@@ -253,16 +282,17 @@ class PredictionFolder:
         for image, _ in self._lines():
             yield image
 
-    def repair(self) -> dict[str, int]:
+    def repair(self) -> dict[str, str]:
         """Remove a last line that was cut off, and write the table again from the lines.
 
         Returns:
-            Labels of the predicted images, by their paths.
+            Verdicts on the predicted images, by their paths.
         """
-        done, end = {}, 0
+        done: dict[str, str] = {}
+        end = 0
         with self._table() as write:
             for image, end in self._lines():  # noqa: B007  # the end of the last line is used below
-                done[image.image_path] = image.pred_label
+                done[image.image_path] = image.verdict
                 write(image)
         with storage_errors(self.lines_file), self.lines_file.open("ab") as file:
             file.truncate(end)
@@ -343,9 +373,10 @@ class PredictionFolder:
             yield lambda image: _write_rows(file, [self._row(image)])
 
     def _columns(self) -> list[str]:
-        """Give the columns of the table: those of named regions and of alignment only if the run has any."""
+        """Give the columns of the table: verdicts and those of named regions and alignment only if the run has any."""
         facts = self.facts() if self._is_begun() else {}
-        return [*COLUMNS, *([UNALIGNED] if facts.get(ALIGNED) else []), *region_columns(facts.get(NAMED_REGIONS, []))]
+        own = [*COLUMNS, *([VERDICT] if facts.get(UNCERTAIN) else [])]
+        return [*own, *([UNALIGNED] if facts.get(ALIGNED) else []), *region_columns(facts.get(NAMED_REGIONS, []))]
 
     def _row(self, image: PredictedImage) -> list[Plain]:
         """Give the row of an image; the cells of named regions stay empty if the part is not found."""
@@ -367,6 +398,17 @@ class PredictionFolder:
         except ValueError as error:
             message = f"Line {number} of {self.lines_file} was changed ({error}). Choose another --output."
             raise RunFolderError(message) from error
+
+
+def in_facts(uncertain: Band | None) -> dict[str, Plain]:
+    """Give what the facts say about uncertain images: nothing if no image is."""
+    return {} if uncertain is None else {UNCERTAIN: asdict(uncertain)}
+
+
+def _in_words(uncertain: Band | None) -> str:
+    if uncertain is None:
+        return "no uncertain images"
+    return f"scores from {uncertain.lower:.6g} to {uncertain.upper:.6g} as uncertain"
 
 
 def _is_filled(path: Path) -> bool:

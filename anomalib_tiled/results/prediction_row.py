@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.appearance import Appearance
-from anomalib_tiled.data.images import size_of
+from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.region import Region, rounded
 from anomalib_tiled.results.region_decisions import RegionDecision
-from anomalib_tiled.results.regions import Region, rounded
+from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
 
@@ -19,14 +21,19 @@ if TYPE_CHECKING:
 
     import torch
     from anomalib.data import ImageItem
+    from typing_extensions import Self
 
     from anomalib_tiled.config.settings import Plain
+    from anomalib_tiled.stages.uncertain import Band, Verdict
 
 COLUMNS = (
     *("image_path", "pred_score", "pred_label", "regions", "area", "x", "y", "width", "height", "peak_score"),
     "contradiction",
 )
 """Columns of the table."""
+
+VERDICT = "verdict"
+"""One more column, of runs with uncertain images: ``normal``, ``uncertain`` or ``anomalous``."""
 
 UNALIGNED = "unaligned"
 """One more column, of runs that align images: why the part is not found in an image."""
@@ -54,7 +61,7 @@ class PredictedImage:
         unaligned: Why the part is not found in the image, which then counts as anomalous, and has no scores; empty if
             it is found; ``None`` if the run does not align images.
         named_regions: Decisions about named regions, by their names; empty if the run has none.
-        is_uncertain: Whether the score is between the two thresholds; ``None`` if the run has one threshold.
+        is_uncertain: Whether it is uncertain, whatever its label is; ``None`` if no image of the run is.
         tiles: The score of each tile that its model gives, by its name; empty if earlier versions wrote the line.
         appearance: How the image looks; ``None`` if earlier versions wrote the line.
     """
@@ -91,6 +98,21 @@ class PredictedImage:
         return contradiction(bool(self.pred_label), self.any_pixel)
 
     @property
+    def verdict(self) -> Verdict:
+        """Whether it is normal, uncertain or anomalous."""
+        return verdict_on(is_anomalous=bool(self.pred_label), is_uncertain=self.is_uncertain)
+
+    def judged(self, uncertain: Band | None) -> Self:
+        """Give the same prediction with a verdict.
+
+        Args:
+            uncertain: Scores of uncertain images; ``None`` if no image is. One in which the part is not found is not.
+        """
+        if uncertain is None:
+            return replace(self, is_uncertain=None)
+        return replace(self, is_uncertain=self.pred_score is not None and uncertain.holds(self.pred_score))
+
+    @property
     def path(self) -> Path:
         """The image."""
         return Path(self.image_path)
@@ -104,6 +126,7 @@ class PredictedImage:
             "raw_score": _rounded(self.raw_score),
             "regions": [region.to_json() for region in self.regions],
             "contradiction": self.contradiction,
+            VERDICT: None if self.is_uncertain is None else self.verdict,
             "named_regions": {
                 name: {"score": rounded(each.score), "label": int(each.label)}
                 for name, each in self.named_regions.items()
@@ -112,11 +135,11 @@ class PredictedImage:
             "appearance": {} if self.appearance is None else self.appearance.to_json(),
         }
         empty = {name for name in ("named_regions", "tiles", "appearance") if not content[name]}
-        empty |= {name for name in (UNALIGNED, "is_uncertain") if content[name] is None}
+        empty |= {name for name in (UNALIGNED, VERDICT) if content[name] is None} | {"is_uncertain"}
         return json_line({name: value for name, value in content.items() if name not in empty})
 
     @classmethod
-    def from_line(cls, line: bytes) -> PredictedImage:
+    def from_line(cls, line: bytes) -> Self:
         """Read a line of ``predictions.jsonl``.
 
         Raises:
@@ -130,13 +153,14 @@ class PredictedImage:
                 name: RegionDecision(float(each["score"]), bool(each["label"]))
                 for name, each in content.pop("named_regions", {}).items()
             }
-            appearance = content.pop("appearance", None)
+            appearance, verdict = content.pop("appearance", None), content.pop(VERDICT, None)
             return cls(
                 **{
                     **content,
                     "image_size": size,
                     "regions": regions,
                     "named_regions": named,
+                    "is_uncertain": None if verdict is None else verdict == "uncertain",
                     "appearance": None if appearance is None else Appearance(**appearance),
                 }
             )
@@ -150,6 +174,7 @@ class PredictedImage:
         label, score = self.pred_label, "" if self.pred_score is None else rounded(self.pred_score)
         own = [cell for each in self.named_regions.values() for cell in (rounded(each.score), int(each.label))]
         row = [self.image_path, score, label, len(self.regions), area, *first, self.contradiction]
+        row += [] if self.is_uncertain is None else [self.verdict]
         return [*row, *([] if self.unaligned is None else [self.unaligned]), *own]
 
     def coco_image(self, number: int) -> dict[str, Plain]:
@@ -234,12 +259,10 @@ def decision_on(item: ImageItem) -> str:
 
 def count_of(contradictions: Iterable[str]) -> str:
     """Say in a sentence for how many images label and mask contradict each other; empty if for none."""
-    each = list(contradictions)
+    each = Counter(contradictions)
     parts = [
-        f"{number} {'is' if number == 1 else 'are'} {words}"
-        for words in (NORMAL, ANOMALOUS)
-        if (number := each.count(words))
+        f"{number} {'is' if number == 1 else 'are'} {words}" for words in (NORMAL, ANOMALOUS) if (number := each[words])
     ]
     if not parts:
         return ""
-    return f"Of {len(each)} images, {'; '.join(parts)}: images and pixels have separate thresholds."
+    return f"Of {each.total()} images, {'; '.join(parts)}: images and pixels have separate thresholds."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +14,10 @@ from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
-from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder
+from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder, in_facts
 from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.region_decisions import named_regions
-from anomalib_tiled.results.regions import InFile, Region, in_source_size, regions_of
+from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
 from anomalib_tiled.system.files import is_file, replacing
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.request import PredictionRequest
+    from anomalib_tiled.stages.uncertain import Band
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,16 @@ class PredictionWriter:
     files: Pictures
 
     @classmethod
-    def open(cls, run: Run, request: PredictionRequest, images: Sequence[Path]) -> PredictionWriter:
+    def open(
+        cls, run: Run, request: PredictionRequest, images: Sequence[Path], uncertain: Band | None = None
+    ) -> PredictionWriter:
         """Begin a folder of predictions, or resume one.
 
         Args:
             run: The run that predicts.
             request: Settings of the prediction, and its folder.
             images: All images to predict.
+            uncertain: Scores of uncertain images; ``None`` if no image is.
 
         Raises:
             ConfigurationError: The folder holds predictions with other settings, pictures of images in other folders,
@@ -67,7 +72,8 @@ class PredictionWriter:
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**asdict(settings), calibration=calibration)
+            folder.check_same(**settings.to_json(), calibration=calibration)
+            folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
@@ -76,7 +82,7 @@ class PredictionWriter:
                 **({ALIGNED: True} if run.is_aligned else {}),
             }
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
-            folder.begin(settings, **facts)
+            folder.begin(settings, **facts, **in_facts(uncertain))
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
         return cls(folder, settings, _files(run, folder, common))
@@ -94,10 +100,10 @@ class PredictionWriter:
             ConfigurationError: There are no predictions, another run made them, or applying other thresholds was
                 interrupted.
         """
-        facts, given = folder.facts(), settings.given_thresholds
-        folder.check_rethresholded(given)
+        facts = folder.facts()
+        folder.check_rethresholded(settings.given)
         folder.check_same(calibration=run.folder.calibration_fingerprint(run.settings))
-        changed: dict[str, Any] = {**{name: facts[name] for name in asdict(settings)}, **given}
+        changed: dict[str, Any] = {**{name: facts[name] for name in settings.to_json()}, **settings.given_thresholds}
         return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
 
     def write(

@@ -19,7 +19,7 @@ from anomalib_tiled.system.bounds import parse_json, read_lines
 from anomalib_tiled.system.files import json_line, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.errors import TiledError
@@ -61,19 +61,30 @@ class Recording:
         folder: The folder, which is begun.
         images: The requested images.
         report: Called with each line that a reader of the results should know.
+        show: Called with each prediction once it is recorded; ``None`` if nobody looks.
     """
 
-    def __init__(self, folder: PredictionFolder, images: Sequence[Path], report: Callable[[str], None]) -> None:
-        self._folder, self._report = folder, report
+    def __init__(
+        self,
+        folder: PredictionFolder,
+        images: Sequence[Path],
+        report: Callable[[str], None],
+        show: Callable[[PredictedImage], None] | None = None,
+    ) -> None:
+        self._folder, self._report, self._show = folder, report, show
         done = folder.repair()
+        self.done = done.keys()
+        """Paths of all images in the folder that were predicted before."""
         failed = folder.forget_failures({*map(str, images), *done})
         missing = [path for path in images if str(path) not in done]
         self.fresh = [path for path in missing if str(path) not in failed]
         """Images that were never tried."""
         self.failed = [path for path in missing if str(path) in failed]
         """Images that failed before, and are tried again."""
-        anomalous = sum(done.get(str(path), 0) for path in images)
-        self._summary = Predicted(len(images) - len(missing), anomalous=anomalous)
+        before = Counter(done.get(str(path)) for path in images)
+        existing = len(images) - len(missing)
+        self._summary = Predicted(existing, anomalous=before["anomalous"], uncertain=before["uncertain"])
+        self._uncertain = folder.uncertain()
         self._kinds: Counter[str] = Counter()
         self._maps_noted = False
         self._out_of_memory: str | None = None
@@ -96,10 +107,13 @@ class Recording:
             self._maps_noted = True
             if not has_maps:
                 self._report(WITHOUT_MAPS)
+        images = [image.judged(self._uncertain) for image in images]
         self._folder.append(images)
         self._summary.images += len(images)
         for image in images:
             self._summary.count(image)
+            if self._show is not None:
+                self._show(image)
         self._out_of_memory = None
 
     def fail(self, path: Path, error: TiledError) -> None:
@@ -123,6 +137,11 @@ class Recording:
         self._summary.failed += 1
         self._folder.append_failure(path, reason)
         self._report(f"skipped: {reason}")
+
+    def take_back(self, paths: Collection[Path]) -> None:
+        """Remove failures of images that are tried again."""
+        self._folder.forget_failures({*map(str, paths)})
+        self._summary.failed -= len(paths)
 
     def finish(self, *, coco: bool, seconds: float) -> Predicted:
         """Write the file that needs all predictions.

@@ -16,7 +16,6 @@ for the area that they share (`data/warping.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -26,60 +25,17 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from anomalib_tiled.data.warping import moves, unwarped
 from anomalib_tiled.results.metrics import TOUCHING
+from anomalib_tiled.results.region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Size
     from anomalib_tiled.stages.alignment import Matrix
 
     Mask = NDArray[np.bool_]
     Scores = NDArray[np.float32]
     Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Region:
-    """Anomalous pixels that touch each other. Pixels are counted from 0, x to the right, y down.
-
-    Args:
-        bbox: Left, top, width and height of the bounding box.
-        area: Number of pixels.
-        centroid: Mean x and y; a whole number is the middle of a pixel.
-        peak: x and y of the pixel with the highest score.
-        peak_score: The highest score.
-        mean_score: The mean of the scores.
-        segmentation: Its pixels as run lengths, column by column: normal, anomalous, normal, and so on, as COCO
-            counts them; ``None`` unless requested.
-    """
-
-    bbox: tuple[int, int, int, int]
-    area: int
-    centroid: tuple[float, float]
-    peak: tuple[int, int]
-    peak_score: float
-    mean_score: float
-    segmentation: tuple[int, ...] | None = None
-
-    def to_json(self) -> dict[str, Plain]:
-        """Give the entry of the region in a line of ``predictions.jsonl``."""
-        shortened = {
-            "centroid": [round(value, 2) for value in self.centroid],
-            "peak_score": rounded(self.peak_score),
-            "mean_score": rounded(self.mean_score),
-        }
-        return {name: value for name, value in {**vars(self), **shortened}.items() if value is not None}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Plain]) -> Region:
-        """Read what `to_json` gave."""
-        plain: dict[str, Plain] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        return cls(**plain)
 
 
 class InFile(NamedTuple):
@@ -172,8 +128,3 @@ def run_lengths(rows: Indices, columns: Indices, shape: tuple[int, ...]) -> tupl
     starts, stops = positions[np.r_[0, gaps + 1]], positions[np.r_[gaps, len(positions) - 1]] + 1
     bounds = np.concatenate([[0], np.column_stack([starts, stops]).ravel(), [height * width]])
     return tuple(int(length) for length in np.diff(bounds))
-
-
-def rounded(score: float) -> float:
-    """Round a score to the nine digits that represent single precision exactly."""
-    return float(f"{score:.9g}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_row import count_of
+from anomalib_tiled.stages.uncertain import Uncertain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.results.prediction_row import PredictedImage
 
 THRESHOLDS = ("threshold", "pixel_threshold")
@@ -35,6 +38,8 @@ class PredictionRequest:
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
         on_places: Whether the workers of the run predict, and not this process.
+        watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
+        show: Called with each prediction once it is recorded; ``None`` if nobody looks.
     """
 
     data: tuple[str, ...]
@@ -44,6 +49,8 @@ class PredictionRequest:
     skip_existing: bool
     device: str
     on_places: bool = False
+    watch: bool = False
+    show: Callable[[PredictedImage], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,10 @@ class PredictionSettings:
         masks: Whether to write masks.
         maps: Format of raw maps to write, ``tiff`` or ``npy``; ``None`` for no maps.
         coco: Whether to write regions in COCO's format too.
+        uncertain: Width of the scores of uncertain images around the threshold; ``None`` for that of the run.
 
     Raises:
-        ConfigurationError: A threshold has another form, or the smallest area is negative.
+        ConfigurationError: A threshold has another form, or the smallest area or the width is negative.
     """
 
     threshold: str | None = None
@@ -70,13 +78,34 @@ class PredictionSettings:
     masks: bool = False
     maps: str | None = None
     coco: bool = False
+    uncertain: float | None = None
 
     def __post_init__(self) -> None:
-        """Check thresholds and smallest area."""
+        """Check thresholds, smallest area and width."""
         if self.min_area < 0:
             message = f"--min_area must be a number of pixels, 0 for regions of any size, but is {self.min_area}."
             raise ConfigurationError(message)
+        if self.uncertain is not None and not (math.isfinite(self.uncertain) and self.uncertain > 0):
+            message = f"--uncertain must be a width greater than 0 on the scale of the scores, but is {self.uncertain}."
+            raise ConfigurationError(message)
         _ = self.rules
+
+    def to_json(self) -> dict[str, Plain]:
+        """Give what a folder of predictions keeps; of uncertain scores it keeps the limits, not the width."""
+        return {name: value for name, value in asdict(self).items() if name != "uncertain"}
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What can change without predicting again and is given, as typed, by the names of the options."""
+        return self.given_thresholds | ({} if self.uncertain is None else {"uncertain": f"{self.uncertain:g}"})
+
+    def limits(self, configured: Uncertain | None) -> Uncertain | None:
+        """Give which images are uncertain.
+
+        Args:
+            configured: Which ones are in the configuration of the run.
+        """
+        return configured if self.uncertain is None else Uncertain(width=self.uncertain)
 
     @property
     def given_thresholds(self) -> dict[str, str]:
@@ -135,25 +164,28 @@ class Predicted:
         existing: Images that had been predicted before.
         images: Images that were predicted.
         failed: Images that could not be read or predicted.
-        anomalous: Anomalous images among those of now and before.
+        anomalous: Anomalous images among those of now and before, without uncertain ones.
+        uncertain: Uncertain images among those of now and before.
         seconds: Duration, without loading.
         unaligned: Images among those that were predicted now in which the part is not found; they are anomalous.
-        contradictions: How label and pixels of each image contradict each other; empty words if they do not.
+        contradictions: In how many images label and pixels contradict each other in which way; empty words for none.
     """
 
     existing: int
     images: int = 0
     failed: int = 0
     anomalous: int = 0
+    uncertain: int = 0
     seconds: float = 0.0
     unaligned: int = 0
-    contradictions: list[str] = field(default_factory=list)
+    contradictions: Counter[str] = field(default_factory=Counter)
 
     def count(self, image: PredictedImage) -> None:
         """Take in the decisions about an image."""
-        self.anomalous += image.pred_label
+        self.anomalous += image.verdict == "anomalous"
+        self.uncertain += image.verdict == "uncertain"
         self.unaligned += bool(image.unaligned)
-        self.contradictions.append(image.contradiction)
+        self.contradictions[image.contradiction] += 1
 
     def __str__(self) -> str:
         """The summary in a line."""
@@ -162,5 +194,6 @@ class Predicted:
         failed = f", {self.failed} failed" if self.failed else ""
         done = f"{self.images} images predicted in {self.seconds:.1f} s{speed}{existing}{failed}"
         lost = f", {self.unaligned} of them because the part is not found" if self.unaligned else ""
-        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous{lost}."
-        return f"{summary} {count_of(self.contradictions)}".rstrip()
+        doubtful = f", {self.uncertain} uncertain" if self.uncertain else ""
+        summary = f"{done}: {self.anomalous} of {self.images + self.existing} are anomalous{lost}{doubtful}."
+        return f"{summary} {count_of(self.contradictions.elements())}".rstrip()

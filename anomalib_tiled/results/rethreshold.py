@@ -40,7 +40,8 @@ def rethreshold(
     Args:
         run: The run that made the predictions.
         folder: The predictions; they are replaced once all new ones are written.
-        settings: The new thresholds; ``None`` keeps the earlier decisions.
+        settings: The new thresholds; ``None`` keeps the earlier decisions. A width of uncertain scores is around the
+            earlier threshold if there is no new one.
         report: Called with each line that a reader of the results should know.
 
     Raises:
@@ -48,7 +49,11 @@ def rethreshold(
             or applying other thresholds was interrupted.
     """
     writer = PredictionWriter.reopen(run, folder, settings)
-    thresholds, notes = thresholds_of(run, settings)
+    judges = settings.threshold is not None or settings.uncertain is not None
+    applied = replace(settings, threshold=writer.settings.threshold) if judges else settings
+    thresholds, notes = thresholds_of(run, applied)
+    if not judges:
+        thresholds = replace(thresholds, uncertain=folder.uncertain())
     for note in notes:
         report(f"Note: {note}")
     done = folder.repair()
@@ -56,7 +61,7 @@ def rethreshold(
     rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds, summary)
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
-    with folder.rethresholding(writer.settings, settings.given_thresholds):
+    with folder.rethresholding(writer.settings, settings.given, thresholds.uncertain):
         images = map(rethresholding.decide, folder.predicted())
         folder.replace(track(images, "Applying thresholds", len(done)))
         if writer.settings.coco:
@@ -106,8 +111,12 @@ class Rethresholding:
 
     def decide(self, image: PredictedImage) -> PredictedImage:
         """Give the prediction of an image with new decisions, and write its files again if pixels change."""
+        judged = self._decided(image).judged(self._thresholds.uncertain)
+        self._summary.count(judged)
+        return judged
+
+    def _decided(self, image: PredictedImage) -> PredictedImage:
         if image.unaligned or image.raw_score is None or image.pred_score is None:  # no threshold decides that
-            self._summary.count(image)
             return image
         decided = image
         if (threshold := self._thresholds.images) is not None:
@@ -117,7 +126,6 @@ class Rethresholding:
             decided = self._with_regions(decided, image.raw_score, image.pred_score)
         elif self._writer.settings.overlays:
             self.outdated += decided.contradiction != image.contradiction
-        self._summary.count(decided)
         return decided
 
     def _with_regions(self, image: PredictedImage, raw_score: float, pred_score: float) -> PredictedImage:

@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import torch
+
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import RunFolderError
+from anomalib_tiled.stages.thresholding import reported_threshold
+from anomalib_tiled.stages.uncertain import check_place
 
 if TYPE_CHECKING:
-    import torch
     from anomalib.data import InferenceBatch
 
+    from anomalib_tiled.ensemble.calibration import Level
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.request import PredictionSettings
+    from anomalib_tiled.stages.uncertain import Band, Uncertain
 
 FEW = 1 - 1e-9
 """Expected number of validation scores above a quantile below which it is just the highest score."""
@@ -48,10 +55,12 @@ class Thresholds:
     Args:
         images: For labels; ``None`` for the calibrated one.
         pixels: For masks and regions; ``None`` for the calibrated one.
+        uncertain: Final scores of uncertain images; ``None`` if no image is.
     """
 
     images: Threshold | None = None
     pixels: Threshold | None = None
+    uncertain: Band | None = None
 
     def decide(self, raw: RawPrediction, decided: InferenceBatch) -> InferenceBatch:
         """Replace labels and masks of a prediction.
@@ -67,6 +76,10 @@ class Thresholds:
             masks = raw.without_unseen(self.pixels.exceeded(raw.maps, cast("torch.Tensor", decided.anomaly_map)))
         return decided._replace(pred_label=labels, pred_mask=masks)
 
+    def is_uncertain(self, score: float) -> bool:
+        """Whether an image with this final score is uncertain."""
+        return self.uncertain is not None and self.uncertain.holds(score)
+
 
 def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:
     """Give the requested thresholds; quantiles are looked up among the scores of normal validation images.
@@ -80,6 +93,7 @@ def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, t
 
     Raises:
         RunFolderError: The run has no scores to look a quantile up.
+        ConfigurationError: The threshold of images is not within the limits of ``thresholding.uncertain``.
     """
     rules, found, notes = settings.rules, {}, []
     scores = run.validation_scores() if any(rule.fraction is not None for rule in rules.values()) else None
@@ -101,7 +115,29 @@ def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, t
                 f"{rule.text} is finer than {total} normal validation scores resolve: it is the highest of them."
             )
         found[level] = Threshold(normal.quantile(rule.fraction), raw=True)
-    return Thresholds(**found), tuple(notes)
+    images, limits = found.get("images"), settings.limits(run.settings.thresholding.uncertain)
+    uncertain = None if limits is None else _uncertain(run, limits, images)
+    return Thresholds(images, found.get("pixels"), uncertain), tuple(notes)
+
+
+def _uncertain(run: Run, limits: Uncertain, threshold: Threshold | None) -> Band:
+    """Give the final scores of uncertain images.
+
+    Args:
+        run: The run.
+        limits: Which images are uncertain.
+        threshold: Threshold of images; ``None`` for the calibrated one.
+    """
+    settings = run.settings
+    check_place(settings.thresholding.stage)
+    learned = cast("Level", run.calibration().image).scores  # images are thresholded
+    if threshold is None:
+        sensitivity, normalize_at = settings.thresholding.image_sensitivity, settings.normalization.stage
+        return limits.around(reported_threshold(learned.threshold, sensitivity=sensitivity, normalize_at=normalize_at))
+    if not threshold.raw:
+        return limits.around(threshold.value)
+    score = torch.tensor([threshold.value], dtype=torch.float32)
+    return limits.around(float(final_scores(Stages.build(settings), score, learned)))
 
 
 def _lacking(run: Run) -> str:

@@ -25,6 +25,7 @@ from anomalib_tiled.runs.file_names import (
     RunFiles,
     checksum_named,
 )
+from anomalib_tiled.runs.report_file import is_report
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
@@ -51,17 +52,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_TEST = ("metrics.json", "scores.csv", "tiles.csv")
+TESTED, TESTED_FACTS, REPORT = "tested.jsonl", "tested.json", "report.html"
+"""More files of a test: a line for each image, how images were tested; and the page that shows it all."""
+
+OF_TEST = ("metrics.json", "scores.csv", "tiles.csv", TESTED, TESTED_FACTS)
 """Files that a test writes, beside pictures."""
 
-PICTURES = "images"
-"""Folder of the pictures of a test."""
+PICTURES, THUMBNAILS = "images", "thumbnails"
+"""Folders of the pictures of a test, and of small ones for its report."""
 
-WRITTEN = ("logs", "tiles", "raw", "images", "predictions")
+WRITTEN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "predictions")
 """Folders of a run that commands write into, and remove files from."""
 
-OF_RUN = ("logs", "tiles", "raw", "images", "synthetic")
+OF_RUN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "synthetic")
 """Folders of a run that belong to it alone."""
+
+
+def remove_thumbnails(folder: Path) -> None:
+    """Remove the small pictures of a test, and their folder if it is empty then."""
+    for ending in (".jpg", ".png"):
+        remove_below(folder, ending)
 
 
 def check_output(path: Path) -> None:
@@ -394,12 +404,16 @@ class RunFolder(RunFiles):
             logger.info(
                 "Removing the results of the last test, which are of other models or stages, from %s.", self.path
             )
-        pictures = self.path / PICTURES
+        report, pictures, thumbnails = self.path / REPORT, self.path / PICTURES, self.path / THUMBNAILS
         try:
             for path in found:
                 path.unlink(missing_ok=True)
+            if report.is_file() and is_report(report):
+                report.unlink(missing_ok=True)
             if not pictures.is_symlink():
                 remove_below(pictures, ".png")
+            if not thumbnails.is_symlink():
+                remove_thumbnails(thumbnails)
         except OSError as error:
             logger.warning(
                 "Results of the last test could not be removed, and are of other models or stages: %s", error

@@ -12,7 +12,8 @@ import numpy as np
 
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.curves import f1_scores
-from anomalib_tiled.stages.distribution import ExactScores, ScoreCounts, ScoreDistribution
+from anomalib_tiled.stages.distribution import ExactScores, Floats, ScoreCounts, ScoreDistribution
+from anomalib_tiled.stages.gaps import between, just_below, note_on_gap, widest_gap
 from anomalib_tiled.stages.normals import (
     FEWEST_SCORES,
     Tail,
@@ -30,17 +31,11 @@ logger = logging.getLogger(__name__)
 At = Literal["middle", "lowest_anomalous"]
 """Position of a threshold between two neighbouring scores."""
 
-LEAST_SPREAD = 0.05
-"""Least range of normal scores, as a fraction of the gap above them."""
-
-WIDE_GAP = 0.1
-"""Smallest gap between scores that a note mentions, as a fraction of the range of scores."""
-
-MARGIN = 1e-5
-"""Distance from the threshold to the lowest score above it, as a fraction of the range of scores."""
-
 ROUNDING = 1e-9
 """In floating point, a quantile of 0.9 gives a rate of slightly less than 0.1."""
+
+TIED = 1e-9
+"""Costs that differ by less, as a fraction, differ by rounding."""
 
 NEUTRAL = 0.5
 """The sensitivity that leaves decisions at the threshold."""
@@ -100,10 +95,10 @@ class F1AdaptiveThreshold(Thresholder):
             return scores.maximum + (scores.margin if self.at == "middle" else 0)
         counts = scores.counts()
         if not scores.has_normal:
-            return _just_below(counts, 0)
+            return just_below(counts, 0)
         if self.at == "lowest_anomalous":
-            return _just_below(counts, int(np.argmax(f1_scores(counts))))
-        return _between(counts, _widest_best(counts))
+            return just_below(counts, int(np.argmax(f1_scores(counts))))
+        return between(counts, _widest_best(counts))
 
     def notes(self, scores: ScoreDistribution) -> Sequence[str]:
         """Say that no validation image is anomalous, or how wide the gap around the threshold is."""
@@ -111,8 +106,86 @@ class F1AdaptiveThreshold(Thresholder):
             where = "just above " if self.at == "middle" else ""
             return (f"No validation image is anomalous: the threshold is {where}the highest normal score.",)
         if self.at == "middle" and scores.has_normal:
-            return _notes_on_gap(scores.counts())
+            return note_on_gap(counts := scores.counts(), _widest_best(counts), "F1 score")
         return ()
+
+
+class CostThreshold(Thresholder):
+    """Threshold with the least expected cost of an image on the line.
+
+    An image costs prevalence × miss × miss rate + (1 - prevalence) × false_alarm × false alarm rate. The rates are
+    those of the validation images: the share of the anomalous ones that are not above the threshold, and the share of
+    the normal ones that are. So how many of the validation images are anomalous does not matter, only how many on the
+    line are; Provost and Fawcett, "Robust Classification for Imprecise Environments" (Machine Learning 42, 2001). Only
+    the ratio of both costs counts. For anomaly maps the rates are those of pixels, for tiles those of tiles.
+
+    Within a gap between scores, and among gaps of the same cost, the threshold is chosen as by ``F1AdaptiveThreshold``.
+    Where it is cheapest to call no image anomalous, it is just above the highest score; where it is cheapest to call
+    every image anomalous, just below the lowest.
+
+    Without anomalous scores there is no miss rate: it is just above the highest normal score then, so that no
+    validation image is anomalous; without normal scores, just below the lowest score.
+
+    Args:
+        miss: Cost of an anomalous image that counts as normal, in any unit; above 0.
+        false_alarm: Cost of a normal image that counts as anomalous, in the same unit; above 0.
+        prevalence: Share of the images on the line that are anomalous, between 0 and 1.
+    """
+
+    def __init__(self, miss: float, false_alarm: float, prevalence: float) -> None:
+        for name, value in {"miss": miss, "false_alarm": false_alarm}.items():
+            if not (math.isfinite(value) and value > 0):
+                message = f"CostThreshold needs a cost above 0 as {name}, got {value}."
+                raise ValueError(message)
+        if not 0 < prevalence < 1:
+            message = f"CostThreshold needs a prevalence between 0 and 1, got {prevalence}."
+            raise ValueError(message)
+        self.miss = miss
+        self.false_alarm = false_alarm
+        self.prevalence = prevalence
+
+    def learn(self, scores: ScoreDistribution) -> float:
+        """Compare all thresholds between validation scores, and those above and below all of them."""
+        counts = scores.counts()
+        if not scores.has_anomalous or (index := self._cheapest(counts)) == len(counts.lower):
+            return scores.maximum + scores.margin
+        return between(counts, index)
+
+    def notes(self, scores: ScoreDistribution) -> Sequence[str]:
+        """Give the expected cost and both rates, and say how sure these are."""
+        if not scores.has_anomalous:
+            note = (
+                "No validation image is anomalous, so how many images are missed is unknown: the threshold is just "
+                "above the highest normal score."
+            )
+            return (note,)
+        if not scores.has_normal:
+            return _notes_on_few(0, 0, extrapolated=False)
+        counts = scores.counts()
+        index = self._cheapest(counts)
+        return (self._expected(counts, index), *note_on_gap(counts, index, "expected cost"))
+
+    def _cheapest(self, counts: ScoreCounts) -> int:
+        """Give the lowest bin that counts as anomalous, for the least cost; the number of bins if none does."""
+        costs = self._costs(counts)
+        return widest_gap(counts, np.flatnonzero(costs <= costs.min() * (1 + TIED)))
+
+    def _costs(self, counts: ScoreCounts) -> Floats:
+        """Expected cost if all scores from a bin upwards count as anomalous, and if none does, shape (bins + 1,)."""
+        missed, passed = (_share_below(each) for each in (counts.anomalous, counts.normal))
+        costs: Floats = self.prevalence * self.miss * missed + (1 - self.prevalence) * self.false_alarm * (1 - passed)
+        return costs
+
+    def _expected(self, counts: ScoreCounts, index: int) -> str:
+        missed = _rate(counts.anomalous[:index].sum(), counts.anomalous.sum())
+        alarms = _rate(counts.normal[index:].sum(), counts.normal.sum())
+        extreme = {0: "every image", len(counts.lower): "no image"}
+        cheapest = f" It is cheapest to call {extreme[index]} anomalous." if index in extreme else ""
+        return (
+            f"Expected cost of an image: {self._costs(counts)[index]:.4g}, at a prevalence of {self.prevalence:g}; "
+            f"more for new images, because the threshold was learned from these. {missed} anomalous validation images "
+            f"are missed, {alarms} normal ones are false alarms; in brackets: with 95 % confidence.{cheapest}"
+        )
 
 
 class ManualThreshold(Thresholder):
@@ -158,7 +231,7 @@ class QuantileThreshold(Thresholder):
     def learn(self, scores: ScoreDistribution) -> float:
         """Look up the quantile."""
         if not scores.has_normal:
-            return _just_below(scores.counts(), 0)
+            return just_below(scores.counts(), 0)
         if self.every_pixel and not isinstance(scores, ExactScores):
             quantile = min(quantile_of_counts(scores.counts(), self.quantile), scores.maximum_normal)
             return clear_of_rounding(quantile, np.array([scores.maximum_normal]), scores.margin)
@@ -198,7 +271,7 @@ class ExtremeValueThreshold(Thresholder):
     def learn(self, scores: ScoreDistribution) -> float:
         """Fit the tail and look up the rate."""
         if not scores.has_normal:
-            return _just_below(scores.counts(), 0)
+            return just_below(scores.counts(), 0)
         peaks = peaks_of(scores)
         if self.false_positive_rate < self.tail and len(peaks) >= FEWEST_SCORES:
             if tail := Tail.fit(peaks, self.tail):
@@ -230,6 +303,17 @@ def decided(raw: torch.Tensor, normalized: torch.Tensor, *, threshold: float, se
     if sensitivity == NEUTRAL:  # greater than the threshold, which rounding in normalization may blur
         return raw > threshold
     return normalized > 1 - sensitivity
+
+
+def reported_threshold(learned: float, *, sensitivity: float, normalize_at: str) -> float:
+    """Give the threshold of images on the scale of reported scores, as `decided` applies it.
+
+    Args:
+        learned: The learned threshold.
+        sensitivity: That of images.
+        normalize_at: ``tile``, ``image`` or ``none``.
+    """
+    return learned if normalize_at == "none" else 1 - sensitivity
 
 
 def check_sensitivity(name: str, given: object, *, normalize_at: str, threshold_at: str) -> None:
@@ -264,49 +348,22 @@ def _notes_on_few(images: int, rate: float, *, extrapolated: bool) -> Sequence[s
     return (note,)
 
 
-def _notes_on_gap(counts: ScoreCounts) -> Sequence[str]:
-    """Name the gap that the threshold lies in, if it is a wide one."""
-    if not (index := _widest_best(counts)):
-        return ()
-    below, above = float(counts.upper[index - 1]), float(counts.lower[index])
-    if above - below < WIDE_GAP * (counts.upper[-1] - counts.lower[0]):
-        return ()
-    note = (
-        f"No validation image has a score between {below:.4g} and {above:.4g}: every threshold there has the same F1 "
-        "score. The middle is taken, measured in ranges of the normal scores."
-    )
-    return (note,)
-
-
 def _widest_best(counts: ScoreCounts) -> int:
-    """Give the lowest bin that counts as anomalous, for the highest F1 score.
-
-    If several bins have that F1 score: the bin that is farthest from the bin below, and the lowest of these.
-    """
+    """Give the lowest bin that counts as anomalous, for the highest F1 score."""
     f1 = f1_scores(counts)
-    best = np.flatnonzero(f1 == f1.max())
-    below = np.concatenate([counts.lower[:1], counts.upper[:-1]])  # there is no score below the lowest bin
-    return int(best[np.argmax((counts.lower - below)[best])])
+    return widest_gap(counts, np.flatnonzero(f1 == f1.max()))
 
 
-def _between(counts: ScoreCounts, index: int) -> float:
-    """Give the middle between a bin and the one below, as ``F1AdaptiveThreshold`` says; just below the lowest bin."""
-    if not index:
-        return _just_below(counts, 0)
-    below, lowest = counts.upper[index - 1], counts.lower[index]
-    normal = np.flatnonzero(counts.normal)
-    spread = max(counts.upper[normal[-1]] - counts.lower[normal[0]], LEAST_SPREAD * (lowest - below))
-    return _below_as_float(lowest, below + spread * math.sinh(math.asinh((lowest - below) / spread) / 2))
+def _share_below(counts: Floats) -> Floats:
+    """Share of the counts in the bins below each bin, and in all bins, shape (bins + 1,); 0 if there are none."""
+    below = np.concatenate([[0.0], np.cumsum(counts)])
+    shares: Floats = below / max(below[-1], 1)
+    return shares
 
 
-def _just_below(counts: ScoreCounts, index: int) -> float:
-    """Give a threshold between a bin and the bin below, so close to the bin that it practically equals its score."""
-    lowest = counts.lower[index]
-    below = counts.upper[index - 1] if index else -np.inf
-    scale = counts.upper[-1] - counts.lower[0] or abs(lowest) or 1.0
-    return _below_as_float(lowest, lowest - min(MARGIN * scale, (lowest - below) / 2))
+def _rate(number: float, total: float) -> str:
+    """Give a number of images, and the interval of their share, that of Clopper and Pearson."""
+    from scipy.stats import binomtest
 
-
-def _below_as_float(lowest: float, threshold: float) -> float:
-    """Keep a threshold below a score in single precision, in which scores are compared."""
-    return float(min(threshold, np.nextafter(np.float32(lowest), np.float32(-np.inf))))
+    interval = binomtest(int(number), int(total)).proportion_ci()
+    return f"{number:.0f} of {total:.0f} ({100 * interval.low:.2g} to {100 * interval.high:.2g} %)"

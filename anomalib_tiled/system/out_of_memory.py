@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import torch
 
 from anomalib_tiled.errors import OutOfMemoryError
 
@@ -78,8 +77,10 @@ def advising_on_memory(advice: str) -> Iterator[None]:
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+    return (
+        isinstance(error, MemoryError)
+        or _is_of_pytorch(error)
+        or (isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS))
     )
 
 
@@ -88,6 +89,12 @@ def _whose(error: BaseException) -> str:
     text = str(error)
     if named := re.search(r"\bGPU (\d+)", text):
         return f"GPU {named[1]}"
-    if isinstance(error, torch.OutOfMemoryError) or ON_GPU.search(text):
+    if _is_of_pytorch(error) or ON_GPU.search(text):
         return "the GPU"
     return MACHINE
+
+
+def _is_of_pytorch(error: BaseException) -> bool:
+    """Whether PyTorch has raised an error, for which it must be loaded: commands that only read results do without."""
+    pytorch = sys.modules.get("torch")
+    return pytorch is not None and isinstance(error, pytorch.OutOfMemoryError)

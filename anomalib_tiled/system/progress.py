@@ -41,8 +41,12 @@ class _Where(ProgressColumn):
         return Text("" if where is None else where())
 
 
-def progress_bar() -> Progress:
-    """Give a bar on the standard error of the process, where it is visible while ``sys.stderr`` goes into a log."""
+def progress_bar(*, shown: bool = True) -> Progress:
+    """Give a bar on the standard error of the process, where it is visible while ``sys.stderr`` goes into a log.
+
+    Args:
+        shown: Whether to show it, if standard error is a terminal.
+    """
     console = Console(file=sys.__stderr__)
     description, left = TextColumn("{task.description}"), TextColumn("left")
     columns = (
@@ -54,7 +58,7 @@ def progress_bar() -> Progress:
         left,
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal, redirect_stderr=False)
+    return Progress(*columns, console=console, disable=not (shown and console.is_terminal), redirect_stderr=False)
 
 
 def track(

@@ -17,7 +17,8 @@ from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
-from anomalib_tiled.data.images import common_size, depth_notes, size_of
+from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.scope import scope_of
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.run import Run, conditions_of

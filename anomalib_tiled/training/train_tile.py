@@ -33,7 +33,7 @@ from anomalib_tiled.system.files import replacing
 from anomalib_tiled.system.logs import log_to
 from anomalib_tiled.system.os_errors import full_disk
 from anomalib_tiled.system.temporary import working_folder
-from anomalib_tiled.training.coreset import picked_in_blocks
+from anomalib_tiled.training.coreset import picked_faster
 from anomalib_tiled.training.monitors import TileEvaluator, measured_for, monitors_of, without_undefined
 from anomalib_tiled.training.stored_predictions import predict_trained
 from anomalib_tiled.training.trainer import interrupts_raised, memory_callbacks, no_checkpoints, trainer_arguments
@@ -137,7 +137,7 @@ def _fit(
     engine = Engine(callbacks=[*callbacks, *ours], default_root_dir=workspace, **arguments)
     sharing = None if isinstance(tile, WholeImage) else Sharing(folder.checkpoint(tile).parent, model)
     with errors_naming_unfit_locations(job, tile):
-        with _own_precision(model, str(arguments.get("precision"))), picked_in_blocks():
+        with _own_precision(model, str(arguments.get("precision"))), picked_faster():
             engine.fit(model, datamodule=cast("AnomalibDataModule", data))
         _check_prediction(job, tile, model, data)
     checkpoint = _trained_checkpoint(engine.trainer, model, callbacks)

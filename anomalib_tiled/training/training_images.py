@@ -6,7 +6,7 @@ import csv
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from anomalib_tiled.data.images import errors_naming_file
+from anomalib_tiled.data.image_files import errors_naming_file
 from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.system.bounds import read_bytes
 from anomalib_tiled.system.checksums import Checksum

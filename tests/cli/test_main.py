@@ -23,7 +23,7 @@ from anomalib_tiled.system import import_warnings
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.termination import Terminated
 
-NAMES = ["fit", "test", "train", "predict", "check", "status", "export", "plugins"]
+NAMES = ["fit", "test", "train", "predict", "check", "status", "report", "export", "plugins"]
 
 Play = Callable[[BaseException | None], list[tuple[list[str], str, str]]]
 
@@ -44,7 +44,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
             return run
 
         commands = SimpleNamespace(**{name: command(name) for name in NAMES})
-        for module in ("commands", "status", "check"):
+        for module in ("commands", "status", "check", "report"):
             monkeypatch.setitem(sys.modules, f"anomalib_tiled.cli.{module}", commands)
         return calls
 
@@ -195,7 +195,7 @@ def test_a_command_that_there_is_not(play: Play, given: str, capsys: pytest.Capt
     assert main([given]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: There is no command {given!r}.")
-    assert message.endswith("Allowed: check, export, fit, plugins, predict, status, test, train.\n")
+    assert message.endswith("Allowed: check, export, fit, plugins, predict, report, status, test, train.\n")
     assert calls == []
 
 

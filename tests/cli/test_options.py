@@ -206,7 +206,7 @@ def test_what_is_required_is_named(parser: Parser, needed: list[str], missing: s
 
 def test_other_images_and_another_folder_for_test() -> None:
     parser = test_parser("anomalib tiled test")
-    assert replace_none(parser.parse_args(["--ckpt_dir", "run"])) == {"ckpt_dir": "run"}
+    assert replace_none(parser.parse_args(["--ckpt_dir", "run"])) == {"ckpt_dir": "run", "report": False}
     given = ["--ckpt_dir=run", "--output=there", "--data=Folder", "--data.name=n", "--data.normal_dir=good"]
     parsed = parser.parse_args(given)
     assert (parsed.output, parsed.data.class_path) == ("there", "anomalib.data.Folder")

@@ -74,7 +74,7 @@ MESSAGES = {
     ),
     "a setting": (
         "--tilling.stride=3",
-        "There is no setting 'tilling'. Did you mean 'tiling'? Allowed: alignment, assignment",
+        "There is no setting 'tilling'. Did you mean 'tiling'? Allowed: accelerate, alignment, assignment",
     ),
     "in a group": ("--tiling.strides=3", "tiling has no setting 'strides'. Did you mean 'stride'? Allowed: image_size"),
     "a group": (

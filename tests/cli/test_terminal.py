@@ -7,10 +7,13 @@ import pluggy
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_tiled.cli.terminal import metrics_table, plugins_table, tiles_table
+from anomalib_tiled.cli.terminal import image_line, metrics_table, plugins_table, tiles_table
+from anomalib_tiled.grid import Size
 from anomalib_tiled.plugins.discovery import BrokenPlugin, Choice, Plugin, Plugins, find_plugins
 from anomalib_tiled.plugins.hookspecs import EVENT_HOOKS
 from anomalib_tiled.results.metrics import ImageCounts
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.regions import Region
 from anomalib_tiled.results.tile_metrics import TileResult
 from anomalib_tiled.stages import merging, scoring
 from anomalib_tiled.system.packages import Origin
@@ -79,3 +82,16 @@ def test_tiles_are_shown_with_what_went_wrong() -> None:
         ["r00_c00", "0.5000", "0.3333", "1 of 1", "0 of 2"],
         ["r00_c01", "undefined", "undefined", "", ""],
     ]
+
+
+def test_a_predicted_image_is_a_line_whatever_its_name() -> None:
+    region = Region((1, 2, 3, 4), 5, (1.5, 2.5), (1, 2), 0.7, 0.6)
+    found = PredictedImage("/in/a.png", Size(8, 12), 0.697985508, 0.5, 1, (region,))
+    assert image_line(found) == "anomalous  0.697986   1 region    /in/a.png"
+    odd = replace(found, image_path="/in/\u00fc\n\x1b[31m\udcff.png", pred_label=0, regions=())
+    assert image_line(odd) == "normal     0.697986   no regions  /in/\u00fc\\n\\x1b[31m\\udcff.png"
+    assert image_line(replace(found, is_uncertain=True, regions=(region,) * 2)) == (
+        "uncertain  0.697986   2 regions   /in/a.png"
+    )
+    lost = replace(found, pred_score=None, unaligned="Nothing in it fits.", regions=())
+    assert image_line(lost) == "anomalous  no score   no part     /in/a.png"

@@ -20,6 +20,8 @@ from PIL import Image
 from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.data.scope import BESIDE
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.runs.run_folder import RunFolder
 
 HEIGHT, WIDTH = SIZE = (64, 96)
@@ -193,6 +195,26 @@ def test_predictions_are_those_of_the_test(run: Path, predicted: Path) -> None:
         assert str(line["pred_label"]) == row["pred_label"]
         if row["pred_score"]:
             assert line["pred_score"] == pytest.approx(float(row["pred_score"]), abs=1e-5)
+
+
+def test_the_report_of_the_test_is_in_the_frame_of_the_files(
+    run: Path, predicted: Path, walls: Path, tmp_path: Path
+) -> None:
+    tested = {image.image_path: image for image in TestedFolder(run).images()}
+    for line in (predicted / "predictions.jsonl").read_bytes().splitlines():
+        image = PredictedImage.from_line(line)
+        if (same := tested.get(image.image_path)) is not None:
+            boxes = [[region.bbox for region in each.regions] for each in (same, image)]
+            assert boxes[0] == boxes[1]
+            assert (same.unaligned, same.pred_label) == (image.unaligned, image.pred_label)
+    assert main(["report", "--ckpt_dir", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    places = {image.image_path: place for place, image in enumerate(tested.values())}
+    damaged = str(walls / "bad" / "001.png")
+    with Image.open(TestedFolder(run).thumbnails_of(places[damaged]).truth) as truth:
+        assert np.array_equal(np.asarray(truth), np.asarray(Image.open(walls / "mask" / "001.png")))
+    lost = TestedFolder(run).thumbnails_of(places[str(walls / "bad" / "lost.png")])
+    assert (lost.picture.is_file(), lost.heat_map.is_file()) == (True, False)
+    assert "white, but 1 must be" in (tmp_path / "page.html").read_text(), "the reason why it has no score"
 
 
 def test_masks_and_regions_lie_where_the_file_shows_the_defect(predicted: Path, walls: Path) -> None:

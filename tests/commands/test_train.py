@@ -75,7 +75,8 @@ def test_the_run_folder_holds_what_is_documented(finished_run: Path) -> None:
     of_fit = {"config.yaml", "split.csv", "origins.json", "seals.json", "trained_on.json", "tiles", "calibration.json"}
     of_fit |= {"logs", "fit.lock", "split.table", "trained_on.csv", "placement.npz"}
     of_fit |= {"drift_reference.npz", "mean_normal.png"}
-    assert names == of_fit | {"validation_scores.npz"} | {"metrics.json", "scores.csv", "tiles.csv", "images", "raw"}
+    of_test = {"metrics.json", "scores.csv", "tiles.csv", "tested.jsonl", "tested.json", "thumbnails", "images", "raw"}
+    assert names == of_fit | {"validation_scores.npz"} | of_test
     assert len(list((finished_run / "tiles").glob("r*_c*.ckpt"))) == TILES
     assert {path.name for path in (finished_run / "logs").iterdir()} == {
         "run.log",

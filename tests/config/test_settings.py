@@ -49,7 +49,7 @@ def test_values_are_read(configuration: dict[str, object]) -> None:
 
 
 def test_an_unknown_setting(changed: Change) -> None:
-    message = r"no setting 'tilling'. Did you mean 'tiling'\? Allowed: alignment, assignment, cache,"
+    message = r"no setting 'tilling'. Did you mean 'tiling'\? Allowed: accelerate, alignment, assignment, cache,"
     with pytest.raises(ConfigurationError, match=message):
         changed("tilling", {})
 

@@ -13,7 +13,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_tiled.data.datamodule import split_once
 from anomalib_tiled.data.find_images import find_images
-from anomalib_tiled.data.images import image_endings, read_image, size_of
+from anomalib_tiled.data.image_files import image_endings, size_of
+from anomalib_tiled.data.images import read_image
 from anomalib_tiled.errors import DataError
 
 IMAGES = ["b/2.png", "b/deep/1.JPG", "a.tif", "b/10.png"]

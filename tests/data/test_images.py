@@ -19,16 +19,8 @@ from PIL.ExifTags import Base
 
 from anomalib_tiled.config.settings import as_size
 from anomalib_tiled.data.cache import open_source
-from anomalib_tiled.data.images import (
-    LIMIT,
-    common_size,
-    grey_mask_notes,
-    lost_bits,
-    read_image,
-    read_masks,
-    set_limit,
-    size_of,
-)
+from anomalib_tiled.data.image_files import LIMIT, set_limit, size_of
+from anomalib_tiled.data.images import common_size, grey_mask_notes, lost_bits, read_image, read_masks
 from anomalib_tiled.data.split import Sample, Split
 from anomalib_tiled.data.tile_dataset import AreaDataset
 from anomalib_tiled.errors import ConfigurationError, DataError
@@ -310,7 +302,8 @@ def test_more_pixels_than_pillow_reads_can_be_asked_for(tmp_path: Path, monkeypa
 def test_more_pixels_are_read_by_every_process(tmp_path: Path) -> None:
     path = picture(tmp_path / "small.png", "RGB")
     reading = (
-        f"from anomalib_tiled.data.images import size_of; print(size_of(__import__('pathlib').Path({str(path)!r})))"
+        "from pathlib import Path; from anomalib_tiled.data.image_files import size_of; "
+        f"print(size_of(Path({str(path)!r})))"
     )
     limits = {name: {**os.environ, LIMIT: limit} for name, limit in {"enough": "96", "too few": "47"}.items()}
     done = {

@@ -33,6 +33,9 @@ from anomalib_tiled.errors import RunFolderError, StageError, TrainingError
 from anomalib_tiled.grid import Tile
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
 from anomalib_tiled.results.measuring import MeasuredImages, MeasureImages, MeasureTiles, measure
+from anomalib_tiled.results.tested_folder import TestedFolder
+from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
+from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.run_folder import RunFolder, TileRecord
 from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.checksums import Checksum
@@ -135,6 +138,18 @@ def test_places_calibrate_as_one_process_does(
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
 
+def folder_of_places(run: Run) -> TestedFolder:
+    return TestedFolder(run.folder.path / "on places")
+
+
+def unwritten(_: TestedBatch) -> None:
+    """Write nothing of a batch."""
+
+
+def pictures_in(folder: TestedFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.thumbnails.iterdir()}
+
+
 def rows_on_places(run: Run, measurements: RunMeasurements, calibration: Calibration) -> Iterator[tuple[object, ...]]:
     """Measure as ``test`` does; give the rows of the scores."""
     log = run.folder.log_file
@@ -142,7 +157,8 @@ def rows_on_places(run: Run, measurements: RunMeasurements, calibration: Calibra
         for tiles in values_in_order(run, MeasureTiles(stored), stored.shards_of_tiles(), "Measuring", log):
             measurements.add_tiles(tiles)
         part: MeasuredImages
-        for part in values_in_order(run, MeasureImages(stored, calibration, None), stored.shards(), "Measuring", log):
+        work = MeasureImages(stored, calibration, folder_of_places(run), None)
+        for part in values_in_order(run, work, stored.shards(), "Measuring", log):
             measurements.merge(part.measurements)
             yield from part.rows
 
@@ -160,8 +176,13 @@ def test_places_measure_as_one_process_does(
     ensemble = run.ensemble(calibration)
     here, shared = (RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
+    alone = TestedFolder(run.folder.path / "alone")
+    writer = TestWriter(alone, None, Thumbnails.of(run.settings), run.split)
+    with alone.lines() as write_lines, written_meanwhile(writer, 0, write_lines) as write:
+        rows = [row for batch in measure(images, ensemble, here, write, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, calibration)] == rows
+    assert pictures_in(alone) == pictures_in(folder_of_places(run)), "numbered over all shards"
+    assert [Path(each.image_path) for each in alone.images()] == [Path(str(row[0])) for row in rows]
     assert shared.results(run, calibration) == here.results(run, calibration)
     assert len(rows) == len(run.split.subset("test"))
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
@@ -177,7 +198,7 @@ def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkey
     monkeypatch.setattr(Run, "left_out_note", lambda _: None)
     ensemble, here, shared = run.ensemble(expected), *(RunMeasurements(run.settings, run.grid) for _ in range(2))
     images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
-    rows = [row for batch in measure(images, ensemble, here, None, tiles=True) for row in score_rows(*batch)]
+    rows = [row for batch in measure(images, ensemble, here, unwritten, tiles=True) for row in score_rows(*batch)]
     assert [*rows_on_places(run, shared, expected)] == rows
     assert shared.results(run, expected) == here.results(run, expected)
 
@@ -231,7 +252,7 @@ def test_a_stage_that_fails_on_a_place_names_the_images(run: Run, monkeypatch: p
     monkeypatch.setattr("anomalib_tiled.stages.scoring.Max.score", refuse)
     [stored] = stored_images(run, "test", run.folder.predictions)
     with pytest.raises(StageError, match=r"no scores today.* Images: .*0.png"):
-        MeasureImages(stored, Calibration(), None)(Shard(0, 2))
+        MeasureImages(stored, Calibration(), folder_of_places(run), None)(Shard(0, 2))
 
 
 @pytest.mark.parametrize("places", [("tile", "image"), ("image", "tile")])
@@ -258,7 +279,7 @@ def test_places_hide_the_same_pixels(run: Run, far_away: list[str], places: tupl
         images = lazy_predictions(run, ensemble, "test", run.folder.predictions, "Measuring")
         rows = []
         for (batch, _), hidden in zip(
-            measure(images, ensemble, here, None, tiles=True), run.images("test").hidden(), strict=True
+            measure(images, ensemble, here, unwritten, tiles=True), run.images("test").hidden(), strict=True
         ):
             assert torch.equal(batch.anomaly_map.isnan(), hidden[:, 0]), "neither ignored nor outside"
             assert not batch.pred_mask[hidden[:, 0]].any()

@@ -31,7 +31,13 @@ NAMES = {
     "register_scorers": ["Max", "Mean", "TopK"],
     "register_seam_smoothers": ["GaussianSeams"],
     "register_normalizers": ["MinMax", "Quantile", "Standardize"],
-    "register_thresholders": ["F1AdaptiveThreshold", "ManualThreshold", "QuantileThreshold", "ExtremeValueThreshold"],
+    "register_thresholders": [
+        "F1AdaptiveThreshold",
+        "CostThreshold",
+        "ManualThreshold",
+        "QuantileThreshold",
+        "ExtremeValueThreshold",
+    ],
     "register_workers": ["LocalWorkers", "RayWorkers", "SlurmWorkers"],
 }
 CLASSES: list[type] = [each for hook in NAMES for each in getattr(builtin, hook)()]
@@ -99,9 +105,13 @@ def test_every_argument_is_described(documented: type) -> None:
 
 
 @pytest.mark.parametrize("documented", CLASSES, ids=named(CLASSES))
-def test_only_the_threshold_and_the_groups_that_you_give_have_to_be_given(documented: type) -> None:
+def test_only_the_threshold_costs_and_groups_that_you_give_have_to_be_given(documented: type) -> None:
     required = [each.name for each in taken_by(documented) if each.default is inspect.Parameter.empty]
-    given = {thresholding.ManualThreshold: {"value": 0.5}, assignment.Groups: {"groups": [["r00_c00"]]}}
+    given = {
+        thresholding.ManualThreshold: {"value": 0.5},
+        thresholding.CostThreshold: {"miss": 50.0, "false_alarm": 1.0, "prevalence": 0.01},
+        assignment.Groups: {"groups": [["r00_c00"]]},
+    }
     assert required == list(given.get(documented, {}))
     one_of_several = {regions.Regions: {"ignore": "ignore.png"}}
     documented(**{**given, **one_of_several}.get(documented, {}))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.errors import DataError
-from anomalib_tiled.results.pictures import Pictures, captioned, common_folder, drawn_meanwhile, given_folders
+from anomalib_tiled.results.pictures import Pictures, captioned, common_folder, given_folders
 from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL
 
 SOURCE = (30, 50)
@@ -146,39 +145,6 @@ def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"good/000\.png is missing\. Restore it"):
         Pictures.into(tmp_path / "images", images, stretch=False).draw(given)
     assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["000.jpg.png"], "nothing half written"
-
-
-def draw_meanwhile(folder: Path, paths: list[Path]) -> Pictures:
-    """Draw images one by one, in the background."""
-    pictures = Pictures.into(folder, paths, stretch=False)
-    with drawn_meanwhile(pictures) as draw:
-        for path in paths:
-            draw(batch([path], torch.zeros(1, 1, 15, 20)))
-    return pictures
-
-
-def test_pictures_are_drawn_meanwhile(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_it, handed_over = Pictures.draw, Event()
-
-    def draw_later(pictures: Pictures, given: ImageBatch) -> None:
-        assert handed_over.wait(timeout=60), "who hands a batch over does not wait for its picture"
-        draw_it(pictures, given)
-
-    monkeypatch.setattr(Pictures, "draw", draw_later)
-    pictures = Pictures.into(tmp_path / "drawn", images, stretch=False)
-    with drawn_meanwhile(pictures) as draw:
-        draw(batch(images[:1], torch.zeros(1, 1, 15, 20)))
-        handed_over.set()
-        draw(batch(images[1:], torch.zeros(1, 1, 15, 20)))
-    assert all(pictures.path_of(path).is_file() for path in images)
-
-
-@pytest.mark.parametrize("batches", [1, 3])
-def test_what_goes_wrong_meanwhile_is_raised_in_the_end_or_with_the_next_batch(
-    images: list[Path], tmp_path: Path, batches: int
-) -> None:
-    with pytest.raises(DataError, match=r"gone\.png is missing"):
-        draw_meanwhile(tmp_path / "drawn", [tmp_path / "gone.png", *images][:batches])
 
 
 @pytest.mark.parametrize("name", ["../../archive/1.png", "a/../../b/1.png"])

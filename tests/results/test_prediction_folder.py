@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,7 +16,7 @@ from anomalib_tiled.errors import ConfigurationError, RunFolderError, StorageErr
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import COLUMNS, PredictedImage
-from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.request import Predicted, PredictionSettings
 
 
@@ -80,7 +82,7 @@ def test_the_table_says_what_the_lines_say(folder: PredictionFolder) -> None:
 @pytest.mark.parametrize("cut", [1, 100])
 def test_a_last_line_that_is_cut_off_is_removed(folder: PredictionFolder, cut: int) -> None:
     folder.lines_file.write_bytes(folder.lines_file.read_bytes()[:-cut])
-    assert folder.repair() == {"/data/ä.png": 1, "/data/b,c.png": 0}
+    assert folder.repair() == {"/data/ä.png": "anomalous", "/data/b,c.png": "normal"}
     assert list(folder.predicted()) == IMAGES[:2]
     assert len(table(folder)) == 3
     folder.append(IMAGES[2:])
@@ -171,14 +173,14 @@ def test_whether_there_are_maps_is_noted(folder: PredictionFolder) -> None:
 def test_deciding_is_noted_until_all_is_decided(folder: PredictionFolder) -> None:
     folder.note_maps(has_maps=True)
     before, new = folder.facts(), PredictionSettings(threshold="0.5", coco=True)
-    with pytest.raises(KeyboardInterrupt), folder.rethresholding(new, {"threshold": "0.5"}):
+    with pytest.raises(KeyboardInterrupt), folder.rethresholding(new, {"threshold": "0.5"}, None):
         raise KeyboardInterrupt
     assert folder.facts() == {**before, "deciding": {"threshold": "0.5"}}
     for given in ((), ("pixel_threshold",)):
         with pytest.raises(ConfigurationError, match=r"was interrupted, .* no --data, and --threshold 0\.5\.$"):
             folder.check_rethresholded(given)
     folder.check_rethresholded(["threshold", "pixel_threshold"])  # replaces all that was being replaced
-    with folder.rethresholding(new, {"threshold": "0.5"}):
+    with folder.rethresholding(new, {"threshold": "0.5"}, None):
         pass
     assert folder.facts() == {**before, "threshold": "0.5"}
     folder.check_rethresholded()
@@ -360,3 +362,9 @@ def test_nothing_of_others_is_written_over(tmp_path: Path, name: str, requested:
         if requested:
             others = {key: value for key, value in ALL_KEPT.items() if key not in requested}
             folder.check_free(PredictionSettings(**others), resume=resume)
+
+
+def test_predictions_are_read_without_pytorch() -> None:
+    code = "import sys, anomalib_tiled.results.prediction_folder; print({'torch', 'anomalib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n", "commands that only read results start at once"

@@ -16,6 +16,8 @@ from anomalib_tiled.results.prediction_row import (
     contradiction,
     count_of,
 )
+from anomalib_tiled.results.region_decisions import RegionDecision
+from anomalib_tiled.stages.uncertain import Band
 
 EMPTY, SPOT = torch.zeros(1, 4, 4, dtype=torch.bool), torch.eye(4, dtype=torch.bool)
 
@@ -64,3 +66,19 @@ def test_only_runs_that_align_images_say_whether_they_are() -> None:
     assert PredictedImage.from_line(aligned.to_line().encode()) == aligned
     assert aligned.to_row() == [*plain.to_row(), ""]
     assert aligned.coco_image(1) == plain.coco_image(1) == {"id": 1, "file_name": "/a.png", "height": 5, "width": 7}
+
+
+def test_a_verdict_stands_in_line_and_row_once_an_image_is_judged() -> None:
+    plain = PredictedImage(
+        "/a.png", Size(5, 7), 0.25, 1.5, 0, (), named_regions={"plug": RegionDecision(0.5, label=True)}
+    )
+    assert plain.verdict == "normal"
+    assert "verdict" not in plain.to_line()
+    for band, verdict in {Band(0.2, 0.3): "uncertain", Band(0.3, 0.4): "normal"}.items():
+        judged = plain.judged(band)
+        assert judged.verdict == verdict
+        assert f'"verdict": "{verdict}"' in judged.to_line()
+        assert "is_uncertain" not in judged.to_line()
+        assert PredictedImage.from_line(judged.to_line().encode()) == judged
+        assert judged.to_row()[: len(COLUMNS) + 1] == [*plain.to_row()[: len(COLUMNS)], verdict]
+        assert judged.judged(None) == plain

@@ -16,7 +16,7 @@ from anomalib_tiled.ensemble.named_regions import DecidedRegion
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.prediction_row import Details
+from anomalib_tiled.results.prediction_row import Details, PredictedImage
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
 from anomalib_tiled.results.regions import InFile
@@ -66,15 +66,16 @@ class Written:
             append=lambda images: self.names.extend(image.image_path for image in images),
             append_failure=lambda path, _: self.failures.append(str(path)),
             note_maps=lambda **_: None,
+            uncertain=lambda: None,
         )
 
-    def write(self, item: ImageItem, _: InFile, __: float, raw_map: torch.Tensor, details: Details) -> SimpleNamespace:
+    def write(self, item: ImageItem, _: InFile, __: float, raw_map: torch.Tensor, details: Details) -> PredictedImage:
         self.maps.append(raw_map)
         self.details[str(item.image_path)] = details
         if str(item.image_path) in {"gone", "moved"}:
             message = f"{item.image_path} is missing"
             raise DataError(message)
-        return SimpleNamespace(image_path=item.image_path, pred_label=0, contradiction="", unaligned=None)
+        return PredictedImage(str(item.image_path), Size(4, 4), 0.0, 0.0, 0, ())
 
 
 class Prediction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from PIL import Image
 from anomalib_tiled.data.placement import DISPLACED
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_folder import PredictionFolder, in_facts
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.recording import WITHOUT_MAPS, Part, Record, Recording, record_part
-from anomalib_tiled.results.regions import Region
+from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.stages.uncertain import Band
 
 ODD = b"\xff\xfe.png".decode(errors="surrogateescape")
 """A file name that is no UTF-8."""
@@ -73,6 +76,32 @@ def test_files_of_shards_are_recorded_like_what_this_process_predicts(tmp_path: 
         "warning: d has 16 bits.",
         "skipped: /in/d is left out. too large",
     ]
+
+
+def test_images_are_judged_where_they_are_recorded(tmp_path: Path) -> None:
+    folder, band = PredictionFolder(tmp_path / "out"), Band(0.3, 0.4)
+    folder.begin(PredictionSettings(), common="/in", aligned=True, **in_facts(band))
+    Image.new("L", (12, 8)).save(tmp_path / "lost.png")
+    recording, part = Recording(folder, [], [].append), Part(images_may_be_too_large=True)
+    part.add([replace(image("a", label=1), unaligned="")], has_maps=True)
+    part.fail(tmp_path / "lost.png", UnalignedError("Nothing in it fits."))
+    part.add([replace(image("b", label=1), pred_score=0.9, unaligned="")], has_maps=True)
+    part.write(path := tmp_path / "one.jsonl")
+    record_part(path, recording)
+    assert [each.verdict for each in folder.predicted()] == ["uncertain", "anomalous", "anomalous"]
+    with folder.rows_file.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["verdict"], row["unaligned"]) for row in rows] == [
+        ("uncertain", ""),
+        ("anomalous", "Nothing in it fits."),
+        ("anomalous", ""),
+    ]
+    summary = recording.finish(coco=False, seconds=1.0)
+    assert str(summary).endswith("2 of 3 are anomalous, 1 of them because the part is not found, 1 uncertain.")
+    text = folder.rows_file.read_text()
+    again = Recording(folder, [Path("/in/a"), Path("/in/b")], [].append).finish(coco=False, seconds=1.0)
+    assert (again.existing, again.anomalous, again.uncertain) == (2, 1, 1)
+    assert folder.rows_file.read_text() == text, "the table is made again from the lines"
 
 
 def test_images_whose_part_lies_elsewhere_are_counted_over_all_shards(tmp_path: Path) -> None:
@@ -163,3 +192,24 @@ def test_an_image_without_the_part_is_predicted_not_failed(tmp_path: Path) -> No
     assert said == [], "whether the model gives maps is not known yet"
     summary = str(recording.finish(coco=False, seconds=2.0))
     assert summary.endswith("2 of 2 are anomalous, 2 of them because the part is not found.")
+
+
+def test_each_prediction_is_shown_once_it_is_recorded(tmp_path: Path) -> None:
+    def show(shown: PredictedImage) -> None:
+        seen.append((shown.image_path, len(list(folder.predicted()))))
+
+    folder, seen = PredictionFolder(tmp_path), []
+    folder.begin(PredictionSettings(), common="/in")
+    recording = Recording(folder, [], lambda _: None, show)
+    recording.add([image("a"), image("b")], has_maps=True)
+    assert seen == [("/in/a", 2), ("/in/b", 2)]
+
+
+def test_a_failure_is_taken_back_when_its_image_is_tried_again(tmp_path: Path) -> None:
+    recording = begin(tmp_path, [])
+    for name in "ab":
+        recording.fail(Path(f"/in/{name}"), DataError(f"{name} is damaged"))
+    recording.take_back([Path("/in/a")])
+    recording.add([image("a")], has_maps=True)
+    assert (tmp_path / "failures.csv").read_text() == "image_path,error\n/in/b,b is damaged\n"
+    assert recording.finish(coco=False, seconds=1.0).failed == 1

@@ -9,7 +9,8 @@ import torch
 from scipy import ndimage
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.regions import Region, in_source_size, regions_of, run_lengths
+from anomalib_tiled.results.region import Region
+from anomalib_tiled.results.regions import in_source_size, regions_of, run_lengths
 
 NAN = float("nan")
 

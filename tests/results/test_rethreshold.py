@@ -22,5 +22,5 @@ def test_pictures_that_another_threshold_of_images_does_not_draw_again_are_count
     thresholds, summary = Thresholds(images=Threshold(threshold, raw=False)), Predicted(existing=1)
     rethresholding = Rethresholding(SimpleNamespace(), writer, thresholds, summary)
     assert rethresholding.decide(SPOTTED).contradiction == words
-    assert (summary.anomalous, summary.contradictions) == (threshold < 0.6, [words])
+    assert (summary.anomalous, summary.contradictions) == (threshold < 0.6, {words: 1})
     assert rethresholding.outdated == (outdated if overlays else 0)

@@ -22,7 +22,7 @@ def looked_up(
     images: str | None, pixels: str | None, scores: ValidationScores | None = SCORES, stage: str = "image"
 ) -> tuple[Thresholds, tuple[str, ...]]:
     """Look thresholds up in a run that keeps these scores."""
-    place = SimpleNamespace(stage=stage)
+    place = SimpleNamespace(stage=stage, uncertain=None)
     settings = SimpleNamespace(normalization=place, thresholding=place)
     run = SimpleNamespace(settings=settings, validation_scores=lambda: scores, folder=SimpleNamespace(path="RUN"))
     return thresholds_of(run, PredictionSettings(images, pixels))

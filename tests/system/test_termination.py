@@ -9,7 +9,8 @@ from threading import Thread
 
 import pytest
 
-from anomalib_tiled.system.termination import Terminated, raised_when_terminated
+from anomalib_tiled.system import termination
+from anomalib_tiled.system.termination import Terminated, noted_when_stopped, raised_when_terminated
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,41 @@ def test_a_second_one_ends_the_process() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGTERM
     assert ended.stdout == b""
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C is an exception here, as in every program."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_that_ends_by_a_signal_notes_the_first_and_is_ended_by_the_second(
+    number: signal.Signals, interrupts: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with raised_when_terminated(), noted_when_stopped() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), number)
+        assert stopped()
+        assert capfd.readouterr().err == "\nEnding after the images in hand. A second Ctrl-C ends at once.\n"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(signal.SIGTERM) is (signal.SIG_DFL if number is signal.SIGTERM else termination._raise)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_afterwards_signals_end_at_once_again(interrupts: None) -> None:
+    with raised_when_terminated():
+        with noted_when_stopped():
+            pass
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_is_ignored_stays_so(interrupts: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with noted_when_stopped() as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not stopped()
