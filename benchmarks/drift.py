@@ -110,7 +110,7 @@ def main() -> None:
         "--folder", type=Path, required=True, help="for images and the run; what is there is used again"
     )
     parser.add_argument("--batches", type=int, default=200, help="batches for each number")
-    parser.add_argument("--pool", type=int, default=450, help="undisturbed images of each kind")
+    parser.add_argument("--pool", type=int, default=800, help="undisturbed images of each kind")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 50, 200], help="sizes of reference and batch")
     options = parser.parse_args()
     numbers = {NORMAL: options.pool, ANOMALOUS: 20, **dict.fromkeys(DISTURBANCES, 2 * DISTURBED)}

@@ -78,7 +78,7 @@ class PredictionWriter:
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
             facts |= {
-                "calibration": run.folder.calibration_fingerprint(run.settings),
+                "calibration": calibration,
                 **({ALIGNED: True} if run.is_aligned else {}),
             }
             facts |= {NAMED_REGIONS: names} if (names := named_regions(run.regions)) else {}
