@@ -42,7 +42,7 @@ from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.results.thresholds import Thresholds, final_thresholds, thresholds_of
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
@@ -239,8 +239,9 @@ class TiledEnsemble(EnsembleModel):
             self._image_prediction(decided, number, image, in_file)
             for number, (image, in_file) in enumerate(zip(pixels, of_files, strict=True))
         ]
+        own = final_thresholds(self.stages, self.calibration, self._thresholds)
         return [
-            replace(each, raw_score=score, named_regions=regions)
+            replace(each, raw_score=score, named_regions=regions, threshold=own.images, pixel_threshold=own.pixels)
             for each, score, regions in zip(predictions, raw.scores.tolist(), named, strict=True)
         ]
 

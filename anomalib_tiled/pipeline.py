@@ -15,12 +15,13 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
-from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.results.collecting import Collection
+from anomalib_tiled.results.composition import BESIDE, Style
 from anomalib_tiled.results.image_job import ImageJob
 from anomalib_tiled.results.measured import Measured, RunMeasurements, score_rows, scores_file, unaligned_rows
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
@@ -33,6 +34,7 @@ from anomalib_tiled.results.region_decisions import named_regions
 from anomalib_tiled.results.regions_picture import draw_regions
 from anomalib_tiled.results.rethreshold import rethreshold as rethreshold_predictions
 from anomalib_tiled.results.shards import batches_of, shards_of
+from anomalib_tiled.results.thresholds import final_thresholds
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
 from anomalib_tiled.system.files import absolute, refresh
@@ -177,11 +179,12 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
         if unaligned := run.split.unaligned("test"):
             message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
-    stretch = run.settings.normalization.stage == "none"
-    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], stretch=stretch)
-    drawn = pictures if run.settings.visualize else None
+    style = Style(stretch=run.settings.normalization.stage == "none", beside=run.settings.visualize == BESIDE)
+    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], style)
     run.check_tiles()
     calibration, measurements = run.calibration(), RunMeasurements(run.settings, run.grid)
+    pictures = pictures.deciding(final_thresholds(Stages.build(run.settings), calibration))
+    drawn = pictures if run.settings.visualize else None
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
     with scores_file(output / "scores.csv", named_regions(run.regions), is_aligned=run.is_aligned) as write_scores:
         if alone or not is_tile_by_tile(run, "test"):

@@ -82,7 +82,12 @@ def fit_parser(prog: str) -> Parser:
         default=CacheSettings(),
         help="Where decoded images are kept; null to keep none.",
     )
-    parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
+    parser.add_argument(
+        "--visualize",
+        type=bool | Literal["beside"],
+        default=True,
+        help="Whether test draws pictures; beside: with the image alone beside each.",
+    )
     parser.add_argument(
         "--memory_budget", type=str | int | None, help="Such as 4GB; null for a share of the free memory."
     )
@@ -125,7 +130,15 @@ def predict_parser(prog: str) -> Parser:
     )
     parser.add_argument("--pixel_threshold", type=str, metavar="T", help="The same for pixels, in masks and regions.")
     parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
-    parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
+    parser.add_argument(
+        "--overlays",
+        type=bool | Literal["beside"],
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="beside",
+        help="Write heat maps over the images to images/; beside: with the image alone beside each.",
+    )
     parser.add_argument("--masks", action="store_true", help="Write masks in the size of the images to masks/.")
     parser.add_argument(
         "--maps",

@@ -181,7 +181,7 @@ class Settings:
         thresholding: Place of the thresholder, and sensitivities.
         metrics: The metrics of a test.
         cache: Where decoded images are kept; ``None`` to decode them each time.
-        visualize: Whether ``test`` draws pictures.
+        visualize: Whether ``test`` draws pictures; ``beside`` for the image alone beside each, too.
         memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
@@ -198,7 +198,7 @@ class Settings:
     thresholding: ThresholdingSettings
     metrics: MetricSettings
     cache: CacheSettings | None
-    visualize: bool
+    visualize: bool | str
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
