@@ -37,6 +37,7 @@ from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.results.region_decisions import decisions_of
@@ -352,7 +353,7 @@ def fit_ensemble(
     parsed = parser.parse_object(configuration)
     run = prepare(settings_from(parser, parsed))
     with closing(run):
-        pipeline.fit(run, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
+        pipeline.fit(run, Observers((*find_plugins().loaded, *trackers_of(run))), keep_going=parsed.keep_going)
     return TiledEnsemble.from_run(run.without_left_out())
 
 

@@ -84,7 +84,7 @@ def without_margin() -> Callable[[Image.Image, tuple[int, int]], np.ndarray]:
         left = (pixels.shape[1] - width) // 2
         if pixels.shape[1] >= 2 * width + letters // 2 and width * 2 > 260:  # the least width
             left = pixels.shape[1] - width
-        for top in range(letters // 2, pixels.shape[0] - height, round(1.6 * letters)):
+        for top in range(letters // 2, pixels.shape[0] - height + 1, round(1.6 * letters)):
             if top > letters and (pixels[top, left : left + width] != GROUND).any():
                 return pixels[top : top + height, left : left + width].astype(int)
         message = f"no image of {size} pixels in a picture of {pixels.shape}"
@@ -334,6 +334,7 @@ def configuration() -> dict[str, object]:
         "memory_budget": None,
         "unfitted_tiles": "leave_out",
         "unaligned_images": "error",
+        "loggers": [],
     }
 
 

@@ -38,6 +38,7 @@ from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.run_folder import RunFolder, check_output
@@ -79,7 +80,7 @@ class FitRequest:
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
     request = _fit_request(list(arguments), prog, tested=False)
-    with closing(request.run), _observers() as observers:
+    with closing(request.run), _observers(request.run) as observers:
         run = _fitted(request, prog, observers)
     say(f"Run folder: {run.folder.path}")
 
@@ -87,7 +88,7 @@ def fit(arguments: Sequence[str], prog: str) -> None:
 def train(arguments: Sequence[str], prog: str) -> None:
     """Fit, then test."""
     request = _fit_request(list(arguments), prog, tested=True)
-    with closing(request.run), _observers() as observers:
+    with closing(request.run), _observers(request.run) as observers:
         _report(_fitted(request, prog, observers), observers)
 
 
@@ -99,7 +100,7 @@ def test(arguments: Sequence[str], prog: str) -> None:
     _warn_of_large_images(run)
     if parsed.data is not None:
         data = _spec_of(parsed.data).build(AnomalibDataModule)
-    with closing(run), _observers() as observers:
+    with closing(run), _observers(run) as observers:
         _report(run, observers, data=data, output=output)
 
 
@@ -291,12 +292,16 @@ def _note_new_images(run: Run) -> None:
 
 
 @contextmanager
-def _observers() -> Iterator[Observers]:
-    """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
+def _observers(run: Run | None = None) -> Iterator[Observers]:
+    """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed.
+
+    Args:
+        run: The run whose trackers are notified, too; ``None`` for no trackers.
+    """
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
         say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
-    observers = Observers(plugins.loaded)
+    observers = Observers((*plugins.loaded, *(() if run is None else trackers_of(run))))
     try:
         yield observers
     finally:

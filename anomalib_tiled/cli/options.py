@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from argparse import RawDescriptionHelpFormatter
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from anomalib.data import AnomalibDataModule
@@ -102,6 +102,12 @@ def fit_parser(prog: str) -> Parser:
         type=Literal["error", "leave_out"],
         default="error",
         help="What to do about training images in which the part is not found, if images are aligned.",
+    )
+    parser.add_argument(
+        "--loggers",
+        type=list[str | dict[str, Any]] | None,
+        default=[],
+        help="Lightning's loggers of the run as a whole: names, or {class_path, init_args}.",
     )
     return parser
 

@@ -184,7 +184,8 @@ def test_every_test_image_has_a_score_and_a_picture_of_its_own_size(
         source = Path(row["image_path"])
         with Image.open(source) as image, Image.open(finished_run / "images" / source.relative_to(photographs)) as seen:
             shown = without_margin(seen, image.size[::-1])
-            assert np.abs(shown - np.asarray(image.convert("RGB"), int)).max() > 0
+            is_painted = bool((shown != np.asarray(image.convert("RGB"), int)).any())
+            assert is_painted or row["pred_label"] == "0"
 
 
 def test_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_it(
