@@ -31,7 +31,7 @@ def test_a_tracker_gets_the_run_and_one_that_fails_does_not_stop_it(
     assert found.Scalars("image_AUROC")[0].value == pytest.approx(metrics["image_AUROC"])
     assert found.Scalars("fit/tiles")[0].value == 2
     assert main(["fit", "--ckpt_dir", str(run), "--loggers", "[CSVLogger]"]) == 0
-    assert "Changed in config.yaml: loggers is ['CSVLogger'" in capsys.readouterr().err
+    assert "Changed in config.yaml: loggers is [{'class_path': 'CSVLogger'" in capsys.readouterr().err
     assert main(["test", "--ckpt_dir", str(run)]) == 0
     assert any("image_AUROC" in each.read_text() for each in (run / "tracked").rglob("metrics.csv"))
 
