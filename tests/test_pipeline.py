@@ -467,7 +467,7 @@ def test_a_lack_of_memory_beside_the_training_says_what_to_do(
 ) -> None:
     folder = preparation.prepare(settings).folder
     training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
-    monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(pipeline, command, lambda *_, **__: torch.empty(2**60))
     run = {
         "calibrate": lambda: pipeline.fit(Run.open(folder), Observers()),
         "_measure": lambda: pipeline.test(Run.open(folder), Observers(), data=None, output=None, report=False),

@@ -17,6 +17,7 @@ from anomalib_tiled.results.painting import PREDICTED
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL
 from anomalib_tiled.results.thresholds import FinalThresholds
+from anomalib_tiled.stages.uncertain import Band
 
 SOURCE = (30, 50)
 GREY = 100
@@ -151,12 +152,25 @@ def test_the_margin_says_what_was_decided(images: list[Path], tmp_path: Path, mo
     )
     given = batch(images, torch.tensor(0.0), pred_mask=masks)
     given.pred_label = torch.tensor([False, False, True])
-    Pictures.into(tmp_path / "images", images).deciding(FinalThresholds(0.8, 0.5)).draw(given)
+    Pictures.into(tmp_path / "images", images).deciding(FinalThresholds(0.8, 0.5), None).draw(given)
     assert captions == [
         Caption("normal", 0.75, 0.8, 2, NORMAL, "good/000.jpg"),
         Caption("normal", 0.75, 0.8, 0, "", "good/000.png"),
         Caption("anomalous", 0.75, 0.8, 0, ANOMALOUS, "bad/deep/001.bmp"),
     ]
+
+
+def test_the_margin_says_that_an_image_is_uncertain(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[Caption] = []
+    monkeypatch.setattr(pictures_module, "compose", lambda *each: captions.append(each[2]) or compose(*each))
+    given = batch(images, torch.tensor(0.0))
+    given.pred_score = torch.tensor([0.7, 0.75, 0.9])
+    given.pred_label = torch.tensor([False, False, True])
+    pictures = Pictures.into(tmp_path / "images", images).deciding(FinalThresholds(0.8, 0.5), Band(0.71, 0.85))
+    pictures.draw(given)
+    assert [each.verdict for each in captions] == ["normal", "uncertain", "anomalous"]
 
 
 def test_an_image_that_has_gone_is_named(images: list[Path], tmp_path: Path) -> None:

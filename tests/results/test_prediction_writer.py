@@ -93,7 +93,7 @@ def test_a_picture_shows_what_is_predicted(tmp_path: Path, monkeypatch: pytest.M
         Image.new("RGB", (size.width, size.height)).save(name)
     captions: list[Caption] = []
     monkeypatch.setattr(pictures_module, "compose", lambda *each: captions.append(each[2]) or compose(*each))
-    files = Pictures(tmp_path / "out", tmp_path).deciding(FinalThresholds(0.25, 0.8))
+    files = Pictures(tmp_path / "out", tmp_path).deciding(FinalThresholds(0.25, 0.8), None)
     kept = PredictionWriter(PredictionFolder(tmp_path / "out"), PredictionSettings(overlays=True, min_area=3), files)
     predicted = written(kept, given)
     regions = [len(each.regions) for each in predicted]
