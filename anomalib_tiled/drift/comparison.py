@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
     Flags = NDArray[np.bool_]
 
-FALSE_ALARMS = 0.005
+FALSE_ALARMS = 0.002
 """Chance that a check of undisturbed images finds that something has moved, at most."""
 
 LEAST_INDEX = 0.2
