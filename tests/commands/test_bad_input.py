@@ -245,7 +245,7 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
     [
         (
             ["fitt"],
-            "There is no command 'fitt'. Did you mean 'fit'? Allowed: check, export, fit, plugins, predict, report, status,",
+            "There is no command 'fitt'. Did you mean 'fit'? Allowed: check, export, fit, plugins, predict,",
         ),
         (["fit", "--config", "nowhere.yaml"], "File does not exist"),
         (["fit", "--tilling.stride", "3"], "There is no setting 'tilling'. Did you mean 'tiling'?"),
