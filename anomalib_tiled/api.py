@@ -37,12 +37,13 @@ from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
+from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
 from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.results.thresholds import Thresholds, final_thresholds, thresholds_of
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.stages.normalization import Normalizer
 from anomalib_tiled.stages.thresholding import Thresholder
@@ -239,8 +240,9 @@ class TiledEnsemble(EnsembleModel):
             self._image_prediction(decided, number, image, in_file)
             for number, (image, in_file) in enumerate(zip(pixels, of_files, strict=True))
         ]
+        own = final_thresholds(self.stages, self.calibration, self._thresholds)
         return [
-            replace(each, raw_score=score, named_regions=regions)
+            replace(each, raw_score=score, named_regions=regions, threshold=own.images, pixel_threshold=own.pixels)
             for each, score, regions in zip(predictions, raw.scores.tolist(), named, strict=True)
         ]
 
@@ -352,7 +354,7 @@ def fit_ensemble(
     parsed = parser.parse_object(configuration)
     run = prepare(settings_from(parser, parsed))
     with closing(run):
-        pipeline.fit(run, Observers(find_plugins().loaded), keep_going=parsed.keep_going)
+        pipeline.fit(run, Observers((*find_plugins().loaded, *trackers_of(run))), keep_going=parsed.keep_going)
     return TiledEnsemble.from_run(run.without_left_out())
 
 

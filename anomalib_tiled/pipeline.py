@@ -15,12 +15,14 @@ from lightning.pytorch import seed_everything
 from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.watching import Watch, folders_to_watch
-from anomalib_tiled.ensemble.calibration import Calibration
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.place_check import download
 from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
+from anomalib_tiled.report.writing import write_report
 from anomalib_tiled.results.collecting import Collection
+from anomalib_tiled.results.composition import BESIDE, Style
 from anomalib_tiled.results.image_job import ImageJob
 from anomalib_tiled.results.measured import (
     Measured,
@@ -44,6 +46,7 @@ from anomalib_tiled.results.sources import ListedImages, WatchedImages
 from anomalib_tiled.results.tested_facts import facts_of_test
 from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.results.tested_writer import TestWriter, written_meanwhile
+from anomalib_tiled.results.thresholds import final_thresholds
 from anomalib_tiled.results.thumbnails import Thumbnails
 from anomalib_tiled.runs.claims import claim_tile
 from anomalib_tiled.system.allocation import long_lived_kept_apart
@@ -163,7 +166,9 @@ def _train_missing(run: Run, again: Sequence[Tile], observers: Observers, *, kee
     return note
 
 
-def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None) -> Measured:
+def test(
+    run: Run, observers: Observers, *, data: AnomalibDataModule | None, output: Path | None, report: bool
+) -> Measured:
     """Predict test images, measure, and write metrics, scores, tiles and pictures.
 
     Args:
@@ -171,6 +176,7 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
         observers: Notified of each predicted image, and of the metrics.
         data: Data module with other test images; ``None`` for those of the run.
         output: Folder for the results; ``None`` for the run folder.
+        report: Whether to write the page, too.
 
     Raises:
         RunFolderError: The run is not complete, or a file was changed.
@@ -182,11 +188,11 @@ def test(run: Run, observers: Observers, *, data: AnomalibDataModule | None, out
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         run = run if data is None else run.with_images_of(data)
         with advising_on_memory(LESS_MEMORY):
-            measured = _measure(run, observers, output)
+            measured = _measure(run, observers, output, report=report)
         return measured if data is None else measured.with_notes_on(run.split.subset("test"))
 
 
-def _measure(run: Run, observers: Observers, output: Path) -> Measured:
+def _measure(run: Run, observers: Observers, output: Path, *, report: bool) -> Measured:
     started = monotonic()
     if not (samples := run.split.subset("test")):
         message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
@@ -194,10 +200,11 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
             message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
         raise DataError(message)
     thumbnails, folder = Thumbnails.of(run.settings), TestedFolder(output)
-    names = [sample.image_path for sample in samples]
-    pictures = Pictures.into(output / "images", names, stretch=thumbnails.stretch)
+    style = Style(stretch=thumbnails.stretch, beside=run.settings.visualize == BESIDE)
+    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], style)
     run.check_tiles()
     uncertain = run.image_decisions(calibration := run.calibration()).uncertain
+    pictures = pictures.deciding(final_thresholds(Stages.build(run.settings), calibration), uncertain)
     writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split, uncertain)
     measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
@@ -221,6 +228,8 @@ def _measure(run: Run, observers: Observers, output: Path) -> Measured:
     measured = measurements.results(run, calibration)
     measured.write(output)
     folder.write_facts(facts_of_test(run, measured.notes, monotonic() - started))
+    if report:
+        write_report(run.folder, results=output)
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured

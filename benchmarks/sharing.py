@@ -260,7 +260,7 @@ def measured(settings: Settings) -> Found:
         started = time.process_time()
         fit(run, observers)
         spent["whole"] = time.process_time() - started
-        test(run.without_left_out(), observers, data=None, output=None)
+        test(run.without_left_out(), observers, data=None, output=None, report=False)
         folder = run.folder
     models = len([*folder.tiles.glob("r*_c*[0-9].json")])
     metrics = json.loads((folder.path / "metrics.json").read_text())

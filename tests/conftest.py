@@ -73,6 +73,26 @@ def stacks_without_source() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def without_margin() -> Callable[[Image.Image, tuple[int, int]], np.ndarray]:
+    """Cut the margin off the picture of a prediction; of two images beside each other, the painted one is given."""
+
+    def cut(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        from anomalib_tiled.results.margin import GROUND, letters_of
+
+        (height, width), letters, pixels = size, letters_of(Size(*size)), np.asarray(picture)
+        left = (pixels.shape[1] - width) // 2
+        if pixels.shape[1] >= 2 * width + letters // 2 and width * 2 > 260:  # the least width
+            left = pixels.shape[1] - width
+        for top in range(letters // 2, pixels.shape[0] - height + 1, round(1.6 * letters)):
+            if top > letters and (pixels[top, left : left + width] != GROUND).any():
+                return pixels[top : top + height, left : left + width].astype(int)
+        message = f"no image of {size} pixels in a picture of {pixels.shape}"
+        raise AssertionError(message)
+
+    return cut
+
+
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS)
 def grid(request: pytest.FixtureRequest) -> TileGrid:
     """Each of several grids."""
@@ -315,6 +335,7 @@ def configuration() -> dict[str, object]:
         "unfitted_tiles": "leave_out",
         "unaligned_images": "error",
         "accelerate": True,
+        "loggers": [],
     }
 
 

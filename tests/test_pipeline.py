@@ -322,7 +322,7 @@ def test_damage_that_keeps_the_size_is_known_before_anything_is_done(settings: S
     if which.startswith("r"):
         tile = grid_of(folder.settings().tiling).tile("r00_c01")
         folder.write_record(tile, damaged(folder, path))
-    for command in (pipeline.fit, partial(pipeline.test, data=None, output=None)):
+    for command in (pipeline.fit, partial(pipeline.test, data=None, output=None, report=False)):
         with pytest.raises(RunFolderError, match=f"{which} was changed after it was finished"):
             command(Run.open(folder), Observers())
 
@@ -458,7 +458,7 @@ def test_without_test_images_there_is_nothing_to_measure(settings: Settings) -> 
     with pytest.raises(
         DataError, match=r"There must be test images, but there are none\. Set the data module's test_s"
     ):
-        pipeline.test(run, Observers(), data=None, output=None)
+        pipeline.test(run, Observers(), data=None, output=None, report=False)
 
 
 @pytest.mark.parametrize("command", ["calibrate", "_measure"])
@@ -467,10 +467,10 @@ def test_a_lack_of_memory_beside_the_training_says_what_to_do(
 ) -> None:
     folder = preparation.prepare(settings).folder
     training_by(monkeypatch, lambda job, tile: record(job.folder, tile.name))
-    monkeypatch.setattr(pipeline, command, lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(pipeline, command, lambda *_, **__: torch.empty(2**60))
     run = {
         "calibrate": lambda: pipeline.fit(Run.open(folder), Observers()),
-        "_measure": lambda: pipeline.test(Run.open(folder), Observers(), data=None, output=None),
+        "_measure": lambda: pipeline.test(Run.open(folder), Observers(), data=None, output=None, report=False),
     }
     with pytest.raises(OutOfMemoryError, match=r"Lower memory_budget in .* or workers\.init_args\.processes\.$"):
         run[command]()

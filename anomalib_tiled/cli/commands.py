@@ -38,7 +38,7 @@ from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
-from anomalib_tiled.report.writing import write_report
+from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.report_file import check_report_file
@@ -86,7 +86,7 @@ class FitRequest:
 def fit(arguments: Sequence[str], prog: str) -> None:
     """Train all tiles and calibrate, or resume a run; print the run folder."""
     request = _fit_request(list(arguments), prog, tested=False)
-    with closing(request.run), _observers() as observers:
+    with closing(request.run), _observers(request.run) as observers:
         run = _fitted(request, prog, observers)
     say(f"Run folder: {run.folder.path}")
 
@@ -96,11 +96,9 @@ def train(arguments: Sequence[str], prog: str) -> None:
     request = _fit_request(list(arguments), prog, tested=True)
     if request.report:
         _check_report(request.run.folder.path)
-    with closing(request.run), _observers() as observers:
+    with closing(request.run), _observers(request.run) as observers:
         run = _fitted(request, prog, observers)
-        _tested(run, observers)
-        if request.report:
-            _write_report(run)
+        _tested(run, observers, report=request.report)
 
 
 def test(arguments: Sequence[str], prog: str) -> None:
@@ -113,10 +111,8 @@ def test(arguments: Sequence[str], prog: str) -> None:
     _warn_of_large_images(run)
     if parsed.data is not None:
         data = _spec_of(parsed.data).build(AnomalibDataModule)
-    with closing(run), _observers() as observers:
-        _tested(run, observers, data=data, output=output)
-        if parsed.report:
-            _write_report(run, output)
+    with closing(run), _observers(run) as observers:
+        _tested(run, observers, data=data, output=output, report=parsed.report)
 
 
 def predict(arguments: Sequence[str], prog: str) -> int:
@@ -318,12 +314,16 @@ def _note_new_images(run: Run) -> None:
 
 
 @contextmanager
-def _observers() -> Iterator[Observers]:
-    """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed."""
+def _observers(run: Run | None = None) -> Iterator[Observers]:
+    """Give the plugins to notify; warn of those that cannot be loaded, and at the end of those that failed.
+
+    Args:
+        run: The run whose trackers are notified, too; ``None`` for no trackers.
+    """
     plugins, terminal = find_plugins(), Console(stderr=True)
     for plugin in plugins.broken:
         say(f"warning: a plugin cannot be loaded and is ignored: {plugin}", terminal)
-    observers = Observers(plugins.loaded)
+    observers = Observers((*plugins.loaded, *(() if run is None else trackers_of(run))))
     try:
         yield observers
     finally:
@@ -358,9 +358,14 @@ def _change(run: Run, given: Settings, *, seeded: bool, report: Callable[[str], 
 
 
 def _tested(
-    run: Run, observers: Observers, *, data: AnomalibDataModule | None = None, output: Path | None = None
+    run: Run,
+    observers: Observers,
+    *,
+    report: bool,
+    data: AnomalibDataModule | None = None,
+    output: Path | None = None,
 ) -> None:
-    measured = pipeline.test(run, observers, data=data, output=output)
+    measured = pipeline.test(run, observers, data=data, output=output, report=report)
     Console(emoji=False).print(metrics_table(measured.metrics, measured.images))
     if weak := weakest(measured.tiles, WEAKEST):
         Console(emoji=False).print(tiles_table(weak))
@@ -370,16 +375,14 @@ def _tested(
     say(f"Tiles:      {(output or run.folder.path) / 'tiles.csv'}")
     if run.settings.visualize:
         say(f"Pictures:   {(output or run.folder.path) / 'images'}")
+    if report:
+        say(f"Report:     {(output or run.folder.path) / REPORT}")
 
 
 def _check_report(results: Path) -> None:
     """Refuse a report that would replace another file, before any work."""
     if results.is_dir():
         check_report_file(results / REPORT)
-
-
-def _write_report(run: Run, results: Path | None = None) -> None:
-    say(f"Report:     {write_report(run.folder, results=results)}")
 
 
 def _warn_of_large_images(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from argparse import RawDescriptionHelpFormatter
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from anomalib.data import AnomalibDataModule
@@ -93,28 +93,7 @@ def fit_parser(prog: str, *, tested: bool = False) -> Parser:
         default=CacheSettings(),
         help="Where decoded images are kept; null to keep none.",
     )
-    parser.add_argument("--visualize", type=bool, default=True, help="Whether test draws pictures.")
-    parser.add_argument(
-        "--memory_budget", type=str | int | None, help="Such as 4GB; null for a share of the free memory."
-    )
-    parser.add_argument(
-        "--unfitted_tiles",
-        type=Literal["leave_out", "error"],
-        default="leave_out",
-        help="What to do about locations on which the model cannot be fitted, such as a blank margin.",
-    )
-    parser.add_argument(
-        "--unaligned_images",
-        type=Literal["error", "leave_out"],
-        default="error",
-        help="What to do about training images in which the part is not found, if images are aligned.",
-    )
-    parser.add_argument(
-        "--accelerate",
-        type=bool,
-        default=True,
-        help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
-    )
+    _add_free_settings(parser)
     return parser
 
 
@@ -154,7 +133,15 @@ def predict_parser(prog: str) -> Parser:
         help="Images with scores in a band of this width around the threshold are uncertain; if not as in the run.",
     )
     parser.add_argument("--min_area", type=int, default=1, help="Leave out smaller regions; in pixels of the image.")
-    parser.add_argument("--overlays", action="store_true", help="Write heat maps over the images to images/.")
+    parser.add_argument(
+        "--overlays",
+        type=bool | Literal["beside"],
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="beside",
+        help="Write heat maps over the images to images/; beside: with the image alone beside each.",
+    )
     parser.add_argument("--masks", action="store_true", help="Write masks in the size of the images to masks/.")
     parser.add_argument(
         "--maps",
@@ -209,6 +196,43 @@ def settings_from(parser: Parser, parsed: Namespace) -> Settings:
     if note is not None:
         say(note, Console(stderr=True))
     return settings
+
+
+def _add_free_settings(parser: Parser) -> None:
+    """Add the settings that change no model."""
+    parser.add_argument(
+        "--visualize",
+        type=bool | Literal["beside"],
+        default=True,
+        help="Whether test draws pictures; beside: with the image alone beside each.",
+    )
+    parser.add_argument(
+        "--memory_budget", type=str | int | None, help="Such as 4GB; null for a share of the free memory."
+    )
+    parser.add_argument(
+        "--unfitted_tiles",
+        type=Literal["leave_out", "error"],
+        default="leave_out",
+        help="What to do about locations on which the model cannot be fitted, such as a blank margin.",
+    )
+    parser.add_argument(
+        "--unaligned_images",
+        type=Literal["error", "leave_out"],
+        default="error",
+        help="What to do about training images in which the part is not found, if images are aligned.",
+    )
+    parser.add_argument(
+        "--accelerate",
+        type=bool,
+        default=True,
+        help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
+    )
+    parser.add_argument(
+        "--loggers",
+        type=list[str | dict[str, Any]] | None,
+        default=[],
+        help="Lightning's loggers of the run as a whole: names, or {class_path, init_args}.",
+    )
 
 
 def _add_stages(parser: Parser) -> None:

@@ -36,7 +36,7 @@ WHOLE_SIZE = 256
 
 WHOLE_SIZE_SETTING = "global_model.init_args.image_size"
 
-FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate")
+FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate", "loggers")
 """Settings, other than the stages, whose change needs no training."""
 
 NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
@@ -190,11 +190,12 @@ class Settings:
         thresholding: Place of the thresholder, and sensitivities.
         metrics: The metrics of a test.
         cache: Where decoded images are kept; ``None`` to decode them each time.
-        visualize: Whether ``test`` draws pictures.
+        visualize: Whether ``test`` draws pictures; ``beside`` for the image alone beside each, too.
         memory_budget: Most memory for models and images, such as ``4GB``; ``None`` for a share of the free memory.
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
         accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
+        loggers: Lightning's loggers of the run as a whole.
     """
 
     seed_everything: int
@@ -208,11 +209,12 @@ class Settings:
     thresholding: ThresholdingSettings
     metrics: MetricSettings
     cache: CacheSettings | None
-    visualize: bool
+    visualize: bool | str
     memory_budget: str | int | None = None
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
     accelerate: bool = True
+    loggers: tuple[ClassSpec, ...] = ()
 
     @property
     def whole_size(self) -> Size | None:
@@ -285,6 +287,7 @@ class Settings:
         limits = written["thresholding"].pop(UNCERTAIN) or {}
         if given := {name: value for name, value in limits.items() if value is not None}:
             written["thresholding"][UNCERTAIN] = given
+        written["loggers"] = [asdict(spec) for spec in self.loggers]
         return written
 
     def in_order(self) -> Settings:
@@ -305,7 +308,7 @@ class Settings:
         new: dict[str, Plain] = {kind.section: None for kind in kinds.STAGE_KINDS if kind.default is None}
         new |= {kind.section: {"class_path": kind.default} for kind in kinds.STAGE_KINDS if kind.name == "assignment"}
         later = {name: getattr(cls, name) for name in LATER}
-        _check_keys(mapping := {**later, **new, **mapping}, sections())
+        _check_keys(mapping := {"loggers": (), **later, **new, **mapping}, sections())
         return cls(
             **{key: mapping[key] for key in ("seed_everything", "default_root_dir", "visualize", *later)},
             tiling=TilingSettings(**{key: _tupled(value) for key, value in mapping["tiling"].items()}),
@@ -315,6 +318,7 @@ class Settings:
             stages={kind.name: spec for kind in kinds.STAGE_KINDS if (spec := _stage(mapping, kind)) is not None},
             normalization=NormalizationSettings(mapping["normalization"]["stage"]),
             thresholding=_thresholding(mapping["thresholding"]),
+            loggers=tuple(map(_logger, mapping["loggers"] or ())),
             metrics=MetricSettings(**{key: tuple(value or ()) for key, value in mapping["metrics"].items()}),
             cache=None if mapping["cache"] is None else CacheSettings(**mapping["cache"]),
         )
@@ -395,6 +399,10 @@ def _check_keys(mapping: Mapping[str, Plain], expected: set[str]) -> None:
 
 def _spec(mapping: Mapping[str, Plain]) -> ClassSpec:
     return ClassSpec(mapping["class_path"], dict(mapping.get("init_args") or {}))
+
+
+def _logger(given: str | Mapping[str, Plain]) -> ClassSpec:
+    return ClassSpec(given) if isinstance(given, str) else _spec(given)
 
 
 def _stage(mapping: Mapping[str, Plain], kind: StageKind) -> ClassSpec | None:

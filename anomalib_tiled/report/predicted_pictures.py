@@ -54,7 +54,7 @@ class PredictedPictures:
         if facts.get(HAS_MAPS) and facts["masks"]:
             from anomalib_tiled.results.pictures import Pictures  # imports PyTorch, which takes seconds
 
-            self._masks = Pictures(folder.path / MASKS, common, stretch=False)
+            self._masks = Pictures(folder.path / MASKS, common)
         if facts.get(HAS_MAPS) and facts["maps"] is not None:
             from anomalib_tiled.report.raw_maps import RawMaps
 

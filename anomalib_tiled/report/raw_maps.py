@@ -35,7 +35,7 @@ class RawMaps:
     """
 
     def __init__(self, run: ReportedRun, folder: PredictionFolder, form: str, common: Path) -> None:
-        files = Pictures(folder.path, common, stretch=not run.is_normalized)
+        files = Pictures(folder.path, common)
         self._reader = PredictionWriter(folder, PredictionSettings(maps=form), files)
         self._stages, image = Stages.build(run.settings), Calibration.from_json(run.calibration).image
         self._learned = None if image is None else image.maps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-LOWEST_SHOWN, HIGHEST_FADED = 0.15, 0.75
+LOWEST_SHOWN, HIGHEST_FADED = 0.25, 0.75
 """Scores from 0 to 1 below which the image alone shows, and above which the opacity is the highest."""
 
 HIGHEST_OPACITY = 0.8

@@ -14,7 +14,7 @@ from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.run import AUTO
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.predictor import Predictor
-from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.results.thresholds import Thresholds, final_thresholds, thresholds_of
 from anomalib_tiled.runs.placement_file import read_placement
 from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.limits import cores
@@ -71,7 +71,8 @@ class ImageJob:
         thresholds, notes = thresholds_of(run, request.settings)
         for note in filter(None, (*notes, run.left_out_note())):
             report(f"Note: {note}")
-        writer = PredictionWriter.open(run, request, images, thresholds.uncertain)
+        shown = final_thresholds(Stages.build(run.settings), run.calibration(), thresholds)
+        writer = PredictionWriter.open(run, request, images, thresholds.uncertain).deciding(shown, thresholds.uncertain)
         trained_on = TrainedOn.of(run.split, run.grid.image_size)
         return cls(run.job, writer, thresholds, run.batch_size, trained_on, request.device)
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from anomalib.data import NumpyImageItem
 from PIL import Image
 
-from anomalib_tiled.grid import Size
-from anomalib_tiled.results.pictures import captioned, overlay, stretched
+from anomalib_tiled.results.composition import Layers, Style, compose
+from anomalib_tiled.results.margin import Caption
 from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.files import replacing
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.region_decisions import RegionDecision
     from anomalib_tiled.stages.uncertain import Verdict
-
-
-NOT_FOUND = "anomalous: the part is not found"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +43,8 @@ class ImagePrediction:
         unaligned: Why the part is not found in the image, if the run aligns images: then the label is true, scores and
             map are NaN, and there is no mask; empty otherwise.
         is_uncertain: Whether the score is within the limits of ``thresholding.uncertain``; false if there are none.
+        threshold: Images with a higher score are anomalous; ``None`` if each tile has a threshold of its own.
+        pixel_threshold: The same for pixels.
     """
 
     score: float
@@ -60,6 +58,8 @@ class ImagePrediction:
     named_regions: Mapping[str, RegionDecision] = field(default_factory=dict)
     unaligned: str = ""
     is_uncertain: bool = False
+    threshold: float | None = None
+    pixel_threshold: float | None = None
 
     @classmethod
     def without_part(cls, image: NDArray[np.uint8], path: Path | None, reason: str) -> ImagePrediction:
@@ -83,18 +83,21 @@ class ImagePrediction:
         """How label and mask contradict each other, in words; empty if they do not."""
         return contradiction(self.label, None if self.mask is None else bool(self.mask.any()))
 
-    def picture(self) -> Image.Image:
-        """Lay the heat map over the image, and the edge of the mask in red, by anomalib's visualizer.
+    def picture(self, *, beside: bool = False) -> Image.Image:
+        """Draw heat map and edges of the mask over the image, with a margin that says what was decided.
 
-        Where label and mask contradict each other, or the part is not found, the picture says so.
+        Args:
+            beside: Whether to show the image alone, too, left of the painted one.
         """
-        if self.unaligned:
-            return captioned(Image.fromarray(self.image), NOT_FOUND)
-        is_raw = np.nanmin(self.map) < 0 or np.nanmax(self.map) > 1
-        normalized = stretched(self.map) if is_raw else self.map
-        item = NumpyImageItem(image=self.image, anomaly_map=normalized, pred_mask=self.mask)
-        drawn = overlay(item, Size(*self.image.shape[:2]))
-        return captioned(Image.fromarray(self.image) if drawn is None else drawn, self.contradiction)
+        regions = None if self.mask is None else len(self.regions)
+        score = None if self.unaligned else self.score
+        remark = f"The part is not found: {self.unaligned}" if self.unaligned else self.contradiction
+        name = "" if self.image_path is None else str(self.image_path)
+        caption = Caption(self.verdict, score, self.threshold, regions, remark, name)
+        layers = Layers() if self.unaligned else Layers(self.map, self.mask)
+        is_raw = not self.unaligned and bool(np.nanmin(self.map) < 0 or np.nanmax(self.map) > 1)
+        style = Style(stretch=is_raw, beside=beside, pixel_threshold=self.pixel_threshold)
+        return compose(self.image, layers, caption, style)
 
     def show(self) -> None:
         """Show the picture in a window, or wherever Pillow shows pictures."""

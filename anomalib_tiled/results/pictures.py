@@ -1,44 +1,32 @@
-"""Pictures of predictions, in the size of the images."""
+"""Pictures of predictions: the images in their size, with what is painted over them, and a margin."""
 
 from __future__ import annotations
 
 import os
-from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
-from anomalib.data import ImageItem
-from anomalib.visualization.image.item_visualizer import visualize_image_item
-from PIL import ImageDraw, ImageFont
-from PIL.Image import fromarray
-from torch.nn.functional import interpolate
+from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.image_files import image_endings, size_of
+from anomalib_tiled.data.images import decoded
 from anomalib_tiled.errors import DataError
+from anomalib_tiled.grid import Size
+from anomalib_tiled.results.composition import Layers, Style, compose
+from anomalib_tiled.results.margin import Caption
 from anomalib_tiled.results.prediction_row import contradiction
-from anomalib_tiled.results.regions import InFile, in_source_size
+from anomalib_tiled.results.regions import InFile
+from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anomalib.data import ImageBatch, NumpyImageItem
-    from numpy.typing import NDArray
-    from PIL.Image import Image
+    import torch
+    from anomalib.data import ImageBatch
 
     from anomalib_tiled.data.split import Split
-    from anomalib_tiled.grid import Size
-    from anomalib_tiled.stages.alignment import Matrix
-
-LAYERS = ["anomaly_map", "pred_mask", "gt_mask"]
-"""Layers over the image: heat map, then the predicted mask in red, then the ground truth in white."""
-
-CAPTION_COLOUR, FRAME_COLOUR = (0, 0, 0), (255, 224, 0)
-CAPTION_HEIGHT = 1 / 32
-"""Fraction of the shorter side of the picture, where the width leaves room for that."""
+    from anomalib_tiled.results.thresholds import FinalThresholds
+    from anomalib_tiled.stages.uncertain import Band, Verdict
 
 
 def given_folders(names: Iterable[str]) -> list[Path]:
@@ -66,47 +54,80 @@ class Pictures:
     Args:
         folder: Folder for the pictures.
         common: Folder that all images are in; pictures keep the folders below it.
-        stretch: Whether maps are raw, so that each is stretched over all colours.
+        style: How they look.
+        threshold: Threshold of images, on the scale of their scores; ``None`` if each tile has its own.
+        uncertain: Scores of uncertain images; ``None`` if no image is.
         split: The images with their transforms, for batches of aligned images.
     """
 
     folder: Path
     common: Path
-    stretch: bool
+    style: Style = field(default_factory=Style)
+    threshold: float | None = None
+    uncertain: Band | None = None
     split: Split | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def into(cls, folder: Path, image_paths: Iterable[Path], *, stretch: bool) -> Pictures:
-        """Draw pictures of these images into a folder."""
+    def into(cls, folder: Path, image_paths: Iterable[Path], style: Style | None = None) -> Pictures:
+        """Draw pictures of these images into a folder; without a style, that of normalized maps."""
         paths = list(image_paths)
-        return cls(folder, common_folder(paths) if paths else folder, stretch)
+        return cls(folder, common_folder(paths) if paths else folder, style or Style())
+
+    def deciding(self, thresholds: FinalThresholds, uncertain: Band | None) -> Pictures:
+        """Give the same with the thresholds and verdicts that the pictures show."""
+        style = replace(self.style, pixel_threshold=thresholds.pixels)
+        return replace(self, style=style, threshold=thresholds.images, uncertain=uncertain)
+
+    def verdict(self, score: float | None, *, label: bool) -> Verdict:
+        """Give the verdict on an image with this score and label."""
+        is_uncertain = self.uncertain is not None and score is not None and self.uncertain.holds(score)
+        return verdict_on(is_anomalous=label, is_uncertain=is_uncertain)
 
     def below(self, name: str) -> Pictures:
         """Give the same for a subfolder."""
         return replace(self, folder=self.folder / name)
 
     def draw(self, batch: ImageBatch) -> None:
-        """Draw one picture for each image of a batch: heat map, predicted mask (red) and ground truth (white)."""
-        for item in batch:
-            self.draw_one(item, None if self.split is None else self.split.matrix_of(str(item.image_path)))
-
-    def draw_one(self, item: ImageItem, matrix: Matrix | None = None) -> None:
-        """Draw the picture of one image; where label and mask contradict each other, the picture says so.
+        """Draw one picture for each image of a batch.
 
         Args:
-            item: The image with its prediction.
-            matrix: Its transform; ``None`` if it is not aligned.
+            batch: The images with their predictions, on the CPU.
+
+        Raises:
+            DataError: An image is missing or has changed.
+        """
+        for item in batch:
+            path = Path(str(item.image_path))
+            matrix = None if self.split is None else self.split.matrix_of(str(path))
+            layers = Layers.of(item, InFile(size_of(path), matrix))
+            label, score = bool(cast("torch.Tensor", item.pred_label)), float(cast("torch.Tensor", item.pred_score))
+            found = None if layers.predicted is None else bool(layers.regions)
+            verdict, remark = self.verdict(score, label=label), contradiction(label, found)
+            self.draw_one(path, layers, Caption(verdict, score, regions=layers.regions, remark=remark))
+
+    def draw_one(self, path: Path, layers: Layers, caption: Caption) -> None:
+        """Draw the picture of one image.
+
+        Args:
+            path: The image.
+            layers: What is painted over it.
+            caption: What was decided about it, without its name and the threshold.
 
         Raises:
             DataError: The image is missing or has changed.
         """
-        path = Path(str(item.image_path))
-        size = size_of(path)
-        picture = overlay(_in_size(item, InFile(size, matrix), stretch=self.stretch), size)
-        if picture is not None:
-            picture = captioned(picture, contradiction(item.pred_label, item.pred_mask))
-            with replacing(self.path_of(path)) as temporary:
-                picture.save(temporary, format="PNG", compress_level=1)
+        picture = self.path_of(path)
+        name = str(absolute(path).relative_to(absolute(self.common)))
+        pixels = decoded(path)
+        if layers.size not in {None, pixels.shape[:2]}:
+            message = (
+                f"{path} must have the size that it had when it was predicted, {layers.size}, but has "
+                f"{Size(*pixels.shape[:2])}. Restore it, or predict it again into another folder."
+            )
+            raise DataError(message)
+        drawn = compose(pixels, layers, replace(caption, name=name, threshold=self.threshold), self.style)
+        with replacing(picture) as temporary:
+            drawn.save(temporary, format="PNG", compress_level=1)
 
     def path_of(self, image_path: Path) -> Path:
         """Give the path of an image's picture, always below the folder and different for each image.
@@ -128,78 +149,3 @@ def _picture_name(image: Path) -> str:
         return f"{image.name}.png.png"  # a unique name: 000.png.png itself becomes 000.png.png.png
     alone = image.suffix == ".png" and not image.stem.lower().endswith(image_endings())
     return image.name if alone else f"{image.name}.png"
-
-
-def overlay(item: ImageItem | NumpyImageItem, size: Size) -> Image | None:
-    """Lay a map in [0, 1] and the edges of masks over an image; ``None`` if there are none.
-
-    Args:
-        item: Image, map and masks, all of one size; where the map is NaN, the plain image shows.
-        size: Their size.
-    """
-    scores = item.anomaly_map
-    if scores is None or not (hidden := np.isnan(np.asarray(scores))).any():
-        return _drawn(item, size, LAYERS)
-    filled = copy(item)
-    filled.anomaly_map = torch.nan_to_num(scores) if isinstance(scores, torch.Tensor) else np.nan_to_num(scores)
-    picture, plain = _drawn(filled, size, LAYERS), _drawn(item, size, [])
-    if picture is not None and plain is not None:
-        picture.paste(plain, mask=fromarray(hidden.reshape(*size)))
-    return picture
-
-
-def _drawn(item: ImageItem | NumpyImageItem, size: Size, layers: list[str]) -> Image | None:
-    """Lay layers over an image by anomalib's visualizer."""
-    picture = visualize_image_item(
-        item,
-        overlay_fields=[("image", layers)],
-        field_size=(size.width, size.height),
-        fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
-        overlay_fields_config={"anomaly_map": {"colormap": True, "normalize": False}},
-        text_config={"enable": False},
-    )
-    return None if picture is None else picture.convert("RGB")
-
-
-def captioned(picture: Image, words: str) -> Image:
-    """Frame a picture in yellow, and write words along its upper edge; without words, return it unchanged."""
-    if not words:
-        return picture
-    picture = picture.copy()
-    draw, (width, height) = ImageDraw.Draw(picture), picture.size
-    size = max(1.0, min(width, height) * CAPTION_HEIGHT)
-    size = max(1.0, min(size, size * 0.95 * width / ImageFont.load_default(size).getlength(words)))
-    draw.rectangle((0, 0, width - 1, round(1.4 * size)), fill=FRAME_COLOUR)
-    draw.text((width / 40, 0.1 * size), words, fill=CAPTION_COLOUR, font=ImageFont.load_default(size))
-    draw.rectangle((0, 0, width - 1, height - 1), outline=FRAME_COLOUR, width=max(1, min(width, height) // 100))
-    return picture
-
-
-def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a raw map to [0, 1]: anomalib converts maps to 8 bits, where other values would wrap around.
-
-    NaN stays.
-    """
-    lowest, highest = np.nanmin(scores), np.nanmax(scores)
-    scaled: NDArray[np.float32] = (scores - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
-    return scaled
-
-
-def _in_size(item: ImageItem, in_file: InFile, *, stretch: bool) -> ImageItem:
-    """Resize map and masks to the image, as regions are resized, so that the picture shows the reported regions."""
-    scores, mask, truth = item.anomaly_map, item.pred_mask, item.gt_mask
-    if scores is not None:
-        resized = in_source_size(scores, *in_file)
-        scores = torch.from_numpy(stretched(resized) if stretch else resized)
-    if truth is not None and in_file.matrix is not None:
-        truth = torch.from_numpy(in_source_size(truth.bool(), *in_file) > 0)
-    elif truth is not None:
-        layer = truth.byte().reshape(1, 1, *truth.shape[-2:])
-        truth = interpolate(layer, tuple(in_file.size), mode="nearest-exact")[0, 0] > 0
-    return ImageItem(
-        image=item.image,
-        image_path=item.image_path,
-        anomaly_map=scores,
-        pred_mask=None if mask is None else torch.from_numpy(in_source_size(mask, *in_file) > 0),
-        gt_mask=truth,
-    )

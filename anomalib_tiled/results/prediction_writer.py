@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
+from anomalib_tiled.results.composition import BESIDE, Layers, Style
+from anomalib_tiled.results.margin import Caption
 from anomalib_tiled.results.pictures import Pictures, common_folder, given_folders
 from anomalib_tiled.results.prediction_folder import ALIGNED, NAMED_REGIONS, PredictionFolder, in_facts
 from anomalib_tiled.results.prediction_row import Details, PredictedImage
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.region import Region
     from anomalib_tiled.results.request import PredictionRequest
+    from anomalib_tiled.results.thresholds import FinalThresholds
     from anomalib_tiled.stages.uncertain import Band
 
 
@@ -85,7 +88,7 @@ class PredictionWriter:
             folder.begin(settings, **facts, **in_facts(uncertain))
             if not request.skip_existing:  # else earlier failures stay in the list
                 folder.failures_file.unlink(missing_ok=True)
-        return cls(folder, settings, _files(run, folder, common))
+        return cls(folder, settings, _files(run, settings, folder.path, common))
 
     @classmethod
     def reopen(cls, run: Run, folder: PredictionFolder, settings: PredictionSettings) -> PredictionWriter:
@@ -104,7 +107,12 @@ class PredictionWriter:
         folder.check_rethresholded(settings.given)
         folder.check_same(calibration=run.folder.calibration_fingerprint(run.settings))
         changed: dict[str, Any] = {**{name: facts[name] for name in settings.to_json()}, **settings.given_thresholds}
-        return cls(folder, PredictionSettings(**changed), _files(run, folder, Path(str(facts["common"]))))
+        settings = PredictionSettings(**changed)
+        return cls(folder, settings, _files(run, settings, folder.path, Path(str(facts["common"]))))
+
+    def deciding(self, thresholds: FinalThresholds, uncertain: Band | None) -> PredictionWriter:
+        """Give the same with the thresholds and verdicts that the overlays show."""
+        return replace(self, files=self.files.deciding(thresholds, uncertain))
 
     def write(
         self,
@@ -137,28 +145,31 @@ class PredictionWriter:
 
     def write_decision(self, item: ImageItem, in_file: InFile, raw_score: float) -> PredictedImage:
         """Write only those files of an image that depend on thresholds. Arguments and result are those of `write`."""
-        if self.settings.overlays:
-            self.files.below("images").draw_one(item, in_file.matrix)
+        path, layers = Path(str(item.image_path)), Layers.of(item, in_file)
         found: tuple[Region, ...] = ()
-        any_pixel: bool | None = None
-        if item.pred_mask is not None and item.anomaly_map is not None:
-            mask = in_source_size(item.pred_mask, *in_file) > 0
-            any_pixel = bool(mask.any())
-            scores = in_source_size(item.anomaly_map, *in_file)
-            found = regions_of(mask, scores, self.settings.min_area, segmentation=self.settings.coco)
-            if self.settings.masks:
-                with replacing(self.files.below("masks").path_of(Path(str(item.image_path)))) as temporary:
-                    Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-        return PredictedImage(
-            image_path=str(item.image_path),
+        if (mask := layers.predicted) is not None and layers.scores is not None:
+            found = regions_of(mask, layers.scores, self.settings.min_area, segmentation=self.settings.coco)
+        prediction = PredictedImage(
+            image_path=str(path),
             image_size=in_file.size,
             pred_score=float(cast("torch.Tensor", item.pred_score)),
             raw_score=raw_score,
             pred_label=int(cast("torch.Tensor", item.pred_label)),
             regions=found,
-            any_pixel=any_pixel,
+            any_pixel=None if mask is None else bool(mask.any()),
             unaligned=None if in_file.matrix is None else "",
         )
+        if self.settings.overlays:
+            self.files.below("images").draw_one(path, layers, self._caption(prediction))
+        if self.settings.masks and mask is not None:
+            with replacing(self.files.below("masks").path_of(path)) as temporary:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        return prediction
+
+    def _caption(self, image: PredictedImage) -> Caption:
+        number = None if image.any_pixel is None else len(image.regions)
+        verdict = self.files.verdict(image.pred_score, label=bool(image.pred_label))
+        return Caption(verdict, image.pred_score, regions=number, remark=image.contradiction)
 
     def read_map(self, image_path: Path) -> torch.Tensor:
         """Read a raw map, shape (height, width).
@@ -234,5 +245,6 @@ def _errors_naming_image(image_path: Path) -> Iterator[None]:
         raise DataError(message) from error
 
 
-def _files(run: Run, folder: PredictionFolder, common: Path) -> Pictures:
-    return Pictures(folder.path, common, stretch=run.settings.normalization.stage == "none")
+def _files(run: Run, settings: PredictionSettings, folder: Path, common: Path) -> Pictures:
+    stretch, beside = run.settings.normalization.stage == "none", settings.overlays == BESIDE
+    return Pictures(folder, common, Style(stretch=stretch, beside=beside))

@@ -61,7 +61,7 @@ class PredictionSettings:
         threshold: Threshold of images as typed; ``None`` for the calibrated one.
         pixel_threshold: Threshold of pixels as typed; ``None`` for the calibrated one.
         min_area: Area of the smallest region to list, in pixels of the image.
-        overlays: Whether to write images with heat maps.
+        overlays: Whether to write images with heat maps; ``beside`` for the image alone beside each, too.
         masks: Whether to write masks.
         maps: Format of raw maps to write, ``tiff`` or ``npy``; ``None`` for no maps.
         coco: Whether to write regions in COCO's format too.
@@ -74,7 +74,7 @@ class PredictionSettings:
     threshold: str | None = None
     pixel_threshold: str | None = None
     min_area: int = 1
-    overlays: bool = False
+    overlays: bool | str = False
     masks: bool = False
     maps: str | None = None
     coco: bool = False

@@ -16,7 +16,7 @@ from anomalib_tiled.results.prediction_row import Details
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.results.request import Predicted
-from anomalib_tiled.results.thresholds import Thresholds, thresholds_of
+from anomalib_tiled.results.thresholds import Thresholds, final_thresholds, thresholds_of
 from anomalib_tiled.system.progress import track
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def rethreshold(
         report(f"Note: {note}")
     done = folder.repair()
     summary = Predicted(existing=len(done))
-    rethresholding = Rethresholding(run.calibrated_ensemble(CPU), writer, thresholds, summary)
+    ensemble = run.calibrated_ensemble(CPU)
+    every, _ = thresholds_of(run, writer.settings)  # with those that an earlier command has given
+    writer = writer.deciding(final_thresholds(ensemble.stages, ensemble.calibration, every), every.uncertain)
+    rethresholding = Rethresholding(ensemble, writer, thresholds, summary)
     writer.check_kept(maps=thresholds.pixels is not None)
     started = monotonic()
     with folder.rethresholding(writer.settings, settings.given, thresholds.uncertain):
@@ -68,8 +71,8 @@ def rethreshold(
             folder.write_coco()
     if rethresholding.outdated:
         report(
-            f"Note: {rethresholding.outdated} pictures and the table differ now in how label and mask contradict each "
-            "other, because --threshold alone draws no picture again."
+            f"Note: {rethresholding.outdated} pictures show the earlier threshold and what it decided, because "
+            "--threshold alone draws no picture again."
         )
     summary.seconds = monotonic() - started
     return summary
@@ -85,7 +88,7 @@ class Rethresholding:
         summary: Counts the images.
 
     Attributes:
-        outdated: Number of pictures that show another contradiction than the new decisions.
+        outdated: Number of pictures that show earlier decisions.
 
     Raises:
         ConfigurationError: Pixels cannot get a new threshold, because there are no raw maps.
@@ -125,7 +128,7 @@ class Rethresholding:
         if self._thresholds.pixels is not None:
             decided = self._with_regions(decided, image.raw_score, image.pred_score)
         elif self._writer.settings.overlays:
-            self.outdated += decided.contradiction != image.contradiction
+            self.outdated += 1
         return decided
 
     def _with_regions(self, image: PredictedImage, raw_score: float, pred_score: float) -> PredictedImage:

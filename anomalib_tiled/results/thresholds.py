@@ -10,13 +10,13 @@ import torch
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.stages.thresholding import reported_threshold
+from anomalib_tiled.stages.thresholding import NEUTRAL, reported_threshold
 from anomalib_tiled.stages.uncertain import check_place
 
 if TYPE_CHECKING:
     from anomalib.data import InferenceBatch
 
-    from anomalib_tiled.ensemble.calibration import Level
+    from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.request import PredictionSettings
@@ -79,6 +79,49 @@ class Thresholds:
     def is_uncertain(self, score: float) -> bool:
         """Whether an image with this final score is uncertain."""
         return self.uncertain is not None and self.uncertain.holds(score)
+
+
+@dataclass(frozen=True)
+class FinalThresholds:
+    """The thresholds that decide, on the scale of final scores, for readers.
+
+    Args:
+        images: Images with a higher score are anomalous; ``None`` if each tile has a threshold of its own.
+        pixels: The same for pixels.
+    """
+
+    images: float | None = None
+    pixels: float | None = None
+
+
+def final_thresholds(
+    stages: Stages, calibration: Calibration | None, given: Thresholds | None = None
+) -> FinalThresholds:
+    """Give the thresholds that decide.
+
+    Args:
+        stages: The stages.
+        calibration: What they learned.
+        given: Thresholds that replace calibrated ones; ``None`` if none do.
+    """
+    given, level = given or Thresholds(), None if calibration is None else calibration.image
+    of_images, of_pixels = (None, None) if level is None else (level.scores, level.maps)
+    return FinalThresholds(
+        _final(stages, given.images, of_images, stages.image_sensitivity),
+        _final(stages, given.pixels, of_pixels, stages.pixel_sensitivity),
+    )
+
+
+def _final(stages: Stages, given: Threshold | None, learned: Learned | None, sensitivity: float) -> float | None:
+    if given is None:
+        if learned is None or stages.threshold_at == "tile":
+            return None
+        if sensitivity != NEUTRAL:
+            return 1 - sensitivity
+        given = Threshold(learned.threshold, raw=True)
+    if learned is None or not given.raw:
+        return given.value
+    return final_scores(stages, torch.tensor(given.value), learned).item()
 
 
 def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:

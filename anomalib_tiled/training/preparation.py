@@ -25,6 +25,7 @@ from anomalib_tiled.ensemble.run import Run, conditions_of
 from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
+from anomalib_tiled.results.trackers import check_loggers
 from anomalib_tiled.runs.package_versions import origins_of
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
 from anomalib_tiled.runs.run_grid import has_groups
@@ -267,6 +268,7 @@ def _check_settings(settings: Settings, scheduler: Scheduler) -> None:
         alignment.build(Aligner)
     settings.stages["assignment"].build(Assignment)
     Measurements.of(settings)
+    check_loggers(settings)
     if settings.memory_bytes:
         logger.info("Models and images may use %d bytes of memory.", settings.memory_bytes)
     check_trainer(settings.trainer, device_is_here=not scheduler.workers.elsewhere)

@@ -116,7 +116,7 @@ def measure(configuration: Mapping[str, Plain]) -> Measured:
         pipeline.fit(run, Observers([]))
         seconds = _processor_seconds() - began
         run = run.without_left_out()
-        metrics = pipeline.test(run, Observers([]), data=None, output=None).metrics
+        metrics = pipeline.test(run, Observers([]), data=None, output=None, report=False).metrics
     tiles, pixel_aupro = run.folder.tiles, cast("float", metrics["pixel_AUPRO"])
     return Measured(
         quality=Quality.of(read_scores(run.folder.path / "scores.csv"), pixel_aupro),

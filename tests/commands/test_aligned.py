@@ -7,10 +7,11 @@ import gc
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -245,18 +246,20 @@ def test_raw_maps_are_in_pixels_of_the_file_and_say_nothing_where_it_has_none(ru
             assert np.array_equal(np.isnan(scores), expected), "no aligned pixel covers it, or the outside is near"
 
 
-def test_overlays_show_the_plain_image_where_nothing_is_known(predicted: Path, walls: Path) -> None:
-    plain = 0
+def test_overlays_show_the_plain_image_where_nothing_is_known(
+    predicted: Path, walls: Path, without_margin: Callable[..., np.ndarray]
+) -> None:
+    plain = painted = 0
     for path in sorted((predicted / "maps").rglob("*.npy")):
         name = path.relative_to(predicted / "maps").with_suffix("")
         hidden = np.isnan(np.load(path))
         with Image.open(walls / f"{name}.png") as image, Image.open(predicted / "images" / f"{name}.png") as picture:
-            same = np.array(image.convert("RGB")) == np.array(picture)
-        inside = hidden[4:-4, 4:-4]  # a frame may lie along the border
-        assert same[4:-4, 4:-4][inside].all()
-        assert not same[~hidden].all()
-        plain += inside.sum()
+            same = np.array(image.convert("RGB")) == without_margin(picture, hidden.shape)
+        unpainted = hidden & (cv2.dilate((~hidden).view(np.uint8), np.ones((9, 9))) == 0)  # lines run around regions
+        assert same[unpainted].all()
+        plain, painted = plain + unpainted.sum(), painted + (~same).sum()
     assert plain > 100
+    assert painted > 100
 
 
 def test_new_images_in_which_the_part_is_not_found_are_anomalous(predicted: Path, walls: Path) -> None:
@@ -317,7 +320,9 @@ def test_places_predict_what_one_process_predicts(run: Path, predicted: Path, wa
         assert path.read_bytes() == (tmp_path / "output" / path.relative_to(predicted)).read_bytes(), path
 
 
-def test_python_predicts_what_the_command_predicts(run: Path, predicted: Path, walls: Path) -> None:
+def test_python_predicts_what_the_command_predicts(
+    run: Path, predicted: Path, walls: Path, without_margin: Callable[..., np.ndarray]
+) -> None:
     ensemble, found = TiledEnsemble.load(run, "cpu"), lines(predicted)
     names = ["bad/001", "good_test/lost", "good_test/001"]
     with Image.open(walls / "good_test" / "001.png") as image:
@@ -332,7 +337,8 @@ def test_python_predicts_what_the_command_predicts(run: Path, predicted: Path, w
             assert np.isnan([prediction.score, prediction.raw_score]).all()
             assert np.isnan(prediction.map).all()
             assert prediction.mask is None
-            assert prediction.picture().size == (WIDTH, HEIGHT)
+            shown = without_margin(prediction.picture(), (HEIGHT, WIDTH))
+            assert np.array_equal(shown, prediction.image)
         else:
             assert prediction.score == pytest.approx(line["pred_score"], abs=1e-5)
             assert [region.bbox for region in prediction.regions] == [tuple(each["bbox"]) for each in line["regions"]]

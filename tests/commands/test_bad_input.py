@@ -243,7 +243,10 @@ def test_train_needs_test_images_before_it_trains_and_fit_does_not(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fitt"], "There is no command 'fitt'. Did you mean 'fit'? Allowed: export, fit, plugins, predict, status,"),
+        (
+            ["fitt"],
+            "There is no command 'fitt'. Did you mean 'fit'? Allowed: check, export, fit, plugins, predict,",
+        ),
         (["fit", "--config", "nowhere.yaml"], "File does not exist"),
         (["fit", "--tilling.stride", "3"], "There is no setting 'tilling'. Did you mean 'tiling'?"),
         (["test"], "'ckpt_dir' is required"),

@@ -79,7 +79,9 @@ def test_all_tiles_are_tried_where_that_is_asked_for(photographs: Path, monkeypa
     def note(*_: object, keep_going: bool) -> None:
         raise TriedError(keep_going)
 
-    monkeypatch.setattr(api, "prepare", lambda settings: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(
+        api, "prepare", lambda settings: SimpleNamespace(close=lambda: None, settings=SimpleNamespace(loggers=()))
+    )
     monkeypatch.setattr(api.pipeline, "fit", note)
     for settings in ({}, {"keep_going": True}):
         with pytest.raises(TriedError) as raised:

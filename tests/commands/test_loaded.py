@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -197,22 +198,31 @@ def test_a_damaged_file_is_named(ensemble: TiledEnsemble, tmp_path: Path) -> Non
 
 
 def test_a_picture_shows_where(
-    ensemble: TiledEnsemble, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ensemble: TiledEnsemble,
+    damaged: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_margin: Callable[..., np.ndarray],
 ) -> None:
     prediction = ensemble.predict(damaged)
+    assert prediction.threshold == prediction.pixel_threshold == 0.5
     saved = prediction.save(tmp_path / "deep" / "a.png")
     with Image.open(saved) as picture:
-        assert picture.size == (150, 112)
-        drawn = np.asarray(picture).astype(int)
-    inside, outside = drawn[prediction.mask].mean(axis=0), drawn[prediction.map == 0].mean(axis=0)
-    assert inside[0] > inside[2], "red where it is anomalous"
-    assert outside[2] > outside[0], "blue elsewhere"
+        drawn = without_margin(picture, (112, 150))
+    assert (drawn[prediction.map > 0.9] - prediction.image[prediction.map > 0.9]).mean(axis=0)[0] > 20, "redder"
+    near = cv2.dilate(prediction.mask.view(np.uint8), np.ones((5, 5))) > 0
+    plain = (prediction.map < 0.25) & ~near
+    assert plain.any()
+    assert np.array_equal(drawn[plain], prediction.image[plain])
     with pytest.raises(ValueError, match=r"must end in a format such as \.png or \.jpg, but is 'a\.what'"):
         prediction.save(tmp_path / "a.what")
     shown: list[Image.Image] = []
     monkeypatch.setattr(Image.Image, "show", lambda picture, *_: shown.append(picture))
     prediction.show()
-    assert shown[0].size == (150, 112)
+    assert np.array_equal(without_margin(shown[0], (112, 150)), drawn)
+    beside = prediction.picture(beside=True)
+    assert np.array_equal(without_margin(beside, (112, 150)), drawn)
+    assert beside.width > 2 * 150
 
 
 def test_thresholds_replace_those_that_were_calibrated(finished_run: Path, damaged: Path) -> None:

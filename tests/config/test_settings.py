@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomalib_tiled.config.settings import ClassSpec, Settings, as_size, differences
+from anomalib_tiled.config.settings import ClassSpec, Settings, as_size, changeable, differences
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.stages.merging import Gaussian, Merger
@@ -219,3 +219,13 @@ def test_the_global_model_needs_a_size(changed: Callable[[str, object], Settings
     message = r"^global_model\.image_size must be a number of pixels, or \[height, width\], but is null\. Change it\.$"
     with pytest.raises(ConfigurationError, match=message):
         _ = changed("global_model", spec).whole_size
+
+
+def test_loggers_are_names_or_classes_and_change_no_tile(changed: Callable[[str, object], Settings]) -> None:
+    mlflow = {"class_path": "MLFlowLogger", "init_args": {"tracking_uri": "http://server"}}
+    settings, none = changed("loggers", ["TensorBoardLogger", mlflow]), changed("loggers", None)
+    assert settings.loggers == (ClassSpec("TensorBoardLogger"), ClassSpec("MLFlowLogger", mlflow["init_args"]))
+    assert none.loggers == ()
+    assert (settings.training_hash, settings.calibration_hash) == (none.training_hash, none.calibration_hash)
+    assert Settings.from_mapping(yaml.safe_load(settings.to_yaml())) == settings
+    assert "loggers" in changeable()

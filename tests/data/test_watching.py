@@ -199,6 +199,15 @@ def test_a_complete_image_that_is_gone_when_its_turn_comes_has_failed(line: Line
     assert line.given[-1] == (6.5, ["b.png"]), "it is back"
 
 
+def test_a_failed_image_that_comes_back_unchanged_is_tried_again(line: Line, tmp_path: Path) -> None:
+    line.write("a.png")
+    line.unreadable = {"a.png"}
+    line.at(20.2, lambda: (line.folder / "a.png").rename(tmp_path / "a.png"))
+    line.at(22.2, line.unreadable.clear)
+    line.at(22.2, lambda: (tmp_path / "a.png").rename(line.folder / "a.png"))
+    assert [when for when, _ in line.run(60)] == [0.5, PATIENCE, 23.0]
+
+
 def test_a_folder_that_vanishes_is_waited_for_and_nothing_is_lost_or_done_twice(line: Line, tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         line.write(name)

@@ -123,7 +123,7 @@ def ours(case: Case) -> Outcome:
     }
     run = preparation.prepare(Settings.from_mapping(settings))
     level = pipeline.fit(run, Observers()).image
-    metrics = pipeline.test(run, Observers(), data=None, output=None).metrics
+    metrics = pipeline.test(run, Observers(), data=None, output=None, report=False).metrics
     ensemble = run.calibrated_ensemble()
     images, raws, finals = [], [], []
     for batch in run.images("test"):

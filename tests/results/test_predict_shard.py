@@ -119,9 +119,7 @@ def test_an_error_is_in_the_log_of_the_process(tmp_path: Path, token: Token) -> 
 @pytest.fixture
 def image_job(settings: Settings, tmp_path: Path) -> ImageJob:
     grid = TileGrid(Size(2048, 2048), Size(384, 384), Size(240, 240))
-    writer = PredictionWriter(
-        PredictionFolder(tmp_path), PredictionSettings(), Pictures(tmp_path, tmp_path, stretch=False)
-    )
+    writer = PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(), Pictures(tmp_path, tmp_path))
     sizes = TrainedOn(grid.image_size, grid.image_size)
     return ImageJob(TileJob(RunFolder(tmp_path / "v0"), settings, grid), writer, Thresholds(), 8, sizes, "cpu")
 

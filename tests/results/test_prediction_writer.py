@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.errors import DataError, RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
+from anomalib_tiled.results import pictures as pictures_module
+from anomalib_tiled.results.composition import Style, compose
 from anomalib_tiled.results.image_prediction import ImagePrediction
+from anomalib_tiled.results.margin import Caption
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import ANOMALOUS, NORMAL, PredictedImage
@@ -23,7 +27,7 @@ from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.regions import InFile, in_source_size
 from anomalib_tiled.results.request import Predicted, PredictionSettings
 from anomalib_tiled.results.rethreshold import Rethresholding
-from anomalib_tiled.results.thresholds import Threshold, Thresholds
+from anomalib_tiled.results.thresholds import FinalThresholds, Threshold, Thresholds
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max
@@ -34,7 +38,7 @@ RAW = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
 def writer(tmp_path: Path, maps: str | None = "npy") -> PredictionWriter:
-    files = Pictures(tmp_path, Path("/data"), stretch=False)
+    files = Pictures(tmp_path, Path("/data"))
     return PredictionWriter(PredictionFolder(tmp_path), PredictionSettings(masks=True, maps=maps), files)
 
 
@@ -82,27 +86,21 @@ def test_a_label_that_contradicts_its_mask_is_reported(tmp_path: Path) -> None:
     assert [image.regions for image in predictions] == [(), ()], "though regions so small are not listed"
 
 
-def test_a_picture_says_how_label_and_mask_contradict_each_other(tmp_path: Path) -> None:
-    Image.new("RGB", (300, 200)).save(tmp_path / "1.png")
+def test_a_picture_shows_what_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = batch()
-    given.image_path = [str(tmp_path / "1.png")] * 2
-    normal, yellow = list(given)[1], (255, 224, 0)
-    pictures = Pictures(tmp_path / "out", tmp_path, stretch=False)
-    pictures.draw_one(normal)
-    prediction = ImagePrediction(
-        score=0.1,
-        label=False,
-        map=np.zeros((200, 300), np.float32),
-        mask=np.eye(200, 300) > 0,
-        regions=(),
-        image=np.zeros((200, 300, 3), np.uint8),
-        image_path=None,
-    )
-    assert prediction.contradiction == NORMAL
-    with Image.open(tmp_path / "out" / "1.png") as drawn:
-        assert drawn.getpixel((0, 199)) == prediction.picture().getpixel((0, 199)) == yellow
-    agreeing = replace(prediction, mask=np.zeros((200, 300), bool))
-    assert agreeing.picture().getpixel((0, 199)) != yellow
+    given.image_path = [str(tmp_path / f"{size.height}.png") for size in SIZES]
+    for name, size in zip(given.image_path, SIZES, strict=True):
+        Image.new("RGB", (size.width, size.height)).save(name)
+    captions: list[Caption] = []
+    monkeypatch.setattr(pictures_module, "compose", lambda *each: captions.append(each[2]) or compose(*each))
+    files = Pictures(tmp_path / "out", tmp_path).deciding(FinalThresholds(0.25, 0.8), None)
+    kept = PredictionWriter(PredictionFolder(tmp_path / "out"), PredictionSettings(overlays=True, min_area=3), files)
+    predicted = written(kept, given)
+    regions = [len(each.regions) for each in predicted]
+    assert captions == [
+        Caption("anomalous", pytest.approx(0.9), 0.25, regions[0], name="4.png"),
+        Caption("normal", pytest.approx(0.1), 0.25, regions[1], remark=NORMAL, name="8.png"),
+    ]
 
 
 def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None:
@@ -130,7 +128,7 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
 @pytest.mark.parametrize("kept", [{"masks": True}, {"maps": "npy"}])
 def test_a_name_that_is_too_long_is_an_error_of_its_image(tmp_path: Path, kept: dict[str, Any]) -> None:
     name = f"/data/{'缺' * 83}.jpg"  # 253 bytes; with .png or .npy more than 255
-    files = Pictures(tmp_path, Path("/data"), stretch=False)
+    files = Pictures(tmp_path, Path("/data"))
     given = batch()
     given.image_path = [name, "/data/b/1.png"]
     message = f"^{name} has a name or a path that is too long for the files of its prediction"
@@ -140,7 +138,9 @@ def test_a_name_that_is_too_long_is_an_error_of_its_image(tmp_path: Path, kept: 
 
 @pytest.mark.parametrize("size", [Size(4, 6), Size(2, 3), Size(9, 12)])
 @pytest.mark.parametrize("stretch", [True, False])
-def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *, stretch: bool) -> None:
+def test_overlays_show_the_regions_that_are_listed(
+    tmp_path: Path, size: Size, without_margin: Callable[..., np.ndarray], *, stretch: bool
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path := tmp_path / "1.png")
     given = batch()
@@ -148,36 +148,35 @@ def test_overlays_show_the_regions_that_are_listed(tmp_path: Path, size: Size, *
     kept = PredictionWriter(
         PredictionFolder(tmp_path / "out"),
         PredictionSettings(overlays=True),
-        Pictures(tmp_path / "out", tmp_path, stretch=stretch),
+        Pictures(tmp_path / "out", tmp_path, Style(stretch=stretch)),
     )
     item = next(iter(given))
     kept.write_decision(item, InFile(size), 1.0)
     scores, mask = in_source_size(item.anomaly_map, size), in_source_size(item.pred_mask, size) > 0
     predictions = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=path)
+    shown = without_margin(predictions.picture(), size)
     with Image.open(tmp_path / "out" / "images" / "1.png") as drawn:
-        difference = np.abs(np.asarray(drawn, int) - np.asarray(predictions.picture(), int))
-    assert difference.max() <= 1
+        assert np.array_equal(without_margin(drawn, size), shown)
 
 
 def test_of_an_image_that_has_gone_before_it_was_drawn_nothing_is_written(tmp_path: Path) -> None:
     given, output = batch(), tmp_path / "out"
     given.image_path = [str(tmp_path / "gone.png")] * 2
     settings = PredictionSettings(overlays=True, masks=True, maps="npy")
-    kept = PredictionWriter(PredictionFolder(output), settings, Pictures(output, tmp_path, stretch=False))
+    kept = PredictionWriter(PredictionFolder(output), settings, Pictures(output, tmp_path))
     with pytest.raises(DataError, match=r"gone\.png is missing\. Restore it, or leave it out\.$"):
         written(kept, given)
     assert not list(output.rglob("*.*"))
 
 
 @pytest.mark.parametrize("stretch", [True, False])
-def test_pixels_that_do_not_count_have_no_heat_map(tmp_path: Path, *, stretch: bool) -> None:
+def test_pixels_that_do_not_count_have_no_heat_map(without_margin: Callable[..., np.ndarray], *, stretch: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     scores = (20 * RAW[0, 0] - 3 if stretch else RAW[0, 0]).numpy().copy()
     scores[:, :3] = np.nan
     mask = np.zeros((4, 6), bool)
-    mask[1, 4] = True
     made = ImagePrediction(0.9, label=True, map=scores, mask=mask, regions=(), image=pixels, image_path=None)
-    drawn = np.asarray(made.picture())
+    drawn = without_margin(made.picture(), (4, 6))
     assert np.array_equal(drawn[:, :3], pixels[:, :3])
     assert not np.array_equal(drawn[:, 3:], pixels[:, 3:])
 

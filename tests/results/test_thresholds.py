@@ -1,17 +1,29 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.request import PredictionSettings
-from anomalib_tiled.results.thresholds import Threshold, Thresholds, thresholds_of
+from anomalib_tiled.results.thresholds import (
+    FinalThresholds,
+    Threshold,
+    Thresholds,
+    final_thresholds,
+    thresholds_of,
+)
+from anomalib_tiled.stages.merging import Mean
+from anomalib_tiled.stages.normalization import MinMax
+from anomalib_tiled.stages.scoring import Max
+from anomalib_tiled.stages.thresholding import NEUTRAL, F1AdaptiveThreshold
 
 HUNDRED = NormalScores(np.arange(1.0, 101), np.ones(100))
 NOTHING = NormalScores(np.zeros(0), np.zeros(0))
@@ -119,3 +131,46 @@ def test_what_equals_a_threshold_is_normal() -> None:
 def test_a_model_without_maps_has_no_mask_whatever_the_threshold() -> None:
     given = raw(has_maps=False)
     assert Thresholds(pixels=Threshold(0, raw=True)).decide(given, decided(given)).pred_mask is None
+
+
+LEARNED = {"minimum": 0.0, "maximum": 10.0, "threshold": 4.0}
+NEVER = FinalThresholds(None, None)
+
+
+def final(
+    normalize: str, threshold: str, given: Thresholds | None = None, *, sensitivity: float = NEUTRAL
+) -> FinalThresholds:
+    """Give the thresholds of a calibration with the threshold 4 for images, and 5 for pixels."""
+    places: dict[str, Any] = {"normalize_at": normalize, "threshold_at": threshold}
+    stages = Stages(Mean(), Max(), None, MinMax(), F1AdaptiveThreshold(), **places, image_sensitivity=sensitivity)
+    numbers = LEARNED if normalize == "image" else None
+    level = Level(Learned(4.0, numbers), Learned(5.0, None if numbers is None else {**numbers, "threshold": 5.0}))
+    return final_thresholds(stages, Calibration(image=level if stages.learn_from_images else None), given)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "threshold", "expected"),
+    [
+        ("image", "image", FinalThresholds(0.5, 0.5)),
+        ("tile", "image", FinalThresholds(0.5, 0.5)),
+        ("none", "image", FinalThresholds(4.0, 5.0)),
+        ("tile", "tile", NEVER),
+        ("image", "tile", NEVER),
+        ("none", "tile", NEVER),
+    ],
+)
+def test_thresholds_are_shown_on_the_scale_of_final_scores(
+    normalize: str, threshold: str, expected: FinalThresholds
+) -> None:
+    assert final(normalize, threshold) == expected
+
+
+def test_a_sensitivity_is_shown_as_the_threshold_that_it_makes() -> None:
+    assert final("image", "image", sensitivity=0.75) == FinalThresholds(0.25, 0.5)
+
+
+def test_given_thresholds_replace_them() -> None:
+    given = Thresholds(Threshold(0.7, raw=False), Threshold(6.0, raw=True))
+    assert final("image", "image", given) == FinalThresholds(0.7, pytest.approx(0.6))
+    assert final("none", "image", given) == FinalThresholds(0.7, 6.0)
+    assert final("tile", "tile", given) == FinalThresholds(0.7, 6.0)
