@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample, Split
-    from anomalib_tiled.ensemble.calibration import Calibration, Observed
+    from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
+    from anomalib_tiled.ensemble.observed import Observed
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid

@@ -12,9 +12,10 @@ import numpy as np
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.cross_validation import ROUNDS, called_without_learning
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
