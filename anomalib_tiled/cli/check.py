@@ -12,7 +12,8 @@ from anomalib_tiled.cli.parser import folder_named, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.drift.check import check_predictions
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.result_files import check_output
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 

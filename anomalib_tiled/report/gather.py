@@ -22,7 +22,7 @@ from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers, PictureBu
 from anomalib_tiled.results.colours import heat_colours
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.tested_folder import TestedFolder
-from anomalib_tiled.runs.run_folder import TESTED, TESTED_FACTS
+from anomalib_tiled.runs.result_files import TESTED, TESTED_FACTS
 from anomalib_tiled.system.files import is_file, read_json
 from anomalib_tiled.system.progress import track
 
