@@ -10,7 +10,8 @@ import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled, shrunk
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers, grey_of
+from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers
+from anomalib_tiled.results.colours import grey_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 
 if TYPE_CHECKING:
