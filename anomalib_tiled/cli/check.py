@@ -11,6 +11,7 @@ from rich.table import Table
 from anomalib_tiled.cli.parser import folder_named, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.drift.check import check_predictions
+from anomalib_tiled.drift.findings import DRIFT
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.result_files import check_output
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 DRIFTED = 5
 """Exit status if something has moved and ``--fail_on_drift`` is given."""
-
-RESULT = "drift.json"
-"""Name of the result in the folder of the predictions, where `report` reads it."""
 
 OURS = {"has_drifted", "sentences", "findings", "windows"}
 """Keys of a result: a file without them is not replaced."""
@@ -46,7 +44,7 @@ def check(arguments: Sequence[str], prog: str) -> int:
     parsed = check_parser(prog).parse_args(list(arguments))
     folder = RunFolder.open(folder_named("--ckpt_dir", parsed.ckpt_dir))
     predictions = folder_named("--predictions", parsed.predictions)
-    output = predictions / RESULT if parsed.output is None else folder_named("--output", parsed.output)
+    output = predictions / DRIFT if parsed.output is None else folder_named("--output", parsed.output)
     _check_free(output)
     drift = check_predictions(folder, predictions, parsed.window)
     write_json(output, drift.to_json())
@@ -73,7 +71,7 @@ def check_parser(prog: str) -> Parser:
         "are many thousands.",
     )
     parser.add_argument(
-        "--output", type=str, help=f"JSON file for the result; {RESULT} in the folder of the predictions if left out."
+        "--output", type=str, help=f"JSON file for the result; {DRIFT} in the folder of the predictions if left out."
     )
     parser.add_argument("--fail_on_drift", action="store_true", help="End with status 5 if something has moved.")
     return parser

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DRIFT = "drift.json"
+"""File of a `Drift` in the folder of the predictions, where `check` writes it and `report` reads it."""
+
 
 @dataclass(frozen=True)
 class Finding:

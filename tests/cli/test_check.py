@@ -165,7 +165,7 @@ def test_a_folder_without_predictions_is_refused(
     assert check(run, PredictionFolder(tmp_path)) == 2
     assert error(capsys) == (
         f"error: --predictions must be a folder that `anomalib tiled predict` has written, but {tmp_path} has no "
-        "prediction.json."
+        "prediction.json. Name such a folder, or predict images into it."
     )
 
 
@@ -175,9 +175,7 @@ def test_predictions_of_another_run_are_refused(
     predictions.append(images(20))
     run.calibration_file.write_text('{"image": null}')
     assert check(run, predictions) == 2
-    assert f"{predictions.path} holds predictions of another run than {run.path}, or of this run before" in error(
-        capsys
-    )
+    assert f"those in {predictions.path} are of another run than {run.path}, or of this run before" in error(capsys)
 
 
 def test_predictions_of_an_earlier_version_are_refused(
