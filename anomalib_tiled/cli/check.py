@@ -11,7 +11,7 @@ from rich.table import Table
 from anomalib_tiled.cli.parser import folder_named, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.drift.check import check_predictions
-from anomalib_tiled.drift.findings import DRIFT
+from anomalib_tiled.drift.findings import DRIFT, lacking_in
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.result_files import check_output
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 DRIFTED = 5
 """Exit status if something has moved and ``--fail_on_drift`` is given."""
-
-OURS = {"has_drifted", "sentences", "findings", "windows"}
-"""Keys of a result: a file without them is not replaced."""
 
 SHOWN = 12
 """Most rows of the table: the quantities that have moved, else those of whole images."""
@@ -108,9 +105,12 @@ def _check_free(output: Path) -> None:
         if not output.exists():
             return
     try:
-        is_ours = output.is_file() and read_json(output).keys() >= OURS
+        is_ours = output.is_file() and not lacking_in(read_json(output))
     except RunFolderError:
         is_ours = False
     if not is_ours:
-        message = f"{output} exists, and is no result of a check. Choose another file with --output, or move it away."
+        message = (
+            f"--output must name a new file or an earlier result of a check, but {output} is neither. Choose another "
+            "file, or move it away."
+        )
         raise ConfigurationError(message)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled
-from anomalib_tiled.drift.findings import DRIFT, Drift
+from anomalib_tiled.drift.findings import DRIFT, lacking_in
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.report.content import Content, Scale, ShownImage
 from anomalib_tiled.report.predicted_pictures import PredictedPictures
@@ -243,7 +243,7 @@ def _drift(path: Path) -> dict[str, Plain] | None:
     if not is_file(path):
         return None
     drift: dict[str, Plain] = dict(read_json(path, CHECK_AGAIN))
-    if lacking := sorted({each.name for each in fields(Drift)} - drift.keys()):
+    if lacking := lacking_in(drift):
         message = f"{path} must hold what check has found, but lacks {', '.join(lacking)}. {CHECK_AGAIN}"
         raise RunFolderError(message)
     return drift

@@ -223,7 +223,7 @@ def test_another_file_is_not_replaced(
     (tmp_path / "folder").mkdir()
     for name in ("mine.json", "folder", "found/predictions.jsonl", "run/config.yaml"):
         assert check(run, predictions, "--output", str(tmp_path / name)) == 2
-        assert f"{tmp_path / name} exists, and is no result of a check." in error(capsys)
+        assert f"an earlier result of a check, but {tmp_path / name} is neither. Choose" in error(capsys)
     run.split_file.touch()
     assert check(run, predictions, "--output", str(run.tiles / "drift.json")) == 2
     assert f"belongs to the run folder {run.path}" in error(capsys)
