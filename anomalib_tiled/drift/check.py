@@ -50,7 +50,8 @@ def check_predictions(folder: RunFolder, predictions: Path, window: int | None =
         raise RunFolderError(message)
     images = PredictedNumbers.read(predicted, [*quantities_of(reference)])
     if len(images.paths) < FEWEST:
-        message = f"A check needs at least {FEWEST} predicted images, but {predictions} has {len(images.paths)}."
+        number = len(images.paths)
+        message = f"A check needs at least {FEWEST} predicted images, but {predictions} has {number}. Predict more."
         raise ConfigurationError(message)
     return drift_of(Comparison(reference, images, windows_of(len(images.paths), window)))
 

@@ -55,14 +55,12 @@ class Gathered:
 
     Args:
         subtitle: What the images are.
-        predicted: The images with their predictions.
-        shown: The same as the page shows them.
+        shown: The images with their predictions, as the page shows them.
         scale: The scale of their scores.
         notes: What a reader should know of them.
     """
 
     subtitle: str
-    predicted: Sequence[PredictedImage]
     shown: Sequence[ShownImage]
     scale: Scale
     notes: Sequence[str]
@@ -140,7 +138,7 @@ def _tested(run: ReportedRun, folder: TestedFolder) -> Gathered:
         shown.append(shower.show(image, image.gt_label, budget.encode(layers, image.image_size)))
     scale, note = _scale(run, images, heat, run.decisions.uncertain)
     notes = [note, *_on_labels(images), *_on_maps(images), *shower.notes(images)]
-    return Gathered(f"{len(images)} test images", images, shown, scale, notes)
+    return Gathered(f"{len(images)} test images", shown, scale, notes)
 
 
 def _predicted(run: ReportedRun, folder: PredictionFolder) -> Gathered:
@@ -156,7 +154,7 @@ def _predicted(run: ReportedRun, folder: PredictionFolder) -> Gathered:
     ]
     scale, note = _scale(run, images, heat, folder.uncertain())
     notes = [note, *_on_maps(images), *pictures.notes(len(images)), *shower.notes(images)]
-    return Gathered(f"{len(images)} predicted images in {folder.path}", images, shown, scale, notes)
+    return Gathered(f"{len(images)} predicted images in {folder.path}", shown, scale, notes)
 
 
 def _layers_of(files: ThumbnailFiles, own: HeatRange | None, common: HeatRange) -> Layers:

@@ -151,7 +151,7 @@ def test_too_few_images_cannot_be_compared(
     predictions.append(images(4))
     assert check(run, predictions) == 2
     expected = f"error: A check needs at least 5 predicted images, but {predictions.path} has "
-    assert error(capsys) == f"{expected}0. {expected}4."
+    assert error(capsys) == f"{expected}0. Predict more. {expected}4. Predict more."
     reference_of(images(4)).write(run)
     predictions.append(images(9))
     assert check(run, predictions) == 2
