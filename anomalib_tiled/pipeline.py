@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from rich.progress import Progress, TaskID
 
+    from anomalib_tiled.data.split import Sample
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.plugins.observers import Observers
@@ -194,18 +195,10 @@ def test(
 
 def _measure(run: Run, observers: Observers, output: Path, *, report: bool) -> Measured:
     started = monotonic()
-    if not (samples := run.split.subset("test")):
-        message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
-        if unaligned := run.split.unaligned("test"):
-            message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
-        raise DataError(message)
-    thumbnails, folder = Thumbnails.of(run.settings), TestedFolder(output)
-    style = Style(stretch=thumbnails.stretch, beside=run.settings.visualize == BESIDE)
-    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], style)
+    samples = _test_samples(run)
     run.check_tiles()
-    uncertain = run.image_decisions(calibration := run.calibration()).uncertain
-    pictures = pictures.deciding(final_thresholds(Stages.build(run.settings), calibration), uncertain)
-    writer = TestWriter(folder, pictures if run.settings.visualize else None, thumbnails, run.split, uncertain)
+    writer = _test_writer(run, calibration := run.calibration(), samples, output)
+    folder, uncertain = writer.folder, writer.uncertain
     measurements = RunMeasurements(run.settings, run.grid, uncertain)
     alone = observers.others_listen_to("image_predicted") or not measurements.can_be_merged
     form = {"is_aligned": run.is_aligned, "has_verdicts": uncertain is not None}
@@ -233,6 +226,30 @@ def _measure(run: Run, observers: Observers, output: Path, *, report: bool) -> M
     metrics = MappingProxyType(measured.metrics)
     observers.notify("run_tested", run_folder=run.folder.path, output=output, metrics=metrics)
     return measured
+
+
+def _test_samples(run: Run) -> Sequence[Sample]:
+    """Give the test images.
+
+    Raises:
+        DataError: There are none, or the part is found in none of them.
+    """
+    if samples := run.split.subset("test"):
+        return samples
+    message = "There must be test images, but there are none. Set the data module's test_split_mode, or use --data."
+    if unaligned := run.split.unaligned("test"):
+        message = f"The part must be found in a test image, but is found in none of {len(unaligned)}. Use others."
+    raise DataError(message)
+
+
+def _test_writer(run: Run, calibration: Calibration, samples: Sequence[Sample], output: Path) -> TestWriter:
+    """Make what writes pictures and lines of the test images."""
+    settings, thumbnails = run.settings, Thumbnails.of(run.settings)
+    uncertain = run.image_decisions(calibration).uncertain
+    style = Style(stretch=thumbnails.stretch, beside=settings.visualize == BESIDE)
+    pictures = Pictures.into(output / "images", [sample.image_path for sample in samples], style)
+    pictures = pictures.deciding(final_thresholds(Stages.build(settings), calibration), uncertain)
+    return TestWriter(TestedFolder(output), pictures if settings.visualize else None, thumbnails, run.split, uncertain)
 
 
 def _measured_on_places(

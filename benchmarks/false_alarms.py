@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from anomalib_tiled.ensemble.calibration import Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.cross_validation import ROUNDS, called_without_learning
 from anomalib_tiled.ensemble.false_alarms import ALARMING, FalseAlarms
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax
 from anomalib_tiled.stages.scoring import Max

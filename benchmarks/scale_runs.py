@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.spread import Spread, lend, lenders_of
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.ensemble.tile_model import TilePrediction

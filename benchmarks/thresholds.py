@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from anomalib_tiled.config.settings import Settings
-from anomalib_tiled.ensemble.calibration import Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.pipeline import fit
 from anomalib_tiled.plugins.observers import Observers

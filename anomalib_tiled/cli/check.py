@@ -11,8 +11,10 @@ from rich.table import Table
 from anomalib_tiled.cli.parser import folder_named, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.drift.check import check_predictions
+from anomalib_tiled.drift.findings import DRIFT, lacking_in
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.result_files import check_output
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 
@@ -25,12 +27,6 @@ if TYPE_CHECKING:
 
 DRIFTED = 5
 """Exit status if something has moved and ``--fail_on_drift`` is given."""
-
-RESULT = "drift.json"
-"""Name of the result in the folder of the predictions, where `report` reads it."""
-
-OURS = {"has_drifted", "sentences", "findings", "windows"}
-"""Keys of a result: a file without them is not replaced."""
 
 SHOWN = 12
 """Most rows of the table: the quantities that have moved, else those of whole images."""
@@ -45,7 +41,7 @@ def check(arguments: Sequence[str], prog: str) -> int:
     parsed = check_parser(prog).parse_args(list(arguments))
     folder = RunFolder.open(folder_named("--ckpt_dir", parsed.ckpt_dir))
     predictions = folder_named("--predictions", parsed.predictions)
-    output = predictions / RESULT if parsed.output is None else folder_named("--output", parsed.output)
+    output = predictions / DRIFT if parsed.output is None else folder_named("--output", parsed.output)
     _check_free(output)
     drift = check_predictions(folder, predictions, parsed.window)
     write_json(output, drift.to_json())
@@ -72,7 +68,7 @@ def check_parser(prog: str) -> Parser:
         "are many thousands.",
     )
     parser.add_argument(
-        "--output", type=str, help=f"JSON file for the result; {RESULT} in the folder of the predictions if left out."
+        "--output", type=str, help=f"JSON file for the result; {DRIFT} in the folder of the predictions if left out."
     )
     parser.add_argument("--fail_on_drift", action="store_true", help="End with status 5 if something has moved.")
     return parser
@@ -109,9 +105,12 @@ def _check_free(output: Path) -> None:
         if not output.exists():
             return
     try:
-        is_ours = output.is_file() and read_json(output).keys() >= OURS
+        is_ours = output.is_file() and not lacking_in(read_json(output))
     except RunFolderError:
         is_ours = False
     if not is_ours:
-        message = f"{output} exists, and is no result of a check. Choose another file with --output, or move it away."
+        message = (
+            f"--output must name a new file or an earlier result of a check, but {output} is neither. Choose another "
+            "file, or move it away."
+        )
         raise ConfigurationError(message)

@@ -42,7 +42,8 @@ from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.request import PredictionRequest, PredictionSettings
 from anomalib_tiled.results.tile_metrics import weakest
 from anomalib_tiled.runs.report_file import check_report_file
-from anomalib_tiled.runs.run_folder import REPORT, RunFolder, check_output
+from anomalib_tiled.runs.result_files import REPORT, check_output
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.preparation import change_settings, check_test_images, prepare
 
 UNREADABLE = 3

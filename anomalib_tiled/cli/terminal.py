@@ -38,12 +38,11 @@ def image_line(image: PredictedImage) -> str:
     Args:
         image: The prediction.
     """
-    verdict = "uncertain" if image.is_uncertain else "anomalous" if image.pred_label else "normal"
     score = "no score" if image.pred_score is None else f"{image.pred_score:.6g}"
     number = len(image.regions)
     regions = "no part" if image.unaligned else f"{number or 'no'} region{'' if number == 1 else 's'}"
     path = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in image.image_path)  # one line stays one
-    return f"{verdict:<9}  {score:<9}  {regions:<10}  {path}"
+    return f"{image.verdict:<9}  {score:<9}  {regions:<10}  {path}"
 
 
 def show_image(image: PredictedImage, stream: TextIO | None) -> None:

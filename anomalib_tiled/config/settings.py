@@ -52,7 +52,7 @@ SENSITIVITIES = ("image_sensitivity", "pixel_sensitivity")
 """Settings of thresholding that change decisions, but nothing that the stages learn."""
 
 UNCERTAIN = "uncertain"
-"""One more; without it, a configuration is written as in earlier versions."""
+"""Another such setting. A configuration that leaves it out is written as in earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, cast
 import cv2
 import numpy as np
 
-from anomalib_tiled.grid import Size
+from anomalib_tiled.data.image_files import shrunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from anomalib_tiled.grid import Size
 
     Pixels = NDArray[np.uint8]
     Mask = NDArray[np.bool_]
@@ -27,8 +29,7 @@ class MeanImage:
     """
 
     def __init__(self, size: Size) -> None:
-        factor = min(1.0, SIDE / max(size))
-        self.size = Size(*(max(1, round(factor * side)) for side in size))
+        self.size = shrunk(size, SIDE)
         self._sum = np.zeros((*self.size, 3))
         self._weight = np.zeros((*self.size, 1))
 

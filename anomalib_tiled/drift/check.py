@@ -8,9 +8,10 @@ import numpy as np
 
 from anomalib_tiled.drift.comparison import FEWEST, Comparison, windows_of
 from anomalib_tiled.drift.findings import Drift, Finding, Window
-from anomalib_tiled.drift.predicted import APPEARANCE, SCORE, PredictedNumbers, check_same_run, quantities_of
+from anomalib_tiled.drift.predicted import APPEARANCE, SCORE, PredictedNumbers, quantities_of
 from anomalib_tiled.drift.words import in_words, notes, nothing_moved, sentences
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.results.own_predictions import own_predictions
 from anomalib_tiled.runs.drift_reference import DriftReference
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def check_predictions(folder: RunFolder, predictions: Path, window: int | None =
     if window is not None and window < FEWEST:
         message = f"--window must be at least {FEWEST} images, but is {window}. Raise it, or leave it out."
         raise ConfigurationError(message)
-    check_same_run(predictions, folder)
+    predicted = own_predictions(folder, predictions)
     reference = DriftReference.read(folder)
     if len(reference.scores) < FEWEST:
         message = (
@@ -47,9 +48,10 @@ def check_predictions(folder: RunFolder, predictions: Path, window: int | None =
             f"calibrated with {len(reference.scores)}. Give its data more of them, and fit a new run."
         )
         raise RunFolderError(message)
-    images = PredictedNumbers.read(predictions, [*quantities_of(reference)])
+    images = PredictedNumbers.read(predicted, [*quantities_of(reference)])
     if len(images.paths) < FEWEST:
-        message = f"A check needs at least {FEWEST} predicted images, but {predictions} has {len(images.paths)}."
+        number = len(images.paths)
+        message = f"A check needs at least {FEWEST} predicted images, but {predictions} has {number}. Predict more."
         raise ConfigurationError(message)
     return drift_of(Comparison(reference, images, windows_of(len(images.paths), window)))
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.system.bounds import parse_json, read_lines
-from anomalib_tiled.system.files import read_json
 from anomalib_tiled.system.os_errors import readable
 
 if TYPE_CHECKING:
@@ -19,13 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Plain
+    from anomalib_tiled.results.prediction_folder import PredictionFolder
     from anomalib_tiled.runs.drift_reference import DriftReference
-    from anomalib_tiled.runs.run_folder import RunFolder
 
     Numbers = NDArray[np.float64]
-
-SETTINGS, LINES = "prediction.json", "predictions.jsonl"
-"""Names of the files of a `PredictionFolder` that are read here, without PyTorch."""
 
 SCORE, APPEARANCE, TILE, REGION = "score", "appearance", "tile", "region"
 """Kinds of quantities: the score of an image, how it looks, scores of its tiles, and of named regions."""
@@ -70,7 +66,7 @@ class PredictedNumbers:
     unaligned: int
 
     @classmethod
-    def read(cls, folder: Path, quantities: Sequence[Quantity]) -> PredictedNumbers:
+    def read(cls, folder: PredictionFolder, quantities: Sequence[Quantity]) -> PredictedNumbers:
         """Read complete lines; one that is being written is left out.
 
         Args:
@@ -81,7 +77,7 @@ class PredictedNumbers:
             ConfigurationError: An earlier version has written a line.
             RunFolderError: A line was changed.
         """
-        paths, values, unaligned, number, path = [], [], 0, 1, folder / LINES
+        paths, values, unaligned, number, path = [], [], 0, 1, folder.lines_file
         try:
             for number, line in enumerate(_complete_lines(path), start=1):  # noqa: B007  # named in the message
                 content = cast("dict[str, Plain]", parse_json(line))
@@ -91,36 +87,11 @@ class PredictedNumbers:
                     paths.append(str(content["image_path"]))
                     values.append([_number(content, each) for each in quantities])
                 else:
-                    raise ConfigurationError(_of_an_earlier_version(folder))
+                    raise ConfigurationError(_of_an_earlier_version(folder.path))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"Line {number} of {path} was changed ({error}). Predict into another folder."
             raise RunFolderError(message) from error
         return cls(paths, np.array(values, np.float64).reshape(len(paths), len(quantities)), unaligned)
-
-
-def check_same_run(folder: Path, run: RunFolder) -> None:
-    """Check that a run has made predictions, with the calibration that it has now.
-
-    Args:
-        folder: The predictions.
-        run: The run folder.
-
-    Raises:
-        ConfigurationError: The folder holds no predictions, or those of another run or calibration.
-        RunFolderError: Their settings cannot be read.
-    """
-    if not (folder / SETTINGS).is_file():
-        message = (
-            f"--predictions must be a folder that `anomalib tiled predict` has written, but {folder} has no {SETTINGS}."
-        )
-        raise ConfigurationError(message)
-    calibration = run.calibration_fingerprint(run.settings())
-    if read_json(folder / SETTINGS, "Restore it, or predict into another folder.").get("calibration") != calibration:
-        message = (
-            f"{folder} holds predictions of another run than {run.path}, or of this run before it was calibrated anew. "
-            "Choose their run with --ckpt_dir, or predict the images again into another folder."
-        )
-        raise ConfigurationError(message)
 
 
 def _complete_lines(path: Path) -> Iterator[bytes]:

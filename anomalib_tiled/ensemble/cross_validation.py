@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomalib_tiled.ensemble.calibration import Learned, Observed, Stages
+from anomalib_tiled.ensemble.calibration import Learned, Stages
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import ConfigurationError, StageError
 from anomalib_tiled.stages.thresholding import NEUTRAL, Thresholder, decided

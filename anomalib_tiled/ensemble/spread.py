@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from anomalib_tiled.ensemble.calibration import Observed
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.stages.distribution import ROUNDING, ScoreDistribution
 
 LEAST_SPREAD = 0.05

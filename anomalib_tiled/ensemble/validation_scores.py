@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_tiled.ensemble.calibration import Observed
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.stages.distribution import ScoreDistribution
 from anomalib_tiled.stages.normals import clear_of_rounding

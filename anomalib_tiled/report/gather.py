@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled
-from anomalib_tiled.drift.findings import Drift
+from anomalib_tiled.drift.findings import DRIFT, lacking_in
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.report.content import Content, Scale, ShownImage
 from anomalib_tiled.report.predicted_pictures import PredictedPictures
@@ -20,9 +20,9 @@ from anomalib_tiled.report.shown_images import ImageShower
 from anomalib_tiled.report.shown_part import part_of, read_tiles
 from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers, PictureBudget, in_range
 from anomalib_tiled.results.colours import heat_colours
-from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.own_predictions import own_predictions
 from anomalib_tiled.results.tested_folder import TestedFolder
-from anomalib_tiled.runs.run_folder import TESTED, TESTED_FACTS
+from anomalib_tiled.runs.result_files import TESTED, TESTED_FACTS
 from anomalib_tiled.system.files import is_file, read_json
 from anomalib_tiled.system.progress import track
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.report.content import Part
     from anomalib_tiled.report.reported_run import ReportedRun
+    from anomalib_tiled.results.prediction_folder import PredictionFolder
     from anomalib_tiled.results.prediction_row import PredictedImage
     from anomalib_tiled.results.tested_folder import TestedImage, ThumbnailFiles
     from anomalib_tiled.stages.uncertain import Band
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 NORMALIZED = (0.0, 1.0)
 """Scores that heat maps show as 0 and 255, if scores are normalized."""
 
-DRIFT = "drift.json"
-"""What `check` has found, in the folder of the predictions."""
-
 CHECK_AGAIN = "Check the predictions again, or delete it."
 
 
@@ -57,14 +55,12 @@ class Gathered:
 
     Args:
         subtitle: What the images are.
-        predicted: The images with their predictions.
-        shown: The same as the page shows them.
+        shown: The images with their predictions, as the page shows them.
         scale: The scale of their scores.
         notes: What a reader should know of them.
     """
 
     subtitle: str
-    predicted: Sequence[PredictedImage]
     shown: Sequence[ShownImage]
     scale: Scale
     notes: Sequence[str]
@@ -105,20 +101,10 @@ def gather_predictions(run: ReportedRun, predictions: Path) -> Content:
         ConfigurationError: There are none, or they are of another run, or of another calibration.
         RunFolderError: A file was changed.
     """
-    folder = PredictionFolder(predictions)
-    if not is_file(folder.settings_file):
-        message = f"--predictions must be a folder that predict has written, but {predictions} has no prediction.json."
-        raise ConfigurationError(message)
-    facts = folder.facts()
+    folder = own_predictions(run.folder, predictions)
     folder.check_rethresholded()
-    if facts.get("calibration") != run.fingerprint:
-        message = (
-            f"Predictions must be of the run in --ckpt_dir, but those in {predictions} are of another run, or of this "
-            f"one before it was calibrated anew: {facts.get('run')} has made them. Give that run, or predict again."
-        )
-        raise ConfigurationError(message)
     drift = _drift(predictions / DRIFT)
-    gathered = _predicted(run, folder, facts)
+    gathered = _predicted(run, folder)
     content = _content(run, gathered, part_of(run, {}, _drifted_tiles(drift)), {})
     return replace(content, drift=drift, notes=_distinct([*run.calibration["notes"], *content.notes]))
 
@@ -152,14 +138,14 @@ def _tested(run: ReportedRun, folder: TestedFolder) -> Gathered:
         shown.append(shower.show(image, image.gt_label, budget.encode(layers, image.image_size)))
     scale, note = _scale(run, images, heat, run.decisions.uncertain)
     notes = [note, *_on_labels(images), *_on_maps(images), *shower.notes(images)]
-    return Gathered(f"{len(images)} test images", images, shown, scale, notes)
+    return Gathered(f"{len(images)} test images", shown, scale, notes)
 
 
-def _predicted(run: ReportedRun, folder: PredictionFolder, facts: Mapping[str, Plain]) -> Gathered:
+def _predicted(run: ReportedRun, folder: PredictionFolder) -> Gathered:
     if not (images := [*folder.predicted()]):
         message = f"There must be a predicted image in {folder.path}, but there is none. Predict some."
         raise ConfigurationError(message)
-    pictures = PredictedPictures(run, folder, facts)
+    pictures = PredictedPictures(run, folder)
     heat = NORMALIZED if run.is_normalized else _heat_range(run, pictures.lowest(images), None)
     budget, shower = PictureBudget(len(images)), ImageShower.of(images)
     shown = [
@@ -168,7 +154,7 @@ def _predicted(run: ReportedRun, folder: PredictionFolder, facts: Mapping[str, P
     ]
     scale, note = _scale(run, images, heat, folder.uncertain())
     notes = [note, *_on_maps(images), *pictures.notes(len(images)), *shower.notes(images)]
-    return Gathered(f"{len(images)} predicted images in {folder.path}", images, shown, scale, notes)
+    return Gathered(f"{len(images)} predicted images in {folder.path}", shown, scale, notes)
 
 
 def _layers_of(files: ThumbnailFiles, own: HeatRange | None, common: HeatRange) -> Layers:
@@ -255,7 +241,7 @@ def _drift(path: Path) -> dict[str, Plain] | None:
     if not is_file(path):
         return None
     drift: dict[str, Plain] = dict(read_json(path, CHECK_AGAIN))
-    if lacking := sorted({each.name for each in fields(Drift)} - drift.keys()):
+    if lacking := lacking_in(drift):
         message = f"{path} must hold what check has found, but lacks {', '.join(lacking)}. {CHECK_AGAIN}"
         raise RunFolderError(message)
     return drift

@@ -10,16 +10,16 @@ import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled, shrunk
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers, grey_of
+from anomalib_tiled.report.shown_pictures import LARGEST_SIDE, Layers
+from anomalib_tiled.results.colours import grey_of
 from anomalib_tiled.results.prediction_folder import HAS_MAPS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
 
-    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.report.raw_maps import RawMaps
     from anomalib_tiled.report.reported_run import ReportedRun
     from anomalib_tiled.results.pictures import Pictures
@@ -43,10 +43,10 @@ class PredictedPictures:
     Args:
         run: The run that predicted them.
         folder: Folder of the predictions.
-        facts: Content of ``prediction.json``.
     """
 
-    def __init__(self, run: ReportedRun, folder: PredictionFolder, facts: Mapping[str, Plain]) -> None:
+    def __init__(self, run: ReportedRun, folder: PredictionFolder) -> None:
+        facts = folder.facts()
         common = Path(str(facts["common"]))
         self._masks: Pictures | None = None
         self._maps: RawMaps | None = None

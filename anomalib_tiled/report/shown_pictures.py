@@ -13,6 +13,7 @@ from PIL import Image
 
 from anomalib_tiled.data.image_files import shrunk
 from anomalib_tiled.grid import Size
+from anomalib_tiled.results.colours import WHITE, grey_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,9 +36,6 @@ STEP = 0.95
 
 QUALITY = 75
 """Quality of scaled images, as WebP counts it."""
-
-WHITE = 255
-"""Highest grey value."""
 
 GREYS = 4
 """Grey values of a heat map that count as one: it is a third as large then, and looks the same."""
@@ -71,19 +69,6 @@ def shrunk_by_maximum(values: Pixels, size: Size) -> Pixels:
         starts = np.arange(new) * old // new
         values = np.maximum.reduceat(values, starts, axis=axis) if new <= old else values.take(starts, axis=axis)
     return values
-
-
-def grey_of(scores: NDArray[np.float32], low: float, high: float) -> Pixels:
-    """Give scores as grey values; those of pixels that do not count, which are NaN, are 0.
-
-    Args:
-        scores: Of any shape.
-        low: Score that becomes 0.
-        high: Score that becomes 255.
-    """
-    span = max(high - low, float(np.finfo(np.float32).tiny))
-    grey: Pixels = np.rint(WHITE * np.clip(np.nan_to_num((scores - low) / span), 0, 1)).astype(np.uint8)
-    return grey
 
 
 def in_range(grey: Pixels, own: tuple[float, float], common: tuple[float, float]) -> Pixels:

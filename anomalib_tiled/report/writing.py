@@ -8,7 +8,7 @@ from anomalib_tiled.report.gather import gather_predictions, gather_test
 from anomalib_tiled.report.page import render
 from anomalib_tiled.report.reported_run import ReportedRun
 from anomalib_tiled.runs.report_file import check_report_file
-from anomalib_tiled.runs.run_folder import REPORT
+from anomalib_tiled.runs.result_files import REPORT
 from anomalib_tiled.system.files import write_text
 
 if TYPE_CHECKING:

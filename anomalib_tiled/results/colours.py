@@ -1,9 +1,19 @@
-"""Colours of heat maps: safe for colour-blind readers, and transparent where scores are low."""
+"""Colours and grey values of heat maps: safe for colour-blind readers; colours are transparent where scores are low."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+WHITE = 255
+"""Highest grey value."""
 
 LOWEST_SHOWN, HIGHEST_FADED = 0.25, 0.75
 """Scores from 0 to 1 below which the image alone shows, and above which the opacity is the highest."""
@@ -24,3 +34,16 @@ def heat_colours() -> list[tuple[int, int, int, int]]:
     opacity = np.rint(255 * HIGHEST_OPACITY * faded**2 * (3 - 2 * faded)).astype(np.uint8)
     table = np.column_stack([red_green_blue, opacity]).tolist()
     return [(red, green, blue, alpha) for red, green, blue, alpha in table]
+
+
+def grey_of(scores: NDArray[np.float32], low: float, high: float) -> Pixels:
+    """Give scores as grey values; those of pixels that do not count, which are NaN, are 0.
+
+    Args:
+        scores: Of any shape.
+        low: Score that becomes 0.
+        high: Score that becomes 255.
+    """
+    span = max(high - low, float(np.finfo(np.float32).tiny))
+    grey: Pixels = np.rint(WHITE * np.clip(np.nan_to_num((scores - low) / span), 0, 1)).astype(np.uint8)
+    return grey

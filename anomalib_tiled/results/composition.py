@@ -11,7 +11,7 @@ from PIL.Image import fromarray
 from torch.nn.functional import interpolate
 
 from anomalib_tiled.grid import Size
-from anomalib_tiled.results.margin import GROUND, LEAST_WIDTH, Legend, above, below, letters_of
+from anomalib_tiled.results.margin import GROUND, LEAST_WIDTH, Legend, caption_strip, legend_strip, letters_of
 from anomalib_tiled.results.painting import Scale, paint_edges, paint_heat
 from anomalib_tiled.results.regions import in_source_size
 
@@ -109,7 +109,7 @@ def compose(pixels: Pixels, layers: Layers, caption: Caption, style: Style) -> I
     width = max(LEAST_WIDTH, content)
     threshold = None if layers.predicted is None else style.pixel_threshold
     legend = Legend(scale, threshold, is_predicted=layers.predicted is not None, is_true=layers.true is not None)
-    upper, lower = above(caption, width, letters), below(legend, width, letters)
+    upper, lower = caption_strip(caption, width, letters), legend_strip(legend, width, letters)
     picture = np.full((len(upper) + size.height + len(lower), width, 3), GROUND, np.uint8)
     picture[: len(upper)], picture[len(upper) + size.height :] = upper, lower
     between, left = picture[len(upper) : len(upper) + size.height], (width - content) // 2

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.grid import Size
     from anomalib_tiled.results.painting import Scale
+    from anomalib_tiled.stages.uncertain import Verdict
 
     Pixels = NDArray[np.uint8]
     Colour = tuple[int, int, int]
@@ -50,7 +51,7 @@ class Caption:
         name: The image; its middle is cut out if it is too long.
     """
 
-    verdict: str
+    verdict: Verdict
     score: float | None = None
     threshold: float | None = None
     regions: int | None = None
@@ -113,17 +114,17 @@ class Strip:
         """Begin a line, and break it where it is full."""
         place = self.room + 1.0
         for piece in pieces:
-            wide = self._wide(piece)
-            if place + wide > self.room:
+            piece_width = self._width_of(piece)
+            if place + piece_width > self.room:
                 self._rows.append([])
                 place = 0.0
             self._rows[-1].append((place, piece))
-            place += wide + self.letters
+            place += piece_width + self.letters
 
     def add_cut(self, words: str, colour: Colour) -> None:
         """Add a line, and cut out its middle if it is too long."""
         kept = len(words)
-        while kept > 1 and self._wide(Piece(_cut(words, kept))) > self.room:
+        while kept > 1 and self._width_of(Piece(_cut(words, kept))) > self.room:
             kept -= max(1, kept // 20)
         self.add(Piece(_cut(words, kept), colour))
 
@@ -135,18 +136,18 @@ class Strip:
 
     def drawn(self) -> Pixels:
         """Draw the strip."""
-        space, high = self.letters // 2, round(1.6 * self.letters)
-        picture = Image.new("RGB", (self.width, space + high * len(self._rows)), GROUND)
+        space, row_height = self.letters // 2, round(1.6 * self.letters)
+        picture = Image.new("RGB", (self.width, space + row_height * len(self._rows)), GROUND)
         draw = ImageDraw.Draw(picture)
         for number, row in enumerate(self._rows):
             for place, piece in row:
-                self._draw(draw, (space + place, space / 2 + number * high), piece)
+                self._draw(draw, (space + place, space / 2 + number * row_height), piece)
         return np.asarray(picture)
 
     def _draw(self, draw: ImageDraw.ImageDraw, place: tuple[float, float], piece: Piece) -> None:
         (left, top), size = place, self.letters
         if piece.ground is not None:
-            right = left + self._wide(piece)
+            right = left + self._width_of(piece)
             draw.rounded_rectangle((left, top + 0.1 * size, right, top + 1.5 * size), 0.3 * size, fill=piece.ground)
             left += size / 2
         if piece.line is not None:
@@ -157,7 +158,7 @@ class Strip:
             left += 2.5 * size
         draw.text((left, top + 0.8 * size), piece.words, fill=piece.colour, font=self._font, anchor="lm")
 
-    def _wide(self, piece: Piece) -> float:
+    def _width_of(self, piece: Piece) -> float:
         around = 0.0 if piece.ground is None else self.letters
         return self._font.getlength(piece.words) + around + (0 if piece.line is None else 2.5 * self.letters)
 
@@ -167,7 +168,7 @@ def letters_of(size: Size) -> int:
     return max(LEAST_LETTERS, round(sqrt(size.height * size.width) / LETTERS_PER_SIDE))
 
 
-def above(caption: Caption, width: int, letters: int) -> Pixels:
+def caption_strip(caption: Caption, width: int, letters: int) -> Pixels:
     """Draw what was decided about an image.
 
     Args:
@@ -179,7 +180,7 @@ def above(caption: Caption, width: int, letters: int) -> Pixels:
     ground = VERDICTS[caption.verdict]
     pieces = [Piece(caption.verdict.upper(), _readable_on(ground), ground)]
     if caption.score is not None:
-        score, threshold = apart(caption.score, caption.threshold)
+        score, threshold = distinguishable(caption.score, caption.threshold)
         pieces.append(Piece(f"score {score}"))
         pieces += [Piece(f"threshold {threshold}", QUIET)] if threshold else []
     if caption.regions is not None:
@@ -192,7 +193,7 @@ def above(caption: Caption, width: int, letters: int) -> Pixels:
     return strip.drawn()
 
 
-def below(legend: Legend, width: int, letters: int) -> Pixels:
+def legend_strip(legend: Legend, width: int, letters: int) -> Pixels:
     """Draw what colours and lines mean.
 
     Args:
@@ -211,15 +212,15 @@ def below(legend: Legend, width: int, letters: int) -> Pixels:
 
 def _bar(scale: Scale, threshold: float | None, width: int, letters: int) -> Pixels:
     """Draw the colours with the numbers of their ends, and the threshold of pixels between them."""
-    font, space, high = _font(letters), letters // 2, letters
-    low, high_end = (shortened(each) for each in (scale.low, scale.high))
-    left = round(space + font.getlength(low) + space)
-    right = max(left + 1, round(width - space - font.getlength(high_end) - space))
-    picture = Image.new("RGB", (width, round(space + high + 1.6 * letters)), GROUND)
-    picture.paste(Image.fromarray(_colours(right - left, high)), (left, space))
-    draw, middle = ImageDraw.Draw(picture), space + high / 2
-    draw.text((space, middle), low, fill=TEXT, font=font, anchor="lm")
-    draw.text((width - space, middle), high_end, fill=TEXT, font=font, anchor="rm")
+    font, space, bar_height = _font(letters), letters // 2, letters
+    lowest, highest = (shortened(each) for each in (scale.low, scale.high))
+    left = round(space + font.getlength(lowest) + space)
+    right = max(left + 1, round(width - space - font.getlength(highest) - space))
+    picture = Image.new("RGB", (width, round(space + bar_height + 1.6 * letters)), GROUND)
+    picture.paste(Image.fromarray(_colours(right - left, bar_height)), (left, space))
+    draw, middle = ImageDraw.Draw(picture), space + bar_height / 2
+    draw.text((space, middle), lowest, fill=TEXT, font=font, anchor="lm")
+    draw.text((width - space, middle), highest, fill=TEXT, font=font, anchor="rm")
     if threshold is not None:
         share = (threshold - scale.low) / scale.span
         _mark(draw, share, (left, right, space), f"pixel threshold {shortened(threshold)}", letters)
@@ -243,8 +244,8 @@ def _mark(draw: ImageDraw.ImageDraw, share: float, box: tuple[int, int, int], wo
         thick = max(2, letters // 6)
         draw.rectangle((place - thick, top - thick, place + thick, top + 1.25 * letters), fill=BETWEEN)
         draw.rectangle((place - thick / 2, top - thick / 2, place + thick / 2 - 1, top + 1.25 * letters), fill=TRUE)
-    wide = font.getlength(words)
-    place = min(max(place, letters / 2 + wide / 2), right + letters * 2 - wide / 2)
+    words_width = font.getlength(words)
+    place = min(max(place, letters / 2 + words_width / 2), right + letters * 2 - words_width / 2)
     draw.text((place, top + 1.95 * letters), words, fill=TEXT, font=font, anchor="mm")
 
 
@@ -259,7 +260,7 @@ def _colours(width: int, height: int) -> Pixels:
     return drawn
 
 
-def apart(score: float, threshold: float | None) -> tuple[str, str]:
+def distinguishable(score: float, threshold: float | None) -> tuple[str, str]:
     """Write score and threshold with as many digits as it takes to tell them apart; the second is empty if unknown."""
     if threshold is None:
         return shortened(score), ""

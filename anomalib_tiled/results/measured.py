@@ -16,7 +16,7 @@ from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.region_metrics import RegionMeasurements
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
 from anomalib_tiled.results.verdicts import Verdicts
-from anomalib_tiled.stages.uncertain import verdict_on
+from anomalib_tiled.stages.uncertain import verdict_by
 from anomalib_tiled.system.files import open_table, replacing, write_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.data.split import Sample, Split
-    from anomalib_tiled.ensemble.calibration import Calibration, Observed
+    from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.named_regions import DecidedRegion, NamedRegions
+    from anomalib_tiled.ensemble.observed import Observed
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Tile, TileGrid
@@ -200,15 +201,11 @@ def score_rows(
         words = contradiction(item.pred_label, item.pred_mask)
         score = None if item.pred_score is None else float(item.pred_score)
         own = [cell for each in named.values() for cell in (_cell(each.score), int(each.label))]
-        verdict = [] if uncertain is None else [_verdict(item, uncertain)]
+        label = bool(item.pred_label)
+        verdict = [] if uncertain is None else [verdict_by(uncertain, score, is_anomalous=label)]
         of_image = (item.image_path, _label(item.gt_label), _cell(score), _label(item.pred_label), words)
         rows.append((*of_image, *verdict, *found, *own))
     return rows
-
-
-def _verdict(item: ImageItem, uncertain: Band) -> str:
-    is_uncertain = item.pred_score is not None and uncertain.holds(float(item.pred_score))
-    return verdict_on(is_anomalous=bool(item.pred_label), is_uncertain=is_uncertain)
 
 
 def unaligned_rows(run: Run, *, has_verdicts: bool = False) -> list[Row]:

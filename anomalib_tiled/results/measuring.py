@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import torch
     from anomalib.data import ImageBatch
 
-    from anomalib_tiled.ensemble.calibration import Calibration, Observed
+    from anomalib_tiled.ensemble.calibration import Calibration
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
+    from anomalib_tiled.ensemble.observed import Observed
     from anomalib_tiled.ensemble.stored_images import LazyPrediction, Shard, StoredImages
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.results.measured import Row

@@ -15,7 +15,7 @@ from anomalib_tiled.results.composition import Layers, Style, compose
 from anomalib_tiled.results.margin import Caption
 from anomalib_tiled.results.prediction_row import contradiction
 from anomalib_tiled.results.regions import InFile
-from anomalib_tiled.stages.uncertain import verdict_on
+from anomalib_tiled.stages.uncertain import verdict_by
 from anomalib_tiled.system.files import absolute, replacing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.data.split import Split
     from anomalib_tiled.results.thresholds import FinalThresholds
-    from anomalib_tiled.stages.uncertain import Band, Verdict
+    from anomalib_tiled.stages.uncertain import Band
 
 
 def given_folders(names: Iterable[str]) -> list[Path]:
@@ -78,11 +78,6 @@ class Pictures:
         style = replace(self.style, pixel_threshold=thresholds.pixels)
         return replace(self, style=style, threshold=thresholds.images, uncertain=uncertain)
 
-    def verdict(self, score: float | None, *, label: bool) -> Verdict:
-        """Give the verdict on an image with this score and label."""
-        is_uncertain = self.uncertain is not None and score is not None and self.uncertain.holds(score)
-        return verdict_on(is_anomalous=label, is_uncertain=is_uncertain)
-
     def below(self, name: str) -> Pictures:
         """Give the same for a subfolder."""
         return replace(self, folder=self.folder / name)
@@ -102,7 +97,7 @@ class Pictures:
             layers = Layers.of(item, InFile(size_of(path), matrix))
             label, score = bool(cast("torch.Tensor", item.pred_label)), float(cast("torch.Tensor", item.pred_score))
             found = None if layers.predicted is None else bool(layers.regions)
-            verdict, remark = self.verdict(score, label=label), contradiction(label, found)
+            verdict, remark = verdict_by(self.uncertain, score, is_anomalous=label), contradiction(label, found)
             self.draw_one(path, layers, Caption(verdict, score, regions=layers.regions, remark=remark))
 
     def draw_one(self, path: Path, layers: Layers, caption: Caption) -> None:

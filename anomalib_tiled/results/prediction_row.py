@@ -250,15 +250,6 @@ def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool |
     return NORMAL if found else ANOMALOUS
 
 
-def verdict_of(label: bool) -> str:  # noqa: FBT001
-    """Say in a word what was decided about an image.
-
-    Args:
-        label: Whether it is anomalous.
-    """
-    return "anomalous" if label else "normal"
-
-
 def decision_on(item: ImageItem) -> str:
     """Say in a sentence how an image was decided, for logs."""
     decision = "anomalous" if item.pred_label is not None and bool(item.pred_label) else "normal"

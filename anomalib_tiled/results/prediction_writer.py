@@ -168,7 +168,7 @@ class PredictionWriter:
 
     def _caption(self, image: PredictedImage) -> Caption:
         number = None if image.any_pixel is None else len(image.regions)
-        verdict = self.files.verdict(image.pred_score, label=bool(image.pred_label))
+        verdict = image.judged(self.files.uncertain).verdict
         return Caption(verdict, image.pred_score, regions=number, remark=image.contradiction)
 
     def read_map(self, image_path: Path) -> torch.Tensor:

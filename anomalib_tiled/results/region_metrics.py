@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.results.tile_metrics import TileResult, TileScores, known_images
 
 if TYPE_CHECKING:

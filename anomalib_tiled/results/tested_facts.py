@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "lightning", "numpy")
 """Packages whose versions may change a score."""
 
-UNIT = 1 if sys.platform == "darwin" else 1024
+MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which the system counts the memory of a process."""
 
 
@@ -57,4 +57,4 @@ def _peak_memory() -> int | None:
         import resource  # not on Windows
     except ImportError:
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY_UNIT

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.results.prediction_row import PredictedImage
-from anomalib_tiled.runs.run_folder import TESTED, TESTED_FACTS, THUMBNAILS, remove_thumbnails
+from anomalib_tiled.runs.result_files import TESTED, TESTED_FACTS, THUMBNAILS, remove_thumbnails
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import read_json, replacing, write_json
 

@@ -10,13 +10,13 @@ import torch
 from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.raw_prediction import final_scores
 from anomalib_tiled.errors import RunFolderError
-from anomalib_tiled.stages.thresholding import NEUTRAL, reported_threshold
+from anomalib_tiled.stages.thresholding import reported_threshold
 from anomalib_tiled.stages.uncertain import check_place
 
 if TYPE_CHECKING:
     from anomalib.data import InferenceBatch
 
-    from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level
+    from anomalib_tiled.ensemble.calibration import Calibration, Learned
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.results.request import PredictionSettings
@@ -113,15 +113,13 @@ def final_thresholds(
 
 
 def _final(stages: Stages, given: Threshold | None, learned: Learned | None, sensitivity: float) -> float | None:
-    if given is None:
-        if learned is None or stages.threshold_at == "tile":
-            return None
-        if sensitivity != NEUTRAL:
-            return 1 - sensitivity
-        given = Threshold(learned.threshold, raw=True)
-    if learned is None or not given.raw:
-        return given.value
-    return final_scores(stages, torch.tensor(given.value), learned).item()
+    if given is not None:
+        if learned is None or not given.raw:
+            return given.value
+        return final_scores(stages, torch.tensor(given.value), learned).item()
+    if learned is None or stages.threshold_at == "tile":
+        return None
+    return reported_threshold(learned.threshold, sensitivity=sensitivity, normalize_at=stages.normalize_at)
 
 
 def thresholds_of(run: Run, settings: PredictionSettings) -> tuple[Thresholds, tuple[str, ...]]:
@@ -171,16 +169,9 @@ def _uncertain(run: Run, limits: Uncertain, threshold: Threshold | None) -> Band
         limits: Which images are uncertain.
         threshold: Threshold of images; ``None`` for the calibrated one.
     """
-    settings = run.settings
-    check_place(settings.thresholding.stage)
-    learned = cast("Level", run.calibration().image).scores  # images are thresholded
-    if threshold is None:
-        sensitivity, normalize_at = settings.thresholding.image_sensitivity, settings.normalization.stage
-        return limits.around(reported_threshold(learned.threshold, sensitivity=sensitivity, normalize_at=normalize_at))
-    if not threshold.raw:
-        return limits.around(threshold.value)
-    score = torch.tensor([threshold.value], dtype=torch.float32)
-    return limits.around(float(final_scores(Stages.build(settings), score, learned)))
+    check_place(run.settings.thresholding.stage)
+    deciding = final_thresholds(Stages.build(run.settings), run.calibration(), Thresholds(threshold))
+    return limits.around(cast("float", deciding.images))  # images are thresholded
 
 
 def _lacking(run: Run) -> str:

@@ -13,27 +13,24 @@ from PIL import Image
 
 from anomalib_tiled.data.image_files import read_scaled, shrunk
 from anomalib_tiled.data.warping import moves
+from anomalib_tiled.results.colours import WHITE, grey_of
+from anomalib_tiled.results.painting import Scale
 from anomalib_tiled.results.regions import in_source_size
 from anomalib_tiled.system.files import replacing
 
 if TYPE_CHECKING:
     from anomalib.data import ImageItem
-    from numpy.typing import NDArray
 
     from anomalib_tiled.config.settings import Settings
     from anomalib_tiled.grid import Size
     from anomalib_tiled.results.regions import InFile
     from anomalib_tiled.results.tested_folder import ThumbnailFiles
 
-    Pixels = NDArray[np.uint8]
-
 LONGEST_SIDE = 1024
 """Most pixels of a side."""
 
 QUALITY = 85
 """Quality of the scaled image, as JPEG counts it."""
-
-WHITE = 255
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,9 @@ class Thumbnails:
             return None
         _save(_flags(item.pred_mask.bool(), in_file, size), files.mask)
         scores = in_source_size(item.anomaly_map, size, in_file.matrix)
-        lowest, highest = (float(np.nanmin(scores)), float(np.nanmax(scores))) if self.stretch else (0.0, 1.0)
-        _save(Image.fromarray(_grey(scores, lowest, highest)), files.heat_map)
-        return lowest, highest
+        scale = Scale.of(scores) if self.stretch else Scale()
+        _save(Image.fromarray(grey_of(scores, scale.low, scale.high)), files.heat_map)
+        return scale.low, scale.high
 
     def write_image(self, path: Path, files: ThumbnailFiles) -> None:
         """Write the picture of an image without a prediction.
@@ -98,14 +95,6 @@ def _picture(item: ImageItem, in_file: InFile, size: Size) -> Image.Image:
 
 def _flags(mask: torch.Tensor, in_file: InFile, size: Size) -> Image.Image:
     return Image.fromarray(np.where(in_source_size(mask, size, in_file.matrix) > 0, WHITE, 0).astype(np.uint8))
-
-
-def _grey(scores: NDArray[np.float32], lowest: float, highest: float) -> Pixels:
-    """Give scores as grey values; those of pixels that do not count are 0."""
-    span = max(highest - lowest, float(np.finfo(np.float32).tiny))
-    scaled = np.nan_to_num((scores - np.float32(lowest)) / np.float32(span))
-    grey: Pixels = np.rint(np.clip(scaled, 0, 1) * WHITE).astype(np.uint8)
-    return grey
 
 
 def _save(picture: Image.Image, path: Path) -> None:

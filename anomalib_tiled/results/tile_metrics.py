@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.grid import WHOLE, WholeImage
 from anomalib_tiled.stages import curves
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
@@ -25,16 +23,14 @@ from anomalib_tiled.runs.file_names import (
     RunFiles,
     checksum_named,
 )
-from anomalib_tiled.runs.report_file import is_report
+from anomalib_tiled.runs.result_files import PICTURES, THUMBNAILS, remove_results
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.bounds import parse_yaml, read_bytes
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import (
     absolute,
-    is_file,
     leads_out,
     read_json,
-    remove_below,
     without_own_link,
     write_json,
     write_text,
@@ -50,49 +46,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.grid import Tile, TileGrid
 
-logger = logging.getLogger(__name__)
-
-TESTED, TESTED_FACTS, REPORT = "tested.jsonl", "tested.json", "report.html"
-"""More files of a test: a line for each image, how images were tested; and the page that shows it all."""
-
-OF_TEST = ("metrics.json", "scores.csv", "tiles.csv", TESTED, TESTED_FACTS)
-"""Files that a test writes, beside pictures."""
-
-PICTURES, THUMBNAILS = "images", "thumbnails"
-"""Folders of the pictures of a test, and of small ones for its report."""
-
 WRITTEN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "predictions")
 """Folders of a run that commands write into, and remove files from."""
-
-OF_RUN = ("logs", "tiles", "raw", PICTURES, THUMBNAILS, "synthetic")
-"""Folders of a run that belong to it alone."""
-
-
-def remove_thumbnails(folder: Path) -> None:
-    """Remove the small pictures of a test, and their folder if it is empty then."""
-    for ending in (".jpg", ".png"):
-        remove_below(folder, ending)
-
-
-def check_output(path: Path) -> None:
-    """Refuse a folder for results that holds files of a run.
-
-    Args:
-        path: The folder that ``--output`` names; it need not exist.
-
-    Raises:
-        ConfigurationError: The folder is a run folder, or belongs to one.
-    """
-    real = Path(os.path.realpath(path))
-    for folder in (real, *real.parents):
-        run = RunFiles(folder)
-        inside = real.relative_to(folder).parts
-        if is_file(run.config_file) and is_file(run.split_file) and (not inside or inside[0] in OF_RUN):
-            message = (
-                f"--output must be a folder for results alone, but {path} "
-                f"{'belongs to' if inside else 'is'} the run folder {folder}. Choose another, or leave --output out."
-            )
-            raise ConfigurationError(message)
 
 
 def settings_of(text: str, folder: Path | None = None) -> Settings:
@@ -393,31 +348,10 @@ class RunFolder(RunFiles):
 
     def forget(self, tile: Tile) -> None:
         """Mark a tile as untrained, and remove the calibration and the test results, which came from it too."""
-        self.remove_results()
+        remove_results(self.path)
         for path in (self.calibration_file, self.validation_scores_file, self.drift_reference_file):
             path.unlink(missing_ok=True)
         self.record_file(tile).unlink(missing_ok=True)
-
-    def remove_results(self) -> None:
-        """Remove the results of a test, since they are of other models or stages; several processes may do so."""
-        if found := [path for path in (self.path / name for name in OF_TEST) if path.exists()]:
-            logger.info(
-                "Removing the results of the last test, which are of other models or stages, from %s.", self.path
-            )
-        report, pictures, thumbnails = self.path / REPORT, self.path / PICTURES, self.path / THUMBNAILS
-        try:
-            for path in found:
-                path.unlink(missing_ok=True)
-            if report.is_file() and is_report(report):
-                report.unlink(missing_ok=True)
-            if not pictures.is_symlink():
-                remove_below(pictures, ".png")
-            if not thumbnails.is_symlink():
-                remove_thumbnails(thumbnails)
-        except OSError as error:
-            logger.warning(
-                "Results of the last test could not be removed, and are of other models or stages: %s", error
-            )
 
     def clean_up(self, *, everywhere: bool = False) -> None:
         """Remove half-done work of killed commands, and claims of tiles; for the process that has locked the run.

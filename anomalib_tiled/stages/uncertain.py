@@ -133,3 +133,15 @@ def verdict_on(*, is_anomalous: bool, is_uncertain: bool | None) -> Verdict:
     if is_uncertain:
         return "uncertain"
     return "anomalous" if is_anomalous else "normal"
+
+
+def verdict_by(uncertain: Band | None, score: float | None, *, is_anomalous: bool) -> Verdict:
+    """Give the verdict on an image by its score.
+
+    Args:
+        uncertain: Scores of uncertain images; ``None`` if no image is.
+        score: That of the image; ``None`` if it has none, and is not uncertain.
+        is_anomalous: Whether its score is above the threshold.
+    """
+    is_uncertain = uncertain is not None and score is not None and uncertain.holds(score)
+    return verdict_on(is_anomalous=is_anomalous, is_uncertain=is_uncertain)

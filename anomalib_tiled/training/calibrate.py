@@ -12,13 +12,15 @@ import numpy as np
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
-from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.cross_validation import ROUNDS, called_without_learning
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.ensemble.spread import lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import WHOLE
+from anomalib_tiled.runs.result_files import remove_results
 from anomalib_tiled.stages.contracts import errors_naming_stage
 from anomalib_tiled.system.allocation import give_back_freed_memory
 from anomalib_tiled.system.files import read_json, write_json
@@ -136,7 +138,7 @@ def keep_calibration(run: Run, calibration: Calibration) -> None:
     stages = {"grid": run.grid.to_json(), "configuration": run.settings.calibration_hash}
     content, path = {**stages, **calibration.to_json()}, run.folder.calibration_file
     if _without_notes(json.loads(json.dumps(content))) != _without_notes(_earlier_calibration(path)):
-        run.folder.remove_results()
+        remove_results(run.folder.path)
     write_json(path, content)
     run.folder.note_checksum(path)
 

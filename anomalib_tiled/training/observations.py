@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from anomalib_tiled.ensemble.calibration import Observed, Truth
 from anomalib_tiled.ensemble.fusion import Predicted
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.stages.contracts import image_context, with_context
 from anomalib_tiled.training.in_order import values_in_order

@@ -27,6 +27,7 @@ from anomalib_tiled.errors import ConfigurationError, DataError
 from anomalib_tiled.results.metrics import Measurements
 from anomalib_tiled.results.trackers import check_loggers
 from anomalib_tiled.runs.package_versions import origins_of
+from anomalib_tiled.runs.result_files import remove_results
 from anomalib_tiled.runs.run_folder import RunFolder, settings_of
 from anomalib_tiled.runs.run_grid import has_groups
 from anomalib_tiled.runs.run_regions import without_ignored, write_regions
@@ -116,7 +117,7 @@ def change_settings(run: Run, settings: Settings, report: Callable[[str], None] 
         _check_settings(settings, scheduler := scheduler_of(settings, report))
         deciding = [(each.calibration_hash, each.thresholding, each.metrics) for each in (run.settings, settings)]
         if deciding[0] != deciding[1]:
-            folder.remove_results()
+            remove_results(folder.path)
         known, now = folder.origins(), origins_of(settings)
         same = [name for name in known.keys() & now.keys() if known[name]["class_path"] == now[name]["class_path"]]
         write_json(folder.origins_file, {**now, **{name: known[name] for name in same}})  # the versions of its training

@@ -19,7 +19,8 @@ from anomalib_tiled.training.in_order import values_in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from anomalib_tiled.ensemble.calibration import Level, Observed
+    from anomalib_tiled.ensemble.calibration import Level
+    from anomalib_tiled.ensemble.observed import Observed
     from anomalib_tiled.ensemble.run import Run
     from anomalib_tiled.ensemble.stored_images import Shard, StoredImages
     from anomalib_tiled.grid import Tile

@@ -151,7 +151,7 @@ def test_too_few_images_cannot_be_compared(
     predictions.append(images(4))
     assert check(run, predictions) == 2
     expected = f"error: A check needs at least 5 predicted images, but {predictions.path} has "
-    assert error(capsys) == f"{expected}0. {expected}4."
+    assert error(capsys) == f"{expected}0. Predict more. {expected}4. Predict more."
     reference_of(images(4)).write(run)
     predictions.append(images(9))
     assert check(run, predictions) == 2
@@ -165,7 +165,7 @@ def test_a_folder_without_predictions_is_refused(
     assert check(run, PredictionFolder(tmp_path)) == 2
     assert error(capsys) == (
         f"error: --predictions must be a folder that `anomalib tiled predict` has written, but {tmp_path} has no "
-        "prediction.json."
+        "prediction.json. Name such a folder, or predict images into it."
     )
 
 
@@ -175,9 +175,7 @@ def test_predictions_of_another_run_are_refused(
     predictions.append(images(20))
     run.calibration_file.write_text('{"image": null}')
     assert check(run, predictions) == 2
-    assert f"{predictions.path} holds predictions of another run than {run.path}, or of this run before" in error(
-        capsys
-    )
+    assert f"those in {predictions.path} are of another run than {run.path}, or of this run before" in error(capsys)
 
 
 def test_predictions_of_an_earlier_version_are_refused(
@@ -225,7 +223,7 @@ def test_another_file_is_not_replaced(
     (tmp_path / "folder").mkdir()
     for name in ("mine.json", "folder", "found/predictions.jsonl", "run/config.yaml"):
         assert check(run, predictions, "--output", str(tmp_path / name)) == 2
-        assert f"{tmp_path / name} exists, and is no result of a check." in error(capsys)
+        assert f"an earlier result of a check, but {tmp_path / name} is neither. Choose" in error(capsys)
     run.split_file.touch()
     assert check(run, predictions, "--output", str(run.tiles / "drift.json")) == 2
     assert f"belongs to the run folder {run.path}" in error(capsys)

@@ -21,7 +21,7 @@ from PIL import Image
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.drift.findings import Drift, Finding
 from anomalib_tiled.runs.report_file import MARK
-from anomalib_tiled.runs.run_folder import RunFolder
+from anomalib_tiled.runs.result_files import remove_results
 from anomalib_tiled.system.files import read_json, write_json
 
 Predict = Callable[..., int]
@@ -266,9 +266,9 @@ def test_new_models_remove_what_a_report_needs(run: Path) -> None:
     names = ("tested.json", "tested.jsonl", "thumbnails", "report.html")
     assert all((run / name).exists() for name in names)
     (run / "thumbnails" / "mine.txt").write_text("mine")
-    RunFolder(run).remove_results()
+    remove_results(run)
     assert [path.name for path in (run / "thumbnails").iterdir()] == ["mine.txt"]
     assert not any((run / name).exists() for name in names if name != "thumbnails")
     (run / "report.html").write_text("mine")
-    RunFolder(run).remove_results()
+    remove_results(run)
     assert (run / "report.html").read_text() == "mine"

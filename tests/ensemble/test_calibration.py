@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from anomalib_tiled.config.settings import Settings
-from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Level, Stages
 from anomalib_tiled.ensemble.false_alarms import FalseAlarms
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.stages.merging import Gaussian, Mean
 from anomalib_tiled.stages.normalization import MinMax

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.calibration import Learned, Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Learned, Stages
 from anomalib_tiled.ensemble.cross_validation import called_anomalous, called_without_learning, rounds_for
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.stages.distribution import ExactScores, ScoreDistribution
 from anomalib_tiled.stages.merging import Mean

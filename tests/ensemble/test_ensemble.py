@@ -17,9 +17,10 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.uninspected import uninspected_pixels
 from anomalib_tiled.errors import StageError

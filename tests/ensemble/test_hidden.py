@@ -15,9 +15,10 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.tile_dataset import stacked_hidden
-from anomalib_tiled.ensemble.calibration import Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
 from anomalib_tiled.ensemble.stored_images import LazyPrediction
 from anomalib_tiled.ensemble.tile_model import TilePrediction

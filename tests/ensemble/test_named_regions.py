@@ -11,10 +11,11 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.ensemble.calibration import Calibration, Learned, Observed, Stages
+from anomalib_tiled.ensemble.calibration import Calibration, Learned, Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.named_regions import NamedRegions, box_of
+from anomalib_tiled.ensemble.observed import Observed
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.stages.merging import Mean
 from anomalib_tiled.stages.normalization import MinMax

@@ -12,9 +12,10 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_tiled.ensemble.calibration import Calibration, Observed, Stages, Truth
+from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.spread import Spread, lend, lenders_of, notes_on_spread
 from anomalib_tiled.ensemble.stored_images import LazyPrediction
 from anomalib_tiled.export.modules import TileModule, WholeImages

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_tiled.ensemble.calibration import Observed, Truth
+from anomalib_tiled.ensemble.observed import Observed, Truth
 from anomalib_tiled.ensemble.validation_scores import NormalScores, ValidationScores
 from anomalib_tiled.errors import RunFolderError
 

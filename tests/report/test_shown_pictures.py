@@ -14,7 +14,6 @@ from anomalib_tiled.report.shown_pictures import (
     ALL_PICTURES,
     Layers,
     PictureBudget,
-    grey_of,
     in_range,
     shrunk_by_maximum,
 )
@@ -63,5 +62,3 @@ def test_heat_maps_get_a_range_in_common() -> None:
     grey = np.array([0, 1, 128, 255], np.uint8)
     assert in_range(grey, (0.0, 1.0), (0.0, 1.0)) is grey
     assert in_range(grey, (2.0, 6.0), (0.0, 8.0)).tolist() == [0, 64, 128, 191], "0 does not count, and stays"
-    scores = np.array([-1.0, np.nan, 0.5, 9.0], np.float32)
-    assert grey_of(scores, 0.0, 1.0).tolist() == [0, 0, 128, 255]

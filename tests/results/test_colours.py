@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_tiled.results.colours import heat_colours
+from anomalib_tiled.results.colours import grey_of, heat_colours
 
 TABLE = np.array(heat_colours())
 
@@ -38,3 +38,8 @@ def test_higher_scores_are_lighter_for_every_reader(seen: list[list[float]]) -> 
     luminance = np.clip(linear(TABLE[:, :3]) @ np.array(seen).T, 0, 1) @ [0.2126, 0.7152, 0.0722]
     steps = luminance[8:] - luminance[:-8]  # single bytes are too coarse for the darkest colours
     assert (steps > 0).all()
+
+
+def test_scores_become_grey_values() -> None:
+    scores = np.array([-1.0, np.nan, 0.5, 9.0], np.float32)
+    assert grey_of(scores, 0.0, 1.0).tolist() == [0, 0, 128, 255]

@@ -6,7 +6,16 @@ from PIL import ImageDraw
 
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.composition import Layers, Style, compose
-from anomalib_tiled.results.margin import GROUND, LEAST_WIDTH, Caption, Legend, above, apart, below, letters_of
+from anomalib_tiled.results.margin import (
+    GROUND,
+    LEAST_WIDTH,
+    Caption,
+    Legend,
+    caption_strip,
+    distinguishable,
+    legend_strip,
+    letters_of,
+)
 from anomalib_tiled.results.painting import Scale
 
 CAPTION = Caption("anomalous", 0.83, 0.5, 3, "normal, but with anomalous pixels", "scratch/000.png")
@@ -27,7 +36,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_margin_says_all_that_was_decided(written: list[str]) -> None:
-    above(CAPTION, 512, 12)
+    caption_strip(CAPTION, 512, 12)
     assert written == [
         "ANOMALOUS",
         "score 0.83",
@@ -50,18 +59,18 @@ def test_the_margin_says_all_that_was_decided(written: list[str]) -> None:
     ],
 )
 def test_what_is_not_known_is_left_out(written: list[str], caption: Caption, words: list[str]) -> None:
-    above(caption, 512, 12)
+    caption_strip(caption, 512, 12)
     assert written == words
 
 
 def test_score_and_threshold_are_told_apart() -> None:
-    assert apart(0.5000004, 0.5) == ("0.5000004", "0.5")
-    assert apart(0.5, 0.5) == ("0.5", "0.5")
-    assert apart(0.75, None) == ("0.75", "")
+    assert distinguishable(0.5000004, 0.5) == ("0.5000004", "0.5")
+    assert distinguishable(0.5, 0.5) == ("0.5", "0.5")
+    assert distinguishable(0.75, None) == ("0.75", "")
 
 
 def test_a_long_name_is_cut_in_the_middle(written: list[str]) -> None:
-    above(Caption("normal", name=f"first/{'x' * 300}/last.png"), LEAST_WIDTH, 12)
+    caption_strip(Caption("normal", name=f"first/{'x' * 300}/last.png"), LEAST_WIDTH, 12)
     (name,) = written[1:]
     assert name.startswith("first/xx")
     assert name.endswith("xx/last.png")
@@ -71,28 +80,28 @@ def test_a_long_name_is_cut_in_the_middle(written: list[str]) -> None:
 
 def test_long_words_are_broken_into_lines(written: list[str]) -> None:
     remark = "The part is not found: 0 pixels are white, but 1 must be. " * 3
-    strip = above(Caption("anomalous", remark=remark), LEAST_WIDTH, 12)
+    strip = caption_strip(Caption("anomalous", remark=remark), LEAST_WIDTH, 12)
     assert " ".join(written[1:]) == remark.strip()
     assert len(strip) > 6 * 12
     assert (strip[:, -2:] == GROUND).all(), "nothing reaches the edge"
 
 
 def test_the_bar_has_the_numbers_of_its_ends_and_the_threshold(written: list[str]) -> None:
-    below(Legend(Scale(4, 41), 22.5, is_predicted=True, is_true=True), 512, 12)
+    legend_strip(Legend(Scale(4, 41), 22.5, is_predicted=True, is_true=True), 512, 12)
     assert written == ["4", "41", "pixel threshold 22.5", "predicted", "ground truth"]
 
 
 @pytest.mark.parametrize(("threshold", "words"), [(50, "50 (above all)"), (1, "1 (below all)")])
 def test_a_threshold_outside_of_the_scale_is_not_marked(written: list[str], threshold: float, words: str) -> None:
-    strip = below(Legend(Scale(4, 41), threshold), 512, 12)
+    strip = legend_strip(Legend(Scale(4, 41), threshold), 512, 12)
     assert written == ["4", "41", f"pixel threshold {words}"]
-    marked = below(Legend(Scale(4, 41), 22.5), 512, 12)
+    marked = legend_strip(Legend(Scale(4, 41), 22.5), 512, 12)
     assert (marked[2:6] == 255).all(axis=2).any()
     assert not (strip[2:6] == 255).all(axis=2).any()
 
 
 def test_without_map_and_masks_there_is_nothing_to_explain() -> None:
-    assert below(Legend(), 512, 12).shape == (0, 512, 3)
+    assert legend_strip(Legend(), 512, 12).shape == (0, 512, 3)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,7 @@ def test_an_image_of_any_size_keeps_its_pixels_in_the_picture(size: tuple[int, i
     picture = np.asarray(compose(pixels, layers, CAPTION, Style(beside=beside, pixel_threshold=0.5)))
     width = max(LEAST_WIDTH, 2 * size[1] + letters_of(Size(*size)) // 2 if beside else size[1])
     assert picture.shape[1] == width
-    top, content = len(above(CAPTION, width, letters_of(Size(*size)))), width - 2 * ((width - size[1]) // 2)
+    top, content = len(caption_strip(CAPTION, width, letters_of(Size(*size)))), width - 2 * ((width - size[1]) // 2)
     left = (width - content) // 2
     places = (0, width - size[1]) if beside and width > LEAST_WIDTH else (left,)
     if beside and width == LEAST_WIDTH:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from anomalib_tiled.config.settings import Settings
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.grid import Size, TileGrid
-from anomalib_tiled.runs.run_folder import RunFolder, check_output
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.runs.tile_record import TileRecord
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.files import read_json, write_json
@@ -303,72 +301,8 @@ def test_names_of_files(run: RunFolder) -> None:
     assert relative == ["split.csv", "calibration.json", "logs/run.log", "logs/r00_c01.log", "tiles/r00_c01.ckpt"]
 
 
-def test_results_do_not_go_into_a_run(run: RunFolder) -> None:
-    run.split_file.touch()
-    run = run.path
-    (run.parent / "latest").symlink_to(run)
-    for path, reason in {
-        run: "is",
-        run.parent / "latest": "is",
-        run / "tiles": "belongs to",
-        run / "images" / "new": "belongs to",
-        run / "raw" / ".." / "logs": "belongs to",
-    }.items():
-        with pytest.raises(
-            ConfigurationError, match=rf"--output must be .* but {path} {reason} the run folder {run}\. "
-        ):
-            check_output(path)
-    for path in (run / "predictions", run / "export" / "onnx", run / "mine", run.parent, run.parent / "new"):
-        check_output(path)
-
-
 @pytest.mark.parametrize(("text", "held"), [("", "nothing"), ("- 1", r"\[1\]")])
 def test_a_configuration_without_settings_is_named(run: RunFolder, text: str, held: str) -> None:
     run.config_file.write_text(text)
     with pytest.raises(RunFolderError, match=rf"must hold settings by their names, but holds {held}\. Restore it"):
         run.settings()
-
-
-@pytest.fixture
-def measured(tmp_path: Path) -> Path:
-    """A run folder with results of a test, and other files."""
-    for name in ("metrics.json", "scores.csv", "tiles.csv", "calibration.json", "images/0.png", "images/bad/0.jpg.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-def test_results_are_removed_and_it_is_said(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    for _ in range(2):
-        RunFolder(measured).remove_results()
-    assert [path.name for path in measured.iterdir()] == ["calibration.json"]
-    assert caplog.messages == [
-        f"Removing the results of the last test, which are of other models or stages, from {measured}."
-    ]
-
-
-def test_results_that_cannot_be_removed_are_told_of(measured: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (measured / "metrics.json").unlink()
-    (measured / "metrics.json").mkdir()
-    RunFolder(measured).remove_results()
-    assert "could not be removed, and are of other models or stages" in caplog.text
-
-
-def test_what_else_lies_among_pictures_stays(measured: Path) -> None:
-    (measured / "images" / "bad" / "notes.txt").touch()
-    RunFolder(measured).remove_results()
-    assert [path.name for path in (measured / "images").rglob("*")] == ["bad", "notes.txt"]
-
-
-def test_folders_elsewhere_that_there_are_links_to_stay_as_they_are(
-    measured: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "0.png").touch()
-    for name in ("images/linked", "images"):
-        if name == "images":
-            shutil.rmtree(measured / name)
-        (measured / name).symlink_to(elsewhere, target_is_directory=True)
-        RunFolder(measured).remove_results()
-    assert list(elsewhere.iterdir()) == [elsewhere / "0.png"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.stages.uncertain import Band, Uncertain, check_limits, verdict_on
+from anomalib_tiled.stages.uncertain import Band, Uncertain, check_limits, verdict_by, verdict_on
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.45, False), (0.4500001, True), (0.55, True), (0.5500001, False)])
@@ -88,3 +88,10 @@ def test_the_verdict_is_that_of_the_label_unless_an_image_is_uncertain() -> None
     for undecided in (False, None):
         assert verdict_on(is_anomalous=True, is_uncertain=undecided) == "anomalous"
         assert verdict_on(is_anomalous=False, is_uncertain=undecided) == "normal"
+
+
+def test_a_verdict_goes_by_the_score() -> None:
+    assert verdict_by(Band(0.4, 0.6), 0.6, is_anomalous=True) == "uncertain"
+    assert verdict_by(Band(0.4, 0.6), 0.7, is_anomalous=True) == "anomalous"
+    assert verdict_by(Band(0.4, 0.6), None, is_anomalous=True) == "anomalous"
+    assert verdict_by(None, 0.5, is_anomalous=False) == "normal"
