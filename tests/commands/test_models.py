@@ -26,9 +26,8 @@ from PIL import Image
 from torchvision.transforms.v2 import Resize
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble.loaded_models import TileModels
+from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.ensemble.tile_model import load_tile_model
 from anomalib_tiled.ensemble.untrained_models import FreshModels
 from anomalib_tiled.runs.run_folder import RunFolder
 
@@ -154,7 +153,7 @@ def assert_one_model_is_as_good_as_many(run: Run) -> None:
     images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in run.images("test")])[:2]
     read, kept = ensemble(images), ensemble(images)
     spec, size = run.settings.model, run.grid.tile_size
-    ensemble.tile_models = TileModels(lambda tile: load_tile_model(spec, size, run.folder.checkpoint(tile)))
+    ensemble.tile_models = TileModels(SavedModels(run.folder, spec, size, alike=False).load)
     made = ensemble(images)
     for found in (read, kept):
         assert torch.equal(found.pred_score, made.pred_score)
