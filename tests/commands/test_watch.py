@@ -170,15 +170,14 @@ def ctrl_c_ends() -> Iterator[None]:
 class Process:
     """A command that watches a folder."""
 
-    def __init__(self, run: Path, folder: Path, output: Path, *arguments: str) -> None:
+    def __init__(self, run: Path, folder: Path, output: Path, *arguments: str, stdout: int | None = None) -> None:
         command = [sys.executable, "-m", "anomalib_tiled", "predict", "--ckpt_dir", str(run), "--watch"]
-        self.output, self.log = output, output.with_name("log")
-        with self.log.open("w") as log:
+        self.output, self.log, self.shown = output, output.with_name("log"), output.with_name("shown")
+        with self.log.open("w") as log, self.shown.open("w") as shown:  # a pipe that nobody reads gets full
             self.program = subprocess.Popen(
                 [*command, "--data", str(folder), "--output", str(output), *arguments],
-                stdout=subprocess.PIPE,
+                stdout=shown if stdout is None else stdout,
                 stderr=log,
-                text=True,
             )
         wait_until(lambda: "Watching" in self.log.read_text() or self.program.poll() is not None)
 
@@ -195,10 +194,9 @@ class Process:
         """Send a signal; give exit status and standard output."""
         self.program.send_signal(number)
         try:
-            shown, _ = self.program.communicate(timeout=ENOUGH)
+            return self.program.wait(ENOUGH), self.shown.read_text()
         finally:
             self.program.kill()
-        return self.program.returncode, shown
 
 
 @pytest.mark.slow
@@ -242,9 +240,9 @@ def test_sigterm_is_the_normal_end_and_the_same_command_resumes(finished_run: Pa
 
 @pytest.mark.slow
 def test_a_reader_of_the_lines_that_ends_ends_the_watch(finished_run: Path, new: Path, tmp_path: Path) -> None:
-    process = Process(finished_run, new / "left", tmp_path / "output")
+    process = Process(finished_run, new / "left", tmp_path / "output", stdout=subprocess.PIPE)
     assert process.program.stdout is not None
-    assert process.program.stdout.readline().startswith("anomalous  1 ")
+    assert process.program.stdout.readline().startswith(b"anomalous  1 ")
     process.program.stdout.close()
     shutil.copy(new / "left" / "000.png", new / "left" / "002.png")
     assert process.program.wait(ENOUGH) == 2
