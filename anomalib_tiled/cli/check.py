@@ -29,7 +29,7 @@ DRIFTED = 5
 """Exit status if something has moved and ``--fail_on_drift`` is given."""
 
 SHOWN = 12
-"""Most rows of the table: the quantities that have moved, else those of whole images."""
+"""Most rows of the table."""
 
 
 def check(arguments: Sequence[str], prog: str) -> int:
@@ -48,6 +48,8 @@ def check(arguments: Sequence[str], prog: str) -> int:
     for sentence in drift.sentences:
         say(sentence)
     Console(emoji=False).print(table_of(drift))
+    if (more := len(_rows(drift)) - SHOWN) > 0:
+        say(f"{more} more rows are in the file.")
     say(f"Drift: {output}")
     return DRIFTED if drift.has_drifted and parsed.fail_on_drift else 0
 
@@ -75,9 +77,9 @@ def check_parser(prog: str) -> Parser:
 
 
 def table_of(drift: Drift) -> Table:
-    """Make the table of what has moved; if nothing has, of what whole images are like."""
+    """Make the table of what whole images are like, and of the places that have moved."""
     table = Table("quantity", "was", "is", "stability index", "p-value", "moved")
-    for finding in _shown(drift):
+    for finding in _rows(drift)[:SHOWN]:
         table.add_row(
             escape(f"{finding.quantity} {finding.place}".strip()),
             f"{finding.reference_median:.4g}",
@@ -89,9 +91,9 @@ def table_of(drift: Drift) -> Table:
     return table
 
 
-def _shown(drift: Drift) -> list[Finding]:
-    moved = [each for each in drift.findings if each.has_moved]
-    return (moved or [each for each in drift.findings if not each.place])[:SHOWN]
+def _rows(drift: Drift) -> list[Finding]:
+    whole = [each for each in drift.findings if not each.place]
+    return [*whole, *(each for each in drift.findings if each.place and each.has_moved)]
 
 
 def _check_free(output: Path) -> None:

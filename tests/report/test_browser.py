@@ -274,7 +274,7 @@ def test_the_least_cost_is_what_trying_all_thresholds_finds(
     costs = [cost(decided(content, at), miss, false_alarm, prevalence / 100) for at in all_thresholds(content)]
     reached = cost(counts(page), miss, false_alarm, prevalence / 100)
     assert reached == pytest.approx(min(costs))
-    said = re.fullmatch(r"now ([\d.,]+) per 1,000 parts", page.inner_text("#cost"))
+    said = re.fullmatch(r"now a cost of ([\d.,]+) per 1,000 parts", page.inner_text("#cost"))
     assert said is not None
     assert float(said[1].replace(",", "")) == pytest.approx(1000 * reached, rel=1e-3)
 

@@ -254,8 +254,8 @@ class PartMap {
 
   detail(tile) {
     const words = [];
-    if (tile.missed !== null) words.push(`${tile.missed} of ${tile.anomalous ?? "?"} defects missed`);
-    if (tile.false_alarms !== null) words.push(countText(tile.false_alarms, "false alarm", "false alarms"));
+    if (tile.missed !== null) words.push(`missed in ${tile.missed} of ${tile.anomalous ?? "?"} tiles with a defect`);
+    if (tile.false_alarms !== null) words.push(countText(tile.false_alarms, "normal tile with an alarm", "normal tiles with an alarm"));
     if (tile.drifted) words.push(tile.drifted);
     return words.join(", ");
   }

@@ -90,7 +90,7 @@ class ThresholdPanel {
     const words = truths ? [miss, alarms].filter((each) => each !== null).join(", ") : "";
     this.choose(
       threshold,
-      `Threshold ${threshold}: ${words}. The same holds from ${scoreText(gap.low)} to ${scoreText(gap.high)}.`,
+      `Threshold ${threshold}: ${words}. No score lies between ${scoreText(gap.low)} and ${scoreText(gap.high)}.`,
     );
   }
 
@@ -184,7 +184,7 @@ class ThresholdPanel {
 
   showCost() {
     const cost = 1000 * costOf(this.state.counts, this.prices());
-    byId("cost").textContent = `now ${cost.toLocaleString("en", { maximumSignificantDigits: 4 })} per 1,000 parts`;
+    byId("cost").textContent = `now a cost of ${cost.toLocaleString("en", { maximumSignificantDigits: 4 })} per 1,000 parts`;
   }
 
   showCommands() {
