@@ -158,7 +158,7 @@ def _maps(model: Any, tiles: torch.Tensor) -> torch.Tensor:  # noqa: ANN401  # a
 def _coreset(model: Any, embedding: torch.Tensor, how: Callable[[], Any]) -> torch.Tensor:  # noqa: ANN401  # as above
     seed_everything(0, verbose=False)
     with how():
-        model.memory_bank = embedding
+        model.embedding_store = [embedding]
         model.subsample_embedding(0.1)
     picked: torch.Tensor = model.memory_bank
     return picked
