@@ -149,6 +149,7 @@ def test_a_format_that_is_not_there_is_refused_with_the_nearest() -> None:
 SHARING = APART.grouped([["r00_c00", "r00_c02", "r01_c00", "r01_c02"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_tiles_that_share_a_model_are_predicted_by_it(
     make_ensemble: Make, images: torch.Tensor, tmp_path: Path, name: str
@@ -160,6 +161,7 @@ def test_tiles_that_share_a_model_are_predicted_by_it(
     assert differences(ensemble, images[:1], written.predict({"images": images[:1].numpy()}))[1] == {}
 
 
+@pytest.mark.slow
 def test_tiles_that_share_a_model_share_a_file(make_ensemble: Make, images: torch.Tensor, tmp_path: Path) -> None:
     ensemble = make_ensemble(SHARING)
     written = write_tiles(ensemble, installed("onnx"), tmp_path, torch.float32, print)
