@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.ensemble.accelerated import accelerate
+from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps, keep_as_anomalib
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
@@ -65,24 +66,32 @@ class SavedModels:
 
     def _loaded(self, checkpoint: Path) -> AnomalibModule:
         model = load_tile_model(self._spec, self._tile_size, checkpoint)
+        self._adapt(model)
+        return model
+
+    def _adapt(self, model: AnomalibModule) -> None:
+        """Let a model that was just loaded compute faster, or as that of anomalib."""
         if self._faster:
             accelerate(model)
-        return model
+        else:
+            keep_as_anomalib(model)
 
     def reload(self, model: AnomalibModule, tile: Tile) -> None:
         """Load the weights of a tile into the model of another tile; errors are those of `load`."""
         with self.checkpoints.of(tile) as checkpoint:
             reload_tile_model(model, self._tile_size, checkpoint, self._restorer)
+        self._adapt(model)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
-        """Read the checkpoint of a tile, with the weights that it shares with other tiles.
+        """Read the checkpoint of a tile as anomalib would store it, with the weights that it shares with other tiles.
 
         Raises:
             RunFolderError: The checkpoint is missing, or has changed.
         """
         model_class = class_of(self._spec)
         with self.checkpoints.of(tile) as checkpoint:
-            return read_checkpoint(checkpoint, model_class)
+            found = read_checkpoint(checkpoint, model_class)
+            return {**found, "state_dict": as_anomalib_keeps(found["state_dict"])}
 
 
 class TileModels:
