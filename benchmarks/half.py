@@ -45,6 +45,12 @@ IMAGES = 24
 CORESET = 0.1
 """Share of the patches that PatchCore keeps."""
 
+OWN_ARGUMENTS: dict[str, dict[str, object]] = {
+    "Padim": {"n_features": 60},
+    "Patchcore": {"coreset_sampling_ratio": CORESET},
+}
+"""Arguments of the models of whole runs, besides those of their backbone."""
+
 
 class Model(NamedTuple):
     """A model of one tile in each precision.
@@ -80,10 +86,12 @@ def main() -> None:
 
 def _models() -> Iterator[Model]:
     for backbone in BACKBONES:
-        make = partial(Padim, backbone=backbone, pre_trained=False)
-        yield Model(f"Padim, {backbone}", make, lambda module: module.fit())
-        make = partial(Patchcore, backbone=backbone, pre_trained=False)
-        yield Model(f"PatchCore, {backbone}", make, _pick)
+        yield Model(f"Padim, {backbone}", partial(Padim, backbone=backbone, pre_trained=False), _fit_gaussians)
+        yield Model(f"PatchCore, {backbone}", partial(Patchcore, backbone=backbone, pre_trained=False), _pick)
+
+
+def _fit_gaussians(module: Any) -> None:  # noqa: ANN401  # a model of anomalib
+    module.fit()
 
 
 def _pick(module: Any) -> None:  # noqa: ANN401  # a model of anomalib
@@ -93,7 +101,7 @@ def _pick(module: Any) -> None:  # noqa: ANN401  # a model of anomalib
 
 def _rows(model: Model, precisions: Sequence[str], repeats: int) -> Iterator[str]:
     made, tiles = [_made(model, each) for each in precisions], tiles_of_boards(IMAGES + 4)
-    steps = {
+    steps: dict[str, Callable[[Any], Any]] = {
         f"features of {IMAGES} training tiles": partial(_collect, tiles=tiles[:IMAGES]),
         "fit": partial(_fit, fit=model.fit),
         "prediction of 1 tile": partial(_scores, tiles=tiles[IMAGES : IMAGES + 1]),
@@ -157,7 +165,7 @@ def _print_quality(backbone: str, image_size: int, precisions: Sequence[str]) ->
     print("| model | precision | image AUROC | pixel AUROC | pixel AUPRO | largest change of a score |")
     print("|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
-        for model, more in {"Padim": {"n_features": 60}, "Patchcore": {"coreset_sampling_ratio": CORESET}}.items():
+        for model, more in OWN_ARGUMENTS.items():
             scores: dict[str, list[float]] = {}
             for precision in precisions:
                 arguments = {"backbone": backbone, "layers": [*LAYERS], "pre_trained": True, **more}

@@ -12,7 +12,7 @@ when the weights of another tile are loaded into it.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from anomalib.models.components import TimmFeatureExtractor
@@ -51,7 +51,7 @@ EARLIEST_GPU = (8, 0)
 class HalfBackbone(TimmFeatureExtractor):
     """A frozen backbone that computes in half precision; its features have single precision again."""
 
-    half: torch.dtype
+    half_type: torch.dtype
 
     def forward(self, inputs: torch.Tensor) -> dict[str | int, torch.Tensor]:
         """Extract features.
@@ -63,7 +63,7 @@ class HalfBackbone(TimmFeatureExtractor):
             The features of each layer, in the usual layout.
         """
         images = inputs.contiguous(memory_format=CHANNELS_LAST)
-        with torch.autocast(inputs.device.type, self.half):
+        with torch.autocast(inputs.device.type, self.half_type):
             features = super().forward(images)
         return {name: each.float().contiguous() for name, each in features.items()}
 
@@ -85,7 +85,7 @@ def compute_in(model: AnomalibModule, precision: str) -> None:
     if backbones and all(type(each) in REPLACED and not each.requires_grad for each in backbones):
         for backbone in backbones:
             backbone.__class__ = HalfBackbone
-            backbone.half = half
+            cast("HalfBackbone", backbone).half_type = half
     else:
         setattr(model, WHOLE, half)
 

@@ -87,7 +87,7 @@ def test_a_model_that_is_copied_or_loaded_stays_in_its_precision() -> None:
     arithmetic.adapt(model)
     arithmetic.adapt(model)
     copy = deepcopy(model)
-    assert [(type(each), each.half) for each in backbones(copy)] == [(HalfBackbone, torch.bfloat16)]
+    assert [(type(each), each.half_type) for each in backbones(copy)] == [(HalfBackbone, torch.bfloat16)]
     assert list(copy.state_dict()) == names
     assert {each.dtype for each in copy.state_dict().values() if each.is_floating_point()} == {torch.float32}
 
