@@ -141,7 +141,7 @@ def _reason_against(precision: str, device: torch.device) -> str | None:
     if not torch.amp.is_autocast_available(device.type):
         return f"PyTorch computes in single precision alone on {device.type}"
     if precision == FLOAT16 and device.type == "cpu":
-        return "a CPU computes it no faster than float32"
+        return "it takes longer than float32 on a CPU"
     if precision == BFLOAT16 and device.type == "cuda":
         own = torch.cuda.get_device_capability(device)
         if own < EARLIEST_GPU:

@@ -151,7 +151,7 @@ def test_a_processor_without_them_is_slow(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 REFUSED = {
-    ("float16", "cpu"): "float16, and a CPU computes it no faster than float32. Set --precision float32, or bfloat16.",
+    ("float16", "cpu"): "float16, and it takes longer than float32 on a CPU. Set --precision float32, or bfloat16.",
     ("bfloat16", "cuda"): (
         "bfloat16, and Tesla T4 has compute capability 7.5, but 8.0 is needed. Set --precision float32, or float16."
     ),
