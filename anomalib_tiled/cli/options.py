@@ -178,6 +178,15 @@ def export_parser(prog: str) -> Parser:
         help="Type of the images: float32 for values from 0 to 1, uint8 for 0 to 255.",
     )
     parser.add_argument("--per_tile", action="store_true", help="Write a file for each tile model.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "float16", "int8"],
+        default="float32",
+        help="openvino only: float16 halves the weights, int8 computes convolutions with 8 bits; predictions change.",
+    )
+    parser.add_argument(
+        "--allow_changes", action="store_true", help="Accept more changes by --precision than the tolerance."
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export.")
     return parser
 
