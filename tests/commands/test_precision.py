@@ -200,6 +200,13 @@ def test_a_run_in_half_precision(
     assert main(["train", "--config", str(two)]) == 0
     assert scores(half_run.with_name("v1") / "scores.csv") == half
 
+    assert main(["export", "--ckpt_dir", str(half_run), "--format", "torch"]) == 0
+    said = capsys.readouterr().out
+    assert "Precision: float32 instead of bfloat16. On 8 validation images, scores move by" in said
+    manifest = json.loads((half_run / "export" / "torch" / "manifest.json").read_text())
+    assert manifest["checked"]["largest_difference"] < 1e-4, "than the run in single precision"
+    assert manifest["notes"][0] in said
+
     for name, more in {"here": [], "places": ["--workers", "LocalWorkers", "--workers.processes", "2"]}.items():
         given = ["--data", str(photographs / "bad"), "--output", str(tmp_path / name), "--precision", "float32", *more]
         assert main(["predict", "--ckpt_dir", str(half_run), *given]) == 0
