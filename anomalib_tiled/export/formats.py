@@ -165,10 +165,10 @@ class OnnxFormat(Format):
 
 
 class OpenVinoFormat(Format):
-    """OpenVINO's own files, converted from ONNX; weights keep their 32 bits."""
+    """OpenVINO's own files, converted from ONNX; weights keep their 32 bits, unless a subclass writes them."""
 
     name = "openvino"
-    packages = ("openvino", "onnx", "onnxscript")
+    packages: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
     suffix = ".xml"
     needs = "openvino"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -111,6 +112,7 @@ class Quantized(OpenVinoFormat):
         import nncf
         import openvino
 
+        nncf.set_log_level(logging.WARNING)  # else it writes a line for each operation that it leaves alone
         kept = [node.get_friendly_name() for node in model.get_ops() if not _is_quantized(node)]
         quantized = nncf.quantize(
             model,

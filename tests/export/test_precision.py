@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from anomalib_tiled.data.cache import DecodedFiles
 from anomalib_tiled.data.split import Sample, Split
-from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.export.export import Exported, write_whole
-from anomalib_tiled.export.formats import FORMATS, format_named
+from anomalib_tiled.export.export import Exported
+from anomalib_tiled.export.formats import FORMATS, OpenVinoFormat, format_named
 from anomalib_tiled.export.precision import (
     HalfWeights,
     PredictImages,
@@ -29,21 +26,30 @@ from anomalib_tiled.export.precision import (
 from anomalib_tiled.grid import Size, TileGrid
 from anomalib_tiled.results.changes import Changes, Metric
 
-Make = Callable[..., EnsembleModel]
-
 GRID = TileGrid(Size(8, 12), Size(8, 8), Size(8, 4))
-RANDOM = torch.Generator().manual_seed(0)
-KERNELS, MATRIX, BLUR = (
-    torch.rand(8, 3, 3, 3, generator=RANDOM),
-    torch.rand(8, 8, generator=RANDOM),
-    torch.ones(1, 1, 3, 3),
-)
+RANDOM = np.random.default_rng(0)
 
 
-def a_little_of_all(tiles: torch.Tensor) -> torch.Tensor:
-    """Convolve as a backbone does, multiply as a comparison with what was learned does, and blur as maps are."""
-    found = functional.conv2d(tiles, KERNELS / 27, padding=1) @ MATRIX / 8
-    return functional.conv2d(found.mean(dim=1, keepdim=True), BLUR / 9, padding=1)
+@pytest.fixture
+def model() -> object:
+    """A model of OpenVINO with a bit of all: a convolution, a blur, a product of matrices, and a threshold."""
+    openvino = pytest.importorskip("openvino")
+    operations = pytest.importorskip("openvino.opset13")
+
+    def convolved(images: object, kernels: np.ndarray) -> object:
+        return operations.convolution(images, operations.constant(kernels), [1, 1], [1, 1], [1, 1], [1, 1])
+
+    images = operations.parameter([-1, 3, *GRID.image_size], np.float32, name="images")
+    images.output(0).set_names({"images"})
+    features = convolved(images, RANDOM.random((8, 3, 3, 3), np.float32) / 27)
+    compared = operations.matmul(
+        features, operations.constant(RANDOM.random((12, 1000), np.float32) / 12), transpose_a=False, transpose_b=False
+    )
+    maps = operations.reduce_mean(compared, operations.constant(np.array([1])), keep_dims=True)
+    blurred = convolved(maps, np.full((1, 1, 3, 3), 1 / 9, np.float32))
+    found = operations.subtract(blurred, operations.constant(np.float32(0.3)))
+    found.output(0).set_names({"anomaly_map"})
+    return openvino.Model([found], [images])
 
 
 @pytest.fixture
@@ -53,56 +59,43 @@ def run(image_folder: Path) -> SimpleNamespace:
     return SimpleNamespace(split=Split(samples), source=DecodedFiles(GRID.image_size, has_masks=False), grid=GRID)
 
 
-def largest_difference(ensemble: EnsembleModel, predict: PredictImages) -> float:
-    images = torch.rand(3, 3, *GRID.image_size, generator=torch.Generator().manual_seed(1))
-    return float((predict(images).anomaly_map - ensemble(images).anomaly_map).abs().max())
+def compared(model: object, form: OpenVinoFormat, path: Path) -> float:
+    """Write a model in two ways, and give the largest difference of what the files predict."""
+    images, exact = RANDOM.random((3, 3, *GRID.image_size), np.float32), FORMATS["openvino"]
+    exact._save(model, path.with_name("exact.xml"))
+    form._save(model, path)
+    found = [each.load(file)({"images": images}) for each, file in ((exact, path.with_name("exact.xml")), (form, path))]
+    return float(np.abs(found[0]["anomaly_map"] - found[1]["anomaly_map"]).max())
 
 
-def test_weights_of_16_bits_take_half_of_the_room_and_change_little(make_ensemble: Make, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    ensemble = make_ensemble(GRID, lambda tiles: tiles @ torch.rand(8, 8, generator=torch.Generator().manual_seed(2)))
-    sizes = {}
-    for form in (FORMATS["openvino"], HalfWeights()):
-        folder = tmp_path / type(form).__name__
-        folder.mkdir()
-        written = write_whole(ensemble, form, folder, torch.float32, print)
-        sizes[type(form)] = (folder / "model.bin").stat().st_size
-    assert sizes[HalfWeights] < 0.6 * sizes[type(FORMATS["openvino"])]
-    difference = largest_difference(ensemble, PredictImages(written.predict, torch.float32, written.graph.batch))
-    assert 1e-6 < difference < 1e-2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_int8_is_for_convolutions_of_several_channels(
-    make_ensemble: Make, run: SimpleNamespace, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    pytest.importorskip("nncf")
-    openvino = pytest.importorskip("openvino")
-    ensemble = make_ensemble(GRID, a_little_of_all)
-    written = write_whole(ensemble, Quantized(TrainingImages.of(run, dtype)), tmp_path, dtype, print)
-    model = openvino.Core().read_model(tmp_path / "model.xml")
-    inputs = [
-        (node.get_type_name(), node.input_value(0).get_node().get_type_name() == "FakeQuantize", node.input(1).shape)
-        for node in model.get_ops()
-        if node.get_type_name() in {"Convolution", "MatMul"}
+def test_weights_of_16_bits_take_half_of_the_room_and_change_little(model: object, tmp_path: Path) -> None:
+    assert 1e-6 < compared(model, HalfWeights(), tmp_path / "half.xml") < 1e-3
+    half, exact = ((tmp_path / f"{name}.bin").stat().st_size for name in ("half", "exact"))
+    assert half < 0.55 * exact
+    assert sorted(constants_of(tmp_path / "half.xml")) == [
+        ((), "f32"),
+        ((1, 1, 3, 3), "f16"),
+        ((8, 3, 3, 3), "f16"),
+        ((12, 1000), "f16"),
     ]
-    assert {(name, quantized) for name, quantized, _ in inputs} == {
-        ("Convolution", True),
-        ("Convolution", False),
-        ("MatMul", False),
-    }
-    assert all(quantized == (shape[0] == 8) for name, quantized, shape in inputs if name == "Convolution")
-    assert [type_of_weights(node) for node in model.get_ops() if node.get_type_name() == "Convolution"].count("i8") == 2
-    predict = PredictImages(written.predict, dtype, written.graph.batch)
-    assert 1e-5 < largest_difference(ensemble, predict) < 0.1
 
 
-def type_of_weights(convolution: object) -> str:
-    """Give the type in which a file holds the weights of a convolution."""
-    node = convolution.input_value(1).get_node()
-    while node.get_type_name() != "Constant":
-        node = node.input_value(0).get_node()
-    return node.get_element_type().get_type_name()
+def test_int8_is_for_convolutions_of_several_channels(model: object, run: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    form = Quantized(TrainingImages.of(run, torch.float32))
+    assert 1e-6 < compared(model, form, tmp_path / "int8.xml") < 0.02
+    held = dict(constants_of(tmp_path / "int8.xml"))
+    assert held[8, 3, 3, 3] == "i8"
+    assert held[1, 1, 3, 3] == held[12, 1000] == "f32"
+
+
+def constants_of(path: Path) -> list[tuple[tuple[int, ...], str]]:
+    """Give shape and type of the numbers in a file, without those of quantizers, which are scalars."""
+    import openvino
+
+    nodes = [node for node in openvino.Core().read_model(path).get_ops() if node.get_type_name() == "Constant"]
+    found = [(tuple(node.get_output_shape(0)), node.get_output_element_type(0).get_type_name()) for node in nodes]
+    return [(shape, kind) for shape, kind in found if kind != "i64"]
 
 
 def test_training_images_are_chosen_evenly_and_read_as_the_run_does(run: SimpleNamespace) -> None:
