@@ -11,7 +11,9 @@ trained and tested instead, with a backbone of EfficientNet-Lite0 that `benchmar
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +28,9 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.cli.main import main as command
 from anomalib_tiled.ensemble.arithmetic import Arithmetic
+from anomalib_tiled.ensemble.run import Run
+from anomalib_tiled.results.changes import changes_of
+from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.coreset import picked_faster
 from benchmarks.accelerated import tiles_of_boards
 from benchmarks.weights import LAYERS
@@ -165,18 +170,34 @@ def _print_quality(backbone: str, image_size: int, precisions: Sequence[str]) ->
     print("| model | precision | image AUROC | pixel AUROC | pixel AUPRO | largest change of a score |")
     print("|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
-        for model, more in OWN_ARGUMENTS.items():
-            scores: dict[str, list[float]] = {}
-            for precision in precisions:
-                arguments = {"backbone": backbone, "layers": [*LAYERS], "pre_trained": True, **more}
-                run = _trained(Path(folder), {"class_path": model, "init_args": arguments}, image_size, precision)
-                metrics = json.loads((run / "metrics.json").read_text())
-                lines = (run / "tested.jsonl").read_text().splitlines()
-                scores[precision] = [json.loads(line)["pred_score"] for line in lines]
-                values = " | ".join(f"{metrics[name]:.4f}" for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
-                pairs = zip(scores[precision], scores[precisions[0]], strict=True)
-                change = max(abs(own - first) for own, first in pairs)
-                print(f"| {model} | {precision} | {values} | {change:.3f} |", flush=True)
+        for name, more in OWN_ARGUMENTS.items():
+            arguments = {"backbone": backbone, "layers": [*LAYERS], "pre_trained": True, **more}
+            model: dict[str, object] = {"class_path": name, "init_args": arguments}
+            runs = {each: _trained(Path(folder), model, image_size, each) for each in precisions}
+            first = runs[precisions[0]]
+            for precision, run in runs.items():
+                print(f"| {name} | {precision} | {_tested(run, first)} |", flush=True)
+            for precision in precisions[1:]:
+                cells = _changed(first, precision)
+                print(f"| {name} | {precisions[0]}, predicts in {precision} | {cells} |", flush=True)
+
+
+def _tested(run: Path, reference: Path) -> str:
+    """Give the cells of a run."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = [(folder / "tested.jsonl").read_text().splitlines() for folder in (run, reference)]
+    scores = ([json.loads(line)["pred_score"] for line in each] for each in lines)
+    change = max(abs(own - other) for own, other in zip(*scores, strict=True))
+    values = (f"{metrics[name]:.4f}" for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
+    return " | ".join([*values, f"{change:.3f}"])
+
+
+def _changed(folder: Path, precision: str) -> str:
+    """Give the cells of a run that predicts in another precision than that of its training."""
+    run = Run.open(RunFolder.open(folder))
+    changes = changes_of(run, run.calibrated_ensemble(), run.in_precision(precision).calibrated_ensemble())
+    auroc, aupro = (each.after if each else float("nan") for each in (changes.image_auroc, changes.pixel_aupro))
+    return f"{auroc:.4f} | | {aupro:.4f} | {changes.largest:.3f}"
 
 
 def _trained(folder: Path, model: dict[str, object], image_size: int, precision: str) -> Path:
@@ -195,7 +216,9 @@ def _trained(folder: Path, model: dict[str, object], image_size: int, precision:
         "precision": precision,
     }
     (path := folder / "configuration.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    if status := command(["train", "--config", str(path)]):
+    with redirect_stdout(sys.stderr):
+        status = command(["train", "--config", str(path)])
+    if status:
         message = f"train must end with exit status 0, but ended with {status}."
         raise RuntimeError(message)
     return max((folder / precision).glob(f"{model['class_path']}/*/v*"))
