@@ -6,6 +6,7 @@ that model, but opens a run folder, and takes paths, arrays and images of any si
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import closing
@@ -31,7 +32,9 @@ from anomalib_tiled.data.tile_dataset import stacked_hidden
 from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.data.warping import moves, warped
 from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.stages.alignment import Matrix
 
+logger = logging.getLogger(__name__)
+
 SIZES = ("tile_size", "stride", "image_size")
 """Attributes that a grid shares with `TilingSettings`."""
 
@@ -90,6 +95,7 @@ class TiledEnsemble(EnsembleModel):
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
+        engine: str = TORCH,
     ) -> Self:
         """Load a run that was fitted.
 
@@ -99,17 +105,20 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
+            engine: What computes frozen backbones: ``torch``, ``openvino``, ``onnx``, or ``auto`` for the fastest.
 
         Raises:
             RunFolderError: There is no run, it is not complete, a file was changed, or the run lacks the scores that a
                 threshold is looked up in.
-            ConfigurationError: The device does not exist, or a threshold is invalid.
+            ConfigurationError: The device or the engine does not exist, or a threshold is invalid.
         """
         image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
         decisions = PredictionSettings(threshold=image, pixel_threshold=pixel)
         with usual_defaults():
             run = Run.open(RunFolder.open(Path(run_folder)))
-        return cls.from_run(run, AUTO if device is None else str(device), decisions)
+        ensemble = cls.from_run(run, AUTO if device is None else str(device), decisions)
+        ensemble.tile_models.engine = PredictionEngine.named(engine, ensemble.device, logger.info)
+        return ensemble
 
     @classmethod
     @usual_defaults()

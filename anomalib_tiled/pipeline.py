@@ -17,6 +17,7 @@ from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.place_check import download
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
@@ -315,6 +316,7 @@ def _predict_here(
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+    ensemble.tile_models.engine = PredictionEngine.named(request.engine, ensemble.device, report)
     job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
     recording = Recording(job.writer.folder, source.images, report, request.show)

@@ -123,10 +123,11 @@ class PredictionCheck:
             device: Index of the GPU; ``None`` for the device of the configuration.
 
         Raises:
-            TiledError: The device, the run or the images are missing.
+            TiledError: The device, the engine, the run or the images are missing.
         """
         del item
         found, folder = self.job.device_at(device), self.job.job.folder
+        self.job.engine_at(found)
         folder.read(folder.calibration_file, f"Mount {folder.path} there at this path.")
         if self.image is not None and not is_file(self.image):
             message = (

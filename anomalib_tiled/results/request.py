@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_row import count_of
 from anomalib_tiled.stages.uncertain import Uncertain
@@ -37,6 +38,7 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
+        engine: What computes backbones.
         on_places: Whether the workers of the run predict, and not this process.
         watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
         show: Called with each prediction once it is recorded; ``None`` if nobody looks.
@@ -48,6 +50,7 @@ class PredictionRequest:
     settings: PredictionSettings
     skip_existing: bool
     device: str
+    engine: str = TORCH
     on_places: bool = False
     watch: bool = False
     show: Callable[[PredictedImage], None] | None = None
