@@ -2,109 +2,113 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.engines
 
-Prints a Markdown table. All engines predict the same four tiles in turn, several times; times are medians. Images are
-one tile location of drawn boards, weights are random.
+Prints a Markdown table. All engines predict the same four tiles in turn, several times; times are medians of processor
+time, shares and differences refer to PyTorch in single precision. Images are one tile location of drawn boards, weights
+are random.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from copy import deepcopy
+from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import process_time
+from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.models import Padim, Patchcore
 
+from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.ensemble.accelerated import accelerate
 from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones, frozen_backbones
 from anomalib_tiled.ensemble.engines import ENGINES, TORCH
+from anomalib_tiled.ensemble.half_precision import BFLOAT16, compute_in
 from benchmarks.accelerated import tiles_of_boards
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-    from torch import nn
+    from anomalib.models.components import AnomalibModule
 
 TRAINED, PREDICTED = 24, 4
 """Numbers of tiles."""
 
 
-class Row(NamedTuple):
-    """What was measured of an engine.
+@dataclass
+class Way:
+    """A way to predict.
 
     Args:
-        model: The model.
         engine: Name of the engine.
-        compiling: Seconds of the first prediction.
-        predicting: Seconds of each later one.
-        maps: The anomaly maps.
+        precision: What the backbone computes in.
+        model: The model.
+        compiled: What computes its backbone; ``None`` for PyTorch.
     """
 
-    model: str
     engine: str
-    compiling: float
-    predicting: list[float]
-    maps: torch.Tensor
+    precision: str
+    model: Any
+    compiled: CompiledBackbones | None
+    seconds: list[float] = field(default_factory=list)
+
+    @torch.inference_mode()
+    def maps(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Predict, and note the time."""
+        for backbone in frozen_backbones(self.model):
+            backbone.compiled = self.compiled
+        started = process_time()
+        maps: torch.Tensor = self.model.model(tiles).anomaly_map
+        self.seconds.append(process_time() - started)
+        return maps
 
 
 def main() -> None:
-    """Print a row for each model and engine."""
+    """Print a row for each model, engine and precision."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="how often each predicts")
     repeats = parser.parse_args().repeats
-    print("| model | engine | ms | share | first, s | largest difference |\n|---|---|---|---|---|---|")
-    for name, model in _models().items():
-        rows = _measured(name, model, repeats)
-        for row in rows:
-            print(_line(row, rows[0]), flush=True)
+    print("| model | engine | precision | ms | share | first, s | largest difference |\n|---|---|---|---|---|---|---|")
+    for name, made in {
+        "Padim, ResNet-18": Padim(backbone="resnet18", pre_trained=False),
+        "PatchCore, Wide ResNet-50-2": Patchcore(backbone="wide_resnet50_2", pre_trained=False),
+    }.items():
+        _measure(name, _fitted(made), repeats)
 
 
-def _models() -> Mapping[str, Any]:
-    """Give fitted models."""
-    padim, patchcore = (
-        Padim(backbone="resnet18", pre_trained=False).model,
-        Patchcore(backbone="wide_resnet50_2", pre_trained=False).model,
-    )
-    for model in (padim, patchcore):
-        accelerate(model)
-        model.train().get_submodule("feature_extractor").eval()
-        with torch.no_grad():
-            for batch in tiles_of_boards(TRAINED).split(8):
-                model(batch)
-    padim.fit()
-    patchcore.subsample_embedding(0.02)
-    return {"Padim, ResNet-18": padim.eval(), "PatchCore, Wide ResNet-50-2": patchcore.eval()}
+def _fitted(model: AnomalibModule) -> AnomalibModule:
+    core: Any = model.model
+    accelerate(model)
+    core.train().feature_extractor.eval()
+    with torch.no_grad():
+        for batch in tiles_of_boards(TRAINED).split(8):
+            core(batch)
+    _ = core.fit() if isinstance(model, Padim) else core.subsample_embedding(0.02)
+    return model.eval()
 
 
-def _measured(name: str, model: nn.Module, repeats: int) -> list[Row]:
-    tiles = tiles_of_boards(PREDICTED)
-    engines: dict[str, CompiledBackbones | None] = {TORCH: None}
-    engines |= {each: CompiledBackbones(engine) for each, engine in ENGINES.items()}
-    rows = []
-    for engine, compiled in engines.items():
-        seconds, maps = _predicted(model, tiles, compiled)
-        rows.append(Row(name, engine, seconds, [], maps))
+def _measure(name: str, model: AnomalibModule, repeats: int) -> None:
+    tiles, ways = tiles_of_boards(PREDICTED), list(_ways(model))
+    found = [way.maps(tiles) for way in ways]
+    first = [way.seconds.pop() for way in ways]
     for _ in range(repeats):
-        for row in rows:
-            row.predicting.append(_predicted(model, tiles, engines[row.engine])[0])
-    return rows
+        for way in ways:
+            way.maps(tiles)
+    for way, maps, seconds in zip(ways, found, first, strict=True):
+        milliseconds, own = (1000 * median(each.seconds) for each in (way, ways[0]))
+        difference = float((maps - found[0]).abs().max() / found[0].abs().max())
+        numbers = f"{milliseconds:.0f} | {milliseconds / own:.2f} | {seconds:.1f} | {difference:.0e}"
+        print(f"| {name} | {way.engine} | {way.precision} | {numbers} |", flush=True)
 
 
-@torch.inference_mode()
-def _predicted(model: nn.Module, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> tuple[float, torch.Tensor]:
-    for backbone in frozen_backbones(model):
-        backbone.compiled = compiled
-    started = perf_counter()
-    maps: torch.Tensor = model(tiles).anomaly_map
-    return perf_counter() - started, maps
-
-
-def _line(row: Row, own: Row) -> str:
-    milliseconds, before = (1000 * median(each.predicting) for each in (row, own))
-    difference = float((row.maps - own.maps).abs().max() / own.maps.abs().max())
-    first = f"{row.compiling:.1f} | {difference:.0e}" if row is not own else " | "
-    return f"| {row.model} | {row.engine} | {milliseconds:.0f} | {milliseconds / before:.2f} | {first} |"
+def _ways(model: AnomalibModule) -> Iterator[Way]:
+    for precision in (FLOAT32, BFLOAT16):
+        copy = deepcopy(model)
+        compute_in(copy, precision)
+        yield Way(TORCH, precision, copy, None)
+        for engine in ENGINES.values():
+            if precision in engine.precisions:
+                yield Way(engine.name, precision, copy, CompiledBackbones(engine))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         predicts = parsed.skip_existing or parsed.watch or parsed.device != AUTO or parsed.workers is not None
-        predicts = predicts or parsed.engine != TORCH
+        predicts = predicts or parsed.engine != TORCH or parsed.precision is not None
         _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
@@ -229,6 +229,8 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         skip_existing=parsed.skip_existing,
         device=parsed.device,
         engine=parsed.engine,
+        precision=parsed.precision,
+        allow_changes=parsed.allow_changes,
         on_places=parsed.workers is not None,
         watch=parsed.watch,
         show=show if parsed.watch else None,

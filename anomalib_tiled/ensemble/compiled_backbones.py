@@ -19,6 +19,7 @@ from torch.export import Dim, export
 
 from anomalib_tiled.ensemble.accelerated import ChannelsLast
 from anomalib_tiled.ensemble.engines import TORCH
+from anomalib_tiled.ensemble.half_precision import HalfBackbone, precision_of
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.runs.checkpoints import equal
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 Features = dict[str | int, torch.Tensor]
 
-SERVED = (TimmFeatureExtractor, ChannelsLast)
+SERVED = (TimmFeatureExtractor, ChannelsLast, HalfBackbone)
 """Classes of backbones that an engine may compute; objects of other subclasses stay with PyTorch."""
 
 SMALLEST_OPEN = 2
@@ -172,7 +173,7 @@ def _compiled(backbone: TimmFeatureExtractor, inputs: torch.Tensor, engine: Engi
         example = torch.zeros(SMALLEST_OPEN, *inputs.shape[1:])
         names = tuple(module(example))
         program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
-        compute = engine.compile(program, torch.get_num_threads())
+        compute = engine.compile(program, precision_of(backbone), torch.get_num_threads())
     return _Compiled(compute, names, _weights_of(backbone))
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,17 +28,22 @@ TORCH = "torch"
 AUTO = "auto"
 """The fastest engine that is installed, PyTorch among them."""
 
+OF_OPENVINO = {FLOAT32: "f32", "bfloat16": "bf16"}
+"""Names of precisions in OpenVINO."""
+
 
 class Engine(ABC):
-    """Computes a graph on a CPU, in single precision.
+    """Computes a graph on a CPU.
 
     Args:
         name: Name on the command line.
         packages: Packages that it needs besides those of the ensemble.
+        precisions: What it can compute in.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[str, ...]] = (FLOAT32,)
 
     def missing(self) -> list[str]:
         """List the packages that are not installed."""
@@ -57,11 +63,12 @@ class Engine(ABC):
             raise ConfigurationError(message)
 
     @abstractmethod
-    def compile(self, program: ExportedProgram, threads: int) -> Compute:
+    def compile(self, program: ExportedProgram, precision: str, threads: int) -> Compute:
         """Compile a graph.
 
         Args:
-            program: The graph, with images as its only input.
+            program: The graph, with images as its only input, in single precision.
+            precision: What to compute in, one of its precisions; images and outputs have single precision.
             threads: Number of processor threads that it may use.
         """
 
@@ -71,14 +78,15 @@ class OpenVino(Engine):
 
     name = "openvino"
     packages = ("openvino",)
+    precisions = tuple(OF_OPENVINO)
 
-    def compile(self, program: ExportedProgram, threads: int) -> Compute:
+    def compile(self, program: ExportedProgram, precision: str, threads: int) -> Compute:
         """Compile a graph."""
         import openvino
         import torch
 
         hints = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": OF_OPENVINO[precision],
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -98,8 +106,9 @@ class OnnxRuntime(Engine):
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
 
-    def compile(self, program: ExportedProgram, threads: int) -> Compute:
+    def compile(self, program: ExportedProgram, precision: str, threads: int) -> Compute:
         """Compile a graph."""
+        del precision
         import torch
         from onnxruntime import InferenceSession, SessionOptions
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones, frozen_backbones
 from anomalib_tiled.ensemble.engines import AUTO, ENGINES, TORCH
 from anomalib_tiled.ensemble.tile_model import predict_tile
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.engines import Engine
     from anomalib_tiled.ensemble.tile_model import TilePrediction
 
-logger = logging.getLogger(__name__)
-
 TOLERANCE = 1e-4
-"""Largest difference to PyTorch; if the highest score is above 1, as a fraction of it."""
+"""Largest difference to PyTorch in single precision; if the highest score is above 1, as a fraction of it."""
 
 REPEATS = 2
 """How often an engine is measured; the shortest time counts."""
@@ -33,29 +32,37 @@ REPEATS = 2
 class PredictionEngine:
     """Predicts tiles with backbones that an engine computes.
 
-    The first batch of tiles is predicted by PyTorch, too: the engine must give the same.
+    The first batch of tiles is predicted by PyTorch, too. In single precision, the engine must give the same.
 
     Args:
         engines: The engine, or those to choose the fastest from.
+        precision: What the models compute in.
         chooses: Whether PyTorch predicts if it is faster, or if an engine cannot be used.
         report: Receives a line about the engine.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, chooses: bool, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, engines: Sequence[Engine], precision: str = FLOAT32, *, chooses: bool, report: Callable[[str], None]
+    ) -> None:
         self._engines, self._chooses, self._report = engines, chooses, report
+        self._tolerance = TOLERANCE if precision == FLOAT32 else inf
         self._chosen: dict[tuple[type[AnomalibModule], torch.Size], CompiledBackbones | None] = {}
 
     @classmethod
-    def named(cls, name: str, device: torch.device, report: Callable[[str], None]) -> PredictionEngine | None:
+    def named(
+        cls, name: str, device: torch.device, precision: str, report: Callable[[str], None]
+    ) -> PredictionEngine | None:
         """Give the engine of a name; ``None`` for PyTorch alone.
 
         Args:
             name: ``torch``, ``auto``, or the name of another engine.
             device: Where the ensemble predicts.
+            precision: What its models compute in.
             report: Receives a line about the engine.
 
         Raises:
-            ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device.
+            ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device or in
+                the precision.
         """
         if name not in (TORCH, AUTO, *ENGINES):
             message = f"There is no engine {name!r}. {allowed_names(name, (TORCH, AUTO, *ENGINES))}"
@@ -68,10 +75,11 @@ class PredictionEngine:
                 f"engine to {TORCH}."
             )
             raise ConfigurationError(message)
+        _check_precision(name, precision)
         if name == AUTO:
             return cls([each for each in ENGINES.values() if not each.missing()], chooses=True, report=report)
         ENGINES[name].check_installed()
-        return cls([ENGINES[name]], chooses=False, report=report)
+        return cls([ENGINES[name]], precision, chooses=False, report=report)
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +108,7 @@ class PredictionEngine:
             return None
         if not self._chooses:
             compiled = CompiledBackbones(self._engines[0])
-            difference = _compare(model, tiles, compiled)
+            difference = _compare(model, tiles, compiled, self._tolerance)
             self._report(f"Engine: {compiled.engine.name}; largest difference to {TORCH}: {difference:.1g}.")
             return compiled
         tried: list[tuple[float, CompiledBackbones | None]] = [(_seconds(model, tiles, None), None)]
@@ -108,7 +116,7 @@ class PredictionEngine:
         for engine in self._engines:
             compiled = CompiledBackbones(engine)
             try:
-                _compare(model, tiles, compiled)
+                _compare(model, tiles, compiled, self._tolerance)
             except TiledError as error:
                 others.append(f"{engine.name}: {error}")
             else:
@@ -159,7 +167,20 @@ def _seconds(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackb
     return min(times[1:])
 
 
-def _compare(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones) -> float:
+def _check_precision(name: str, precision: str) -> None:
+    """Refuse an engine that does not compute in a precision, or to choose one where results differ.
+
+    Raises:
+        ConfigurationError: It is refused.
+    """
+    able = [each.name for each in ENGINES.values() if precision in each.precisions]
+    if precision != FLOAT32 and name not in able:
+        reason = f"chooses among engines that agree, as in {FLOAT32}" if name == AUTO else f"lacks {precision}"
+        message = f"The engine {name} {reason}, but the precision is {precision}. {allowed_names('', (TORCH, *able))}"
+        raise ConfigurationError(message)
+
+
+def _compare(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones, tolerance: float) -> float:
     """Give the largest difference to PyTorch, on these tiles and on random ones.
 
     Raises:
@@ -167,9 +188,9 @@ def _compare(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackb
     """
     random = torch.rand(tiles[:2].shape, generator=torch.Generator().manual_seed(0))
     difference = max(_difference(model, each, compiled) for each in (tiles, random))
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         message = (
-            f"The engine {compiled.engine.name} must predict what PyTorch predicts, to {TOLERANCE:g}, but differs by "
+            f"The engine {compiled.engine.name} must predict what PyTorch predicts, to {tolerance:g}, but differs by "
             f"{difference:.3g} of the highest score. Predict with the engine {TORCH}."
         )
         raise ConfigurationError(message)

@@ -120,7 +120,7 @@ class ImageJob:
         Raises:
             ConfigurationError: The engine is not installed there, or does not compute on that device.
         """
-        return PredictionEngine.named(self.engine, device, logger.info)
+        return PredictionEngine.named(self.engine, device, self.job.predicts_in, logger.info)
 
     def predictor_at(self, index: int | None) -> Predictor:
         """Load the ensemble at a place; as many places as use all cores take as much memory as one process alone.

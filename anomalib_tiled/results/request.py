@@ -39,6 +39,8 @@ class PredictionRequest:
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
         engine: What computes backbones.
+        precision: What models compute in; ``None`` for the precision of the run.
+        allow_changes: Whether another precision may change predictions by more than the tolerance.
         on_places: Whether the workers of the run predict, and not this process.
         watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
         show: Called with each prediction once it is recorded; ``None`` if nobody looks.
@@ -51,6 +53,8 @@ class PredictionRequest:
     skip_existing: bool
     device: str
     engine: str = TORCH
+    precision: str | None = None
+    allow_changes: bool = False
     on_places: bool = False
     watch: bool = False
     show: Callable[[PredictedImage], None] | None = None

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from anomalib_tiled.ensemble.accelerated import accelerate
 from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones, Features, frozen_backbones
 from anomalib_tiled.ensemble.engines import Engine
+from anomalib_tiled.ensemble.half_precision import HalfBackbone
 from anomalib_tiled.errors import ConfigurationError
 
 
@@ -25,9 +26,13 @@ class Graphs(Engine):
 
     def __init__(self) -> None:
         self.compiled = 0
+        self.precisions: list[str] = []
 
-    def compile(self, program: ExportedProgram, threads: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    def compile(
+        self, program: ExportedProgram, precision: str, threads: int
+    ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         self.compiled += 1
+        self.precisions.append(precision)
         module = program.module(check_guards=False)
         return lambda images: list(module(images).values())
 
@@ -36,7 +41,9 @@ class Broken(Engine):
     name = "broken"
     packages = ()
 
-    def compile(self, program: ExportedProgram, threads: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    def compile(
+        self, program: ExportedProgram, precision: str, threads: int
+    ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         message = "no such operation"
         raise RuntimeError(message)
 
@@ -164,3 +171,14 @@ def test_a_copy_computes_with_pytorch(engine: Graphs, predicted: Predict) -> Non
     predicted(copy, torch.rand(2, 3, 64, 64))
     assert vars(copy)["forward"].backbone is copy
     assert not engine.compiled
+
+
+def test_an_engine_computes_in_the_precision_of_the_backbone(engine: Graphs, predicted: Predict) -> None:
+    """The graph is that in single precision: what is rounded, and where, is up to the engine."""
+    single, images = backbone(), torch.rand(2, 3, 64, 64)
+    half = deepcopy(single)
+    half.__class__, half.half_type = HalfBackbone, torch.bfloat16
+    expected, found = predicted(single, images), predicted(served(half, CompiledBackbones(engine)), images)
+    torch.testing.assert_close(found["layer2"], expected["layer2"], rtol=1e-4, atol=1e-5)
+    predicted(served(single, CompiledBackbones(engine)), images)
+    assert engine.precisions == ["bfloat16", "float32"]

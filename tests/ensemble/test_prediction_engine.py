@@ -34,7 +34,9 @@ class Graphs(Engine):
     def __init__(self, name: str = "graphs", wrong: float = 0.0) -> None:
         self.name, self.wrong = name, wrong  # type: ignore[misc]  # of the class elsewhere
 
-    def compile(self, program: ExportedProgram, threads: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    def compile(
+        self, program: ExportedProgram, precision: str, threads: int
+    ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         module = program.module(check_guards=False)
         return lambda images: [each * (1 + self.wrong) for each in module(images).values()]
 
@@ -78,7 +80,7 @@ def tiles() -> torch.Tensor:
 def test_engines_predict_what_pytorch_predicts(
     made: type[AnomalibModule], name: str, lines: Lines, tiles: torch.Tensor
 ) -> None:
-    model, engine = fitted(made), PredictionEngine.named(name, CPU, lines.append)
+    model, engine = fitted(made), PredictionEngine.named(name, CPU, "float32", lines.append)
     assert engine is not None
     expected, found = predict_tile(model, tiles), engine.predict(model, tiles)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
@@ -171,21 +173,21 @@ def test_without_a_frozen_backbone_the_fastest_engine_is_pytorch(
 
 
 def test_pytorch_needs_no_engine() -> None:
-    assert PredictionEngine.named("torch", CPU, print) is None
-    assert PredictionEngine.named("torch", torch.device("cuda:1"), print) is None
-    assert PredictionEngine.named("auto", torch.device("cuda:1"), print) is None
+    assert PredictionEngine.named("torch", CPU, "float32", print) is None
+    assert PredictionEngine.named("torch", torch.device("cuda:1"), "float32", print) is None
+    assert PredictionEngine.named("auto", torch.device("cuda:1"), "float32", print) is None
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:
     message = r"no engine 'openvin'\. Did you mean 'openvino'\? Allowed: auto, onnx, openvino, torch\."
     with pytest.raises(ConfigurationError, match=message):
-        PredictionEngine.named("openvin", CPU, print)
+        PredictionEngine.named("openvin", CPU, "float32", print)
 
 
 def test_an_engine_of_the_cpu_is_refused_on_a_gpu() -> None:
     message = r"openvino computes on a CPU, but the device is cuda:1\. Set the device to cpu, or the engine to torch"
     with pytest.raises(ConfigurationError, match=message):
-        PredictionEngine.named("openvino", torch.device("cuda:1"), print)
+        PredictionEngine.named("openvino", torch.device("cuda:1"), "float32", print)
 
 
 def test_an_engine_that_is_not_installed_is_refused_and_not_tried(
@@ -196,8 +198,8 @@ def test_an_engine_that_is_not_installed_is_refused_and_not_tried(
         r"engine onnx needs onnx, onnxscript, onnxruntime; not installed: onnx, .*pip install 'anomalib-tiled\[onnx\]'"
     )
     with pytest.raises(ConfigurationError, match=message):
-        PredictionEngine.named("onnx", CPU, print)
-    engine = PredictionEngine.named("auto", CPU, lines.append)
+        PredictionEngine.named("onnx", CPU, "float32", print)
+    engine = PredictionEngine.named("auto", CPU, "float32", lines.append)
     assert engine is not None
     engine.predict(padim, tiles)
     assert re.fullmatch(r"Engine: torch\. 3 tiles took: torch \d+ ms\.", lines[0])
@@ -218,3 +220,23 @@ def test_what_an_engine_holds_counts_for_the_budget_of_the_models(tiles: torch.T
         for tile in grid.tiles:
             loaded.predict(tile, tiles)
         assert len(loaded._kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("auto", "bfloat16", "auto chooses among engines that agree, as in float32, but the precision is bfloat16"),
+        ("onnx", "bfloat16", "onnx lacks bfloat16, but the precision is bfloat16. Allowed: openvino, torch."),
+        ("openvino", "float16", "but the precision is float16. Allowed: torch."),
+    ],
+)
+def test_a_precision_that_an_engine_lacks_is_refused(name: str, precision: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        PredictionEngine.named(name, CPU, precision, print)
+
+
+def test_in_half_precision_engines_round_in_their_own_ways(
+    padim: AnomalibModule, lines: Lines, tiles: torch.Tensor
+) -> None:
+    PredictionEngine([Graphs(wrong=0.01)], "bfloat16", chooses=False, report=lines.append).predict(padim, tiles)
+    assert re.fullmatch(r"Engine: graphs; largest difference to torch: 0\.\d+\.", lines[0])
