@@ -8,7 +8,7 @@ import torch
 
 from anomalib_tiled.ensemble.arithmetic import Arithmetic
 from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps
-from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
+from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, predict_tile, reload_tile_model
 from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
     Restorer,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.config.settings import ClassSpec
+    from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Size, Tile
     from anomalib_tiled.runs.checkpoints import Checkpoint, Weights
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -113,6 +115,8 @@ class TileModels:
     ) -> None:
         self.budget = budget
         self.held = 0
+        self.engine: PredictionEngine | None = None
+        """Computes backbones instead of PyTorch; ``None`` for PyTorch alone."""
         self._load, self._reload, self._share = load, reload, share
         self._device: torch.device | None = None
         self._kept: dict[str, tuple[AnomalibModule, Weights]] = {}
@@ -123,6 +127,19 @@ class TileModels:
     def interchangeable(self) -> bool:
         """Whether models of tiles differ only in their weights."""
         return self._reload is not None
+
+    def predict(self, tile: Tile, images: torch.Tensor) -> TilePrediction:
+        """Predict a batch of tiles.
+
+        Args:
+            tile: As for `model`.
+            images: As for ``predict_tile``.
+
+        Raises:
+            ConfigurationError: The engine does not fit the model.
+        """
+        model = self.model(tile, images.device)
+        return predict_tile(model, images) if self.engine is None else self.engine.predict(model, images)
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
         """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
@@ -140,7 +157,8 @@ class TileModels:
             self.budget = memory_budget(device, self._share)
         own = {name: tensor for name, tensor in tensors_of(model) if not self._is_shared(name, tensor)}
         needed = sum(tensor.nbytes for tensor in own.values())
-        if self.held + needed <= self.budget:
+        of_engine = 0 if self.engine is None else self.engine.nbytes
+        if self.held + of_engine + needed <= self.budget:
             self.held += needed
             self._keep(tile, model, own)
         return model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_tiled.data.tile_dataset import shrunk
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
+from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 
@@ -50,7 +50,7 @@ class TileBatches:
         model = self._grid.model_of(tile)
         together = self._next_of(tile, self._grid.members(model))
         cut = [seen_by(each, self._images) for each in together]
-        raw = predict_tile(self._models.model(model, self._images.device), cut[0] if len(cut) == 1 else torch.cat(cut))
+        raw = self._models.predict(model, cut[0] if len(cut) == 1 else torch.cat(cut))
         for each, prediction in zip(together, _divided(raw, len(together)), strict=True):
             check_finite(each, prediction)
             self._waiting[each.name] = prediction

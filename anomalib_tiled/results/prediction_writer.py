@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from anomalib_tiled.config.settings import FLOAT32
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.composition import BESIDE, Layers, Style
 from anomalib_tiled.results.margin import Caption
@@ -70,17 +72,19 @@ class PredictionWriter:
         """
         folder, settings = PredictionFolder(request.output), request.settings
         calibration = run.folder.calibration_fingerprint(run.settings)
+        engine = None if run.job.predicts_in == FLOAT32 or request.engine == TORCH else request.engine
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), precision=run.precision, calibration=calibration)
+            folder.check_same(**settings.to_json(), precision=run.precision, engine=engine, calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
             facts |= {} if run.precision is None else {"precision": run.precision}
+            facts |= {} if engine is None else {"engine": engine}
             facts |= {
                 "calibration": calibration,
                 **({ALIGNED: True} if run.is_aligned else {}),

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_row import count_of
 from anomalib_tiled.stages.uncertain import Uncertain
@@ -37,6 +38,7 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
+        engine: What computes backbones.
         precision: What models compute in; ``None`` for the precision of the run.
         allow_changes: Whether another precision may change predictions by more than the tolerance.
         on_places: Whether the workers of the run predict, and not this process.
@@ -50,6 +52,7 @@ class PredictionRequest:
     settings: PredictionSettings
     skip_existing: bool
     device: str
+    engine: str = TORCH
     precision: str | None = None
     allow_changes: bool = False
     on_places: bool = False
