@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from anomalib_tiled.data import DemoBoards
 
@@ -43,6 +44,9 @@ class Case:
         ValueError: The tiles do not fill the image, an image is missing, or the model is not one of those measured.
     """
 
+    models: ClassVar[Collection[str]] = MODELS
+    """Models that it may name."""
+
     image_size: int = 1024
     tile_size: int = 256
     train: int = 24
@@ -66,8 +70,8 @@ class Case:
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise --{name}."
                 raise ValueError(message)
-        if self.model not in MODELS:
-            message = f"model must be one of {', '.join(MODELS)}, found {self.model!r}."
+        if self.model not in self.models:
+            message = f"model must be one of {', '.join(self.models)}, found {self.model!r}."
             raise ValueError(message)
 
     @property
