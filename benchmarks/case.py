@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 MODELS: dict[str, dict[str, Plain]] = {
     "Padim": {"backbone": "resnet18"},
-    "Patchcore": {"backbone": "resnet18", "coreset_sampling_ratio": 0.02},
+    "Patchcore": {"backbone": "resnet18"},
     "Fastflow": {"backbone": "resnet18"},
 }
-"""Models and their arguments. Backbones and PatchCore's memory are small, because all is measured on processors."""
+"""Models and their arguments. Backbones are small, because all is measured on processors."""
 
 LEARN_BY_EPOCHS = ("Fastflow",)
 """Models that are trained by gradients; the others look at each training image once."""

@@ -4,6 +4,7 @@ All work on the same drawn circuit boards, with the same random first weights, o
 phase in a fresh process. The numbers are printed as a Markdown table, and written with a picture into a folder.
 
     python -m benchmarks.compare
+    python -m benchmarks.compare --repeats 3
     python -m benchmarks.compare --image_size 2048 --markdown docs/performance.md
     python -m benchmarks.compare --model Fastflow --programs reference,tiled
 """
@@ -45,6 +46,7 @@ def main() -> None:
         default=[cores()],
         help="processes of tiled and loop; several to measure each (default: one for each core, as tiled does)",
     )
+    parser.add_argument("--repeats", type=int, default=1, help="measure all programs this often, in turn")
     options = parser.parse_args()
     try:
         case = case_of(options)
@@ -57,7 +59,7 @@ def main() -> None:
     print(f"{case.title}\n", flush=True)
     start = _start(folder)
     comparison = Comparison(case, describe_machine(), start)
-    for program in chosen:
+    for program in chosen * options.repeats:
         try:
             comparison.results.extend([*results_of(program, keep=options.keep)])
         except CommandError as error:

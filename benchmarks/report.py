@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,6 +65,23 @@ class Result:
             metrics=last.metrics,
         )
 
+    @classmethod
+    def middle(cls, results: list[Result]) -> Result:
+        """Give the medians of one phase that was measured several times."""
+        first = results[0]
+        return cls(
+            program=first.program,
+            phase=first.phase,
+            seconds=median(each.seconds for each in results),
+            processor_seconds=median(each.processor_seconds for each in results),
+            peak_memory=int(median(each.peak_memory for each in results)),
+            disk=int(median(each.disk for each in results)),
+            image_decodes=int(median(each.image_decodes for each in results)),
+            mask_decodes=int(median(each.mask_decodes for each in results)),
+            images=first.images,
+            metrics={name: median(each.metrics[name] for each in results) for name in first.metrics},
+        )
+
     @property
     def decodes_per_image(self) -> float:
         """How often each image was decoded, on average."""
@@ -78,7 +96,7 @@ class Comparison:
         case: What was measured on.
         machine: What was measured with.
         start: Seconds that importing anomalib takes; they are part of every phase.
-        results: The phases, programs one after the other.
+        results: The phases, programs one after the other; all of them again for each repetition.
         failures: Programs that could not be measured, with their phases.
     """
 
@@ -90,11 +108,18 @@ class Comparison:
 
     @property
     def programs(self) -> list[list[Result]]:
-        """The phases of each program; ``train`` is one by itself."""
-        found: dict[tuple[str, bool], list[Result]] = {}
+        """The phases of each program, medians of all repetitions; ``train`` is a program by itself."""
+        found: dict[tuple[str, bool], dict[str, list[Result]]] = {}
         for result in self.results:
-            found.setdefault((result.program, result.phase == "train"), []).append(result)
-        return list(found.values())
+            phases = found.setdefault((result.program, result.phase == "train"), {})
+            phases.setdefault(result.phase, []).append(result)
+        return [[Result.middle(results) for results in phases.values()] for phases in found.values()]
+
+    @property
+    def repeats(self) -> int:
+        """How often a phase was measured."""
+        first = self.results[0]
+        return sum((each.program, each.phase) == (first.program, first.phase) for each in self.results)
 
     @property
     def totals(self) -> list[Result]:
@@ -107,7 +132,13 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Lay out what was measured with, the table, and how the programs compare with the reference."""
-        parts = [_described(self.machine, self.start), self._table(), self._ratios(), self._doubts(), self._failed()]
+        parts = [
+            _described(self.machine, self.start, self.repeats),
+            self._table(),
+            self._ratios(),
+            self._doubts(),
+            self._failed(),
+        ]
         return "\n\n".join(filter(None, parts))
 
     @property
@@ -189,5 +220,6 @@ def machine_in_words(machine: dict[str, str | int]) -> str:
     )
 
 
-def _described(machine: dict[str, str | int], start: float) -> str:
-    return f"{machine_in_words(machine)} Importing anomalib alone takes {start:.1f} s; that is in every phase."
+def _described(machine: dict[str, str | int], start: float, repeats: int) -> str:
+    text = f"{machine_in_words(machine)} Importing anomalib alone takes {start:.1f} s; that is in every phase."
+    return text if repeats == 1 else f"{text} Medians of {repeats} runs of all programs in turn."

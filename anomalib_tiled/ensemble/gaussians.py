@@ -88,9 +88,8 @@ class SummedDistances(AnomalyMapGenerator):
         if inverse.shape[-1] != features:
             squares = _squares_by_triangle(deviations, inverse)
         elif inverse.shape[-2] != features:
-            explained = torch.bmm(deviations, inverse.mT)
-            squares = torch.linalg.vecdot(deviations, deviations) - torch.linalg.vecdot(explained, explained)
-            squares = squares / REGULARIZATION
+            rest = torch.baddbmm(deviations, torch.bmm(deviations, inverse.mT), inverse, alpha=-1)
+            squares = torch.linalg.vecdot(rest, deviations) / REGULARIZATION
         else:
             squares = torch.linalg.vecdot(torch.bmm(deviations, inverse), deviations)
         return squares.mT.reshape(images, 1, height, width).clamp(0).sqrt()
@@ -131,26 +130,28 @@ def as_anomalib_keeps(weights: Weights) -> Weights:
     return full
 
 
-def keep_as_anomalib(model: nn.Module) -> None:
+def keep_as_anomalib(model: nn.Module, *, factors: bool = True) -> None:
     """Let a model keep inverse covariances as anomalib does, so that its own classes compute with them.
 
     Args:
         model: The model.
+        factors: Whether to multiply factors, too; if not, only triangles become matrices.
     """
     for module in model.modules():
         if isinstance(module, MultiVariateGaussian) and module.inv_covariance.ndim == MATRICES:
-            module.inv_covariance = inverses_of(module.mean, module.inv_covariance)
+            is_triangle = module.inv_covariance.shape[-1] != module.mean.shape[0]
+            if factors or is_triangle:
+                module.inv_covariance = inverses_of(module.mean, module.inv_covariance)
 
 
 def _positions_at_once(deviations: torch.Tensor) -> int:
-    """Give the number of positions whose matrices are worked on at once; all, where a graph is recorded.
+    """Give the number of positions whose matrices are worked on at once.
 
     Args:
         deviations: Shape (positions, images, features).
     """
-    positions, _, features = deviations.shape
     numbers = BLOCK if deviations.device.type == "cpu" else BLOCK_OF_GPU
-    return positions if torch.compiler.is_exporting() else max(numbers // features**2, 1)
+    return max(numbers // deviations.shape[-1] ** 2, 1)
 
 
 def _half_through_images(deviations: torch.Tensor, out: torch.Tensor) -> bool:
@@ -160,10 +161,13 @@ def _half_through_images(deviations: torch.Tensor, out: torch.Tensor) -> bool:
 
         (DᵀD / (n - 1) + r)⁻¹ = (1 - Dᵀ (DDᵀ + (n - 1) r)⁻¹ D) / r
 
+    In double precision, because distances of training images are small differences of large numbers.
+
     Args:
         deviations: Features minus their mean, shape (positions, images, features).
         out: Takes H, of the same shape.
     """
+    deviations = deviations.double()
     gram = torch.bmm(deviations, deviations.mT)
     gram.diagonal(dim1=1, dim2=2).add_((deviations.shape[1] - 1) * REGULARIZATION)
     factor, failed = torch.linalg.cholesky_ex(gram)
@@ -228,7 +232,7 @@ def _unpacked(packed: torch.Tensor, features: int) -> torch.Tensor:
 
 
 def _squares_by_triangle(deviations: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """Compute squared distances from packed triangles: each number beside the diagonal counts twice.
+    """Compute squared distances from packed triangles, in which a number beside the diagonal stands for two.
 
     Args:
         deviations: Features minus their mean, shape (positions, images, features).
@@ -237,15 +241,27 @@ def _squares_by_triangle(deviations: torch.Tensor, packed: torch.Tensor) -> torc
     Returns:
         Shape (positions, images).
     """
-    features = deviations.shape[-1]
-    split, at_once = features - features // 2, _positions_at_once(deviations)
-    twice = torch.full((split, split), 2.0, dtype=packed.dtype, device=packed.device)
-    lower = twice.tril().fill_diagonal_(1)
-    upper = lower.mT[: features // 2, : features // 2]
-    squares = []
-    for block, triangles in zip(deviations.split(at_once), packed.split(at_once), strict=True):
-        first, last, below = _parts(triangles, features)
-        one, two = block[..., :split].contiguous(), block[..., split:].contiguous()
-        found = torch.linalg.vecdot(torch.bmm(one, first * lower) + 2 * torch.bmm(two, below), one)
-        squares.append(found + torch.linalg.vecdot(torch.bmm(two, last * upper), two))
-    return torch.cat(squares)
+    features, at_once = deviations.shape[-1], _positions_at_once(deviations)
+    half, split = features // 2, features - features // 2
+    of_first, of_last = _weights_of(features, packed)
+    squares, room = packed.new_empty(deviations.shape[:2]), packed.new_empty(at_once, *of_first.shape)
+    firsts, lasts = deviations[..., :split].contiguous(), deviations[..., split:].contiguous()
+    blocks = zip(*(each.split(at_once) for each in (firsts, lasts, packed, squares)), strict=True)
+    for one, two, block, out in blocks:
+        triangles, weighted = block[..., : half + 1, :], room[: len(block)]
+        first, last, _ = _parts(torch.mul(triangles, of_first, out=weighted), features)
+        found = torch.bmm(one, first).add_(torch.bmm(two, block[..., half + 1 :, :]), alpha=2)
+        torch.linalg.vecdot(found, one, out=out)
+        torch.mul(triangles, of_last, out=weighted)
+        out.add_(torch.linalg.vecdot(torch.bmm(two, last), two))
+    return squares
+
+
+def _weights_of(features: int, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give how often each number of two packed triangles counts in the first of them, and in the last."""
+    half, split = features // 2, features - features // 2
+    both = packed.new_zeros(2, half + 1, split)
+    first, last = _parts(both, features)[:2]
+    first[0] = torch.full_like(first[0], 2).tril().fill_diagonal_(1)
+    last[1] = torch.full_like(last[1], 2).triu().fill_diagonal_(1)
+    return both[0], both[1]

@@ -69,6 +69,14 @@ def test_fit_and_test_of_a_program_stay_apart_from_its_train() -> None:
     assert [each.phase for each in totals] == ["fit + test", "train"]
 
 
+def test_what_was_measured_several_times_has_one_row_of_medians(comparison: Comparison) -> None:
+    again = [replace(each, seconds=each.seconds + more) for more in (0, 1, 5) for each in (FIT, TEST, TRAIN)]
+    repeated = replace(comparison, results=again)
+    assert [[each.seconds for each in phases] for phases in repeated.programs] == [[31, 11], [11]]
+    assert "Medians of 3 runs of all programs in turn." in repeated.to_markdown()
+    assert "Medians" not in comparison.to_markdown()
+
+
 def test_everything_is_in_the_json(comparison: Comparison, tmp_path: Path) -> None:
     comparison.write_json(tmp_path / "results.json")
     content = json.loads((tmp_path / "results.json").read_text())

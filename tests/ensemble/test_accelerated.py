@@ -11,11 +11,11 @@ from anomalib.models import Padim, Patchcore
 from anomalib.models.components import AnomalibModule, TimmFeatureExtractor
 from anomalib.models.components.filters import GaussianBlur2d
 from anomalib.models.components.stats import MultiVariateGaussian
-from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 from lightning.pytorch import seed_everything
 from torch import nn
 
-from anomalib_tiled.ensemble.accelerated import FASTER, BatchedGaussian, accelerate
+from anomalib_tiled.ensemble.accelerated import FASTER, accelerate
+from anomalib_tiled.ensemble.gaussians import BatchedGaussian
 
 
 def both(model: nn.Module) -> tuple[Any, Any]:
@@ -23,61 +23,6 @@ def both(model: nn.Module) -> tuple[Any, Any]:
     accelerate(faster)
     assert type(faster) is FASTER[type(model)]
     return model, faster
-
-
-def exact_inverses(embedding: torch.Tensor) -> torch.Tensor:
-    vectors = embedding.double().flatten(2).permute(2, 0, 1)
-    deviations = vectors - vectors.mean(dim=1, keepdim=True)
-    covariance = deviations.mT @ deviations / (embedding.shape[0] - 1)
-    return torch.linalg.inv(covariance + 0.01001 * torch.eye(embedding.shape[1], dtype=torch.double))
-
-
-def error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    largest = exact.abs().amax(dim=(1, 2), keepdim=True)
-    return float(((found - exact) / largest).abs().max())
-
-
-@pytest.mark.parametrize(("images", "most"), [(2, 1e-6), (12, 1e-6), (24, 1e-6), (60, 1e-4), (200, 1e-5)])
-@pytest.mark.parametrize("shape", [(50, 8, 8), (100, 5, 7)])
-def test_gaussians_are_at_least_as_exact_as_those_of_anomalib(images: int, most: float, shape: tuple[int, ...]) -> None:
-    embedding = torch.rand(images, *shape, generator=torch.Generator().manual_seed(images)) * 3
-    own, faster = both(MultiVariateGaussian())
-    own.fit(embedding)
-    faster.fit(embedding)
-    exact = exact_inverses(embedding)
-    assert torch.allclose(faster.mean, own.mean, rtol=1e-6, atol=1e-6)
-    assert error(faster.inv_covariance, exact) < most
-    assert error(faster.inv_covariance, exact) < 2 * error(own.inv_covariance, exact)
-
-
-def test_features_in_any_layout_give_the_same_gaussians() -> None:
-    embedding = torch.rand(6, 20, 4, 4)
-    _, faster = both(MultiVariateGaussian())
-    expected = faster.fit(embedding)[1]
-    assert torch.equal(faster.fit(embedding.contiguous(memory_format=torch.channels_last))[1], expected)
-
-
-@pytest.mark.parametrize(
-    "embedding",
-    [torch.rand(1, 8, 2, 2), torch.rand(30, 1, 2, 2).expand(-1, 8, -1, -1) * 1e9, torch.rand(3, 8, 2, 2) * 1e9],
-    ids=["one image", "Cholesky fails", "Woodbury fails"],
-)
-def test_what_rounding_spoils_is_left_to_anomalib(embedding: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(MultiVariateGaussian, "forward", lambda _, given: asked.append(given.shape))
-    _, faster = both(MultiVariateGaussian())
-    faster.fit(embedding)
-    assert asked == [embedding.shape]
-
-
-@pytest.mark.parametrize(("images", "features", "height", "width"), [(1, 10, 6, 9), (4, 100, 8, 8), (9, 32, 16, 4)])
-def test_distances_equal_those_of_anomalib(images: int, features: int, height: int, width: int) -> None:
-    embedding, mean = torch.rand(images, features, height, width), torch.rand(features, height * width)
-    half = torch.rand(height * width, features, features)
-    stats = [mean, half @ half.mT]
-    own, faster = both(AnomalyMapGenerator())
-    expected = own.compute_distance(embedding, stats)
-    assert torch.allclose(faster.compute_distance(embedding, stats), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
