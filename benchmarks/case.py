@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from anomalib_tiled.data import DemoBoards
-
 if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
 
@@ -110,6 +108,8 @@ class Case:
         Args:
             output: Folder that drawn images are kept in.
         """
+        from anomalib_tiled.data import DemoBoards  # takes seconds
+
         anomalous = self.test // 2
         root = output.absolute() / "boards" / f"{self.image_size}-{self.train}-{self.test}"
         DemoBoards(root, self.image_size, self.train, self.test - anomalous, anomalous, drawing_seed=7).prepare_data()

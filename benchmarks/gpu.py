@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from benchmarks.programs import Phase, Program
 
 MINUTES = 8.0
-TO_FINISH = 5
-"""Seconds to keep for the end: to remove a run, and to write the numbers."""
+TO_FINISH = 10
+"""Seconds to keep for the end: to end a command, to remove its run, and to write the numbers."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 TESTS = "tests"

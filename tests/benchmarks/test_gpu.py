@@ -119,7 +119,7 @@ def test_each_phase_is_measured_and_written_at_once(
         ("anomalib-tiled", "predict", ""),
     ]
     assert report.rows[1].times == TIMES
-    assert limits == [95.0, 95.0]
+    assert limits == [90.0, 90.0]
     assert not (report.folder / entry.name).exists()
     assert "| anomalib-tiled | predict | 12.0 |" in (report.folder / "results.md").read_text()
 
@@ -135,7 +135,7 @@ def test_what_has_too_little_time_is_left_out(bench: Bench, entry: Entry, report
 
 @pytest.mark.parametrize(
     ("error", "note", "fails"),
-    [(LimitError("too long"), "not done after 95 s", False), (CommandError("killed"), "failed, see ", True)],
+    [(LimitError("too long"), "not done after 90 s", False), (CommandError("killed"), "failed, see ", True)],
 )
 def test_the_phases_after_one_that_is_not_done_are_not_begun(
     bench: Bench, entry: Entry, error: CommandError, note: str, *, fails: bool, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +179,7 @@ def test_tests_are_those_that_are_marked(bench: Bench, monkeypatch: pytest.Monke
     monkeypatch.setattr(gpu.subprocess, "run", run)
     bench.test()
     [(command, timeout)] = asked
-    assert timeout == 95 / 4
+    assert timeout == 90 / 4
     assert {Path(each).name for each in command if each.endswith(".py")} >= {"test_gpu.py", "test_merging.py"}
     assert bench.report.tests == "failed: 1 failed, 2 passed in 3.00s"
     assert bench.report.has_failures
