@@ -1,7 +1,8 @@
 """Run one half of anomalib's own tiled ensemble, by its own pipelines, as its scripts do.
 
-Two things are added. Its models get the arguments that its configuration cannot carry, and random weights of one seed.
-And its errors, which it only prints, end the command.
+Three things are added. Its models get the arguments that its configuration cannot carry, and random weights of one
+seed. Pre-processing that only resizes, as that of EfficientAD, is taken out of its list of one step: anomalib
+would make an empty list of that, and fail. And its errors, which it only prints, end the command.
 
 On a GPU, two more. The kernel that smooths seams moves to the GPU with the maps: where anomalib leaves it, on the
 processor, it ends each run that smooths. And tiles are trained in this process instead of a pool of one process, which
@@ -28,8 +29,10 @@ from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsem
 from anomalib.pipelines.tiled_ensemble.components import smoothing
 from anomalib.pipelines.tiled_ensemble.components.utils import helper_functions
 from anomalib.pipelines.tiled_ensemble.components.utils.ensemble_engine import TiledEnsembleEngine
+from anomalib.pre_processing import PreProcessor
 from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
+from torchvision.transforms.v2 import Compose
 
 if TYPE_CHECKING:
     from anomalib.pipelines.components import JobGenerator
@@ -62,6 +65,17 @@ def main() -> None:
         sys.exit(f"The pipeline went on after an error; see {Path(log_file).absolute()}")
 
 
+def take_out_of_list(pre_processor: PreProcessor) -> None:
+    """Give pre-processing of a single step without the list that it is in.
+
+    Args:
+        pre_processor: Of a model; stays as it is if it has several steps.
+    """
+    transform = pre_processor.transform
+    if isinstance(transform, Compose) and len(transform.transforms) == 1:
+        pre_processor.transform = transform.transforms[0]
+
+
 def use_one_gpu() -> None:
     """Let the pipelines run on one GPU."""
 
@@ -86,6 +100,8 @@ def _give_arguments(seed: int) -> None:
     def seeded(model: dict[str, Plain], **arguments: Plain) -> AnomalibModule:
         seed_everything(seed, verbose=False)
         made: AnomalibModule = get_model({"class_path": model["class_path"]}, **model["init_args"], **arguments)
+        if made.pre_processor is not None:
+            take_out_of_list(made.pre_processor)
         return made
 
     setattr(helper_functions, "get_model", seeded)  # noqa: B010  # types allow no other function in its place

@@ -14,6 +14,7 @@ import pytest
 from anomalib.pipelines.components.runners import SerialRunner
 from anomalib.pipelines.tiled_ensemble import test_pipeline, train_pipeline
 from anomalib.pipelines.tiled_ensemble.components import smoothing
+from anomalib.pipelines.tiled_ensemble.components.utils import helper_functions
 
 from benchmarks import efficient_ad, gpu, gpu_memory, gpu_plan, reference
 from benchmarks.efficient_ad import EfficientAdCase
@@ -242,6 +243,20 @@ def test_the_reference_smooths_where_its_maps_are_and_trains_in_its_own_process(
         assert job.blur.kernel.device.type == "meta"
         assert isinstance(train_pipeline.ParallelRunner(generator, n_jobs=1), SerialRunner)
         assert isinstance(test_pipeline.ParallelRunner(generator, n_jobs=1), SerialRunner)
+
+
+def test_the_reference_gets_along_with_models_that_only_resize() -> None:
+    from anomalib.models import EfficientAd, Padim
+
+    pre_processor, of_several_steps = (each.configure_pre_processor((8, 8)) for each in (EfficientAd, Padim))
+    with pytest.raises(ValueError, match="Pass at least one transform"):
+        helper_functions.drop_resize_transform(pre_processor)
+    reference.take_out_of_list(pre_processor)
+    helper_functions.drop_resize_transform(pre_processor)
+    assert pre_processor.transform is None
+    before = of_several_steps.transform
+    reference.take_out_of_list(of_several_steps)
+    assert of_several_steps.transform is before
 
 
 @pytest.mark.slow

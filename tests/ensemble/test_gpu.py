@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from anomalib.models.components.sampling import KCenterGreedy
+from lightning.pytorch import seed_everything
 
 from anomalib_tiled.ensemble.gaussians import BatchedGaussian, SummedDistances, inverses_of
 from anomalib_tiled.system.memory import SHARE_ALONE, memory_budget
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 
 
-@pytest.mark.parametrize("images", [1, 2, 24, 60, 200])
+@pytest.mark.parametrize("images", [2, 24, 60, 200])
 @pytest.mark.parametrize("features", [50, 100, 101])
 def test_gaussians_and_distances_are_those_of_a_processor(images: int, features: int) -> None:
     embedding = torch.rand(images, features, 8, 8, generator=torch.Generator().manual_seed(images)) * 3
@@ -45,7 +46,7 @@ def test_many_positions_are_fitted_in_blocks() -> None:
 
 def test_a_coreset_is_picked_as_by_anomalib() -> None:
     def picked() -> list[int]:
-        torch.manual_seed(1)
+        seed_everything(1, verbose=False)
         return KCenterGreedy(torch.rand(2_000, 64, device=DEVICE), sampling_ratio=0.05).select_coreset_idxs()
 
     expected = picked()
