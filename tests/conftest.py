@@ -343,6 +343,7 @@ def configuration() -> dict[str, object]:
         "unfitted_tiles": "leave_out",
         "unaligned_images": "error",
         "accelerate": True,
+        "precision": "float32",
         "loggers": [],
     }
 

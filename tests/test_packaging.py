@@ -55,5 +55,5 @@ def test_the_start_up_file_is_read_after_the_path_of_an_editable_installation(wh
 
 def test_developers_install_what_every_extra_has_so_that_no_test_of_it_is_skipped() -> None:
     extras = ProjectMetadata(str(ROOT), PluginManager()).core.optional_dependencies
-    assert extras.keys() == {"onnx", "openvino", "ray", "slurm", "weights", "dev"}
-    assert {*extras["onnx"], *extras["openvino"], *extras["slurm"]} <= set(extras["dev"])
+    assert extras.keys() == {"onnx", "openvino", "int8", "ray", "slurm", "weights", "dev"}
+    assert {*extras["onnx"], *extras["openvino"], *extras["int8"], *extras["slurm"]} <= set(extras["dev"])

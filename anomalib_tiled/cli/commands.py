@@ -36,6 +36,7 @@ from anomalib_tiled.errors import ConfigurationError, NoPlaceError, OutOfMemoryE
 from anomalib_tiled.export.export import ExportRequest, export_checkpoints
 from anomalib_tiled.export.export import export as write_export
 from anomalib_tiled.export.formats import CHECKPOINTS, format_named
+from anomalib_tiled.export.precision import FLOAT32, check_format
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.tracking import trackers_of
@@ -136,6 +137,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         predicts = parsed.skip_existing or parsed.watch or parsed.device != AUTO or parsed.workers is not None
+        predicts = predicts or parsed.precision is not None
         _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
@@ -159,6 +161,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
 def export(arguments: Sequence[str], prog: str) -> None:
     """Write a run as files that predict by themselves."""
     parsed = export_parser(prog).parse_args(list(arguments))
+    check_format(parsed.format, parsed.precision)
     if parsed.format == CHECKPOINTS:
         if parsed.per_tile or parsed.input != "float32":
             message = f"--per_tile and --input have no meaning with --format {CHECKPOINTS}. Leave them out."
@@ -171,9 +174,18 @@ def export(arguments: Sequence[str], prog: str) -> None:
     form = format_named(parsed.format)
     run = _open(parsed.ckpt_dir)
     kind = f"{form.name}_tiles" if parsed.per_tile else form.name
+    kind = kind if parsed.precision == FLOAT32 else f"{kind}_{parsed.precision}"
     output = _output(parsed.output) or run.folder.path / "export" / kind
     dtype = getattr(torch, parsed.input)
-    request = ExportRequest(form, output, dtype, overwrite=parsed.overwrite, per_tile=parsed.per_tile)
+    request = ExportRequest(
+        form,
+        output,
+        dtype,
+        overwrite=parsed.overwrite,
+        per_tile=parsed.per_tile,
+        precision=parsed.precision,
+        allow_changes=parsed.allow_changes,
+    )
     exported = write_export(run, request)
     for line in exported.lines(run.settings.model.name):
         say(line)
@@ -222,6 +234,8 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         settings,
         skip_existing=parsed.skip_existing,
         device=parsed.device,
+        precision=parsed.precision,
+        allow_changes=parsed.allow_changes,
         on_places=parsed.workers is not None,
         watch=parsed.watch,
         show=show if parsed.watch else None,

@@ -31,6 +31,9 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
 
+FLOAT32 = "float32"
+"""The precision of a run that names none."""
+
 WHOLE_SIZE = 256
 """Height and width of the shrunk image in pixels, if a global model names none."""
 
@@ -42,7 +45,7 @@ FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate",
 NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
 """Fields of the settings, other than the stages, that may be changed in a run."""
 
-LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate")
+LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate", "precision")
 """Settings that configurations of earlier versions lack."""
 
 FOLDERS = ("default_root_dir", "cache.directory")
@@ -195,6 +198,7 @@ class Settings:
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
         accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
+        precision: What frozen backbones, or whole models, compute in: ``float32``, ``bfloat16`` or ``float16``.
         loggers: Lightning's loggers of the run as a whole.
     """
 
@@ -214,6 +218,7 @@ class Settings:
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
     accelerate: bool = True
+    precision: str = FLOAT32
     loggers: tuple[ClassSpec, ...] = ()
 
     @property
@@ -255,9 +260,10 @@ class Settings:
 
     @property
     def _chosen_for_training(self) -> list[str]:
-        """Kinds of stages that change a trained tile, where they are not the default: older runs keep their hash."""
+        """What else changes a trained tile, where it is not the default: older runs keep their hash."""
         deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_training]
-        return [kind.section for kind in deciding if self.stages.get(kind.name) != _default(kind)]
+        chosen = [kind.section for kind in deciding if self.stages.get(kind.name) != _default(kind)]
+        return chosen if self.precision == FLOAT32 else [*chosen, "precision"]
 
     @property
     def calibration_hash(self) -> str:

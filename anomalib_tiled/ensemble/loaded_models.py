@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.ensemble.accelerated import accelerate
-from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps, keep_as_anomalib
+from anomalib_tiled.ensemble.arithmetic import Arithmetic
+from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps
 from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
 from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
@@ -40,13 +40,14 @@ class SavedModels:
         spec: Class and arguments of the models.
         tile_size: Height and width of the tiles in pixels.
         alike: Whether models differ only in what checkpoints hold.
-        faster: Whether parts of the models compute faster than anomalib's own.
+        arithmetic: How the models compute; ``None`` for the defaults.
     """
 
     def __init__(
-        self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool, faster: bool = True
+        self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool, arithmetic: Arithmetic | None = None
     ) -> None:
-        self._spec, self._tile_size, self._alike, self._faster = spec, tile_size, alike, faster
+        self._spec, self._tile_size, self._alike = spec, tile_size, alike
+        self._arithmetic = arithmetic or Arithmetic()
         self._restorer = Restorer()
         self.checkpoints = VerifiedCheckpoints(folder)
 
@@ -66,21 +67,14 @@ class SavedModels:
 
     def _loaded(self, checkpoint: Path) -> AnomalibModule:
         model = load_tile_model(self._spec, self._tile_size, checkpoint)
-        self._adapt(model)
+        self._arithmetic.adapt(model)
         return model
-
-    def _adapt(self, model: AnomalibModule) -> None:
-        """Let a model that was just loaded compute faster, or as that of anomalib."""
-        if self._faster:
-            accelerate(model)
-        else:
-            keep_as_anomalib(model)
 
     def reload(self, model: AnomalibModule, tile: Tile) -> None:
         """Load the weights of a tile into the model of another tile; errors are those of `load`."""
         with self.checkpoints.of(tile) as checkpoint:
             reload_tile_model(model, self._tile_size, checkpoint, self._restorer)
-        self._adapt(model)
+        self._arithmetic.adapt(model)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
         """Read the checkpoint of a tile as anomalib would store it, with the weights that it shares with other tiles.

@@ -49,7 +49,7 @@ def random_images(size: Size, dtype: torch.dtype) -> list[torch.Tensor]:
         dtype: ``float32`` for values in [0, 1], ``uint8`` for 0 to 255.
     """
     generator = torch.Generator().manual_seed(SEED)
-    return [_of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
+    return [of_type(torch.rand(batch, 3, *size, generator=generator), dtype) for batch in RANDOM_BATCHES]
 
 
 def real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -64,10 +64,11 @@ def real_images(run: Run, dtype: torch.dtype) -> list[torch.Tensor]:
     except DataError as error:
         logger.warning("No image of the run could be compared: %s", error)
         return []
-    return [_of_type(cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)[:REAL_IMAGES], dtype)]
+    return [of_type(cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)[:REAL_IMAGES], dtype)]
 
 
-def _of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def of_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give images with values in [0, 1] as exported files take them: as they are, or as bytes."""
     return images if dtype == torch.float32 else (images * 255).round().to(dtype)
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from anomalib_tiled.export.graphs import EnsembleGraphs, Graph, TileGraph, TileG
 from anomalib_tiled.export.manifest import MANIFEST, Checked, checksums_of, described
 from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
+from anomalib_tiled.export.precision import FLOAT32, PredictImages, in_precision, reduced
 from anomalib_tiled.grid import WHOLE
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
     from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.formats import Format
+    from anomalib_tiled.export.precision import Reduced
 
 LESS_MEMORY = {
     False: "All tile models are in memory when they are exported: use a machine with more, or --per_tile (onnx).",
@@ -82,6 +85,8 @@ class ExportRequest:
         dtype: Type of the images: ``float32`` for values in [0, 1], ``uint8`` for 0 to 255.
         overwrite: Whether an earlier export there is replaced.
         per_tile: Whether each tile model becomes a file of its own.
+        precision: One of ``Precision``; with less than ``float32``, predictions may change.
+        allow_changes: Whether they may change by more than the tolerance.
     """
 
     form: Format
@@ -89,6 +94,8 @@ class ExportRequest:
     dtype: torch.dtype = torch.float32
     overwrite: bool = False
     per_tile: bool = False
+    precision: str = FLOAT32
+    allow_changes: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,12 @@ class Exported:
     """The result of an export.
 
     Args:
-        checked: How the files were compared to the ensemble.
+        checked: How the files were compared to the ensemble: what rounding has changed, or less precision.
         batch: Batch size of the files; ``None`` for any.
         needs_alignment: Whether images must be aligned before.
     """
 
-    checked: Checked
+    checked: Checked | Reduced
     batch: int | None
     needs_alignment: bool = False
 
@@ -111,11 +118,7 @@ class Exported:
         Args:
             model: Name of the model.
         """
-        images = self.checked.random_images + self.checked.real_images
-        difference = self.checked.largest_difference
-        yield f"Compared with the run on {images} images: largest difference {difference:.1g}."
-        if not self.checked.real_images:
-            yield "Note: Only random images were compared, because the images of the run are missing."
+        yield from self.checked.lines()
         if self.needs_alignment:
             yield (
                 "warning: The files do not align images, as the run does: align images before you give them to the "
@@ -153,9 +156,10 @@ def export(run: Run, request: ExportRequest) -> Exported:
     if request.per_tile and request.form.name != PER_TILE:
         message = f"--per_tile writes {PER_TILE}, but --format is {request.form.name}. Set --format {PER_TILE}."
         raise ConfigurationError(message)
-    request.form.check_installed()
+    form = in_precision(request.form, request.precision, run, request.dtype)
+    form.check_installed()
     for tile in run.grid.kinds:
-        check_export(run.settings.model_of(tile), by_onnx="onnx" in request.form.packages)
+        check_export(run.settings.model_of(tile), by_onnx="onnx" in form.packages)
     with (
         advising_on_memory(LESS_MEMORY[request.per_tile]),
         replacing_folder(request.output, overwrite=request.overwrite) as work,
@@ -164,21 +168,37 @@ def export(run: Run, request: ExportRequest) -> Exported:
         check_augmentations(run.datamodule.test_augmentations)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
-        made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
-        with steps("Exporting", len(ensemble.grid.models) + STEPS + len(made) + len(real)) as done:
+        with steps("Exporting", len(ensemble.grid.models) + STEPS + 1) as done:
             write = write_tiles if request.per_tile else write_whole
-            written, largest = write(ensemble, request.form, work, request.dtype, done), 0.0
-            for images in (*made, *real):
-                parts = images.split(written.graph.batch or len(images))
-                largest = max(largest, compare(ensemble, written.predict, parts))
-                done(f"comparison of {len(images)} images")
+            written = write(ensemble, form, work, request.dtype, done)
+            checked = _checked(run, ensemble, form, written, request)
+            done("comparison with the run")
         facts = {**written.facts, **alignment_of(run, work)}
-        checked = Checked(sum(map(len, made)), sum(map(len, real)), largest)
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
-        form = {"format": request.form.name, "needs": request.form.needs, "augmentations": []}
-        content = {**form, **facts, **described(run, ensemble, written.graph, request.dtype)}
-        write_json(work / MANIFEST, {**content, "checked": asdict(checked), "files": checksums_of(work, files)})
+        needs = {"format": form.name, "needs": form.needs, "augmentations": []}
+        content = {**needs, **facts, **described(run, ensemble, written.graph, request.dtype)}
+        write_json(work / MANIFEST, {**content, **checked.to_json(), "files": checksums_of(work, files)})
     return Exported(checked, written.graph.batch, needs_alignment=run.is_aligned)
+
+
+def _checked(
+    run: Run, ensemble: EnsembleModel, form: Format, written: Written, request: ExportRequest
+) -> Checked | Reduced:
+    """Compare the predictions of the files to those of the ensemble.
+
+    Raises:
+        ConfigurationError: They differ by more than rounding, or by more than less precision is allowed to change.
+    """
+    batch = written.graph.batch
+    if request.precision != FLOAT32:
+        found = reduced(run, ensemble, form, PredictImages(written.predict, request.dtype, batch))
+        if not request.allow_changes:
+            found.check()
+        return found
+    made, real = random_images(ensemble.grid.image_size, request.dtype), real_images(run, request.dtype)
+    parts = chain.from_iterable(images.split(batch or len(images)) for images in (*made, *real))
+    largest = compare(ensemble, written.predict, parts)
+    return Checked(sum(map(len, made)), sum(map(len, real)), largest)
 
 
 def alignment_of(run: Run, folder: Path) -> dict[str, object]:

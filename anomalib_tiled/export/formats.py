@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
+    from openvino import Model
+
     from anomalib_tiled.export.comparison import Array, Predict
     from anomalib_tiled.export.graphs import EnsembleGraphs, Graph
 
@@ -35,6 +37,7 @@ class Format(ABC):
         suffix: Suffix of the main file.
         needs: Package that runs the files, with its oldest version, as a requirement of pip.
         loader: Name of the program that is copied beside the files to load them; ``None`` for no program.
+        extra: Extra of this package that installs the packages; ``None`` for that of the name.
     """
 
     name: ClassVar[str]
@@ -42,6 +45,7 @@ class Format(ABC):
     suffix: ClassVar[str]
     needs: ClassVar[str]
     loader: ClassVar[str | None] = None
+    extra: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
         """Check that the packages are installed.
@@ -52,7 +56,7 @@ class Format(ABC):
         if missing := [package for package in self.packages if find_spec(package) is None]:
             message = (
                 f"Exporting to {self.name} needs {', '.join(self.packages)}; not installed: {', '.join(missing)}. "
-                f"Install what is missing: pip install 'anomalib-tiled[{self.name}]'"
+                f"Install what is missing: pip install 'anomalib-tiled[{self.extra or self.name}]'"
             )
             raise ConfigurationError(message)
 
@@ -175,9 +179,15 @@ class OpenVinoFormat(Format):
         with TemporaryDirectory(dir=path.parent) as folder:
             graph = save_ensemble(graphs, Path(folder) / "model.onnx")
             model = openvino.convert_model(Path(folder) / "model.onnx")
-            openvino.save_model(model, path, compress_to_fp16=False)
+            self._save(model, path)
             del model  # it maps the weights of the temporary file
         return graph
+
+    def _save(self, model: Model, path: Path) -> None:
+        """Write a model; other precisions write it otherwise."""
+        import openvino
+
+        openvino.save_model(model, path, compress_to_fp16=False)
 
     def _load(self, path: Path) -> Predict:
         """Load it with OpenVINO, and compute in single precision on every processor."""

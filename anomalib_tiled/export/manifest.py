@@ -11,7 +11,7 @@ from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.system.packages import version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from anomalib_tiled.ensemble.calibration import Calibration
@@ -41,7 +41,17 @@ NAMED_REGIONS = "exported files give no scores and labels of named regions; `ano
 
 RANGES = {torch.float32: [0, 1], torch.uint8: [0, 255]}
 
-PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
+PACKAGES = (
+    "anomalib-tiled",
+    "anomalib",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+)
 """Packages whose versions are recorded, if they are installed."""
 
 
@@ -58,6 +68,17 @@ class Checked:
     random_images: int
     real_images: int
     largest_difference: float
+
+    def lines(self) -> Iterator[str]:
+        """Give the lines to print."""
+        images = self.random_images + self.real_images
+        yield f"Compared with the run on {images} images: largest difference {self.largest_difference:.1g}."
+        if not self.real_images:
+            yield "Note: Only random images were compared, because the images of the run are missing."
+
+    def to_json(self) -> dict[str, object]:
+        """Give the entries of the manifest."""
+        return {"precision": {"type": "float32"}, "checked": asdict(self)}
 
 
 def described(run: Run, ensemble: EnsembleModel, graph: Graph, dtype: torch.dtype) -> dict[str, object]:

@@ -75,11 +75,12 @@ class PredictionWriter:
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), calibration=calibration)
+            folder.check_same(**settings.to_json(), precision=run.precision, calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
+            facts |= {} if run.precision is None else {"precision": run.precision}
             facts |= {
                 "calibration": calibration,
                 **({ALIGNED: True} if run.is_aligned else {}),

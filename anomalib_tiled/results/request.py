@@ -37,6 +37,8 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
+        precision: What models compute in; ``None`` for the precision of the run.
+        allow_changes: Whether another precision may change predictions by more than the tolerance.
         on_places: Whether the workers of the run predict, and not this process.
         watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
         show: Called with each prediction once it is recorded; ``None`` if nobody looks.
@@ -48,6 +50,8 @@ class PredictionRequest:
     settings: PredictionSettings
     skip_existing: bool
     device: str
+    precision: str | None = None
+    allow_changes: bool = False
     on_places: bool = False
     watch: bool = False
     show: Callable[[PredictedImage], None] | None = None

@@ -21,6 +21,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.loaded_models import SavedModels
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.grid import Tile
+from anomalib_tiled.results.changes import Tolerance
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.system.checksums import Checksum
 
@@ -164,6 +165,51 @@ def test_tile_models_run_one_after_the_other_with_the_program_beside_them(
     with pytest.raises(subprocess.CalledProcessError) as caught:
         predicted_alone(output, pixels.numpy(), program, "onnxruntime")
     assert b"r01_c01.onnx has changed since its export. Export it again." in caught.value.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_less_precision_says_what_it_changes(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf" if precision == "int8" else "onnxscript")
+    output = tmp_path / "export"
+    options = ["--format", "openvino", "--precision", precision, "--output", str(output)]
+    assert main(["export", "--ckpt_dir", str(finished_run), *options]) == 0
+    assert f"Compared with the run, by {precision}: scores move by " in capsys.readouterr().out
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert "checked" not in manifest, "rounding is not all that changes"
+    facts = manifest["precision"]
+    assert facts["type"] == precision
+    assert facts.get("calibration_images") == (8 if precision == "int8" else None)
+    assert facts["changes"]["images"] == 8
+    assert 0 < facts["changes"]["mean"] <= facts["tolerance"]["mean"]
+    assert facts["changes"]["image_auroc"]["before"] == 1
+
+
+@pytest.mark.slow
+def test_changes_beyond_the_tolerance_leave_no_files_unless_they_are_allowed(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(Tolerance, "beyond", lambda *_: ["all is different"])
+    output = tmp_path / "export"
+    options = ["--format", "openvino", "--precision", "float16", "--output", str(output)]
+    command = ["export", "--ckpt_dir", str(finished_run), *options]
+    assert main(command) == 2
+    assert "validation images all is different. Set --precision float32; or accept" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*command, "--allow_changes"]) == 0
+    assert "warning: More changes than without --allow_changes: all is different." in capsys.readouterr().out
+    assert (output / "model.xml").is_file()
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx", "checkpoints"])
+def test_less_precision_is_for_openvino_only(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    assert main(["export", "--ckpt_dir", "nowhere", "--format", form, "--precision", "float16"]) == 2
+    assert f"--precision float16 needs --format openvino, but --format is {form}." in capsys.readouterr().err
 
 
 def test_tile_models_by_themselves_are_for_onnx_only(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
