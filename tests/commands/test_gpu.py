@@ -127,3 +127,10 @@ def test_several_processes_share_a_gpu(train: Train) -> None:
     two = train("two", workers={"class_path": "LocalWorkers", "init_args": {"processes": 2}})
     assert devices_of(two) == devices_of(train("gpu"))
     np.testing.assert_allclose(scores_of(two), scores_of(train("gpu")), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_changes_scores_a_little(train: Train, precision: str) -> None:
+    half, single = scores_of(train(precision, precision=precision)), scores_of(train("gpu"))
+    np.testing.assert_allclose(half, single, atol=0.1)
+    assert (half != single).any()
