@@ -26,7 +26,7 @@ MANY_TILES = 16
 SIZES = {"small": (1024, 256, 16, 8), "large": (2048, 256, 8, 4)}
 """Image size, tile size, and numbers of training and test images."""
 
-TINY, TINY_OF_EFFICIENT_AD = (128, 64, 4, 4), (512, 256, 2, 2)
+TINY, TINY_OF_EFFICIENT_AD = (128, 64, 4, 4), (256, 256, 2, 2)
 """The same to try the plan; EfficientAD takes no smaller tiles."""
 
 

@@ -100,7 +100,7 @@ def _give_arguments(seed: int) -> None:
     def seeded(model: dict[str, Plain], **arguments: Plain) -> AnomalibModule:
         seed_everything(seed, verbose=False)
         made: AnomalibModule = get_model({"class_path": model["class_path"]}, **model["init_args"], **arguments)
-        if made.pre_processor is not None:
+        if isinstance(made.pre_processor, PreProcessor):
             take_out_of_list(made.pre_processor)
         return made
 
