@@ -100,7 +100,7 @@ class TileModels:
     Args:
         load: Loads the model of a tile.
         budget: Memory that models may use, in bytes; ``None`` for a share of the free memory of their device when the
-            first model is loaded.
+            first model is loaded there.
         reload: Loads the weights of another tile into a model; ``None`` to load a new model for each tile.
         share: Share of the free memory, if there is no budget.
     """
@@ -119,6 +119,7 @@ class TileModels:
         """Computes backbones instead of PyTorch; ``None`` for PyTorch alone."""
         self._load, self._reload, self._share = load, reload, share
         self._device: torch.device | None = None
+        self._free: int | None = None
         self._kept: dict[str, tuple[AnomalibModule, Weights]] = {}
         self._shared: Weights = {}
         self._only: AnomalibModule | None = None
@@ -153,15 +154,21 @@ class TileModels:
         if tile.name in self._kept:
             return self._from_memory(tile)
         model = self._loaded(tile).to(device).eval()
-        if self.budget is None:
-            self.budget = memory_budget(device, self._share)
         own = {name: tensor for name, tensor in tensors_of(model) if not self._is_shared(name, tensor)}
         needed = sum(tensor.nbytes for tensor in own.values())
         of_engine = 0 if self.engine is None else self.engine.nbytes
-        if self.held + of_engine + needed <= self.budget:
+        if self.held + of_engine + needed <= self._room(device):
             self.held += needed
             self._keep(tile, model, own)
         return model
+
+    def _room(self, device: torch.device) -> int:
+        """Give the bytes that models may use; a share of what is free is measured once for each device."""
+        if self.budget is not None:
+            return self.budget
+        if self._free is None:
+            self._free = memory_budget(device, self._share)
+        return self._free
 
     def _loaded(self, tile: Tile) -> AnomalibModule:
         if isinstance(tile, WholeImage):  # not the weights alone differ
@@ -193,7 +200,7 @@ class TileModels:
         self._device = device
         self._kept.clear()
         self._shared.clear()
-        self._only = None
+        self._only = self._free = None
         self.held = 0
 
     def _is_shared(self, name: str, tensor: torch.Tensor) -> bool:

@@ -125,6 +125,8 @@ class ImageJob:
     def predictor_at(self, index: int | None) -> Predictor:
         """Load the ensemble at a place; as many places as use all cores take as much memory as one process alone.
 
+        A place with a GPU of its own takes as much of that as one process alone.
+
         Args:
             index: As for `device_at`.
 
@@ -133,9 +135,10 @@ class ImageJob:
         """
         job, path = self.job, self.job.folder.calibration_file
         job.folder.read(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {job.folder.path}`.")
+        part = min(1.0, torch.get_num_threads() / cores()) if index is None else 1.0
         ensemble = EnsembleModel(
             job.grid,
-            job.tile_models(share=SHARE_ALONE * min(1.0, torch.get_num_threads() / cores())),
+            job.tile_models(share=SHARE_ALONE * part),
             stages=Stages.build(job.settings),
             calibration=Calibration.from_json(read_json(path)),
             evaluator=False,
