@@ -14,8 +14,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -76,7 +76,7 @@ class ConnectingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then connect the host to it. Known warnings are hidden for the command ``tiled`` only.
+        """Run the module, then connect the host to it.
 
         If the module fails, the finder stays, as the module may be imported again. A command that only reads runs at
         once instead: the module takes seconds to import, and would then do nothing but call it.
@@ -87,7 +87,7 @@ class ConnectingLoader(Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        with without_known_warnings() if sys.argv[1:2] == [COMMAND] else nullcontext():
+        with _as_our_command() if sys.argv[1:2] == [COMMAND] else nullcontext():
             self.loader.exec_module(module)
         # A new list: removing an item from the old one would make a thread that iterates over it skip a finder.
         sys.meta_path = _other_finders()
@@ -104,6 +104,22 @@ class ConnectingLoader(Loader):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.loader, name)
+
+
+@contextmanager
+def _as_our_command() -> Iterator[None]:
+    """Hide known warnings, and end on Ctrl-C as `main` does.
+
+    Raises:
+        SystemExit: Ctrl-C was pressed; the code is the exit status.
+    """
+    try:
+        with without_known_warnings():
+            yield
+    except KeyboardInterrupt as error:
+        from anomalib_tiled.cli.main import interrupted
+
+        raise SystemExit(interrupted(error)) from None
 
 
 def connect(host: ModuleType) -> None:
