@@ -79,7 +79,7 @@ class ConnectingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then connect the host to it. Known warnings are hidden for the command ``tiled`` only.
+        """Run the module, then connect the host to it.
 
         If the module fails, the finder stays, as the module may be imported again. A command that only reads runs at
         once instead: the module takes seconds to import, and would then do nothing but call it.
@@ -174,14 +174,21 @@ def _only_reads(argv: Sequence[str]) -> bool:
 
 @contextmanager
 def _importing_for_tiled() -> Iterator[None]:
-    """Import the host as the command imports the rest; meanwhile the fork server imports what workers need."""
-    from anomalib_tiled.cli.main import prepare_workers
+    """Import the host as the command imports the rest; meanwhile the fork server imports what workers need.
+
+    Raises:
+        SystemExit: Ctrl-C was pressed; the code is the exit status, as of the command.
+    """
+    from anomalib_tiled.cli.main import interrupted, prepare_workers
 
     started = getattr(sys.modules["__main__"], "__file__", None) or ""  # none in a worker, which imports the host, too
     if Path(started).stem in PROGRAMS:
         prepare_workers(sys.argv[2:])
-    with without_known_warnings(), imports_kept_apart():
-        yield
+    try:
+        with without_known_warnings(), imports_kept_apart():
+            yield
+    except KeyboardInterrupt as error:
+        raise SystemExit(interrupted(error)) from None
 
 
 def _run(arguments: list[str]) -> None:

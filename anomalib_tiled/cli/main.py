@@ -105,8 +105,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         _say(f"error: {error}")
         status = USER_ERROR
     except KeyboardInterrupt as error:
-        _say("\nInterrupted.")
-        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        status = interrupted(error)
     except Exception as error:  # noqa: BLE001  # shown in full: it is a bug of this package
         cause = _lost(sys.stdout, OUTPUT) or error  # a command fails if it cannot print
         if not is_of_system(cause):
@@ -118,6 +117,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         _say(f"error: {refusal(lost)}")
         status = status or USER_ERROR
     return status
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """Say that a command was interrupted.
+
+    Returns:
+        Its exit status.
+    """
+    _say("\nInterrupted.")
+    return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
 
 
 def _lost(stream: TextIO | None, name: str) -> OSError | None:

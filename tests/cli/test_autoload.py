@@ -137,6 +137,21 @@ def test_workers_are_prepared_before_the_host_is_imported(
     assert module.collects == (command == "train")
 
 
+def test_an_interruption_while_the_host_is_loaded_ends_our_command_without_a_traceback(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.write_text("raise KeyboardInterrupt")
+    start_up(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["anomalib", "tiled", "test"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(HOST)
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+    monkeypatch.setattr(sys, "argv", ["anomalib", "test"])
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(HOST)
+
+
 def test_the_switch_turns_it_off(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_up(tmp_path)
     monkeypatch.setenv(autoload.SWITCH, "0")
