@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from anomalib_tiled.config.settings import ClassSpec
     from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
+    from anomalib_tiled.ensemble.shared_features import SharedFeatures
     from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Size, Tile
     from anomalib_tiled.runs.checkpoints import Checkpoint, Weights
@@ -129,18 +131,22 @@ class TileModels:
         """Whether models of tiles differ only in their weights."""
         return self._reload is not None
 
-    def predict(self, tile: Tile, images: torch.Tensor) -> TilePrediction:
+    def predict(self, tile: Tile, images: torch.Tensor, features: SharedFeatures | None = None) -> TilePrediction:
         """Predict a batch of tiles.
 
         Args:
             tile: As for `model`.
             images: As for ``predict_tile``.
+            features: Features that were computed before; ``None`` for none.
 
         Raises:
             ConfigurationError: The engine does not fit the model.
         """
         model = self.model(tile, images.device)
-        return predict_tile(model, images) if self.engine is None else self.engine.predict(model, images)
+        if self.engine is not None:
+            return self.engine.predict(model, images)
+        with nullcontext() if features is None else features.offered(model, tile.name):
+            return predict_tile(model, images)
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
         """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
