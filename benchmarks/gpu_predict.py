@@ -36,7 +36,7 @@ MOST_PIXELS = 2**25
 """Most pixels of images that are given together: more would not fit on small cards."""
 
 IMAGES = 32
-"""Fewest images for a rate; they are given several times if there are fewer."""
+"""Fewest images for a rate on a GPU; they are given several times if there are fewer."""
 
 REPEATS = 5
 
@@ -92,7 +92,8 @@ def take_times(run: Path, images: Sequence[Path], device: str) -> PredictionTime
     ensemble = TiledEnsemble.load(run, device=device)
     _seconds(ensemble, images, BATCHES[0])
     cold = perf_counter() - BEGAN
-    images = [*images] * ceil(IMAGES / len(images))
+    if device != "cpu":
+        images = [*images] * ceil(IMAGES / len(images))
     decoded = [np.asarray(Image.open(path).convert("RGB")) for path in images]
     _seconds(ensemble, decoded[:1], 1)
     single = median(_seconds(ensemble, decoded[:1], 1) for _ in range(REPEATS))
