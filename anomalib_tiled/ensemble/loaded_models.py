@@ -144,7 +144,7 @@ class TileModels:
         """
         model = self.model(tile, images.device)
         if self.engine is not None:
-            return self.engine.predict(model, images)
+            self.engine.prepare(model, images)
         with nullcontext() if features is None else features.offered(model, tile.name):
             return predict_tile(model, images)
 

@@ -86,12 +86,12 @@ class PredictionEngine:
         """Memory that the engine takes besides the models, in bytes."""
         return sum(each.nbytes for each in self._chosen.values() if each is not None)
 
-    def predict(self, model: AnomalibModule, tiles: torch.Tensor) -> TilePrediction:
-        """Predict a batch of tiles.
+    def prepare(self, model: AnomalibModule, tiles: torch.Tensor) -> None:
+        """Let the engine compute the backbones of a model in its next prediction.
 
         Args:
             model: The model.
-            tiles: As for ``predict_tile``.
+            tiles: What it is to predict; as for ``predict_tile``.
 
         Raises:
             ConfigurationError: The engine was named, but cannot compute the backbone, gives something else than
@@ -100,7 +100,7 @@ class PredictionEngine:
         key = type(model), tiles.shape[1:]
         if key not in self._chosen:
             self._chosen[key] = self._choose(model, tiles)
-        return _predicted(model, tiles, self._chosen[key])
+        _give(model, self._chosen[key])
 
     def _choose(self, model: AnomalibModule, tiles: torch.Tensor) -> CompiledBackbones | None:
         if not frozen_backbones(model):
@@ -152,9 +152,14 @@ def _name(compiled: CompiledBackbones | None) -> str:
 
 def _predicted(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> TilePrediction:
     """Predict tiles; ``None`` for PyTorch alone."""
+    _give(model, compiled)
+    return predict_tile(model, tiles)
+
+
+def _give(model: AnomalibModule, compiled: CompiledBackbones | None) -> None:
+    """Let the backbones of a model be computed in this way."""
     for backbone in frozen_backbones(model):
         backbone.compiled = compiled
-    return predict_tile(model, tiles)
 
 
 def _seconds(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> float:

@@ -64,18 +64,21 @@ class SharedFeatures:
         if held is None or held.weights != _places(backbone):
             yield
             return
-        own = backbone.forward
+        own, before = backbone.forward, vars(backbone).get("forward")
 
         def forward(inputs: torch.Tensor) -> Features:
             is_same = inputs.shape == held.inputs.shape and torch.equal(inputs, held.inputs)
             features: Features = dict(held.features) if is_same else own(inputs)
             return features
 
-        backbone.forward = forward  # type: ignore[method-assign]  # of this object, not of its class
+        vars(backbone)["forward"] = forward  # of this object, not of its class
         try:
             yield
         finally:
-            del backbone.forward
+            if before is None:
+                del vars(backbone)["forward"]
+            else:
+                vars(backbone)["forward"] = before
 
     @torch.inference_mode()
     def _compute(

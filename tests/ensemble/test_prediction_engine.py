@@ -17,7 +17,7 @@ from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones
 from anomalib_tiled.ensemble.engines import ENGINES, Engine
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
-from anomalib_tiled.ensemble.tile_model import predict_tile
+from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.grid import Size, TileGrid
 
@@ -68,6 +68,11 @@ def tiles() -> torch.Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 
 
+def predicted(engine: PredictionEngine, model: AnomalibModule, tiles: torch.Tensor) -> TilePrediction:
+    engine.prepare(model, tiles)
+    return predict_tile(model, tiles)
+
+
 @pytest.mark.parametrize(
     ("made", "name"),
     [
@@ -82,12 +87,12 @@ def test_engines_predict_what_pytorch_predicts(
 ) -> None:
     model, engine = fitted(made), PredictionEngine.named(name, CPU, "float32", lines.append)
     assert engine is not None
-    expected, found = predict_tile(model, tiles), engine.predict(model, tiles)
+    expected, found = predict_tile(model, tiles), predicted(engine, model, tiles)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-4)
     [line] = lines
     assert re.fullmatch(rf"Engine: {name}; largest difference to torch: \de-\d\d\.", line)
-    engine.predict(model, tiles[:1])
+    predicted(engine, model, tiles[:1])
     assert len(lines) == 1, "said once"
 
 
@@ -96,7 +101,7 @@ def test_an_engine_that_predicts_something_else_is_refused(
 ) -> None:
     engine = PredictionEngine([Graphs(wrong=0.01)], chooses=False, report=lines.append)
     with pytest.raises(ConfigurationError, match=r"engine graphs must predict what PyTorch predicts, to 0\.0001, but"):
-        engine.predict(padim, tiles)
+        predicted(engine, padim, tiles)
 
 
 @pytest.fixture
@@ -116,8 +121,8 @@ def test_the_fastest_engine_is_chosen(
 ) -> None:
     seconds |= {"slow": 0.4, "fast": 0.2}
     engine = PredictionEngine([Graphs("slow"), Graphs("fast")], chooses=True, report=lines.append)
-    engine.predict(padim, tiles)
-    engine.predict(padim, tiles)
+    predicted(engine, padim, tiles)
+    predicted(engine, padim, tiles)
     assert lines == ["Engine: fast. 3 tiles took: fast 200 ms, torch 300 ms, slow 400 ms."]
     assert engine.nbytes == sum(each.nbytes for each in padim.model.feature_extractor.state_dict().values())
 
@@ -128,7 +133,7 @@ def test_pytorch_is_chosen_if_it_is_the_fastest(
     seconds |= {"slow": 0.4}
     engine = PredictionEngine([Graphs("slow")], chooses=True, report=lines.append)
     expected = predict_tile(padim, tiles)
-    assert torch.equal(engine.predict(padim, tiles).scores, expected.scores)
+    assert torch.equal(predicted(engine, padim, tiles).scores, expected.scores)
     assert lines == ["Engine: torch. 3 tiles took: torch 300 ms, slow 400 ms."]
     assert not engine.nbytes
 
@@ -137,7 +142,7 @@ def test_an_engine_that_cannot_be_used_is_not_chosen(
     padim: AnomalibModule, lines: Lines, tiles: torch.Tensor, seconds: dict[str, float]
 ) -> None:
     seconds |= {"wrong": 0.1}
-    PredictionEngine([Graphs("wrong", wrong=0.01)], chooses=True, report=lines.append).predict(padim, tiles)
+    PredictionEngine([Graphs("wrong", wrong=0.01)], chooses=True, report=lines.append).prepare(padim, tiles)
     assert lines[0] == "Engine: torch. 3 tiles took: torch 300 ms."
     assert lines[1].startswith("Note: An engine cannot be used. wrong: The engine wrong must predict what")
 
@@ -152,15 +157,15 @@ Brightness = Callable[[float], AnomalibModule]
 def test_a_model_without_a_frozen_backbone_is_refused(brightness: Brightness, tiles: torch.Tensor) -> None:
     engine = PredictionEngine([Graphs()], chooses=False, report=print)
     with pytest.raises(ConfigurationError, match="graphs computes frozen backbones from timm, and Brightness has none"):
-        engine.predict(brightness(1.0), tiles)
+        predicted(engine, brightness(1.0), tiles)
 
 
 def test_a_global_model_without_a_frozen_backbone_stays_with_pytorch(
     padim: AnomalibModule, brightness: Brightness, lines: Lines, tiles: torch.Tensor
 ) -> None:
     engine = PredictionEngine([Graphs()], chooses=False, report=lines.append)
-    engine.predict(padim, tiles)
-    torch.testing.assert_close(engine.predict(brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
+    predicted(engine, padim, tiles)
+    torch.testing.assert_close(predicted(engine, brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
     assert len(lines) == 1
 
 
@@ -168,7 +173,7 @@ def test_without_a_frozen_backbone_the_fastest_engine_is_pytorch(
     brightness: Brightness, lines: Lines, tiles: torch.Tensor
 ) -> None:
     engine = PredictionEngine([Graphs()], chooses=True, report=lines.append)
-    torch.testing.assert_close(engine.predict(brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
+    torch.testing.assert_close(predicted(engine, brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
     assert lines == ["Engine: torch, because Brightness has no frozen backbone from timm."]
 
 
@@ -201,7 +206,7 @@ def test_an_engine_that_is_not_installed_is_refused_and_not_tried(
         PredictionEngine.named("onnx", CPU, "float32", print)
     engine = PredictionEngine.named("auto", CPU, "float32", lines.append)
     assert engine is not None
-    engine.predict(padim, tiles)
+    predicted(engine, padim, tiles)
     assert re.fullmatch(r"Engine: torch\. 3 tiles took: torch \d+ ms\.", lines[0])
 
 
@@ -238,5 +243,5 @@ def test_a_precision_that_an_engine_lacks_is_refused(name: str, precision: str, 
 def test_in_half_precision_engines_round_in_their_own_ways(
     padim: AnomalibModule, lines: Lines, tiles: torch.Tensor
 ) -> None:
-    PredictionEngine([Graphs(wrong=0.01)], "bfloat16", chooses=False, report=lines.append).predict(padim, tiles)
+    PredictionEngine([Graphs(wrong=0.01)], "bfloat16", chooses=False, report=lines.append).prepare(padim, tiles)
     assert re.fullmatch(r"Engine: graphs; largest difference to torch: 0\.\d+\.", lines[0])
