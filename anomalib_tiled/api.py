@@ -32,8 +32,10 @@ from anomalib_tiled.data.tile_dataset import stacked_hidden
 from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.data.warping import moves, warped
 from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.half_precision import remark_on
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
@@ -95,6 +97,7 @@ class TiledEnsemble(EnsembleModel):
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
+        engine: str = TORCH,
         precision: str | None = None,
         allow_changes: bool = False,
     ) -> Self:
@@ -106,6 +109,7 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
+            engine: What computes frozen backbones: ``torch``, ``openvino``, ``onnx``, or ``auto`` for the fastest.
             precision: What models compute in: ``float32``, ``bfloat16`` or ``float16``; ``None`` for that of the run.
                 How predictions change in another one is measured on the validation images, once.
             allow_changes: Whether another precision may change predictions by more than a tolerance.
@@ -113,8 +117,8 @@ class TiledEnsemble(EnsembleModel):
         Raises:
             RunFolderError: There is no run, it is not complete, a file was changed, or the run lacks the scores that a
                 threshold is looked up in.
-            ConfigurationError: The device does not exist or lacks the precision, a threshold is invalid, or predictions
-                change too much.
+            ConfigurationError: The device does not exist, or lacks the precision or the engine, a threshold is invalid,
+                or predictions change too much.
             DataError: A validation image is missing, so that changes cannot be measured.
         """
         image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
@@ -125,8 +129,10 @@ class TiledEnsemble(EnsembleModel):
             precision = precision or run.settings.precision
             if remark := remark_on(precision, run.device(place)):
                 warnings.warn(remark, stacklevel=2)
-            run = predicting_in(run, precision, place, logger.info, allow_changes=allow_changes)
-        return cls.from_run(run, place, decisions)
+            run = predicting_in(run, precision, place, logger.info, engine=engine, allow_changes=allow_changes)
+        ensemble = cls.from_run(run, place, decisions)
+        ensemble.tile_models.engine = PredictionEngine.named(engine, ensemble.device, precision, logger.info)
+        return ensemble
 
     @classmethod
     @usual_defaults()

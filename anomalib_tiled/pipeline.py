@@ -18,6 +18,7 @@ from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.ensemble.place_check import download
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import AUTO, conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
@@ -312,7 +313,7 @@ def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], 
     if not request.on_places and (remark := remark_on(precision, run.device(request.device))):
         report(f"warning: {remark}")
     device, allow = (AUTO if request.on_places else request.device), request.allow_changes
-    return predicting_in(run, precision, device, report, allow_changes=allow)
+    return predicting_in(run, precision, device, report, engine=request.engine, allow_changes=allow)
 
 
 def _source(request: PredictionRequest, own_pictures: Sequence[Path], report: Callable[[str], None]) -> Source:
@@ -328,6 +329,7 @@ def _predict_here(
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+    ensemble.tile_models.engine = PredictionEngine.named(request.engine, ensemble.device, run.job.predicts_in, report)
     job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
     recording = Recording(job.writer.folder, source.images, report, request.show)

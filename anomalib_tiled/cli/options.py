@@ -155,6 +155,12 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
     parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as in training.")
     parser.add_argument(
+        "--engine",
+        type=Literal["torch", "openvino", "onnx", "auto"],
+        default="torch",
+        help="What computes frozen backbones on a CPU; auto: the fastest that is installed.",
+    )
+    parser.add_argument(
         "--precision", type=PRECISION | None, help="What models compute in, if not what the run was trained with."
     )
     parser.add_argument(

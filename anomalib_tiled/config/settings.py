@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -381,6 +382,8 @@ def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
     """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
     if not isinstance(value, Mapping):
         is_size = value and (name.startswith("tiling.") or name == WHOLE_SIZE_SETTING)
+        if isinstance(value, float) and math.isnan(value):
+            return {name: "nan"}  # which equals itself
         return {name: [*as_size(value)] if is_size else value}
     return {
         inner: each

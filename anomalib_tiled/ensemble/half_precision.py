@@ -90,6 +90,16 @@ def compute_in(model: AnomalibModule, precision: str) -> None:
         setattr(model, WHOLE, half)
 
 
+def precision_of(backbone: TimmFeatureExtractor) -> str:
+    """Give the precision that a frozen backbone computes in.
+
+    Args:
+        backbone: The backbone.
+    """
+    half = backbone.half_type if isinstance(backbone, HalfBackbone) else None
+    return next((name for name, each in HALF.items() if each == half), FLOAT32)
+
+
 def predicting(model: AnomalibModule, device: torch.device) -> AbstractContextManager[object]:
     """Let a model that computes in half precision as a whole predict inside.
 

@@ -85,6 +85,24 @@ def test_a_run_predicts_in_another_precision(
         precision_changes.predicting_in(Run.open(RunFolder.open(run)), "bfloat16", "cpu", print)
 
 
+def test_an_engine_predicts_in_half_precision(
+    predict: Callable[..., int], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(output="single") == 0
+    half = ("--precision", "bfloat16", "--skip_existing")
+    assert predict(*half, "--engine", "openvino") == 0
+    said = capsys.readouterr().err
+    assert "Precision: bfloat16 by openvino instead of float32. On 8 validation images, scores move by " in said
+    assert "Engine: openvino; largest difference to torch: " in said
+    single, found = (lines(tmp_path / name) for name in ("single", "found"))
+    for ours, theirs in zip(found, single, strict=True):
+        assert ours["raw_score"] != theirs["raw_score"]
+        assert ours["raw_score"] == pytest.approx(theirs["raw_score"], rel=0.03)
+    assert [*json.loads((run / "precision_changes.json").read_text())["changes"]] == ["bfloat16 by openvino"]
+    assert predict(*half) == 2
+    assert "holds predictions with --engine openvino, but this command is without --engine" in capsys.readouterr().err
+
+
 def test_changes_beyond_the_tolerance_are_refused_unless_they_are_accepted(
     predict: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -226,6 +226,14 @@ def test_the_same_written_otherwise_and_folders_do_not_count(
     assert not differences(Settings.from_mapping(configuration), changed(key, value))
 
 
+def test_what_is_no_number_is_the_same_again(changed: Change) -> None:
+    first, second = (changed("merging.init_args", {"sigma": float("nan")}) for _ in range(2))
+    assert not differences(first, second)
+    assert differences(first, changed("merging.init_args", {"sigma": 1.0})) == [
+        "merging.init_args.sigma is nan, not 1.0",
+    ]
+
+
 def test_the_global_model_needs_a_size(changed: Callable[[str, object], Settings]) -> None:
     spec = {"class_path": "anomalib_tiled.GlobalModel", "init_args": {"image_size": None}}
     message = r"^global_model\.image_size must be a number of pixels, or \[height, width\], but is null\. Change it\.$"
