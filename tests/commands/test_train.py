@@ -25,6 +25,7 @@ from anomalib_tiled.cli.main import main
 from anomalib_tiled.data import cache
 from anomalib_tiled.data.images import read_masks
 from anomalib_tiled.ensemble import stored_images
+from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps
 from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.ensemble.tile_job import TileJob
 from anomalib_tiled.results import measuring
@@ -198,7 +199,7 @@ def test_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_it(
     assert len(list((tmp_path / "whole").glob("*.ckpt"))) == TILES
     model = Padim.load_from_checkpoint(tmp_path / "whole" / "r01_c02.ckpt")
     assert model.hparams["n_features"] == 20
-    own = torch.load(finished_run / "tiles" / "r01_c02.ckpt", weights_only=True)["state_dict"]
+    own = as_anomalib_keeps(torch.load(finished_run / "tiles" / "r01_c02.ckpt", weights_only=True)["state_dict"])
     weights = model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in own.items())
     assert main(["export", *arguments]) == 2  # there is one already
