@@ -6,6 +6,7 @@ that model, but opens a run folder, and takes paths, arrays and images of any si
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import closing
@@ -31,7 +32,10 @@ from anomalib_tiled.data.tile_dataset import stacked_hidden
 from anomalib_tiled.data.unlabelled_images import TrainedOn
 from anomalib_tiled.data.warping import moves, warped
 from anomalib_tiled.ensemble.devices import usual_defaults
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.half_precision import remark_on
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, UnalignedError
 from anomalib_tiled.grid import Size, TileGrid
@@ -40,6 +44,7 @@ from anomalib_tiled.plugins.observers import Observers
 from anomalib_tiled.plugins.tracking import trackers_of
 from anomalib_tiled.results.image_prediction import ImagePrediction
 from anomalib_tiled.results.metrics import Measurements, StreamingEvaluator
+from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.request import PredictionSettings
@@ -63,6 +68,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.raw_prediction import RawPrediction
     from anomalib_tiled.stages.alignment import Matrix
 
+logger = logging.getLogger(__name__)
+
 SIZES = ("tile_size", "stride", "image_size")
 """Attributes that a grid shares with `TilingSettings`."""
 
@@ -83,13 +90,16 @@ class TiledEnsemble(EnsembleModel):
     _finder: PartFinder | None = None
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  # each is an option of the command `predict`
         cls,
         run_folder: str | Path,
         device: str | torch.device | None = AUTO,
         *,
         threshold: float | str | None = None,
         pixel_threshold: float | str | None = None,
+        engine: str = TORCH,
+        precision: str | None = None,
+        allow_changes: bool = False,
     ) -> Self:
         """Load a run that was fitted.
 
@@ -99,17 +109,30 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
+            engine: What computes frozen backbones: ``torch``, ``openvino``, ``onnx``, or ``auto`` for the fastest.
+            precision: What models compute in: ``float32``, ``bfloat16`` or ``float16``; ``None`` for that of the run.
+                How predictions change in another one is measured on the validation images, once.
+            allow_changes: Whether another precision may change predictions by more than a tolerance.
 
         Raises:
             RunFolderError: There is no run, it is not complete, a file was changed, or the run lacks the scores that a
                 threshold is looked up in.
-            ConfigurationError: The device does not exist, or a threshold is invalid.
+            ConfigurationError: The device does not exist, or lacks the precision or the engine, a threshold is invalid,
+                or predictions change too much.
+            DataError: A validation image is missing, so that changes cannot be measured.
         """
         image, pixel = (None if each is None else str(each) for each in (threshold, pixel_threshold))
         decisions = PredictionSettings(threshold=image, pixel_threshold=pixel)
         with usual_defaults():
             run = Run.open(RunFolder.open(Path(run_folder)))
-        return cls.from_run(run, AUTO if device is None else str(device), decisions)
+            place = AUTO if device is None else str(device)
+            precision = precision or run.settings.precision
+            if remark := remark_on(precision, run.device(place)):
+                warnings.warn(remark, stacklevel=2)
+            run = predicting_in(run, precision, place, logger.info, engine=engine, allow_changes=allow_changes)
+        ensemble = cls.from_run(run, place, decisions)
+        ensemble.tile_models.engine = PredictionEngine.named(engine, ensemble.device, precision, logger.info)
+        return ensemble
 
     @classmethod
     @usual_defaults()

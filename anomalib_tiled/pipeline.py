@@ -16,8 +16,10 @@ from anomalib_tiled.config.tiling import models_named
 from anomalib_tiled.data.find_images import find_images
 from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
+from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.ensemble.place_check import download
-from anomalib_tiled.ensemble.run import conditions_of
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
+from anomalib_tiled.ensemble.run import AUTO, conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
 from anomalib_tiled.report.writing import write_report
@@ -34,6 +36,7 @@ from anomalib_tiled.results.measured import (
 )
 from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measure
 from anomalib_tiled.results.pictures import Pictures
+from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
@@ -278,7 +281,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
 
     Raises:
         DataError: The request names an image that does not exist.
-        ConfigurationError: The output folder is in use, or a threshold or device is invalid.
+        ConfigurationError: The output folder is in use, a threshold, a device or a precision is invalid, or predictions
+            change too much.
         RunFolderError: The run is not complete, or a file was changed.
         NoPlaceError: No place of the workers is left, and none can come.
     """
@@ -296,10 +300,20 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
         seed_everything(run.settings.seed_everything, workers=True, verbose=False)
         if (remark := run.memory_remark()) and not (workers and workers.elsewhere):
             report(f"warning: {remark}")
+        run = _in_precision(run, request, report)
         if workers is None:
             return _predict_here(run, observers, request, source, report)
         with _working(run, conditions, request, lease):
             return _predict_on_places(run, conditions, request, source.images, report)
+
+
+def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
+    """Give a run that predicts in the precision of a request; warn if that is slow on the device."""
+    precision = request.precision or run.settings.precision
+    if not request.on_places and (remark := remark_on(precision, run.device(request.device))):
+        report(f"warning: {remark}")
+    device, allow = (AUTO if request.on_places else request.device), request.allow_changes
+    return predicting_in(run, precision, device, report, engine=request.engine, allow_changes=allow)
 
 
 def _source(request: PredictionRequest, own_pictures: Sequence[Path], report: Callable[[str], None]) -> Source:
@@ -315,6 +329,7 @@ def _predict_here(
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
+    ensemble.tile_models.engine = PredictionEngine.named(request.engine, ensemble.device, run.job.predicts_in, report)
     job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
     recording = Recording(job.writer.folder, source.images, report, request.show)

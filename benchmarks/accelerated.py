@@ -83,7 +83,7 @@ def _timed(part: Part, times: list[float]) -> torch.Tensor:
 
 def _of_padim(images: int) -> Iterator[Pair]:
     own, faster = _twins(Padim(backbone="resnet18", pre_trained=False).model)
-    tiles, few = _tiles(images), images == FEWEST
+    tiles, few = tiles_of_boards(images), images == FEWEST
     if few:
         yield Pair(
             "Padim: features of 8 training tiles",
@@ -109,7 +109,7 @@ def _of_padim(images: int) -> Iterator[Pair]:
 
 def _of_patchcore(images: int) -> Iterator[Pair]:
     own, faster = _twins(Patchcore(backbone="resnet18", pre_trained=False).model)
-    tiles = _tiles(images)
+    tiles = tiles_of_boards(images)
     with torch.no_grad():
         embedding = torch.cat([own(each) for each in tiles.split(8)])
     yield Pair(
@@ -129,7 +129,7 @@ def _twins(model: nn.Module) -> tuple[Any, Any]:
     return model, faster
 
 
-def _tiles(number: int) -> torch.Tensor:
+def tiles_of_boards(number: int) -> torch.Tensor:
     """Draw the tile in the middle of boards, shape (number, 3, SIDE, SIDE)."""
     settings = BoardSettings(Size(4 * SIDE, 4 * SIDE), number, 0, 1, 0)
     board, inside = draw_board(settings), slice(SIDE, 2 * SIDE)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from anomalib_tiled.data import DemoBoards
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from anomalib_tiled.config.settings import Plain
@@ -43,6 +42,9 @@ class Case:
         ValueError: The tiles do not fill the image, an image is missing, or the model is not one of those measured.
     """
 
+    models: ClassVar[Collection[str]] = MODELS
+    """Models that it may name."""
+
     image_size: int = 1024
     tile_size: int = 256
     train: int = 24
@@ -66,8 +68,8 @@ class Case:
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, found {getattr(self, name)}. Raise --{name}."
                 raise ValueError(message)
-        if self.model not in MODELS:
-            message = f"model must be one of {', '.join(MODELS)}, found {self.model!r}."
+        if self.model not in self.models:
+            message = f"model must be one of {', '.join(self.models)}, found {self.model!r}."
             raise ValueError(message)
 
     @property
@@ -106,6 +108,8 @@ class Case:
         Args:
             output: Folder that drawn images are kept in.
         """
+        from anomalib_tiled.data import DemoBoards  # takes seconds
+
         anomalous = self.test // 2
         root = output.absolute() / "boards" / f"{self.image_size}-{self.train}-{self.test}"
         DemoBoards(root, self.image_size, self.train, self.test - anomalous, anomalous, drawing_seed=7).prepare_data()

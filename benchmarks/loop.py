@@ -51,18 +51,21 @@ class Job:
         boards: Folder of the images.
         processes: Number of processes that share the tiles.
         folder: For models and predicted maps.
+        device: Where models are; with ``cuda`` there is one process.
     """
 
     case: Case
     boards: Path
     processes: int
     folder: Path
+    device: str
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read a job from its file, in the folder of the job."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(Case(**content["case"]), Path(content["boards"]), content["processes"], path.parent)
+        case, boards = Case(**content["case"]), Path(content["boards"])
+        return cls(case, boards, content["processes"], path.parent, content["device"])
 
     @property
     def tiles(self) -> list[Tile]:
@@ -140,11 +143,11 @@ def _work(work: Callable[[list[Tile]], None], tiles: list[Tile], threads: int) -
 @torch.inference_mode()
 def _fit_tiles(job: Job, train: Pixels, test: Pixels, tiles: list[Tile]) -> None:
     """Train tiles, and predict the images with them once, as a calibration needs."""
-    model, maps = _model(job.case), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
+    model, maps = _model(job), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
     for tile in tiles:
         seed_everything(job.case.seed, verbose=False)
         model.train()
-        for batch in _batches(train, tile, job.case.train_batch):
+        for batch in _batches(train, tile, job.case.train_batch, job.device):
             model.model(batch)
         model.fit()
         learned = {name: value for name, value in model.state_dict().items() if "feature_extractor" not in name}
@@ -155,33 +158,34 @@ def _fit_tiles(job: Job, train: Pixels, test: Pixels, tiles: list[Tile]) -> None
 @torch.inference_mode()
 def _test_tiles(job: Job, test: Pixels, tiles: list[Tile]) -> None:
     """Predict the images once with the stored models."""
-    model, maps = _model(job.case), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
+    model, maps = _model(job), np.lib.format.open_memmap(job.folder / MAPS, mode="r+")
     for tile in tiles:
-        model.load_state_dict(torch.load(job.learned(tile)), strict=False)
+        model.load_state_dict(torch.load(job.learned(tile), map_location=job.device), strict=False)
         _predict(job, model, test, tile, maps)
 
 
 def _predict(job: Job, model: Learner, images: Pixels, tile: Tile, maps: NDArray[np.float32]) -> None:
     model.eval()
     rows, columns = tile
-    for number, batch in enumerate(_batches(images, tile, job.case.eval_batch)):
+    for number, batch in enumerate(_batches(images, tile, job.case.eval_batch, job.device)):
         first = number * job.case.eval_batch
         predicted = model.model(batch)
-        maps[first : first + len(batch), rows, columns] = predicted.anomaly_map[:, 0].numpy()
+        maps[first : first + len(batch), rows, columns] = predicted.anomaly_map[:, 0].cpu().numpy()
 
 
-def _batches(images: Pixels, tile: Tile, size: int) -> Iterator[torch.Tensor]:
+def _batches(images: Pixels, tile: Tile, size: int, device: str) -> Iterator[torch.Tensor]:
     """Give one tile of all images, normalized as the backbone wants it, shape (batch, 3, height, width)."""
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    mean, deviation = (torch.tensor(each, device=device)[:, None, None] for each in statistics)
     for first in range(0, len(images), size):
-        pixels = torch.from_numpy(images[(slice(first, first + size), *tile)])
+        pixels = torch.from_numpy(images[(slice(first, first + size), *tile)]).to(device)
         yield (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
 
 
-def _model(case: Case) -> Learner:
+def _model(job: Job) -> Learner:
     """Make the one model that all tiles of a process use in turn."""
-    seed_everything(case.seed, verbose=False)
-    return LEARNERS[case.model](**case.init_args, visualizer=False)
+    seed_everything(job.case.seed, verbose=False)
+    return LEARNERS[job.case.model](**job.case.init_args, visualizer=False).to(job.device)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class CommandError(RuntimeError):
     """A measured command failed."""
 
 
+class LimitError(CommandError):
+    """A measured command took too long and was ended."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """Time and memory of a command.
@@ -47,7 +51,7 @@ class Usage:
     peak_memory: int
 
 
-def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path) -> Usage:
+def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path, limit: float | None = None) -> Usage:
     """Run a Python command as a fresh process, wait for it, and give its usage.
 
     Args:
@@ -55,9 +59,10 @@ def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path
         folder: Folder that it runs in.
         log: File for its output.
         decodes: File for the names of decoded images.
+        limit: Seconds after which it is ended; ``None`` for as many as it takes.
 
     Raises:
-        CommandError: It failed.
+        CommandError: It failed, or took too long.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     decodes.unlink(missing_ok=True)
@@ -72,6 +77,9 @@ def measured(arguments: Sequence[str], *, folder: Path, log: Path, decodes: Path
     try:
         while not select.select([descriptor], [], [], max(SHORTEST_PAUSE, watch.cost * (1 / SHARE - 1)))[0]:
             watch.look()
+            if limit is not None and perf_counter() - began > limit:
+                message = f"A command was ended after {limit:.0f} s: {' '.join(command)}"
+                raise LimitError(message)
         seconds = perf_counter() - began
         watch.look()  # it has not been waited for yet, so its processor time can still be read
     finally:

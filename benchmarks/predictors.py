@@ -42,6 +42,7 @@ class Job:
         model: anomalib's name of the model.
         batch: Images that are predicted together where there are several.
         repeats: How often the time of a single image is taken.
+        device: Where the ensemble predicts.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Job:
     model: str
     batch: int
     repeats: int
+    device: str = "cpu"
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -94,7 +96,7 @@ class Ensemble(Predictor):
         from anomalib_tiled import TiledEnsemble
 
         super().__init__(job)
-        self._ensemble = TiledEnsemble.load(job.source, device="cpu")
+        self._ensemble = TiledEnsemble.load(job.source, device=job.device)
 
     def predict(self, images: list[Path]) -> Iterator[Predicted]:
         """Predict images."""

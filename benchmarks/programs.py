@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,10 @@ CONFIG = "config.yaml"
 
 BUDGET = "500MB"
 """A `memory_budget`: room for the images and models of the benchmark, and a request to give back what is freed."""
+
+
+PRECISION = "float32"
+"""The usual `precision`."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Program(ABC):
         boards: Folder of the images.
         folder: Where it runs and writes everything.
         processes: Number of processes that share the tiles.
+        device: ``cpu``, or ``cuda`` for one GPU that they share.
     """
 
     case: Case
     boards: Path
     folder: Path
     processes: int = 1
+    device: str = field(default="cpu", kw_only=True)
 
     @property
     @abstractmethod
@@ -84,7 +90,7 @@ class Program(ABC):
 
 @dataclass(frozen=True)
 class Reference(Program):
-    """anomalib's own tiled ensemble; on processors it trains one tile after the other."""
+    """anomalib's own tiled ensemble, which trains one tile after the other."""
 
     @property
     def name(self) -> str:
@@ -105,7 +111,7 @@ class Reference(Program):
         self._write(
             {
                 "seed": case.seed,
-                "accelerator": "cpu",
+                "accelerator": self.device,
                 "default_root_dir": "results",
                 "tiling": {
                     "tile_size": [case.tile_size] * 2,
@@ -134,14 +140,17 @@ class Tiled(Program):
 
     Args:
         memory_budget: The setting of that name; the other arguments are those of `Program`.
+        precision: The setting of that name.
     """
 
     memory_budget: str | None = None
+    precision: str = field(default=PRECISION, kw_only=True)
 
     @property
     def name(self) -> str:
         """Its name in tables."""
-        return self._named("anomalib-tiled" + ("" if self.memory_budget is None else f" within {self.memory_budget}"))
+        within = "" if self.memory_budget is None else f" within {self.memory_budget}"
+        return self._named("anomalib-tiled" + within + ("" if self.precision == PRECISION else f", {self.precision}"))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -162,12 +171,13 @@ class Tiled(Program):
                 "tiling": {"image_size": case.image_size, "tile_size": case.tile_size},
                 "model": {"class_path": f"anomalib.models.{case.model}", "init_args": case.init_args},
                 "data": case.data(self.boards),
-                "trainer": {"accelerator": "cpu", **case.trainer},
+                "trainer": {"accelerator": self.device, **case.trainer},
                 "seam_smoothing": {"class_path": "GaussianSeams", "init_args": SMOOTHING},
                 "metrics": {"image": ["AUROC", "F1Score"], "pixel": ["AUROC", "F1Score"]},
                 "workers": {"class_path": "LocalWorkers", "init_args": {"processes": self.processes}},
                 "cache": {"directory": "cache"},
                 "memory_budget": self.memory_budget,
+                **({} if self.precision == PRECISION else {"precision": self.precision}),
             }
         )
 
@@ -207,7 +217,7 @@ class Loop(Program):
     def configure(self) -> None:
         """Write its job."""
         job = {"case": asdict(self.case), "boards": str(self.boards), "processes": self.processes}
-        (self.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (self.folder / "job.json").write_text(json.dumps({**job, "device": self.device}), encoding="utf-8")
 
     def metrics(self) -> dict[str, float]:
         """Measure the maps that it has written; the score of an image is its highest pixel."""

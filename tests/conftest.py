@@ -42,6 +42,14 @@ GRIDS = {
 }
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch  # takes seconds
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_early_fork_server() -> Iterator[None]:
     """Commands that tests call train in one process, so nothing would use the fork server that they start early."""
@@ -335,6 +343,7 @@ def configuration() -> dict[str, object]:
         "unfitted_tiles": "leave_out",
         "unaligned_images": "error",
         "accelerate": True,
+        "precision": "float32",
         "loggers": [],
     }
 

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -24,9 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from anomalib_tiled.system.allocation import imports_kept_apart
 from anomalib_tiled.system.import_warnings import without_known_warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from _typeshed.importlib import MetaPathFinderProtocol
     from anomalib.cli.cli import AnomalibCLI
 else:
@@ -76,7 +79,7 @@ class ConnectingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then connect the host to it. Known warnings are hidden for the command ``tiled`` only.
+        """Run the module, then connect the host to it.
 
         If the module fails, the finder stays, as the module may be imported again. A command that only reads runs at
         once instead: the module takes seconds to import, and would then do nothing but call it.
@@ -87,7 +90,7 @@ class ConnectingLoader(Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        with without_known_warnings() if sys.argv[1:2] == [COMMAND] else nullcontext():
+        with _importing_for_tiled() if sys.argv[1:2] == [COMMAND] else nullcontext():
             self.loader.exec_module(module)
         # A new list: removing an item from the old one would make a thread that iterates over it skip a finder.
         sys.meta_path = _other_finders()
@@ -167,6 +170,25 @@ def _only_reads(argv: Sequence[str]) -> bool:
 
     names = [command.name for command in COMMANDS if command.reads]
     return Path(argv[0]).stem in PROGRAMS and list(argv[1:2]) == [COMMAND] and not set(argv[2:3]).isdisjoint(names)
+
+
+@contextmanager
+def _importing_for_tiled() -> Iterator[None]:
+    """Import the host as the command imports the rest; meanwhile the fork server imports what workers need.
+
+    Raises:
+        SystemExit: Ctrl-C was pressed; the code is the exit status, as of the command.
+    """
+    from anomalib_tiled.cli.main import interrupted, prepare_workers
+
+    started = getattr(sys.modules["__main__"], "__file__", None) or ""  # none in a worker, which imports the host, too
+    if Path(started).stem in PROGRAMS:
+        prepare_workers(sys.argv[2:])
+    try:
+        with without_known_warnings(), imports_kept_apart():
+            yield
+    except KeyboardInterrupt as error:
+        raise SystemExit(interrupted(error)) from None
 
 
 def _run(arguments: list[str]) -> None:

@@ -31,6 +31,8 @@ from anomalib_tiled.config.settings import ClassSpec, Settings, changeable, chan
 from anomalib_tiled.data.datamodule import appeared
 from anomalib_tiled.data.find_images import LONGEST_LINE
 from anomalib_tiled.ensemble.devices import device_named
+from anomalib_tiled.ensemble.engines import AUTO as FASTEST
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.run import AUTO, Run
 from anomalib_tiled.errors import ConfigurationError, NoPlaceError, OutOfMemoryError, StorageError
 from anomalib_tiled.export.export import ExportRequest, export_checkpoints
@@ -137,6 +139,7 @@ def predict(arguments: Sequence[str], prog: str) -> int:
     command = f"{prog} {shlex.join(arguments)}"
     if parsed.data is None:
         predicts = parsed.skip_existing or parsed.watch or parsed.device != AUTO or parsed.workers is not None
+        predicts = predicts or parsed.engine != TORCH or parsed.precision is not None
         _check_thresholds_only(settings, predicts=predicts)
         with _resume_hint(command, report):
             predicted = pipeline.rethreshold(run, output, settings, report)
@@ -225,6 +228,9 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
     if parsed.watch and parsed.workers is not None:
         message = "--watch predicts in this process alone, so that no image waits for others. Leave --workers out."
         raise ConfigurationError(message)
+    if parsed.engine == FASTEST and parsed.workers is not None:
+        message = "--engine auto measures in this process, and with --workers others predict. Name an engine."
+        raise ConfigurationError(message)
     show = partial(show_image, stream=sys.stdout)  # the log redirects sys.stdout later
     return PredictionRequest(
         tuple(parsed.data),
@@ -233,6 +239,9 @@ def _prediction_request(parsed: Namespace, output: Path, settings: PredictionSet
         settings,
         skip_existing=parsed.skip_existing,
         device=parsed.device,
+        engine=parsed.engine,
+        precision=parsed.precision,
+        allow_changes=parsed.allow_changes,
         on_places=parsed.workers is not None,
         watch=parsed.watch,
         show=show if parsed.watch else None,

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
-from anomalib_tiled.system.allocation import keep_freed_memory, leave_garbage_at_exit
+from anomalib_tiled.system.allocation import imports_kept_apart, keep_freed_memory, leave_garbage_at_exit
 from anomalib_tiled.system.fork_server import start_fork_server_early
 from anomalib_tiled.system.import_warnings import without_known_warnings
 from anomalib_tiled.system.os_errors import is_of_system, refusal
@@ -54,7 +54,7 @@ class Command:
                 import_module(f"anomalib_tiled.cli.{self.name}"), self.name
             )
             return reading
-        with without_known_warnings():
+        with without_known_warnings(), imports_kept_apart():
             commands = import_module("anomalib_tiled.cli.commands")
             import_module("anomalib_tiled.ensemble.missing_weights").turn_off_hub_retries()
         function: Callable[[Sequence[str], str], int | None] = getattr(commands, self.name)
@@ -105,8 +105,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         _say(f"error: {error}")
         status = USER_ERROR
     except KeyboardInterrupt as error:
-        _say("\nInterrupted.")
-        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        status = interrupted(error)
     except Exception as error:  # noqa: BLE001  # shown in full: it is a bug of this package
         cause = _lost(sys.stdout, OUTPUT) or error  # a command fails if it cannot print
         if not is_of_system(cause):
@@ -118,6 +117,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "anomalib-tiled"
         _say(f"error: {refusal(lost)}")
         status = status or USER_ERROR
     return status
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """Say that a command was interrupted.
+
+    Returns:
+        Its exit status.
+    """
+    _say("\nInterrupted.")
+    return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
 
 
 def _lost(stream: TextIO | None, name: str) -> OSError | None:
@@ -145,14 +154,24 @@ def _run(given: list[str], prog: str) -> int:
         return 0
     for command in COMMANDS:
         if command.name == given[0]:
-            uses_workers = command.trains or any(each.startswith("--workers") for each in given)
-            if uses_workers and not {"-h", "--help"}.intersection(given):
-                start_fork_server_early()
+            prepare_workers(given)
             if command.computes:
                 keep_freed_memory()
             return command.load()(given[1:], f"{prog} {command.name}") or 0
     message = f"There is no command {given[0]!r}. {allowed_names(given[0], [each.name for each in COMMANDS])}"
     raise TiledError(message)
+
+
+def prepare_workers(given: Sequence[str]) -> None:
+    """Let the fork server import beside this process, if processes may train or predict; a second call changes nothing.
+
+    Args:
+        given: The arguments after the program's name.
+    """
+    trains = any(command.trains and [command.name] == list(given[:1]) for command in COMMANDS)
+    uses_workers = trains or any(each.startswith("--workers") for each in given)
+    if uses_workers and not {"-h", "--help"}.intersection(given):
+        start_fork_server_early()
 
 
 def _overview(prog: str) -> ArgumentParser:

@@ -17,12 +17,14 @@ from rich.console import Console
 from anomalib_tiled.cli.parser import Parser, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.config.anomalib_config import read_post_processor
-from anomalib_tiled.config.settings import CacheSettings, MetricSettings, Settings, TilingSettings
+from anomalib_tiled.config.settings import FLOAT32, CacheSettings, MetricSettings, Settings, TilingSettings
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.plugins.discovery import find_plugins
 from anomalib_tiled.stages import kinds
 from anomalib_tiled.stages.thresholding import NEUTRAL
 from anomalib_tiled.stages.workers import Workers
+
+PRECISION = Literal["float32", "bfloat16", "float16"]
 
 PLACES = {
     "normalization": (Literal["tile", "image", "none"], "Per tile before merging, per image, or not."),
@@ -153,6 +155,18 @@ def predict_parser(prog: str) -> Parser:
     parser.add_argument("--fail_on_anomaly", action="store_true", help="Exit status 4 if an image is anomalous.")
     parser.add_argument("--device", type=str, default="auto", help="Such as cpu or cuda:1; auto: as in training.")
     parser.add_argument(
+        "--engine",
+        type=Literal["torch", "openvino", "onnx", "auto"],
+        default="torch",
+        help="What computes frozen backbones on a CPU; auto: the fastest that is installed.",
+    )
+    parser.add_argument(
+        "--precision", type=PRECISION | None, help="What models compute in, if not what the run was trained with."
+    )
+    parser.add_argument(
+        "--allow_changes", action="store_true", help="Accept more changes by --precision than the tolerance."
+    )
+    parser.add_argument(
         "--workers", type=Workers | None, help="Let these predict, such as LocalWorkers, and not this process alone."
     )
     return parser
@@ -235,6 +249,12 @@ def _add_free_settings(parser: Parser) -> None:
         type=bool,
         default=True,
         help="Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.",
+    )
+    parser.add_argument(
+        "--precision",
+        type=PRECISION,
+        default=FLOAT32,
+        help="What frozen backbones, or else whole models, compute in; scores change.",
     )
     parser.add_argument(
         "--loggers",

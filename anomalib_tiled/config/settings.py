@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -31,6 +32,9 @@ Plain = Any
 DECIDE_TRAINING = ("seed_everything", "tiling", "model", "data", "trainer")
 """Settings that change a trained tile."""
 
+FLOAT32 = "float32"
+"""The precision of a run that names none."""
+
 WHOLE_SIZE = 256
 """Height and width of the shrunk image in pixels, if a global model names none."""
 
@@ -42,7 +46,7 @@ FREE = ("metrics", "visualize", "memory_budget", "unfitted_tiles", "accelerate",
 NEED_NO_TRAINING = ("normalization", "thresholding", *FREE)
 """Fields of the settings, other than the stages, that may be changed in a run."""
 
-LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate")
+LATER = ("memory_budget", "unfitted_tiles", "unaligned_images", "accelerate", "precision")
 """Settings that configurations of earlier versions lack."""
 
 FOLDERS = ("default_root_dir", "cache.directory")
@@ -195,6 +199,7 @@ class Settings:
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
         accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
+        precision: What frozen backbones, or whole models, compute in: ``float32``, ``bfloat16`` or ``float16``.
         loggers: Lightning's loggers of the run as a whole.
     """
 
@@ -214,6 +219,7 @@ class Settings:
     unfitted_tiles: str = "leave_out"
     unaligned_images: str = "error"
     accelerate: bool = True
+    precision: str = FLOAT32
     loggers: tuple[ClassSpec, ...] = ()
 
     @property
@@ -255,9 +261,10 @@ class Settings:
 
     @property
     def _chosen_for_training(self) -> list[str]:
-        """Kinds of stages that change a trained tile, where they are not the default: older runs keep their hash."""
+        """What else changes a trained tile, where it is not the default: older runs keep their hash."""
         deciding = [kind for kind in kinds.STAGE_KINDS if kind.decides_training]
-        return [kind.section for kind in deciding if self.stages.get(kind.name) != _default(kind)]
+        chosen = [kind.section for kind in deciding if self.stages.get(kind.name) != _default(kind)]
+        return chosen if self.precision == FLOAT32 else [*chosen, "precision"]
 
     @property
     def calibration_hash(self) -> str:
@@ -375,6 +382,8 @@ def _flat(value: Plain, name: str = "") -> dict[str, Plain]:
     """Give settings by their dotted names; sizes as [height, width], so that 64 equals [64, 64]."""
     if not isinstance(value, Mapping):
         is_size = value and (name.startswith("tiling.") or name == WHOLE_SIZE_SETTING)
+        if isinstance(value, float) and math.isnan(value):
+            return {name: "nan"}  # which equals itself
         return {name: [*as_size(value)] if is_size else value}
     return {
         inner: each

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
-from anomalib_tiled.system.bounds import parse_json, read_lines
+from anomalib_tiled.results.prediction_row import PredictedImage
+from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.os_errors import readable
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomalib_tiled.config.settings import Plain
     from anomalib_tiled.results.prediction_folder import PredictionFolder
     from anomalib_tiled.runs.drift_reference import DriftReference
 
@@ -80,15 +80,15 @@ class PredictedNumbers:
         paths, values, unaligned, number, path = [], [], 0, 1, folder.lines_file
         try:
             for number, line in enumerate(_complete_lines(path), start=1):  # noqa: B007  # named in the message
-                content = cast("dict[str, Plain]", parse_json(line))
-                if content.get("unaligned"):
+                image = PredictedImage.from_line(line)
+                if image.unaligned:
                     unaligned += 1
-                elif "appearance" in content and "tiles" in content:
-                    paths.append(str(content["image_path"]))
-                    values.append([_number(content, each) for each in quantities])
+                elif image.appearance is not None and image.tiles:
+                    paths.append(image.image_path)
+                    values.append([_number(image, each) for each in quantities])
                 else:
                     raise ConfigurationError(_of_an_earlier_version(folder.path))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             message = f"Line {number} of {path} was changed ({error}). Predict into another folder."
             raise RunFolderError(message) from error
         return cls(paths, np.array(values, np.float64).reshape(len(paths), len(quantities)), unaligned)
@@ -108,12 +108,16 @@ def _of_an_earlier_version(folder: Path) -> str:
     )
 
 
-def _number(line: dict[str, Plain], quantity: Quantity) -> float:
+def _number(image: PredictedImage, quantity: Quantity) -> float:
     """Give a number of an image; NaN if it has none."""
+    value: float | None
     if quantity.kind == SCORE:
-        value = line["pred_score"]
+        value = image.pred_score
     elif quantity.kind == REGION:
-        value = line.get("named_regions", {}).get(quantity.name, {}).get("score")
+        region = image.named_regions.get(quantity.name)
+        value = None if region is None else region.score
+    elif quantity.kind == TILE:
+        value = image.tiles.get(quantity.name)
     else:
-        value = line["tiles" if quantity.kind == TILE else "appearance"].get(quantity.name)
-    return np.nan if value is None else float(value)
+        value = getattr(image.appearance, quantity.name, None)
+    return np.nan if value is None else value

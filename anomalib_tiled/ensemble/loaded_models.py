@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_tiled.ensemble.accelerated import accelerate
-from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps, keep_as_anomalib
-from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, reload_tile_model
+from anomalib_tiled.ensemble.arithmetic import Arithmetic
+from anomalib_tiled.ensemble.gaussians import as_anomalib_keeps
+from anomalib_tiled.ensemble.tile_model import class_of, load_tile_model, predict_tile, reload_tile_model
 from anomalib_tiled.grid import WholeImage
 from anomalib_tiled.runs.checkpoints import (
     Restorer,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_tiled.config.settings import ClassSpec
+    from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
+    from anomalib_tiled.ensemble.shared_features import SharedFeatures
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
     from anomalib_tiled.grid import Size, Tile
     from anomalib_tiled.runs.checkpoints import Checkpoint, Weights
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -40,13 +44,14 @@ class SavedModels:
         spec: Class and arguments of the models.
         tile_size: Height and width of the tiles in pixels.
         alike: Whether models differ only in what checkpoints hold.
-        faster: Whether parts of the models compute faster than anomalib's own.
+        arithmetic: How the models compute; ``None`` for the defaults.
     """
 
     def __init__(
-        self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool, faster: bool = True
+        self, folder: RunFolder, spec: ClassSpec, tile_size: Size, *, alike: bool, arithmetic: Arithmetic | None = None
     ) -> None:
-        self._spec, self._tile_size, self._alike, self._faster = spec, tile_size, alike, faster
+        self._spec, self._tile_size, self._alike = spec, tile_size, alike
+        self._arithmetic = arithmetic or Arithmetic()
         self._restorer = Restorer()
         self.checkpoints = VerifiedCheckpoints(folder)
 
@@ -66,21 +71,14 @@ class SavedModels:
 
     def _loaded(self, checkpoint: Path) -> AnomalibModule:
         model = load_tile_model(self._spec, self._tile_size, checkpoint)
-        self._adapt(model)
+        self._arithmetic.adapt(model)
         return model
-
-    def _adapt(self, model: AnomalibModule) -> None:
-        """Let a model that was just loaded compute faster, or as that of anomalib."""
-        if self._faster:
-            accelerate(model)
-        else:
-            keep_as_anomalib(model)
 
     def reload(self, model: AnomalibModule, tile: Tile) -> None:
         """Load the weights of a tile into the model of another tile; errors are those of `load`."""
         with self.checkpoints.of(tile) as checkpoint:
             reload_tile_model(model, self._tile_size, checkpoint, self._restorer)
-        self._adapt(model)
+        self._arithmetic.adapt(model)
 
     def whole_checkpoint(self, tile: Tile) -> Checkpoint:
         """Read the checkpoint of a tile as anomalib would store it, with the weights that it shares with other tiles.
@@ -104,7 +102,7 @@ class TileModels:
     Args:
         load: Loads the model of a tile.
         budget: Memory that models may use, in bytes; ``None`` for a share of the free memory of their device when the
-            first model is loaded.
+            first model is loaded there.
         reload: Loads the weights of another tile into a model; ``None`` to load a new model for each tile.
         share: Share of the free memory, if there is no budget.
     """
@@ -119,8 +117,11 @@ class TileModels:
     ) -> None:
         self.budget = budget
         self.held = 0
+        self.engine: PredictionEngine | None = None
+        """Computes backbones instead of PyTorch; ``None`` for PyTorch alone."""
         self._load, self._reload, self._share = load, reload, share
         self._device: torch.device | None = None
+        self._free: int | None = None
         self._kept: dict[str, tuple[AnomalibModule, Weights]] = {}
         self._shared: Weights = {}
         self._only: AnomalibModule | None = None
@@ -129,6 +130,23 @@ class TileModels:
     def interchangeable(self) -> bool:
         """Whether models of tiles differ only in their weights."""
         return self._reload is not None
+
+    def predict(self, tile: Tile, images: torch.Tensor, features: SharedFeatures | None = None) -> TilePrediction:
+        """Predict a batch of tiles.
+
+        Args:
+            tile: As for `model`.
+            images: As for ``predict_tile``.
+            features: Features that were computed before; ``None`` for none.
+
+        Raises:
+            ConfigurationError: The engine does not fit the model.
+        """
+        model = self.model(tile, images.device)
+        if self.engine is not None:
+            self.engine.prepare(model, images)
+        with nullcontext() if features is None else features.offered(model, tile.name):
+            return predict_tile(model, images)
 
     def model(self, tile: Tile, device: torch.device) -> AnomalibModule:
         """Give the model of a tile on a device, ready to predict. The next call may reload it for another tile.
@@ -142,14 +160,21 @@ class TileModels:
         if tile.name in self._kept:
             return self._from_memory(tile)
         model = self._loaded(tile).to(device).eval()
-        if self.budget is None:
-            self.budget = memory_budget(device, self._share)
         own = {name: tensor for name, tensor in tensors_of(model) if not self._is_shared(name, tensor)}
         needed = sum(tensor.nbytes for tensor in own.values())
-        if self.held + needed <= self.budget:
+        of_engine = 0 if self.engine is None else self.engine.nbytes
+        if self.held + of_engine + needed <= self._room(device):
             self.held += needed
             self._keep(tile, model, own)
         return model
+
+    def _room(self, device: torch.device) -> int:
+        """Give the bytes that models may use; a share of what is free is measured once for each device."""
+        if self.budget is not None:
+            return self.budget
+        if self._free is None:
+            self._free = memory_budget(device, self._share)
+        return self._free
 
     def _loaded(self, tile: Tile) -> AnomalibModule:
         if isinstance(tile, WholeImage):  # not the weights alone differ
@@ -181,7 +206,7 @@ class TileModels:
         self._device = device
         self._kept.clear()
         self._shared.clear()
-        self._only = None
+        self._only = self._free = None
         self.held = 0
 
     def _is_shared(self, name: str, tensor: torch.Tensor) -> bool:

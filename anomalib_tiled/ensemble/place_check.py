@@ -11,6 +11,7 @@ from anomalib.utils.path import get_pretrained_weights_dir
 from filelock import FileLock
 
 from anomalib_tiled.ensemble.devices import described
+from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.ensemble.tile_model import class_of
 from anomalib_tiled.errors import ConfigurationError
 
@@ -46,11 +47,12 @@ class PlaceCheck:
             device: Index of the GPU; ``None`` for the device of the configuration.
 
         Raises:
-            TiledError: The device, the images or the download are missing.
+            TiledError: The device or its precision, the images or the download are missing.
         """
         del item
         self.job.check_data()
         found = self.job.device(device)
+        remark_on(self.job.predicts_in, found)
         if self.download:
             with FileLock(Path(tempfile.gettempdir(), LOCK)):  # another process would take half a file for the whole
                 download(self.job)

@@ -19,11 +19,12 @@ from anomalib_tiled.data.tile_dataset import Images
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.half_precision import PRECISIONS
 from anomalib_tiled.ensemble.place_check import PlaceCheck
 from anomalib_tiled.ensemble.tile_job import RunData, TileJob
 from anomalib_tiled.ensemble.uninspected import left_out_note
 from anomalib_tiled.ensemble.validation_scores import ValidationScores
-from anomalib_tiled.errors import ConfigurationError, RunFolderError
+from anomalib_tiled.errors import ConfigurationError, RunFolderError, allowed_names
 from anomalib_tiled.runs.image_decisions import ImageDecisions
 from anomalib_tiled.runs.package_versions import changed_origins
 from anomalib_tiled.runs.run_alignment import read_reasons
@@ -77,6 +78,7 @@ class Run:
         datamodule: Data module of the images, for its name, batch sizes and augmentations; ``split`` replaces its own.
         scheduler: Gives work on tiles to the places of the workers; one for the whole command.
         reasons: Why images of another data module cannot be aligned, by their names; ``None`` for those of the run.
+        precision: What its models compute in, to predict new images; ``None`` for the precision of the run.
     """
 
     folder: RunFolder
@@ -87,6 +89,7 @@ class Run:
     datamodule: AnomalibDataModule
     scheduler: Scheduler = field(repr=False, compare=False)
     reasons: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
+    precision: str | None = None
 
     @classmethod
     def open(cls, folder: RunFolder, report: Callable[[str], None] = logger.warning) -> Run:
@@ -118,7 +121,8 @@ class Run:
     def job(self) -> TileJob:
         """The job of training and predicting the tiles, with the images that are open here."""
         data = RunData(self.split, self.source, self.datamodule)
-        return TileJob.of(self.folder, self.settings, self.grid, data)
+        job = TileJob.of(self.folder, self.settings, self.grid, data)
+        return replace(job, precision=self.precision)
 
     def on_places(
         self,
@@ -163,6 +167,20 @@ class Run:
         """
         settings = replace(self.settings, stages={**self.settings.stages, "workers": workers})
         return replace(self, settings=settings, scheduler=scheduler_of(settings, report))
+
+    def in_precision(self, precision: str) -> Run:
+        """Give the same run, whose models compute in a precision of their own when they predict new images.
+
+        Args:
+            precision: The precision.
+
+        Raises:
+            ConfigurationError: There is no such precision.
+        """
+        if precision not in PRECISIONS:
+            message = f"There is no precision {precision!r}. {allowed_names(precision, PRECISIONS)}"
+            raise ConfigurationError(message)
+        return replace(self, precision=None if precision == self.settings.precision else precision)
 
     def without_left_out(self) -> Run:
         """Give the same run without the tiles that its training has left out."""
@@ -264,10 +282,20 @@ class Run:
             scope=self.source.scope,
         )
         ensemble.naming(self.regions)
-        return ensemble.to(self._own_device() if device == AUTO else device_named(device)).eval()
+        return ensemble.to(self.device(device)).eval()
 
-    def _own_device(self) -> torch.device:
-        """Give the device of the configuration; the CPU if tiles are trained elsewhere and this machine lacks it."""
+    def device(self, name: str = AUTO) -> torch.device:
+        """Give a device by its name.
+
+        Args:
+            name: ``auto`` for the device of the configuration, or for the CPU, if tiles are trained elsewhere and this
+                machine lacks that device.
+
+        Raises:
+            ConfigurationError: There is no such device.
+        """
+        if name != AUTO:
+            return device_named(name)
         try:
             return self.job.device()
         except ConfigurationError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING
 
 import torch
 
 from anomalib_tiled.data.tile_dataset import shrunk
-from anomalib_tiled.ensemble.tile_model import TilePrediction, predict_tile
+from anomalib_tiled.ensemble.shared_features import SharedFeatures
+from anomalib_tiled.ensemble.tile_model import TilePrediction
 from anomalib_tiled.ensemble.tile_predictions import check_finite
 from anomalib_tiled.grid import Tile, TileGrid, WholeImage
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 TILE_PIXELS_AT_ONCE = 2**20
 """Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
+
+FEATURE_PIXELS_AT_ONCE = 2**19
+"""Most pixels of tiles of several models whose features are computed together; more are no faster."""
 
 
 class TileBatches:
@@ -34,6 +40,7 @@ class TileBatches:
     def __init__(self, grid: TileGrid, models: TileModels, images: torch.Tensor) -> None:
         self._grid, self._models, self._images = grid, models, images
         self._waiting: dict[str, TilePrediction] = {}
+        self._features = SharedFeatures(self._following)
 
     def predict(self, tile: Tile) -> TilePrediction:
         """Give the prediction of a tile for all images; to be called once for each tile, in the order of the grid.
@@ -50,10 +57,23 @@ class TileBatches:
         model = self._grid.model_of(tile)
         together = self._next_of(tile, self._grid.members(model))
         cut = [seen_by(each, self._images) for each in together]
-        raw = predict_tile(self._models.model(model, self._images.device), cut[0] if len(cut) == 1 else torch.cat(cut))
+        tiles, features = (cut[0], self._features) if len(cut) == 1 else (torch.cat(cut), None)
+        raw = self._models.predict(model, tiles, features)
         for each, prediction in zip(together, _divided(raw, len(together)), strict=True):
             check_finite(each, prediction)
             self._waiting[each.name] = prediction
+
+    @cached_property
+    def _alone(self) -> dict[str, Tile]:
+        """The tiles that share no model, by name."""
+        return {each.name: each for each in self._grid.tiles if len(self._grid.members(self._grid.model_of(each))) == 1}
+
+    def _following(self, name: str) -> dict[str, torch.Tensor]:
+        """Give a tile and the next ones that share no model, as many as a backbone takes together, by name."""
+        height, width = self._grid.tile_size
+        most = FEATURE_PIXELS_AT_ONCE // (height * width * len(self._images))
+        from_it_on = dropwhile(lambda each: each.name != name, self._alone.values())
+        return {each.name: seen_by(each, self._images) for each in islice(from_it_on, most)}
 
     def _next_of(self, tile: Tile, members: tuple[Tile, ...]) -> tuple[Tile, ...]:
         """Give the members from a tile on, as many as have no more pixels together than the images, or than a batch."""

@@ -14,6 +14,7 @@ from anomalib_tiled.data.part_finder import PartFinder
 from anomalib_tiled.data.scope import EVERYTHING, Scope
 from anomalib_tiled.data.split import SUBSETS, Split
 from anomalib_tiled.data.tile_dataset import TileDataModule
+from anomalib_tiled.ensemble.arithmetic import Arithmetic
 from anomalib_tiled.ensemble.devices import device_of
 from anomalib_tiled.ensemble.loaded_models import SavedModels, TileModels
 from anomalib_tiled.ensemble.untrained_models import FreshModels
@@ -109,6 +110,7 @@ class TileJob:
         cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
         image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
         scope: Which pixels count in every image.
+        precision: What trained models compute in; ``None`` for that of the configuration.
     """
 
     folder: RunFolder
@@ -118,6 +120,7 @@ class TileJob:
     cache: Path | None = None
     image: Path | None = None
     scope: Scope = EVERYTHING
+    precision: str | None = None
 
     @classmethod
     def of(cls, folder: RunFolder, settings: Settings, grid: TileGrid, data: RunData) -> TileJob:
@@ -137,7 +140,8 @@ class TileJob:
 
     def __reduce__(self) -> tuple[type[TileJob], tuple[object, ...]]:
         """Pickle without images and models."""
-        return TileJob, (self.folder, self.settings, self.grid, None, self.cache, self.image, self.scope)
+        where = self.cache, self.image, self.scope, self.precision
+        return TileJob, (self.folder, self.settings, self.grid, None, *where)
 
     @cached_property
     def data(self) -> RunData:
@@ -220,11 +224,17 @@ class TileJob:
         return self._saved(self.settings.model_of(tile), tile.size, alike=False)
 
     def _fresh(self, spec: ClassSpec, size: Size, *, copied: bool) -> FreshModels:
-        seed, faster = self.settings.seed_everything, self.settings.accelerate
-        return FreshModels(spec, size, seed=seed, copied=copied, faster=faster)
+        arithmetic = Arithmetic(self.settings.accelerate, self.settings.precision)
+        return FreshModels(spec, size, seed=self.settings.seed_everything, copied=copied, arithmetic=arithmetic)
 
     def _saved(self, spec: ClassSpec, size: Size, *, alike: bool) -> SavedModels:
-        return SavedModels(self.folder, spec, size, alike=alike, faster=self.settings.accelerate)
+        arithmetic = Arithmetic(self.settings.accelerate, self.predicts_in)
+        return SavedModels(self.folder, spec, size, alike=alike, arithmetic=arithmetic)
+
+    @property
+    def predicts_in(self) -> str:
+        """The precision that trained models compute in."""
+        return self.precision or self.settings.precision
 
     @property
     def checkpoint_is_complete(self) -> bool:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
 from anomalib_tiled.config.settings import ClassSpec, Plain
+from anomalib_tiled.ensemble.half_precision import predicting
 from anomalib_tiled.ensemble.missing_weights import remedy
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.grid import Size
@@ -164,11 +165,12 @@ def predict_tile(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
     Raises:
         ConfigurationError: The model gives neither scores nor maps, or not one for each tile.
     """
-    return traceable_prediction(model, images)
+    with predicting(model, images.device):
+        return traceable_prediction(model, images)
 
 
 def traceable_prediction(model: AnomalibModule, images: torch.Tensor) -> TilePrediction:
-    """Predict as ``predict_tile``, but without inference mode, so that the prediction can be exported as a graph."""
+    """Predict as ``predict_tile`` in single precision, without inference mode: it can be exported as a graph."""
     output, name = model(images), type(model).__name__
     scores, maps = getattr(output, "pred_score", None), getattr(output, "anomaly_map", None)
     if maps is not None:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import seed_everything
 from torch.fx import GraphModule
 
-from anomalib_tiled.ensemble.accelerated import accelerate
+from anomalib_tiled.ensemble.arithmetic import Arithmetic
 from anomalib_tiled.ensemble.tile_model import build_tile_model
 
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class FreshModels:
         tile_size: Height and width of the tiles in pixels.
         seed: Seed of each model and of the random numbers after it.
         copied: Whether models may be copied: not if they may hold state that cannot be copied.
-        faster: Whether parts of the models compute faster than anomalib's own.
+        arithmetic: How the models compute; ``None`` for the defaults.
     """
 
-    def __init__(self, spec: ClassSpec, tile_size: Size, *, seed: int, copied: bool, faster: bool = True) -> None:
-        self._spec, self._tile_size, self._seed, self._copied, self._faster = spec, tile_size, seed, copied, faster
+    def __init__(
+        self, spec: ClassSpec, tile_size: Size, *, seed: int, copied: bool, arithmetic: Arithmetic | None = None
+    ) -> None:
+        self._spec, self._tile_size, self._seed, self._copied = spec, tile_size, seed, copied
+        self._arithmetic = arithmetic or Arithmetic()
         self._first: AnomalibModule | None = None
         self._randomness: Randomness | None = None
 
@@ -56,8 +59,7 @@ class FreshModels:
             self._randomness.restore()
             return deepcopy(self._first)
         model = build_tile_model(self._spec, self._tile_size)
-        if self._faster:
-            accelerate(model)
+        self._arithmetic.adapt(model)
         if self._copied:
             self._first, self._randomness = _copy(model), Randomness.now()
         return model

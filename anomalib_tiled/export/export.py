@@ -27,6 +27,7 @@ from anomalib_tiled.export.onnx_files import SharedWeights, save_graph
 from anomalib_tiled.export.output_folder import LOG, replacing_folder
 from anomalib_tiled.export.precision import FLOAT32, PredictImages, in_precision, reduced
 from anomalib_tiled.grid import WHOLE
+from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.runs.checkpoints import write_tensors
 from anomalib_tiled.system.files import write_json
 from anomalib_tiled.system.logs import log_to
@@ -106,11 +107,13 @@ class Exported:
         checked: How the files were compared to the ensemble: what rounding has changed, or less precision.
         batch: Batch size of the files; ``None`` for any.
         needs_alignment: Whether images must be aligned before.
+        notes: Lines about the run that is exported.
     """
 
     checked: Checked | Reduced
     batch: int | None
     needs_alignment: bool = False
+    notes: tuple[str, ...] = ()
 
     def lines(self, model: str) -> Iterator[str]:
         """Give the lines to print about the export.
@@ -118,6 +121,7 @@ class Exported:
         Args:
             model: Name of the model.
         """
+        yield from self.notes
         yield from self.checked.lines()
         if self.needs_alignment:
             yield (
@@ -146,6 +150,8 @@ class Written:
 def export(run: Run, request: ExportRequest) -> Exported:
     """Export a run as files that predict whole images without anomalib and without this package.
 
+    They compute in single precision. If the run does not, it is measured first how its predictions change.
+
     Args:
         run: A complete run.
         request: Format, folder and kind of the export.
@@ -166,6 +172,8 @@ def export(run: Run, request: ExportRequest) -> Exported:
         log_to(work / LOG),
     ):
         check_augmentations(run.datamodule.test_augmentations)
+        notes: list[str] = []
+        run = predicting_in(run, FLOAT32, "cpu", notes.append, allow_changes=request.allow_changes)
         ensemble = run.calibrated_ensemble("cpu")
         ensemble.tile_models.budget = 0 if request.per_tile else sys.maxsize  # the whole graph holds all models
         with steps("Exporting", len(ensemble.grid.models) + STEPS + 1) as done:
@@ -175,10 +183,10 @@ def export(run: Run, request: ExportRequest) -> Exported:
             done("comparison with the run")
         facts = {**written.facts, **alignment_of(run, work)}
         files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOG)
-        needs = {"format": form.name, "needs": form.needs, "augmentations": []}
+        needs = {"format": form.name, "needs": form.needs, "augmentations": [], "notes": notes}
         content = {**needs, **facts, **described(run, ensemble, written.graph, request.dtype)}
         write_json(work / MANIFEST, {**content, **checked.to_json(), "files": checksums_of(work, files)})
-    return Exported(checked, written.graph.batch, needs_alignment=run.is_aligned)
+    return Exported(checked, written.graph.batch, needs_alignment=run.is_aligned, notes=tuple(notes))
 
 
 def _checked(

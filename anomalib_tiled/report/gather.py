@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import shlex
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_tiled.data.image_files import opened, read_scaled
-from anomalib_tiled.drift.findings import DRIFT, lacking_in
+from anomalib_tiled.drift.findings import DRIFT, Drift
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.report.content import Content, Scale, ShownImage
 from anomalib_tiled.report.predicted_pictures import PredictedPictures
@@ -25,6 +26,7 @@ from anomalib_tiled.results.tested_folder import TestedFolder
 from anomalib_tiled.runs.result_files import TESTED, TESTED_FACTS
 from anomalib_tiled.system.files import is_file, read_json
 from anomalib_tiled.system.progress import track
+from anomalib_tiled.system.validation import validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +108,10 @@ def gather_predictions(run: ReportedRun, predictions: Path) -> Content:
     drift = _drift(predictions / DRIFT)
     gathered = _predicted(run, folder)
     content = _content(run, gathered, part_of(run, {}, _drifted_tiles(drift)), {})
-    return replace(content, drift=drift, notes=_distinct([*run.calibration["notes"], *content.notes]))
+    if drift is not None:
+        content = replace(content, drift=drift.to_json())
+    on_check = _on_check(drift, predictions / DRIFT, gathered.shown)
+    return replace(content, notes=_distinct([*run.calibration["notes"], *on_check, *content.notes]))
 
 
 def _content(run: ReportedRun, gathered: Gathered, part: Part, tested: Mapping[str, Plain]) -> Content:
@@ -236,27 +241,38 @@ def _on_maps(images: Sequence[PredictedImage]) -> list[str]:
     return ["The model gives no anomaly maps: there are no heat maps, masks and regions."]
 
 
-def _drift(path: Path) -> dict[str, Plain] | None:
+def _drift(path: Path) -> Drift | None:
     """Read what `check` has found; ``None`` if nothing was checked."""
     if not is_file(path):
         return None
-    drift: dict[str, Plain] = dict(read_json(path, CHECK_AGAIN))
-    if lacking := lacking_in(drift):
-        message = f"{path} must hold what check has found, but lacks {', '.join(lacking)}. {CHECK_AGAIN}"
-        raise RunFolderError(message)
-    return drift
+    content = read_json(path, CHECK_AGAIN)
+    try:
+        return validated(Drift, content)
+    except ValueError as error:
+        message = f"{path} must hold what check has found, but {error}. {CHECK_AGAIN}"
+        raise RunFolderError(message) from error
 
 
-def _drifted_tiles(drift: Mapping[str, Plain] | None) -> dict[str, str]:
+def _drifted_tiles(drift: Drift | None) -> dict[str, str]:
     """Give the words on each tile whose scores have moved."""
-    findings = [] if drift is None else drift.get("findings", [])
-    return {each["place"]: each["words"] for each in findings if each["quantity"] == "tile" and each["has_moved"]}
+    findings = () if drift is None else drift.findings
+    return {each.place: each.words for each in findings if each.quantity == "tile" and each.has_moved}
+
+
+def _on_check(drift: Drift | None, path: Path, shown: Sequence[ShownImage]) -> list[str]:
+    """Say which images a check has seen, if others were predicted since."""
+    aligned = sum(not each.unaligned for each in shown)
+    if drift is None or drift.images == aligned:
+        return []
+    checked = f"{datetime.fromtimestamp(path.stat().st_mtime, timezone.utc):%Y-%m-%d %H:%M} UTC"
+    note = f"What is said of drift is of {checked}, when {drift.images} images were predicted, and now {aligned} are."
+    return [f"{note} Check the predictions again."]
 
 
 def _single(metrics: Mapping[str, Plain]) -> dict[str, float | None]:
     """Give the metrics that are one number; undefined ones as ``None``."""
     return {
-        name: value if value is None or math.isfinite(value) else None
+        name: value if value is None or abs(value) <= sys.float_info.max else None
         for name, value in metrics.items()
         if value is None or isinstance(value, (int, float))
     }

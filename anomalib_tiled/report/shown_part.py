@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.image_files import read_scaled
@@ -77,7 +78,12 @@ def _tile(run: ReportedRun, tile: Tile, row: Row, drifted: str) -> ShownTile:
 
 
 def _number(row: Row, name: str) -> float | None:
-    return float(row[name]) if row.get(name) else None
+    if not row.get(name):
+        return None
+    if not math.isfinite(number := float(row[name])):
+        message = f"{name} is {number}"
+        raise ValueError(message)
+    return number
 
 
 def _count(row: Row, name: str) -> int | None:

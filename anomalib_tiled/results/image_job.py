@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import torch
 from anomalib_tiled.data.unlabelled_images import NewImages, TrainedOn
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.devices import device_named
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.ensemble.run import AUTO
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 from anomalib_tiled.results.predictor import Predictor
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_job import TileJob
     from anomalib_tiled.results.request import PredictionRequest
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ImageJob:
@@ -43,6 +48,7 @@ class ImageJob:
             depend on it.
         trained_on: Sizes of the training images.
         device: Where to predict, such as ``cpu``; ``auto`` for the device of the configuration, or of a place.
+        engine: What computes backbones.
     """
 
     job: TileJob
@@ -51,6 +57,7 @@ class ImageJob:
     batch_size: int
     trained_on: TrainedOn
     device: str
+    engine: str = TORCH
 
     @classmethod
     def begin(
@@ -74,7 +81,7 @@ class ImageJob:
         shown = final_thresholds(Stages.build(run.settings), run.calibration(), thresholds)
         writer = PredictionWriter.open(run, request, images, thresholds.uncertain).deciding(shown, thresholds.uncertain)
         trained_on = TrainedOn.of(run.split, run.grid.image_size)
-        return cls(run.job, writer, thresholds, run.batch_size, trained_on, request.device)
+        return cls(run.job, writer, thresholds, run.batch_size, trained_on, request.device, request.engine)
 
     def new_images(self, report: Callable[[str, str], None]) -> NewImages:
         """Read images that belong to no data set in the same way as test images.
@@ -104,8 +111,21 @@ class ImageJob:
         """
         return self.job.device(index) if self.device == AUTO else device_named(self.device)
 
+    def engine_at(self, device: torch.device) -> PredictionEngine | None:
+        """Give what computes backbones on a device of a place.
+
+        Args:
+            device: The device.
+
+        Raises:
+            ConfigurationError: The engine is not installed there, or does not compute on that device.
+        """
+        return PredictionEngine.named(self.engine, device, self.job.predicts_in, logger.info)
+
     def predictor_at(self, index: int | None) -> Predictor:
         """Load the ensemble at a place; as many places as use all cores take as much memory as one process alone.
+
+        A place with a GPU of its own takes as much of that as one process alone.
 
         Args:
             index: As for `device_at`.
@@ -115,13 +135,15 @@ class ImageJob:
         """
         job, path = self.job, self.job.folder.calibration_file
         job.folder.read(path, f"Calibrate: `anomalib tiled fit --ckpt_dir {job.folder.path}`.")
+        part = min(1.0, torch.get_num_threads() / cores()) if index is None else 1.0
         ensemble = EnsembleModel(
             job.grid,
-            job.tile_models(share=SHARE_ALONE * min(1.0, torch.get_num_threads() / cores())),
+            job.tile_models(share=SHARE_ALONE * part),
             stages=Stages.build(job.settings),
             calibration=Calibration.from_json(read_json(path)),
             evaluator=False,
             scope=job.scope,
         )
-        ensemble.naming(job.regions)
-        return Predictor(ensemble.to(self.device_at(index)).eval(), self.thresholds, self.writer)
+        ensemble.naming(job.regions).to(self.device_at(index)).eval()
+        ensemble.tile_models.engine = self.engine_at(ensemble.device)
+        return Predictor(ensemble, self.thresholds, self.writer)

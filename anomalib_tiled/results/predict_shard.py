@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from lightning.pytorch import seed_everything
 
 from anomalib_tiled.ensemble.devices import described
+from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.results.recording import Part
 from anomalib_tiled.system.files import is_file
@@ -123,10 +124,12 @@ class PredictionCheck:
             device: Index of the GPU; ``None`` for the device of the configuration.
 
         Raises:
-            TiledError: The device, the run or the images are missing.
+            TiledError: The device, its precision or the engine, the run or the images are missing.
         """
         del item
         found, folder = self.job.device_at(device), self.job.job.folder
+        remark_on(self.job.job.predicts_in, found)
+        self.job.engine_at(found)
         folder.read(folder.calibration_file, f"Mount {folder.path} there at this path.")
         if self.image is not None and not is_file(self.image):
             message = (

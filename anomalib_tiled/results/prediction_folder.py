@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.results.prediction_row import CATEGORY, COLUMNS, UNALIGNED, VERDICT, PredictedImage
 from anomalib_tiled.results.region_decisions import region_columns
-from anomalib_tiled.results.request import PredictionSettings
+from anomalib_tiled.results.request import PredictionFacts
 from anomalib_tiled.stages.uncertain import Band
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import json_line, open_table, read_json, read_table, replacing, write_json
 from anomalib_tiled.system.os_errors import storage_errors
 from anomalib_tiled.system.temporary import TEMPORARY, remove_abandoned
+from anomalib_tiled.system.validation import validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from anomalib_tiled.config.settings import Plain
+    from anomalib_tiled.results.request import PredictionSettings
 
 ALIGNED = "aligned"
 """Key of the facts: the run aligns images, so the table has a column for those in which the part is not found."""
@@ -45,9 +47,6 @@ UNCERTAIN = "uncertain"
 
 RETHRESHOLDING = "deciding"
 """Key of the facts while new thresholds are applied: these thresholds."""
-
-NEEDED = {"common", *PredictionSettings().to_json()}
-"""Facts that are necessary to use predictions."""
 
 FAILURE_COLUMNS = ["image_path", "error"]
 
@@ -172,18 +171,17 @@ class PredictionFolder:
             )
             raise ConfigurationError(message)
         try:
-            facts = read_json(self.settings_file)
-            lacking = ", ".join(sorted(NEEDED - facts.keys()))
-            reason = f"lacks {lacking}" if lacking else None
+            content = read_json(self.settings_file)
+            return {**content, **validated(PredictionFacts, content)}
         except RunFolderError as error:
             reason = f"cannot be read ({error.__cause__ or 'it holds no JSON object'})"
-        if reason is not None:
-            message = (
-                f"{self.settings_file} must hold the settings of the predictions beside it, but {reason}. "
-                "Restore it, or predict into another folder with --output."
-            )
-            raise RunFolderError(message)
-        return dict(facts)
+        except ValueError as error:
+            reason = str(error)
+        message = (
+            f"{self.settings_file} must hold the settings of the predictions beside it, but {reason}. "
+            "Restore it, or predict into another folder with --output."
+        )
+        raise RunFolderError(message)
 
     def note_maps(self, *, has_maps: bool) -> None:
         """Record whether the model gives anomaly maps, which is known after its first prediction."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from anomalib_tiled.data.appearance import Appearance
 from anomalib_tiled.data.image_files import size_of
-from anomalib_tiled.grid import Size
+from anomalib_tiled.grid import MOST_PIXELS, Size
 from anomalib_tiled.results.region import Region, rounded
 from anomalib_tiled.results.region_decisions import RegionDecision
 from anomalib_tiled.stages.uncertain import verdict_on
 from anomalib_tiled.system.bounds import parse_json
 from anomalib_tiled.system.files import json_line
+from anomalib_tiled.system.validation import validated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     import torch
     from anomalib.data import ImageItem
@@ -143,29 +145,15 @@ class PredictedImage:
         """Read a line of ``predictions.jsonl``.
 
         Raises:
-            ValueError: The line was cut off, or has another form.
+            ValueError: The line was cut off, or was changed.
         """
-        try:
-            content = cast("dict[str, Plain]", parse_json(line))
-            size, regions = Size(*content["image_size"]), tuple(map(Region.from_json, content["regions"]))
-            content.pop("contradiction", None)  # earlier versions did not write it
-            named = {
-                name: RegionDecision(float(each["score"]), bool(each["label"]))
-                for name, each in content.pop("named_regions", {}).items()
-            }
-            appearance, verdict = content.pop("appearance", None), content.pop(VERDICT, None)
-            return cls(
-                **{
-                    **content,
-                    "image_size": size,
-                    "regions": regions,
-                    "named_regions": named,
-                    "is_uncertain": None if verdict is None else verdict == "uncertain",
-                    "appearance": None if appearance is None else Appearance(**appearance),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from error
+        content = parse_json(line)
+        image = validated(cls, content)
+        if not image.path.is_absolute() or not all(0 < side <= MOST_PIXELS for side in image.image_size):
+            message = f"image_path is {image.image_path!r} and image_size {[*image.image_size]}, which no image has"
+            raise ValueError(message)
+        verdict = cast("Mapping[str, object]", content).get(VERDICT)
+        return replace(image, is_uncertain=None if verdict is None else verdict == "uncertain")
 
     def to_row(self) -> list[Plain]:
         """Give the row of ``predictions.csv``: number and area of all regions, box and peak of the first."""

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from anomalib_tiled.config.settings import FLOAT32
+from anomalib_tiled.data.image_files import DAMAGE
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.errors import ConfigurationError, DataError, RunFolderError, StorageError
 from anomalib_tiled.results.composition import BESIDE, Layers, Style
 from anomalib_tiled.results.margin import Caption
@@ -70,16 +73,19 @@ class PredictionWriter:
         """
         folder, settings = PredictionFolder(request.output), request.settings
         calibration = run.folder.calibration_fingerprint(run.settings)
+        engine = None if run.job.predicts_in == FLOAT32 or request.engine == TORCH else request.engine
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), calibration=calibration)
+            folder.check_same(**settings.to_json(), precision=run.precision, engine=engine, calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
+            facts |= {} if run.precision is None else {"precision": run.precision}
+            facts |= {} if engine is None else {"engine": engine}
             facts |= {
                 "calibration": calibration,
                 **({ALIGNED: True} if run.is_aligned else {}),
@@ -179,11 +185,8 @@ class PredictionWriter:
         """
         path = self._map_file(image_path)
         try:
-            if path.suffix == ".npy":
-                return torch.from_numpy(np.load(path))
-            with Image.open(path) as picture:
-                return torch.from_numpy(np.array(picture, dtype=np.float32))
-        except (OSError, ValueError, EOFError) as error:
+            return torch.from_numpy(_read_map(path))
+        except (*DAMAGE, Image.DecompressionBombError) as error:
             message = f"{path} cannot be read ({error}). Predict its image into another folder again."
             raise RunFolderError(message) from error
 
@@ -215,6 +218,16 @@ def _write_map(path: Path, values: NDArray[np.float32], form: str) -> None:
             np.save(file, values)
     else:
         Image.fromarray(values).save(path, format="TIFF")
+
+
+def _read_map(path: Path) -> NDArray[np.float32]:
+    with path.open("rb") as file:
+        content = np.lib.format.read_array(file) if path.suffix == ".npy" else Image.open(file)
+        values = np.array(content, dtype=np.float32)
+    if values.ndim != 2 or np.isinf(values).any() or np.isnan(values).all():  # noqa: PLR2004  # height and width
+        message = f"its values of shape {values.shape} are no map of scores, none of them infinite, and not all NaN"
+        raise ValueError(message)
+    return values
 
 
 def _earlier_folder(folder: PredictionFolder, settings: PredictionSettings, images: Sequence[Path]) -> Path:

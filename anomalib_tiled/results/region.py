@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anomalib_tiled.config.settings import Plain
 
 
@@ -42,14 +40,6 @@ class Region:
             "mean_score": rounded(self.mean_score),
         }
         return {name: value for name, value in {**vars(self), **shortened}.items() if value is not None}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Plain]) -> Region:
-        """Read what `to_json` gave."""
-        plain: dict[str, Plain] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        return cls(**plain)
 
 
 def rounded(score: float) -> float:

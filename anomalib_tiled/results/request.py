@@ -8,6 +8,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from typing_extensions import NotRequired, TypedDict
+
+from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.results.prediction_row import count_of
 from anomalib_tiled.stages.uncertain import Uncertain
@@ -37,6 +40,9 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
+        engine: What computes backbones.
+        precision: What models compute in; ``None`` for the precision of the run.
+        allow_changes: Whether another precision may change predictions by more than the tolerance.
         on_places: Whether the workers of the run predict, and not this process.
         watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
         show: Called with each prediction once it is recorded; ``None`` if nobody looks.
@@ -48,6 +54,9 @@ class PredictionRequest:
     settings: PredictionSettings
     skip_existing: bool
     device: str
+    engine: str = TORCH
+    precision: str | None = None
+    allow_changes: bool = False
     on_places: bool = False
     watch: bool = False
     show: Callable[[PredictedImage], None] | None = None
@@ -116,6 +125,38 @@ class PredictionSettings:
     def rules(self) -> dict[str, ThresholdRule]:
         """The same, read."""
         return {name: ThresholdRule.read(f"--{name}", text) for name, text in self.given_thresholds.items()}
+
+
+class Limits(TypedDict):
+    """Limits of uncertain scores, as of a `Band`."""
+
+    lower: float
+    upper: float
+
+
+class PredictionFacts(TypedDict):
+    """What a folder of predictions says of all of them: settings as of `PredictionSettings`, and more.
+
+    Args:
+        common: Folder that all images are in.
+        aligned: Whether the run aligns images.
+        has_maps: Whether the model gives anomaly maps.
+        named_regions: Names of the named regions, if the run has some.
+        uncertain: Limits of the scores of uncertain images, if there are some.
+    """
+
+    common: str
+    threshold: str | None
+    pixel_threshold: str | None
+    min_area: int
+    overlays: bool | str
+    masks: bool
+    maps: str | None
+    coco: bool
+    aligned: NotRequired[bool]
+    has_maps: NotRequired[bool]
+    named_regions: NotRequired[list[str]]
+    uncertain: NotRequired[Limits]
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from anomalib_tiled.errors import RunFolderError
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.runs.result_files import TESTED, TESTED_FACTS, THUMBNAILS, remove_thumbnails
 from anomalib_tiled.system.bounds import read_lines
 from anomalib_tiled.system.files import read_json, replacing, write_json
+from anomalib_tiled.system.validation import validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 ADVICE = "Test the run again."
+
+
+class TestedFacts(TypedDict):
+    """How images were tested.
+
+    Args:
+        calibration: Fingerprint of the calibration.
+        finished: When the test ended, in ISO 8601.
+        seconds: Duration of the test.
+        host: Name of the machine.
+        device: Where images were joined; ``None`` if that is not known.
+        peak_memory: Most memory of the process, in bytes; ``None`` if that is not known.
+        versions: Versions of packages, by their names; ``None`` for one that is not installed.
+        notes: What a reader of the results should know, a sentence each.
+    """
+
+    calibration: str
+    finished: str
+    seconds: float
+    host: str
+    device: str | None
+    peak_memory: int | None
+    versions: dict[str, str | None]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -124,13 +151,18 @@ class TestedFolder:
         """Whether a test has written its results here to the end."""
         return self.facts_file.is_file() and self.lines_file.is_file()
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> TestedFacts:
         """Read how images were tested.
 
         Raises:
             RunFolderError: The file was changed.
         """
-        return read_json(self.facts_file, ADVICE)
+        content = read_json(self.facts_file, ADVICE)
+        try:
+            return validated(TestedFacts, content)
+        except ValueError as error:
+            message = f"{self.facts_file} must say how images were tested, but {error}. {ADVICE}"
+            raise RunFolderError(message) from error
 
     def images(self) -> Iterator[TestedImage]:
         """Read the test images, one by one.

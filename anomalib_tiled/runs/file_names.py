@@ -129,6 +129,11 @@ class RunFiles:
         return self.path / "calibration.json"
 
     @property
+    def precision_changes_file(self) -> Path:
+        """How predictions in other precisions differ from those of the run; may be deleted at any time."""
+        return self.path / "precision_changes.json"
+
+    @property
     def validation_scores_file(self) -> Path:
         """Scores of normal validation images, to look thresholds up."""
         return self.path / "validation_scores.npz"

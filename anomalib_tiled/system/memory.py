@@ -26,7 +26,7 @@ SHARE_ALONE = 1 / 4
 """The same where one process predicts all images with one ensemble; four such processes still fit."""
 
 SHARE_OF_ACCELERATOR = 1 / 2
-"""The same for an accelerator, which does nothing else."""
+"""The share of an accelerator, which does nothing else, that one process takes alone; several take parts of it."""
 
 BYTES_OF_A_PIXEL = 128
 """Bytes of images and maps for each pixel of the images that are predicted together."""
@@ -37,12 +37,13 @@ def memory_budget(device: torch.device, share: float = SHARE) -> int:
 
     Args:
         device: Where models predict.
-        share: Share of the free memory, if the device is the machine itself.
+        share: Share of the free memory, if the device is the machine itself; of an accelerator as much less as it is
+            less than `SHARE_ALONE`.
     """
     if device.type == "cuda":
         import torch  # slow, and settings can be read without it
 
-        return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_ACCELERATOR)
+        return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_ACCELERATOR * min(1, share / SHARE_ALONE))
     return int(available_memory() * share)
 
 

@@ -6,12 +6,11 @@ import atexit
 import gc
 from importlib import import_module
 
-from anomalib_tiled.system.allocation import keep_freed_memory
+from anomalib_tiled.system.allocation import imports_kept_apart, keep_freed_memory
 from anomalib_tiled.system.import_warnings import without_known_warnings
 
 keep_freed_memory()
-with without_known_warnings():
+with without_known_warnings(), imports_kept_apart():
     import_module("anomalib_tiled.training.train_tile")
     import_module("anomalib_tiled.training.stored_predictions")
 atexit.register(gc.unfreeze)  # otherwise some packages complain when this process ends
-gc.freeze()  # imported objects stay; searching them for garbage takes half a second each time

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 
-from anomalib_tiled.config.settings import as_size
+from anomalib_tiled.config.settings import FLOAT32, as_size
 from anomalib_tiled.config.tiling import grid_of_run
 from anomalib_tiled.data.cache import DecodedFiles, open_source
 from anomalib_tiled.data.datamodule import check_numbers, folders_of, keep_generated, split_once
@@ -21,6 +21,8 @@ from anomalib_tiled.data.image_files import size_of
 from anomalib_tiled.data.images import common_size, depth_notes
 from anomalib_tiled.data.scope import scope_of
 from anomalib_tiled.ensemble.calibration import Stages
+from anomalib_tiled.ensemble.devices import device_of
+from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.ensemble.run import Run, conditions_of
 from anomalib_tiled.ensemble.supported_models import check_model
 from anomalib_tiled.errors import ConfigurationError, DataError
@@ -129,6 +131,7 @@ def _prepare(
     settings: Settings, report: Callable[[str], None], log: Path, scheduler: Scheduler, *, tested: bool
 ) -> Run:
     _check_settings(settings, scheduler)
+    _warn_of_precision(settings, scheduler, report)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     datamodule = settings.data.build(AnomalibDataModule)
     root = Path(settings.default_root_dir, settings.model.name, *folders_of(datamodule)).absolute()
@@ -226,6 +229,18 @@ def _keep_log(folder: RunFolder, log: Path) -> None:
         folder.log_file.parent.mkdir(exist_ok=True)  # another command may already have opened the run
         with folder.log_file.open("ab") as file:
             file.write(log.read_bytes())
+
+
+def _warn_of_precision(settings: Settings, scheduler: Scheduler, report: Callable[[str], None]) -> None:
+    """Warn if the precision is slow on the device; places on other machines check it themselves.
+
+    Raises:
+        ConfigurationError: It is of no use there.
+    """
+    if settings.precision == FLOAT32 or scheduler.workers.elsewhere:
+        return
+    if remark := remark_on(settings.precision, device_of(settings.trainer)):
+        report(f"warning: {remark}")
 
 
 def _with_image_size(settings: Settings, split: Split) -> Settings:

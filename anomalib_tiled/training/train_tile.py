@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_tiled.ensemble.devices import described
+from anomalib_tiled.ensemble.half_precision import precision_of_trainer
 from anomalib_tiled.ensemble.tile_job import is_complete
 from anomalib_tiled.ensemble.tile_model import predict_tile
 from anomalib_tiled.ensemble.tile_predictions import check_finite
@@ -125,6 +126,7 @@ def _fit(
     """Fit a fresh model, store it, and record that the tile is done."""
     started, images, folder = time.monotonic(), recorded_fingerprint(job.folder), job.folder
     data, model = job.tile_data(tile), job.fresh_models_of(tile).model()
+    arguments["precision"] = arguments["precision"] or precision_of_trainer(model)
     callbacks = without_undefined(arguments.pop("callbacks"), data, job.settings.metrics)
     if arguments["logger"] is True:
         arguments["logger"] = CSVLogger(folder.log_file.parent, name=tile.name)

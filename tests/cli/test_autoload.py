@@ -109,6 +109,49 @@ def test_known_warnings_are_left_out_for_our_command_alone(
     assert len(found) == given
 
 
+@pytest.mark.parametrize(
+    ("started", "command", "prepared"),
+    {
+        "the program": ("/usr/bin/anomalib", "tiled", [["fit", "--config", "c.yaml"]]),
+        "a process that it has started": (None, "tiled", []),
+        "another program": ("/usr/bin/mine", "tiled", []),
+        "a command of the host": ("/usr/bin/anomalib", "train", []),
+    }.values(),
+)
+def test_workers_are_prepared_before_the_host_is_imported(
+    stand_in: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: str | None,
+    command: str,
+    prepared: list[list[str]],
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("anomalib_tiled.cli.main.prepare_workers", given.append)
+    stand_in.write_text(f"import gc\n{COMMAND_LINE}\ncollects = gc.isenabled()")
+    start_up(tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=started))
+    monkeypatch.setattr(sys, "argv", ["anomalib", command, "fit", "--config", "c.yaml"])
+    module = importlib.import_module(HOST)
+    assert given == prepared
+    assert module.collects == (command == "train")
+
+
+def test_an_interruption_while_the_host_is_loaded_ends_our_command_without_a_traceback(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.write_text("raise KeyboardInterrupt")
+    start_up(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["anomalib", "tiled", "test"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(HOST)
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+    monkeypatch.setattr(sys, "argv", ["anomalib", "test"])
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(HOST)
+
+
 def test_the_switch_turns_it_off(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_up(tmp_path)
     monkeypatch.setenv(autoload.SWITCH, "0")

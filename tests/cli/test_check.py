@@ -215,6 +215,21 @@ def test_a_changed_line_is_named(
     assert f"error: Line 4 of {predictions.lines_file} was changed (" in error(capsys)
 
 
+@pytest.mark.parametrize("name", ["pred_score", "tiles", "appearance"])
+@pytest.mark.parametrize("value", [10**400, float("inf"), "x"], ids=["huge", "infinite", "text"])
+def test_a_number_must_be_finite(
+    run: RunFolder, predictions: PredictionFolder, capsys: pytest.CaptureFixture[str], name: str, value: object
+) -> None:
+    predictions.append(images(6))
+    first, *others = predictions.lines_file.read_text().splitlines()
+    content = json.loads(first)
+    content[name] = value if name == "pred_score" else {**content[name], "brightness": value}
+    predictions.lines_file.write_text("\n".join([json.dumps(content), *others, ""]))
+    assert check(run, predictions) == 2
+    assert f"error: Line 1 of {predictions.lines_file} was changed ({name}" in error(capsys)
+    assert not (predictions.path / "drift.json").exists()
+
+
 def test_another_file_is_not_replaced(
     run: RunFolder, predictions: PredictionFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -76,6 +77,20 @@ def test_the_fork_server_starts_early_for_commands_that_train(play: Play, monkey
         monkeypatch.setattr(cli, "start_fork_server_early", lambda given=given: started.append(given))
         main(given)
     assert started == [["fit"], ["train"], *with_workers]
+
+
+def test_what_a_command_imports_is_kept_apart_from_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    collects: list[tuple[str, bool]] = []
+
+    def imported(name: str) -> SimpleNamespace:
+        collects.append((name.rpartition(".")[2], gc.isenabled()))
+        return SimpleNamespace(
+            turn_off_hub_retries=lambda: None, predict=lambda *_: collects.append(("run", gc.isenabled()))
+        )
+
+    monkeypatch.setattr(cli, "import_module", imported)
+    assert main(["predict"]) == 0
+    assert collects == [("commands", False), ("missing_weights", False), ("run", True)]
 
 
 @pytest.mark.parametrize("status", [0, 3, 4])

@@ -25,6 +25,7 @@ class Walls(Tabular):
 '''
 
 
+@pytest.mark.slow
 def test_a_third_partys_table_below_a_relative_root_with_images_of_unknown_label(
     configure: Configure, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def test_a_single_process_may_use_more_memory_and_warns_of_large_images(
     with pytest.warns(UserWarning, match=r"an image of 112 x 150 pixels takes about .* are free"):
         ensemble = TiledEnsemble.load(finished_run)
     ensemble.predict(damaged)
-    assert ensemble.tile_models.budget == 100
+    assert ensemble.tile_models._room(torch.device("cpu")) == 100
 
 
 def test_a_prediction_has_the_size_of_its_image(ensemble: TiledEnsemble, damaged: Path) -> None:

@@ -229,6 +229,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     sys.modules.pop("third_party_of_tiled", None)
 
 
+@pytest.mark.slow
 def test_a_third_partys_model_works_by_its_dotted_path(third_party: str, train: Train) -> None:
     status, run = train(third_party, [24, 36], {"says": "maps"})
     assert status == 0

@@ -271,6 +271,7 @@ Configure = Callable[..., Path]
 Captured = pytest.CaptureFixture[str]
 
 
+@pytest.mark.slow
 def test_stages_of_another_package_are_chosen_told_and_restored(
     install: Install, configure: Configure, tmp_path: Path, capsys: Captured
 ) -> None:

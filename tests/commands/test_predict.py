@@ -439,3 +439,47 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
     ):
         assert f"\n  {status}" in said
     assert "fpr0.01" in said
+
+
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("auto", marks=pytest.mark.slow)])
+def test_an_engine_predicts_what_pytorch_predicts(
+    finished_run: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
+) -> None:
+    def predicted(name: str) -> Lines:
+        output = tmp_path / name
+        arguments = ("--ckpt_dir", finished_run, "--data", new, "--engine", name, "--output", output)
+        assert main(["predict", *map(str, arguments)]) == 0
+        return lines(output)
+
+    found = predicted(engine)
+    assert "Engine: " in capsys.readouterr().err
+    assert close(found, predicted("torch"))
+    assert "Engine: " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--engine", "auto", "--workers", "LocalWorkers"),
+            "--engine auto measures in this process, and with --workers",
+        ),
+        (("--engine", "tensorrt"), "engine must be one of 'torch', 'openvino', 'onnx', 'auto', but is tensorrt"),
+    ],
+)
+def test_engines_that_cannot_be_used_are_refused(
+    predict: Predict,
+    new: Path,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert predict("--data", new, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_an_engine_needs_images(predict: Predict, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict("--engine", "openvino", "--threshold", "0.7") == 2
+    assert "Without --data, only thresholds can be changed." in capsys.readouterr().err

@@ -55,6 +55,7 @@ def test_files_that_are_read_are_counted(tmp_path: Path) -> None:
     assert Counter(_opened) == {"split.csv": 2}
 
 
+@pytest.mark.slow
 def test_a_new_run_is_not_read_at_all(configure: Callable[..., Path]) -> None:
     written = configure()
     given = written.rename(written.with_name("given.yaml"))

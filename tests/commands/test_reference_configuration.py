@@ -55,6 +55,7 @@ TrainModels:
 """
 
 
+@pytest.mark.slow
 def test_it_runs_unchanged(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configuration, results = tmp_path / "ens_config.yaml", tmp_path / "results"
     configuration.write_text(REFERENCE, encoding="utf-8")

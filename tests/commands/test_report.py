@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -238,6 +239,76 @@ def test_a_line_that_was_changed_is_named(run: Path, capsys: pytest.CaptureFixtu
     lines = (run / "tested.jsonl").read_text().splitlines()
     (run / "tested.jsonl").write_text("\n".join([*lines[:2], lines[2][:50], ""]))
     assert f"Line 3 of {run / 'tested.jsonl'} must hold a test image" in refusal(capsys, run)
+
+
+CHANGES = (
+    ("tested.jsonl", {"pred_score": "x"}, "pred_score is 'x': it should be a valid number"),
+    ("tested.jsonl", {"pred_score": float("inf")}, "pred_score is inf: it should be a finite number"),
+    ("tested.jsonl", {"gt_label": []}, "gt_label is []: it should be a valid integer"),
+    ("tested.jsonl", {"heat_range": []}, "lacks heat_range.0, heat_range.1"),
+    ("tested.json", {"seconds": None}, "seconds is None: it should be a valid number"),
+    ("tested.json", {"host": 1}, "host is 1: it should be a valid string"),
+    ("tested.json", {"versions": []}, "versions is []: it should be a valid dictionary"),
+    ("tested.json", {"notes": 3}, "notes is 3: it should be a valid list"),
+)
+
+
+def test_a_value_of_another_kind_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, change, words in CHANGES:
+        text = (run / name).read_text()
+        first, *others = text.splitlines() if name.endswith("l") else [text]
+        (run / name).write_text("\n".join([json.dumps({**json.loads(first), **change}), *others, ""]))
+        message = refusal(capsys, run)
+        assert words in message
+        assert str(run / name) in message
+        assert message.endswith("Test the run again.\n")
+        (run / name).write_text(text)
+    facts = read_json(run / "tested.json")
+    write_json(run / "tested.json", {"calibration": facts["calibration"], "host": "a"})
+    assert "must say how images were tested, but lacks device, finished, notes, peak_memory, seconds" in refusal(
+        capsys, run
+    )
+    assert not (run / "report.html").exists()
+
+
+def test_a_tile_without_a_finite_number_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "tiles.csv"
+    first, *others = rows(path)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, first.keys())
+        writer.writeheader()
+        writer.writerows([{**first, "normal_mean": "nan"}, *others])
+    assert "tiles.csv must hold numbers, but was changed (normal_mean is nan)" in refusal(capsys, run)
+
+
+def test_a_metric_that_is_no_number_is_shown_as_undefined(run: Path) -> None:
+    write_json(run / "metrics.json", {"a": 10**400, "b": float("inf"), "c": float("nan"), "d": [1, 2], "e": 0.5})
+    assert report(run) == 0
+    assert data_of(run / "report.html")["metrics"] == {"a": None, "b": None, "c": None, "e": 0.5}
+
+
+def test_what_a_check_has_found_must_have_its_form_and_be_of_all_images(
+    predict: Predict, finished_run: Path, new: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--data", new) == 0
+    drift = Drift(2, 4, has_drifted=False, sentences=[], findings=[], windows=[]).to_json()
+    for change, words in (
+        ({"findings": None}, "findings is None: it should be an instance of Sequence"),
+        ({"findings": [{"quantity": "tile"}]}, "lacks findings.0.has_moved, findings.0.median"),
+        ({"images": float("inf")}, "images is inf: it should be a finite number"),
+        ({"sentences": 3}, "sentences is 3: it should be an instance of Sequence"),
+    ):
+        write_json(output / "drift.json", {**drift, **change})
+        message = f"drift.json must hold what check has found, but {words}"
+        assert message in (refused := refusal(capsys, finished_run, "--predictions", output))
+        assert refused.endswith("Check the predictions again, or delete it.\n")
+    write_json(output / "drift.json", drift)
+    os.utime(output / "drift.json", (0, 0))
+    assert report(finished_run, "--predictions", output) == 0
+    assert (
+        "What is said of drift is of 1970-01-01 00:00 UTC, when 2 images were predicted, and now 3 are. "
+        "Check the predictions again."
+    ) in data_of(output / "report.html")["notes"]
 
 
 def test_whatever_a_file_is_called_it_is_data(run: Path) -> None:

@@ -204,6 +204,7 @@ def test_arguments_of_the_model_reach_its_tiles_and_checkpoints_open_with_it(
     assert main(["export", *arguments]) == 2  # there is one already
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_numbers(finished_run: Path, tmp_path: Path) -> None:
     configuration = finished_run / "config.yaml"
     assert main(["train", "--config", str(configuration), "--default_root_dir", str(tmp_path)]) == 0
@@ -228,6 +229,7 @@ def test_an_image_is_decoded_once_per_fit(
     assert len(decoded) == 16
 
 
+@pytest.mark.slow
 def test_interrupted_fit_goes_on_to_the_same_result(
     configure: Callable[..., Path],
     finished_run: Path,
@@ -261,6 +263,7 @@ def test_interrupted_fit_goes_on_to_the_same_result(
     assert all(torch.equal(own["state_dict"][name], other["state_dict"][name]) for name in own["state_dict"])
 
 
+@pytest.mark.slow
 def test_some_tiles_are_trained_again(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "again"
     shutil.copytree(finished_run, run)
@@ -359,6 +362,7 @@ def test_test_on_other_images(
     assert (finished_run / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ["mask_dir", "abnormal_dir"])
 def test_without_masks_or_defects(configure: Callable[..., Path], tmp_path: Path, without: str) -> None:
     changes = {f"data__init_args__{without}": None, "data__init_args__mask_dir": None, **TWO_TILES}
@@ -372,6 +376,7 @@ def test_without_masks_or_defects(configure: Callable[..., Path], tmp_path: Path
     assert len(list((run / "images").rglob("*.png"))) == (8 if without == "mask_dir" else 4)
 
 
+@pytest.mark.slow
 def test_without_validation_images(
     configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +386,7 @@ def test_without_validation_images(
     assert json.loads((run / "metrics.json").read_text())["image_AUROC"] == 1.0
 
 
+@pytest.mark.slow
 def test_synthetic_validation_images_are_kept_with_the_run(configure: Callable[..., Path], tmp_path: Path) -> None:
     changes = {"data__init_args__val_split_mode": "synthetic", **TWO_TILES}
     assert main(["fit", "--config", str(configure(**changes))]) == 0

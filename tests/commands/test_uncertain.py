@@ -185,6 +185,7 @@ def test_test_counts_uncertain_images(run: Path, finished_run: Path, capsys: pyt
     assert note in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_run_can_get_it_without_training(
     run: Path, checkpoints: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:

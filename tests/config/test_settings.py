@@ -75,6 +75,7 @@ def test_where_the_cache_is(changed: Change, cache: object, folder: Path | None)
         ("tiling.stride", 3),
         ("model.init_args", {"layers": ["layer2"]}),
         ("trainer.max_epochs", 2),
+        ("precision", "bfloat16"),
     ],
 )
 def test_the_training_hash_changes_with_what_decides_training(
@@ -98,6 +99,17 @@ def test_the_training_hash_does_not_change_with_anything_else(
 ) -> None:
     before = Settings.from_mapping(configuration).training_hash
     assert changed(key, value).training_hash == before
+
+
+def test_runs_of_earlier_versions_compute_in_single_precision_and_keep_their_hashes(
+    configuration: dict[str, object],
+) -> None:
+    now = Settings.from_mapping(configuration)
+    earlier = Settings.from_mapping({name: value for name, value in configuration.items() if name != "precision"})
+    assert earlier.precision == "float32"
+    assert (earlier.training_hash, earlier.calibration_hash) == (now.training_hash, now.calibration_hash)
+    assert now.training_hash == "9b2fb2f223b710e9"
+    assert "precision" not in changeable()
 
 
 @pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
@@ -212,6 +224,14 @@ def test_the_same_written_otherwise_and_folders_do_not_count(
     configuration: dict[str, object], changed: Change, key: str, value: object
 ) -> None:
     assert not differences(Settings.from_mapping(configuration), changed(key, value))
+
+
+def test_what_is_no_number_is_the_same_again(changed: Change) -> None:
+    first, second = (changed("merging.init_args", {"sigma": float("nan")}) for _ in range(2))
+    assert not differences(first, second)
+    assert differences(first, changed("merging.init_args", {"sigma": 1.0})) == [
+        "merging.init_args.sigma is nan, not 1.0",
+    ]
 
 
 def test_the_global_model_needs_a_size(changed: Callable[[str, object], Settings]) -> None:

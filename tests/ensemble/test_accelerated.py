@@ -60,6 +60,7 @@ def test_the_chosen_features_of_padim_are_equal_to_the_last_bit() -> None:
     assert torch.equal(faster.generate_embedding(features), own.generate_embedding(features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [Padim, Patchcore])
 def test_a_whole_model_predicts_as_that_of_anomalib(made: type[AnomalibModule]) -> None:
     own = made(backbone="resnet18", layers=["layer1", "layer2"], pre_trained=False).model

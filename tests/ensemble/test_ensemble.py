@@ -99,7 +99,7 @@ def calibrated(
     return ensemble
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_what_tiles_say_is_joined_on_the_device_of_the_ensemble() -> None:
     ensemble = calibrated(STAGES)
     said: dict[str, TilePrediction] = {}

@@ -81,10 +81,10 @@ def test_distances_are_exact(number: int, training: int, images: int) -> None:
     embedding = features(training, number, 8, 9)
     gaussian, new = fitted(embedding), features(images, number, 8, 9) + 1
     exact = exact_distances(new, gaussian, exact_inverses(embedding))
-    assert float((distances(new, gaussian) - exact).abs().max() / exact.max()) < 2e-6
+    assert float((distances(new, gaussian) - exact).abs().max() / exact.max()) < 5e-6
 
 
-@pytest.mark.parametrize(("training", "most"), [(12, 1e-4), (40, 5e-5), (80, 2e-5)])
+@pytest.mark.parametrize(("training", "most"), [(12, 2e-4), (40, 1e-4), (80, 1e-5)])
 def test_distances_of_training_images_are_exact_although_they_are_small(training: int, most: float) -> None:
     """They are differences of numbers that are thousands of times as large."""
     embedding = features(training, 100, 6, 6)

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 
+from anomalib_tiled.ensemble import loaded_models
 from anomalib_tiled.ensemble.loaded_models import TileModels
 from anomalib_tiled.grid import Size, Tile, TileGrid
 from anomalib_tiled.system import memory
@@ -135,3 +136,13 @@ def test_without_a_budget_a_share_of_what_is_free_is_used(monkeypatch: pytest.Mo
     models = TileModels(scaled, share=1 / 4)
     loads(models)
     assert models.held == 4000 + 2 * OWN_BYTES
+
+
+def test_what_is_free_is_measured_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cpu": 4000 + 2 * OWN_BYTES, "meta": 0}
+    monkeypatch.setattr(loaded_models, "memory_budget", lambda device, share: free[device.type])
+    models = TileModels(scaled)
+    loads(models)
+    assert models.held == free["cpu"]
+    models.model(GRID.tiles[0], torch.device("meta"))
+    assert models.held == 0, "a GPU has less memory than the machine"

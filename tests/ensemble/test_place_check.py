@@ -75,6 +75,7 @@ def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_check_names_the_device(asked: int | None) -> None:
     job = SimpleNamespace(
         check_data=lambda: None,
+        predicts_in="float32",
         device=lambda index: torch.device("cpu") if index is None else torch.device("cuda", index),
     )
     check = PlaceCheck(cast("TileJob", job), download=False)
@@ -94,6 +95,16 @@ def test_a_missing_device_passes() -> None:
         )
 
 
+def here(_: int | None) -> torch.device:
+    return torch.device("cpu")
+
+
+def test_a_place_without_the_precision_of_the_run_is_refused() -> None:
+    job = cast("TileJob", SimpleNamespace(check_data=lambda: None, predicts_in="float16", device=here))
+    with pytest.raises(ConfigurationError, match="precision must be one that the device has, but is float16"):
+        PlaceCheck(job, download=False)(None)
+
+
 def test_one_process_of_a_machine_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def note(_: TileJob) -> None:
         with pytest.raises(TimeoutError):
@@ -103,7 +114,7 @@ def test_one_process_of_a_machine_downloads(tmp_path: Path, monkeypatch: pytest.
     downloaded: list[str] = []
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(module, "download", note)
-    job = cast("TileJob", SimpleNamespace(check_data=lambda: None, device=lambda _: torch.device("cpu")))
+    job = cast("TileJob", SimpleNamespace(check_data=lambda: None, predicts_in="float32", device=here))
     PlaceCheck(job, download=False)(None)
     assert downloaded == []
     PlaceCheck(job, download=True)(None)

@@ -35,7 +35,12 @@ def installed(name: str) -> formats.Format:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("torch", torch.float32), ("onnx", torch.uint8), ("openvino", torch.float32)]
+    ("name", "dtype"),
+    [
+        ("torch", torch.float32),
+        pytest.param("onnx", torch.uint8, marks=pytest.mark.slow),
+        pytest.param("openvino", torch.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once(
     make_ensemble: Make, tmp_path: Path, name: str, dtype: torch.dtype
@@ -53,6 +58,7 @@ def test_files_predict_what_the_ensemble_predicts_and_hold_what_tiles_share_once
     assert weights <= 1, "none, if the format computes what depends on weights alone beforehand"
 
 
+@pytest.mark.slow
 def test_models_that_are_loaded_anew_are_gone_when_the_next_one_is_loaded(make_ensemble: Make, tmp_path: Path) -> None:
     form = installed("onnx")
     ensemble = make_ensemble(TWO)

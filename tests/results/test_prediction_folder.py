@@ -96,8 +96,23 @@ def test_a_folder_without_predictions_is_repaired_to_an_empty_one(tmp_path: Path
     assert table(folder) == [list(COLUMNS)]
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"regions": 5, "image_size": [1]}'])
-def test_an_changed_line_is_named(folder: PredictionFolder, line: str) -> None:
+OTHER = (
+    {"pred_score": "x"},
+    {"raw_score": float("inf")},
+    {"image_path": "a.png"},
+    {"image_size": [0, 3]},
+    {"image_size": [10**400, 3]},
+    {"regions": [{"bbox": 1}]},
+    {"tiles": ["a"]},
+    {"tiles": {"r00_c00": 10**400}},
+    {"named_regions": {"screw": 1}},
+    {"appearance": {}},
+)
+CHANGED = [json.dumps({**json.loads(IMAGES[0].to_line()), **change}) for change in OTHER]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"regions": 5, "image_size": [1]}', *CHANGED])
+def test_a_changed_line_is_named(folder: PredictionFolder, line: str) -> None:
     lines = folder.lines_file.read_text().splitlines()
     folder.lines_file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
     with pytest.raises(RunFolderError, match=r"Line 2 of .*predictions\.jsonl was changed \(.*\)\. Choose another"):
@@ -132,8 +147,17 @@ DAMAGED = {
     "no object": ("[1]", r"cannot be read \(it holds no JSON object\)"),
     "not all": (
         '{"common": "/data", "masks": true}',
-        "lacks coco, maps, min_area, overlays, pixel_threshold, threshold",
+        f"lacks {', '.join(sorted({*PredictionSettings().to_json()} - {'masks'}))}",
     ),
+    **{
+        f"another {name}": (json.dumps({"common": "/", **PredictionSettings().to_json(), name: value}), reason)
+        for name, (value, reason) in {
+            "uncertain": ({"lower": 0.4}, r"lacks uncertain\.upper"),
+            "named_regions": (3, "named_regions is 3: it should be a valid list"),
+            "min_area": ("x", "min_area is 'x': it should be a valid integer"),
+            "common": (None, "common is None: it should be a valid string"),
+        }.items()
+    },
 }
 
 

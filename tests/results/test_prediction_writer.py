@@ -112,13 +112,24 @@ def test_a_model_without_maps_has_scores_and_labels_only(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+OTHER_ARRAYS = {
+    "a line": np.zeros(5, np.float32),
+    "nothing": np.zeros((0, 0), np.float32),
+    "text": np.array([["a"]]),
+    "infinite": np.full((2, 2), np.inf),
+    "NaN": np.full((2, 2), np.nan),
+}
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other", *OTHER_ARRAYS])
 def test_a_map_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
     kept = writer(tmp_path)
     written(kept, batch())
     path = tmp_path / "maps" / "a" / "1.npy"
     if damage == "gone":
         path.unlink()
+    elif damage in OTHER_ARRAYS:
+        np.save(path, OTHER_ARRAYS[damage])
     else:
         path.write_bytes(path.read_bytes()[:-8] if damage == "cut" else b"text")
     with pytest.raises(RunFolderError, match=r"1\.npy cannot be read \(.*\)\. Predict its image into"):

@@ -11,6 +11,7 @@ from scipy import ndimage
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.region import Region
 from anomalib_tiled.results.regions import in_source_size, regions_of, run_lengths
+from anomalib_tiled.system.validation import validated
 
 NAN = float("nan")
 
@@ -79,7 +80,7 @@ def test_a_region_is_read_as_it_was_written(scores: np.ndarray) -> None:
     for segmentation in (True, False):
         for region in regions_of(scores > 0.9, scores, segmentation=segmentation):
             content = json.loads(json.dumps(region.to_json()))
-            assert Region.from_json(content).to_json() == region.to_json()
+            assert validated(Region, content).to_json() == region.to_json()
             assert np.float32(content["peak_score"]) == np.float32(region.peak_score)
 
 

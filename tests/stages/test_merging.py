@@ -10,7 +10,6 @@ from anomalib_tiled.stages.merging import Gaussian, Hann, Max, Mean, Merger, Win
 
 MERGERS = [Mean(), Gaussian(), Gaussian(sigma=0.05), Hann(), Max()]
 EACH = pytest.mark.parametrize("merger", MERGERS, ids=lambda merger: type(merger).__name__)
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def merged(merger: Merger, grid: TileGrid, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -87,7 +86,7 @@ def test_gaussian_refuses_a_sigma_without_sense(sigma: float) -> None:
 
 
 @EACH
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_maps_come_back_on_the_device_that_was_asked_for(merger: Merger, device: str) -> None:
     merger.start(ROW, 2, device=torch.device(device))
     for tile in ROW.tiles:

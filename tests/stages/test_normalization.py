@@ -17,7 +17,6 @@ from anomalib_tiled.stages.thresholding import (
 )
 
 NEW = torch.linspace(-50, 50, 1001)  # reaches far beyond what was learned from
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def learned(scores: list[float], threshold: float) -> dict[str, float]:
@@ -83,7 +82,7 @@ def test_the_threshold_of_any_rule_lands_at_one_half(
 
 
 @NORMALIZERS
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_scores_come_back_on_their_device(normalizer: Normalizer, device: str) -> None:
     values = dict.fromkeys(("minimum", "lower"), 0.0) | dict.fromkeys(("maximum", "upper", "deviation"), 2.0)
     maps = torch.ones(2, 1, 3, 4, device=device)

@@ -6,7 +6,6 @@ import torch
 from anomalib_tiled.stages.scoring import Max, Mean, Scorer, TopK
 
 TILES = torch.tensor([[1.0, 9.0], [5.0, 0.0], [3.0, 0.0]])  # three tiles of two images
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ def test_two_images_of_three_tiles(scorer: Scorer, expected: list[float]) -> Non
     assert scorer.score(TILES, None).tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("scorer", [Max(), Mean(), TopK(2)])
 def test_scores_come_back_on_their_device(scorer: Scorer, device: str) -> None:
     scores = scorer.score(TILES.to(device), torch.empty(2, 1, 4, 4, device=device))

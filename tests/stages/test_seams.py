@@ -11,7 +11,6 @@ from anomalib_tiled.stages.seams import GaussianSeams
 
 EXACT = TileGrid(Size(48, 64), Size(16, 16), Size(16, 16))
 NON_DIVIDING = TileGrid(Size(40, 50), Size(16, 16), Size(14, 12))
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def random_maps(grid: TileGrid) -> torch.Tensor:
@@ -82,7 +81,7 @@ def test_an_image_of_one_row() -> None:
     assert GaussianSeams().smooth(torch.ones(1, 1, 1, 8), grid).flatten().tolist() == pytest.approx([1] * 8)
 
 
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_blur_is_on_the_device_of_the_maps_from_map_to_map(device: str) -> None:
     smoother = GaussianSeams()
     for each in (device, "cpu", device):

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import platform
 import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
+from types import ModuleType
 
 import pytest
 
 from anomalib_tiled.system import allocation
-from anomalib_tiled.system.allocation import CHOICES_OF_THE_USER, keep_freed_memory, long_lived_kept_apart
+from anomalib_tiled.system.allocation import (
+    CHOICES_OF_THE_USER,
+    imports_kept_apart,
+    keep_freed_memory,
+    long_lived_kept_apart,
+)
 
 COUNT = """
 import resource
@@ -107,6 +114,42 @@ def test_what_is_there_is_not_looked_through_for_garbage_until_work_has_ended(mo
         steps.append("work")
         raise RuntimeError
     assert steps == ["collect", "freeze", "work", "unfreeze"]
+
+
+@pytest.mark.parametrize(("left", "frozen"), [("imported", ["freeze"]), ("", [])], ids=["new", "imported before"])
+def test_imports_are_not_looked_through_for_garbage(
+    monkeypatch: pytest.MonkeyPatch, left: str, frozen: list[str]
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(gc, "freeze", partial(steps.append, "freeze"))
+    with imports_kept_apart():
+        assert not gc.isenabled()
+        if left:
+            monkeypatch.setitem(sys.modules, left, ModuleType(left))
+    assert gc.isenabled()
+    assert steps == frozen
+
+
+def test_a_failed_import_keeps_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(gc, "freeze", partial(steps.append, "freeze"))
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"), imports_kept_apart():
+        importlib.import_module("no_such_package")
+    assert gc.isenabled()
+    assert steps == []
+
+
+def test_who_looks_for_no_garbage_does_not_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "isenabled", lambda: False)
+    enabled: list[bool] = []
+    monkeypatch.setattr(gc, "enable", lambda: enabled.append(True))
+    try:
+        with imports_kept_apart():
+            pass
+    finally:
+        monkeypatch.undo()
+        gc.enable()
+    assert enabled == []
 
 
 def test_a_command_ends_without_a_search_for_garbage() -> None:

@@ -29,6 +29,12 @@ def test_without_a_budget_a_share_of_what_is_free_is_used(monkeypatch: pytest.Mo
     assert memory_budget(torch.device("cpu"), SHARE_ALONE) == 400
 
 
+def test_processes_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1600, 3200))
+    alone, one_of_four = (memory_budget(torch.device("cuda:0"), SHARE_ALONE / places) for places in (1, 4))
+    assert (alone, one_of_four) == (800, 200)
+
+
 def test_half_of_a_budget_is_for_images() -> None:
     assert pixels_within(2**30) == 2**22
 

@@ -80,19 +80,20 @@ def test_a_process_that_gets_a_job_reads_aligned_images(aligned: Settings, by_ma
     assert np.array_equal(job.data.source.image(sample, *run.grid.whole), run.source.image(sample, *run.grid.whole))
 
 
-@pytest.mark.parametrize("name", ["alignment.npy", "alignment.csv", "reference.png", "reference.json"])
-@pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_files_that_were_changed_are_not_used(aligned: Settings, name: str, damage: str) -> None:
-    path = preparation.prepare(aligned).folder.path / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage == "changed":
-        path.write_bytes(content[:-3] + bytes(3))
-    words = "was changed" if damage == "changed" else "is missing"
-    with pytest.raises(RunFolderError, match=rf"{name} {words}.* restore it, or fit a new run"):  # noqa: PT012
-        run = Run.open(RunFolder.open(path.parent))
-        assert run.job.finder
-        assert run.unaligned
+def test_files_that_were_changed_are_not_used(aligned: Settings) -> None:
+    folder = preparation.prepare(aligned).folder.path
+    for path in (folder / name for name in ("alignment.npy", "alignment.csv", "reference.png", "reference.json")):
+        content = path.read_bytes()
+        for damaged, words in ((content[:-3] + bytes(3), "was changed"), (None, "is missing")):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            message = rf"{path.name} {words}.* restore it, or fit a new run"
+            with pytest.raises(RunFolderError, match=message):  # noqa: PT012
+                run = Run.open(RunFolder.open(folder))
+                assert run.job.finder
+                assert run.unaligned
+        path.write_bytes(content)
 
 
 def test_training_images_that_cannot_be_aligned_are_refused(

@@ -1,0 +1,193 @@
+"""Frozen backbones of tile models, computed by another engine than PyTorch.
+
+A backbone that is not trained has the same weights in every tile model, so it is compiled once for all tiles, however
+many there are and however many fit into the memory. What a model has learned stays with PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from copy import deepcopy
+from textwrap import shorten
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from anomalib.models.components import TimmFeatureExtractor
+from torch import nn
+from torch.export import Dim, export
+
+from anomalib_tiled.ensemble.accelerated import ChannelsLast
+from anomalib_tiled.ensemble.engines import TORCH
+from anomalib_tiled.ensemble.half_precision import HalfBackbone, precision_of
+from anomalib_tiled.errors import ConfigurationError
+from anomalib_tiled.runs.checkpoints import equal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomalib_tiled.ensemble.engines import Compute, Engine
+
+Features = dict[str | int, torch.Tensor]
+
+SERVED = (TimmFeatureExtractor, ChannelsLast, HalfBackbone)
+"""Classes of backbones that an engine may compute; objects of other subclasses stay with PyTorch."""
+
+SMALLEST_OPEN = 2
+"""Images in the example of an open batch: PyTorch takes sizes of 0 and 1 as fixed."""
+
+LONGEST = 300
+"""Characters of another package's message that are shown at most."""
+
+
+class Forward:
+    """The ``forward`` of a frozen backbone that may predict with another engine.
+
+    Args:
+        backbone: The backbone.
+        role: Its name in the model.
+    """
+
+    def __init__(self, backbone: TimmFeatureExtractor, role: str) -> None:
+        self.backbone, self.role = backbone, role
+        self.compiled: CompiledBackbones | None = None
+        """What computes predictions; ``None`` for PyTorch."""
+
+    def __call__(self, inputs: torch.Tensor) -> Features:
+        """Extract features.
+
+        Args:
+            inputs: Shape (images, channels, height, width).
+        """
+        if self.compiled is not None and torch.is_inference_mode_enabled():
+            return self.compiled.features(self, inputs)
+        return self.with_pytorch(inputs)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Forward:
+        """Give that of a copied backbone, which computes with PyTorch."""
+        return Forward(deepcopy(self.backbone, memo), self.role)
+
+    def with_pytorch(self, inputs: torch.Tensor) -> Features:
+        """Extract features as the class of the backbone does."""
+        features: Features = type(self.backbone).forward(self.backbone, inputs)
+        return features
+
+
+def frozen_backbones(model: nn.Module) -> list[Forward]:
+    """Give what computes the frozen backbones of a model, which an engine can be given to.
+
+    Args:
+        model: The model of a tile, or of the whole image.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if type(module) in SERVED and not module.requires_grad:
+            if "forward" not in vars(module):
+                vars(module)["forward"] = Forward(module, name)
+            found.append(vars(module)["forward"])
+    return found
+
+
+class CompiledBackbones:
+    """Backbones as an engine has compiled them: once for each size of the images, when it is met first.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._known: dict[tuple[str, torch.Size], _Compiled] = {}
+        self._process = os.getpid()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights that the engine has copied, in bytes."""
+        return sum(each.nbytes for compiled in self._known.values() for each in compiled.weights)
+
+    def features(self, backbone: Forward, inputs: torch.Tensor) -> Features:
+        """Extract features; with PyTorch, if the weights are not those that were compiled.
+
+        Args:
+            backbone: The backbone.
+            inputs: Its inputs.
+
+        Raises:
+            ConfigurationError: The engine cannot compute the backbone.
+        """
+        if self._process != os.getpid():  # the threads of an engine do not survive a fork
+            self._known, self._process = {}, os.getpid()
+        key = backbone.role, inputs.shape[1:]
+        if key not in self._known:
+            self._known[key] = _compiled(backbone.backbone, inputs, self.engine)
+        compiled = self._known[key]
+        return compiled.features(inputs) if compiled.is_of(backbone.backbone) else backbone.with_pytorch(inputs)
+
+
+class _Compiled(NamedTuple):
+    """A backbone for one size of images.
+
+    Args:
+        compute: Computes it.
+        names: Names of its layers, in the order of the outputs.
+        weights: Its weights.
+    """
+
+    compute: Compute
+    names: tuple[str | int, ...]
+    weights: tuple[torch.Tensor, ...]
+
+    def is_of(self, backbone: nn.Module) -> bool:
+        """Whether these are the weights of a backbone; at once if the backbone holds the very same tensors."""
+        return all(equal(*each) for each in zip(self.weights, _weights_of(backbone), strict=True))
+
+    def features(self, inputs: torch.Tensor) -> Features:
+        """Extract features."""
+        return dict(zip(self.names, self.compute(inputs), strict=True))
+
+
+def _weights_of(backbone: nn.Module) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.data for tensor in (*backbone.parameters(), *backbone.buffers()))
+
+
+class _InSinglePrecision(nn.Module):
+    """A backbone as anomalib computes it.
+
+    Args:
+        backbone: The backbone.
+    """
+
+    def __init__(self, backbone: TimmFeatureExtractor) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: torch.Tensor) -> Features:
+        """Extract features."""
+        features: Features = TimmFeatureExtractor.forward(self.backbone, inputs)
+        return features
+
+
+def _compiled(backbone: TimmFeatureExtractor, inputs: torch.Tensor, engine: Engine) -> _Compiled:
+    with torch.inference_mode(mode=False), torch.no_grad(), _errors_naming(engine, backbone):
+        module = _InSinglePrecision(deepcopy(backbone)).eval()  # weights may have been loaded in inference mode
+        example = torch.zeros(SMALLEST_OPEN, *inputs.shape[1:])
+        names = tuple(module(example))
+        program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        compute = engine.compile(program, precision_of(backbone), torch.get_num_threads())
+    return _Compiled(compute, names, _weights_of(backbone))
+
+
+@contextmanager
+def _errors_naming(engine: Engine, backbone: TimmFeatureExtractor) -> Iterator[None]:
+    """Name the engine and the backbone in errors of other packages; a lack of memory is raised unchanged."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = shorten(f"{type(error).__name__}: {error}", LONGEST, placeholder=" ...")
+        message = (
+            f"The engine {engine.name} cannot compute the backbone {backbone.backbone} ({reason}). Predict with the "
+            f"engine {TORCH}."
+        )
+        raise ConfigurationError(message) from error

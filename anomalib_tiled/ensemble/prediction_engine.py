@@ -1,0 +1,217 @@
+"""Which engine computes the backbones of tile models: it is compared with PyTorch, or measured, before it is used."""
+
+from __future__ import annotations
+
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_tiled.config.settings import FLOAT32
+from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones, frozen_backbones
+from anomalib_tiled.ensemble.engines import AUTO, ENGINES, TORCH
+from anomalib_tiled.ensemble.tile_model import predict_tile
+from anomalib_tiled.errors import ConfigurationError, TiledError, allowed_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_tiled.ensemble.engines import Engine
+    from anomalib_tiled.ensemble.tile_model import TilePrediction
+
+TOLERANCE = 1e-4
+"""Largest difference to PyTorch in single precision; if the highest score is above 1, as a fraction of it."""
+
+REPEATS = 2
+"""How often an engine is measured; the shortest time counts."""
+
+
+class PredictionEngine:
+    """Predicts tiles with backbones that an engine computes.
+
+    The first batch of tiles is predicted by PyTorch, too. In single precision, the engine must give the same.
+
+    Args:
+        engines: The engine, or those to choose the fastest from.
+        precision: What the models compute in.
+        chooses: Whether PyTorch predicts if it is faster, or if an engine cannot be used.
+        report: Receives a line about the engine.
+    """
+
+    def __init__(
+        self, engines: Sequence[Engine], precision: str = FLOAT32, *, chooses: bool, report: Callable[[str], None]
+    ) -> None:
+        self._engines, self._chooses, self._report = engines, chooses, report
+        self._tolerance = TOLERANCE if precision == FLOAT32 else inf
+        self._chosen: dict[tuple[type[AnomalibModule], torch.Size], CompiledBackbones | None] = {}
+
+    @classmethod
+    def named(
+        cls, name: str, device: torch.device, precision: str, report: Callable[[str], None]
+    ) -> PredictionEngine | None:
+        """Give the engine of a name; ``None`` for PyTorch alone.
+
+        Args:
+            name: ``torch``, ``auto``, or the name of another engine.
+            device: Where the ensemble predicts.
+            precision: What its models compute in.
+            report: Receives a line about the engine.
+
+        Raises:
+            ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device or in
+                the precision.
+        """
+        if name not in (TORCH, AUTO, *ENGINES):
+            message = f"There is no engine {name!r}. {allowed_names(name, (TORCH, AUTO, *ENGINES))}"
+            raise ConfigurationError(message)
+        if name == TORCH or (name == AUTO and device.type != "cpu"):
+            return None
+        if device.type != "cpu":
+            message = (
+                f"The engine {name} computes on a CPU, but the device is {device}. Set the device to cpu, or the "
+                f"engine to {TORCH}."
+            )
+            raise ConfigurationError(message)
+        _check_precision(name, precision)
+        if name == AUTO:
+            return cls([each for each in ENGINES.values() if not each.missing()], chooses=True, report=report)
+        ENGINES[name].check_installed()
+        return cls([ENGINES[name]], precision, chooses=False, report=report)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the engine takes besides the models, in bytes."""
+        return sum(each.nbytes for each in self._chosen.values() if each is not None)
+
+    def prepare(self, model: AnomalibModule, tiles: torch.Tensor) -> None:
+        """Let the engine compute the backbones of a model in its next prediction.
+
+        Args:
+            model: The model.
+            tiles: What it is to predict; as for ``predict_tile``.
+
+        Raises:
+            ConfigurationError: The engine was named, but cannot compute the backbone, gives something else than
+                PyTorch, or the model has no backbone for it.
+        """
+        key = type(model), tiles.shape[1:]
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(model, tiles)
+        _give(model, self._chosen[key])
+
+    def _choose(self, model: AnomalibModule, tiles: torch.Tensor) -> CompiledBackbones | None:
+        if not frozen_backbones(model):
+            self._check_needed(type(model).__name__)
+            return None
+        if not self._chooses:
+            compiled = CompiledBackbones(self._engines[0])
+            difference = _compare(model, tiles, compiled, self._tolerance)
+            self._report(f"Engine: {compiled.engine.name}; largest difference to {TORCH}: {difference:.1g}.")
+            return compiled
+        tried: list[tuple[float, CompiledBackbones | None]] = [(_seconds(model, tiles, None), None)]
+        others = []
+        for engine in self._engines:
+            compiled = CompiledBackbones(engine)
+            try:
+                _compare(model, tiles, compiled, self._tolerance)
+            except TiledError as error:
+                others.append(f"{engine.name}: {error}")
+            else:
+                tried.append((_seconds(model, tiles, compiled), compiled))
+        return self._fastest(tried, others, tiles)
+
+    def _check_needed(self, model: str) -> None:
+        """Let PyTorch predict alone, if the engine was not named, or if it computes the model of the tiles."""
+        if not self._chooses and not self._chosen:
+            message = (
+                f"The engine {self._engines[0].name} computes frozen backbones from timm, and {model} has none. Leave "
+                f"the engine at {TORCH}."
+            )
+            raise ConfigurationError(message)
+        if self._chooses:
+            self._report(f"Engine: {TORCH}, because {model} has no frozen backbone from timm.")
+
+    def _fastest(
+        self, tried: list[tuple[float, CompiledBackbones | None]], others: Sequence[str], tiles: torch.Tensor
+    ) -> CompiledBackbones | None:
+        """Give the fastest engine, and report it."""
+        tried = sorted(tried, key=lambda each: each[0])
+        times = ", ".join(f"{_name(compiled)} {1000 * seconds:.0f} ms" for seconds, compiled in tried)
+        self._report(f"Engine: {_name(tried[0][1])}. {len(tiles)} tiles took: {times}.")
+        for each in others:
+            self._report(f"Note: An engine cannot be used. {each}")
+        return tried[0][1]
+
+
+def _name(compiled: CompiledBackbones | None) -> str:
+    return TORCH if compiled is None else compiled.engine.name
+
+
+def _predicted(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> TilePrediction:
+    """Predict tiles; ``None`` for PyTorch alone."""
+    _give(model, compiled)
+    return predict_tile(model, tiles)
+
+
+def _give(model: AnomalibModule, compiled: CompiledBackbones | None) -> None:
+    """Let the backbones of a model be computed in this way."""
+    for backbone in frozen_backbones(model):
+        backbone.compiled = compiled
+
+
+def _seconds(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> float:
+    """Measure a prediction, after one that is not measured."""
+    times = []
+    for _ in range(1 + REPEATS):
+        started = perf_counter()
+        _predicted(model, tiles, compiled)
+        times.append(perf_counter() - started)
+    return min(times[1:])
+
+
+def _check_precision(name: str, precision: str) -> None:
+    """Refuse an engine that does not compute in a precision, or to choose one where results differ.
+
+    Raises:
+        ConfigurationError: It is refused.
+    """
+    able = [each.name for each in ENGINES.values() if precision in each.precisions]
+    if precision != FLOAT32 and name not in able:
+        reason = f"chooses among engines that agree, as in {FLOAT32}" if name == AUTO else f"lacks {precision}"
+        message = f"The engine {name} {reason}, but the precision is {precision}. {allowed_names('', (TORCH, *able))}"
+        raise ConfigurationError(message)
+
+
+def _compare(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones, tolerance: float) -> float:
+    """Give the largest difference to PyTorch, on these tiles and on random ones.
+
+    Raises:
+        ConfigurationError: It is too large.
+    """
+    random = torch.rand(tiles[:2].shape, generator=torch.Generator().manual_seed(0))
+    difference = max(_difference(model, each, compiled) for each in (tiles, random))
+    if not difference <= tolerance:
+        message = (
+            f"The engine {compiled.engine.name} must predict what PyTorch predicts, to {tolerance:g}, but differs by "
+            f"{difference:.3g} of the highest score. Predict with the engine {TORCH}."
+        )
+        raise ConfigurationError(message)
+    return difference
+
+
+def _difference(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones) -> float:
+    expected, found = (_predicted(model, tiles, each) for each in (None, compiled))
+    pairs = [(expected.scores, found.scores)]
+    if expected.maps is not None and found.maps is not None:
+        pairs.append((expected.maps, found.maps))
+    return max(_distance(*each) for each in pairs)
+
+
+def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Give the largest difference, as a fraction of the highest value if that is above 1; NaN equals NaN."""
+    same = expected.eq(found) | (expected.isnan() & found.isnan())
+    highest = max(1.0, float(expected.nan_to_num(0, 0, 0).abs().max()))
+    return float((expected - found).abs().masked_fill(same, 0).max()) / highest
