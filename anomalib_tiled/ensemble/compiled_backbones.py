@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from copy import deepcopy
+from math import inf
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,12 +92,18 @@ def frozen_backbones(model: nn.Module) -> list[Forward]:
 class CompiledBackbones:
     """Backbones as an engine has compiled them: once for each size of the images, when it is met first.
 
+    Features of these first images, and of random ones, are compared with those of PyTorch. Scores are not: where a
+    patch is nearly one that PatchCore knows, the last digits of features decide on the third digit of a score.
+
     Args:
         engine: The engine.
+        tolerance: Largest difference of features, as a fraction of the highest of their layer.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, tolerance: float = inf) -> None:
+        self.engine, self._tolerance = engine, tolerance
+        self.difference = 0.0
+        """Largest difference that was found."""
         self._known: dict[tuple[str, torch.Size], _Compiled] = {}
         self._process = os.getpid()
 
@@ -106,22 +113,40 @@ class CompiledBackbones:
         return sum(each.nbytes for compiled in self._known.values() for each in compiled.weights)
 
     def features(self, backbone: Forward, inputs: torch.Tensor) -> Features:
-        """Extract features; with PyTorch, if the weights are not those that were compiled.
+        """Extract features; with PyTorch, if the weights are not those that were compiled, or after a fork.
 
         Args:
             backbone: The backbone.
             inputs: Its inputs.
 
         Raises:
-            ConfigurationError: The engine cannot compute the backbone.
+            ConfigurationError: The engine cannot compute the backbone, or computes something else than PyTorch.
         """
-        if self._process != os.getpid():  # the threads of an engine do not survive a fork
-            self._known, self._process = {}, os.getpid()
+        if self._process != os.getpid():  # an engine would wait for its threads, which a fork loses
+            return backbone.with_pytorch(inputs)
         key = backbone.role, inputs.shape[1:]
         if key not in self._known:
             self._known[key] = _compiled(backbone.backbone, inputs, self.engine)
+            self._compare(backbone, inputs, self._known[key])
         compiled = self._known[key]
         return compiled.features(inputs) if compiled.is_of(backbone.backbone) else backbone.with_pytorch(inputs)
+
+    def _compare(self, backbone: Forward, inputs: torch.Tensor, compiled: _Compiled) -> None:
+        random = torch.randn(SMALLEST_OPEN, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
+        for images in (inputs, random):
+            expected, found = backbone.with_pytorch(images), compiled.features(images)
+            self.difference = max(self.difference, *(_distance(expected[name], found[name]) for name in expected))
+        if not self.difference <= self._tolerance:
+            message = (
+                f"The engine {self.engine.name} must compute what PyTorch computes, to {self._tolerance:g}, but "
+                f"features differ by {self.difference:.3g} of the highest. Predict with the engine {TORCH}."
+            )
+            raise ConfigurationError(message)
+
+
+def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Give the largest difference as a fraction of the highest value."""
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-9))
 
 
 class _Compiled(NamedTuple):

@@ -1,7 +1,7 @@
 """Engines that compute graphs of PyTorch on a CPU: OpenVINO and onnxruntime.
 
-They compile a graph in the memory of the process. Compiling a backbone takes a second or two, less than loading the
-models of a run, so no file is written, and none can be out of date.
+They compile a graph in the memory of the process. Compiling a backbone takes a few seconds, less than importing
+anomalib, so no file is written, and none can be out of date.
 """
 
 from __future__ import annotations

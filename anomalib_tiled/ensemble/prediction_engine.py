@@ -12,7 +12,7 @@ from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.ensemble.compiled_backbones import CompiledBackbones, frozen_backbones
 from anomalib_tiled.ensemble.engines import AUTO, ENGINES, TORCH
 from anomalib_tiled.ensemble.tile_model import predict_tile
-from anomalib_tiled.errors import ConfigurationError, TiledError, allowed_names
+from anomalib_tiled.errors import ConfigurationError, allowed_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.tile_model import TilePrediction
 
 TOLERANCE = 1e-4
-"""Largest difference to PyTorch in single precision; if the highest score is above 1, as a fraction of it."""
+"""Largest difference of features to those of PyTorch in single precision, as a fraction of the highest."""
 
 REPEATS = 2
 """How often an engine is measured; the shortest time counts."""
@@ -32,7 +32,7 @@ REPEATS = 2
 class PredictionEngine:
     """Predicts tiles with backbones that an engine computes.
 
-    The first batch of tiles is predicted by PyTorch, too. In single precision, the engine must give the same.
+    Features of the first tiles are computed by PyTorch, too. In single precision, the engine must give the same.
 
     Args:
         engines: The engine, or those to choose the fastest from.
@@ -107,20 +107,21 @@ class PredictionEngine:
             self._check_needed(type(model).__name__)
             return None
         if not self._chooses:
-            compiled = CompiledBackbones(self._engines[0])
-            difference = _compare(model, tiles, compiled, self._tolerance)
-            self._report(f"Engine: {compiled.engine.name}; largest difference to {TORCH}: {difference:.1g}.")
+            compiled = CompiledBackbones(self._engines[0], self._tolerance)
+            _predicted(model, tiles, compiled)
+            difference = f"{compiled.difference:.1g} of the highest"
+            self._report(
+                f"Engine: {compiled.engine.name}; features differ from those of {TORCH} by up to {difference}."
+            )
             return compiled
         tried: list[tuple[float, CompiledBackbones | None]] = [(_seconds(model, tiles, None), None)]
         others = []
         for engine in self._engines:
-            compiled = CompiledBackbones(engine)
+            compiled = CompiledBackbones(engine, self._tolerance)
             try:
-                _compare(model, tiles, compiled, self._tolerance)
-            except TiledError as error:
-                others.append(f"{engine.name}: {error}")
-            else:
                 tried.append((_seconds(model, tiles, compiled), compiled))
+            except ConfigurationError as error:
+                others.append(f"{engine.name}: {error}")
         return self._fastest(tried, others, tiles)
 
     def _check_needed(self, model: str) -> None:
@@ -183,35 +184,3 @@ def _check_precision(name: str, precision: str) -> None:
         reason = f"chooses among engines that agree, as in {FLOAT32}" if name == AUTO else f"lacks {precision}"
         message = f"The engine {name} {reason}, but the precision is {precision}. {allowed_names('', (TORCH, *able))}"
         raise ConfigurationError(message)
-
-
-def _compare(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones, tolerance: float) -> float:
-    """Give the largest difference to PyTorch, on these tiles and on random ones.
-
-    Raises:
-        ConfigurationError: It is too large.
-    """
-    random = torch.rand(tiles[:2].shape, generator=torch.Generator().manual_seed(0))
-    difference = max(_difference(model, each, compiled) for each in (tiles, random))
-    if not difference <= tolerance:
-        message = (
-            f"The engine {compiled.engine.name} must predict what PyTorch predicts, to {tolerance:g}, but differs by "
-            f"{difference:.3g} of the highest score. Predict with the engine {TORCH}."
-        )
-        raise ConfigurationError(message)
-    return difference
-
-
-def _difference(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones) -> float:
-    expected, found = (_predicted(model, tiles, each) for each in (None, compiled))
-    pairs = [(expected.scores, found.scores)]
-    if expected.maps is not None and found.maps is not None:
-        pairs.append((expected.maps, found.maps))
-    return max(_distance(*each) for each in pairs)
-
-
-def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Give the largest difference, as a fraction of the highest value if that is above 1; NaN equals NaN."""
-    same = expected.eq(found) | (expected.isnan() & found.isnan())
-    highest = max(1.0, float(expected.nan_to_num(0, 0, 0).abs().max()))
-    return float((expected - found).abs().masked_fill(same, 0).max()) / highest

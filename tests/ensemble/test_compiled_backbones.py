@@ -182,3 +182,14 @@ def test_an_engine_computes_in_the_precision_of_the_backbone(engine: Graphs, pre
     torch.testing.assert_close(found["layer2"], expected["layer2"], rtol=1e-4, atol=1e-5)
     predicted(served(single, CompiledBackbones(engine)), images)
     assert engine.precisions == ["bfloat16", "float32"]
+
+
+def test_after_a_fork_pytorch_computes(engine: Graphs, predicted: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO and onnxruntime would wait for ever."""
+    module, images = served(backbone(), CompiledBackbones(engine)), torch.rand(2, 3, 64, 64)
+    with monkeypatch.context() as child:
+        child.setattr("anomalib_tiled.ensemble.compiled_backbones.os.getpid", lambda: 0)
+        predicted(module, images)
+        assert not engine.compiled
+    predicted(module, images)
+    assert engine.compiled == 1
