@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from anomalib.models.components import TimmFeatureExtractor
 
+from anomalib_tiled.ensemble.half_precision import predicting
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -25,18 +27,19 @@ class _Held(NamedTuple):
     Args:
         inputs: What the backbone was given, shape (images, channels, height, width).
         features: What it gave.
-        weights: Where its weights lay.
+        weights: Its weights, which stay in memory: new ones cannot come to lie where these are.
     """
 
     inputs: torch.Tensor
     features: Features
-    weights: list[int]
+    weights: list[torch.Tensor]
 
 
 class SharedFeatures:
     """Features of the tiles of a batch of images: those of the next tiles are computed with those of the first.
 
-    A model gets them only if its backbone has the very same weights, and is given the very same tiles.
+    A model gets them only if its backbone has the very same weights, and is given the very same tiles. Once that is not
+    so, no more are computed in advance.
 
     Args:
         following: Gives a tile and the next ones, by name, that fit into a batch: shape (images, 3, height, width).
@@ -45,6 +48,8 @@ class SharedFeatures:
     def __init__(self, following: Callable[[str], Mapping[str, torch.Tensor]]) -> None:
         self._following = following
         self._held: dict[str, _Held] = {}
+        self._used = True
+        """Whether models have used what was computed for them."""
 
     @contextmanager
     def offered(self, model: AnomalibModule, name: str) -> Iterator[None]:
@@ -58,17 +63,20 @@ class SharedFeatures:
         if backbone is None:
             yield
             return
-        if name not in self._held and len(tiles := self._following(name)) > 1:
+        if self._used and name not in self._held and len(tiles := self._following(name)) > 1:
             self._compute(model, backbone, tiles)
         held = self._held.pop(name, None)
-        if held is None or held.weights != _places(backbone):
+        if held is None or not _are_same(held.weights, _weights_of(backbone)):
+            self._used = self._used and held is None
             yield
             return
         own, before = backbone.forward, vars(backbone).get("forward")
 
         def forward(inputs: torch.Tensor) -> Features:
-            is_same = inputs.shape == held.inputs.shape and torch.equal(inputs, held.inputs)
-            features: Features = dict(held.features) if is_same else own(inputs)
+            if inputs.shape == held.inputs.shape and torch.equal(inputs, held.inputs):
+                return dict(held.features)
+            self._used = False
+            features: Features = own(inputs)
             return features
 
         vars(backbone)["forward"] = forward  # of this object, not of its class
@@ -85,11 +93,12 @@ class SharedFeatures:
         self, model: AnomalibModule, backbone: TimmFeatureExtractor, tiles: Mapping[str, torch.Tensor]
     ) -> None:
         together = torch.cat([*tiles.values()])
-        inputs = together if model.pre_processor is None else model.pre_processor(together)
-        features: Features = backbone(inputs)
+        with predicting(model, together.device):
+            inputs = together if model.pre_processor is None else model.pre_processor(together)
+            features: Features = backbone(inputs)
         parts = zip(*(each.chunk(len(tiles)) for each in (inputs, *features.values())), strict=True)
         for name, (own, *values) in zip(tiles, parts, strict=True):
-            self._held[name] = _Held(own, dict(zip(features, values, strict=True)), _places(backbone))
+            self._held[name] = _Held(own, dict(zip(features, values, strict=True)), _weights_of(backbone))
 
 
 def _backbone_of(model: AnomalibModule) -> TimmFeatureExtractor | None:
@@ -98,5 +107,10 @@ def _backbone_of(model: AnomalibModule) -> TimmFeatureExtractor | None:
     return found[0] if len(found) == 1 and not found[0].requires_grad else None
 
 
-def _places(backbone: TimmFeatureExtractor) -> list[int]:
-    return [tensor.data_ptr() for tensor in (*backbone.parameters(), *backbone.buffers())]
+def _weights_of(backbone: TimmFeatureExtractor) -> list[torch.Tensor]:
+    return [tensor.data for tensor in (*backbone.parameters(), *backbone.buffers())]
+
+
+def _are_same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether tensors share their memory, each with its counterpart."""
+    return len(first) == len(second) and all(one.is_set_to(other) for one, other in zip(first, second, strict=True))

@@ -123,3 +123,16 @@ def test_a_backbone_computes_again_after_a_prediction(seen: list[int]) -> None:
     batches_of(models(), images).predict(tiles[0])
     predict_tile(model_of(tiles[0].name), seen_by(tiles[1], images))
     assert seen == [3, 1]
+
+
+def test_no_more_is_computed_in_advance_once_a_model_cannot_use_it(
+    seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tile_batches, "FEATURE_PIXELS_AT_ONCE", 2 * 64 * 64)
+    grid = TileGrid(Size(64, 256), Size(64, 64), Size(64, 64))
+    load = {tile.name: model_of(tile.name) for tile in grid.tiles}
+    load["r00_c01"] = deepcopy(load["r00_c01"])
+    batches = TileBatches(grid, TileModels(lambda tile: load[tile.name], budget=0), torch.rand(1, 3, 64, 256))
+    for tile in grid.tiles:
+        batches.predict(tile)
+    assert seen == [2, 1, 1]
