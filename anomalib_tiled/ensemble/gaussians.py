@@ -45,7 +45,7 @@ class BatchedGaussian(MultiVariateGaussian):
 
         Where images are fewer than half of the features, the inverse comes from a matrix of images by images
         (Woodbury's identity), which is faster, and nearer to the exact inverse; elsewhere by Cholesky's decomposition.
-        Where rounding spoils either, and for a single image, anomalib's own way is taken.
+        Where rounding spoils either, for a single image, and on Apple's GPUs, anomalib's own way is taken.
 
         Args:
             embedding: Features, shape (images, features, height, width).
@@ -54,6 +54,8 @@ class BatchedGaussian(MultiVariateGaussian):
             The means, shape (features, positions), and the inverses, in a form of this module.
         """
         images, features = embedding.shape[:2]
+        if images == 1 or embedding.device.type == "mps":  # which lacks double precision
+            return super().forward(embedding.contiguous())
         vectors = embedding.reshape(images, features, -1)
         mean = vectors.mean(dim=0)
         through_images = 2 * images < features
@@ -63,7 +65,7 @@ class BatchedGaussian(MultiVariateGaussian):
         deviations = (vectors - mean).permute(2, 0, 1)
         at_once = _positions_at_once(deviations)
         for block, out in zip(deviations.split(at_once), inverses.split(at_once), strict=True):
-            if images == 1 or not invert(block.contiguous(), out):
+            if not invert(block.contiguous(), out):
                 return super().forward(embedding.contiguous())
         self.mean, self.inv_covariance = mean, inverses
         return [mean, inverses]
