@@ -18,9 +18,8 @@ from anomalib.models.components import TimmFeatureExtractor
 from torch import nn
 from torch.export import Dim, export
 
-from anomalib_tiled.ensemble.accelerated import ChannelsLast
 from anomalib_tiled.ensemble.engines import TORCH
-from anomalib_tiled.ensemble.half_precision import HalfBackbone, precision_of
+from anomalib_tiled.ensemble.half_precision import is_frozen, precision_of
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.runs.checkpoints import equal
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from anomalib_tiled.ensemble.engines import Compute, Engine
 
 Features = dict[str | int, torch.Tensor]
-
-SERVED = (TimmFeatureExtractor, ChannelsLast, HalfBackbone)
-"""Classes of backbones that an engine may compute; objects of other subclasses stay with PyTorch."""
 
 SMALLEST_OPEN = 2
 """Images in the example of an open batch: PyTorch takes sizes of 0 and 1 as fixed."""
@@ -65,8 +61,15 @@ class Forward:
         return self.with_pytorch(inputs)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Forward:
-        """Give that of a copied backbone, which computes with PyTorch."""
+        """Give the ``forward`` of the copied backbone, which computes with PyTorch."""
         return Forward(deepcopy(self.backbone, memo), self.role)
+
+    @property
+    def kind(self) -> tuple[str | int, ...]:
+        """What backbones that one engine computes share, besides their weights: role, architecture and layers."""
+        architecture = self.backbone.backbone
+        name = architecture if isinstance(architecture, str) else type(architecture).__name__
+        return self.role, name, *self.backbone.layers
 
     def with_pytorch(self, inputs: torch.Tensor) -> Features:
         """Extract features as the class of the backbone does."""
@@ -75,14 +78,14 @@ class Forward:
 
 
 def frozen_backbones(model: nn.Module) -> list[Forward]:
-    """Give what computes the frozen backbones of a model, which an engine can be given to.
+    """List the frozen backbones of a model, each as its ``forward``, which may predict with an engine.
 
     Args:
         model: The model of a tile, or of the whole image.
     """
     found = []
     for name, module in model.named_modules():
-        if type(module) in SERVED and not module.requires_grad:
+        if is_frozen(module):
             if "forward" not in vars(module):
                 vars(module)["forward"] = Forward(module, name)
             found.append(vars(module)["forward"])
@@ -126,8 +129,9 @@ class CompiledBackbones:
             return backbone.with_pytorch(inputs)
         key = backbone.role, inputs.shape[1:]
         if key not in self._known:
-            self._known[key] = _compiled(backbone.backbone, inputs, self.engine)
-            self._compare(backbone, inputs, self._known[key])
+            compiled = _compiled(backbone.backbone, inputs, self.engine)
+            self._compare(backbone, inputs, compiled)
+            self._known[key] = compiled
         compiled = self._known[key]
         return compiled.features(inputs) if compiled.is_of(backbone.backbone) else backbone.with_pytorch(inputs)
 

@@ -12,7 +12,7 @@ when the weights of another tile are loaded into it.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from anomalib.models.components import TimmFeatureExtractor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from anomalib.models.components import AnomalibModule
+    from torch import nn
 
 BFLOAT16, FLOAT16 = "bfloat16", "float16"
 
@@ -68,8 +69,17 @@ class HalfBackbone(TimmFeatureExtractor):
         return {name: each.float().contiguous() for name, each in features.items()}
 
 
-REPLACED = (TimmFeatureExtractor, ChannelsLast, HalfBackbone)
-"""Classes of backbones that compute in half precision; objects of other subclasses stay."""
+BACKBONES = (TimmFeatureExtractor, ChannelsLast, HalfBackbone)
+"""Classes of backbones that may compute in another way; objects of other subclasses stay."""
+
+
+def is_frozen(module: nn.Module) -> TypeGuard[TimmFeatureExtractor]:
+    """Whether a module is a backbone from timm, of one of these classes, that is not trained.
+
+    Args:
+        module: The module.
+    """
+    return type(module) in BACKBONES and not module.requires_grad
 
 
 def compute_in(model: AnomalibModule, precision: str) -> None:
@@ -82,7 +92,7 @@ def compute_in(model: AnomalibModule, precision: str) -> None:
     if (half := HALF.get(precision)) is None:
         return
     backbones = [each for each in model.modules() if isinstance(each, TimmFeatureExtractor)]
-    if backbones and all(type(each) in REPLACED and not each.requires_grad for each in backbones):
+    if backbones and all(is_frozen(each) for each in backbones):
         for backbone in backbones:
             backbone.__class__ = HalfBackbone
             cast("HalfBackbone", backbone).half_type = half
@@ -141,7 +151,7 @@ def remark_on(precision: str, device: torch.device) -> str | None:
         return None
     return (
         f"This processor has no instructions for {BFLOAT16} (AVX512-BF16 or AMX), so it takes longer than float32. "
-        "Set --precision float32, unless numbers of another machine are wanted."
+        "Set --precision float32, unless you need the numbers of another machine."
     )
 
 

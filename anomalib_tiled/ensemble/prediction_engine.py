@@ -46,7 +46,8 @@ class PredictionEngine:
     ) -> None:
         self._engines, self._chooses, self._report = engines, chooses, report
         self._tolerance = TOLERANCE if precision == FLOAT32 else inf
-        self._chosen: dict[tuple[type[AnomalibModule], torch.Size], CompiledBackbones | None] = {}
+        self._chosen: dict[tuple[object, ...], CompiledBackbones | None] = {}
+        """What computes models of a class, size of images, and kinds of backbones; ``None`` for PyTorch."""
 
     @classmethod
     def named(
@@ -69,12 +70,7 @@ class PredictionEngine:
             raise ConfigurationError(message)
         if name == TORCH or (name == AUTO and device.type != "cpu"):
             return None
-        if device.type != "cpu":
-            message = (
-                f"The engine {name} computes on a CPU, but the device is {device}. Set the device to cpu, or the "
-                f"engine to {TORCH}."
-            )
-            raise ConfigurationError(message)
+        _check_device(name, device)
         _check_precision(name, precision)
         if name == AUTO:
             return cls([each for each in ENGINES.values() if not each.missing()], chooses=True, report=report)
@@ -91,13 +87,18 @@ class PredictionEngine:
 
         Args:
             model: The model.
-            tiles: What it is to predict; as for ``predict_tile``.
+            tiles: The tiles of that prediction; as for ``predict_tile``.
 
         Raises:
-            ConfigurationError: The engine was named, but cannot compute the backbone, gives something else than
-                PyTorch, or the model has no backbone for it.
+            ConfigurationError: The engine was named, but does not compute on the device, cannot compute the backbone,
+                gives something else than PyTorch, or the model has no backbone for it.
         """
-        key = type(model), tiles.shape[1:]
+        if tiles.device.type != "cpu":  # the ensemble was moved
+            if not self._chooses:
+                _check_device(self._engines[0].name, tiles.device)
+            _give(model, None)
+            return
+        key = type(model), tiles.shape[1:], *(each.kind for each in frozen_backbones(model))
         if key not in self._chosen:
             self._chosen[key] = self._choose(model, tiles)
         _give(model, self._chosen[key])
@@ -152,9 +153,12 @@ def _name(compiled: CompiledBackbones | None) -> str:
 
 
 def _predicted(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackbones | None) -> TilePrediction:
-    """Predict tiles; ``None`` for PyTorch alone."""
+    """Predict tiles; ``None`` for PyTorch alone, which computes the model afterwards, too."""
     _give(model, compiled)
-    return predict_tile(model, tiles)
+    try:
+        return predict_tile(model, tiles)
+    finally:
+        _give(model, None)
 
 
 def _give(model: AnomalibModule, compiled: CompiledBackbones | None) -> None:
@@ -171,6 +175,20 @@ def _seconds(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackb
         _predicted(model, tiles, compiled)
         times.append(perf_counter() - started)
     return min(times[1:])
+
+
+def _check_device(name: str, device: torch.device) -> None:
+    """Refuse an engine on another device than a CPU.
+
+    Raises:
+        ConfigurationError: It is refused.
+    """
+    if device.type != "cpu":
+        message = (
+            f"The engine {name} computes on a CPU, but the device is {device}. Set the device to cpu, or the engine to "
+            f"{TORCH}."
+        )
+        raise ConfigurationError(message)
 
 
 def _check_precision(name: str, precision: str) -> None:

@@ -146,7 +146,7 @@ def test_a_processor_without_them_is_slow(monkeypatch: pytest.MonkeyPatch) -> No
     assert remark_on("float32", CPU) is None
     assert remark_on("bfloat16", CPU) == (
         "This processor has no instructions for bfloat16 (AVX512-BF16 or AMX), so it takes longer than float32. Set "
-        "--precision float32, unless numbers of another machine are wanted."
+        "--precision float32, unless you need the numbers of another machine."
     )
 
 

@@ -41,9 +41,11 @@ class Graphs(Engine):
         return lambda images: [each * (1 + self.wrong) for each in module(images).values()]
 
 
-def fitted(made: type[AnomalibModule], **arguments: int) -> AnomalibModule:
+def fitted(
+    made: type[AnomalibModule], layers: tuple[str, ...] = ("layer1", "layer2"), **arguments: int
+) -> AnomalibModule:
     seed_everything(0, verbose=False)
-    whole = made(backbone="resnet18", layers=["layer1", "layer2"], pre_trained=False, **arguments)
+    whole = made(backbone="resnet18", layers=[*layers], pre_trained=False, **arguments)
     whole.pre_processor = whole.post_processor = None
     model = whole.model.train()
     model.feature_extractor.eval()
@@ -173,6 +175,28 @@ def test_a_global_model_without_a_frozen_backbone_stays_with_pytorch(
     predicted(engine, padim, tiles)
     torch.testing.assert_close(predicted(engine, brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
     assert len(lines) == 1
+
+
+def test_a_global_model_with_other_layers_of_the_same_backbone_is_compiled_by_itself(
+    lines: Lines, tiles: torch.Tensor
+) -> None:
+    model, engine = fitted(Padim, n_features=20), PredictionEngine([Graphs()], chooses=False, report=lines.append)
+    expected = predict_tile(model, tiles)
+    predicted(engine, fitted(Padim, ("layer2",), n_features=20), tiles)
+    torch.testing.assert_close(predicted(engine, model, tiles).scores, expected.scores, rtol=1e-4, atol=1e-4)
+    assert len(lines) == 2
+
+
+def test_on_another_device_than_a_cpu_an_engine_is_refused_and_pytorch_chosen(
+    padim: AnomalibModule, lines: Lines, tiles: torch.Tensor
+) -> None:
+    """As where the ensemble was moved after it was loaded."""
+    elsewhere = tiles.to("meta")
+    with pytest.raises(ConfigurationError, match="graphs computes on a CPU, but the device is meta"):
+        PredictionEngine([Graphs()], chooses=False, report=lines.append).prepare(padim, elsewhere)
+    engine = PredictionEngine([Graphs()], chooses=True, report=lines.append)
+    engine.prepare(padim, elsewhere)
+    assert (lines, engine.nbytes) == ([], 0)
 
 
 def test_without_a_frozen_backbone_the_fastest_engine_is_pytorch(
