@@ -8,7 +8,7 @@
     backbones from timm, on a CPU   channels next to each other in memory, as oneDNN computes; in predictions, and
                                     where Padim is trained
 
-Each part is an object of the model, whose class is replaced by a subclass with another `forward`: its weights and
+Each part is an object of the model, whose class is replaced by a subclass that overrides a method: its weights and
 settings stay where they are, under the names of anomalib.
 """
 

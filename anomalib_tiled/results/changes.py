@@ -153,8 +153,7 @@ TOLERANCE = Tolerance()
 def changes_of(run: Run, ensemble: EnsembleModel, predict: Predict) -> Changes:
     """Predict the validation images with a run and with another arithmetic, batch by batch, and compare.
 
-    Both see the images without augmentations, and neither is told which pixels of an image do not count: metrics leave
-    these out.
+    Both see the images without augmentations, and all pixels, also those that do not count: metrics leave these out.
 
     Args:
         run: The run.

@@ -9,8 +9,9 @@ from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
 from anomalib_tiled.errors import DataError, RunFolderError
-from anomalib_tiled.results.changes import TOLERANCE, Changes, Metric, changes_of
+from anomalib_tiled.results.changes import TOLERANCE, Changes, changes_of
 from anomalib_tiled.system.files import read_json, write_json
+from anomalib_tiled.system.validation import validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from anomalib_tiled.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+MEASURE_AGAIN = "Delete it: it is measured again."
 
 ALLOW = "--allow_changes (allow_changes=True) accepts it."
 
@@ -82,20 +85,15 @@ def _changes(run: Run, other: Run, device: str, engine: str, name: str) -> Chang
         write_json(path, {"calibration": calibration, "changes": known})
         return changes
     try:
-        return _read(known[name])
-    except (KeyError, TypeError) as error:
-        message = f"{path} must hold how predictions change, but has no {error}. Delete it: it is measured again."
+        return validated(Changes, known[name])
+    except ValueError as error:
+        message = f"{path} must hold how predictions change, but {error}. {MEASURE_AGAIN}"
         raise RunFolderError(message) from error
 
 
 def _known(folder: RunFolder, calibration: str) -> dict[str, Any]:
     """Read what was measured with a calibration, by precision; nothing if there is another one by now."""
     path = folder.precision_changes_file
-    content: dict[str, Plain] = read_json(path, "Delete it: it is measured again.") if path.is_file() else {}
-    return dict(content["changes"]) if content.get("calibration") == calibration else {}
-
-
-def _read(content: dict[str, Any]) -> Changes:
-    metrics = {name: content[name] for name in ("image_auroc", "pixel_aupro")}
-    read = {name: None if each is None else Metric(**each) for name, each in metrics.items()}
-    return Changes(**{**content, **read})
+    content: dict[str, Plain] = read_json(path, MEASURE_AGAIN) if path.is_file() else {}
+    changes = content.get("changes") if content.get("calibration") == calibration else None
+    return changes if isinstance(changes, dict) else {}

@@ -138,10 +138,15 @@ def test_a_file_of_changes_that_was_changed_says_so(
 ) -> None:
     assert predict("--precision", "bfloat16") == 0
     known = json.loads((path := run / "precision_changes.json").read_text())
-    path.write_text(json.dumps({**known, "changes": {"bfloat16": {}}}))
-    capsys.readouterr()
-    assert predict("--precision", "bfloat16", output="again") == 2
-    assert f"{path} must hold how predictions change, but has no 'image_auroc'. Delete it" in capsys.readouterr().err
+    measured = known["changes"]["bfloat16"]
+    lacking = "lacks image_auroc, images, labels, largest, mean, pixel_aupro"
+    for changed, fault in (({}, lacking), ({**measured, "mean": "little"}, "mean is 'little': it should be a valid")):
+        path.write_text(json.dumps({**known, "changes": {"bfloat16": changed}}))
+        capsys.readouterr()
+        assert predict("--precision", "bfloat16", output="again") == 2
+        said = capsys.readouterr().err
+        assert f"{path} must hold how predictions change, but {fault}" in said
+        assert "Delete it: it is measured again." in said
 
 
 def test_python_loads_a_run_in_a_precision(run: Path, photographs: Path) -> None:

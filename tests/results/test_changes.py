@@ -137,7 +137,7 @@ def test_changes_up_to_the_tolerance_and_better_metrics_are_no_reason() -> None:
     Tolerance().check(Changes(3, 0.0, 0.0, 0, None, None), "int8", "")
 
 
-def test_changes_are_told_in_words_and_in_json() -> None:
+def test_changes_in_words_and_in_json() -> None:
     found = Changes(40, 0.0123, 0.00456, 1, Metric(0.98, 0.975), None)
     assert str(found) == (
         "scores move by 0.0046, at most by 0.012; 1 of 40 labels change; image AUROC 0.9800, now 0.9750"
