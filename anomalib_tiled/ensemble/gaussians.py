@@ -56,7 +56,8 @@ class BatchedGaussian(MultiVariateGaussian):
         images, features = embedding.shape[:2]
         if images == 1 or embedding.device.type == "mps":  # which lacks double precision
             return super().forward(embedding.contiguous())
-        vectors = embedding.reshape(images, features, -1)
+        single = torch.promote_types(embedding.dtype, torch.float32)  # half precision has no decompositions
+        vectors = embedding.reshape(images, features, -1).to(single)
         mean = vectors.mean(dim=0)
         through_images = 2 * images < features
         invert = _half_through_images if through_images else _triangle_by_cholesky

@@ -158,3 +158,12 @@ def test_a_model_that_was_not_trained_stays_as_it_is() -> None:
     gaussian = MultiVariateGaussian()
     keep_as_anomalib(gaussian)
     assert gaussian.inv_covariance.shape == (0,)
+
+
+@pytest.mark.parametrize("images", [FACTOR, TRIANGLE])
+def test_features_in_half_precision_are_fitted_in_single_precision(images: int) -> None:
+    """As with Lightning's mixed precision."""
+    embedding = features(images, 10, 4, 4).bfloat16()
+    half, single = fitted(embedding), fitted(embedding.float())
+    assert half.mean.dtype == half.inv_covariance.dtype == torch.float32
+    assert torch.equal(half.inv_covariance, single.inv_covariance)
