@@ -109,8 +109,8 @@ class TiledEnsemble(EnsembleModel):
             threshold: Score above which an image is anomalous; or ``q0.99``, or ``fpr0.01``; ``None`` for the
                 calibrated threshold.
             pixel_threshold: The same for pixels.
-            engine: What computes frozen backbones: ``torch``, ``openvino``, ``onnx``, or ``auto`` for the fastest.
-            precision: What models compute in: ``float32``, ``bfloat16`` or ``float16``; ``None`` for that of the run.
+            engine: Engine that computes frozen backbones: ``torch``, ``openvino``, ``onnx``; or ``auto``, the fastest.
+            precision: Precision of models: ``float32``, ``bfloat16`` or ``float16``; ``None`` for that of the run.
                 How predictions change in another one is measured on the validation images, once.
             allow_changes: Whether another precision may change predictions by more than a tolerance.
 

@@ -158,10 +158,10 @@ def predict_parser(prog: str) -> Parser:
         "--engine",
         type=Literal["torch", "openvino", "onnx", "auto"],
         default="torch",
-        help="What computes frozen backbones on a CPU; auto: the fastest that is installed.",
+        help="Engine that computes frozen backbones on a CPU; auto: the fastest that is installed.",
     )
     parser.add_argument(
-        "--precision", type=PRECISION | None, help="What models compute in, if not what the run was trained with."
+        "--precision", type=PRECISION | None, help="Precision that models compute in, if not that of the run."
     )
     parser.add_argument(
         "--allow_changes", action="store_true", help="Accept more changes by --precision than the tolerance."
@@ -254,7 +254,7 @@ def _add_free_settings(parser: Parser) -> None:
         "--precision",
         type=PRECISION,
         default=FLOAT32,
-        help="What frozen backbones, or else whole models, compute in; scores change.",
+        help="Precision of frozen backbones, or else of whole models; scores change.",
     )
     parser.add_argument(
         "--loggers",

@@ -199,7 +199,7 @@ class Settings:
         unfitted_tiles: What to do about locations on which the model cannot be fitted: ``leave_out`` or ``error``.
         unaligned_images: What to do about training images that cannot be aligned: ``error`` or ``leave_out``.
         accelerate: Whether parts of anomalib's models compute faster than anomalib's own; results differ by rounding.
-        precision: What frozen backbones, or whole models, compute in: ``float32``, ``bfloat16`` or ``float16``.
+        precision: Precision of frozen backbones, or of whole models: ``float32``, ``bfloat16`` or ``float16``.
         loggers: Lightning's loggers of the run as a whole.
     """
 

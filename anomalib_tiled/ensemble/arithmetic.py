@@ -20,7 +20,7 @@ class Arithmetic:
 
     Args:
         faster: Whether parts of the models compute faster than anomalib's own.
-        precision: What they compute in: ``float32``, ``bfloat16`` or ``float16``.
+        precision: Precision of what they compute: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     faster: bool = True

@@ -48,7 +48,7 @@ class Forward:
     def __init__(self, backbone: TimmFeatureExtractor, role: str) -> None:
         self.backbone, self.role = backbone, role
         self.compiled: CompiledBackbones | None = None
-        """What computes predictions; ``None`` for PyTorch."""
+        """Graphs that compute predictions; ``None`` for PyTorch."""
 
     def __call__(self, inputs: torch.Tensor) -> Features:
         """Extract features.

@@ -38,7 +38,7 @@ class Engine(ABC):
     Args:
         name: Name on the command line.
         packages: Packages that it needs besides those of the ensemble.
-        precisions: What it can compute in.
+        precisions: Precisions that it can compute in.
     """
 
     name: ClassVar[str]
@@ -68,7 +68,7 @@ class Engine(ABC):
 
         Args:
             program: The graph, with images as its only input, in single precision.
-            precision: What to compute in, one of its precisions; images and outputs have single precision.
+            precision: Precision to compute in, one of its own; images and outputs have single precision.
             threads: Number of processor threads that it may use.
         """
 

@@ -154,7 +154,7 @@ def _positions_at_once(deviations: torch.Tensor) -> int:
         deviations: Shape (positions, images, features).
     """
     numbers = BLOCK if deviations.device.type == "cpu" else BLOCK_OF_GPU
-    return max(numbers // deviations.shape[-1] ** 2, 1)
+    return min(max(numbers // deviations.shape[-1] ** 2, 1), deviations.shape[0])
 
 
 def _half_through_images(deviations: torch.Tensor, out: torch.Tensor) -> bool:

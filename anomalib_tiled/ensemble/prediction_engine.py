@@ -36,7 +36,7 @@ class PredictionEngine:
 
     Args:
         engines: The engine, or those to choose the fastest from.
-        precision: What the models compute in.
+        precision: Precision that the models compute in.
         chooses: Whether PyTorch predicts if it is faster, or if an engine cannot be used.
         report: Receives a line about the engine.
     """
@@ -47,7 +47,7 @@ class PredictionEngine:
         self._engines, self._chooses, self._report = engines, chooses, report
         self._tolerance = TOLERANCE if precision == FLOAT32 else inf
         self._chosen: dict[tuple[object, ...], CompiledBackbones | None] = {}
-        """What computes models of a class, size of images, and kinds of backbones; ``None`` for PyTorch."""
+        """Graphs by class of the model, shape of a tile, and kinds of backbones; ``None`` for PyTorch."""
 
     @classmethod
     def named(
@@ -58,7 +58,7 @@ class PredictionEngine:
         Args:
             name: ``torch``, ``auto``, or the name of another engine.
             device: Where the ensemble predicts.
-            precision: What its models compute in.
+            precision: Precision that its models compute in.
             report: Receives a line about the engine.
 
         Raises:

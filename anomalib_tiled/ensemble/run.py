@@ -78,7 +78,7 @@ class Run:
         datamodule: Data module of the images, for its name, batch sizes and augmentations; ``split`` replaces its own.
         scheduler: Gives work on tiles to the places of the workers; one for the whole command.
         reasons: Why images of another data module cannot be aligned, by their names; ``None`` for those of the run.
-        precision: What its models compute in, to predict new images; ``None`` for the precision of the run.
+        precision: Precision in which its models predict new images; ``None`` for the precision of the run.
     """
 
     folder: RunFolder

@@ -110,7 +110,7 @@ class TileJob:
         cache: Folder of the image cache, which every process must see; ``None`` if images are decoded on each request.
         image: An image that the command sees, and so must every process; ``None`` if there is a cache, or no image.
         scope: Which pixels count in every image.
-        precision: What trained models compute in; ``None`` for that of the configuration.
+        precision: Precision that trained models compute in; ``None`` for that of the configuration.
     """
 
     folder: RunFolder

@@ -48,7 +48,7 @@ class ImageJob:
             depend on it.
         trained_on: Sizes of the training images.
         device: Where to predict, such as ``cpu``; ``auto`` for the device of the configuration, or of a place.
-        engine: What computes backbones.
+        engine: Name of the engine that computes backbones.
     """
 
     job: TileJob

@@ -43,7 +43,7 @@ def predicting_in(  # noqa: PLR0913  # each is an option of the command `predict
         precision: The precision.
         device: Name of the device to measure on.
         report: Takes a line about the changes.
-        engine: What computes backbones; in half precision, each engine rounds in its own way.
+        engine: Name of the engine that computes backbones; in half precision, each engine rounds in its own way.
         allow_changes: Whether predictions may change by more than the tolerance, or by what cannot be measured.
 
     Raises:

@@ -40,8 +40,8 @@ class PredictionRequest:
         settings: Settings of the prediction.
         skip_existing: Whether to resume the predictions in the folder.
         device: Where to predict; ``auto`` for the device in the run's configuration.
-        engine: What computes backbones.
-        precision: What models compute in; ``None`` for the precision of the run.
+        engine: Name of the engine that computes backbones.
+        precision: Precision that models compute in; ``None`` for the precision of the run.
         allow_changes: Whether another precision may change predictions by more than the tolerance.
         on_places: Whether the workers of the run predict, and not this process.
         watch: Whether to go on with images that appear, until Ctrl-C or SIGTERM; the data are folders then.
