@@ -197,7 +197,8 @@ class _InSinglePrecision(nn.Module):
 
 
 def _compiled(backbone: TimmFeatureExtractor, inputs: torch.Tensor, engine: Engine) -> _Compiled:
-    with torch.inference_mode(mode=False), torch.no_grad(), _errors_naming(engine, backbone):
+    single = torch.autocast(inputs.device.type, enabled=False)  # a model may compute in half precision as a whole
+    with torch.inference_mode(mode=False), torch.no_grad(), single, _errors_naming(engine, backbone):
         module = _InSinglePrecision(deepcopy(backbone)).eval()  # weights may have been loaded in inference mode
         example = torch.zeros(SMALLEST_OPEN, *inputs.shape[1:])
         names = tuple(module(example))

@@ -184,6 +184,23 @@ def test_an_engine_computes_in_the_precision_of_the_backbone(engine: Graphs, pre
     assert engine.precisions == ["bfloat16", "float32"]
 
 
+def test_a_graph_is_in_single_precision_in_a_model_that_computes_in_half_precision_as_a_whole(
+    predicted: Predict,
+) -> None:
+    class Noting(Graphs):
+        def compile(
+            self, program: ExportedProgram, precision: str, threads: int
+        ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+            self.rounds = torch.is_autocast_enabled("cpu")
+            return super().compile(program, precision, threads)
+
+    engine = Noting()
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted(served(backbone(), CompiledBackbones(engine)), torch.rand(2, 3, 64, 64))
+    assert engine.compiled == 1
+    assert not engine.rounds
+
+
 def test_after_a_fork_pytorch_computes(engine: Graphs, predicted: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO and onnxruntime would wait for ever."""
     module, images = served(backbone(), CompiledBackbones(engine)), torch.rand(2, 3, 64, 64)
