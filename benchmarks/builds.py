@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -85,7 +85,8 @@ class Build:
             message = f"`predict` must print images per second, but printed {printed!r}."
             raise RuntimeError(message)
         job = Job("python", str(self.run), data, case.image_size, case.tile_size, case.model, case.eval_batch, repeats)
-        job.write(self.folder / JOB)
+        fields = {name: value for name, value in asdict(job).items() if name != "device"}  # earlier ones had none
+        (self.folder / JOB).write_text(json.dumps(fields), encoding="utf-8")
         self.python("-m", "benchmarks.timing", JOB)
         timing = Timing.read(self.folder)
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from typing import TextIO
 
 from anomalib_tiled.errors import TiledError, allowed_names
@@ -23,6 +26,12 @@ from anomalib_tiled.system.termination import Terminated, raised_when_terminated
 INTERRUPTED = 130
 TERMINATED = 143
 USER_ERROR = 2
+
+ONE_PROCESS = re.compile(r"^\s+processes:\s*1\s*$", re.MULTILINE)
+"""The line of a configuration by which one process trains."""
+
+LONGEST_LOOK = 2**16
+"""Characters of a configuration that are searched for it."""
 
 OUTPUT = "Standard output"
 """Name of standard output in messages."""
@@ -170,8 +179,24 @@ def prepare_workers(given: Sequence[str]) -> None:
     """
     trains = any(command.trains and [command.name] == list(given[:1]) for command in COMMANDS)
     uses_workers = trains or any(each.startswith("--workers") for each in given)
-    if uses_workers and not {"-h", "--help"}.intersection(given):
+    if uses_workers and not {"-h", "--help"}.intersection(given) and not _one_process_trains(given):
         start_fork_server_early()
+
+
+def _one_process_trains(given: Sequence[str]) -> bool:
+    """Whether the configuration seems to say so: then a fork server would import for nothing.
+
+    It is not parsed for that. If this guess is wrong, the fork server starts later.
+    """
+    following = [value for option, value in pairwise(given) if option == "--config"]
+    paths = [*following, *(each.partition("=")[2] for each in given if each.startswith("--config="))]
+    if len(paths) != 1 or any(each.startswith("--workers") for each in given):
+        return False
+    try:
+        with Path(paths[0]).open(encoding="utf-8") as file:
+            return ONE_PROCESS.search(file.read(LONGEST_LOOK)) is not None
+    except (OSError, ValueError):  # the command itself says what is wrong with it
+        return False
 
 
 def _overview(prog: str) -> ArgumentParser:
