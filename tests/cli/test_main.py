@@ -79,25 +79,20 @@ def test_the_fork_server_starts_early_for_commands_that_train(play: Play, monkey
     assert started == [["fit"], ["train"], *with_workers]
 
 
-@pytest.mark.parametrize(
-    ("workers", "given", "starts"),
-    [
-        ("workers:\n  init_args:\n    processes: 1\n", [], False),
-        ("workers:\n  init_args:\n    processes: 1\n", ["--workers.processes=2"], True),
-        ("workers:\n  init_args:\n    processes: 12\n", [], True),
-    ],
-)
+@pytest.mark.parametrize(("processes", "starts"), [(1, 0), (12, 2)])
 def test_it_does_not_start_early_where_the_configuration_names_one_process(
-    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: str, given: list[str], starts: bool
+    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processes: int, starts: int
 ) -> None:
     play(None)
-    (config := tmp_path / "c.yaml").write_text(workers)
-    for arguments in (["--config", str(config)], [f"--config={config}"]):
-        started: list[bool] = []
-        monkeypatch.setattr(cli, "start_fork_server_early", lambda started=started: started.append(True))
-        main(["fit", *arguments, *given])
-        assert bool(started) == starts
+    started: list[bool] = []
+    monkeypatch.setattr(cli, "start_fork_server_early", lambda: started.append(True))
+    (config := tmp_path / "c.yaml").write_text(f"workers:\n  init_args:\n    processes: {processes}\n")
+    main(["fit", "--config", str(config)])
+    main(["fit", f"--config={config}"])
+    assert len(started) == starts
+    main(["fit", "--config", str(config), "--workers.processes=2"])
     main(["fit", "--config", str(tmp_path / "missing.yaml")])  # the command says what is wrong with it
+    assert len(started) == starts + 2
 
 
 def test_what_a_command_imports_is_kept_apart_from_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
