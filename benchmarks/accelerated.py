@@ -23,6 +23,7 @@ from lightning.pytorch import seed_everything
 
 from anomalib_tiled.data.boards import BoardSettings, Shot, draw_board, draw_shot
 from anomalib_tiled.ensemble.accelerated import accelerate
+from anomalib_tiled.ensemble.gaussians import inverses_of
 from anomalib_tiled.grid import Size
 from anomalib_tiled.training.coreset import picked_faster
 
@@ -98,7 +99,6 @@ def _of_padim(images: int) -> Iterator[Pair]:
         partial(_gaussians, own, embedding),
         partial(_gaussians, faster, embedding),
     )
-    faster.gaussian.load_state_dict(own.gaussian.state_dict())
     if few:
         for number in (1, 4):
             yield Pair(
@@ -145,8 +145,7 @@ def _features(model: Any, tiles: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 
 
 
 def _gaussians(model: Any, embedding: torch.Tensor) -> torch.Tensor:  # noqa: ANN401  # as above
-    inverses: torch.Tensor = model.gaussian.fit(embedding)[1]
-    return inverses
+    return inverses_of(*model.gaussian.fit(embedding))
 
 
 @torch.inference_mode()
