@@ -63,10 +63,10 @@ class BatchedGaussian(MultiVariateGaussian):
         invert = _half_through_images if through_images else _triangle_by_cholesky
         rows, columns = (images, features) if through_images else _shape_of_triangle(features)
         inverses = vectors.new_empty(vectors.shape[-1], rows, columns)
-        deviations = (vectors - mean).permute(2, 0, 1)
-        at_once = _positions_at_once(deviations)
-        for block, out in zip(deviations.split(at_once), inverses.split(at_once), strict=True):
-            if not invert(block.contiguous(), out):
+        at_once = _positions_at_once(vectors.permute(2, 0, 1))
+        blocks = zip(vectors.split(at_once, dim=2), mean.split(at_once, dim=1), inverses.split(at_once), strict=True)
+        for block, of_block, out in blocks:
+            if not invert((block - of_block).permute(2, 0, 1).contiguous(), out):
                 return super().forward(embedding.contiguous())
         self.mean, self.inv_covariance = mean, inverses
         return [mean, inverses]
