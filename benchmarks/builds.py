@@ -26,7 +26,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.measure import disk_of
 from benchmarks.predictors import Job
 from benchmarks.programs import TiledAtOnce
-from benchmarks.timing import JOB, Timing
+from benchmarks.timing import JOB, MAPS, Timing
 
 RATE = re.compile(r"\(([\d.]+) images/s\)")
 """How `predict` says its speed."""
@@ -75,7 +75,8 @@ class Build:
             case: How they were trained.
             repeats: How often a single image is predicted.
         """
-        shutil.rmtree(self.folder / "found", ignore_errors=True)
+        for earlier in ("found", MAPS):
+            shutil.rmtree(self.folder / earlier, ignore_errors=True)
         data = [str(path) for path in images]
         printed = self.python(
             "-m", "anomalib_tiled", "predict", "--ckpt_dir", str(self.run), "--data", *data, "--output", "found"
