@@ -193,6 +193,8 @@ def _one_process_trains(given: Sequence[str]) -> bool:
     if len(paths) != 1 or any(each.startswith("--workers") for each in given):
         return False
     try:
+        if not Path(paths[0]).is_file():  # a pipe can be read only once
+            return False
         with Path(paths[0]).open(encoding="utf-8") as file:
             return ONE_PROCESS.search(file.read(LONGEST_LOOK)) is not None
     except (OSError, ValueError):  # the command itself says what is wrong with it
