@@ -142,7 +142,7 @@ class PredictionEngine:
         """Give the fastest engine, and report it."""
         tried = sorted(tried, key=lambda each: each[0])
         times = ", ".join(f"{_name(compiled)} {1000 * seconds:.0f} ms" for seconds, compiled in tried)
-        self._report(f"Engine: {_name(tried[0][1])}. {len(tiles)} tiles took: {times}.")
+        self._report(f"Engine: {_name(tried[0][1])}. {len(tiles)} tile{'s' * (len(tiles) != 1)} took: {times}.")
         for each in others:
             self._report(f"Note: An engine cannot be used. {each}")
         return tried[0][1]
