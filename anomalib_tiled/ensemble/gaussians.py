@@ -13,6 +13,7 @@ Distances are computed from each form as it is.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,8 @@ from anomalib.models.components.stats import MultiVariateGaussian
 from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from anomalib_tiled.runs.checkpoints import Weights
@@ -145,6 +148,22 @@ def keep_as_anomalib(model: nn.Module, *, factors: bool = True) -> None:
             is_triangle = module.inv_covariance.shape[-1] != module.mean.shape[0]
             if factors or is_triangle:
                 module.inv_covariance = inverses_of(module.mean, module.inv_covariance)
+
+
+@contextmanager
+def without_triangles(model: nn.Module) -> Iterator[None]:
+    """Let a model keep matrices instead of triangles inside, in tensors of their own.
+
+    Args:
+        model: The model.
+    """
+    kept = [(each, each.inv_covariance) for each in model.modules() if isinstance(each, MultiVariateGaussian)]
+    keep_as_anomalib(model, factors=False)
+    try:
+        yield
+    finally:
+        for module, before in kept:
+            module.inv_covariance = before
 
 
 def _positions_at_once(deviations: torch.Tensor) -> int:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from anomalib.models.components import TimmFeatureExtractor
+from anomalib.models.image.padim.torch_model import PadimModel
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
 from anomalib_tiled.ensemble.half_precision import predicting
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     Features = dict[str | int, torch.Tensor]
+
+
+GIVE_TILES_TO_THE_BACKBONE = (PadimModel, PatchcoreModel)
+"""Models that do not change tiles before their backbone sees them; others may resize them first."""
 
 
 class _Held(NamedTuple):
@@ -102,7 +108,9 @@ class SharedFeatures:
 
 
 def _backbone_of(model: AnomalibModule) -> TimmFeatureExtractor | None:
-    """Give the backbone of a model if there is one, and it is not trained."""
+    """Give the backbone of a model that gives it the tiles as they are; ``None`` for other models."""
+    if not isinstance(getattr(model, "model", None), GIVE_TILES_TO_THE_BACKBONE):
+        return None
     found = [each for each in model.modules() if isinstance(each, TimmFeatureExtractor)]
     return found[0] if len(found) == 1 and not found[0].requires_grad else None
 

@@ -10,14 +10,13 @@ import torch
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
-from anomalib_tiled.ensemble.gaussians import keep_as_anomalib
+from anomalib_tiled.ensemble.gaussians import without_triangles
 from anomalib_tiled.errors import ConfigurationError
 from anomalib_tiled.export.comparison import TOLERANCE, distance, random_images
 from anomalib_tiled.export.modules import JoinStages, TileModule, WholeImages, WholeModule, explaining
 from anomalib_tiled.grid import WholeImage
 
 if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule
     from torch import nn
 
     from anomalib_tiled.ensemble.ensemble import EnsembleModel
@@ -172,7 +171,11 @@ class TileGraphs:
         """
         if isinstance(tile, WholeImage):
             return self._graph_of_whole(tile)
-        model = TileModule(self._model(tile))
+        tile_model = self._models.model(tile, torch.device("cpu"))
+        with without_triangles(tile_model):  # computing with these takes too many steps for a graph
+            return self._graph_of(TileModule(tile_model))
+
+    def _graph_of(self, model: TileModule) -> TileGraph:
         weights = model.state_dict()
         for first, module in self.traced:
             if _layout(first.weights) == _layout(weights) and self._predicts_the_same(module, weights, model):
@@ -182,17 +185,15 @@ class TileGraphs:
             self.traced.append((made, made.graph.program.module(check_guards=False)))
         return made
 
-    def _model(self, tile: Tile) -> AnomalibModule:
-        """Give a model without packed triangles: computing with these takes too many steps for a graph."""
-        model = self._models.model(tile, torch.device("cpu"))
-        keep_as_anomalib(model, factors=False)
-        return model
-
     def _graph_of_whole(self, tile: WholeImage) -> TileGraph:
         """Give the graph of the global model, with the shrinking."""
-        module = WholeModule(self._model(tile), self._grid.image_size, tile.shrunk)
-        pixels = random_images(self._grid.image_size, self._dtype)[0]
-        return TileGraph(graph_of(module, {"images": pixels}), module.state_dict())
+        model, pixels = (
+            self._models.model(tile, torch.device("cpu")),
+            random_images(self._grid.image_size, self._dtype)[0],
+        )
+        with without_triangles(model):
+            module = WholeModule(model, self._grid.image_size, tile.shrunk)
+            return TileGraph(graph_of(module, {"images": pixels}), module.state_dict())
 
     @torch.no_grad()
     def _predicts_the_same(self, module: nn.Module, weights: Weights, model: TileModule) -> bool:

@@ -22,7 +22,7 @@ def test_a_disk_that_gets_full_costs_what_did_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     [shared] = (finished_run / "tiles").glob("shared-*.ckpt")
-    size = shared.stat().st_size // 2**20 + 4  # for the cache and some of the tiles
+    size = shared.stat().st_size // 2**20 + 2  # for the cache and some of the tiles
     disk = small_disk(size)
     two = {"class_path": "LocalWorkers", "init_args": {"processes": 2}}
     assert main(["fit", "--config", str(configure(workers=two, default_root_dir=str(disk / "results")))]) == 2
