@@ -131,7 +131,7 @@ def as_anomalib_keeps(weights: Weights) -> Weights:
     for name, kept in weights.items():
         owner, _, own = name.rpartition("inv_covariance")
         mean = weights.get(f"{owner}mean")
-        if not own and mean is not None and kept.ndim == MATRICES:
+        if not own and mean is not None and kept.ndim == MATRICES and mean.shape[1:] == kept.shape[:1]:
             full[name] = inverses_of(mean, kept)
     return full
 

@@ -187,10 +187,8 @@ class TileGraphs:
 
     def _graph_of_whole(self, tile: WholeImage) -> TileGraph:
         """Give the graph of the global model, with the shrinking."""
-        model, pixels = (
-            self._models.model(tile, torch.device("cpu")),
-            random_images(self._grid.image_size, self._dtype)[0],
-        )
+        model = self._models.model(tile, torch.device("cpu"))
+        pixels = random_images(self._grid.image_size, self._dtype)[0]
         with without_triangles(model):
             module = WholeModule(model, self._grid.image_size, tile.shrunk)
             return TileGraph(graph_of(module, {"images": pixels}), module.state_dict())

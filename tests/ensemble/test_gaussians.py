@@ -15,6 +15,7 @@ from anomalib_tiled.ensemble.gaussians import (
     as_anomalib_keeps,
     inverses_of,
     keep_as_anomalib,
+    without_triangles,
 )
 
 FACTOR, TRIANGLE = 4, 60
@@ -149,8 +150,19 @@ def test_a_model_keeps_factors_for_a_graph_but_no_triangles(images: int, kept: t
     assert model.model.gaussian.inv_covariance.shape == (256, 10, 10)
 
 
+def test_matrices_of_a_graph_are_tensors_of_their_own_and_triangles_come_back() -> None:
+    """A graph keeps its tensors while the model gets the weights of other tiles."""
+    model = trained(TRIANGLE)
+    triangles = model.model.gaussian.inv_covariance
+    with without_triangles(model):
+        matrices = model.model.gaussian.inv_covariance
+    assert matrices.shape == (256, 10, 10)
+    assert model.model.gaussian.inv_covariance is triangles
+
+
 def test_other_weights_of_these_names_stay() -> None:
     weights = {"inv_covariance": torch.rand(3, 4), "a.inv_covariance": torch.rand(2, 3, 4), "b.mean": torch.rand(4)}
+    weights |= {"c.inv_covariance": torch.rand(6, 4, 4), "c.mean": torch.rand(6, 4)}  # positions come first
     assert all(found is weights[name] for name, found in as_anomalib_keeps(weights).items())
 
 
