@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TILE_PIXELS_AT_ONCE = 2**20
 """Most pixels in a batch of tiles: it bounds the memory even if the batch size of the data module is large."""
 
-FEATURE_PIXELS_AT_ONCE = 2**19
-"""Most pixels of tiles of several models whose features are computed together; more are no faster."""
+TILES_OF_AN_IMAGE = 4
+"""Most tiles of one image whose features are computed together; more are no faster, and change the last digits."""
 
 
 class TileBatches:
@@ -69,9 +69,14 @@ class TileBatches:
         return {each.name: each for each in self._grid.tiles if len(self._grid.members(self._grid.model_of(each))) == 1}
 
     def _following(self, name: str) -> dict[str, torch.Tensor]:
-        """Give a tile and the next ones that share no model, as many as a backbone takes together, by name."""
+        """Give a tile and the next ones that share no model, as many as a backbone takes together, by name.
+
+        Tiles of several images are a batch already: with more of them, the last digits would change, not the speed.
+        """
+        if len(self._images) > 1:
+            return {}
         height, width = self._grid.tile_size
-        most = FEATURE_PIXELS_AT_ONCE // (height * width * len(self._images))
+        most = min(TILES_OF_AN_IMAGE, TILE_PIXELS_AT_ONCE // (height * width))
         from_it_on = dropwhile(lambda each: each.name != name, self._alone.values())
         return {each.name: seen_by(each, self._images) for each in islice(from_it_on, most)}
 

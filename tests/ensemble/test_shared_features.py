@@ -73,11 +73,11 @@ def batches_of(load: dict[str, AnomalibModule], images: torch.Tensor) -> TileBat
     return TileBatches(GRID, TileModels(lambda tile: load[tile.name], budget=0), images)
 
 
-@pytest.mark.parametrize(("images", "most", "expected"), [(1, 2**19, [3]), (2, 4 * 64 * 64, [4, 2]), (2, 1, [2, 2, 2])])
-def test_a_backbone_sees_as_many_tiles_as_fit(
+@pytest.mark.parametrize(("images", "most", "expected"), [(1, 4, [3]), (1, 2, [2, 1]), (2, 4, [2, 2, 2])])
+def test_a_backbone_sees_the_tiles_of_one_image_together(
     seen: list[int], monkeypatch: pytest.MonkeyPatch, images: int, most: int, expected: list[int]
 ) -> None:
-    monkeypatch.setattr(tile_batches, "FEATURE_PIXELS_AT_ONCE", most)
+    monkeypatch.setattr(tile_batches, "TILES_OF_AN_IMAGE", most)
     batches = batches_of(models(), torch.rand(images, 3, 64, 192))
     for tile in GRID.tiles:
         batches.predict(tile)
@@ -85,7 +85,7 @@ def test_a_backbone_sees_as_many_tiles_as_fit(
 
 
 def test_predictions_stay_the_same() -> None:
-    images = torch.rand(2, 3, 64, 192)
+    images = torch.rand(1, 3, 64, 192)
     check(batches_of(models(), images), images, models())
 
 
@@ -128,7 +128,7 @@ def test_a_backbone_computes_again_after_a_prediction(seen: list[int]) -> None:
 def test_no_more_is_computed_in_advance_once_a_model_cannot_use_it(
     seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tile_batches, "FEATURE_PIXELS_AT_ONCE", 2 * 64 * 64)
+    monkeypatch.setattr(tile_batches, "TILES_OF_AN_IMAGE", 2)
     grid = TileGrid(Size(64, 256), Size(64, 64), Size(64, 64))
     load = {tile.name: model_of(tile.name) for tile in grid.tiles}
     load["r00_c01"] = deepcopy(load["r00_c01"])
