@@ -38,6 +38,7 @@ from anomalib_tiled.results.measuring import MeasureImages, MeasureTiles, measur
 from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.results.prediction_folder import PredictionFolder
+from anomalib_tiled.results.prediction_row import items_of
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
@@ -212,8 +213,8 @@ def _measure(run: Run, observers: Observers, output: Path, *, report: bool) -> M
             images = lazy_predictions(run, ensemble, "test", output / "raw", "Measuring")
             with written_meanwhile(writer, 0, write_lines) as write:
                 for batch, regions in measure(images, ensemble, measurements, write, tiles=True):
-                    write_scores(score_rows(batch, regions, is_aligned=run.is_aligned, uncertain=uncertain))
-                    for item in batch:
+                    write_scores(score_rows(items_of(batch), regions, is_aligned=run.is_aligned, uncertain=uncertain))
+                    for item in batch:  # a copy, which listeners may change
                         observers.notify("image_predicted", run_folder=run.folder.path, prediction=item)
         else:
             for shard in _measured_on_places(run, calibration, measurements, writer):

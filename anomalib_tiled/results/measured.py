@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anomalib_tiled.data.images import depth_notes, grey_mask_notes
 from anomalib_tiled.ensemble.uninspected import HiddenDefects
 from anomalib_tiled.results.metrics import ImageCounts, Measurements, Results
-from anomalib_tiled.results.prediction_row import UNALIGNED, VERDICT, contradiction, count_of
+from anomalib_tiled.results.prediction_row import UNALIGNED, VERDICT, contradiction, count_of, items_of
 from anomalib_tiled.results.region_decisions import region_columns
 from anomalib_tiled.results.region_metrics import RegionMeasurements
 from anomalib_tiled.results.tile_metrics import TileMeasurements, TileResult, TileScores
@@ -114,7 +114,7 @@ class RunMeasurements:
         self._tiles.update(batch, hidden)
         self._hidden.update(batch)
         self._verdicts.update(batch)
-        self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in batch]
+        self._contradictions += [contradiction(item.pred_label, item.pred_mask) for item in items_of(batch)]
 
     def update_regions(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anomalib_tiled.results.measured import RunMeasurements, score_rows
-from anomalib_tiled.results.prediction_row import Details, decision_on
+from anomalib_tiled.results.prediction_row import Details, decision_on, items_of
 from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.tested_writer import TestedBatch, TestWriter, written_meanwhile
 from anomalib_tiled.results.thumbnails import Thumbnails
@@ -164,7 +164,7 @@ class MeasureImages:
         is_aligned = "alignment" in job.settings.stages
         with written_meanwhile(writer, self.images.first + shard.first, tested.extend) as write:
             for batch, regions in measure(batches, ensemble, measurements, write, tiles=False):
-                items = [*batch]  # which copies the images
+                items = items_of(batch)
                 rows += score_rows(items, regions, is_aligned=is_aligned, uncertain=self.uncertain)
                 for item in items:
                     logger.info("%s", decision_on(item))

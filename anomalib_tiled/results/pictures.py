@@ -13,7 +13,7 @@ from anomalib_tiled.errors import DataError
 from anomalib_tiled.grid import Size
 from anomalib_tiled.results.composition import Layers, Style, compose
 from anomalib_tiled.results.margin import Caption
-from anomalib_tiled.results.prediction_row import contradiction
+from anomalib_tiled.results.prediction_row import contradiction, items_of
 from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.stages.uncertain import verdict_by
 from anomalib_tiled.system.files import absolute, replacing
@@ -91,7 +91,7 @@ class Pictures:
         Raises:
             DataError: An image is missing or has changed.
         """
-        for item in batch:
+        for item in items_of(batch):
             path = Path(str(item.image_path))
             matrix = None if self.split is None else self.split.matrix_of(str(path))
             layers = Layers.of(item, InFile(size_of(path), matrix))

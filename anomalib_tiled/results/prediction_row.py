@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import torch
-    from anomalib.data import ImageItem
+    from anomalib.data import ImageBatch, ImageItem
     from typing_extensions import Self
 
     from anomalib_tiled.config.settings import Plain
@@ -221,6 +221,16 @@ class Details:
 
 def _rounded(score: float | None) -> float | None:
     return None if score is None else rounded(score)
+
+
+def items_of(batch: ImageBatch) -> list[ImageItem]:
+    """Give the images of a batch, whose tensors are views: to iterate over a batch of anomalib copies all of them.
+
+    Args:
+        batch: Images with their predictions.
+    """
+    known = {each.name: value for each in fields(batch) if (value := getattr(batch, each.name)) is not None}
+    return [batch.item_class(**{name: value[at] for name, value in known.items()}) for at in range(len(batch))]
 
 
 def contradiction(label: torch.Tensor | bool | None, mask: torch.Tensor | bool | None) -> str:  # noqa: FBT001

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from anomalib_tiled.errors import DataError, NotFiniteError, OutOfMemoryError
-from anomalib_tiled.results.prediction_row import Details
+from anomalib_tiled.results.prediction_row import Details, items_of
 from anomalib_tiled.results.region_decisions import decisions_of
 from anomalib_tiled.results.regions import InFile
 from anomalib_tiled.stages.contracts import image_context, with_context
@@ -105,7 +105,7 @@ class Predictor:
         of_files = (InFile(*each) for each in zip(batch.sizes, matrices, strict=True))
         details = map(Details, regions, raw.tile_scores(), batch.appearances)
         for item, in_file, score, raw_map, more in zip(
-            images, of_files, raw.scores.tolist(), raw_maps, details, strict=True
+            items_of(images), of_files, raw.scores.tolist(), raw_maps, details, strict=True
         ):
             try:
                 predictions.append(self._writer.write(item, in_file, score, raw_map[0], more))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_tiled.data.image_files import size_of
+from anomalib_tiled.results.prediction_row import items_of
 from anomalib_tiled.results.regions import InFile, in_source_size, regions_of
 from anomalib_tiled.results.tested_folder import TestedFolder, TestedImage
 from anomalib_tiled.results.thumbnails import Thumbnails
@@ -75,7 +76,7 @@ class TestWriter:
         """
         if self.pictures is not None:
             replace(self.pictures, split=self.split).draw(batch.images)
-        numbered = enumerate(zip(batch.images, batch.raw_scores, batch.details, strict=True), start=first)
+        numbered = enumerate(zip(items_of(batch.images), batch.raw_scores, batch.details, strict=True), start=first)
         return [self._tested(place, *each) for place, each in numbered]
 
     def write_unaligned(self, samples: list[tuple[Sample, str]], first: int) -> list[TestedImage]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from PIL import Image
 
 from anomalib_tiled.grid import Size
@@ -15,6 +16,7 @@ from anomalib_tiled.results.prediction_row import (
     PredictedImage,
     contradiction,
     count_of,
+    items_of,
 )
 from anomalib_tiled.results.region_decisions import RegionDecision
 from anomalib_tiled.stages.uncertain import Band
@@ -82,3 +84,20 @@ def test_a_verdict_stands_in_line_and_row_once_an_image_is_judged() -> None:
         assert PredictedImage.from_line(judged.to_line().encode()) == judged
         assert judged.to_row()[: len(COLUMNS) + 1] == [*plain.to_row()[: len(COLUMNS)], verdict]
         assert judged.judged(None) == plain
+
+
+def test_images_of_a_batch_are_those_of_anomalib_but_views() -> None:
+    paths = ["a.png", "b.png"]
+    batch = ImageBatch(
+        image=torch.rand(2, 3, 4, 4), pred_score=torch.rand(2), gt_mask=SPOT.expand(2, 4, 4), image_path=paths
+    )
+    items = items_of(batch)
+    for found, expected in zip(items, batch, strict=True):
+        assert vars(found).keys() == vars(expected).keys()
+        for name, value in vars(expected).items():
+            assert (
+                torch.equal(getattr(found, name), value)
+                if isinstance(value, torch.Tensor)
+                else getattr(found, name) == value
+            )
+    assert items[1].image.data_ptr() == batch.image[1].data_ptr()
