@@ -13,6 +13,7 @@ from math import inf
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from anomalib.models.components import TimmFeatureExtractor
 from torch import nn
@@ -139,7 +140,8 @@ class CompiledBackbones:
         random = torch.randn(SMALLEST_OPEN, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
         for images in (inputs, random):
             expected, found = backbone.with_pytorch(images), compiled.features(images)
-            self.difference = max(self.difference, *(_distance(expected[name], found[name]) for name in expected))
+            differences = [_distance(expected[name], found[name]) for name in expected]
+            self.difference = float(np.max([self.difference, *differences]))  # `max` would skip NaN
         if not self.difference <= self._tolerance:
             message = (
                 f"The engine {self.engine.name} must compute what PyTorch computes, to {self._tolerance:g}, but "

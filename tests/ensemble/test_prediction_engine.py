@@ -100,13 +100,14 @@ def test_engines_predict_what_pytorch_predicts(
     assert len(lines) == 1, "said once"
 
 
+@pytest.mark.parametrize(("wrong", "difference"), [(0.01, r"0\.01"), (float("nan"), "nan")])
 def test_an_engine_that_predicts_something_else_is_refused(
-    padim: AnomalibModule, lines: Lines, tiles: torch.Tensor
+    padim: AnomalibModule, lines: Lines, tiles: torch.Tensor, wrong: float, difference: str
 ) -> None:
-    engine = PredictionEngine([Graphs(wrong=0.01)], chooses=False, report=lines.append)
+    engine = PredictionEngine([Graphs(wrong=wrong)], chooses=False, report=lines.append)
     with pytest.raises(
         ConfigurationError,
-        match=r"graphs must compute what PyTorch computes, to 0\.0001, but features differ by 0\.01 of",
+        match=rf"graphs must compute what PyTorch computes, to 0\.0001, but features differ by {difference} of",
     ):
         predicted(engine, padim, tiles)
 
