@@ -141,10 +141,8 @@ def remark_on(precision: str, device: torch.device) -> str | None:
     Raises:
         ConfigurationError: It is of no use there.
     """
-    reason = _reason_against(precision, device)
-    if reason is not None:
-        advice = "Set --precision float32" + (f", or {BFLOAT16}" if precision == FLOAT16 else f", or {FLOAT16}")
-        message = f"precision must be one that the device has, but is {precision}, and {reason}. {advice}."
+    if (reason := _reason_against(precision, device)) is not None:
+        message = f"precision must be one that the device has, but is {precision}, and {reason}."
         raise ConfigurationError(message)
     flags = processor_flags() if precision == BFLOAT16 and device.type == "cpu" else None
     if flags is None or FAST & flags:
@@ -156,15 +154,18 @@ def remark_on(precision: str, device: torch.device) -> str | None:
 
 
 def _reason_against(precision: str, device: torch.device) -> str | None:
+    """Say why a precision is of no use on a device, and what to do; ``None`` if it is of use."""
     if precision not in HALF:
         return None
+    advice = "Set --precision float32"
     if not torch.amp.is_autocast_available(device.type):
-        return f"PyTorch computes in single precision alone on {device.type}"
+        return f"PyTorch computes in single precision alone on {device.type}. {advice}"
     if precision == FLOAT16 and device.type == "cpu":
-        return "it takes longer than float32 on a CPU"
+        return f"it takes longer than float32 on a CPU. {advice}, or {BFLOAT16}"
     if precision == BFLOAT16 and device.type == "cuda":
         own = torch.cuda.get_device_capability(device)
         if own < EARLIEST_GPU:
             needed, found = (".".join(map(str, each)) for each in (EARLIEST_GPU, own))
-            return f"{torch.cuda.get_device_name(device)} has compute capability {found}, but {needed} is needed"
+            name = torch.cuda.get_device_name(device)
+            return f"{name} has compute capability {found}, but {needed} is needed. {advice}, or {FLOAT16}"
     return None

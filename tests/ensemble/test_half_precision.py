@@ -155,7 +155,7 @@ REFUSED = {
     ("bfloat16", "cuda"): (
         "bfloat16, and Tesla T4 has compute capability 7.5, but 8.0 is needed. Set --precision float32, or float16."
     ),
-    ("float16", "meta"): "float16, and PyTorch computes in single precision alone on meta. Set --precision float32",
+    ("float16", "meta"): "float16, and PyTorch computes in single precision alone on meta. Set --precision float32.",
 }
 
 
