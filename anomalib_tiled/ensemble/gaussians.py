@@ -57,10 +57,10 @@ class BatchedGaussian(MultiVariateGaussian):
             The means, shape (features, positions), and the inverses, in a form of this module.
         """
         images, features = embedding.shape[:2]
+        embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # half has no decompositions
         if images == 1 or embedding.device.type == "mps":  # which lacks double precision
             return super().forward(embedding.contiguous())
-        single = torch.promote_types(embedding.dtype, torch.float32)  # half precision has no decompositions
-        vectors = embedding.reshape(images, features, -1).to(single)
+        vectors = embedding.reshape(images, features, -1)
         mean = vectors.mean(dim=0)
         through_images = 2 * images < features
         invert = _half_through_images if through_images else _triangle_by_cholesky
