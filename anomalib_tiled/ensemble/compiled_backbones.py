@@ -22,7 +22,7 @@ from torch.export import Dim, export
 from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.half_precision import is_frozen, precision_of
 from anomalib_tiled.errors import ConfigurationError
-from anomalib_tiled.runs.checkpoints import equal
+from anomalib_tiled.runs.checkpoints import equal, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,19 +166,15 @@ class _Compiled(NamedTuple):
 
     compute: Compute
     names: tuple[str | int, ...]
-    weights: tuple[torch.Tensor, ...]
+    weights: list[torch.Tensor]
 
     def is_of(self, backbone: nn.Module) -> bool:
         """Whether these are the weights of a backbone; at once if the backbone holds the very same tensors."""
-        return all(equal(*each) for each in zip(self.weights, _weights_of(backbone), strict=True))
+        return all(equal(*each) for each in zip(self.weights, weights_of(backbone), strict=True))
 
     def features(self, inputs: torch.Tensor) -> Features:
         """Extract features."""
         return dict(zip(self.names, self.compute(inputs), strict=True))
-
-
-def _weights_of(backbone: nn.Module) -> tuple[torch.Tensor, ...]:
-    return tuple(tensor.data for tensor in (*backbone.parameters(), *backbone.buffers()))
 
 
 class _InSinglePrecision(nn.Module):
@@ -206,7 +202,7 @@ def _compiled(backbone: TimmFeatureExtractor, inputs: torch.Tensor, engine: Engi
         names = tuple(module(example))
         program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
         compute = engine.compile(program, precision_of(backbone), torch.get_num_threads())
-    return _Compiled(compute, names, _weights_of(backbone))
+    return _Compiled(compute, names, weights_of(backbone))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from anomalib.models.image.padim.torch_model import PadimModel
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
 from anomalib_tiled.ensemble.half_precision import predicting
+from anomalib_tiled.runs.checkpoints import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,7 @@ class SharedFeatures:
         if self._used and name not in self._held and len(tiles := self._following(name)) > 1:
             self._compute(model, backbone, tiles)
         held = self._held.pop(name, None)
-        if held is None or not _are_same(held.weights, _weights_of(backbone)):
+        if held is None or not _are_same(held.weights, weights_of(backbone)):
             self._used = self._used and held is None
             yield
             return
@@ -104,7 +105,7 @@ class SharedFeatures:
             features: Features = backbone(inputs)
         parts = zip(*(each.chunk(len(tiles)) for each in (inputs, *features.values())), strict=True)
         for name, (own, *values) in zip(tiles, parts, strict=True):
-            self._held[name] = _Held(own, dict(zip(features, values, strict=True)), _weights_of(backbone))
+            self._held[name] = _Held(own, dict(zip(features, values, strict=True)), weights_of(backbone))
 
 
 def _backbone_of(model: AnomalibModule) -> TimmFeatureExtractor | None:
@@ -113,10 +114,6 @@ def _backbone_of(model: AnomalibModule) -> TimmFeatureExtractor | None:
         return None
     found = [each for each in model.modules() if isinstance(each, TimmFeatureExtractor)]
     return found[0] if len(found) == 1 and not found[0].requires_grad else None
-
-
-def _weights_of(backbone: TimmFeatureExtractor) -> list[torch.Tensor]:
-    return [tensor.data for tensor in (*backbone.parameters(), *backbone.buffers())]
 
 
 def _are_same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:

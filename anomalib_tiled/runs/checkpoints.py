@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
     from anomalib.models.components import AnomalibModule
+    from torch import nn
 
     from anomalib_tiled.grid import Tile
     from anomalib_tiled.runs.run_folder import RunFolder
@@ -198,6 +199,11 @@ def exchange(tensor: torch.Tensor, value: torch.Tensor) -> None:
 def tensors_of(model: AnomalibModule) -> list[tuple[str, torch.Tensor]]:
     """Give the parameters and buffers of a model by their names."""
     return [*model.named_parameters(), *model.named_buffers()]
+
+
+def weights_of(module: nn.Module) -> list[torch.Tensor]:
+    """Give the data of parameters and buffers; a module that gets other weights holds other data."""
+    return [tensor.data for tensor in (*module.parameters(), *module.buffers())]
 
 
 def checkpoint_of(model: AnomalibModule, **facts: int) -> Checkpoint:
