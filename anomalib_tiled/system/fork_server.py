@@ -67,10 +67,7 @@ def start_fork_server() -> None:
 
 
 def start_fork_server_early() -> None:
-    """Start the fork server before the command itself imports anything, if several processes can train here.
-
-    This saves seconds, unless the configuration says that one process trains: then it is not used.
-    """
+    """Start the fork server before the command itself imports anything, if several processes can train here."""
     if sys.platform == "linux" and not GPU.exists() and room_for_workers() > 1:
         start_fork_server()
 
