@@ -44,6 +44,7 @@ class Way:
         precision: What the backbone computes in.
         model: The model.
         compiled: What computes its backbone; ``None`` for PyTorch.
+        seconds: Processor time of each prediction.
     """
 
     engine: str

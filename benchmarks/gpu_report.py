@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 JSON, MARKDOWN = "results.json", "results.md"
 
+FAILED = "failed"
+"""Beginning of the note of a phase that failed."""
+
 TITLES = (
     *("program", "phase", "wall, s", "GPU memory, GB", "of it tensors, GB", "memory, GB"),
     *("single image, ms", "images/s, 4 at a time", "16 at a time", "from files"),
@@ -103,10 +106,6 @@ class GpuReport:
         if self.left_out:
             parts.append(f"Left out: {'; '.join(self.left_out)}.")
         return "\n\n".join(parts)
-
-
-FAILED = "failed"
-"""Beginning of the note of a phase that failed."""
 
 
 def _gigabytes(size: int | None) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,5 @@ FAULTS = {
 
 @pytest.mark.parametrize(("content", "words"), FAULTS.values(), ids=FAULTS)
 def test_what_is_wrong_is_named_and_shown_in_short(content: object, words: str) -> None:
-    with pytest.raises(ValueError, match=r"^") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
         validated(Whole, content)
-    assert str(raised.value).startswith(words)
