@@ -177,16 +177,16 @@ def prepare_workers(given: Sequence[str]) -> None:
     Args:
         given: The arguments after the program's name.
     """
-    trains = any(command.trains and [command.name] == list(given[:1]) for command in COMMANDS)
+    trains = any(command.trains and command.name in given[:1] for command in COMMANDS)
     uses_workers = trains or any(each.startswith("--workers") for each in given)
     if uses_workers and not {"-h", "--help"}.intersection(given) and not _one_process_trains(given):
         start_fork_server_early()
 
 
 def _one_process_trains(given: Sequence[str]) -> bool:
-    """Whether the configuration seems to say so: then a fork server would import for nothing.
+    """Guess from the text of the configuration whether one process trains, which needs no fork server.
 
-    It is not parsed for that. If this guess is wrong, the fork server starts later.
+    If the guess is wrong, the fork server starts later, or for nothing.
     """
     following = [value for option, value in pairwise(given) if option == "--config"]
     paths = [*following, *(each.partition("=")[2] for each in given if each.startswith("--config="))]
