@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 from anomalib_tiled.cli.parser import folder_named, run_parser
 from anomalib_tiled.cli.terminal import say
 from anomalib_tiled.drift.check import check_predictions
-from anomalib_tiled.drift.findings import DRIFT, lacking_in
+from anomalib_tiled.drift.findings import DRIFT, Drift
 from anomalib_tiled.errors import ConfigurationError, RunFolderError
 from anomalib_tiled.runs.result_files import check_output
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_tiled.cli.parser import Parser
-    from anomalib_tiled.drift.findings import Drift, Finding
+    from anomalib_tiled.drift.findings import Finding
 
 DRIFTED = 5
 """Exit status if something has moved and ``--fail_on_drift`` is given."""
@@ -107,7 +108,7 @@ def _check_free(output: Path) -> None:
         if not output.exists():
             return
     try:
-        is_ours = output.is_file() and not lacking_in(read_json(output))
+        is_ours = output.is_file() and {each.name for each in fields(Drift)} <= read_json(output).keys()
     except RunFolderError:
         is_ours = False
     if not is_ours:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 DRIFT = "drift.json"
@@ -77,8 +77,3 @@ class Drift:
     def to_json(self) -> dict[str, Any]:
         """Give the content of ``drift.json``."""
         return asdict(self)
-
-
-def lacking_in(content: Mapping[str, object]) -> list[str]:
-    """Name what a `Drift` has, but the content of a file lacks; empty for that of ``drift.json``."""
-    return sorted({each.name for each in fields(Drift)} - content.keys())

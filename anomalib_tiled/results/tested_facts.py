@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_tiled.ensemble.run import Run
+    from anomalib_tiled.results.tested_folder import TestedFacts
 
 PACKAGES = ("anomalib-tiled", "anomalib", "torch", "torchvision", "lightning", "numpy")
 """Packages whose versions may change a score."""
@@ -23,7 +24,7 @@ MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which the system counts the memory of a process."""
 
 
-def facts_of_test(run: Run, notes: Sequence[str], seconds: float) -> dict[str, object]:
+def facts_of_test(run: Run, notes: Sequence[str], seconds: float) -> TestedFacts:
     """Give the content of ``tested.json``.
 
     Args:
