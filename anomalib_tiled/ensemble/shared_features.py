@@ -1,6 +1,6 @@
 """Features of several tiles at once, where the models of tiles share a frozen backbone.
 
-A backbone that sees one tile at a time takes a processor a fifth longer for each, and a GPU several times as long.
+A backbone that sees one tile at a time takes a processor a fifth longer for each.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_a_missing_nncf_is_named_with_its_extra(run: SimpleNamespace, monkeypatc
         Quantized(TrainingImages.of(run, torch.float32)).check_installed()
 
 
-def test_changes_beyond_the_tolerance_are_refused_or_told() -> None:
+def test_changes_beyond_the_tolerance_are_refused_or_printed() -> None:
     found = Reduced("int8", Changes(10, 0.3, 0.1, 0, Metric(1.0, 0.9), None), 64)
     message = (
         r"^Predictions with int8 .* scores move by 0\.1 on average .* image AUROC falls from 1\.0000 to 0\.9000 .*"

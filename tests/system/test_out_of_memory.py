@@ -1,4 +1,4 @@
-"""A lack of memory is told as one, whatever was raised around it."""
+"""An error from a lack of memory says so, whatever was raised around it."""
 
 from __future__ import annotations
 

@@ -473,7 +473,7 @@ def test_predictions_that_are_no_numbers_are_known_after_the_first_tile(
 def test_a_tile_whose_validation_images_give_no_numbers_is_trained_all_the_same(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a fit which goes on does not train it again and again; it is told when all are trained."""
+    """A fit that is resumed does not train it again and again; the fault is reported when all are trained."""
     monkeypatch.setattr(training, "is_complete", lambda _: True)
     monkeypatch.setattr(training, "_check_prediction", lambda *_: None)
     run = make_run(Dividing)
