@@ -81,8 +81,8 @@ def gather_test(run: ReportedRun, results: Path) -> Content:
     """
     folder, again = TestedFolder(results), _test_again(run, results)
     _check_tested(folder, again)
-    facts: dict[str, Plain] = dict(folder.facts())
-    if facts.get("calibration") != run.fingerprint:
+    facts = folder.facts()
+    if facts["calibration"] != run.fingerprint:
         message = f"Test results must be of the present calibration of the run, but those in {results} are not. {again}"
         raise RunFolderError(message)
     metrics, rows = read_json(results / "metrics.json", again), read_tiles(results / "tiles.csv")
