@@ -139,7 +139,9 @@ class CompiledBackbones:
     def _compare(self, backbone: Forward, inputs: torch.Tensor, compiled: _Compiled) -> None:
         random = torch.randn(SMALLEST_OPEN, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
         for images in (inputs, random):
-            expected, found = backbone.with_pytorch(images), compiled.features(images)
+            expected = backbone.with_pytorch(images)
+            with _errors_naming(self.engine, backbone.backbone):
+                found = compiled.features(images)
             differences = [_distance(expected[name], found[name]) for name in expected]
             self.difference = float(np.max([self.difference, *differences]))  # `max` would skip NaN
         if not self.difference <= self._tolerance:

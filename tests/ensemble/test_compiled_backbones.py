@@ -37,15 +37,26 @@ class Graphs(Engine):
         return lambda images: list(module(images).values())
 
 
+def fail(*_: object) -> list[torch.Tensor]:
+    message = "no such operation"
+    raise RuntimeError(message)
+
+
 class Broken(Engine):
+    """Fails when it compiles, or when it computes."""
+
     name = "broken"
     packages = ()
+
+    def __init__(self, *, compiles: bool) -> None:
+        self.compiles = compiles
 
     def compile(
         self, program: ExportedProgram, precision: str, threads: int
     ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-        message = "no such operation"
-        raise RuntimeError(message)
+        if not self.compiles:
+            fail()
+        return fail
 
 
 class TeacherAndStudent(nn.Module):
@@ -158,8 +169,9 @@ def test_weights_that_were_loaded_in_inference_mode_can_be_compiled(engine: Grap
     assert engine.compiled == 1
 
 
-def test_what_an_engine_cannot_compile_is_named(predicted: Predict) -> None:
-    module = served(backbone(), CompiledBackbones(Broken()))
+@pytest.mark.parametrize("compiles", [False, True])
+def test_what_an_engine_cannot_compile_or_compute_is_named(predicted: Predict, *, compiles: bool) -> None:
+    module = served(backbone(), CompiledBackbones(Broken(compiles=compiles)))
     message = r"engine broken cannot compute the backbone resnet18 \(RuntimeError: no such operation\). Predict with"
     with pytest.raises(ConfigurationError, match=message):
         predicted(module, torch.rand(2, 3, 64, 64))
