@@ -14,7 +14,7 @@ from copy import deepcopy
 from functools import partial
 from statistics import median
 from time import process_time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     Part = Callable[[], torch.Tensor]
+
+T = TypeVar("T")
 
 SIDE = 256
 """Height and width of the tile in pixels."""
@@ -68,14 +70,15 @@ def main() -> None:
 def _row(pair: Pair, repeats: int) -> str:
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        results = [_timed(part, each) for part, each in zip((pair.own, pair.faster), times, strict=True)]
+        results = [timed(part, each) for part, each in zip((pair.own, pair.faster), times, strict=True)]
     own, faster = (1000 * median(each) for each in times)
     exact, found = results
     difference = float((found - exact).abs().max() / exact.abs().max())
     return f"| {pair.name} | {own:.0f} | {faster:.0f} | {faster / own:.2f} | {difference:.0e} |"
 
 
-def _timed(part: Part, times: list[float]) -> torch.Tensor:
+def timed(part: Callable[[], T], times: list[float]) -> T:
+    """Compute a part, and note the processor time in seconds."""
     begin = process_time()
     result = part()
     times.append(process_time() - begin)
@@ -102,7 +105,7 @@ def _of_padim(images: int) -> Iterator[Pair]:
     if few:
         for number in (1, 4):
             yield Pair(
-                f"Padim: prediction of {number} tiles",
+                f"Padim: prediction of {number} tile{'s' * (number > 1)}",
                 *(partial(_maps, each, tiles[:number]) for each in (own, faster)),
             )
 

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ from anomalib_tiled.ensemble.run import Run
 from anomalib_tiled.results.changes import changes_of
 from anomalib_tiled.runs.run_folder import RunFolder
 from anomalib_tiled.training.coreset import picked_faster
-from benchmarks.accelerated import tiles_of_boards
+from benchmarks.accelerated import tiles_of_boards, timed
 from benchmarks.weights import LAYERS
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def _rows(model: Model, precisions: Sequence[str], repeats: int) -> Iterator[str
     found: dict[str, list[Any]] = {}
     for _ in range(repeats):
         for name, step in steps.items():
-            found[name] = [_timed(partial(step, each), own) for each, own in zip(made, times[name], strict=True)]
+            found[name] = [timed(partial(step, each), own) for each, own in zip(made, times[name], strict=True)]
     for name in steps:
         medians = [1000 * median(each) for each in times[name]]
         shares = " / ".join(f"{each / medians[0]:.2f}" for each in medians[1:])
@@ -131,13 +130,6 @@ def _made(model: Model, precision: str) -> Any:  # noqa: ANN401  # a model of an
     made = model.make()
     Arithmetic(precision=precision).adapt(made)
     return made.model
-
-
-def _timed(step: Callable[[], Any], times: list[float]) -> Any:  # noqa: ANN401  # whatever the step gives
-    begin = process_time()
-    result = step()
-    times.append(process_time() - begin)
-    return result
 
 
 def _collect(module: Any, tiles: torch.Tensor) -> None:  # noqa: ANN401  # a model of anomalib
