@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from math import inf
 from shutil import rmtree
 from time import monotonic
 from types import MappingProxyType
@@ -330,7 +331,10 @@ def _predict_here(
 ) -> Predicted:
     """Predict in this process."""
     ensemble = run.calibrated_ensemble(request.device, share=SHARE_ALONE)
-    ensemble.tile_models.engine = PredictionEngine.named(request.engine, ensemble.device, run.job.predicts_in, report)
+    tiles = inf if request.watch else len(source.images) * len(run.grid.predicted)
+    ensemble.tile_models.engine = PredictionEngine.named(
+        request.engine, ensemble.device, run.job.predicts_in, report, tiles
+    )
     job = ImageJob.begin(run, request, source.places, report)
     predictor, started = Predictor(ensemble, job.thresholds, job.writer), monotonic()
     recording = Recording(job.writer.folder, source.images, report, request.show)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference of features to those of PyTorch in single precision, as a fraction of the highest."""
 
+FEWEST_TILES = 500
+"""Tiles from which it pays to compile a backbone as small as a ResNet-18."""
+
 REPEATS = 2
 """How often an engine is measured; the shortest time counts."""
 
@@ -51,7 +54,7 @@ class PredictionEngine:
 
     @classmethod
     def named(
-        cls, name: str, device: torch.device, precision: str, report: Callable[[str], None]
+        cls, name: str, device: torch.device, precision: str, report: Callable[[str], None], tiles: float = inf
     ) -> PredictionEngine | None:
         """Give the engine of a name; ``None`` for PyTorch alone.
 
@@ -60,6 +63,7 @@ class PredictionEngine:
             device: Where the ensemble predicts.
             precision: Precision that its models compute in.
             report: Receives a line about the engine.
+            tiles: Number of tiles to predict, if it is known.
 
         Raises:
             ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device or in
@@ -72,8 +76,14 @@ class PredictionEngine:
             return None
         _check_device(name, device)
         _check_precision(name, precision)
+        if name == AUTO and tiles < FEWEST_TILES:
+            report(f"Engine: {TORCH}. Compiling for another one takes longer than {tiles} tiles can save.")
+            return None
         if name == AUTO:
-            return cls([each for each in ENGINES.values() if not each.missing()], chooses=True, report=report)
+            if installed := [each for each in ENGINES.values() if not each.missing()]:
+                return cls(installed, chooses=True, report=report)
+            report(f"Engine: {TORCH}. No other one is installed: pip install 'anomalib-tiled[openvino]'")
+            return None
         ENGINES[name].check_installed()
         return cls([ENGINES[name]], precision, chooses=False, report=report)
 
@@ -129,12 +139,12 @@ class PredictionEngine:
         """Let PyTorch predict alone, if the engine was not named, or if it computes the model of the tiles."""
         if not self._chooses and not self._chosen:
             message = (
-                f"The engine {self._engines[0].name} computes frozen backbones from timm, and {model} has none. Leave "
-                f"the engine at {TORCH}."
+                f"The engine {self._engines[0].name} computes backbones that are a frozen TimmFeatureExtractor of "
+                f"anomalib, and {model} has none. Leave the engine at {TORCH}."
             )
             raise ConfigurationError(message)
         if self._chooses:
-            self._report(f"Engine: {TORCH}, because {model} has no frozen backbone from timm.")
+            self._report(f"Engine: {TORCH}, because {model} has no frozen TimmFeatureExtractor.")
 
     def _fastest(
         self, tried: list[tuple[float, CompiledBackbones | None]], others: Sequence[str], tiles: torch.Tensor

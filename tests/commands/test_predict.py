@@ -18,7 +18,7 @@ from anomalib.data import ImageItem, InferenceBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble import loaded_models
+from anomalib_tiled.ensemble import loaded_models, prediction_engine
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
@@ -443,8 +443,15 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("engine", ["openvino", pytest.param("auto", marks=pytest.mark.slow)])
 def test_an_engine_predicts_what_pytorch_predicts(
-    finished_run: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
+    finished_run: Path,
+    new: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
 ) -> None:
+    monkeypatch.setattr(prediction_engine, "FEWEST_TILES", 0)
+
     def predicted(name: str) -> Lines:
         output = tmp_path / name
         arguments = ("--ckpt_dir", finished_run, "--data", new, "--engine", name, "--output", output)

@@ -165,7 +165,7 @@ Brightness = Callable[[float], AnomalibModule]
 
 def test_a_model_without_a_frozen_backbone_is_refused(brightness: Brightness, tiles: torch.Tensor) -> None:
     engine = PredictionEngine([Graphs()], chooses=False, report=print)
-    with pytest.raises(ConfigurationError, match="graphs computes frozen backbones from timm, and Brightness has none"):
+    with pytest.raises(ConfigurationError, match=r"TimmFeatureExtractor of anomalib, and Brightness has none"):
         predicted(engine, brightness(1.0), tiles)
 
 
@@ -205,13 +205,20 @@ def test_without_a_frozen_backbone_the_fastest_engine_is_pytorch(
 ) -> None:
     engine = PredictionEngine([Graphs()], chooses=True, report=lines.append)
     torch.testing.assert_close(predicted(engine, brightness(1.0), tiles).maps, tiles.mean(dim=1, keepdim=True))
-    assert lines == ["Engine: torch, because Brightness has no frozen backbone from timm."]
+    assert lines == ["Engine: torch, because Brightness has no frozen TimmFeatureExtractor."]
 
 
 def test_pytorch_needs_no_engine() -> None:
     assert PredictionEngine.named("torch", CPU, "float32", print) is None
     assert PredictionEngine.named("torch", torch.device("cuda:1"), "float32", print) is None
     assert PredictionEngine.named("auto", torch.device("cuda:1"), "float32", print) is None
+
+
+def test_few_tiles_are_not_worth_compiling(lines: Lines) -> None:
+    assert PredictionEngine.named("auto", CPU, "float32", lines.append, tiles=499) is None
+    assert lines == ["Engine: torch. Compiling for another one takes longer than 499 tiles can save."]
+    assert PredictionEngine.named("auto", CPU, "float32", lines.append, tiles=500) is not None
+    assert len(lines) == 1
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:
@@ -227,7 +234,7 @@ def test_an_engine_of_the_cpu_is_refused_on_a_gpu() -> None:
 
 
 def test_an_engine_that_is_not_installed_is_refused_and_not_tried(
-    monkeypatch: pytest.MonkeyPatch, lines: Lines, padim: AnomalibModule, tiles: torch.Tensor
+    monkeypatch: pytest.MonkeyPatch, lines: Lines
 ) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     message = (
@@ -235,10 +242,8 @@ def test_an_engine_that_is_not_installed_is_refused_and_not_tried(
     )
     with pytest.raises(ConfigurationError, match=message):
         PredictionEngine.named("onnx", CPU, "float32", print)
-    engine = PredictionEngine.named("auto", CPU, "float32", lines.append)
-    assert engine is not None
-    predicted(engine, padim, tiles)
-    assert re.fullmatch(r"Engine: torch\. 3 tiles took: torch \d+ ms\.", lines[0])
+    assert PredictionEngine.named("auto", CPU, "float32", lines.append) is None
+    assert lines == ["Engine: torch. No other one is installed: pip install 'anomalib-tiled[openvino]'"]
 
 
 def test_the_extras_of_the_package_are_named_as_the_engines() -> None:
