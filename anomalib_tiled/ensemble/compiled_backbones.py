@@ -65,6 +65,10 @@ class Forward:
         """Give the ``forward`` of the copied backbone, which computes with PyTorch."""
         return Forward(deepcopy(self.backbone, memo), self.role)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without graphs, which stay in their process."""
+        return {**vars(self), "compiled": None}
+
     @property
     def kind(self) -> tuple[str | int, ...]:
         """What backbones that one engine computes share, besides their weights: role, architecture and layers."""

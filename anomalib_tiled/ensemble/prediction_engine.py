@@ -52,6 +52,10 @@ class PredictionEngine:
         self._chosen: dict[tuple[object, ...], CompiledBackbones | None] = {}
         """Graphs by class of the model, shape of a tile, and kinds of backbones; ``None`` for PyTorch."""
 
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without graphs, which stay in their process: another one compiles its own."""
+        return {**vars(self), "_chosen": {}}
+
     @classmethod
     def named(
         cls, name: str, device: torch.device, precision: str, report: Callable[[str], None], tiles: float = inf

@@ -202,7 +202,8 @@ class ClassMetric:
             return
         self._normal_pixels += sum(int(truth.numel()) for truth in anomalous if not truth.any())
         self._seen |= _classes_in(anomalous, "") | (set() if called is None else _classes_in(called, "called "))
-        self._metric.update(cast("ImageBatch", SimpleNamespace(predicted=predicted, truth=anomalous.long())))
+        copies = SimpleNamespace(predicted=predicted.clone(), truth=anomalous.long())  # a class may overwrite its input
+        self._metric.update(cast("ImageBatch", copies))
 
     def compute(self) -> Value:
         """Give the value; ``None`` if it is undefined for these data."""

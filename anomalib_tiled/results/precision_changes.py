@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib_tiled.config.settings import FLOAT32
 from anomalib_tiled.ensemble.engines import TORCH
 from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
-from anomalib_tiled.errors import DataError, RunFolderError
+from anomalib_tiled.errors import DataError, RunFolderError, StorageError
 from anomalib_tiled.results.changes import TOLERANCE, Changes, changes_of
 from anomalib_tiled.system.files import read_json, write_json
 from anomalib_tiled.system.validation import validated
@@ -82,7 +82,10 @@ def _changes(run: Run, other: Run, device: str, engine: str, name: str) -> Chang
         ensemble.tile_models.engine = PredictionEngine.named(engine, ensemble.device, precision, logger.info)
         changes = changes_of(run, run.calibrated_ensemble(device), ensemble)
         known = {**_known(run.folder, calibration), name: changes.to_json()}  # another command may have measured, too
-        write_json(path, {"calibration": calibration, "changes": known})
+        try:
+            write_json(path, {"calibration": calibration, "changes": known})
+        except StorageError as error:  # as in a run that others may only read
+            logger.warning("How predictions change is measured anew each time: %s", error)
         return changes
     try:
         return validated(Changes, known[name])

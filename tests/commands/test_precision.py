@@ -15,7 +15,7 @@ import torch
 from anomalib_tiled import TiledEnsemble
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble.run import Run
-from anomalib_tiled.errors import ConfigurationError, DataError
+from anomalib_tiled.errors import ConfigurationError, DataError, StorageError
 from anomalib_tiled.results import precision_changes
 from anomalib_tiled.results.changes import Tolerance
 from anomalib_tiled.runs.run_folder import RunFolder
@@ -131,6 +131,19 @@ def test_changes_that_cannot_be_measured_are_refused_unless_they_are_accepted(
     assert f"000.png is missing. Restore it. Until then, {unknown}. --allow_changes" in capsys.readouterr().err
     assert predict("--precision", "bfloat16", "--allow_changes") == 0
     assert f"warning: {unknown}: 000.png is missing. Restore it." in capsys.readouterr().err
+
+
+def test_a_run_folder_that_cannot_be_written_keeps_no_changes(
+    predict: Callable[..., int], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(path: Path, _: object) -> None:
+        message = f"{path} cannot be written: Permission denied."
+        raise StorageError(message)
+
+    monkeypatch.setattr(precision_changes, "write_json", refused)
+    assert predict("--precision", "bfloat16") == 0
+    assert len(lines(tmp_path / "found")) == 4
+    assert not (run / "precision_changes.json").exists()
 
 
 def test_a_file_of_changes_that_was_changed_says_so(

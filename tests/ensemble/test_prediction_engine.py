@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 
@@ -154,6 +155,15 @@ def test_an_engine_that_cannot_be_used_is_not_chosen(
     PredictionEngine([Graphs("wrong", wrong=0.01)], chooses=True, report=lines.append).prepare(padim, tiles)
     assert lines[0] == "Engine: torch. 3 tiles took: torch 300 ms."
     assert lines[1].startswith("Note: An engine cannot be used. wrong: The engine wrong must compute what")
+
+
+def test_an_ensemble_that_has_predicted_by_an_engine_can_be_pickled(tiles: torch.Tensor) -> None:
+    model, engine = fitted(Padim, n_features=20), PredictionEngine([Graphs()], chooses=False, report=print)
+    expected = predicted(engine, model, tiles)
+    copied, of_copy = pickle.loads(pickle.dumps((model, engine)))  # noqa: S301  # was pickled on the same line
+    assert not of_copy.nbytes
+    assert torch.equal(predicted(of_copy, copied, tiles).scores, expected.scores)
+    assert of_copy.nbytes == engine.nbytes
 
 
 def test_the_time_of_a_prediction_is_measured(padim: AnomalibModule, tiles: torch.Tensor) -> None:

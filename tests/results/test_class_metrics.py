@@ -54,6 +54,19 @@ class Difference(torchmetrics.MeanMetric):
         self.scale = scale
 
 
+class Overwriting(torchmetrics.MeanMetric):
+    """A third party's metric that works in place."""
+
+    def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
+        super().update(predicted.fill_(1).float() * truth.fill_(1))
+
+
+class OverwritingDecisions(Overwriting):
+    """The same of decisions."""
+
+    threshold = 0.5
+
+
 class Unwilling(torchmetrics.MeanMetric):
     """A third party's metric that fails in its own way."""
 
@@ -210,6 +223,13 @@ def test_a_third_partys_metric_with_a_threshold_judges_decisions() -> None:
     made = metric(f"{__name__}.Share")
     made.update(SCORES, DECIDED, ANOMALOUS)
     assert made.compute() == pytest.approx(0.5)
+
+
+def test_a_third_partys_metric_may_overwrite_what_it_gets() -> None:
+    given = SCORES.clone(), DECIDED.clone(), ANOMALOUS.clone()
+    for name, level in (("Overwriting", "image"), ("OverwritingDecisions", "pixel")):
+        metric(f"{__name__}.{name}", level).update(*given)
+    assert all(map(torch.equal, given, (SCORES, DECIDED, ANOMALOUS)))
 
 
 @pytest.mark.parametrize(
