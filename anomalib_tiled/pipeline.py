@@ -293,6 +293,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
     source = _source(request, own_pictures, report)
+    if workers is None:
+        _check_here(run, request, report)
     with (
         log_to(predictions.log_file),
         locked(predictions.path, PREDICTION) as lease,
@@ -308,11 +310,17 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
             return _predict_on_places(run, conditions, request, source.images, report)
 
 
-def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
-    """Give a run that predicts in the precision of a request; warn if that is slow on the device."""
-    precision = request.precision or run.settings.precision
-    if not request.on_places and (remark := remark_on(precision, run.device(request.device))):
+def _check_here(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> None:
+    """Refuse an engine or a precision that this process lacks; warn if the precision is slow on the device."""
+    precision, device = request.precision or run.settings.precision, run.device(request.device)
+    if remark := remark_on(precision, device):
         report(f"warning: {remark}")
+    PredictionEngine.named(request.engine, device, precision, report)
+
+
+def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
+    """Give a run that predicts in the precision of a request."""
+    precision = request.precision or run.settings.precision
     device, allow = (AUTO if request.on_places else request.device), request.allow_changes
     return predicting_in(run, precision, device, report, engine=request.engine, allow_changes=allow)
 
