@@ -39,6 +39,7 @@ from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import items_of
+from anomalib_tiled.results.prediction_writer import arithmetic_of
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
@@ -319,8 +320,10 @@ def _check_here(run: Run, request: PredictionRequest, report: Callable[[str], No
 
 
 def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
-    """Give a run that predicts in the precision of a request."""
+    """Give a run that predicts in the precision of a request, which is that of the folder, if it holds results."""
     precision = request.precision or run.settings.precision
+    if (folder := PredictionFolder(request.output)).holds_results():  # before changes are measured
+        folder.check_same(**arithmetic_of(run.in_precision(precision), request))
     device, allow = (AUTO if request.on_places else request.device), request.allow_changes
     return predicting_in(run, precision, device, report, engine=request.engine, allow_changes=allow)
 
