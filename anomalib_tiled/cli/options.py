@@ -161,10 +161,14 @@ def predict_parser(prog: str) -> Parser:
         help="Engine that computes frozen backbones on a CPU; auto: the fastest that is installed.",
     )
     parser.add_argument(
-        "--precision", type=PRECISION | None, help="Precision that models compute in, if not that of the run."
+        "--precision",
+        type=PRECISION | None,
+        help="Precision that models compute in, if not that of the run: float32, bfloat16; on a GPU also float16.",
     )
     parser.add_argument(
-        "--allow_changes", action="store_true", help="Accept more changes by --precision than the tolerance."
+        "--allow_changes",
+        action="store_true",
+        help="Accept more changes by --precision, or by --engine in half precision, than the tolerance.",
     )
     parser.add_argument(
         "--workers", type=Workers | None, help="Let these predict, such as LocalWorkers, and not this process alone."
