@@ -160,12 +160,14 @@ def test_python_loads_a_run_in_a_precision(run: Path, photographs: Path) -> None
     assert TiledEnsemble.load(run, precision="float32").predict(image).raw_score == single
     with pytest.raises(ConfigurationError, match=r"no precision 'bf16'. Did you mean 'bfloat16'\? Allowed: bfloat16,"):
         TiledEnsemble.load(run, precision="bf16")
+    with pytest.raises(ConfigurationError, match=r"on a CPU\. Set the precision to float32, or bfloat16\."):
+        TiledEnsemble.load(run, precision="float16")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--precision", "float16"), "float16, and it takes longer than float32 on a CPU. Set --precision float32"),
+        (("--precision", "float16"), "float16, and it takes longer than float32 on a CPU. Set the precision to"),
         (("--precision", "int8"), "precision"),
     ],
 )
