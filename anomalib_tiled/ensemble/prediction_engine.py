@@ -199,6 +199,9 @@ def _check_precision(name: str, precision: str) -> None:
     """
     able = [each.name for each in ENGINES.values() if precision in each.precisions]
     if precision != FLOAT32 and name not in able:
-        reason = f"chooses among engines that agree, as in {FLOAT32}" if name == AUTO else f"lacks {precision}"
-        message = f"The engine {name} {reason}, but the precision is {precision}. {allowed_names('', (TORCH, *able))}"
+        reason, advice = f"lacks {precision}", allowed_names("", (TORCH, *able))
+        if name == AUTO:
+            reason = f"chooses in {FLOAT32} only"  # in half precision, engines do not agree
+            advice = f"Name an engine ({', '.join((*able, TORCH))}), or predict in {FLOAT32}."
+        message = f"The engine {name} {reason}, but the precision is {precision}. {advice}"
         raise ConfigurationError(message)
