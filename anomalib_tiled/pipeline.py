@@ -19,7 +19,7 @@ from anomalib_tiled.data.watching import Watch, folders_to_watch
 from anomalib_tiled.ensemble.calibration import Calibration, Stages
 from anomalib_tiled.ensemble.half_precision import remark_on
 from anomalib_tiled.ensemble.place_check import download
-from anomalib_tiled.ensemble.prediction_engine import PredictionEngine
+from anomalib_tiled.ensemble.prediction_engine import PredictionEngine, check_engine
 from anomalib_tiled.ensemble.run import AUTO, conditions_of
 from anomalib_tiled.errors import DataError
 from anomalib_tiled.plugins.observers import PlaceObservers
@@ -40,6 +40,7 @@ from anomalib_tiled.results.pictures import Pictures
 from anomalib_tiled.results.precision_changes import predicting_in
 from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import items_of
+from anomalib_tiled.results.prediction_writer import arithmetic_of
 from anomalib_tiled.results.predictor import LESS_MEMORY as LESS_TO_PREDICT
 from anomalib_tiled.results.predictor import Predictor
 from anomalib_tiled.results.recording import Recording
@@ -294,6 +295,8 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
     workers = run.scheduler.prepared_workers(conditions) if request.on_places else None
     own_pictures = predictions.picture_folders(request.settings)
     source = _source(request, own_pictures, report)
+    if workers is None:
+        _check_here(run, request, report)
     with (
         log_to(predictions.log_file),
         locked(predictions.path, PREDICTION) as lease,
@@ -309,11 +312,19 @@ def predict(run: Run, observers: Observers, request: PredictionRequest, report: 
             return _predict_on_places(run, conditions, request, source.images, report)
 
 
-def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
-    """Give a run that predicts in the precision of a request; warn if that is slow on the device."""
-    precision = request.precision or run.settings.precision
-    if not request.on_places and (remark := remark_on(precision, run.device(request.device))):
+def _check_here(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> None:
+    """Refuse an engine or a precision that this process lacks; warn if the precision is slow on the device."""
+    precision, device = request.precision or run.settings.precision, run.device(request.device)
+    if remark := remark_on(precision, device):
         report(f"warning: {remark}")
+    check_engine(request.engine, device, precision)
+
+
+def _in_precision(run: Run, request: PredictionRequest, report: Callable[[str], None]) -> Run:
+    """Give a run that predicts in the precision of a request, which is that of the folder, if it holds results."""
+    precision = request.precision or run.settings.precision
+    if (folder := PredictionFolder(request.output)).holds_results():  # before changes are measured
+        folder.check_same(**arithmetic_of(run.in_precision(precision), request))
     device, allow = (AUTO if request.on_places else request.device), request.allow_changes
     return predicting_in(run, precision, device, report, engine=request.engine, allow_changes=allow)
 

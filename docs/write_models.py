@@ -38,7 +38,8 @@ real one, its pretrained weights are not. Nothing here says how well a model fin
 **Not in the table**, because not tried: whether a model works with other backbones, and how small tiles may be
 before nothing is left of them in the deepest layers of a backbone. It shows when the first tile is trained.
 
-**Frozen backbones** of [these models](predict.md#models-with-a-frozen-backbone) can be computed by another engine than PyTorch.
+**Frozen backbones** of [these models](predict.md#models-with-a-frozen-backbone) can be computed by
+other engines than PyTorch.
 
 ## What is done for every model
 

@@ -161,10 +161,10 @@ def predict_parser(prog: str) -> Parser:
         help="Engine that computes frozen backbones on a CPU; auto: the fastest that is installed.",
     )
     parser.add_argument(
-        "--precision", type=PRECISION | None, help="Precision that models compute in, if not that of the run."
+        "--precision", type=PRECISION | None, help="float32, bfloat16, on a GPU float16; that of the run if left out."
     )
     parser.add_argument(
-        "--allow_changes", action="store_true", help="Accept more changes by --precision than the tolerance."
+        "--allow_changes", action="store_true", help="Accept larger changes by --precision, or by --engine in 16 bits."
     )
     parser.add_argument(
         "--workers", type=Workers | None, help="Let these predict, such as LocalWorkers, and not this process alone."

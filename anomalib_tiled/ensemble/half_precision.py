@@ -149,7 +149,7 @@ def remark_on(precision: str, device: torch.device) -> str | None:
         return None
     return (
         f"This processor has no instructions for {BFLOAT16} (AVX512-BF16 or AMX), so it takes longer than float32. "
-        "Set --precision float32, unless you need the numbers of another machine."
+        "Set the precision to float32, unless you need the numbers of another machine."
     )
 
 
@@ -157,7 +157,7 @@ def _reason_against(precision: str, device: torch.device) -> str | None:
     """Say why a precision is of no use on a device, and what to do; ``None`` if it is of use."""
     if precision not in HALF:
         return None
-    advice = "Set --precision float32"
+    advice = "Set the precision to float32"
     if not torch.amp.is_autocast_available(device.type):
         return f"PyTorch computes in single precision alone on {device.type}. {advice}"
     if precision == FLOAT16 and device.type == "cpu":

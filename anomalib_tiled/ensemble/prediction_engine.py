@@ -70,26 +70,22 @@ class PredictionEngine:
             tiles: Number of tiles to predict, if it is known.
 
         Raises:
-            ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device or in
-                the precision.
+            ConfigurationError: `check_engine` refuses it.
         """
-        if name not in (TORCH, AUTO, *ENGINES):
-            message = f"There is no engine {name!r}. {allowed_names(name, (TORCH, AUTO, *ENGINES))}"
-            raise ConfigurationError(message)
-        if name == TORCH or (name == AUTO and device.type != "cpu"):
+        check_engine(name, device, precision)
+        if name == TORCH or device.type != "cpu":
             return None
-        _check_device(name, device)
-        _check_precision(name, precision)
-        if name == AUTO and tiles < FEWEST_TILES:
-            report(f"Engine: {TORCH}. Compiling for another one takes longer than {tiles} tiles can save.")
+        if name != AUTO:
+            return cls([ENGINES[name]], precision, chooses=False, report=report)
+        installed, why = [each for each in ENGINES.values() if not each.missing()], None
+        if not installed:
+            why = "No other one is installed: pip install 'anomalib-tiled[openvino]'"
+        elif tiles < FEWEST_TILES:
+            why = f"Compiling for another one takes longer than {tiles} tiles can save."
+        if why is not None:
+            report(f"Engine: {TORCH}. {why}")
             return None
-        if name == AUTO:
-            if installed := [each for each in ENGINES.values() if not each.missing()]:
-                return cls(installed, chooses=True, report=report)
-            report(f"Engine: {TORCH}. No other one is installed: pip install 'anomalib-tiled[openvino]'")
-            return None
-        ENGINES[name].check_installed()
-        return cls([ENGINES[name]], precision, chooses=False, report=report)
+        return cls(installed, chooses=True, report=report)
 
     @property
     def nbytes(self) -> int:
@@ -191,6 +187,29 @@ def _seconds(model: AnomalibModule, tiles: torch.Tensor, compiled: CompiledBackb
     return min(times[1:])
 
 
+def check_engine(name: str, device: torch.device, precision: str) -> None:
+    """Refuse an engine that cannot predict.
+
+    Args:
+        name: ``torch``, ``auto``, or the name of another engine.
+        device: Where models predict.
+        precision: Precision that they compute in.
+
+    Raises:
+        ConfigurationError: There is no such engine, it is not installed, or it does not compute on the device or in the
+            precision.
+    """
+    if name not in (TORCH, AUTO, *ENGINES):
+        message = f"There is no engine {name!r}. {allowed_names(name, (TORCH, AUTO, *ENGINES))}"
+        raise ConfigurationError(message)
+    if name == TORCH or (name == AUTO and device.type != "cpu"):
+        return
+    _check_device(name, device)
+    _check_precision(name, precision)
+    if name != AUTO:
+        ENGINES[name].check_installed()
+
+
 def _check_device(name: str, device: torch.device) -> None:
     """Refuse an engine on another device than a CPU.
 
@@ -213,6 +232,9 @@ def _check_precision(name: str, precision: str) -> None:
     """
     able = [each.name for each in ENGINES.values() if precision in each.precisions]
     if precision != FLOAT32 and name not in able:
-        reason = f"chooses among engines that agree, as in {FLOAT32}" if name == AUTO else f"lacks {precision}"
-        message = f"The engine {name} {reason}, but the precision is {precision}. {allowed_names('', (TORCH, *able))}"
+        reason, advice = f"lacks {precision}", allowed_names("", (TORCH, *able))
+        if name == AUTO:
+            reason = f"chooses in {FLOAT32} only"  # in half precision, engines do not agree
+            advice = f"Name an engine ({', '.join((*able, TORCH))}), or predict in {FLOAT32}."
+        message = f"The engine {name} {reason}, but the precision is {precision}. {advice}"
         raise ConfigurationError(message)

@@ -40,6 +40,17 @@ if TYPE_CHECKING:
     from anomalib_tiled.stages.uncertain import Band
 
 
+def arithmetic_of(run: Run, request: PredictionRequest) -> dict[str, Plain]:
+    """Give precision and engine of a folder of predictions; ``None`` for those that need not be the same again.
+
+    Args:
+        run: The run that predicts.
+        request: Settings of the prediction.
+    """
+    engine = None if run.job.predicts_in == FLOAT32 or request.engine == TORCH else request.engine
+    return {"precision": run.precision, "engine": engine}
+
+
 @dataclass(frozen=True)
 class PredictionWriter:
     """Writes the requested files of each prediction.
@@ -73,19 +84,18 @@ class PredictionWriter:
         """
         folder, settings = PredictionFolder(request.output), request.settings
         calibration = run.folder.calibration_fingerprint(run.settings)
-        engine = None if run.job.predicts_in == FLOAT32 or request.engine == TORCH else request.engine
+        arithmetic = arithmetic_of(run, request)
         folder.check_free(settings, resume=request.skip_existing)
         images = [path for path in images if is_file(path)] or images  # missing ones are reported later
         common = common_folder(images, given_folders(request.data))
         if folder.holds_results():
             folder.check_rethresholded()
-            folder.check_same(**settings.to_json(), precision=run.precision, engine=engine, calibration=calibration)
+            folder.check_same(**settings.to_json(), **arithmetic, calibration=calibration)
             folder.check_same_limits(uncertain)
             common = _earlier_folder(folder, settings, images)
         else:
             facts: dict[str, Plain] = {"common": str(common), "run": str(run.folder.path)}
-            facts |= {} if run.precision is None else {"precision": run.precision}
-            facts |= {} if engine is None else {"engine": engine}
+            facts |= {name: value for name, value in arithmetic.items() if value is not None}
             facts |= {
                 "calibration": calibration,
                 **({ALIGNED: True} if run.is_aligned else {}),

@@ -71,13 +71,15 @@ def test_a_run_predicts_in_another_precision(
         patched.setattr(precision_changes, "changes_of", lambda *_: pytest.fail("measured once"))
         assert predict("--precision", "bfloat16", "--skip_existing") == 0
     assert said.splitlines()[-1] in capsys.readouterr().err
+    (run / "precision_changes.json").unlink()
     assert predict("--skip_existing") == 2
     message = "holds predictions with --precision bfloat16, but this command is without --precision. Give the same"
     assert message in capsys.readouterr().err
     assert predict("--precision", "bfloat16", "--skip_existing", output="single") == 2
-    assert "holds predictions without --precision, but this command is with --precision bfloat16" in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "holds predictions without --precision, but this command is with --precision bfloat16" in said
+    assert "Precision: " not in said
+    assert not (run / "precision_changes.json").exists(), "nothing is measured for a folder that is refused"
 
     (run / "precision_changes.json").write_text(json.dumps({**known, "calibration": "another"}))
     monkeypatch.setattr(precision_changes, "changes_of", lambda *_: pytest.fail("measured again"))
@@ -171,12 +173,14 @@ def test_python_loads_a_run_in_a_precision(run: Path, photographs: Path) -> None
     assert TiledEnsemble.load(run, precision="float32").predict(image).raw_score == single
     with pytest.raises(ConfigurationError, match=r"no precision 'bf16'. Did you mean 'bfloat16'\? Allowed: bfloat16,"):
         TiledEnsemble.load(run, precision="bf16")
+    with pytest.raises(ConfigurationError, match=r"on a CPU\. Set the precision to float32, or bfloat16\."):
+        TiledEnsemble.load(run, precision="float16")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--precision", "float16"), "float16, and it takes longer than float32 on a CPU. Set --precision float32"),
+        (("--precision", "float16"), "float16, and it takes longer than float32 on a CPU. Set the precision to"),
         (("--precision", "int8"), "precision"),
     ],
 )

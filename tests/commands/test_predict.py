@@ -18,7 +18,7 @@ from anomalib.data import ImageItem, InferenceBatch
 from PIL import Image
 
 from anomalib_tiled.cli.main import main
-from anomalib_tiled.ensemble import loaded_models, prediction_engine
+from anomalib_tiled.ensemble import engines, loaded_models, prediction_engine
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.ensemble.ensemble import EnsembleModel
 from anomalib_tiled.ensemble.raw_prediction import RawPrediction
@@ -438,7 +438,9 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
         "130  inter",
     ):
         assert f"\n  {status}" in said
-    assert "fpr0.01" in said
+    text = " ".join(said.split())
+    for words in ("fpr0.01", "float32, bfloat16, on a GPU float16;", "or by --engine in 16 bits."):
+        assert words in text
 
 
 @pytest.mark.parametrize("engine", ["openvino", pytest.param("auto", marks=pytest.mark.slow)])
@@ -472,6 +474,9 @@ def test_an_engine_predicts_what_pytorch_predicts(
             "--engine auto measures in this process, and with --workers",
         ),
         (("--engine", "tensorrt"), "engine must be one of 'torch', 'openvino', 'onnx', 'auto', but is tensorrt"),
+        (("--engine", "openvino"), "The engine openvino needs openvino; not installed: openvino."),
+        (("--engine", "onnx", "--precision", "bfloat16"), "The engine onnx lacks bfloat16, but"),
+        (("--precision", "float16"), "precision must be one that the device has, but is float16"),
     ],
 )
 def test_engines_that_cannot_be_used_are_refused(
@@ -479,9 +484,11 @@ def test_engines_that_cannot_be_used_are_refused(
     new: Path,
     output: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
     assert predict("--data", new, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()

@@ -146,16 +146,21 @@ def test_a_processor_without_them_is_slow(monkeypatch: pytest.MonkeyPatch) -> No
     assert remark_on("float32", CPU) is None
     assert remark_on("bfloat16", CPU) == (
         "This processor has no instructions for bfloat16 (AVX512-BF16 or AMX), so it takes longer than float32. Set "
-        "--precision float32, unless you need the numbers of another machine."
+        "the precision to float32, unless you need the numbers of another machine."
     )
 
 
 REFUSED = {
-    ("float16", "cpu"): "float16, and it takes longer than float32 on a CPU. Set --precision float32, or bfloat16.",
-    ("bfloat16", "cuda"): (
-        "bfloat16, and Tesla T4 has compute capability 7.5, but 8.0 is needed. Set --precision float32, or float16."
+    ("float16", "cpu"): (
+        "float16, and it takes longer than float32 on a CPU. Set the precision to float32, or bfloat16."
     ),
-    ("float16", "meta"): "float16, and PyTorch computes in single precision alone on meta. Set --precision float32.",
+    ("bfloat16", "cuda"): (
+        "bfloat16, and Tesla T4 has compute capability 7.5, but 8.0 is needed. Set the precision to float32, or "
+        "float16."
+    ),
+    ("float16", "meta"): (
+        "float16, and PyTorch computes in single precision alone on meta. Set the precision to float32."
+    ),
 }
 
 

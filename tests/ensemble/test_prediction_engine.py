@@ -276,7 +276,11 @@ def test_what_an_engine_holds_counts_for_the_budget_of_the_models(tiles: torch.T
 @pytest.mark.parametrize(
     ("name", "precision", "message"),
     [
-        ("auto", "bfloat16", "auto chooses among engines that agree, as in float32, but the precision is bfloat16"),
+        (
+            "auto",
+            "bfloat16",
+            "in float32 only, but the precision is bfloat16. Name an engine (openvino, torch), or predict in float32.",
+        ),
         ("onnx", "bfloat16", "onnx lacks bfloat16, but the precision is bfloat16. Allowed: openvino, torch."),
         ("openvino", "float16", "but the precision is float16. Allowed: torch."),
     ],
