@@ -36,7 +36,9 @@ $(WEIGHTS): | $(READY)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 
 test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
-	@$(PYTEST) --dist=loadfile $(ARGS)  # tests of one file stay together, as they share runs
+	@# Tests of one file stay together, as they share runs. So distributed, pytest-xdist waits for ever once one of its
+	@# processes has crashed, unless it may start no other.
+	@$(PYTEST) --dist=loadfile --max-worker-restart=0 $(ARGS)
 
 test-slow: $(READY) ## Run the tests that train, start processes, or build the package
 	@$(PYTEST) --dist=worksteal -m slow $(ARGS)

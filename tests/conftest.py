@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -48,6 +48,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ANN401  # pytest-xdist has no types
+    """Say how a process of pytest-xdist has crashed; it says only in which test."""
+    if error:
+        print(f"exit status {node.gateway._io.popen.wait(10)}")  # noqa: T201  # minus the number of a signal
 
 
 @pytest.fixture(scope="session", autouse=True)
