@@ -364,6 +364,10 @@ def test_a_process_that_is_forked_while_a_thread_predicts_predicts_too() -> None
             child = os.fork()
             if not child:
                 signal.alarm(60)  # ends it if it hangs
-                os._exit(0 if torch.equal(ensemble(IMAGES).pred_score, expected.pred_score) else 1)
+                equal = False
+                try:
+                    equal = torch.equal(ensemble(IMAGES).pred_score, expected.pred_score)
+                finally:
+                    os._exit(0 if equal else 1)
             assert os.waitpid(child, 0)[1] == 0
             assert torch.equal(busy.result().pred_score, expected.pred_score)
