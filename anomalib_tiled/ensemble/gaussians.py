@@ -207,8 +207,10 @@ def _triangle_by_cholesky(deviations: torch.Tensor, out: torch.Tensor) -> bool:
     covariance = torch.bmm(deviations.mT, deviations).div_(deviations.shape[1] - 1)
     covariance.diagonal(dim1=1, dim2=2).add_(REGULARIZATION)
     factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed.any():  # what is left of a factor may have no inverse
+        return False
     _pack(torch.cholesky_inverse(factor), out)
-    return not failed.any()
+    return True
 
 
 def _shape_of_triangle(features: int) -> tuple[int, int]:

@@ -100,10 +100,14 @@ def test_features_in_any_layout_give_the_same_gaussians() -> None:
     assert torch.equal(fitted(embedding.contiguous(memory_format=torch.channels_last)).inv_covariance, expected)
 
 
+EQUAL = torch.tensor([-1.0, 1.0] * 15 + [0.0]).reshape(31, 1, 1, 1).expand(-1, 8, 2, 2) * 2**20
+"""Eight equal features with a variance of 2**40: rounding leaves nothing of the regularization."""
+
+
 @pytest.mark.parametrize(
     "embedding",
-    [torch.rand(1, 8, 2, 2), torch.rand(30, 1, 2, 2).expand(-1, 8, -1, -1) * 1e9],
-    ids=["one image", "Cholesky fails"],
+    [features(1, 8, 2, 2), features(30, 1, 2, 2).expand(-1, 8, -1, -1) * 1e9, EQUAL],
+    ids=["one image", "Cholesky fails", "what Cholesky leaves has no inverse"],
 )
 def test_what_rounding_spoils_is_left_to_anomalib(embedding: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
