@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -54,7 +54,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ANN401  # pytest-xdist has no types
     """Say how a process of pytest-xdist has crashed; it says only in which test."""
     if error:
-        print(f"exit status {node.gateway._io.popen.wait(10)}")  # noqa: T201  # minus the number of a signal
+        with suppress(subprocess.TimeoutExpired):  # it was interrupted, and still runs
+            print(f"exit status {node.gateway._io.popen.wait(1)}")  # noqa: T201  # minus the number of a signal
 
 
 @pytest.fixture(scope="session", autouse=True)
