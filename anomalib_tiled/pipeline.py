@@ -351,7 +351,7 @@ def _predict_here(
     recording = Recording(job.writer.folder, source.images, report, request.show)
     new_images, batches = job.new_images(recording.note), source.batches(recording, job.batch_size)
     with closing(batches), progress_bar(shown=not request.watch) as bar:
-        task = bar.add_task("Predicting", total=len(recording.failed) + len(recording.fresh))
+        task = bar.add_task("Predicting", total=recording.waiting)
         for paths in batches:
             for batch in new_images.batches(paths, partial(source.fail, recording)):
                 advance = partial(_advance, bar, task, len(batch.sizes) / len(run.grid.predicted))
@@ -389,11 +389,10 @@ def _predict_on_places(
     job, started = ImageJob.begin(run, request, images, report), monotonic()
     recording = Recording(job.writer.folder, images, report)
     cut = partial(shards_of, batch_size=job.batch_size, size=run.grid.image_size)
-    shards = [*cut(recording.failed), *cut(recording.fresh)]
+    shards = [shard for group in recording.groups(job.batch_size) for shard in cut(group)]
     collection = Collection(run.scheduler, conditions, job, shards, recording)
     with progress_bar() as bar:
-        total, where = len(recording.failed) + len(recording.fresh), run.scheduler.describe_places
-        task = bar.add_task("Predicting", total=total, where=where)
+        task = bar.add_task("Predicting", total=recording.waiting, where=run.scheduler.describe_places)
         for _ in collection.predict(PlaceObservers(run.folder.path)):
             bar.update(task, completed=collection.images)
     return recording.finish(coco=request.settings.coco, seconds=monotonic() - started)

@@ -15,6 +15,7 @@ from anomalib_tiled.data.placement import DISPLACED
 from anomalib_tiled.errors import DataError, OutOfMemoryError, RunFolderError, UnalignedError
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.request import Predicted
+from anomalib_tiled.results.shards import batches_of
 from anomalib_tiled.system.bounds import parse_json, read_lines
 from anomalib_tiled.system.files import json_line, write_text
 
@@ -76,11 +77,11 @@ class Recording:
         self.done = done.keys()
         """Paths of all images in the folder that were predicted before."""
         failed = folder.forget_failures({*map(str, images), *done})
-        missing = [path for path in images if str(path) not in done]
-        self.fresh = [path for path in missing if str(path) not in failed]
-        """Images that were never tried."""
-        self.failed = [path for path in missing if str(path) in failed]
-        """Images that failed before, and are tried again."""
+        self._images, missing = images, [path for path in images if str(path) not in done]
+        self._failed = [path for path in missing if str(path) in failed]
+        self._fresh = {path for path in missing if str(path) not in failed}
+        self.waiting = len(missing)
+        """Number of images that an earlier command has not predicted."""
         before = Counter(done.get(str(path)) for path in images)
         existing = len(images) - len(missing)
         self._summary = Predicted(existing, anomalous=before["anomalous"], uncertain=before["uncertain"])
@@ -93,6 +94,25 @@ class Recording:
     def tried(self) -> int:
         """Number of images that were predicted or have failed."""
         return self._summary.images + self._summary.failed
+
+    def groups(self, size: int) -> list[list[Path]]:
+        """Give the waiting images in groups, each of which is cut into batches by itself.
+
+        A command that was killed may have recorded some images of a batch only. The others are a group, so that all
+        images after them stay in their batches.
+
+        Args:
+            size: Images of a batch.
+
+        Returns:
+            Images that failed before, what is left of batches, and whole batches.
+        """
+        left: list[Path] = []
+        whole: list[Path] = []
+        for batch in batches_of(self._images, size):
+            fresh = [path for path in batch if path in self._fresh]
+            (whole if len(fresh) == len(batch) else left).extend(fresh)
+        return [self._failed, left, whole]
 
     def note(self, kind: str, text: str) -> None:
         """Report a line, unless one of its kind was reported."""

@@ -62,8 +62,8 @@ class ListedImages(Source):
 
     def batches(self, recording: Recording, size: int) -> Generator[Sequence[Path], None, None]:
         """Yield first the images that failed before."""
-        yield from batches_of(recording.failed, size)
-        yield from batches_of(recording.fresh, size)
+        for group in recording.groups(size):
+            yield from batches_of(group, size)
 
     def fail(self, recording: Recording, path: Path, error: TiledError) -> None:
         """Record the failure."""

@@ -17,6 +17,7 @@ from anomalib.data import ImageItem
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.ensemble import run as run_module
 from anomalib_tiled.results import shards
+from anomalib_tiled.results.prediction_folder import PredictionFolder
 from anomalib_tiled.results.prediction_row import PredictedImage
 from anomalib_tiled.results.prediction_writer import PredictionWriter
 
@@ -98,6 +99,26 @@ def test_an_interrupted_prediction_is_resumed(
     assert before
     (output / "masks" / ".000.png.other-1-77-0123abcd.tmp").touch()
     assert predict("--data", *images, *ALL_FILES, *HERE, "--skip_existing") == 3
+    assert contents(output) == whole
+
+
+@pytest.mark.parametrize("where", [[], HERE], ids=["this process", "workers"])
+def test_a_command_that_is_killed_between_images_of_a_batch_is_resumed(
+    predict: Predict, images: list[Path], output: Path, monkeypatch: pytest.MonkeyPatch, where: list[str]
+) -> None:
+    assert predict("--data", *images, *ALL_FILES) == 3
+    whole = contents(output)
+    output.rename(output.with_name("whole"))
+    fail = PredictionFolder.append_failure
+
+    def killed(self: PredictionFolder, path: Path, error: str) -> None:
+        fail(self, path, error)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PredictionFolder, "append_failure", killed)
+        assert predict("--data", *images, *ALL_FILES, *where) == 130
+    assert predict("--data", *images, *ALL_FILES, *where, "--skip_existing") == 3
     assert contents(output) == whole
 
 

@@ -170,7 +170,18 @@ def test_images_that_failed_before_are_known(tmp_path: Path) -> None:
     recording.add([image("a")], has_maps=True)
     recording.fail(Path("/in/b"), DataError("is damaged"))
     again = Recording(PredictionFolder(tmp_path), [Path("/in") / name for name in "cab"], lambda _: None)
-    assert (again.failed, again.fresh) == ([Path("/in/b")], [Path("/in/c")])
+    assert again.groups(1) == [[Path("/in/b")], [], [Path("/in/c")]]
+    assert again.waiting == 2
+
+
+def test_what_is_left_of_batches_moves_no_image_into_another_batch(tmp_path: Path) -> None:
+    recording = begin(tmp_path, [])
+    recording.add([image("a"), image("b")], has_maps=True)
+    recording.fail(Path("/in/c"), DataError("is damaged"))  # and the command was killed before it recorded d
+    recording.add([image("h")], has_maps=True)  # an image that was given alone
+    again = Recording(PredictionFolder(tmp_path), [Path("/in") / name for name in "abcdefghi"], lambda _: None)
+    assert [["".join(path.name for path in group)] for group in again.groups(2)] == [["c"], ["dg"], ["efi"]]
+    assert again.waiting == 6
 
 
 def test_an_image_without_the_part_is_predicted_not_failed(tmp_path: Path) -> None:
