@@ -79,9 +79,9 @@ class _Service:
 
     def run(self) -> None:
         """Do tasks, and say why if the job ends before it has done as many as it may."""
-        Thread(target=self._watch, daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._must_end)
+        Thread(target=self._watch, daemon=True).start()  # only now: it interrupts this thread
         with suppress(Terminated):
             self._mailbox.open_for(self._address)
             self._send(Started(os.environ.get("SLURMD_NODENAME", os.uname().nodename)))

@@ -32,6 +32,7 @@ def in_a_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(slurm_job, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(slurm_job, "SECONDS_TO_LEAVE", 300)  # then the process of the tests would end
     monkeypatch.setattr(slurm_job, "Timer", lambda *_: Thread())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
@@ -128,3 +129,17 @@ def test_it_ends_without_a_word_when_its_command_is_gone(
 ) -> None:
     assert do(patience=0.12) == [Started("n7")]
     assert "No command renews" in capsys.readouterr().out
+
+
+def test_it_listens_before_it_is_watched(do: Callable[..., list[Message]], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watching(Thread):
+        def start(self) -> None:
+            listening.append(signal.getsignal(signal.SIGTERM))
+            super().start()
+
+    listening: list[object] = []
+    monkeypatch.setattr(slurm_job, "Thread", Watching)
+    before = signal.getsignal(signal.SIGTERM)
+    do(TERMINATE)
+    assert len(listening) == 1
+    assert before not in listening
