@@ -138,7 +138,6 @@ class Scheduler:
             seat.kept = True
         try:
             while self._queue or any(seat.job for seat in self._seats):
-                self._check()
                 self._supply(proof)
                 self._hand_out(work)
                 answered = self._next_answers()
@@ -231,7 +230,7 @@ class Scheduler:
         self._submit(chosen, work, job)
 
     def _submit(self, seat: Seat, work: Work, job: Job | None = None) -> None:
-        """Submit an item to a place, or its proof.
+        """Submit an item to a place, or its proof, unless the command must stop: then another one makes the claims.
 
         Args:
             seat: The place.
@@ -239,6 +238,7 @@ class Scheduler:
             job: The item; ``None`` for the proof.
         """
         place = seat.place
+        self._check()
         item = None if job is None else job.item if self._claim is None else self._claim(job.item)
         with errors_naming_stage(self.workers):
             advice = "" if job is not None and job.alone else place.advice

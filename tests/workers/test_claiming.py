@@ -32,7 +32,7 @@ def said(item: str) -> str:
 class PlaceThatEnds(Place):
     """Proves itself, then ends with its first item, if it is the first place."""
 
-    def __init__(self, workers: TwoPlaces, number: int) -> None:
+    def __init__(self, workers: Workers, number: int) -> None:
         self.name, self.workers, self.number, self.tasks = f"place {number}", workers, number, 0
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
@@ -46,6 +46,13 @@ class PlaceThatEnds(Place):
 
     def end(self) -> None:
         pass
+
+
+class BothPlaces(Workers):
+    """Supplies two places at once."""
+
+    def supply(self, wanted: int) -> Sequence[Place]:
+        return [PlaceThatEnds(self, number) for number in (2, 3)][:wanted]
 
 
 class TwoPlaces(Workers):
@@ -71,6 +78,23 @@ def test_each_try_is_claimed_anew() -> None:
     outcomes = [*Scheduler(TwoPlaces).run(said, [Named("r00_c00")], Terms(*TERMS, claim))]
     assert claimed == ["r00_c00, try 1", "r00_c00, try 2"]
     assert [(outcome.item.name, outcome.value) for outcome in outcomes] == [("r00_c00", claimed[1])]
+
+
+def test_nothing_is_claimed_once_the_command_must_stop() -> None:
+    def check() -> None:
+        if claimed:
+            message = "was taken over"
+            raise RunFolderError(message)
+
+    def claim(item: Named) -> str:
+        claimed.append(item.name)
+        return item.name
+
+    scheduler, claimed = Scheduler(BothPlaces), []
+    items = [Named("r00_c00"), Named("r00_c01")]
+    with scheduler.checking(check), pytest.raises(RunFolderError, match="was taken over"):
+        list(scheduler.run(said, items, Terms(*TERMS, claim)))
+    assert claimed == ["r00_c00"]
 
 
 def test_no_result_is_taken_once_the_command_must_stop() -> None:
