@@ -234,11 +234,14 @@ class RayPlace(Place):
         actor.where.remote().future().add_done_callback(self._started)
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
-        """Send a task to the actor."""
+        """Send a task to the actor, unless it has already waited for room in vain."""
         from ray import cloudpickle
 
         answer: Future[Result] = Future()
-        self._answer = answer
+        with self._lock:
+            if self.ended:
+                return self._answer
+            self._answer = answer
         self._actor.run.remote(cloudpickle.dumps(task)).future().add_done_callback(self._finished)
         return answer
 
@@ -266,6 +269,8 @@ class RayPlace(Place):
     def _give_up(self) -> None:
         """End the actor, which has found no room in time; called in a thread of the timer."""
         self._patience.exhausted = True
+        with self._lock:
+            self.ended = True
         self._settle(PlaceError(f"It has waited for {self._patience.seconds:.0f} s. {self._no_room()}"))
         self.end()
 

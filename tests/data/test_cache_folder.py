@@ -26,7 +26,7 @@ from anomalib_tiled.system.temporary import temporary_name
 GRID = TileGrid(Size(8, 12), Size(4, 4), Size(4, 4))
 WHOLE = slice(0, 8), slice(0, 12)
 
-# Decodes slowly, and notes each decode by a file: <image>.<process>.
+# Notes each decode by a file, <image>.<process>, and waits within the third one for another file.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
@@ -43,7 +43,8 @@ read = cache.read_image
 
 def slow(path, *size_and_matrix):
     (root / "decoded" / f"{path.stem}.{os.getpid()}").touch()
-    time.sleep(0.3)
+    while len(list((root / "decoded").glob(f"*.{os.getpid()}"))) > 2 and not (root / "go on").exists():
+        time.sleep(0.01)
     return read(path, *size_and_matrix)
 
 
@@ -105,6 +106,8 @@ def check(source: ImageCache, split: Split) -> None:
 @pytest.mark.slow
 def test_two_processes_that_need_it_at_the_same_moment_make_it_once(split: Split, image_folder: Path) -> None:
     with programs(image_folder, 2) as started:
+        wait_until(lambda: len(decodes(image_folder)) > 2)
+        (image_folder / "go on").touch()
         assert [each.wait() for each in started] == [0, 0]
     assert decodes(image_folder) == ["0", "1", "2", "3"]
     assert len(list((image_folder / "cache").iterdir())) == 1, "neither locks nor half folders are left"
@@ -117,11 +120,12 @@ def test_one_that_is_killed_is_taken_over_by_the_one_that_waits(split: Split, im
         return list((image_folder / "cache").glob(".*.tmp"))
 
     with programs(image_folder, 2) as started:
-        wait_until(lambda: len(decodes(image_folder)) >= 2)
+        wait_until(lambda: len(decodes(image_folder)) > 2)
         (left,) = half_done()
         first = next(each for each in started if f"-{each.pid}-" in left.name)
         first.kill()
         first.wait()
+        (image_folder / "go on").touch()
         (second,) = [each for each in started if each is not first]
         assert second.wait() == 0
     assert len(list((image_folder / "decoded").glob(f"*.{second.pid}"))) == 4
@@ -132,7 +136,7 @@ def test_one_that_is_killed_is_taken_over_by_the_one_that_waits(split: Split, im
 @pytest.mark.slow
 def test_what_one_that_was_killed_has_left_is_removed(split: Split, image_folder: Path) -> None:
     with programs(image_folder, 1) as (program,):
-        wait_until(lambda: len(decodes(image_folder)) >= 2)
+        wait_until(lambda: len(decodes(image_folder)) > 2)
         assert isinstance(open_source(split, GRID, image_folder / "cache", build=False), DecodedFiles), "not complete"
         program.kill()
         program.wait()

@@ -205,6 +205,15 @@ def test_room_is_not_awaited_for_ever(made_up: Callable[..., MadeUpRay], caplog:
     assert "others use it" in workers._no_room(workers._connected())
 
 
+def test_room_may_have_been_awaited_in_vain_before_the_first_task(made_up: Callable[..., MadeUpRay]) -> None:
+    ray = made_up(a={"CPU": 1})
+    (place,) = RayWorkers(num_cpus=4, wait_seconds=0.001).supply(1)
+    place._timer.join()
+    assert ray.killed == ray.actors
+    assert "It has waited for 0 s. An actor needs CPU: 4" in str(place.submit(print).exception(0))
+    assert ray.actors[0].run.calls == []
+
+
 def test_amounts() -> None:
     assert amounts({"CPU": 2, "GPU": 0.5, "memory": 1.5 * GB}) == "CPU: 2, GPU: 0.5, memory: 1.5 GB"
     assert fitting({"CPU": 0.1, "GPU": 0.1}, {"CPU": 0.3, "GPU": 1}) == 3

@@ -25,6 +25,9 @@ import anomalib_tiled
 from anomalib_tiled.cli.main import main
 from anomalib_tiled.system.checksums import Checksum
 from anomalib_tiled.workers.ray import RayWorkers
+from anomalib_tiled.workers.scheduler import Scheduler
+from anomalib_tiled.workers.seat import Seat
+from anomalib_tiled.workers.task import Work
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'anomalib-tiled[ray]'")
 pytestmark = [
@@ -43,6 +46,9 @@ SETTINGS = {
 }
 PATIENCE = 600.0
 """Seconds to wait for what must happen."""
+
+SOON = 60.0
+"""Seconds to wait for actors to end after their command."""
 
 
 def processes(mark: str) -> dict[int, str]:
@@ -258,15 +264,40 @@ def fit(photographs: Path, tmp_path: Path) -> Iterator[Fit]:
         kill(mark)  # what a failed test has left
 
 
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Scheduler], bool]], None]:
+    """Let a scheduler hand out no work until a condition holds: the first node that is ready could do all of it."""
+
+    def hold(condition: Callable[[Scheduler], bool]) -> None:
+        def hand_out(scheduler: Scheduler, work: Work) -> None:
+            assert time.monotonic() < began + PATIENCE, "it takes too long"
+            if held or condition(scheduler):
+                held.append(True)
+                unheld(scheduler, work)
+
+        unheld, held, began = Scheduler._hand_out, [], time.monotonic()
+        monkeypatch.setattr(Scheduler, "_hand_out", hand_out)
+
+    return hold
+
+
 def test_same_numbers_as_on_one_machine(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert main(fit.arguments("train", "RayWorkers", address=two_nodes.address)) == 0
     fit.check(undisturbed)
     assert signal.getsignal(signal.SIGTERM) is before
-    wait_until(lambda: not two_nodes.actors, 10)
+    wait_until(lambda: not two_nodes.actors, SOON)
 
 
-def test_killed_node(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pytest.CaptureFixture[str]) -> None:
+def test_killed_node(
+    two_nodes: TwoNodes,
+    fit: Fit,
+    undisturbed: Fit,
+    capfd: pytest.CaptureFixture[str],
+    hold: Callable[[Callable[[Scheduler], bool]], None],
+) -> None:
+    hold(lambda scheduler: sum(seat.is_ready for seat in scheduler._seats) == 2)
+
     def lose_power() -> None:
         wait_until(lambda: set(fit.at_work) & set(two_nodes.second.actors))
         two_nodes.second.kill()
@@ -277,7 +308,7 @@ def test_killed_node(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     killer.join()
     fit.check(undisturbed)
     assert f"({SECOND}) has ended: node {SECOND} does not answer any more." in capfd.readouterr().err
-    wait_until(lambda: not two_nodes.head.actors, 10)
+    wait_until(lambda: not two_nodes.head.actors, SOON)
     two_nodes.second = two_nodes.join(SECOND)
 
 
@@ -288,21 +319,35 @@ def test_killed_command(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 143, said
     assert f"--ckpt_dir {fit.run}" in said
-    wait_until(lambda: not two_nodes.actors, 10)
+    wait_until(lambda: not two_nodes.actors, SOON)
     done = fit.records
     assert done
     command = fit.begin(fit.resumed("train", address=two_nodes.address, actors=1))
     wait_until(lambda: fit.at_work or command.poll() is not None)
     command.kill()
     command.wait()
-    wait_until(lambda: not two_nodes.actors, 10)
+    wait_until(lambda: not two_nodes.actors, SOON)
     done = fit.records | done  # a record that changes would be noticed below
     assert main(fit.resumed("train", address=two_nodes.address, actors=1)) == 0
     fit.check(undisturbed)
     assert fit.records | done == fit.records, "a trained tile is not trained again"
 
 
-def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pytest.CaptureFixture[str]) -> None:
+UNFIT = {
+    "127.0.0.4": "is excluded: {run} must be the same shared folder on every machine, but",
+    "127.0.0.5": "is excluded: anomalib-tiled must have version",
+    "127.0.0.7": "is excluded: Every machine that works on a run must see its image cache, but",
+}
+KILLED = "has ended: Ray has killed it, because memory was short on"
+
+
+def test_unfit_nodes(
+    two_nodes: TwoNodes,
+    fit: Fit,
+    undisturbed: Fit,
+    monkeypatch: pytest.MonkeyPatch,
+    hold: Callable[[Callable[[Scheduler], bool]], None],
+) -> None:
     unshare = shutil.which("unshare") or "false"
     if subprocess.run([unshare, "--mount", "true"], check=False).returncode != 0:
         pytest.skip("folders cannot be hidden from single processes here")
@@ -316,20 +361,31 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
     nodes = [
         two_nodes.join("127.0.0.4", hidden=fit.results),
         two_nodes.join("127.0.0.5", PYTHONPATH=f"{other}:{SETTINGS['PYTHONPATH']}"),
-        two_nodes.join("127.0.0.6", RAY_memory_usage_threshold="0.001"),
         two_nodes.join("127.0.0.7", hidden=fit.cache),
     ]
+    note, noted = Scheduler._note, []
+
+    def noting(scheduler: Scheduler, seat: Seat, what: str, reason: str) -> None:
+        noted.append(f"{seat.place.name} {what}: {reason}")
+        note(scheduler, seat, what, reason)
+
+    def is_noted(text: str) -> bool:
+        return any(text in each for each in noted)
+
+    def all_are_noted(_: Scheduler) -> bool:
+        if len(nodes) == len(UNFIT) and all(is_noted(f"({node}) is excluded") for node in UNFIT):
+            nodes.append(two_nodes.join("127.0.0.6", RAY_memory_usage_threshold="0.001"))
+        return is_noted(KILLED)
+
+    monkeypatch.setattr(Scheduler, "_note", noting)
+    hold(all_are_noted)
     try:
         assert main(fit.arguments("train", "RayWorkers", address=two_nodes.address)) == 0
     finally:
         for node in nodes:
             node.kill()
-    said = capfd.readouterr().err
-    assert f"(127.0.0.4) is excluded: {fit.run} must be the same shared folder on every machine, but" in said
-    assert "(127.0.0.5) is excluded: anomalib-tiled must have version" in said
-    killed = " has ended: Ray has killed it, because memory was short on"
-    assert f"(127.0.0.6){killed} node 127.0.0.6." in said or f"{killed} its node." in said, "it had no node yet"
-    assert "(127.0.0.7) is excluded: Every machine that works on a run must see its image cache, but" in said
+    assert all(is_noted(f"({node}) {why.format(run=fit.run)}") for node, why in UNFIT.items())
+    assert is_noted(f"(127.0.0.6) {KILLED} node 127.0.0.6.") or is_noted(f"{KILLED} its node."), "it had no node yet"
     fit.check(undisturbed)
     two_nodes.second = two_nodes.join(SECOND)
 
@@ -337,11 +393,10 @@ def test_unfit_nodes(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit, capfd: pyt
 def test_interrupted_on_this_machine(fit: Fit) -> None:
     command = fit.begin(fit.arguments("fit", "RayWorkers", num_cpus=1, actors=1))
     wait_until(lambda: fit.at_work or command.poll() is not None)
-    began = time.monotonic()
     os.killpg(command.pid, signal.SIGINT)  # as the terminal does
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 130, said
-    wait_until(lambda: not processes(fit.marks[-1]), began + 10 - time.monotonic())
+    wait_until(lambda: not processes(fit.marks[-1]), SOON)
     assert f"--ckpt_dir {fit.run}" in said
     assert [path for path in fit.results.rglob(".*") if path.name != ".lock"] == []
 

@@ -74,7 +74,8 @@ class Cluster:
         processes = {int((self.home / f"slurmd-{node}.pid").read_text()), *self.processes(node)}
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in processes:
-                os.kill(process, number)
+                with suppress(ProcessLookupError):  # it ended with another one
+                    os.kill(process, number)
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def revive(self, node: str) -> None:
@@ -471,7 +472,7 @@ def test_a_fit_whose_command_is_killed_is_resumed_on_fewer_nodes(cluster: Cluste
     program.terminate()
     program.wait(PATIENCE)
     assert program.returncode == 143
-    assert not cluster.jobs()
+    until(lambda: not cluster.jobs())
 
     fits.finish(fits.start("fit", "--ckpt_dir", fits.run("killed")))
     cluster.ask("scontrol", "update", "NodeName=n1", "State=RESUME")
