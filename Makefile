@@ -40,7 +40,7 @@ test: $(READY) ## Run the fast tests; ARGS="..." goes to pytest
 	@# processes has crashed, unless it may start no other.
 	@$(PYTEST) --dist=loadfile --max-worker-restart=0 $(ARGS)
 
-test-slow: $(READY) ## Run the tests that train, start processes, or build the package
+test-slow: $(READY) ## Run the tests that train, start processes, build the package, or take seconds
 	@$(PYTEST) --dist=worksteal -m slow $(ARGS)
 
 lint: $(READY) ## Check rules and format of the code

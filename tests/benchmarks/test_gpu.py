@@ -88,6 +88,7 @@ def test_efficient_ad_has_its_own_arguments() -> None:
     assert (case.init_args, case.trainer, case.train_batch) == ({"imagenet_dir": "images"}, {"max_epochs": 1}, 1)
 
 
+@pytest.mark.slow
 def test_what_efficient_ad_downloads_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anomalib.models import EfficientAd
 

@@ -40,6 +40,7 @@ def test_memory_of_a_child_counts(tmp_path: Path) -> None:
     assert HELD < memory < 1.5 * HELD
 
 
+@pytest.mark.slow
 def test_processor_time_of_a_process_whose_parent_has_ended_counts(tmp_path: Path) -> None:
     seconds, processor_seconds, _ = measure(tmp_path, ORPHAN_IS_BUSY)
     assert 0.5 <= processor_seconds < 1.5

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.scale_data import rows
 
 
@@ -10,6 +12,7 @@ def test_everything_is_measured_for_any_numbers() -> None:
     assert measured["job that a worker is sent"][0] < 5
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_worker_does_not_grow_with_the_images() -> None:
     few, many = ({what: value for what, value, _ in rows(9, number)} for number in (10, 500))
     for what in few:

@@ -138,6 +138,7 @@ def test_without_a_cache_a_damaged_image_is_found_before_training_too(
     assert "bad/001.png is damaged (image file is truncated)" in _refused(configure(root, cache=None), capsys)
 
 
+@pytest.mark.slow
 def test_images_of_several_sizes_are_resized_where_a_size_is_given(
     configure: Callable[..., Path], photographs: Path, tmp_path: Path
 ) -> None:

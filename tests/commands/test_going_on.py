@@ -56,6 +56,7 @@ def test_a_run_whose_tiles_are_partly_done_is_corrected_by_what_the_errors_advis
     assert "9 of 9 tiles done, calibrated." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_without_a_tile_goes_on_as_soon_as_it_is_corrected(
     configure: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

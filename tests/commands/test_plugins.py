@@ -339,6 +339,7 @@ def test_a_broken_plugin_that_is_not_chosen_is_a_warning(
     assert said.startswith("warning: a plugin cannot be loaded and is ignored: broken_factory 1.2 (entry")
 
 
+@pytest.mark.slow
 def test_installing_a_plugin_changes_no_numbers(
     install: Install, finished_run: Path, tmp_path: Path, capsys: Captured
 ) -> None:

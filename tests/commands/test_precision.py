@@ -87,6 +87,7 @@ def test_a_run_predicts_in_another_precision(
         precision_changes.predicting_in(Run.open(RunFolder.open(run)), "bfloat16", "cpu", print)
 
 
+@pytest.mark.slow
 def test_an_engine_predicts_in_half_precision(
     predict: Callable[..., int], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_changes_that_cannot_be_measured_are_refused_unless_they_are_accepted(
     assert f"warning: {unknown}: 000.png is missing. Restore it." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_cannot_be_written_keeps_no_changes(
     predict: Callable[..., int], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_run_folder_that_cannot_be_written_keeps_no_changes(
     assert not (run / "precision_changes.json").exists()
 
 
+@pytest.mark.slow
 def test_a_file_of_changes_that_was_changed_says_so(
     predict: Callable[..., int], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_file_of_changes_that_was_changed_says_so(
         assert "Delete it: it is measured again." in said
 
 
+@pytest.mark.slow
 def test_python_loads_a_run_in_a_precision(run: Path, photographs: Path) -> None:
     image = photographs / "bad" / "000.png"
     single = TiledEnsemble.load(run).predict(image).raw_score

@@ -443,7 +443,8 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
         assert words in text
 
 
-@pytest.mark.parametrize("engine", ["openvino", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "auto"])
 def test_an_engine_predicts_what_pytorch_predicts(
     finished_run: Path,
     new: Path,

@@ -102,7 +102,7 @@ def test_an_interrupted_prediction_is_resumed(
     assert contents(output) == whole
 
 
-@pytest.mark.parametrize("where", [[], HERE], ids=["this process", "workers"])
+@pytest.mark.parametrize("where", [pytest.param([], marks=pytest.mark.slow), HERE], ids=["this process", "workers"])
 def test_a_command_that_is_killed_between_images_of_a_batch_is_resumed(
     predict: Predict, images: list[Path], output: Path, monkeypatch: pytest.MonkeyPatch, where: list[str]
 ) -> None:

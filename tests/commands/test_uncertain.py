@@ -208,6 +208,7 @@ def test_a_run_can_get_it_without_training(
     assert "uncertain:" not in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_raw_limits_are_checked_when_the_threshold_is_known(
     run: Path, checkpoints: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,7 +80,7 @@ def predicted(engine: PredictionEngine, model: AnomalibModule, tiles: torch.Tens
     ("made", "name"),
     [
         (Padim, "openvino"),
-        (Patchcore, "openvino"),
+        pytest.param(Patchcore, "openvino", marks=pytest.mark.slow),
         pytest.param(Padim, "onnx", marks=pytest.mark.slow),
         pytest.param(Patchcore, "onnx", marks=pytest.mark.slow),
     ],

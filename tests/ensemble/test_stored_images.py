@@ -188,6 +188,7 @@ def test_places_measure_as_one_process_does(
     assert any("images" in name for name in far_away) == (pixels < WHOLE)
 
 
+@pytest.mark.slow
 def test_images_in_parts_are_calibrated_and_measured_as_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = learn(Stages.build(run.settings), ObserveOnPlaces(run, masks_known=True))
     monkeypatch.setattr(predicting.PredictionJob, "stays", property(lambda _: False))

@@ -320,7 +320,9 @@ def with_more_images(run: Run, folder: Path, normal: int = 8, anomalous: int = 3
     return replace(run, split=Split(tuple(samples)))
 
 
-@pytest.mark.parametrize(("normalize_at", "threshold_at"), [("tile", "tile"), ("image", "image")])
+@pytest.mark.parametrize(
+    ("normalize_at", "threshold_at"), [pytest.param("tile", "tile", marks=pytest.mark.slow), ("image", "image")]
+)
 def test_false_alarms_are_those_of_thresholds_that_were_learned_without_the_image(
     run: Run, tmp_path: Path, normalize_at: str, threshold_at: str
 ) -> None:

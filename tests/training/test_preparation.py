@@ -59,6 +59,7 @@ def test_names_of_images_may_be_of_any_bytes(settings: Settings, image_folder: P
     assert folder.split_file.read_bytes().count(b"0\xfc.png") == 5
 
 
+@pytest.mark.slow
 def test_the_split_is_drawn_from_the_seed(settings: Settings) -> None:
     splitting = {**settings.data.init_args, "val_split_mode": "from_test", "val_split_ratio": 0.5}
     drawing = replace(settings, data=replace(settings.data, init_args=splitting))

@@ -366,6 +366,7 @@ def outcomes_of(
     return Scheduler(lambda: workers).run(work, items, Terms(Conditions(), Proof({}, None, Work(workbench.look))))
 
 
+@pytest.mark.slow
 def test_each_item_is_done_once_in_a_process_of_one_of_the_shares(workbench: ModuleType, tmp_path: Path) -> None:
     outcomes = [*outcomes_of(workbench, partial(workbench.slow, tmp_path), gpus=[0, 3])]
     assert sorted((outcome.item.name, outcome.value, outcome.error) for outcome in outcomes) == [
@@ -423,6 +424,7 @@ def test_the_item_of_a_process_that_ends_is_tried_again(workbench: ModuleType, t
     assert {tile: number for tile, number in tries.items() if number > 1} == {"r00_c01": 2, "r00_c02": 3, "r01_c02": 2}
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_has_failed_does_no_other_item(workbench: ModuleType, tmp_path: Path) -> None:
     outcomes = [*outcomes_of(workbench, partial(workbench.on_sick_gpu, tmp_path), gpus=[0, 1])]
     assert sorted(outcome.item.name for outcome in outcomes) == [item.name for item in ITEMS]
