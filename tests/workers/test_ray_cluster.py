@@ -47,8 +47,11 @@ SETTINGS = {
 PATIENCE = 600.0
 """Seconds to wait for what must happen."""
 
+AT_ONCE = 10.0
+"""Seconds within which work elsewhere ends once an interrupted command has ended."""
+
 SOON = 60.0
-"""Seconds to wait for actors to end after their command."""
+"""Seconds to wait for actors to end after their command has succeeded, or was killed."""
 
 
 def processes(mark: str) -> dict[int, str]:
@@ -319,7 +322,7 @@ def test_killed_command(two_nodes: TwoNodes, fit: Fit, undisturbed: Fit) -> None
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 143, said
     assert f"--ckpt_dir {fit.run}" in said
-    wait_until(lambda: not two_nodes.actors, SOON)
+    wait_until(lambda: not two_nodes.actors, AT_ONCE)
     done = fit.records
     assert done
     command = fit.begin(fit.resumed("train", address=two_nodes.address, actors=1))
@@ -396,7 +399,7 @@ def test_interrupted_on_this_machine(fit: Fit) -> None:
     os.killpg(command.pid, signal.SIGINT)  # as the terminal does
     said, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 130, said
-    wait_until(lambda: not processes(fit.marks[-1]), SOON)
+    wait_until(lambda: not processes(fit.marks[-1]), AT_ONCE)
     assert f"--ckpt_dir {fit.run}" in said
     assert [path for path in fit.results.rglob(".*") if path.name != ".lock"] == []
 
